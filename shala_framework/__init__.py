@@ -1,0 +1,44 @@
+"""Shared-latent generative modelling of any set of modalities: what users and plugins import.
+
+Names are resolved on first use, so that `import shala_framework` loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shala_framework.dataset import Dataset, Sample
+    from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
+    from shala_framework.hookspecs import hookimpl
+    from shala_framework.likelihoods import Laplace, LogScale, Normal, Pixels, pixels_to_unit, unit_to_pixels
+    from shala_framework.media import encode_gif, encode_mp4, encode_png
+    from shala_framework.modality import Likelihood, Modality, Preview
+    from shala_framework.model import ShaLa, load
+    from shala_framework.options import above, at_least, between, each, not_empty
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "dataset": ("Dataset", "Sample"),
+    "errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
+    "hookspecs": ("hookimpl",),
+    "likelihoods": ("Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
+    "media": ("encode_gif", "encode_mp4", "encode_png"),
+    "modality": ("Likelihood", "Modality", "Preview"),
+    "model": ("ShaLa", "load"),
+    "options": ("above", "at_least", "between", "each", "not_empty"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CheckpointError", "DataError", "Dataset", "Laplace", "Likelihood", "LogScale", "Modality", "Normal", "Pixels",
+    "PluginError", "Preview", "Problem", "Sample", "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between",
+    "each", "encode_gif", "encode_mp4", "encode_png", "hookimpl", "load", "not_empty", "pixels_to_unit",
+    "unit_to_pixels",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

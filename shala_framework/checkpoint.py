@@ -1,0 +1,88 @@
+"""Safetensors files that carry their own description; written whole or not at all, and never unpickled."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from shala_framework.errors import CheckpointError
+
+_KEY = "shala"  # one metadata key: safetensors keeps several in no fixed order, and equal runs give equal bytes
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it and rename it, so that path is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON description.
+
+    Args:
+        path: Of the file; it is replaced in one step.
+        tensors: By name, on any device.
+        description: JSON values.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_file(path, save(plain, {_KEY: json.dumps(description, sort_keys=True)}))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_checkpoint` wrote.
+
+    Returns:
+        Tensors on the CPU, and the description.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, or something else wrote it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} was not written by shala_framework: its metadata lack {_KEY!r}")
+    return tensors, json.loads(metadata[_KEY])
+
+
+def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Give a module its tensors.
+
+    Raises:
+        CheckpointError: Names or shapes are not the module's.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise CheckpointError(f"{source} does not fit its own spec; was it made by other plugin versions? {error}") from error
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
+
+
+def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The inverse of `part`."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+

@@ -1,0 +1,1 @@
+"""`shala` and its verbs: the only place that prints or exits."""

@@ -1,0 +1,168 @@
+"""Command line of `shala` and `shala-run`; loads torch only once a verb needs it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shala_framework import __version__
+from shala_framework.errors import ShalaError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `shala`: run one verb and exit."""
+    sys.exit(dispatch(_parser(), arguments))
+
+
+def main_run(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `shala-run`, which is `shala run`."""
+    parser = argparse.ArgumentParser(prog="shala-run", description=_RUN, formatter_class=_Format, epilog=_RUN_EXAMPLES)
+    _add_version(parser)
+    _add_run(parser)
+    sys.exit(dispatch(parser, arguments))
+
+
+def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Parse and run; a ShalaError becomes one message and status 2, anything else keeps its traceback."""
+    parsed = parser.parse_args(arguments)
+    if parsed.verb is None:
+        parser.print_help()
+        return 0
+    try:
+        return int(_VERBS[parsed.verb](parsed))
+    except ShalaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.run import run
+
+    return run(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.inspect import check
+
+    return check(arguments)
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.inspect import plugins
+
+    return plugins(arguments)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.pack import pack
+
+    return pack(arguments)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.sample import sample
+
+    return sample(arguments)
+
+
+_VERBS = {"run": _run, "check": _check, "plugins": _plugins, "pack": _pack, "sample": _sample}
+_Format = argparse.RawDescriptionHelpFormatter
+
+_RUN = "Train both stages of a spec and write samples; the same command goes on where it stopped."
+_RUN_EXAMPLES = """\
+examples:
+  shala-run specs/ntu_rgb_skeleton.toml
+  shala-run specs/ntu_rgb_skeleton.toml --out runs/long --set train.prior.steps=20000
+  shala-run specs/ntu_rgb_skeleton.toml --dry-run
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shala", description="Shared-latent generative modelling of any set of modalities.", formatter_class=_Format
+    )
+    _add_version(parser)
+    parser.set_defaults(verb=None)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+
+    def verb(name: str, text: str, examples: str) -> argparse.ArgumentParser:
+        epilog = f"examples:\n{examples}" if not examples.startswith("examples") else examples
+        return verbs.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Format)
+
+    _add_run(verb("run", _RUN, _RUN_EXAMPLES.replace("shala-run", "shala run")))
+
+    checking = verb(
+        "check",
+        "Check a spec, its plugins and its shards, and report everything that is wrong.",
+        "  shala check specs/ntu_rgb_skeleton.toml\n",
+    )
+    _add_spec(checking)
+    checking.set_defaults(verb="check")
+
+    listing = verb(
+        "plugins",
+        "List installed plugins, or the options of one.",
+        "  shala plugins\n  shala plugins skeleton\n",
+    )
+    listing.add_argument("name", nargs="?", metavar="NAME", help="show the options of this modality or data set")
+    listing.set_defaults(verb="plugins")
+
+    packing = verb(
+        "pack",
+        "Turn a data set's raw files into shards.",
+        "  shala pack ntu raw/nturgbd shards/ntu120\n"
+        "  shala pack ntu raw/nturgbd shards/ntu60 --set version=60 --set protocol=cross-view\n"
+        "  shala pack ntu-synthetic - shards/made --set train=1000\n",
+    )
+    packing.add_argument("dataset", metavar="DATASET", help="name of a data set plugin")
+    packing.add_argument("source", metavar="RAW_DIR", help="folder of raw files; - for a data set that needs none")
+    packing.add_argument("out", metavar="OUT_DIR", type=Path, help="folder for the shards")
+    packing.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set; may be repeated"
+    )
+    packing.add_argument("--shard-samples", type=int, default=500, metavar="N", help="samples a shard (default: 500)")
+    packing.set_defaults(verb="pack")
+
+    sampling = verb(
+        "sample",
+        "Generate from a trained run: every modality jointly, or the others from given files.",
+        "  shala sample runs/ntu_rgb_skeleton --num 16 --out samples\n"
+        "  shala sample runs/ntu_rgb_skeleton --given skeleton=a.skeleton --num 8\n",
+    )
+    sampling.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    sampling.add_argument(
+        "--given", action="append", default=[], metavar="MODALITY=FILE", help="generate from this file; may be repeated"
+    )
+    sampling.add_argument("--num", type=int, default=8, metavar="N", help="samples (default: 8)")
+    sampling.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
+    sampling.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    sampling.add_argument("--guidance", type=float, metavar="W", help="guidance scale (default: the spec's)")
+    sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
+    sampling.set_defaults(verb="sample")
+    return parser
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"shala_framework {__version__}")
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", type=Path, help="TOML file of the experiment")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec; may be repeated"
+    )
+    parser.add_argument("--allow-pipe", action="store_true", help="allow pipe: URLs, which run shell commands")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_spec(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name of the spec>)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved spec, parameter counts and shapes, and stop"
+    )
+    parser.set_defaults(verb="run")

@@ -1,0 +1,58 @@
+"""`shala pack`: raw files to shards."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from shala_framework.cli.progress import make_reporter
+from shala_framework.data.shards import pack as pack_shards
+from shala_framework.errors import DataError, Problem, SpecError
+from shala_framework.experiment import describe_pack
+from shala_framework.plugins import load_dataset
+from shala_framework.spec import parse_override, structure
+from shala_framework.spec.structuring import InvalidValueError, format_path
+
+
+def pack(arguments: argparse.Namespace) -> int:
+    """Pack a data set and print what came of it."""
+    dataset_class = load_dataset(arguments.dataset)
+    table: dict[str, object] = {}
+    for text in arguments.set:
+        override = parse_override(text)
+        table[format_path(override.path)] = override.value
+    try:
+        options = structure(table, dataset_class.Options)
+    except InvalidValueError as error:
+        raise SpecError(
+            [Problem(path=format_path(f.path), message=f.message, hint=f.hint, origin="--set") for f in error.findings]
+        ) from error
+    source = _source(arguments.source, dataset_class.needs_source, arguments.dataset)
+    if arguments.shard_samples < 1:
+        raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
+    reporter = make_reporter()
+    reporter.begin(f"packing {arguments.dataset}", None, "sample")
+    dataset = dataset_class(options)
+    report = pack_shards(
+        dataset, source, arguments.out, shard_samples=arguments.shard_samples, on_sample=reporter.advance
+    )
+    reporter.finish()
+    if dataset_class.synthetic:
+        reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
+    print(describe_pack(report))
+    print(f"{len(report.shards)} shards in {arguments.out}")
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _source(text: str, needed: bool, dataset: str) -> Path | None:
+    if text == "-":
+        if needed:
+            raise DataError(f"expected a folder of raw files for {dataset!r}, got -")
+        return None
+    path = Path(text)
+    if needed and not path.is_dir():
+        raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is no folder")
+    return path if needed else None
+
+

@@ -1,0 +1,1 @@
+"""Reading, writing and splitting shards; rows in memory; the latent store."""

@@ -1,0 +1,240 @@
+"""Samples decoded by their modalities: a batch of rows, a whole set in memory, and a stream of batches.
+
+Shapes: B rows of a batch, N rows of a set, M modalities.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.errors import DataError, PluginError
+from shala_framework.modality import Modality
+from shala_framework.seeds import mix_seed
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Rows:
+    """Aligned rows of every modality.
+
+    Attributes:
+        x: Modality name to tensor [B, ...]; zeros in rows that lack it.
+        presence: bool [B, M], columns in the order of x.
+        keys: Key of each row.
+        labels: Class name of each row, or None.
+    """
+
+    x: dict[str, Tensor]
+    presence: Tensor
+    keys: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: Tensor) -> "Rows":
+        """The rows of an index tensor [K], in its order."""
+        index = rows.tolist()
+        return Rows(
+            x={name: value[rows] for name, value in self.x.items()},
+            presence=self.presence[rows],
+            keys=tuple(self.keys[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+        )
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on a device."""
+        return attrs.evolve(
+            self,
+            x={name: value.to(device, non_blocking=True) for name, value in self.x.items()},
+            presence=self.presence.to(device, non_blocking=True),
+        )
+
+
+@attrs.frozen
+class Decoded:
+    """One sample after `Modality.read`; None where a modality is missing."""
+
+    key: str
+    label: str | None
+    x: dict[str, Tensor | None]
+
+
+def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
+    """Read every modality of one raw sample.
+
+    Raises:
+        DataError: A field cannot be decoded (says which, of which sample and shard), or no modality is present.
+    """
+    x: dict[str, Tensor | None] = {}
+    for name, modality in modalities.items():
+        try:
+            x[name] = modality.read({f: sample.fields[f] for f in modality.fields if f in sample.fields})
+        except DataError as error:
+            raise DataError(f"{sample.shard}: sample {sample.key!r}, modality {name!r}: {error}") from error
+    if all(value is None for value in x.values()):
+        wanted = {name: list(modality.fields) for name, modality in modalities.items()}
+        raise DataError(
+            f"{sample.shard}: sample {sample.key!r} has fields {sorted(sample.fields)} "
+            f"and none of the modalities' ({wanted})"
+        )
+    return Decoded(sample.key, sample.label, x)
+
+
+def collate(samples: Sequence[Decoded], modalities: Mapping[str, Modality]) -> Rows:
+    """Stack decoded samples; rows that lack a modality are zeros.
+
+    Raises:
+        PluginError: A plugin read another shape or dtype than it declares.
+    """
+    x = {}
+    for name, modality in modalities.items():
+        present = [sample.x[name] for sample in samples]
+        x[name] = torch.zeros((len(samples), *modality.shape), dtype=modality.dtype)
+        for row, value in enumerate(present):
+            if value is not None:
+                if value.shape != modality.shape or value.dtype != modality.dtype:
+                    raise PluginError(
+                        f"modality {name!r}: its plugin read sample {samples[row].key!r} as {value.dtype} "
+                        f"{tuple(value.shape)}; it declares {modality.dtype} {tuple(modality.shape)}"
+                    )
+                x[name][row] = value
+    presence = torch.tensor([[sample.x[name] is not None for name in modalities] for sample in samples])
+    return Rows(
+        x=x,
+        presence=presence,
+        keys=tuple(sample.key for sample in samples),
+        labels=tuple(sample.label for sample in samples),
+    )
+
+
+def load_rows(
+    urls: Sequence[str],
+    modalities: Mapping[str, Modality],
+    *,
+    limit: int | None = None,
+    on_sample: Callable[[int], None] = lambda _: None,
+) -> Rows:
+    """Decode shards into memory.
+
+    Args:
+        urls: Shards, in order.
+        modalities: By name.
+        limit: Most rows to read.
+        on_sample: Called with the number of rows read so far.
+
+    Raises:
+        DataError: A shard or sample cannot be read, or there is no sample at all.
+    """
+    samples: list[Decoded] = []
+    for raw in read_shards(urls):
+        if limit is not None and len(samples) >= limit:
+            break
+        samples.append(decode(raw, modalities))
+        on_sample(len(samples))
+    if not samples:
+        raise DataError(f"no samples in {', '.join(urls)}")
+    return collate(samples, modalities)
+
+
+def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
+    """Endless index batches [batch_size], each epoch a permutation that depends on (seed, epoch) alone.
+
+    An epoch's incomplete last batch is dropped; a set smaller than a batch is repeated to fill one.
+
+    Args:
+        num_rows: Rows of the set.
+        batch_size: Rows a batch.
+        seed: Of the permutations.
+        start_step: Number of batches to pass over.
+    """
+    per_epoch = max(1, num_rows // batch_size)
+    step = start_step
+    while True:
+        epoch = step // per_epoch
+        generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
+        order = torch.randperm(num_rows, generator=generator)
+        if num_rows < batch_size:
+            order = order.repeat(-(-batch_size // num_rows))[:batch_size]
+        for i in range(step % per_epoch, per_epoch):
+            yield order[i * batch_size : (i + 1) * batch_size]
+            step += 1
+
+
+class ShardStream(IterableDataset[Rows]):
+    """Endless batches of decoded rows from shards that need not fit into memory.
+
+    Every epoch permutes the shards by (seed, epoch), gives each worker its part of them (or of the samples, where
+    shards are fewer than workers), and shuffles samples in a buffer. The stream is a function of its arguments
+    and the number of workers alone, so that it can be taken up at any step.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        modalities: Mapping[str, Modality],
+        *,
+        batch_size: int,
+        buffer_size: int,
+        seed: int,
+        start_step: int = 0,
+    ) -> None:
+        self.urls, self.modalities = list(urls), dict(modalities)
+        self.fields = {LABEL_FIELD}.union(*(modality.fields for modality in modalities.values()))
+        self.batch_size, self.buffer_size, self.seed, self.start_step = batch_size, buffer_size, seed, start_step
+
+    def __iter__(self) -> Iterator[Rows]:
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        # The loader takes batches from its workers in turn: of the first s, worker w gave ceil((s - w) / count).
+        skip = max(0, -(-(self.start_step - index) // count)) * self.batch_size
+        samples = self._raw_samples(index, count)
+        for _ in range(skip):
+            next(samples)
+        while True:
+            yield collate([decode(next(samples), self.modalities) for _ in range(self.batch_size)], self.modalities)
+
+    def _raw_samples(self, index: int, count: int) -> Iterator[RawSample]:
+        epoch = 0
+        generator = torch.Generator()
+        buffer: list[RawSample] = []
+        while True:
+            generator.manual_seed(mix_seed(self.seed, epoch))
+            urls = [self.urls[i] for i in torch.randperm(len(self.urls), generator=generator).tolist()]
+            by_shard = len(urls) >= count
+            num_samples = 0
+            for position, sample in enumerate(read_shards(urls[index::count] if by_shard else urls)):
+                if not by_shard and position % count != index:
+                    continue
+                num_samples += 1
+                fields = {name: data for name, data in sample.fields.items() if name in self.fields}
+                buffer.append(attrs.evolve(sample, fields=fields))
+                if len(buffer) >= self.buffer_size:
+                    yield self._draw(buffer, generator)
+            while buffer:
+                yield self._draw(buffer, generator)
+            if not num_samples:
+                raise DataError(f"no samples for reader {index} of {count} in {', '.join(self.urls)}")
+            epoch += 1
+
+    @staticmethod
+    def _draw(buffer: list[RawSample], generator: torch.Generator) -> RawSample:
+        i = int(torch.randint(len(buffer), (), generator=generator))
+        buffer[i], buffer[-1] = buffer[-1], buffer[i]
+        return buffer.pop()
+
+
+def stream_batches(stream: ShardStream, num_workers: int) -> Iterator[Rows]:
+    """Batches of a stream, decoded by worker processes (none: in this one)."""
+    loader: DataLoader[Rows] = DataLoader(
+        stream, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn" if num_workers else None
+    )
+    return iter(loader)
+
+
+def raw_fields(urls: Iterable[str]) -> Iterator[dict[str, bytes]]:
+    """Original bytes of every sample, for `Modality.fit`."""
+    return (sample.fields for sample in read_shards(urls))

@@ -1,0 +1,359 @@
+"""One run of a spec, from shards to samples, in a folder in which it can be taken up again."""
+
+import hashlib
+import json
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.checkpoint import write_file
+from shala_framework.data.latents import LatentStore, collect_latents
+from shala_framework.data.rows import (
+    Rows,
+    ShardStream,
+    collate,
+    decode,
+    load_rows,
+    raw_fields,
+    shuffled_batches,
+    stream_batches,
+)
+from shala_framework.data.shards import PackReport, pack, read_shards
+from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
+from shala_framework.modality import Modality
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
+from shala_framework.plugins import load_dataset
+from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
+from shala_framework.spec import LoadedSpec, structure, unstructure
+from shala_framework.spec.structuring import format_path
+from shala_framework.training.loop import train
+from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.progress import Reporter, Silent
+from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.urls import expand_urls
+
+FREE_TO_CHANGE = ("generate",)  # tables that a finished or stopped run may be given anew
+
+
+@attrs.frozen(kw_only=True)
+class RunSummary:
+    """What a run leaves behind, for whoever started it.
+
+    Attributes:
+        folder: The run's folder.
+        seconds: Wall time by phase; phases that were already done are absent.
+        peak_memory_gib: Largest resident set of this process.
+        synthetic: Whether the training data were made by a stand-in.
+    """
+
+    folder: Path
+    seconds: dict[str, float]
+    peak_memory_gib: float
+    synthetic: bool
+
+
+class Experiment:
+    """The phases of a run; each leaves a file, and a phase whose file is there is not done again."""
+
+    def __init__(self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None) -> None:
+        self.loaded, self.spec, self.folder = loaded, loaded.spec, folder
+        self.reporter: Reporter = reporter or Silent()
+        self.state = folder / "state"
+        self.seconds: dict[str, float] = {}
+        self._train_rows: Rows | None = None
+        self._held_out: Rows | None = None
+
+    def run(self) -> RunSummary:
+        """Do everything that is not done yet.
+
+        Raises:
+            ShalaError: Something that the user can mend.
+        """
+        self._claim_folder()
+        if self.loaded.stand_in_used:
+            self._timed("stand_in", self._make_stand_in)
+        self.metrics = MetricsFile(self.folder / "metrics.jsonl")
+        self.model = self._fitted_model()
+        self._timed("autoencoder", self._train_autoencoder)
+        self._timed("prior", self._train_prior)
+        self._timed("samples", self._write_samples)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        summary = RunSummary(
+            folder=self.folder, seconds=self.seconds, peak_memory_gib=peak, synthetic=self.loaded.stand_in_used
+        )
+        self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
+        return summary
+
+    def _timed(self, name: str, phase: Any) -> None:
+        start = time.perf_counter()
+        if phase():
+            self.seconds[name] = round(time.perf_counter() - start, 2)
+
+    def _claim_folder(self) -> None:
+        """Write spec.json, or make sure that the folder's is this one."""
+        mine = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
+        path = self.folder / "spec.json"
+        if path.exists():
+            try:
+                theirs = json.loads(path.read_text())
+            except json.JSONDecodeError as error:
+                raise CheckpointError(f"{path} is damaged: {error}; choose another --out or remove the folder") from error
+            differences = _differences(_without(theirs), _without(mine))
+            if differences:
+                listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
+                raise CheckpointError(
+                    f"{self.folder} belongs to another spec:\n{listed}\n"
+                    "choose another --out, remove the folder, or put these keys back"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise CheckpointError(f"{self.folder} is not empty and holds no run; choose another --out")
+        write_file(path, (json.dumps(mine, indent=2) + "\n").encode())
+        self.fingerprint = hashlib.sha256(json.dumps(_without(mine), sort_keys=True).encode()).hexdigest()
+
+    def _make_stand_in(self) -> bool:
+        stand_in = self.spec.data.stand_in
+        assert stand_in is not None
+        self.reporter.warn(
+            f"{SYNTHETIC}: no shard matches data.train = {self.spec.data.train!r}, so this run trains on the "
+            f"synthetic data set {stand_in.dataset!r}. Its results say nothing about real data."
+        )
+        write_file(
+            self.folder / "SYNTHETIC_DATA.txt",
+            f"{SYNTHETIC}. Every sample and figure in this folder comes from the synthetic data set "
+            f"{stand_in.dataset!r},\nbecause no shard matched data.train = {self.spec.data.train!r}.\n".encode(),
+        )
+        if (self.folder / "data").exists():
+            return False
+        partial = self.folder / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.reporter.begin("stand-in data", None, "sample")
+        dataset_class = load_dataset(stand_in.dataset)
+        dataset = dataset_class(structure(stand_in.options, dataset_class.Options))
+        report = pack(dataset, None, partial, on_sample=self.reporter.advance)
+        partial.rename(self.folder / "data")
+        self.reporter.finish()
+        self.reporter.note(describe_pack(report))
+        return True
+
+    def urls(self, split: str) -> list[str]:
+        """Shards of a split, "train" or "validation"; none where the spec names none."""
+        if self.loaded.stand_in_used:
+            return sorted(str(path) for path in (self.folder / "data").glob(f"{split}-*.tar"))
+        names = getattr(self.spec.data, split)
+        try:
+            return expand_urls(names) if names else []
+        except DataError as error:
+            raise DataError(f"data.{split}: {error}") from error
+
+    def _fitted_model(self) -> ShaLa:
+        model = ShaLa(self.loaded)
+        path = self.state / "modalities.json"
+        if path.exists():
+            states = json.loads(path.read_text())
+            for name, modality in model.modalities.items():
+                modality.load_state(states[name])
+        else:
+            for name, modality in model.modalities.items():
+                if type(modality).fit is not Modality.fit:
+                    self.reporter.note(f"fitting {name} to the training samples")
+                    modality.fit(raw_fields(self.urls("train")))
+            states = {name: modality.state() for name, modality in model.modalities.items()}
+            write_file(path, json.dumps(states).encode())
+        self.device = resolve_device(self.spec.train.device)
+        return model.build().load_stages(self.folder).to(self.device)
+
+    def held_out(self) -> Rows | None:
+        """Validation rows in memory; None where there are none."""
+        urls = self.urls("validation")
+        if self._held_out is None and urls:
+            self._held_out = load_rows(urls, self.model.modalities, limit=self.spec.data.validation_samples)
+        return self._held_out
+
+    def train_rows(self) -> Rows:
+        """The training set in memory, read on first use."""
+        if self._train_rows is None:
+            self.reporter.begin("reading", None, "sample")
+            self._train_rows = load_rows(self.urls("train"), self.model.modalities, on_sample=self.reporter.advance)
+            self.reporter.finish()
+            self.reporter.note(describe_rows(self._train_rows))
+        return self._train_rows
+
+    def _batches(self, start_step: int) -> Iterator[Rows]:
+        settings, data = self.spec.train.autoencoder, self.spec.data
+        if data.in_memory:
+            rows = self.train_rows()
+            return (
+                rows.take(index)
+                for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
+            )
+        stream = ShardStream(
+            self.urls("train"),
+            self.model.modalities,
+            batch_size=settings.batch_size,
+            buffer_size=data.shuffle_buffer,
+            seed=self.spec.seed,
+            start_step=start_step,
+        )
+        return stream_batches(stream, data.num_workers)
+
+    def _ordered_batches(self) -> Iterator[Rows]:
+        """Every training row once, in order."""
+        size = self.spec.train.autoencoder.batch_size
+        if self.spec.data.in_memory:
+            rows = self.train_rows()
+            yield from (rows.take(index) for index in torch.arange(len(rows)).split(size))
+            return
+        waiting = []
+        for raw in read_shards(self.urls("train")):
+            waiting.append(decode(raw, self.model.modalities))
+            if len(waiting) == size:
+                yield collate(waiting, self.model.modalities)
+                waiting = []
+        if waiting:
+            yield collate(waiting, self.model.modalities)
+
+    def _train_autoencoder(self) -> bool:
+        if "autoencoder" in self.model.stages:
+            return False
+        if self.spec.data.in_memory:
+            self.train_rows()
+        stage = AutoencoderTraining(self.model.autoencoder, self.spec, self.device, self.held_out())
+        train(
+            stage,
+            self.spec.train.autoencoder,
+            self._batches,
+            seed=self.spec.seed,
+            state_file=self.state / "autoencoder.safetensors",
+            fingerprint=self.fingerprint,
+            metrics=self.metrics,
+            reporter=self.reporter,
+        )
+        self.model.stages.add("autoencoder")
+        self.model.save(self.folder)
+        self.reporter.note(f"wrote {self.folder / AUTOENCODER_FILE}")
+        return True
+
+    def _latents(self) -> LatentStore:
+        path = self.state / "latents.safetensors"
+        if not path.exists():
+            self.reporter.begin("latents", None, "row")
+            store = collect_latents(self.model.autoencoder, self._ordered_batches(), self.device, self.reporter.advance)
+            store.save(path)
+            self.reporter.finish()
+        return LatentStore.load(path).to(self.device)
+
+    def _held_out_latents(self) -> LatentStore | None:
+        rows = self.held_out()
+        if rows is None:
+            return None
+        batches = (rows.take(index) for index in torch.arange(len(rows)).split(64))
+        return collect_latents(self.model.autoencoder, batches, self.device).to(self.device)
+
+    def _train_prior(self) -> bool:
+        if "prior" in self.model.stages:
+            return False
+        store = self._latents()
+        prior, settings = self.model.prior, self.spec.train.prior
+        prior.set_statistics(*store.statistics())
+        self._fit_mixture(store)
+        stage = PriorTraining(prior, self.spec, store, self._held_out_latents())
+
+        def batches(start_step: int) -> Iterator[Tensor]:
+            return shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
+
+        train(
+            stage,
+            settings,
+            batches,
+            seed=self.spec.seed,
+            state_file=self.state / "prior.safetensors",
+            fingerprint=self.fingerprint,
+            metrics=self.metrics,
+            reporter=self.reporter,
+        )
+        stage.average.copy_to_module()
+        self.model.stages.add("prior")
+        self.model.save(self.folder)
+        self.reporter.note(f"wrote {self.folder / PRIOR_FILE}")
+        return True
+
+    def _fit_mixture(self, store: LatentStore, most_rows: int = 10_000) -> None:
+        """Fit the control to draws of the aggregate posterior, several a row where rows are few."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.spec.seed)
+            rows = torch.randperm(len(store)).repeat(max(1, -(-1_000 // len(store))))[:most_rows]
+            draws = self.model.prior.standardise(store.sample(rows.to(self.device)))
+        with torch.no_grad():
+            self.model.mixture.fit(draws, seed=self.spec.seed)
+
+    def _write_samples(self) -> bool:
+        settings = self.spec.generate
+        folder = self.folder / "samples"
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = SampleWriter(model=self.model, folder=folder, on_file=self.reporter.advance)
+        if settings.num_joint:
+            self.reporter.begin("joint samples", settings.num_joint, "sample")
+            writer.joint(settings.num_joint, seed=self.spec.seed)
+            self.reporter.finish()
+        rows = self.held_out()
+        if rows is None:
+            self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
+            rows = load_rows(self.urls("train"), self.model.modalities, limit=self.spec.data.validation_samples)
+        if settings.num_rows and len(self.model.names) > 1:
+            for column, name in enumerate(self.model.names):
+                chosen = choose_rows(rows, column, settings.num_rows)
+                if not len(chosen):
+                    self.reporter.note(f"no row has {name}: nothing is generated from it")
+                    continue
+                self.reporter.begin(f"given {name}", len(chosen) * settings.num_samples, "sample")
+                writer.cross_modal(chosen, [name], num_samples=settings.num_samples, seed=self.spec.seed)
+                self.reporter.finish()
+        return True
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of train.device: "auto" is CUDA where there is one.
+
+    Raises:
+        SpecError: CUDA was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError([Problem(path="train.device", message="expected a CUDA device, found none", hint='set "auto"')])
+    return torch.device(name)
+
+
+def describe_pack(report: PackReport) -> str:
+    """Counts of samples and fields by split, one line each."""
+    lines = []
+    for split, count in report.samples.items():
+        fields = ", ".join(f"{name} {n}" for name, n in sorted(report.fields[split].items()))
+        lines.append(f"{split}: {count} samples ({fields})")
+    return "\n".join(lines)
+
+
+def describe_rows(rows: Rows) -> str:
+    """How many rows there are and how many have each modality."""
+    counts = ", ".join(f"{name} {int(n)}" for name, n in zip(rows.x, rows.presence.sum(0), strict=True))
+    return f"training set: {len(rows)} rows ({counts})"
+
+
+def _without(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec.json without what may change between two calls."""
+    spec = {key: value for key, value in described.get("spec", {}).items() if key not in FREE_TO_CHANGE}
+    return {"spec": spec, "stand_in_used": described.get("stand_in_used")}
+
+
+def _differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), (*path, key))]
+    return [] if old == new else [(format_path(path[1:] if len(path) > 1 else path), old, new)]

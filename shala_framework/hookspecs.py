@@ -1,0 +1,30 @@
+"""The whole plugin surface: two hooks, offered through the entry-point group `shala.plugins`."""
+
+from typing import TYPE_CHECKING, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from shala_framework.dataset import Dataset
+    from shala_framework.modality import Modality
+
+hookspec = pluggy.HookspecMarker("shala")
+hookimpl = pluggy.HookimplMarker("shala")
+
+
+class RegisterModality(Protocol):
+    def __call__(self, name: str, modality: "type[Modality]") -> None: ...
+
+
+class RegisterDataset(Protocol):
+    def __call__(self, name: str, dataset: "type[Dataset]") -> None: ...
+
+
+@hookspec
+def shala_register_modalities(register: RegisterModality) -> None:
+    """Call `register("skeleton", Skeleton)` for each Modality class that the plugin offers."""
+
+
+@hookspec
+def shala_register_datasets(register: RegisterDataset) -> None:
+    """Call `register("ntu", NTU)` for each Dataset class that the plugin offers."""

@@ -1,0 +1,118 @@
+"""Distributions p(x | z) that several plugins share.
+
+A learned scale follows sigma-VAE (Rybkin et al. 2021): one log-scale a modality, trained with the decoder, so
+that no weight balances a video against a sentence. Shapes: B batch; an ellipsis is the shape of one x.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def _sum_events(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1)
+
+
+class Normal:
+    """Independent Gaussians with mean [B, ...] and log_scale that broadcasts to it."""
+
+    is_bound = False
+
+    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
+        self.mean, self.log_scale = mean, log_scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [B, ...] in nats: [B]."""
+        standardised = (x - self.mean) * torch.exp(-self.log_scale)
+        return _sum_events(-0.5 * standardised.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + torch.exp(self.log_scale) * noise
+
+
+class Laplace:
+    """Independent Laplace distributions with location [B, ...] and log_scale that broadcasts to it."""
+
+    is_bound = False
+
+    def __init__(self, location: Tensor, log_scale: Tensor) -> None:
+        self.location, self.log_scale = location, log_scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [B, ...] in nats: [B]."""
+        standardised = (x - self.location).abs() * torch.exp(-self.log_scale)
+        return _sum_events(-standardised - self.log_scale - math.log(2))
+
+    def mode(self) -> Tensor:
+        return self.location
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        loc = self.location
+        uniform = torch.rand(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device) - 0.5
+        # 1 - 2|u| lies in [0, 1]; the clamp keeps the logarithm finite at its ends.
+        tail = (1 - 2 * uniform.abs()).clamp_min(torch.finfo(loc.dtype).tiny)
+        return loc - torch.exp(self.log_scale) * uniform.sign() * tail.log()
+
+
+class Pixels:
+    """8-bit values 0..255 under a continuous likelihood over [-1, 1].
+
+    log_prob is the density per grey level, by change of variables: an approximation of the log mass of a level.
+    """
+
+    def __init__(self, base: Normal | Laplace) -> None:
+        self.base = base
+
+    @property
+    def is_bound(self) -> bool:
+        return self.base.is_bound
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of uint8 x [B, ...] in nats: [B]."""
+        return self.base.log_prob(pixels_to_unit(x)) - x[0].numel() * math.log(127.5)
+
+    def mode(self) -> Tensor:
+        return unit_to_pixels(self.base.mode())
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return unit_to_pixels(self.base.sample(generator))
+
+
+def pixels_to_unit(x: Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [-1, 1]."""
+    return x.float() / 127.5 - 1
+
+
+def unit_to_pixels(x: Tensor) -> Tensor:
+    """Float in [-1, 1] (clamped) to uint8 0..255."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+class LogScale(nn.Module):
+    """A scalar log-scale: learned, or fixed at a given scale.
+
+    The parameter is multiplied by a gain, so that under an optimiser of the Adam family, whose steps have the
+    size of the learning rate, the scale settles within the first few hundred steps.
+    """
+
+    GAIN = 10.0
+    LOWEST = -6.0  # a tiny scale on data without noise makes the gradient explode (Rybkin et al. 2021)
+
+    def __init__(self, initial: float = 0.5, fixed: float | None = None) -> None:
+        super().__init__()
+        value = torch.tensor(math.log(fixed if fixed is not None else initial))
+        self.learned = fixed is None
+        if self.learned:
+            self.scaled = nn.Parameter(value / self.GAIN)
+        else:
+            self.register_buffer("scaled", value / self.GAIN)
+
+    def forward(self) -> Tensor:
+        """The log-scale, a float tensor of no dimensions."""
+        value = self.GAIN * self.scaled
+        return self.LOWEST + nn.functional.softplus(value - self.LOWEST) if self.learned else value

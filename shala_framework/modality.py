@@ -1,0 +1,131 @@
+"""The contract between the core and a modality plugin: Modality, Likelihood and Preview.
+
+Shapes: B batch, F feature_dim, D latent_dim; an ellipsis is whatever shape the modality's options fix.
+"""
+
+import abc
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x | z) for a batch of latents: what a decoder returns.
+
+    Attributes:
+        is_bound: True where log_prob is a lower bound, as it is for a generative decoder.
+    """
+
+    @property
+    def is_bound(self) -> bool: ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-likelihood of x [B, ...] in nats, summed over all of x: float tensor [B]."""
+        ...
+
+    def mode(self) -> Tensor:
+        """Most likely x [B, ...], in the dtype and range of `Modality.read`."""
+        ...
+
+    def sample(self, generator: Any = None) -> Tensor:
+        """A draw of x [B, ...], in the dtype and range of `Modality.read`; generator is a torch.Generator."""
+        ...
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Preview:
+    """What a person is shown of one x: a picture (one frame), a clip, a sound, a text, or several at once.
+
+    Attributes:
+        frames: uint8 array [T, H, W, 3] of RGB, T = 1 for a picture; None where there is nothing to see.
+        frames_per_second: Playback rate of frames.
+        sound: float32 array [N] in [-1, 1], mono; None where there is nothing to hear.
+        sample_rate_hz: Rate of sound.
+        text: Text to read; None where there is none.
+    """
+
+    frames: np.ndarray | None = None
+    frames_per_second: float = 1.0
+    sound: np.ndarray | None = None
+    sample_rate_hz: int = 16_000
+    text: str | None = None
+
+
+class Modality(abc.ABC):
+    """One kind of signal: how it is read and written, encoded and decoded.
+
+    A plugin's class is final, declares a frozen attrs class `Options`, and is made once for each
+    `[modality.<name>]` table that names it.
+
+    Attributes:
+        Options: Frozen attrs class of the options.
+        dtype: Of the tensors that `read` returns (uint8 saves memory); the encoder and the likelihood of the
+            same plugin take them as they are.
+    """
+
+    Options: ClassVar[type[Any]]
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one x, without the batch."""
+
+    @property
+    @abc.abstractmethod
+    def fields(self) -> tuple[str, ...]:
+        """Names of the sample fields that `read` looks at; the loader keeps no other."""
+
+    @abc.abstractmethod
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Decode one sample's fields.
+
+        Args:
+            sample: Field name (a file extension such as "mp4") to original bytes.
+
+        Returns:
+            x of `shape`, or None where this sample lacks the modality.
+
+        Raises:
+            DataError: A field is there but cannot be decoded.
+        """
+
+    @abc.abstractmethod
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """Encode one x of `shape` as files that a person can open: extension to bytes."""
+
+    @abc.abstractmethod
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """A module from x [B, ...] to a feature h, float [B, feature_dim]."""
+
+    @abc.abstractmethod
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """A module from z, float [B, latent_dim], to a Likelihood of x."""
+
+    @abc.abstractmethod
+    def preview(self, x: Tensor) -> Preview:
+        """What a person is shown of one x of `shape`."""
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:  # noqa: B027  (optional hook: nothing to learn)
+        """Learn what reading needs (a vocabulary, a feature scale) from the training samples."""
+
+    def state(self) -> dict[str, Any]:
+        """What `fit` learned, as JSON values; it travels in the checkpoint."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            ValueError: The state is not one that this modality writes.
+        """
+        if state:
+            raise ValueError(f"expected an empty state, got keys {sorted(state)}")

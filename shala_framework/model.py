@@ -1,0 +1,326 @@
+"""ShaLa: both stages assembled. One model generates all modalities together, or any from any others.
+
+Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.checkpoint import load_module, part, prefixed, read_checkpoint, write_checkpoint
+from shala_framework.errors import CheckpointError, PluginError
+from shala_framework.modality import Likelihood, Modality
+from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.seeds import mix_seed
+from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
+
+AUTOENCODER_FILE = "autoencoder.safetensors"
+PRIOR_FILE = "prior.safetensors"
+PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
+
+
+class ShaLa:
+    """A spec's modalities, its autoencoder (stage 1) and its prior over the shared latent (stage 2).
+
+    Attributes:
+        spec: The resolved spec.
+        modalities: By name.
+        autoencoder: Stage 1.
+        prior: Stage 2; its weights are the moving average once it is trained.
+        mixture: The Gaussian-mixture control, over standardised latents.
+        stages: Stages that are trained: "autoencoder", "prior".
+        synthetic: Whether the training data were made by a stand-in.
+    """
+
+    def __init__(self, loaded: LoadedSpec) -> None:
+        spec = loaded.spec
+        self.spec: Spec = spec
+        self.synthetic = loaded.stand_in_used
+        self.stages: set[str] = set()
+        self.modalities: dict[str, Modality] = {
+            name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality
+        }
+
+    def build(self) -> "ShaLa":
+        """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
+
+        Raises:
+            PluginError: A modality's encoder or decoder does not keep its contract.
+        """
+        spec = self.spec
+        with torch.random.fork_rng():
+            torch.manual_seed(mix_seed(spec.seed, 0))
+            self.autoencoder = Autoencoder(
+                self.modalities,
+                latent_dim=spec.posterior.latent_dim,
+                feature_dim=spec.posterior.feature_dim,
+                hidden_dim=spec.posterior.hidden_dim,
+            )
+            self.prior = DiffusionPrior(
+                latent_dim=spec.posterior.latent_dim,
+                num_modalities=len(self.modalities),
+                feature_dim=spec.posterior.feature_dim,
+                hidden_dim=spec.prior.hidden_dim,
+                num_blocks=spec.prior.num_blocks,
+                dropout=spec.prior.dropout,
+            )
+            self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
+            self._check_contracts()
+        return self
+
+    def _check_contracts(self) -> None:
+        """Pass one batch through every plugin's modules and look at what comes out."""
+        num_rows, feature_dim = 2, self.spec.posterior.feature_dim
+        for name, modality in self.modalities.items():
+            x = torch.zeros((num_rows, *modality.shape), dtype=modality.dtype)
+            with _evaluating(self.autoencoder), torch.no_grad():
+                h = self.autoencoder.encoders[name](x)
+                likelihood = self.autoencoder.decoders[name](torch.zeros(num_rows, self.autoencoder.latent_dim))
+                if not isinstance(likelihood, Likelihood):
+                    raise PluginError(f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood")
+                log_prob, mode = likelihood.log_prob(x), likelihood.mode()
+            for what, got, expected in (
+                ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
+                ("log_prob returned", tuple(log_prob.shape), (num_rows,)),
+                ("mode returned", (mode.dtype, tuple(mode.shape)), (modality.dtype, tuple(x.shape))),
+            ):
+                if got != expected:
+                    raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Modalities, in the spec's order."""
+        return tuple(self.modalities)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.prior.z_mean.device
+
+    def to(self, device: torch.device | str) -> "ShaLa":
+        """Move the networks; returns self."""
+        for module in (self.autoencoder, self.prior, self.mixture):
+            module.to(device)
+        return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The model's parts by name, for counting and printing."""
+        stage1 = self.autoencoder
+        return {
+            **{f"{name} encoder": stage1.encoders[name] for name in self.names},
+            "posterior": stage1.posterior,
+            **{f"{name} decoder": stage1.decoders[name] for name in self.names},
+            "prior": self.prior,
+        }
+
+    @torch.no_grad()
+    def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
+        """Posterior mean of z given any subset of the modalities.
+
+        Args:
+            x: Modality name to tensor [N, ...]; every row has each of them.
+            batch_size: Rows at a time.
+
+        Returns:
+            float tensor [N, D] on the CPU.
+
+        Raises:
+            ValueError: x names no modality of this model, or rows differ in number.
+        """
+        num_rows = self._check_given(x)
+        means = []
+        with _evaluating(self.autoencoder):
+            for rows in torch.arange(num_rows).split(batch_size):
+                h = self.autoencoder.encode({name: value[rows].to(self.device) for name, value in x.items()})
+                present = self._presence(x, len(rows))
+                means.append(self.autoencoder.fuse(h, present).mean_BD.cpu())
+        return torch.cat(means)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_samples: int = 1,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        prior: PriorName = "diffusion",
+        draw: bool = False,
+        batch_size: int = 64,
+    ) -> dict[str, Tensor]:
+        """Sample the shared latent once for each sample and decode every modality from it.
+
+        Args:
+            num_samples: Joint samples, or samples for each row of `given`.
+            given: Modality name to tensor [N, ...]; None or empty for joint synthesis.
+            guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
+            num_steps: Sampler steps; None takes the spec's.
+            seed: Sample s of row n depends on (seed, n, s), not on the batch.
+            prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
+                which samples q(z | x_given) of stage 1.
+            draw: Whether to draw from each likelihood; otherwise its mode is returned.
+            batch_size: Latents decoded at a time.
+
+        Returns:
+            Every modality, those given included, in the dtype and range of its plugin, on the CPU:
+            [num_samples, ...], or [N, num_samples, ...] with `given`.
+
+        Raises:
+            ValueError: Arguments do not fit the model or each other.
+            CheckpointError: The stage that is asked for is not trained.
+        """
+        z_ND = self.sample_latents(
+            num_samples, given=given, guidance_scale=guidance_scale, num_steps=num_steps, seed=seed, prior=prior
+        )
+        x = self.decode(z_ND, draw=draw, seed=seed, batch_size=batch_size)
+        if given:
+            x = {name: value.unflatten(0, (-1, num_samples)) for name, value in x.items()}
+        return x
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        num_samples: int,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        prior: PriorName = "diffusion",
+    ) -> Tensor:
+        """The latents that `generate` decodes: float [num_samples, D], or [N * num_samples, D] row by row."""
+        if num_samples < 1:
+            raise ValueError(f"expected num_samples >= 1, got {num_samples}")
+        num_rows = self._check_given(given) if given else 1
+        rows = range(num_rows * num_samples)
+        needed = "autoencoder" if prior in ("normal", "posterior") else "prior"
+        if needed not in self.stages:
+            raise CheckpointError(f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}")
+        if given and prior in ("normal", "mixture"):
+            raise ValueError(f'expected prior "diffusion" or "posterior" with given modalities, got {prior!r}')
+        if not given and prior == "posterior":
+            raise ValueError('expected given modalities with prior="posterior", got none')
+        noise_ND = row_noise(seed, rows, self.autoencoder.latent_dim).to(self.device)
+        if prior == "normal":
+            return noise_ND
+        if prior == "mixture":
+            return self.prior.restore(self.mixture.sample(seed, rows))
+        h_MNF, subset_NM = self._features(given or {}, num_rows)
+        if prior == "posterior":
+            with _evaluating(self.autoencoder):
+                q = self.autoencoder.fuse(dict(zip(self.names, h_MNF, strict=True)), subset_NM)
+            mean, log_var = (v.repeat_interleave(num_samples, 0) for v in (q.mean_BD, q.log_var_BD))
+            return mean + torch.exp(0.5 * log_var) * noise_ND
+        settings, sampling = self.spec.prior, self.spec.generate
+        scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
+        sigmas = karras_sigmas(num_steps or sampling.num_steps, settings.sigma_min, settings.sigma_max)
+        repeats = num_samples
+        with _evaluating(self.prior):
+            denoise = self.prior.denoiser(
+                [h.repeat_interleave(repeats, 0) for h in h_MNF], subset_NM.repeat_interleave(repeats, 0), scale
+            )
+            return self.prior.restore(sample_heun(denoise, noise_ND, sigmas))
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
+        """Every modality of some latents [N, D], on the CPU; the likelihood's mode, or a draw."""
+        generator = torch.Generator(self.device).manual_seed(mix_seed(seed, 2))
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        with _evaluating(self.autoencoder):
+            for z in z_ND.split(batch_size):
+                for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
+                    parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def _check_given(self, given: Mapping[str, Tensor]) -> int:
+        unknown = sorted(set(given) - set(self.names))
+        if unknown or not given:
+            raise ValueError(f"expected modalities among {list(self.names)}, got {unknown or 'none'}")
+        sizes = {name: len(value) for name, value in given.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"expected the same number of rows of each given modality, got {sizes}")
+        for name, value in given.items():
+            if tuple(value.shape[1:]) != tuple(self.modalities[name].shape):
+                shape = ("N", *self.modalities[name].shape)
+                raise ValueError(f"expected {name!r} of shape {shape}, got {tuple(value.shape)}")
+        return next(iter(sizes.values()))
+
+    def _presence(self, given: Mapping[str, Tensor], num_rows: int) -> Tensor:
+        return torch.tensor([name in given for name in self.names], device=self.device).expand(num_rows, -1)
+
+    def _features(self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64) -> tuple[list[Tensor], Tensor]:
+        """Features of every modality, zeros for those not given, and which are given."""
+        h = {name: torch.zeros(num_rows, self.autoencoder.feature_dim, device=self.device) for name in self.names}
+        with _evaluating(self.autoencoder):
+            for rows in torch.arange(num_rows).split(batch_size) if given else ():
+                batch = {name: value[rows].to(self.device) for name, value in given.items()}
+                for name, feature in self.autoencoder.encode(batch).items():
+                    h[name][rows] = feature
+        return [h[name] for name in self.names], self._presence(given, num_rows)
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
+        return {
+            "format": 1,
+            "spec": unstructure(self.spec),
+            "synthetic": self.synthetic,
+            "modality_states": {name: modality.state() for name, modality in self.modalities.items()},
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write the trained stages to `autoencoder.safetensors` and `prior.safetensors` in a folder."""
+        folder = Path(folder)
+        if "autoencoder" in self.stages:
+            write_checkpoint(folder / AUTOENCODER_FILE, self.autoencoder.state_dict(), self.description())
+        if "prior" in self.stages:
+            tensors = prefixed(self.prior.state_dict(), "prior") | prefixed(self.mixture.state_dict(), "mixture")
+            write_checkpoint(folder / PRIOR_FILE, tensors, self.description())
+
+    def load_stages(self, folder: Path) -> "ShaLa":
+        """Take the weights of the stages that a folder holds; returns self."""
+        if (folder / AUTOENCODER_FILE).exists():
+            tensors, _ = read_checkpoint(folder / AUTOENCODER_FILE)
+            load_module(self.autoencoder, tensors, folder / AUTOENCODER_FILE)
+            self.stages.add("autoencoder")
+        if (folder / PRIOR_FILE).exists():
+            tensors, _ = read_checkpoint(folder / PRIOR_FILE)
+            load_module(self.prior, part(tensors, "prior"), folder / PRIOR_FILE)
+            load_module(self.mixture, part(tensors, "mixture"), folder / PRIOR_FILE)
+            self.stages.add("prior")
+        return self
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
+    """Load a run, such as `load("runs/ntu_rgb_skeleton")`, in evaluation mode.
+
+    Raises:
+        CheckpointError: The folder has no checkpoint of stage 1, or a damaged one.
+        SpecError: A plugin that the model needs is not installed or has changed its options.
+    """
+    folder = Path(folder)
+    _, description = read_checkpoint(folder / AUTOENCODER_FILE)
+    model = ShaLa(resolve_spec(description["spec"], str(folder / AUTOENCODER_FILE)))
+    model.synthetic = bool(description["synthetic"])
+    for name, modality in model.modalities.items():
+        try:
+            modality.load_state(description["modality_states"].get(name, {}))
+        except ValueError as error:
+            raise CheckpointError(f"{folder / AUTOENCODER_FILE}: state of modality {name!r}: {error}") from error
+    return model.build().load_stages(folder).to(device)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block, and whatever it was before after it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

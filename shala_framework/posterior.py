@@ -1,0 +1,89 @@
+"""The architectural inference model of ShaLa: deterministic features, fused into one Gaussian q(z | x_present).
+
+Shapes: B batch, M modalities, F feature_dim, D latent_dim.
+Reference: ShaLa (Cui et al. 2025, arXiv 2508.17376), which fuses by concatenation and linear layers. That absent
+modalities enter as zeros together with presence bits is this project's choice.
+"""
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+
+@attrs.frozen(eq=False)
+class GaussianPosterior:
+    """q(z | x) = N(mean, diag exp(log_var)), both [B, D]."""
+
+    mean_BD: Tensor
+    log_var_BD: Tensor
+
+    def sample(self) -> Tensor:
+        """A reparametrised draw z [B, D] from torch's global generator."""
+        return self.mean_BD + torch.exp(0.5 * self.log_var_BD) * torch.randn_like(self.mean_BD)
+
+    def kl_BD(self) -> Tensor:
+        """KL(q(z | x) || N(0, I)) of each dimension in nats: [B, D]."""
+        return 0.5 * (self.mean_BD.square() + self.log_var_BD.exp() - 1 - self.log_var_BD)
+
+
+class ConcatenationPosterior(nn.Module):
+    """Fuses the features of the present modalities into one Gaussian over z."""
+
+    LOG_VAR_RANGE = (-14.0, 4.0)  # keeps exp() and its gradient finite
+
+    def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.normalise = nn.ModuleList(nn.LayerNorm(feature_dim) for _ in range(num_modalities))
+        self.net = nn.Sequential(
+            nn.Linear(num_modalities * (feature_dim + 1), hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.SiLU(),
+        )
+        self.mean = nn.Linear(hidden_dim, latent_dim)
+        self.log_var = nn.Linear(hidden_dim, latent_dim)
+        nn.init.zeros_(self.log_var.weight)
+        nn.init.constant_(self.log_var.bias, -2.0)  # a noisy start hides z from the decoders
+
+    def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
+        """Fuse.
+
+        Args:
+            h_MBF: One feature tensor [B, F] for each modality; rows that lack it may hold anything finite.
+            presence_BM: Which of them to look at, bool or float [B, M].
+        """
+        bits_BM = presence_BM.to(h_MBF[0].dtype)
+        seen = [norm(h) * bits_BM[:, i, None] for i, (norm, h) in enumerate(zip(self.normalise, h_MBF, strict=True))]
+        hidden = self.net(torch.cat([*seen, bits_BM], dim=1))
+        low, high = self.LOG_VAR_RANGE
+        return GaussianPosterior(self.mean(hidden).float(), self.log_var(hidden).float().clamp(low, high))
+
+
+def drop_modalities(presence_BM: Tensor, share: float) -> Tensor:
+    """Hide a random part of the present modalities in a random share of rows; one present at least stays.
+
+    Args:
+        presence_BM: bool [B, M].
+        share: Probability that a row is touched.
+
+    Returns:
+        bool [B, M], a subset of presence_BM.
+    """
+    subset_BM = random_subsets(presence_BM)
+    touched_B1 = torch.rand(len(presence_BM), 1, device=presence_BM.device) < share
+    return torch.where(touched_B1, subset_BM, presence_BM)
+
+
+def random_subsets(presence_BM: Tensor) -> Tensor:
+    """A random non-empty subset of each row's present modalities: size uniform, then members uniform.
+
+    Rows with nothing present stay empty.
+    """
+    num_B1 = presence_BM.sum(1, keepdim=True)
+    device = presence_BM.device
+    size_B1 = (torch.rand(len(presence_BM), 1, device=device) * num_B1).floor().long() + 1
+    order = torch.rand(presence_BM.shape, device=device).masked_fill(~presence_BM, 2.0)
+    rank_BM = order.argsort(1).argsort(1)
+    return presence_BM & (rank_BM < size_B1)

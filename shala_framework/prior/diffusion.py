@@ -1,0 +1,127 @@
+"""The conditional diffusion prior p(z | h_S) for every subset S of the modalities, the empty one included.
+
+Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
+From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). That one
+denoiser is conditioned on the features of a random subset, and so samples every conditional, is this project's.
+Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1
+because z is standardised.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.posterior import random_subsets
+from shala_framework.prior.network import PriorNetwork
+from shala_framework.prior.sampling import Denoise
+
+
+class DiffusionPrior(nn.Module):
+    """A denoiser over standardised latents, with the statistics that standardise them and the features."""
+
+    z_mean: Tensor
+    z_std: Tensor
+    h_mean: Tensor
+    h_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        num_modalities: int,
+        feature_dim: int,
+        hidden_dim: int = 256,
+        num_blocks: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.network = PriorNetwork(
+            latent_dim=latent_dim,
+            num_modalities=num_modalities,
+            feature_dim=feature_dim,
+            hidden_dim=hidden_dim,
+            num_blocks=num_blocks,
+            dropout=dropout,
+        )
+        self.register_buffer("z_mean", torch.zeros(latent_dim))
+        self.register_buffer("z_std", torch.ones(latent_dim))
+        self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
+        self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
+
+    def set_statistics(self, z_mean: Tensor, z_std: Tensor, h_mean: Tensor, h_std: Tensor) -> None:
+        """Take the training set's mean and standard deviation of z [D] and of the features [M, F]."""
+        for name, value in (("z_mean", z_mean), ("z_std", z_std), ("h_mean", h_mean), ("h_std", h_std)):
+            getattr(self, name).copy_(value)
+
+    def standardise(self, z_BD: Tensor) -> Tensor:
+        """Latents of the autoencoder to the unit in which the prior works."""
+        return (z_BD - self.z_mean) / self.z_std
+
+    def restore(self, z_BD: Tensor) -> Tensor:
+        """The inverse of `standardise`."""
+        return z_BD * self.z_std + self.z_mean
+
+    def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> Tensor:
+        """What the network is told of the features of a subset: [B, W]."""
+        scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
+        vector: Tensor = self.network.features(scaled, subset_BM)
+        return vector
+
+    def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor) -> Tensor:
+        """D(z; sigma, h_S): the expected clean latent, in the standardised unit."""
+        sigma_B1 = sigma_B[:, None]
+        total = (sigma_B1.square() + 1).sqrt()
+        raw = self.network(z_BD / total, sigma_B.log() / 4, condition_BW)
+        return z_BD / total.square() + sigma_B1 / total * raw
+
+    def loss(
+        self,
+        z_BD: Tensor,
+        h_MBF: Sequence[Tensor],
+        presence_BM: Tensor,
+        *,
+        unconditional_share: float,
+        log_sigma_mean: float,
+        log_sigma_std: float,
+    ) -> Tensor:
+        """Weighted denoising error of each row, averaged over dimensions: [B].
+
+        Args:
+            z_BD: Draws of q(z | all that is present), not standardised.
+            h_MBF: Features of every modality; rows that lack one may hold anything finite.
+            presence_BM: bool, modalities that may enter a row's subset S.
+            unconditional_share: Probability that S is empty; else its size is uniform from 1 to all present.
+            log_sigma_mean: P_mean of EDM.
+            log_sigma_std: P_std of EDM.
+        """
+        device = z_BD.device
+        clean_BD = self.standardise(z_BD)
+        kept_B1 = torch.rand(len(z_BD), 1, device=device) >= unconditional_share
+        subset_BM = random_subsets(presence_BM) & kept_B1
+        sigma_B = (log_sigma_mean + log_sigma_std * torch.randn(len(z_BD), device=device)).exp()
+        noisy_BD = clean_BD + sigma_B[:, None] * torch.randn_like(clean_BD)
+        denoised_BD = self.denoise(noisy_BD, sigma_B, self.condition(h_MBF, subset_BM))
+        weight_B = (sigma_B.square() + 1) / sigma_B.square()
+        return weight_B * (denoised_BD - clean_BD).square().mean(1)
+
+    def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance_scale: float = 1.0) -> Denoise:
+        """D(z; sigma) for fixed features, with guidance D_uncond + w (D_cond - D_uncond).
+
+        Args:
+            h_MBF: Features of every modality; those outside the subset may hold anything finite.
+            subset_BM: bool, the given modalities; rows without any are unconditional.
+            guidance_scale: w; 1 is no guidance and costs one evaluation instead of two.
+        """
+        condition_BW = self.condition(h_MBF, subset_BM)
+        if guidance_scale == 1.0 or not bool(subset_BM.any()):
+            return lambda z_ND, sigma_N: self.denoise(z_ND, sigma_N, condition_BW)
+        nothing_BW = self.condition(h_MBF, torch.zeros_like(subset_BM))
+
+        def guided(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+            with_BD = self.denoise(z_ND, sigma_N, condition_BW)
+            without_BD = self.denoise(z_ND, sigma_N, nothing_BW)
+            return without_BD + guidance_scale * (with_BD - without_BD)
+
+        return guided

@@ -1,0 +1,94 @@
+"""The raw network F inside the denoiser: a residual MLP with adaptive layer norm.
+
+Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoidal features [B, W] of c_noise [B]."""
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, lowest: float = 0.5, highest: float = 32.0) -> None:
+        super().__init__()
+        steps = torch.linspace(math.log(lowest), math.log(highest), dim // 2)
+        self.register_buffer("frequencies", steps.exp(), persistent=False)
+        self.net = nn.Linear(2 * (dim // 2), dim)
+
+    def forward(self, c_noise_B: Tensor) -> Tensor:
+        angles = c_noise_B[:, None] * self.frequencies
+        embedded: Tensor = self.net(torch.cat([angles.cos(), angles.sin()], dim=1))
+        return embedded
+
+
+class FeatureCondition(nn.Module):
+    """Sums a projection of each modality's feature over the members of a subset S; one vector where S is empty."""
+
+    def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Linear(feature_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim))
+            for _ in range(num_modalities)
+        )
+        self.nothing = nn.Parameter(torch.zeros(hidden_dim))
+
+    def forward(self, h_MBF: list[Tensor], subset_BM: Tensor) -> Tensor:
+        members_BM = subset_BM.to(h_MBF[0].dtype)
+        total = (1 - members_BM.amax(1, keepdim=True)) * self.nothing
+        for i, (project, h) in enumerate(zip(self.projections, h_MBF, strict=True)):
+            total = total + members_BM[:, i, None] * project(h)
+        return total
+
+
+class ResidualBlock(nn.Module):
+    """x + gate(c) * MLP(scale(c) * norm(x) + shift(c)), the identity at initialisation."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulation = nn.Linear(dim, 3 * dim)
+        self.net = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x_BW: Tensor, c_BW: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(c_BW).chunk(3, dim=1)
+        return x_BW + gate * self.net(self.norm(x_BW) * (1 + scale) + shift)
+
+
+class PriorNetwork(nn.Module):
+    """F(c_in z; c_noise, h_S) of EDM, [B, D] to [B, D]."""
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        num_modalities: int,
+        feature_dim: int,
+        hidden_dim: int,
+        num_blocks: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.noise = NoiseEmbedding(hidden_dim)
+        self.features = FeatureCondition(num_modalities, feature_dim, hidden_dim)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
+        self.enter = nn.Linear(latent_dim, hidden_dim)
+        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, dropout) for _ in range(num_blocks))
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.leave = nn.Linear(hidden_dim, latent_dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, z_BD: Tensor, c_noise_B: Tensor, condition_BW: Tensor) -> Tensor:
+        c_BW = self.mix(self.noise(c_noise_B) + condition_BW)
+        x_BW = self.enter(z_BD)
+        for block in self.blocks:
+            x_BW = block(x_BW, c_BW)
+        raw: Tensor = self.leave(self.norm(x_BW))
+        return raw

@@ -1,0 +1,112 @@
+"""Writes the samples of a run as files that a person opens."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.checkpoint import write_file
+from shala_framework.data.rows import Rows
+from shala_framework.media import encode_mp4, encode_png
+from shala_framework.model import PriorName, ShaLa
+from shala_framework.modality import Preview
+from shala_framework.report.panels import Strip, contact_sheet, side_by_side
+
+SYNTHETIC = "SYNTHETIC STAND-IN DATA"
+
+
+@attrs.frozen(kw_only=True)
+class SampleWriter:
+    """Writes samples of one model below one folder.
+
+    Attributes:
+        model: Where they come from.
+        folder: Where they go.
+        on_file: Called with the number of samples written so far.
+    """
+
+    model: ShaLa
+    folder: Path
+    on_file: Callable[[int], None] = lambda _: None
+
+    @property
+    def alarm(self) -> str:
+        """What every picture says of synthetic training data."""
+        return SYNTHETIC if self.model.synthetic else ""
+
+    def joint(self, num_samples: int, *, seed: int = 0, prior: PriorName = "diffusion", name: str = "joint") -> None:
+        """Joint samples: `<name>/000.mp4` with all modalities side by side, each one's own files, a contact sheet."""
+        x = self.model.generate(num_samples, seed=seed, prior=prior)
+        groups = []
+        for n in range(num_samples):
+            previews = [(m, self._preview(m, x[m][n])) for m in self.model.names]
+            self._write_clip(self.folder / name / f"{n:03d}.mp4", previews)
+            for modality in self.model.names:
+                self._write_own(self.folder / name, f"{n:03d}", modality, x[modality][n])
+            groups.append([Strip(f"{n:03d} {m}", preview) for m, preview in previews])
+            self.on_file(n + 1)
+        sheet = contact_sheet(groups, title=f"{self.model.spec.name}: joint samples", alarm=self.alarm)
+        write_file(self.folder / f"{name}.png", encode_png(sheet))
+
+    def cross_modal(
+        self, rows: Rows, given: Sequence[str], *, num_samples: int = 1, seed: int = 0, truth: bool = True
+    ) -> None:
+        """Every modality generated from some: `given_<names>/<key>_0.mp4` beside the truth, and a contact sheet.
+
+        Args:
+            rows: Rows that have every given modality.
+            given: Modalities to generate from.
+            num_samples: Samples of each row.
+            seed: Of the sampler.
+            truth: Whether to show the true x of the generated modalities.
+        """
+        model, name = self.model, "given_" + "_".join(given)
+        x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed)
+        wanted = [m for m in model.names if m not in given]
+        groups = []
+        for n, key in enumerate(rows.keys):
+            label = rows.labels[n] or ""
+            head = [(f"given {m}", self._preview(m, rows.x[m][n])) for m in given]
+            tail = [(f"true {m}", self._true_preview(rows, m, n)) for m in wanted] if truth else []
+            strips = [Strip(f"{caption} {label}".strip(), preview) for caption, preview in head]
+            for s in range(num_samples):
+                stem = f"{_file_stem(key)}_{s}"
+                made = [(f"generated {m}", self._preview(m, x[m][n, s])) for m in wanted]
+                self._write_clip(self.folder / name / f"{stem}.mp4", [*head, *made, *tail])
+                for m in wanted:
+                    self._write_own(self.folder / name, stem, m, x[m][n, s])
+                strips += [Strip(caption, preview) for caption, preview in made]
+                self.on_file(n * num_samples + s + 1)
+            groups.append([*strips, *(Strip(caption, preview) for caption, preview in tail)])
+        title = f"{model.spec.name}: {', '.join(wanted)} given {', '.join(given)}"
+        write_file(self.folder / f"{name}.png", encode_png(contact_sheet(groups, title=title, alarm=self.alarm)))
+
+    def _preview(self, modality: str, x: Tensor) -> Preview:
+        return self.model.modalities[modality].preview(x)
+
+    def _true_preview(self, rows: Rows, modality: str, n: int) -> Preview | None:
+        column = self.model.names.index(modality)
+        return self._preview(modality, rows.x[modality][n]) if rows.presence[n, column] else None
+
+    def _write_clip(self, path: Path, previews: Sequence[tuple[str, Preview | None]]) -> None:
+        frames, rate = side_by_side(previews, alarm=self.alarm)
+        write_file(path, encode_mp4(frames, rate))
+
+    def _write_own(self, folder: Path, stem: str, modality: str, x: Tensor) -> None:
+        for extension, content in self.model.modalities[modality].write(x).items():
+            write_file(folder / f"{stem}.{modality}.{extension}", content)
+
+
+def choose_rows(rows: Rows, column: int, count: int) -> Rows:
+    """Rows that have the modality of a presence column, spread evenly over the set."""
+    able = torch.nonzero(rows.presence[:, column])[:, 0]
+    if len(able) > count:
+        able = able[torch.linspace(0, len(able) - 1, count).round().long()]
+    return rows.take(able)
+
+
+def _file_stem(key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", key)

@@ -1,0 +1,89 @@
+"""The line of every key in a TOML text; tomli parses but tells no positions.
+
+The text must already have been parsed by tomli: this second look follows keys and brackets and checks nothing.
+"""
+
+import re
+
+from shala_framework.spec.structuring import KeyPath
+
+_KEY = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))[ \t]*""")
+_BLANK = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
+_STRING = re.compile(r'"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'', re.DOTALL)
+_SCALAR = re.compile(r"[^,\]}#\n]+")
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """Map every key path of a valid TOML text to its 1-based line; array elements have int keys."""
+    return _Scanner(text).scan()
+
+
+class _Scanner:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.lines: dict[KeyPath, int] = {}
+        self.tables: dict[KeyPath, int] = {}
+
+    def scan(self) -> dict[KeyPath, int]:
+        table: KeyPath = ()
+        while self._skip_blank():
+            if self._next("["):
+                is_array = self.text.startswith("[", self.position + 1)
+                self.position += 2 if is_array else 1
+                table = self._key(())
+                if is_array:
+                    self.tables[table] = self.tables.get(table, -1) + 1
+                    table = (*table, self.tables[table])
+                    self._record(table)
+                self.position += 2 if is_array else 1
+            else:
+                self._pair(table)
+        return self.lines
+
+    def _record(self, path: KeyPath) -> None:
+        self.lines.setdefault(path, self.text.count("\n", 0, self.position) + 1)
+
+    def _skip_blank(self) -> bool:
+        match = _BLANK.match(self.text, self.position)
+        self.position = match.end() if match else self.position
+        return self.position < len(self.text)
+
+    def _next(self, mark: str) -> bool:
+        return self.text.startswith(mark, self.position)
+
+    def _key(self, table: KeyPath) -> KeyPath:
+        """Read a dotted key and record each of its prefixes."""
+        path = table
+        while match := _KEY.match(self.text, self.position):
+            path = (*path, next(group for group in match.groups() if group is not None))
+            self._record(path)
+            self.position = match.end()
+            if not self._next("."):
+                break
+            self.position += 1
+        return path
+
+    def _pair(self, table: KeyPath) -> None:
+        path = self._key(table)
+        self.position = self.text.index("=", self.position) + 1
+        self._value(path)
+
+    def _value(self, path: KeyPath) -> None:
+        self._skip_blank()
+        if self._next("{"):
+            self.position += 1
+            while self._skip_blank() and not self._next("}"):
+                self._pair(path)
+            self.position += 1
+        elif self._next("["):
+            self.position += 1
+            index = 0
+            while self._skip_blank() and not self._next("]"):
+                self._record((*path, index))
+                self._value((*path, index))
+                index += 1
+            self.position += 1
+        else:
+            match = _STRING.match(self.text, self.position) or _SCALAR.match(self.text, self.position)
+            self.position = match.end() if match else len(self.text)

@@ -1,0 +1,233 @@
+"""The schema of a spec: one attrs class a TOML table. A default lives in its field here and nowhere else."""
+
+from typing import Any, Literal
+
+import attrs
+
+from shala_framework.options import above, at_least, between
+
+
+def _names_files(_: Any, __: Any, name: str) -> None:
+    if not name or not all(c.isalnum() or c in "_-" for c in name):
+        raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {name!r}")
+
+
+def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
+    if not tables:
+        raise ValueError("expected at least one [modality.<name>] table, got none")
+    for name in tables:
+        _names_files(_, __, name)
+
+
+@attrs.frozen(kw_only=True)
+class StandIn:
+    """[data.stand_in]: a synthetic data set that serves while `train` matches no file.
+
+    Attributes:
+        dataset: Name of a data set plugin that makes its samples.
+        options: Its options.
+        set: Overrides of the spec, dotted key to value, that fit the run to it; --set wins over them.
+    """
+
+    dataset: str
+    options: dict[str, Any] = attrs.field(factory=dict)
+    set: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Data:
+    """[data]: shards and how they are read. Paths are relative to the working directory.
+
+    Attributes:
+        train: Shards of the training set: paths with globs and braces, or URLs.
+        validation: Shards of held-out rows, for the validation loss and the samples that stand beside the truth.
+        stand_in: See StandIn.
+        in_memory: Whether to decode the training set once and keep it; otherwise shards are streamed.
+        num_workers: Processes that decode while streaming; 0 decodes in the training process.
+        shuffle_buffer: Samples that the streaming shuffle holds, original bytes each.
+        validation_samples: At most so many held-out rows are kept in memory.
+    """
+
+    train: str | tuple[str, ...]
+    validation: str | tuple[str, ...] = ()
+    stand_in: StandIn | None = None
+    in_memory: bool = False
+    num_workers: int = attrs.field(default=0, validator=at_least(0))
+    shuffle_buffer: int = attrs.field(default=512, validator=at_least(1))
+    validation_samples: int = attrs.field(default=512, validator=at_least(1))
+
+
+@attrs.frozen(kw_only=True)
+class ModalityTable:
+    """[modality.<name>]: one signal of the shared latent.
+
+    Attributes:
+        plugin: Name of the modality plugin.
+        options: Its options; `shala plugins NAME` lists them.
+    """
+
+    plugin: str
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Posterior:
+    """[posterior]: the inference model q(z | x_present).
+
+    Attributes:
+        latent_dim: Dimensions of z.
+        feature_dim: Dimensions of each modality's feature h.
+        hidden_dim: Width of the fusion's layers.
+        modality_dropout: Share of training rows whose posterior sees a random part of the present modalities
+            while every present one is still reconstructed. It keeps each feature informative on its own; the
+            bound stays an ELBO, because any q(z) gives one.
+    """
+
+    latent_dim: int = attrs.field(default=64, validator=at_least(1))
+    feature_dim: int = attrs.field(default=256, validator=at_least(1))
+    hidden_dim: int = attrs.field(default=512, validator=at_least(1))
+    modality_dropout: float = attrs.field(default=0.5, validator=between(0, 1))
+
+
+@attrs.frozen(kw_only=True)
+class Prior:
+    """[prior]: the diffusion model p(z | h_S) over standardised latents.
+
+    Attributes:
+        hidden_dim: Width of the denoiser.
+        num_blocks: Its residual blocks.
+        dropout: Dropout inside them.
+        log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
+        log_sigma_std: Its standard deviation (P_std of EDM).
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
+        sigma_max: Highest noise level of the sampler, same unit.
+        unconditional_share: Share of training rows whose subset S is empty.
+        mixture_components: Components of the Gaussian-mixture control.
+    """
+
+    hidden_dim: int = attrs.field(default=256, validator=at_least(1))
+    num_blocks: int = attrs.field(default=3, validator=at_least(1))
+    dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    log_sigma_mean: float = -0.4
+    log_sigma_std: float = attrs.field(default=1.2, validator=above(0))
+    sigma_min: float = attrs.field(default=0.01, validator=above(0))
+    sigma_max: float = attrs.field(default=40.0, validator=above(0))
+    unconditional_share: float = attrs.field(default=0.35, validator=between(0, 1))
+    mixture_components: int = attrs.field(default=10, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+
+@attrs.frozen(kw_only=True)
+class Stage:
+    """Settings of the training loop that both stages share.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Rows a step.
+        learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
+        warmup_steps: Steps of the warm-up.
+        weight_decay: AdamW's.
+        gradient_clip: Largest norm of the gradient.
+        log_every_steps: Steps between two lines of metrics.jsonl.
+        save_every_steps: Steps between two saved states from which the stage can go on.
+    """
+
+    steps: int = attrs.field(default=10_000, validator=at_least(1))
+    batch_size: int = attrs.field(default=64, validator=at_least(1))
+    learning_rate: float = attrs.field(default=1e-3, validator=above(0))
+    warmup_steps: int = attrs.field(default=100, validator=at_least(0))
+    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0))
+    gradient_clip: float = attrs.field(default=1.0, validator=above(0))
+    log_every_steps: int = attrs.field(default=50, validator=at_least(1))
+    save_every_steps: int = attrs.field(default=500, validator=at_least(1))
+
+
+@attrs.frozen(kw_only=True)
+class AutoencoderStage(Stage):
+    """[train.autoencoder]: stage 1.
+
+    Attributes:
+        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
+        kl_warmup_steps: Steps over which the weight grows from 0.
+    """
+
+    kl_weight: float = attrs.field(default=1.0, validator=at_least(0))
+    kl_warmup_steps: int = attrs.field(default=1_000, validator=at_least(0))
+
+
+@attrs.frozen(kw_only=True)
+class PriorStage(Stage):
+    """[train.prior]: stage 2.
+
+    Attributes:
+        ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
+    """
+
+    batch_size: int = attrs.field(default=256, validator=at_least(1))
+    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0))
+
+
+@attrs.frozen(kw_only=True)
+class Train:
+    """[train]: both stages.
+
+    Attributes:
+        device: "auto" takes CUDA where there is one.
+        precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
+        autoencoder: Stage 1.
+        prior: Stage 2.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
+    prior: PriorStage = attrs.field(factory=PriorStage)
+
+
+@attrs.frozen(kw_only=True)
+class Generate:
+    """[generate]: the samples that a run ends with.
+
+    Attributes:
+        num_joint: Joint samples.
+        num_rows: Held-out rows for the cross-modal samples.
+        num_samples: Samples for each such row.
+        num_steps: Steps of the sampler; Heun evaluates the denoiser 2 num_steps - 1 times.
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
+    """
+
+    num_joint: int = attrs.field(default=16, validator=at_least(0))
+    num_rows: int = attrs.field(default=8, validator=at_least(0))
+    num_samples: int = attrs.field(default=1, validator=at_least(1))
+    num_steps: int = attrs.field(default=18, validator=at_least(2))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """A whole experiment.
+
+    Attributes:
+        schema: Version of this schema.
+        name: Names the run's folder.
+        seed: Of everything random in the run.
+        data: See Data.
+        modality: A table for each modality, by name; their order is that of the file.
+        posterior: See Posterior.
+        prior: See Prior.
+        train: See Train.
+        generate: See Generate.
+    """
+
+    schema: Literal[1]
+    name: str = attrs.field(validator=_names_files)
+    seed: int = attrs.field(default=0, validator=at_least(0))
+    data: Data
+    modality: dict[str, ModalityTable] = attrs.field(validator=_modality_tables)
+    posterior: Posterior = attrs.field(factory=Posterior)
+    prior: Prior = attrs.field(factory=Prior)
+    train: Train = attrs.field(factory=Train)
+    generate: Generate = attrs.field(factory=Generate)

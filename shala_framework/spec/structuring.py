@@ -1,0 +1,242 @@
+"""TOML values to attrs classes without coercion, reporting every problem at once.
+
+cattrs dispatches on types; the hooks here replace its own, which turn 3.9 into 3 and "false" into True.
+"""
+
+import difflib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+
+T = TypeVar("T")
+KeyPath = tuple[str | int, ...]
+
+
+@attrs.frozen
+class Finding:
+    """One thing wrong, at a path relative to the value that was structured."""
+
+    path: KeyPath
+    message: str
+    hint: str = ""
+
+    def under(self, key: str | int) -> "Finding":
+        """The same finding seen from the value that holds `key`."""
+        return attrs.evolve(self, path=(key, *self.path))
+
+
+class InvalidValueError(Exception):
+    """Everything wrong with one value; internal, turned into a SpecError by the reader of the spec."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        super().__init__("; ".join(f"{format_path(f.path)}: {f.message}" for f in findings))
+
+
+def format_path(path: KeyPath) -> str:
+    """`("modality", "rgb", "size", 1)` as `modality.rgb.size[1]`; keys that are not bare are quoted."""
+    text = ""
+    for key in path:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            bare = key.replace("_", "").replace("-", "").isalnum()
+            text += ("." if text else "") + (key if bare else f'"{key}"')
+    return text
+
+
+def nearest(name: str, known: Iterable[str], noun: str) -> str:
+    """A hint: the known name nearest to a misspelt one, or the whole choice."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known {noun}: {', '.join(choices)}" if choices else f"there are no {noun}"
+
+
+def describe_value(value: Any) -> str:
+    """How an error names a value that was got, in TOML's words."""
+    if isinstance(value, bool):
+        return f"boolean {str(value).lower()}"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (list, tuple)):
+        return f"an array of {len(value)}"
+    names = {int: "int", float: "float", str: "string", type(None): "nothing"}
+    return f"{names.get(type(value), type(value).__name__)} {value!r}"
+
+
+def describe_type(kind: Any) -> str:
+    """How an error names a type that was expected, in TOML's words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe_type(arg) for arg in args if arg is not type(None))
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"an array of {describe_type(args[0])}"
+        return f"an array of {len(args)} ({', '.join(describe_type(arg) for arg in args)})"
+    if origin is dict or kind is dict or attrs.has(kind):
+        return "a table"
+    return {bool: "boolean", str: "string", Path: "path", Any: "any value"}.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _mismatch(value: Any, kind: Any, hint: str = "") -> InvalidValueError:
+    return InvalidValueError([Finding((), f"expected {describe_type(kind)}, got {describe_value(value)}", hint)])
+
+
+def _structure_exact(value: Any, kind: Any) -> Any:
+    if type(value) is not kind:
+        raise _mismatch(value, kind)
+    return value
+
+
+def _structure_float(value: Any, kind: Any) -> float:
+    if type(value) not in (int, float):
+        raise _mismatch(value, kind)
+    return float(value)
+
+
+def _structure_literal(value: Any, kind: Any) -> Any:
+    for choice in get_args(kind):
+        if type(value) is type(choice) and value == choice:
+            return value
+    names = [choice for choice in get_args(kind) if isinstance(choice, str)]
+    close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
+    raise _mismatch(value, kind, f"did you mean {close[0]!r}?" if close else "")
+
+
+def _gather(items: Iterable[tuple[str | int, Callable[[], Any]]]) -> list[Any]:
+    """Evaluate every item; raise the findings of all of them together, each under its key."""
+    results, findings = [], []
+    for key, evaluate in items:
+        try:
+            results.append(evaluate())
+        except InvalidValueError as error:
+            findings += [finding.under(key) for finding in error.findings]
+    if findings:
+        raise InvalidValueError(findings)
+    return results
+
+
+class _Structurer:
+    """A cattrs converter with exact hooks."""
+
+    def __init__(self) -> None:
+        self.converter = cattrs.Converter(detailed_validation=False)
+        for kind in (int, bool, str):
+            self.converter.register_structure_hook(kind, _structure_exact)
+        self.converter.register_structure_hook(float, _structure_float)
+        hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
+            (lambda kind: get_origin(kind) is Literal, _structure_literal),
+            (lambda kind: get_origin(kind) in (Union, types.UnionType), self.union),
+            (lambda kind: get_origin(kind) is tuple, self.array),
+            (lambda kind: get_origin(kind) is dict, self.table),
+            (lambda kind: isinstance(kind, type) and attrs.has(kind), self.attrs_class),
+        ]
+        for predicate, hook in hooks:
+            self.converter.register_structure_hook_func(predicate, hook)
+
+    def __call__(self, value: Any, kind: Any) -> Any:
+        return value if kind is Any else self.converter.structure(value, kind)
+
+    def union(self, value: Any, kind: Any) -> Any:
+        members = [member for member in get_args(kind) if member is not type(None)]
+        if value is None and len(members) < len(get_args(kind)):
+            return None
+        errors = []
+        for member in members:
+            try:
+                return self(value, member)
+            except InvalidValueError as error:
+                errors.append(error)
+        deep = [error for error in errors if any(finding.path for finding in error.findings)]
+        if len(errors) == 1 or len(deep) == 1:
+            raise (deep or errors)[0]
+        raise _mismatch(value, kind)
+
+    def array(self, value: Any, kind: Any) -> tuple[Any, ...]:
+        args = get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise _mismatch(value, kind)
+        if args[-1] is Ellipsis:
+            args = (args[0],) * len(value)
+        elif len(value) != len(args):
+            raise _mismatch(value, kind)
+        return tuple(_gather((i, lambda v=v, a=a: self(v, a)) for i, (v, a) in enumerate(zip(value, args, strict=True))))
+
+    def table(self, value: Any, kind: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _mismatch(value, kind)
+        of = get_args(kind)[1]
+        return dict(zip(value, _gather((key, lambda v=v: self(v, of)) for key, v in value.items()), strict=True))
+
+    def attrs_class(self, value: Any, kind: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _mismatch(value, kind)
+        resolved = attrs.resolve_types(kind)
+        known = {field.name: field for field in attrs.fields(resolved) if field.init}
+
+        def unknown(key: str) -> Any:
+            raise InvalidValueError([Finding((), "unknown key", nearest(key, known, "keys"))])
+
+        def structured(field: "attrs.Attribute[Any]") -> tuple[str, Any]:
+            result = self(value[field.name], field.type)
+            if field.validator is not None:
+                try:
+                    field.validator(None, field, result)
+                except ValueError as error:
+                    raise InvalidValueError([Finding((), str(error))]) from None
+            return field.name, result
+
+        def required(field: "attrs.Attribute[Any]") -> Any:
+            raise InvalidValueError([Finding((), f"missing; expected {describe_type(field.type)}", "add it")])
+
+        items: list[tuple[str | int, Callable[[], Any]]] = [
+            (key, lambda key=key: unknown(key)) for key in value if key not in known  # type: ignore[misc]
+        ]
+        present = [field for field in known.values() if field.name in value]
+        missing = [field for field in known.values() if field.name not in value and field.default is attrs.NOTHING]
+        items += [(field.name, lambda field=field: structured(field)) for field in present]  # type: ignore[misc]
+        items += [(field.name, lambda field=field: required(field)) for field in missing]  # type: ignore[misc]
+        pairs = dict(_gather(items))
+        try:
+            return kind(**pairs)
+        except ValueError as error:  # a rule that ties several fields together, in __attrs_post_init__
+            raise InvalidValueError([Finding((), str(error))]) from None
+
+
+_structurer = _Structurer()
+
+
+def structure(value: Any, kind: type[T]) -> T:
+    """Build an attrs class, or any type its fields may have, from TOML or JSON values.
+
+    Args:
+        value: What tomli or json returned.
+        kind: The class to build.
+
+    Returns:
+        An instance of kind; ints are accepted for floats, and nothing else is coerced.
+
+    Raises:
+        InvalidValueError: With everything that is wrong, each finding at its path.
+    """
+    result: T = _structurer(value, kind)
+    return result
+
+
+def unstructure(instance: Any) -> Any:
+    """JSON values from which `structure` builds the same instance again."""
+    if attrs.has(type(instance)):
+        return {field.name: unstructure(getattr(instance, field.name)) for field in attrs.fields(type(instance))}
+    if isinstance(instance, Mapping):
+        return {key: unstructure(value) for key, value in instance.items()}
+    if isinstance(instance, (list, tuple)):
+        return [unstructure(value) for value in instance]
+    return instance

@@ -1,0 +1,188 @@
+"""The training loop that both stages share.
+
+Every step seeds torch's global generator from (seed, stage, step), and batches are a function of the step, so that
+a state file needs no random state and a stage that goes on takes exactly the steps it would have taken.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.checkpoint import part, prefixed, read_checkpoint, write_checkpoint
+from shala_framework.errors import CheckpointError, ShalaError
+from shala_framework.seeds import mix_seed
+from shala_framework.spec.schema import Stage
+from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.progress import Reporter
+
+Batch = TypeVar("Batch", contravariant=True)
+
+
+class TrainingError(ShalaError):
+    """Training cannot go on."""
+
+
+class Trainable(Protocol[Batch]):
+    """One stage, as the loop sees it."""
+
+    name: str
+    module: nn.Module
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and detached terms worth logging."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called once the optimiser has stepped."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures on held-out rows; empty where there are none."""
+        ...
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors beside the module's that going on needs."""
+        ...
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
+    """Linear warm-up, then a cosine from 1 to 0 over what remains; step counts from 0."""
+    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
+    remaining = max(1, num_steps - warmup_steps)
+    progress = min(1.0, max(0.0, (step - warmup_steps) / remaining))
+    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases, norms and scales without."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def train(
+    stage: Trainable[Batch],
+    settings: Stage,
+    batches: Callable[[int], Iterator[Batch]],
+    *,
+    seed: int,
+    state_file: Path,
+    fingerprint: str,
+    metrics: MetricsFile,
+    reporter: Reporter,
+) -> None:
+    """Train one stage to its last step, going on from its state file where there is one.
+
+    Args:
+        stage: What is trained; its module is left with the last step's weights.
+        settings: Steps, batch size, optimiser, intervals.
+        batches: Given a step, the endless batches from that step on.
+        seed: Of everything random in the loop.
+        state_file: Where the state is saved, at intervals, at the end and when interrupted.
+        fingerprint: What the state belongs to; another one's is refused.
+        metrics: Where figures go.
+        reporter: Who is told.
+
+    Raises:
+        TrainingError: The loss is no longer finite.
+        CheckpointError: The state file is damaged or belongs to another spec.
+    """
+    module = stage.module
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    start = _load_state(stage, optimizer, state_file, fingerprint) if state_file.exists() else 0
+    metrics.rewind(stage.name, start)
+    reporter.begin(stage.name, settings.steps, "step", start)
+    stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
+    totals: dict[str, Tensor] = {}
+    logged_at, logged_step, step = time.perf_counter(), start, start
+    module.train()
+    with torch.random.fork_rng():
+        stream = batches(start) if start < settings.steps else iter(())
+        try:
+            for step in range(start, settings.steps):
+                torch.manual_seed(mix_seed(stage_seed, step))
+                factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * factor
+                loss, terms = stage.loss(next(stream), step)
+                loss.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                stage.after_step(step)
+                for name, value in {"loss": loss.detach(), "gradient_norm": norm.detach(), **terms}.items():
+                    totals[name] = totals[name] + value if name in totals else value
+                done = step + 1
+                if done % settings.log_every_steps == 0 or done == settings.steps:
+                    now, count = time.perf_counter(), done - logged_step
+                    figures = {name: float(value) / count for name, value in totals.items()}
+                    _check_finite(stage.name, done, figures)
+                    rate = count / (now - logged_at)
+                    metrics.write(stage.name, done, {**figures, "steps_per_second": rate})
+                    reporter.advance(done, figures)
+                    totals, logged_at, logged_step = {}, now, done
+                else:
+                    reporter.advance(done)
+                if done % settings.save_every_steps == 0 or done == settings.steps:
+                    _save_state(stage, optimizer, state_file, fingerprint, done)
+                    held_out = stage.validate()
+                    module.train()
+                    if held_out:
+                        metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
+                    logged_at += time.perf_counter() - now if logged_step == done else 0.0
+        except KeyboardInterrupt:
+            # The step under way may be half applied; the last saved state is the one to go on from.
+            reporter.warn(f"interrupted at step {step} of stage {stage.name}; the same command goes on from the last saved state")
+            raise
+    reporter.finish()
+
+
+def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
+    bad = {name: value for name, value in figures.items() if not math.isfinite(value)}
+    if bad:
+        raise TrainingError(
+            f"stage {stage}: not finite by step {step}: {bad}; lower train.{stage}.learning_rate, "
+            "or look at the data for values far out of range"
+        )
+
+
+def _save_state(
+    stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str, step: int
+) -> None:
+    moments = {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    tensors = {
+        **prefixed(stage.module.state_dict(), "module"),
+        **prefixed(moments, "optimizer"),
+        **prefixed(stage.extra_state(), "extra"),
+    }
+    write_checkpoint(path, tensors, {"stage": stage.name, "step": step, "fingerprint": fingerprint})
+
+
+def _load_state(stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str) -> int:
+    tensors, description = read_checkpoint(path)
+    if description["fingerprint"] != fingerprint:
+        raise CheckpointError(f"{path} belongs to another spec; choose another --out or remove the folder")
+    stage.module.load_state_dict(part(tensors, "module"))
+    stage.load_extra_state(part(tensors, "extra"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in part(tensors, "optimizer").items():
+        index, _, moment = name.partition(".")
+        state.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(description["step"])

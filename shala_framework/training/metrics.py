@@ -1,0 +1,33 @@
+"""metrics.jsonl: one JSON object a line, in the order of training."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends to a run's metrics; lines past the step at which a stage goes on are dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drop what a stage wrote after a step; a last line cut short by a crash goes too."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry.get("stage") != stage or entry.get("step", 0) <= step:
+                kept.append(line + "\n")
+        self.path.write_text("".join(kept))
+
+    def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")

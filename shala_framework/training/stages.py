@@ -1,0 +1,163 @@
+"""The two stages as the loop sees them: what they minimise and what they measure on held-out rows."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.data.latents import LatentStore
+from shala_framework.data.rows import Rows
+from shala_framework.prior import DiffusionPrior
+from shala_framework.spec.schema import AutoencoderStage, PriorStage, Spec
+
+
+class AutoencoderTraining:
+    """Stage 1: maximise the ELBO.
+
+    The loss is divided by the number of values in a row, so that it is nats a value and one learning rate and one
+    clipping norm suit a handful of joints and a long video alike.
+    """
+
+    name = "autoencoder"
+
+    def __init__(self, autoencoder: Autoencoder, spec: Spec, device: torch.device, held_out: Rows | None) -> None:
+        self.module = self.autoencoder = autoencoder
+        self.settings: AutoencoderStage = spec.train.autoencoder
+        self.modality_dropout = spec.posterior.modality_dropout
+        self.autocast = spec.train.precision == "bfloat16"
+        self.device, self.held_out = device, held_out
+
+    def kl_weight(self, step: int) -> float:
+        """The KL term's weight at a step: linear from 0."""
+        return self.settings.kl_weight * min(1.0, (step + 1) / max(1, self.settings.kl_warmup_steps))
+
+    def loss(self, batch: Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            bound = self.autoencoder.bound(rows.x, rows.presence, modality_dropout=self.modality_dropout)
+        loss = -bound.elbo(self.kl_weight(step)).mean() / self.autoencoder.num_values
+        return loss, self._terms(bound.log_prob, bound.kl_B, rows.presence)
+
+    def _terms(self, log_prob: Mapping[str, Tensor], kl_B: Tensor, presence_BM: Tensor) -> dict[str, Tensor]:
+        terms = {"kl": kl_B.detach().mean()}
+        for i, (name, value) in enumerate(log_prob.items()):
+            terms[f"log_prob/{name}"] = value.detach().sum() / presence_BM[:, i].sum().clamp_min(1)
+        return terms
+
+    def after_step(self, step: int) -> None: ...
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        self.module.eval()
+        totals: dict[str, float] = {}
+        for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
+            rows = self.held_out.take(index).to(self.device)
+            bound = self.autoencoder.bound(rows.x, rows.presence)
+            terms = {"elbo": bound.elbo().mean(), **self._terms(bound.log_prob, bound.kl_B, rows.presence)}
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(index) / len(self.held_out)
+        return totals
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+
+class PriorTraining:
+    """Stage 2: the denoising loss over the latent store, with a moving average of the weights."""
+
+    name = "prior"
+
+    def __init__(
+        self, prior: DiffusionPrior, spec: Spec, store: LatentStore, held_out: LatentStore | None = None
+    ) -> None:
+        self.module = self.prior = prior
+        self.settings: PriorStage = spec.train.prior
+        self.spec, self.store, self.held_out = spec, store, held_out
+        self.average = MovingAverage(prior.network, self.settings.ema_halflife_steps)
+
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._loss(self.store, batch.to(self.store.mean_ND.device)), {}
+
+    def _loss(self, store: LatentStore, rows_B: Tensor) -> Tensor:
+        settings = self.spec.prior
+        h_BMF = store.h_NMF[rows_B]
+        return self.prior.loss(
+            store.sample(rows_B),
+            h_BMF.unbind(1),
+            store.presence_NM[rows_B],
+            unconditional_share=settings.unconditional_share,
+            log_sigma_mean=settings.log_sigma_mean,
+            log_sigma_std=settings.log_sigma_std,
+        ).mean()
+
+    def after_step(self, step: int) -> None:
+        self.average.update(step)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        self.module.eval()
+        torch.manual_seed(0)  # the same noise each time, so that figures compare
+        rows = torch.arange(len(self.held_out), device=self.held_out.mean_ND.device)
+        with self.average.applied():
+            return {"loss": float(self._loss(self.held_out, rows.repeat(8)))}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.average.shadow
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in self.average.shadow.items():
+            value.copy_(tensors[name])
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters.
+
+    The half-life grows with the steps taken, up to its setting, so that early weights are soon forgotten.
+    Reference: Karras et al. 2022 (EDM), whose training code ramps the half-life in the same way.
+    """
+
+    RAMP = 0.05
+
+    def __init__(self, module: nn.Module, halflife_steps: float) -> None:
+        self.module, self.halflife_steps = module, halflife_steps
+        self.shadow = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step."""
+        halflife = min(self.halflife_steps, max(1.0, step * self.RAMP))
+        decay = 0.5 ** (1 / halflife)
+        names = [name for name, _ in self.module.named_parameters()]
+        current = [p.detach() for p in self.module.parameters()]
+        torch._foreach_lerp_([self.shadow[name] for name in names], current, 1 - decay)
+
+    def copy_to_module(self) -> None:
+        """Give the module the averaged weights."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(self.shadow[name])
+
+    def applied(self) -> "_Applied":
+        """A context in which the module has the averaged weights."""
+        return _Applied(self)
+
+
+class _Applied:
+    def __init__(self, average: MovingAverage) -> None:
+        self.average = average
+
+    def __enter__(self) -> None:
+        self.kept = {name: p.detach().clone() for name, p in self.average.module.named_parameters()}
+        self.average.copy_to_module()
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for name, parameter in self.average.module.named_parameters():
+                parameter.copy_(self.kept[name])

@@ -1,0 +1,71 @@
+"""Makes the fake plugin of tests/fakes findable, exactly as an installed one is: by its dist-info on the path."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+FAKES = Path(__file__).parent / "fakes"
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(FAKES))
+
+TWO_SPEC = """\
+schema = 1
+name = "two"
+
+[data]
+train = "nowhere/train-{000..001}.tar"
+in_memory = true
+
+[data.stand_in]
+dataset = "two-floats-made"
+options = { missing = 0.2, train = 200 }
+set = { "train.prior.steps" = 40 }
+
+[modality.first]
+plugin = "two-floats"
+options = { field = "a" }
+
+[modality.second]
+plugin = "two-floats"
+options = { field = "b" }
+
+[posterior]
+latent_dim = 4
+feature_dim = 16
+hidden_dim = 32
+
+[prior]
+hidden_dim = 32
+num_blocks = 1
+
+[train.autoencoder]
+steps = 60
+kl_warmup_steps = 20
+save_every_steps = 20
+
+[train.prior]
+steps = 99
+save_every_steps = 20
+
+[generate]
+num_joint = 3
+num_rows = 2
+"""
+
+
+@pytest.fixture
+def two_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spec of two fake modalities with a stand-in, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "two.toml"
+    path.write_text(TWO_SPEC)
+    return path
+
+
+@pytest.fixture
+def command_environment() -> dict[str, str]:
+    """Environment in which a child process finds the core and the fake plugin."""
+    paths = [str(ROOT), str(FAKES), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,133 @@
+"""A modality of two floats, and a data set of it: proof that the core needs no real one."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shala_framework import (
+    DataError,
+    Dataset,
+    LogScale,
+    Modality,
+    Normal,
+    Preview,
+    Sample,
+    at_least,
+    hookimpl,
+    not_empty,
+)
+
+
+@attrs.frozen(kw_only=True)
+class TwoFloatsOptions:
+    """Options.
+
+    Attributes:
+        field: Sample field that holds a JSON array of two numbers.
+        width: Of the networks.
+    """
+
+    field: str = attrs.field(default="a", validator=not_empty)
+    width: int = attrs.field(default=32, validator=at_least(1))
+
+
+class Decoder(nn.Module):
+    def __init__(self, latent_dim: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU(), nn.Linear(width, 2))
+        self.log_scale = LogScale()
+
+    def forward(self, z: Tensor) -> Normal:
+        return Normal(self.net(z), self.log_scale())
+
+
+class TwoFloats(Modality):
+    """Two floats, less their training mean."""
+
+    Options = TwoFloatsOptions
+
+    def __init__(self, options: TwoFloatsOptions) -> None:
+        super().__init__(options)
+        self.mean = [0.0, 0.0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.options.field,)
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        if self.options.field not in sample:
+            return None
+        try:
+            values = json.loads(sample[self.options.field])
+        except ValueError as error:
+            raise DataError(f"field {self.options.field!r}: expected a JSON array, got {error}") from error
+        return torch.tensor(values) - torch.tensor(self.mean)
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        return {"json": json.dumps((x + torch.tensor(self.mean)).tolist()).encode()}
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        values = [json.loads(s[self.options.field]) for s in samples if self.options.field in s]
+        self.mean = torch.tensor(values).mean(0).tolist()
+
+    def state(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.mean = list(state["mean"])
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, self.options.width), nn.SiLU(), nn.Linear(self.options.width, feature_dim))
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        return Decoder(latent_dim, self.options.width)
+
+    def preview(self, x: Tensor) -> Preview:
+        return Preview(frames=np.zeros((1, 16, 16, 3), np.uint8), text=str(x.tolist()))
+
+
+@attrs.frozen(kw_only=True)
+class MadeOptions:
+    train: int = attrs.field(default=256, validator=at_least(1))
+    validation: int = 16
+    missing: float = 0.0
+
+
+class Made(Dataset):
+    """Points near a circle (field a) and the same points turned by a quarter (field b)."""
+
+    Options = MadeOptions
+    synthetic = True
+    needs_source = False
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        generator = np.random.default_rng(0)
+        for split in ("train", "validation"):
+            for n in range(getattr(self.options, split)):
+                angle = generator.uniform(0, 2 * math.pi)
+                a = [3 + math.cos(angle), math.sin(angle)]
+                fields = {"a": json.dumps(a).encode(), "b": json.dumps([-a[1], a[0] - 3]).encode()}
+                if generator.random() < self.options.missing:
+                    del fields["b"]
+                yield Sample(key=f"{split}_{n:04d}", split=split, fields=fields, label="left" if a[0] < 3 else "right")
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("two-floats", TwoFloats)
+
+
+@hookimpl
+def shala_register_datasets(register: Any) -> None:
+    register("two-floats-made", Made)

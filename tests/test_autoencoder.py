@@ -1,0 +1,109 @@
+"""The ELBO against the log evidence of a linear-Gaussian model, whose posterior is known."""
+
+import pytest
+import torch
+from torch import nn
+from two_floats import TwoFloats, TwoFloatsOptions
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.likelihoods import Normal
+from shala_framework.posterior import GaussianPosterior
+
+LATENT, NOISE = 2, 0.5
+WEIGHTS = {"a": torch.tensor([[1.0, 0.4], [0.0, 0.0]]), "b": torch.tensor([[0.0, 0.0], [0.3, -1.2]])}
+
+
+class LinearDecoder(nn.Module):
+    """x = W z + noise; with these W the posterior's covariance need not be diagonal, so see `posterior_of`."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, z):
+        return Normal(z @ self.weight.T, torch.tensor(NOISE).log())
+
+
+def posterior_of(x, presence):
+    """Exact Gaussian posterior of z for each row, and log p(x_present), in closed form."""
+    means, covariances, evidences = [], [], []
+    for row in range(len(presence)):
+        names = [n for i, n in enumerate(WEIGHTS) if presence[row, i]]
+        weight = torch.cat([WEIGHTS[n] for n in names])
+        value = torch.cat([x[n][row] for n in names])
+        precision = torch.eye(LATENT) + weight.T @ weight / NOISE**2
+        covariance = torch.linalg.inv(precision)
+        means.append(covariance @ weight.T @ value / NOISE**2)
+        covariances.append(covariance)
+        marginal = weight @ weight.T + NOISE**2 * torch.eye(len(value))
+        evidences.append(torch.distributions.MultivariateNormal(torch.zeros(len(value)), marginal).log_prob(value))
+    return torch.stack(means), torch.stack(covariances), torch.stack(evidences)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
+    autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8)
+    for name, weight in WEIGHTS.items():
+        autoencoder.decoders[name] = LinearDecoder(weight)
+    return autoencoder
+
+
+def diagonalise(weights):
+    """Rotate z so that the joint posterior of both modalities is diagonal, as the model's family is."""
+    weight = torch.cat(list(weights.values()))
+    _, rotation = torch.linalg.eigh(weight.T @ weight)
+    return {name: value @ rotation for name, value in weights.items()}
+
+
+def test_elbo_is_the_log_evidence_at_the_true_posterior(model, monkeypatch):
+    """With q equal to p(z | x), the ELBO's mean over draws is log p(x), up to four standard errors."""
+    weights = diagonalise(WEIGHTS)
+    monkeypatch.setitem(globals(), "WEIGHTS", weights)
+    for name, weight in weights.items():
+        model.decoders[name] = LinearDecoder(weight)
+    x = {name: torch.randn(1, 2) for name in weights}
+    presence = torch.ones(1, 2, dtype=torch.bool)
+    mean, covariance, evidence = posterior_of(x, presence)
+    assert abs(covariance[0, 0, 1]) < 1e-6
+    draws = 40_000
+    exact = GaussianPosterior(mean.expand(draws, -1), covariance[0].diag().log().expand(draws, -1))
+    monkeypatch.setattr(model, "fuse", lambda h, seen: exact)
+    many = {name: value.expand(draws, -1) for name, value in x.items()}
+    elbo = model.bound(many, presence.expand(draws, -1)).elbo()
+    assert abs(elbo.mean() - evidence[0]) < 4 * elbo.std() / draws**0.5
+
+
+def test_elbo_is_below_the_log_evidence_elsewhere(model, monkeypatch):
+    """With any other q, the ELBO falls short of log p(x_present) by KL(q || p(z | x)), for every presence."""
+    draws = 40_000
+    x = {name: torch.randn(1, 2) for name in WEIGHTS}
+    for bits in ((True, True), (True, False), (False, True)):
+        presence = torch.tensor([bits])
+        mean, covariance, evidence = posterior_of(x, presence)
+        q_mean, q_log_var = torch.tensor([[0.2, -0.1]]), torch.tensor([[-0.5, -1.0]])
+        q = torch.distributions.MultivariateNormal(q_mean[0], torch.diag(q_log_var[0].exp()))
+        gap = torch.distributions.kl_divergence(q, torch.distributions.MultivariateNormal(mean[0], covariance[0]))
+        wrong = GaussianPosterior(q_mean.expand(draws, -1), q_log_var.expand(draws, -1))
+        monkeypatch.setattr(model, "fuse", lambda h, seen, wrong=wrong: wrong)
+        many = {name: value.expand(draws, -1) for name, value in x.items()}
+        elbo = model.bound(many, presence.expand(draws, -1)).elbo()
+        assert abs(elbo.mean() - (evidence[0] - gap)) < 4 * elbo.std() / draws**0.5
+
+
+def test_rows_without_a_modality_do_not_train_on_it(model):
+    """What stands in an absent modality's x changes neither the bound nor any gradient; every parameter has one."""
+    modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
+    autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8)
+    presence = torch.tensor([[True, False]] * 6)
+    x = {n: torch.randn(6, 2) for n in WEIGHTS}
+    gradients = []
+    for b in (x["b"], 5 * torch.randn(6, 2)):
+        torch.manual_seed(1)
+        autoencoder.zero_grad()
+        (-autoencoder.bound({"a": x["a"], "b": b}, presence).elbo().mean()).backward()
+        assert all(p.grad is not None for p in autoencoder.parameters())
+        gradients.append([p.grad.clone() for p in autoencoder.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)

@@ -1,0 +1,53 @@
+"""Presence: absent modalities have no influence, and random subsets are what they say."""
+
+import torch
+
+from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, drop_modalities, random_subsets
+
+
+def test_absent_features_have_no_influence():
+    """Whatever stands in the feature of an absent modality, the posterior is the same."""
+    torch.manual_seed(0)
+    posterior = ConcatenationPosterior(num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4)
+    presence = torch.tensor([[True, False, True], [False, True, False]])
+    h = [torch.randn(2, 8) for _ in range(3)]
+    changed = [torch.where(presence[:, i, None], v, 100 * torch.randn(2, 8)) for i, v in enumerate(h)]
+    torch.testing.assert_close(posterior(h, presence).mean_BD, posterior(changed, presence).mean_BD, rtol=0, atol=0)
+    everything = posterior(h, torch.ones_like(presence)).mean_BD
+    assert not torch.allclose(everything, posterior(h, presence).mean_BD)
+
+
+def test_kl_is_the_closed_form():
+    """KL to N(0, I) equals torch's."""
+    torch.manual_seed(0)
+    q = GaussianPosterior(torch.randn(5, 3), torch.randn(5, 3))
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(q.mean_BD, (0.5 * q.log_var_BD).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(q.kl_BD(), expected)
+
+
+def test_random_subsets_are_uniform_in_size_and_members():
+    """Subsets hold only present modalities, are never empty, and sizes 1..M are equally likely."""
+    torch.manual_seed(0)
+    presence = torch.tensor([[True, True, False, True]]).expand(30_000, -1)
+    subsets = random_subsets(presence)
+    assert not (subsets & ~presence).any()
+    sizes = subsets.sum(1).bincount(minlength=4) / 30_000
+    torch.testing.assert_close(sizes, torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]), atol=0.02, rtol=0)
+    singles = subsets[subsets.sum(1) == 1].float().mean(0)
+    torch.testing.assert_close(singles, torch.tensor([1 / 3, 1 / 3, 0, 1 / 3]), atol=0.02, rtol=0)
+
+
+def test_rows_without_anything_stay_empty():
+    """A row with nothing present gets an empty subset, not an invented one."""
+    assert not random_subsets(torch.zeros(7, 3, dtype=torch.bool)).any()
+
+
+def test_modality_dropout_touches_its_share():
+    """With share 0 nothing changes; with share 1 half of the two-modality rows lose one."""
+    torch.manual_seed(0)
+    presence = torch.ones(20_000, 2, dtype=torch.bool)
+    assert torch.equal(drop_modalities(presence, 0.0), presence)
+    lost = (drop_modalities(presence, 1.0).sum(1) == 1).float().mean()
+    assert abs(lost - 0.5) < 0.02

@@ -1,0 +1,222 @@
+"""The diffusion prior, its sampler and its controls against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.training.stages import MovingAverage
+
+MEAN, STD = torch.tensor([1.0, -0.5]), torch.tensor([0.5, 2.0])
+
+
+def ideal_denoiser(z, sigma):
+    """E[clean | z] for clean ~ N(MEAN, diag STD^2)."""
+    variance = sigma[:, None] ** 2
+    return (STD**2 * z + variance * MEAN) / (STD**2 + variance)
+
+
+def test_untrained_denoiser_is_ideal_for_standardised_gaussian_data():
+    """With the network's output at its initial zero, D(z; sigma) = z / (1 + sigma^2), which is optimal for N(0, I)."""
+    prior = DiffusionPrior(latent_dim=3, num_modalities=1, feature_dim=2, hidden_dim=16)
+    z, sigma = torch.randn(50, 3), torch.logspace(-2, 1.6, 50)
+    condition = prior.condition([torch.zeros(50, 2)], torch.zeros(50, 1, dtype=torch.bool))
+    torch.testing.assert_close(prior.denoise(z, sigma, condition), z / (1 + sigma[:, None] ** 2))
+
+
+def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
+    """Trained on N(0, C), D comes within a few per cent of the closed form C (C + sigma^2)^-1 z."""
+    torch.manual_seed(0)
+    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    data = torch.randn(4096, 2) @ torch.linalg.cholesky(covariance).T
+    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=1, hidden_dim=64, num_blocks=2)
+    average = train_prior(prior, data, [torch.zeros(4096, 1)], steps=1500)
+    average.copy_to_module()
+    z = data[:512] + 0.8 * torch.randn(512, 2)
+    sigma = torch.full((512,), 0.8)
+    condition = prior.condition([torch.zeros(512, 1)], torch.zeros(512, 1, dtype=torch.bool))
+    ideal = z @ torch.linalg.inv(covariance + 0.64 * torch.eye(2)) @ covariance
+    error = (prior.denoise(z, sigma, condition) - ideal).square().mean().sqrt()
+    assert error < 0.07 * ideal.std()
+
+
+def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
+    prior.set_statistics(z.mean(0), z.std(0), torch.stack([v.mean(0) for v in h]), torch.stack([v.std(0).clamp_min(1e-4) for v in h]))
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    average = MovingAverage(prior.network, 100)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rows = torch.randint(len(z), (batch_size,))
+        loss = prior.loss(
+            z[rows],
+            [v[rows] for v in h],
+            torch.ones(batch_size, len(h), dtype=torch.bool),
+            unconditional_share=unconditional_share,
+            log_sigma_mean=-0.4,
+            log_sigma_std=1.2,
+        ).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(step)
+    prior.eval()
+    return average
+
+
+def test_sampling_with_the_ideal_denoiser_gives_the_data_distribution():
+    """From the ideal denoiser of a Gaussian, samples have its mean and standard deviation."""
+    noise = row_noise(0, range(20_000), 2)
+    samples = sample_heun(ideal_denoiser, noise, karras_sigmas(32, 0.002, 80.0))
+    torch.testing.assert_close(samples.mean(0), MEAN, atol=0.05, rtol=0)
+    torch.testing.assert_close(samples.std(0), STD, atol=0, rtol=0.03)
+
+
+def test_heun_converges_with_order_two():
+    """Against the ODE's closed-form solution, the error falls with the square of the step count."""
+    high, low = 10.0, 0.2
+    noise = row_noise(1, range(64), 2).double()
+    std, mean = STD.double(), MEAN.double()
+    exact = mean + (high * noise - mean) * ((std**2 + low**2) / (std**2 + high**2)).sqrt()
+    counts = [8, 16, 32, 64, 128]
+    errors = []
+    for count in counts:
+        # Levels that end above zero: the last step to zero is Euler's by design and would hide the order.
+        levels = karras_sigmas(count + 1, low, high)[:-1]
+
+        def denoise(z, sigma):
+            variance = sigma[:, None] ** 2
+            return (std**2 * z + variance * mean) / (std**2 + variance)
+
+        errors.append(float((sample_heun(denoise, noise, levels) - exact).abs().max()))
+    x, y = torch.tensor(counts).double().log(), torch.tensor(errors).double().log()
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    assert -2.2 < slope < -1.8
+
+
+def test_sampler_evaluates_the_denoiser_as_often_as_documented():
+    """2 * num_steps - 1 evaluations, and one callback a step."""
+    calls, steps = [], []
+
+    def denoise(z, sigma):
+        calls.append(float(sigma[0]))
+        return torch.zeros_like(z)
+
+    sample_heun(denoise, torch.randn(2, 3), karras_sigmas(9, 0.1, 10.0), callback=lambda i, z: steps.append(i))
+    assert len(calls) == 17
+    assert steps == list(range(9))
+
+
+def test_karras_levels():
+    """They run from sigma_max to sigma_min and end in zero, and nonsense is refused."""
+    levels = karras_sigmas(10, 0.01, 50.0)
+    assert len(levels) == 11
+    assert levels[-1] == 0
+    assert abs(float(levels[0]) - 50) < 1e-9
+    assert abs(float(levels[-2]) - 0.01) < 1e-9
+    assert (levels[:-1] > levels[1:]).all()
+    for wrong in ((1, 0.01, 50.0), (5, 0.0, 1.0), (5, 2.0, 1.0)):
+        with pytest.raises(ValueError, match="expected num_steps"):
+            karras_sigmas(*wrong)
+
+
+def test_noise_of_a_row_does_not_depend_on_its_batch():
+    """Row 7 is the same alone, in a batch, and differs from row 8 and from another seed."""
+    batch = row_noise(3, range(10), 5)
+    assert torch.equal(row_noise(3, [7], 5)[0], batch[7])
+    assert not torch.equal(batch[7], batch[8])
+    assert not torch.equal(row_noise(4, [7], 5)[0], batch[7])
+    assert abs(float(row_noise(0, range(4000), 5).std()) - 1) < 0.02
+
+
+def test_every_conditional_of_a_toy_is_sampled():
+    """p(z | x_S) of a toy whose conditionals are known, one of them a mixture of two far modes.
+
+    z = (u, v), u ~ N(0, 1), v = s (1 + u / 4) + 0.1 e with s = +-1; modality A sees u, modality B sees v.
+    """
+    torch.manual_seed(0)
+    rows = 8192
+    u, sign = torch.randn(rows), torch.randint(2, (rows,)) * 2.0 - 1
+    v = sign * (1 + u / 4) + 0.1 * torch.randn(rows)
+    z, h = torch.stack([u, v], 1), [u[:, None], v[:, None]]
+    prior = DiffusionPrior(latent_dim=2, num_modalities=2, feature_dim=1, hidden_dim=96, num_blocks=2)
+    train_prior(prior, z, h, steps=2500).copy_to_module()
+
+    def draw(given, count=4000):
+        subset = torch.tensor([[value is not None for value in given]]).expand(count, -1)
+        features = [torch.full((count, 1), 0.0 if value is None else value) for value in given]
+        denoise = prior.denoiser(features, subset)
+        with torch.no_grad():
+            return prior.restore(sample_heun(denoise, row_noise(0, range(count), 2), karras_sigmas(24, 0.01, 40.0)))
+
+    for value in (-0.8, 0.8):
+        samples = draw([value, None])
+        mode = 1 + value / 4
+        assert abs(samples[:, 0].mean() - value) < 0.08
+        assert samples[:, 0].std() < 0.15
+        assert abs(samples[:, 1].mean()) < 0.12
+        assert abs(samples[:, 1].std() - (mode**2 + 0.01) ** 0.5) < 0.08
+        share = [(samples[:, 1] > 0).float().mean(), (samples[:, 1].abs() < 0.3).float().mean()]
+        assert 0.4 < share[0] < 0.6  # both modes are there
+        assert share[1] < 0.03  # and nothing between them, where a Gaussian would put most
+        # Given both, one mode is left.
+        both = draw([value, -mode])
+        assert abs(both[:, 1].mean() + mode) < 0.08
+        assert both[:, 1].std() < 0.2
+
+    # Given v = 1.25 alone: u has prior N(0, 1) and likelihood N(1.25; 1 + u/4, 0.1^2).
+    precision = 1 + (0.25 / 0.1) ** 2
+    expected_mean, expected_std = (0.25 * 0.25 / 0.01) / precision, precision**-0.5
+    samples = draw([None, 1.25])
+    assert abs(samples[:, 0].mean() - expected_mean) < 0.1
+    assert abs(samples[:, 0].std() - expected_std) < 0.1
+
+    joint = draw([None, None])
+    torch.testing.assert_close(joint.T.cov(), z.T.cov(), atol=0.12, rtol=0)
+
+
+def test_guidance_interpolates_and_extrapolates():
+    """Scale 0 is the unconditional denoiser, 1 the conditional one, and 2 as far beyond it."""
+    torch.manual_seed(0)
+    prior = DiffusionPrior(latent_dim=3, num_modalities=2, feature_dim=4, hidden_dim=16)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h, subset = [torch.randn(5, 4) for _ in range(2)], torch.tensor([[True, False]]).expand(5, -1)
+    z, sigma = torch.randn(5, 3), torch.full((5,), 0.7)
+    without = prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
+    given = prior.denoiser(h, subset)(z, sigma)
+    assert not torch.allclose(without, given)
+    torch.testing.assert_close(prior.denoiser(h, subset, 0.0)(z, sigma), without)
+    torch.testing.assert_close(prior.denoiser(h, subset, 2.0)(z, sigma), 2 * given - without)
+
+
+def test_mixture_recovers_its_parameters():
+    """Expectation-maximisation finds well separated components; likelihood never falls; draws follow it."""
+    torch.manual_seed(0)
+    weights, centres = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+    component = torch.multinomial(weights, 6000, replacement=True)
+    z = centres[component] + torch.randn(6000, 2) * torch.tensor([1.0, 0.5])
+    mixture = GaussianMixture(3, 2)
+    history = mixture.fit(z)
+    assert all(later >= earlier - 1e-9 for earlier, later in zip(history, history[1:], strict=False))
+    order = [int((mixture.means - centre).norm(dim=1).argmin()) for centre in centres]
+    torch.testing.assert_close(mixture.means[order], centres, atol=0.1, rtol=0)
+    torch.testing.assert_close(mixture.weights[order], weights, atol=0.02, rtol=0)
+    draws = mixture.sample(0, range(6000))
+    torch.testing.assert_close(draws.mean(0), z.mean(0), atol=0.2, rtol=0)
+    torch.testing.assert_close(draws.T.cov(), z.T.cov(), atol=0.5, rtol=0)
+    assert torch.equal(mixture.sample(0, [5])[0], draws[5])
+
+
+def test_mixture_density_is_the_closed_form():
+    """log_prob equals torch's mixture of multivariate normals."""
+    torch.manual_seed(0)
+    mixture = GaussianMixture(2, 3)
+    mixture.fit(torch.randn(200, 3) + torch.randint(2, (200, 1)) * 6)
+    theirs = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(mixture.weights),
+        torch.distributions.MultivariateNormal(mixture.means, scale_tril=mixture.cholesky),
+    )
+    z = torch.randn(10, 3)
+    torch.testing.assert_close(mixture.log_prob(z), theirs.log_prob(z))
