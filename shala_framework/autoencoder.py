@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.modality import Likelihood, Modality
-from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, drop_modalities
+from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, random_subsets
 
 
 @attrs.frozen(eq=False)
@@ -20,14 +20,22 @@ class Bound:
     Attributes:
         log_prob: Modality name to log p(x_i | z) [B], 0 in rows that lack it.
         kl_B: KL(q(z|x) || N(0, I)).
+        subset_kl_B: KL(q(z|x) || q(z|x_S)) for a random subset S of what is present, without gradient through its
+            first argument.
     """
 
     log_prob: dict[str, Tensor]
     kl_B: Tensor
+    subset_kl_B: Tensor
 
-    def elbo(self, kl_weight: float = 1.0) -> Tensor:
-        """Sum of the log-likelihoods of the present modalities less the weighted KL: [B]."""
-        return torch.stack(list(self.log_prob.values())).sum(0) - kl_weight * self.kl_B
+    def elbo(self, kl_weight: float = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
+        """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
+
+        Without arguments it is the evidence lower bound.
+        """
+        weights = likelihood_weights or {}
+        terms = [weights.get(name, 1.0) * value for name, value in self.log_prob.items()]
+        return torch.stack(terms).sum(0) - kl_weight * self.kl_B
 
 
 class Autoencoder(nn.Module):
@@ -35,7 +43,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         names: Modalities, in the order of every presence matrix's columns.
-        num_values: Numbers in one x of all modalities together; scales losses to a size that settings can share.
+        num_values: Numbers in one x of each modality.
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.names = tuple(modalities)
         self.latent_dim, self.feature_dim = latent_dim, feature_dim
-        self.num_values = sum(torch.Size(modality.shape).numel() for modality in modalities.values())
+        self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.encoders = nn.ModuleDict({name: m.encoder(feature_dim) for name, m in modalities.items()})
         self.posterior = ConcatenationPosterior(len(modalities), feature_dim, hidden_dim, latent_dim)
         self.decoders = nn.ModuleDict({name: m.decoder(latent_dim) for name, m in modalities.items()})
@@ -67,18 +75,18 @@ class Autoencoder(nn.Module):
         """p(x_i | z) of every modality."""
         return {name: self.decoders[name](z_BD) for name in self.names}
 
-    def bound(self, x: Mapping[str, Tensor], presence_BM: Tensor, *, modality_dropout: float = 0.0) -> Bound:
-        """One-sample estimate of the ELBO's terms.
+    def bound(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Bound:
+        """One-sample estimate of the ELBO's terms, and how far the posterior of a random subset is from it.
 
         Args:
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
             presence_BM: bool [B, M].
-            modality_dropout: Share of rows whose posterior sees only a part of what is present.
         """
-        seen_BM = drop_modalities(presence_BM, modality_dropout) if modality_dropout else presence_BM
-        posterior = self.fuse(self.encode(x), seen_BM)
+        h = self.encode(x)
+        posterior = self.fuse(h, presence_BM)
+        subset = self.fuse(h, random_subsets(presence_BM))
         log_prob = {}
         for i, (name, likelihood) in enumerate(self.decode(posterior.sample()).items()):
             # A product with zero, not a selection of rows: every rank touches every modality's parameters.
             log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]
-        return Bound(log_prob, posterior.kl_BD().sum(1))
+        return Bound(log_prob, posterior.kl_BD().sum(1), posterior.detach().kl_to(subset))

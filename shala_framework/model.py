@@ -305,6 +305,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
     """
     folder = Path(folder)
     _, description = read_checkpoint(folder / AUTOENCODER_FILE)
+    if "spec" not in description:
+        raise CheckpointError(f"{folder / AUTOENCODER_FILE} is no checkpoint of a model, but of {description!r}")
     model = ShaLa(resolve_spec(description["spec"], str(folder / AUTOENCODER_FILE)))
     model.synthetic = bool(description["synthetic"])
     for name, modality in model.modalities.items():

@@ -1,6 +1,6 @@
 """Validators for the fields of attrs option classes; each says what it expected and what it got.
 
-    frames: int = attrs.field(default=16, validator=at_least(1))
+Example: `frames: int = attrs.field(default=16, validator=at_least(1))`.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,16 +40,19 @@ def between(minimum: float, maximum: float) -> Validator:
 
 
 def each(validator: Validator) -> Validator:
-    """Accept sequences whose every element `validator` accepts."""
+    """Accept sequences whose every element `validator` accepts; the first one that it refuses is named by its index."""
 
     def check(instance: Any, attribute: Any, values: Sequence[Any]) -> None:
-        for value in values:
-            validator(instance, attribute, value)
+        for index, value in enumerate(values):
+            try:
+                validator(instance, attribute, value)
+            except ValueError as error:
+                raise ValueError(f"[{index}]: {error}") from None
 
     return check
 
 
-def not_empty(_: Any, __: Any, value: Sequence[Any]) -> None:
+def not_empty(_: Any, __: Any, value: Any) -> None:
     """Accept strings, tuples and tables with at least one element."""
     if not value:
         raise ValueError(f"expected at least one element, got {value!r}")

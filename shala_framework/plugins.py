@@ -4,6 +4,8 @@ An entry point of the group `shala.plugins` bears the name of the one modality o
 a name leads to its distribution without importing anything else.
 """
 
+import inspect
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from shala_framework.modality import Modality
 from shala_framework.spec.structuring import nearest
 
 GROUP = "shala.plugins"
+HOOKS = {"shala_register_modalities": Modality, "shala_register_datasets": Dataset}  # what each one registers
+NOUNS: dict[type[Any], str] = {Modality: "modality", Dataset: "data set"}
 T = TypeVar("T")
 
 
@@ -28,6 +32,9 @@ class Offer:
     distribution: str
     version: str
     module: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
 
 
 def installed_offers() -> list[Offer]:
@@ -48,7 +55,8 @@ def load_modality(name: str) -> type[Modality]:
     Raises:
         PluginError: None or several offer it, its import fails, or it is not a sound Modality.
     """
-    return _load(name, Modality, "modality")
+    found: type[Modality] = _checked(name, Modality, *_registered(name))
+    return found
 
 
 def load_dataset(name: str) -> type[Dataset]:
@@ -57,58 +65,98 @@ def load_dataset(name: str) -> type[Dataset]:
     Raises:
         PluginError: None or several offer it, its import fails, or it is not a sound Dataset.
     """
-    return _load(name, Dataset, "data set")
-
-
-def _load(name: str, contract: type[T], noun: str) -> type[T]:
-    entries = {_offer(entry): entry for entry in entry_points(group=GROUP) if entry.name == name}
-    if not entries:
-        hint = nearest(name, {offer.name for offer in installed_offers()}, "plugins")
-        raise PluginError(f"no installed plugin offers {name!r}; {hint}; install the package that offers it")
-    if len(entries) > 1:
-        owners = " and ".join(sorted(f"{offer.distribution} {offer.version}" for offer in entries))
-        raise PluginError(f"{owners} both offer {name!r}; uninstall one of them")
-    ((offer, entry),) = entries.items()
-    registered = _registered(offer, entry)[contract is Dataset]
-    if name not in registered:
-        raise PluginError(
-            f"{offer.distribution}: its entry point {name!r} registers no {noun} of that name, "
-            f"only {sorted(registered) or 'nothing'}"
-        )
-    found = registered[name]
-    if not (isinstance(found, type) and issubclass(found, contract)):
-        raise PluginError(f"{offer.distribution}: {name!r} is {found!r}; expected a subclass of {contract.__name__}")
-    abstract = sorted(getattr(found, "__abstractmethods__", ()))
-    if abstract:
-        raise PluginError(f"{offer.distribution}: {found.__name__} lacks {', '.join(abstract)}")
-    options = getattr(found, "Options", None)
-    if not (isinstance(options, type) and attrs.has(options)):
-        raise PluginError(f"{offer.distribution}: {found.__name__}.Options must be an attrs class, got {options!r}")
+    found: type[Dataset] = _checked(name, Dataset, *_registered(name))
     return found
 
 
-def _registered(offer: Offer, entry: EntryPoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Import one entry point and collect the modalities and the data sets that it registers."""
-    try:
-        module = entry.load()
-    except Exception as error:  # whatever a plugin's import raises is that plugin's fault and is named as such
+def load_offer(name: str) -> type[Modality] | type[Dataset]:
+    """Whatever an installed plugin registers under name.
+
+    Raises:
+        PluginError: As for load_modality and load_dataset.
+    """
+    offer, registered = _registered(name)
+    contract: type[Any] = Dataset if name in registered[Dataset] and name not in registered[Modality] else Modality
+    found: type[Modality] | type[Dataset] = _checked(name, contract, offer, registered)
+    return found
+
+
+def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[type[Any], dict[str, Any]]) -> Any:
+    """The class registered under name, once it is known to keep the outer part of its contract."""
+    if name not in registered[contract]:
+        others = [f"the {NOUNS[kind]} {other!r}" for kind, classes in registered.items() for other in sorted(classes)]
         raise PluginError(
-            f"{offer.distribution} {offer.version}: importing {offer.module!r} failed: {type(error).__name__}: {error}"
-        ) from error
+            f"{offer}: expected its entry point {name!r} to register a {NOUNS[contract]} of that name, "
+            f"got {' and '.join(others) or 'nothing'}"
+        )
+    found = registered[contract][name]
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        got = f"the class {found.__name__}" if isinstance(found, type) else f"a value of type {type(found).__name__}"
+        raise PluginError(f"{offer}: expected a subclass of {contract.__name__} for {name!r}, got {got}")
+    abstract = sorted(getattr(found, "__abstractmethods__", ()))
+    if abstract:
+        raise PluginError(f"{offer}: {found.__name__} lacks {', '.join(abstract)} of {contract.__name__}'s contract")
+    options = getattr(found, "Options", None)
+    if not (isinstance(options, type) and attrs.has(options)):
+        raise PluginError(f"{offer}: expected {found.__name__}.Options to be an attrs class, got {options!r}")
+    return found
+
+
+def _registered(name: str) -> tuple[Offer, dict[type[Any], dict[str, Any]]]:
+    """Import the one entry point of a name and collect what its hooks register."""
+    offer, entry = _find(name)
+    plugin = _attempt(offer, f"importing {offer.module!r} failed", entry.load)
+    _check_hooks(offer, plugin)
     manager = pluggy.PluginManager("shala")
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(module, name=offer.distribution)
+        manager.register(plugin, name=offer.distribution)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"{offer.distribution}: {error}") from error
-    found: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-    for hook, names in zip(("shala_register_modalities", "shala_register_datasets"), found, strict=True):
+        raise PluginError(f"{offer}: {error}") from error
+    found: dict[type[Any], dict[str, Any]] = {contract: {} for contract in HOOKS.values()}
+    for hook, contract in HOOKS.items():
 
-        def register(name: str, value: Any, names: dict[str, Any] = names) -> None:
-            if name in names:
-                raise PluginError(f"{offer.distribution} registers {name!r} twice")
-            names[name] = value
+        def register(name: str, value: Any, classes: dict[str, Any] = found[contract]) -> None:
+            if name in classes:
+                raise PluginError(f"{offer} registers {name!r} twice")
+            classes[name] = value
 
-        getattr(manager.hook, hook)(register=register)
-    return found
+        def call(hook: str = hook, register: Callable[..., None] = register) -> Any:
+            return getattr(manager.hook, hook)(register=register)
+
+        _attempt(offer, f"its hook {hook} failed", call)
+    return offer, found
+
+
+def _find(name: str) -> tuple[Offer, EntryPoint]:
+    entries = {_offer(entry): entry for entry in entry_points(group=GROUP) if entry.name == name}
+    if not entries:
+        hint = nearest(name, {offer.name for offer in installed_offers()}, "plugins")
+        raise PluginError(f"no installed plugin offers {name!r}; install the package that does ({hint})")
+    if len(entries) > 1:
+        owners = " and ".join(sorted(str(offer) for offer in entries))
+        raise PluginError(f"expected one distribution that offers {name!r}, got {owners}; uninstall all but one")
+    ((offer, entry),) = entries.items()
+    return offer, entry
+
+
+def _attempt(offer: Offer, failure: str, action: Callable[[], T]) -> T:
+    """Run a plugin's own code; whatever it raises is that plugin's fault and is named as such."""
+    try:
+        return action()
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{offer}: {failure}: {type(error).__name__}: {error}") from error
+
+
+def _check_hooks(offer: Offer, plugin: Any) -> None:
+    """Refuse a function that is meant for a hook and would never be called; pluggy sees only marked functions."""
+    for name, function in inspect.getmembers(plugin, inspect.isroutine):
+        marks = getattr(function, "shala_impl", None)
+        hook = (marks and marks.get("specname")) or name
+        if hook not in HOOKS and (marks is not None or name.startswith("shala_")):
+            raise PluginError(f"{offer}: unknown hook {hook!r} ({nearest(hook, HOOKS, 'hooks')})")
+        if marks is None and name in HOOKS:
+            raise PluginError(f"{offer}: expected the hook {name!r} to be marked with @hookimpl, got a plain function")

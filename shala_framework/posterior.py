@@ -25,6 +25,16 @@ class GaussianPosterior:
         """KL(q(z | x) || N(0, I)) of each dimension in nats: [B, D]."""
         return 0.5 * (self.mean_BD.square() + self.log_var_BD.exp() - 1 - self.log_var_BD)
 
+    def kl_to(self, other: "GaussianPosterior") -> Tensor:
+        """KL(self || other) in nats: [B]."""
+        gap_BD = (self.mean_BD - other.mean_BD).square() + self.log_var_BD.exp()
+        log_ratio_BD = other.log_var_BD - self.log_var_BD
+        return 0.5 * (gap_BD * (-other.log_var_BD).exp() - 1 + log_ratio_BD).sum(1)
+
+    def detach(self) -> "GaussianPosterior":
+        """The same distribution, cut from the graph."""
+        return GaussianPosterior(self.mean_BD.detach(), self.log_var_BD.detach())
+
 
 class ConcatenationPosterior(nn.Module):
     """Fuses the features of the present modalities into one Gaussian over z."""
@@ -45,7 +55,7 @@ class ConcatenationPosterior(nn.Module):
         self.mean = nn.Linear(hidden_dim, latent_dim)
         self.log_var = nn.Linear(hidden_dim, latent_dim)
         nn.init.zeros_(self.log_var.weight)
-        nn.init.constant_(self.log_var.bias, -2.0)  # a noisy start hides z from the decoders
+        nn.init.constant_(self.log_var.bias, -6.0)  # a noisy start hides z from the decoders
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
         """Fuse.
@@ -59,21 +69,6 @@ class ConcatenationPosterior(nn.Module):
         hidden = self.net(torch.cat([*seen, bits_BM], dim=1))
         low, high = self.LOG_VAR_RANGE
         return GaussianPosterior(self.mean(hidden).float(), self.log_var(hidden).float().clamp(low, high))
-
-
-def drop_modalities(presence_BM: Tensor, share: float) -> Tensor:
-    """Hide a random part of the present modalities in a random share of rows; one present at least stays.
-
-    Args:
-        presence_BM: bool [B, M].
-        share: Probability that a row is touched.
-
-    Returns:
-        bool [B, M], a subset of presence_BM.
-    """
-    subset_BM = random_subsets(presence_BM)
-    touched_B1 = torch.rand(len(presence_BM), 1, device=presence_BM.device) < share
-    return torch.where(touched_B1, subset_BM, presence_BM)
 
 
 def random_subsets(presence_BM: Tensor) -> Tensor:

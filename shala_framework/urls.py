@@ -1,61 +1,92 @@
 """Names of shards: braces, globs, URLs."""
 
 import glob
-import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from shala_framework.errors import DataError
-
-_REMOTE = re.compile(r"^[a-z][a-z0-9+]*:", re.IGNORECASE)
 
 
 def is_remote(url: str) -> bool:
     """Whether a shard's name is a URL rather than a path."""
-    return bool(_REMOTE.match(url)) and not url.startswith("file:")
+    return _scheme(url) not in ("", "file")
 
 
-def _patterns(urls: str | Sequence[str]) -> list[str]:
+def _scheme(name: str) -> str:
+    """The scheme, in lower case, by the very rule by which webdataset chooses how to open a name."""
+    try:
+        return urlsplit(name).scheme
+    except ValueError:  # brackets of a glob that look like a broken IPv6 address
+        return ""
+
+
+def _matches(name: str) -> list[str]:
+    """Names of the shards that a pattern without braces stands for; a file is never taken for a URL."""
+    if is_remote(name):
+        return [name]
+    path = name[len("file:") :] if _scheme(name) == "file" else name
+    return [f"./{match}" if _scheme(match) else match for match in sorted(glob.glob(path))]
+
+
+def expand_braces(urls: str | Sequence[str]) -> list[str]:
+    """Every name that braces stand for, in order; globs stay as they are.
+
+    Raises:
+        DataError: Braces are not balanced.
+    """
     names = [urls] if isinstance(urls, str) else list(urls)
     try:
         return [str(name) for pattern in names for name in braceexpand(pattern)]
-    except UnbalancedBracesError as error:
-        raise DataError(f"expected balanced braces in shard names, got {names}") from error
+    except ValueError as error:  # its UnbalancedBracesError, which its types do not export
+        raise DataError(f"expected balanced braces in shard names, got {urls!r}") from error
 
 
 def any_exists(urls: str | Sequence[str]) -> bool:
-    """Whether at least one shard is there; URLs are taken to be."""
-    return any(is_remote(name) or glob.glob(name) for name in _patterns(urls))
+    """Whether at least one shard is there; URLs are taken to be.
+
+    Raises:
+        DataError: Braces are not balanced.
+    """
+    return any(_matches(name) for name in expand_braces(urls))
 
 
 def expand_urls(urls: str | Sequence[str]) -> list[str]:
     """Names of all shards that patterns stand for, in order.
 
     Args:
-        urls: Paths with braces ("a-{000..003}.tar") and globs ("a-*.tar"), or URLs with braces.
+        urls: Paths with braces ("a-{000..003}.tar") and globs ("a-*.tar"), `file:` among them, or URLs with braces.
 
     Returns:
         Paths and URLs; matches of one glob are sorted.
 
     Raises:
-        DataError: A pattern matches no file.
+        DataError: A pattern matches no file, or braces are not balanced.
     """
     found: list[str] = []
     missing = []
-    for name in _patterns(urls):
-        matches = [name] if is_remote(name) else sorted(glob.glob(name))
+    for name in expand_braces(urls):
+        matches = _matches(name)
         found += matches
         if not matches:
             missing.append(name)
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise DataError(f"no such shards: {some} (paths are relative to the working directory; `shala pack` makes shards)")
+        raise DataError(
+            f"no such shards: {some} (paths are relative to the working directory; `shala pack` makes shards)"
+        )
     return found
 
 
 def refuse_pipes(urls: str | Sequence[str]) -> None:
-    """Raise DataError where a URL would run a shell command."""
-    for name in [urls] if isinstance(urls, str) else urls:
-        if name.startswith("pipe:"):
-            raise DataError(f"expected a path or URL, got {name!r}, which runs a shell command; allow it with --allow-pipe")
+    """Raise DataError where a name would run a shell command, once its braces are expanded and in any case of letters.
+
+    Raises:
+        DataError: A name would, or braces are not balanced.
+    """
+    for name in expand_braces(urls):
+        if _scheme(name) == "pipe":
+            raise DataError(
+                f"expected a path or URL, got {name!r}, which runs a shell command; allow it with --allow-pipe"
+            )

@@ -2,7 +2,7 @@
 
 import torch
 
-from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, drop_modalities, random_subsets
+from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, random_subsets
 
 
 def test_absent_features_have_no_influence():
@@ -18,13 +18,13 @@ def test_absent_features_have_no_influence():
 
 
 def test_kl_is_the_closed_form():
-    """KL to N(0, I) equals torch's."""
+    """KL to N(0, I) and to another posterior equal torch's."""
     torch.manual_seed(0)
-    q = GaussianPosterior(torch.randn(5, 3), torch.randn(5, 3))
-    expected = torch.distributions.kl_divergence(
-        torch.distributions.Normal(q.mean_BD, (0.5 * q.log_var_BD).exp()), torch.distributions.Normal(0.0, 1.0)
-    )
-    torch.testing.assert_close(q.kl_BD(), expected)
+    q, other = (GaussianPosterior(torch.randn(5, 3), torch.randn(5, 3)) for _ in range(2))
+    theirs = [torch.distributions.Normal(p.mean_BD, (0.5 * p.log_var_BD).exp()) for p in (q, other)]
+    standard = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(q.kl_BD(), torch.distributions.kl_divergence(theirs[0], standard))
+    torch.testing.assert_close(q.kl_to(other), torch.distributions.kl_divergence(*theirs).sum(1))
 
 
 def test_random_subsets_are_uniform_in_size_and_members():
@@ -42,12 +42,3 @@ def test_random_subsets_are_uniform_in_size_and_members():
 def test_rows_without_anything_stay_empty():
     """A row with nothing present gets an empty subset, not an invented one."""
     assert not random_subsets(torch.zeros(7, 3, dtype=torch.bool)).any()
-
-
-def test_modality_dropout_touches_its_share():
-    """With share 0 nothing changes; with share 1 half of the two-modality rows lose one."""
-    torch.manual_seed(0)
-    presence = torch.ones(20_000, 2, dtype=torch.bool)
-    assert torch.equal(drop_modalities(presence, 0.0), presence)
-    lost = (drop_modalities(presence, 1.0).sum(1) == 1).float().mean()
-    assert abs(lost - 0.5) < 0.02

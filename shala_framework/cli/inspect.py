@@ -1,13 +1,16 @@
 """`shala check` and `shala plugins`: what is there and what is wrong with it."""
 
 import argparse
+import inspect
+import json
+from typing import Any
 
 import attrs
 
 from shala_framework.data.shards import read_shards
-from shala_framework.errors import DataError, PluginError, Problem, SpecError
-from shala_framework.plugins import installed_offers, load_dataset, load_modality
-from shala_framework.spec import read_spec
+from shala_framework.errors import DataError, Problem, SpecError
+from shala_framework.plugins import installed_offers, load_offer
+from shala_framework.spec import read_spec, unstructure
 from shala_framework.spec.structuring import describe_type
 from shala_framework.urls import expand_urls, is_remote
 
@@ -30,7 +33,7 @@ def check(arguments: argparse.Namespace) -> int:
             fields = f"; first sample {first.key!r} has {', '.join(sorted(first.fields))}" if first else ""
             print(f"{split}: {len(urls)} shards{fields}")
         except DataError as error:
-            problems.append(Problem(path=f"data.{split}", message=str(error), origin=str(arguments.spec)))
+            problems.append(Problem(path=f"data.{split}", message=str(error), origin=loaded.origins(("data", split))))
     if problems:
         raise SpecError(problems)
     return 0
@@ -46,28 +49,23 @@ def plugins(arguments: argparse.Namespace) -> int:
         for offer in offers:
             print(f"{offer.name:<{width}}  {offer.distribution} {offer.version}  ({offer.module})")
         return 0
-    found = _find(arguments.name)
+    found = load_offer(arguments.name)
     summary = (found.__doc__ or "").strip().splitlines()
     print(f"{arguments.name}: {summary[0] if summary else found.__name__}\n")
     for field in attrs.fields(attrs.resolve_types(found.Options)):
-        default = "required" if field.default is attrs.NOTHING else f"default {_default(field)!r}"
+        default = "required" if field.default is attrs.NOTHING else f"default {_default(field)}"
         print(f"  {field.name:<22}{describe_type(field.type)}; {default}")
-    details = (found.Options.__doc__ or "").strip()
+    details = inspect.cleandoc(found.Options.__doc__ or "")
     if details:
         print(f"\n{details}")
     return 0
 
 
-def _find(name: str) -> type:
-    try:
-        return load_modality(name)
-    except PluginError as error:
-        try:
-            return load_dataset(name)
-        except PluginError:
-            raise error from None
-
-
-def _default(field: "attrs.Attribute[object]") -> object:
-    factory = getattr(field.default, "factory", None)
-    return factory() if factory is not None else field.default
+def _default(field: "attrs.Attribute[object]") -> str:
+    """A default as one writes it in TOML, as far as it can be written there."""
+    value: Any = field.default
+    if hasattr(value, "factory"):
+        if value.takes_self:
+            return "follows from other options"
+        value = value.factory()
+    return "none" if value is None else json.dumps(unstructure(value), ensure_ascii=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shala_framework import __version__
-from shala_framework.errors import ShalaError
+from shala_framework.errors import ShalaError, SpecError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def main_run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `shala-run`, which is `shala run`."""
-    parser = argparse.ArgumentParser(prog="shala-run", description=_RUN, formatter_class=_Format, epilog=_RUN_EXAMPLES)
+    parser = argparse.ArgumentParser(
+        prog="shala-run", description=_RUN, formatter_class=_Format, epilog=_RUN_EXAMPLES, allow_abbrev=False
+    )
     _add_version(parser)
     _add_run(parser)
     sys.exit(dispatch(parser, arguments))
@@ -31,13 +33,19 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
     try:
         return int(_VERBS[parsed.verb](parsed))
     except ShalaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+
+
+def _message(error: ShalaError) -> str:
+    if isinstance(error, SpecError) and len(error.problems) > 1:
+        return "\n  ".join([f"{len(error.problems)} problems", *map(str, error.problems)])
+    return str(error)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -84,7 +92,11 @@ examples:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="shala", description="Shared-latent generative modelling of any set of modalities.", formatter_class=_Format
+        prog="shala",
+        description="Shared-latent generative modelling of any set of modalities.",
+        formatter_class=_Format,
+        epilog="examples:\n  shala run specs/ntu_rgb_skeleton.toml\n  shala pack --help\n",
+        allow_abbrev=False,
     )
     _add_version(parser)
     parser.set_defaults(verb=None)
@@ -92,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, text: str, examples: str) -> argparse.ArgumentParser:
         epilog = f"examples:\n{examples}" if not examples.startswith("examples") else examples
-        return verbs.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Format)
+        return verbs.add_parser(
+            name, help=text, description=text, epilog=epilog, formatter_class=_Format, allow_abbrev=False
+        )
 
     _add_run(verb("run", _RUN, _RUN_EXAMPLES.replace("shala-run", "shala run")))
 

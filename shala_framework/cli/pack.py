@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from shala_framework.cli.progress import make_reporter
@@ -29,15 +30,20 @@ def pack(arguments: argparse.Namespace) -> int:
     source = _source(arguments.source, dataset_class.needs_source, arguments.dataset)
     if arguments.shard_samples < 1:
         raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
-    reporter = make_reporter()
-    reporter.begin(f"packing {arguments.dataset}", None, "sample")
-    dataset = dataset_class(options)
-    report = pack_shards(
-        dataset, source, arguments.out, shard_samples=arguments.shard_samples, on_sample=reporter.advance
-    )
-    reporter.finish()
-    if dataset_class.synthetic:
-        reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
+    with closing(make_reporter()) as reporter:
+        reporter.begin(f"packing {arguments.dataset}", None, "sample")
+        report = pack_shards(
+            dataset_class(options),
+            source,
+            arguments.out,
+            shard_samples=arguments.shard_samples,
+            on_sample=reporter.advance,
+        )
+        reporter.finish()
+        if dataset_class.synthetic:
+            reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
     print(describe_pack(report))
     print(f"{len(report.shards)} shards in {arguments.out}")
     for note in report.notes:
@@ -48,11 +54,11 @@ def pack(arguments: argparse.Namespace) -> int:
 def _source(text: str, needed: bool, dataset: str) -> Path | None:
     if text == "-":
         if needed:
-            raise DataError(f"expected a folder of raw files for {dataset!r}, got -")
+            raise DataError(
+                f"expected a folder of raw files for {dataset!r}, got '-', which is for data sets that need none"
+            )
         return None
     path = Path(text)
     if needed and not path.is_dir():
         raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is no folder")
     return path if needed else None
-
-

@@ -5,12 +5,14 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column
 
-from shala_framework.training.progress import Reporter
+BAR_WIDTH = 24
+LEAST_WIDTH_WITH_BAR = 110  # of a terminal; on a narrower one figures matter more
 
 
-def make_reporter() -> Reporter:
+def make_reporter() -> "TerminalProgress | LogProgress":
     """A live display where standard error is a terminal, else plain lines."""
     console = Console(stderr=True, highlight=False)
     return TerminalProgress(console) if console.is_terminal else LogProgress()
@@ -56,19 +58,17 @@ class TerminalProgress:
         self.title = ""
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
+        self.close()
         self.title, self.terms, self.rate = title, "", _Rate(total, unit, done)
-        self.display = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=self.console,
-            transient=True,
-            refresh_per_second=4,
-        )
+        columns: list[ProgressColumn] = [SpinnerColumn()]
+        if self.console.width >= LEAST_WIDTH_WITH_BAR:
+            columns.append(BarColumn(bar_width=BAR_WIDTH))
+        # One column, so that what does not fit is cut off at its end, where the least important figures are.
+        line = Column(no_wrap=True, overflow="ellipsis")
+        columns.append(TextColumn("{task.description}", markup=False, table_column=line))
+        self.display = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
         self.display.start()
-        self.task = self.display.add_task(title, total=total, completed=done, detail="")
+        self.task = self.display.add_task(self._line(), total=total, completed=done)
 
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
         if self.display is None:
@@ -76,23 +76,31 @@ class TerminalProgress:
         self.rate.done = done
         if terms:
             self.terms = _figures(terms)
-        self.display.update(self.task, completed=done, detail=f"{self.rate.describe()}  {self.terms}")
+        self.display.update(self.task, completed=done, description=self._line())
 
-    def finish(self) -> None:
+    def _line(self) -> str:
+        of = f"/{self.rate.total}" if self.rate.total is not None else ""
+        return f"{self.title} {self.rate.done}{of}  {self.rate.describe()}  {self.terms}".rstrip()
+
+    def close(self) -> None:
+        """Take the live line away, as an error does before its message; else the cursor would stay hidden."""
         if self.display is not None:
             self.display.stop()
             self.display = None
+
+    def finish(self) -> None:
+        if self.display is not None:
+            self.close()
             seconds = time.perf_counter() - self.rate.start
             detail = f"  {self.terms}" if self.terms else ""
-            self.console.print(f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}")
+            text = f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}"
+            self.console.print(text, markup=False)
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        if self.display is not None:
-            self.display.stop()
-            self.display = None
+        self.close()
         self.console.print(text, style="bold red", markup=False)
 
 
@@ -118,9 +126,14 @@ class LogProgress:
             of = f"/{self.rate.total}" if self.rate.total is not None else ""
             self._print(f"{self.title}: {done}{of} {self.rate.unit}s, {self.rate.describe()}  {self.terms}".rstrip())
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
     def finish(self) -> None:
         seconds = time.perf_counter() - self.rate.start
-        self._print(f"{self.title}: done, {self.rate.done} {self.rate.unit}s in {_clock(seconds)}  {self.terms}".rstrip())
+        self._print(
+            f"{self.title}: done, {self.rate.done} {self.rate.unit}s in {_clock(seconds)}  {self.terms}".rstrip()
+        )
 
     def note(self, text: str) -> None:
         self._print(text)

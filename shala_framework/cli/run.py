@@ -3,12 +3,10 @@
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from shala_framework.cli.progress import make_reporter
-from shala_framework.experiment import Experiment
-from shala_framework.model import ShaLa
-from shala_framework.report.samples import SYNTHETIC
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 
 
@@ -18,8 +16,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _describe(loaded)
         return 0
+    from shala_framework.experiment import Experiment  # torch is imported only for a sound spec
+    from shala_framework.report.samples import SYNTHETIC
+
     folder = arguments.out or Path("runs") / loaded.spec.name
-    summary = Experiment(loaded, folder, make_reporter()).run()
+    with closing(make_reporter()) as reporter:
+        summary = Experiment(loaded, folder, reporter).run()
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
     print(f"{folder}: {phases}; peak memory {summary.peak_memory_gib:.2f} GiB")
     print(f"look at {folder / 'samples'}")
@@ -29,6 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(loaded: LoadedSpec) -> None:
+    from shala_framework.model import ShaLa
+    from shala_framework.report.samples import SYNTHETIC
+
     if loaded.stand_in_used:
         stand_in = loaded.spec.data.stand_in
         print(f"{SYNTHETIC}: no training shard is there; would train on {stand_in.dataset if stand_in else ''!r}\n")

@@ -1,6 +1,7 @@
 """`shala sample`: samples of a trained run, jointly or from given files."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -26,18 +27,18 @@ def sample(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         settings = attrs.evolve(settings, num_steps=arguments.steps)
     model.spec = attrs.evolve(model.spec, generate=settings)
-    reporter = make_reporter()
-    writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance)
-    reporter.begin("samples", arguments.num, "sample")
-    if arguments.given:
-        rows = _given_rows(model, arguments.given)
-        names = [name for name, there in zip(model.names, rows.presence[0].tolist(), strict=True) if there]
-        writer.cross_modal(rows, names, num_samples=arguments.num, seed=arguments.seed, truth=False)
-    else:
-        writer.joint(arguments.num, seed=arguments.seed)
-    reporter.finish()
-    if model.synthetic:
-        reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
+    with closing(make_reporter()) as reporter:
+        writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance)
+        reporter.begin("samples", arguments.num, "sample")
+        if arguments.given:
+            rows = _given_rows(model, arguments.given)
+            names = [name for name, there in zip(model.names, rows.presence[0].tolist(), strict=True) if there]
+            writer.cross_modal(rows, names, num_samples=arguments.num, seed=arguments.seed, truth=False)
+        else:
+            writer.joint(arguments.num, seed=arguments.seed)
+        reporter.finish()
+        if model.synthetic:
+            reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
     print(f"wrote {arguments.num} samples to {arguments.out}")
     return 0
 

@@ -189,7 +189,9 @@ class ShardStream(IterableDataset[Rows]):
     def __iter__(self) -> Iterator[Rows]:
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        # The loader takes batches from its workers in turn: of the first s, worker w gave ceil((s - w) / count).
+        # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
+        # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
+        index = (index + self.start_step) % count
         skip = max(0, -(-(self.start_step - index) // count)) * self.batch_size
         samples = self._raw_samples(index, count)
         for _ in range(skip):

@@ -4,10 +4,13 @@ The text must already have been parsed by tomli: this second look follows keys a
 """
 
 import re
+from typing import Any
+
+import tomli
 
 from shala_framework.spec.structuring import KeyPath
 
-_KEY = re.compile(r"""[ \t]*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))[ \t]*""")
+_KEY = re.compile(r"""[ \t]*("(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)[ \t]*""")
 _BLANK = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")
 _STRING = re.compile(r'"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'', re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}#\n]+")
@@ -16,6 +19,14 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 def key_lines(text: str) -> dict[KeyPath, int]:
     """Map every key path of a valid TOML text to its 1-based line; array elements have int keys."""
     return _Scanner(text).scan()
+
+
+def _unquoted(key: str) -> str:
+    """A key as tomli gives it: without its quotes, escapes resolved."""
+    if key[0] not in "\"'":
+        return key
+    table: dict[str, Any] = tomli.loads(f"{key} = 0")
+    return next(iter(table))
 
 
 class _Scanner:
@@ -28,15 +39,19 @@ class _Scanner:
     def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
         while self._skip_blank():
-            if self._next("["):
-                is_array = self.text.startswith("[", self.position + 1)
-                self.position += 2 if is_array else 1
-                table = self._key(())
-                if is_array:
-                    self.tables[table] = self.tables.get(table, -1) + 1
-                    table = (*table, self.tables[table])
-                    self._record(table)
-                self.position += 2 if is_array else 1
+            if self._next("[["):
+                self.position += 2
+                array = self._key((), in_header=True)
+                self.tables[array] = self.tables.get(array, -1) + 1
+                table = (*array, self.tables[array])
+                self._record(table)
+                self.position += 2
+            elif self._next("["):
+                self.position += 1
+                table = self._key((), in_header=True)
+                self.lines.pop(table, None)  # known so far from the header of a table inside it
+                self._record(table)
+                self.position += 1
             else:
                 self._pair(table)
         return self.lines
@@ -52,16 +67,18 @@ class _Scanner:
     def _next(self, mark: str) -> bool:
         return self.text.startswith(mark, self.position)
 
-    def _key(self, table: KeyPath) -> KeyPath:
-        """Read a dotted key and record each of its prefixes."""
+    def _key(self, table: KeyPath, *, in_header: bool = False) -> KeyPath:
+        """Read a dotted key and record each of its prefixes; a header goes on in the last table of an array."""
         path = table
         while match := _KEY.match(self.text, self.position):
-            path = (*path, next(group for group in match.groups() if group is not None))
+            path = (*path, _unquoted(match[1]))
             self._record(path)
             self.position = match.end()
             if not self._next("."):
                 break
             self.position += 1
+            if in_header and path in self.tables:
+                path = (*path, self.tables[path])
         return path
 
     def _pair(self, table: KeyPath) -> None:

@@ -1,18 +1,26 @@
 """Reads a TOML spec, applies the stand-in's and the command line's overrides, and reports every error at its place."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import tomli
 
-from shala_framework.urls import any_exists, refuse_pipes
 from shala_framework.errors import DataError, PluginError, Problem, SpecError
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.schema import Data, Spec
-from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath, format_path, nearest, structure
+from shala_framework.spec.structuring import (
+    Finding,
+    InvalidValueError,
+    KeyPath,
+    describe_value,
+    format_path,
+    structure,
+    unstructure,
+)
+from shala_framework.urls import any_exists, expand_braces, refuse_pipes
 
 
 @attrs.frozen
@@ -34,6 +42,7 @@ class LoadedSpec:
         modality_classes: Modality class of each modality, by name.
         stand_in_used: Whether the training data are the stand-in's.
         text: The file as it was written.
+        origins: Where a key was written, such as "specs/a.toml:12" or "--set", for errors that show only later.
     """
 
     spec: Spec
@@ -41,6 +50,7 @@ class LoadedSpec:
     modality_classes: dict[str, Any]
     stand_in_used: bool = False
     text: str = ""
+    origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
 
 
 def parse_override(text: str) -> Override:
@@ -50,44 +60,72 @@ def parse_override(text: str) -> Override:
         SpecError: There is no `=` or KEY is not a dotted key.
     """
     key, equals, value = text.partition("=")
+    hint = "such as --set train.prior.steps=2000"
+    if not equals:
+        raise SpecError([Problem(path="", message=f"expected KEY=VALUE, got {text!r}", hint=hint, origin="--set")])
     try:
         path = _dotted(key)
-    except tomli.TOMLDecodeError:
-        path = ()
-    if not equals or not path:
-        raise SpecError([Problem(path="", message=f"expected KEY=VALUE, got {text!r}", origin="--set")])
-    return Override(path, _toml_value(value), "--set")
+    except ValueError:
+        message = f"expected a dotted key before '=', got {key!r}"
+        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
+    return Override(path, _toml_value(value.strip()), "--set")
 
 
 def _dotted(key: str) -> KeyPath:
-    table: Any = tomli.loads(f"{key} = 0")
+    """The keys of one dotted key; ValueError (TOMLDecodeError is one) for anything else."""
+    table: Any = tomli.loads(f"{key} = 'end'")
     path: KeyPath = ()
     while isinstance(table, dict):
-        name, table = next(iter(table.items()))
+        ((name, table),) = table.items()
         path = (*path, name)
+    if table != "end":
+        raise ValueError(f"expected a dotted key, got {key!r}")
     return path
 
 
 def _toml_value(text: str) -> Any:
+    """What a TOML value says; any other text, a path or a word without quotes, stands for itself."""
     try:
-        return tomli.loads(f"value = {text}")["value"]
-    except (tomli.TOMLDecodeError, KeyError):
+        table = tomli.loads(f"value = {text}")
+    except tomli.TOMLDecodeError:
         return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value of nested tables, so that keys with and without quotes around their dots mean the same."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
 
 
 class _Places:
-    """Where each key was written: an override's origin, or the line of the nearest enclosing key in the file."""
+    """Where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
+
+    A table that no line of the file opens comes from the override of a key in it.
+    """
 
     def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
         self.file, self.lines = file, lines
         self.overridden: dict[KeyPath, str] = {}
 
+    def override(self, path: KeyPath, origin: str) -> None:
+        """Note an override, which also replaces whatever was written below its path."""
+        self.overridden = {p: o for p, o in self.overridden.items() if p[: len(path)] != path} | {path: origin}
+
     def origin(self, path: KeyPath) -> str:
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                return self.overridden[path[:length]]
-            if path[:length] in self.lines:
-                return f"{self.file}:{self.lines[path[:length]]}"
+        heads = [path[:length] for length in range(len(path), 0, -1)]
+        for head in heads:
+            if head in self.overridden:
+                return self.overridden[head]
+        for head in heads:
+            if head in self.lines:
+                return f"{self.file}:{self.lines[head]}"
+            for overridden, origin in self.overridden.items():
+                if overridden[: len(head)] == head:
+                    return origin
         return self.file
 
     def problem(self, finding: Finding) -> Problem:
@@ -117,32 +155,42 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = F
         SpecError: With every problem of the file, each at its line.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
         raw = tomli.loads(text)
     except OSError as error:
         raise SpecError([Problem(path="", message=f"cannot be read: {error.strerror}", origin=str(path))]) from error
     except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
         message = f"expected UTF-8 text, got byte {error.object[error.start]:#04x} at offset {error.start}"
-        raise SpecError([Problem(path="", message=message, origin=str(path))]) from error
+        hint = "save the file as UTF-8"
+        raise SpecError([Problem(path="", message=message, hint=hint, origin=f"{path}:{line}")]) from error
     except tomli.TOMLDecodeError as error:
-        problem = Problem(path="", message=f"not valid TOML: {error.msg}", origin=f"{path}:{error.lineno}")
+        message = f"not valid TOML: {error.msg} at column {error.colno}"
+        problem = Problem(path="", message=message, origin=f"{path}:{error.lineno}")
         raise SpecError([problem]) from error
     places = _Places(str(path), key_lines(text))
     given = [parse_override(item) for item in overrides]
     base = copy.deepcopy(raw)
     problems = _apply(base, given, places)
     stand_in = _wanted_stand_in(base)
+    try:
+        loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
+    except SpecError as error:
+        if stand_in is None:
+            raise
+        problems = error.problems  # what the stand-in's overrides may hide, and real shards would bring to light
     if stand_in is not None:
         own = []
-        for key, value in stand_in.items():
+        for keys, value in _leaves(stand_in):
+            written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                own.append(Override(_dotted(key), value, places.origin(("data", "stand_in", "set", key))))
-            except tomli.TOMLDecodeError:
-                finding = Finding(("data", "stand_in", "set", key), f"expected a dotted key, got {key!r}")
-                problems.append(places.problem(finding))
+                target = tuple(part for key in keys for part in _dotted(str(key)))
+                own.append(Override(target, value, places.origin(written)))
+            except ValueError:
+                problems.append(places.problem(Finding(written, f"expected a dotted key, got {keys[-1]!r}")))
         base = copy.deepcopy(raw)
-        problems = _apply(base, [*own, *given], places) + [p for p in problems if p.origin != "--set"]
-    loaded = _resolve(base, places.problem, problems, allow_pipe=allow_pipe)
+        problems += _apply(base, [*own, *given], places)
+        loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
 
@@ -152,7 +200,7 @@ def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
     Raises:
         SpecError: With every problem.
     """
-    return _resolve(raw, _Places(source, {}).problem, [], allow_pipe=True, check_stand_in=False)
+    return _resolve(raw, _Places(source, {}), [], allow_pipe=True, check_stand_in=False)
 
 
 def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) -> list[Problem]:
@@ -163,29 +211,32 @@ def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) 
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 name = format_path(override.path[: depth + 1])
-                message = f"expected a key inside a table, but {name} is a value"
+                message = f"expected {name} to be a table, got {describe_value(table)}"
                 problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
                 break
         else:
             table[override.path[-1]] = override.value
-            places.overridden[override.path] = override.origin
+            places.override(override.path, override.origin)
     return problems
 
 
 def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
     """The stand-in's overrides, where the training shards are not there and a sound stand-in is."""
-    try:
-        data = structure(raw.get("data"), Data)
-    except InvalidValueError:
+    table = raw.get("data")
+    if not isinstance(table, dict):
         return None
-    if data.stand_in is None or any_exists(data.train):
+    try:
+        data = structure({key: table[key] for key in ("train", "stand_in") if key in table}, Data)
+        if data.stand_in is None or any_exists(data.train):
+            return None
+    except (InvalidValueError, DataError):  # reported by _resolve, at its place
         return None
     return data.stand_in.set
 
 
 def _resolve(
     raw: dict[str, Any],
-    place: Callable[[Finding], Problem],
+    places: _Places,
     problems: list[Problem],
     *,
     allow_pipe: bool,
@@ -212,32 +263,44 @@ def _resolve(
             findings.append(Finding((*where, "plugin"), str(error)))
         except InvalidValueError as error:
             findings += [attrs.evolve(f, path=(*where, "options", *f.path)) for f in error.findings]
-    data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
-    stand_in = data.get("stand_in") if isinstance(data, dict) else None
+    data: Any = raw.get("data")
+    data = data if isinstance(data, dict) else {}
+    stand_in = data.get("stand_in")
     if check_stand_in and isinstance(stand_in, dict) and isinstance(stand_in.get("dataset"), str):
         where = ("data", "stand_in")
         try:
             dataset = load_dataset(stand_in["dataset"])
+            if dataset.needs_source:
+                message = f"expected a data set that makes its samples, got {stand_in['dataset']!r}"
+                findings.append(Finding((*where, "dataset"), message, "it needs a folder of raw files"))
             structure(stand_in.get("options", {}), dataset.Options)
         except PluginError as error:
             findings.append(Finding((*where, "dataset"), str(error)))
         except InvalidValueError as error:
             findings += [attrs.evolve(f, path=(*where, "options", *f.path)) for f in error.findings]
-    if spec is not None and not allow_pipe:
-        for key in ("train", "validation"):
-            try:
-                refuse_pipes(getattr(spec.data, key))
-            except DataError as error:
-                findings.append(Finding(("data", key), str(error)))
-    all_problems = problems + [place(finding) for finding in findings]
+    findings += _wrong_urls(data, allow_pipe=allow_pipe)
+    all_problems = problems + [places.problem(finding) for finding in findings]
     if all_problems or spec is None:
         raise SpecError(sorted(set(all_problems), key=lambda p: (_line(p.origin), p.path)))
-    from shala_framework.spec.structuring import unstructure
+    tables = {name: attrs.evolve(table, options=unstructure(options[name])) for name, table in spec.modality.items()}
+    return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, origins=places.origin)
 
-    tables = {
-        name: attrs.evolve(table, options=unstructure(options[name])) for name, table in spec.modality.items()
-    }
-    return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes)
+
+def _wrong_urls(data: dict[str, Any], *, allow_pipe: bool) -> list[Finding]:
+    """What is wrong with the names of shards, where they are of the type that the schema wants."""
+    findings = []
+    for key in ("train", "validation"):
+        value = data.get(key, ())
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            continue  # already among the findings of the schema
+        try:
+            expand_braces(names)
+            if not allow_pipe:
+                refuse_pipes(names)
+        except DataError as error:
+            findings.append(Finding(("data", key), str(error)))
+    return findings
 
 
 def _tables(value: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -247,6 +310,3 @@ def _tables(value: Any) -> list[tuple[str, dict[str, Any]]]:
 def _line(origin: str) -> tuple[str, int]:
     file, _, line = origin.rpartition(":")
     return (file, int(line)) if line.isdigit() else (origin, 0)
-
-
-__all__ = ["LoadedSpec", "Override", "nearest", "parse_override", "read_spec", "resolve_spec"]

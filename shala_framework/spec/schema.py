@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 import attrs
 
-from shala_framework.options import above, at_least, between
+from shala_framework.options import above, at_least, between, not_empty
+from shala_framework.spec.structuring import Finding, InvalidValueError
 
 
 def _names_files(_: Any, __: Any, name: str) -> None:
@@ -15,8 +16,14 @@ def _names_files(_: Any, __: Any, name: str) -> None:
 def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
     if not tables:
         raise ValueError("expected at least one [modality.<name>] table, got none")
+    findings = []
     for name in tables:
-        _names_files(_, __, name)
+        try:
+            _names_files(_, __, name)
+        except ValueError as error:
+            findings.append(Finding((name,), str(error)))
+    if findings:
+        raise InvalidValueError(findings)
 
 
 @attrs.frozen(kw_only=True)
@@ -26,7 +33,8 @@ class StandIn:
     Attributes:
         dataset: Name of a data set plugin that makes its samples.
         options: Its options.
-        set: Overrides of the spec, dotted key to value, that fit the run to it; --set wins over them.
+        set: Overrides of the spec, dotted key to value, that fit the run to it; a table in it is merged key by key.
+            --set wins over them.
     """
 
     dataset: str
@@ -48,7 +56,7 @@ class Data:
         validation_samples: At most so many held-out rows are kept in memory.
     """
 
-    train: str | tuple[str, ...]
+    train: str | tuple[str, ...] = attrs.field(validator=not_empty)
     validation: str | tuple[str, ...] = ()
     stand_in: StandIn | None = None
     in_memory: bool = False
@@ -78,15 +86,14 @@ class Posterior:
         latent_dim: Dimensions of z.
         feature_dim: Dimensions of each modality's feature h.
         hidden_dim: Width of the fusion's layers.
-        modality_dropout: Share of training rows whose posterior sees a random part of the present modalities
-            while every present one is still reconstructed. It keeps each feature informative on its own; the
-            bound stays an ELBO, because any q(z) gives one.
+        subset_weight: Weight of KL(q(z | x_present) || q(z | x_S)) in stage 1, in nats a latent dimension, for a
+            random subset S of each row's modalities. It trains q(z | x_S), and features that tell all they can.
     """
 
     latent_dim: int = attrs.field(default=64, validator=at_least(1))
     feature_dim: int = attrs.field(default=256, validator=at_least(1))
     hidden_dim: int = attrs.field(default=512, validator=at_least(1))
-    modality_dropout: float = attrs.field(default=0.5, validator=between(0, 1))
+    subset_weight: float = attrs.field(default=0.1, validator=at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -152,10 +159,14 @@ class AutoencoderStage(Stage):
     Attributes:
         kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
         kl_warmup_steps: Steps over which the weight grows from 0.
+        likelihood_rescaling: Whether each modality's log-likelihood is multiplied by (values of the largest modality
+            / values of this one) while training, so that z must tell a skeleton as well as the video that has fifty
+            times as many numbers. The validation ELBO is always the unscaled one.
     """
 
     kl_weight: float = attrs.field(default=1.0, validator=at_least(0))
     kl_warmup_steps: int = attrs.field(default=1_000, validator=at_least(0))
+    likelihood_rescaling: bool = True
 
 
 @attrs.frozen(kw_only=True)

@@ -4,8 +4,10 @@ cattrs dispatches on types; the hooks here replace its own, which turn 3.9 into 
 """
 
 import difflib
+import math
 import types
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -44,7 +46,7 @@ def format_path(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            bare = key.replace("_", "").replace("-", "").isalnum()
+            bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
             text += ("." if text else "") + (key if bare else f'"{key}"')
     return text
 
@@ -74,7 +76,7 @@ def describe_type(kind: Any) -> str:
     """How an error names a type that was expected, in TOML's words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in args)
+        return ("one of " if len(args) > 1 else "") + ", ".join(repr(choice) for choice in args)
     if origin in (Union, types.UnionType):
         return " or ".join(describe_type(arg) for arg in args if arg is not type(None))
     if origin is tuple:
@@ -83,7 +85,8 @@ def describe_type(kind: Any) -> str:
         return f"an array of {len(args)} ({', '.join(describe_type(arg) for arg in args)})"
     if origin is dict or kind is dict or attrs.has(kind):
         return "a table"
-    return {bool: "boolean", str: "string", Path: "path", Any: "any value"}.get(kind, getattr(kind, "__name__", str(kind)))
+    names = {bool: "boolean", str: "string", Path: "path", Any: "any value"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _mismatch(value: Any, kind: Any, hint: str = "") -> InvalidValueError:
@@ -99,7 +102,15 @@ def _structure_exact(value: Any, kind: Any) -> Any:
 def _structure_float(value: Any, kind: Any) -> float:
     if type(value) not in (int, float):
         raise _mismatch(value, kind)
+    if not math.isfinite(value):  # JSON, in which specs are saved, has neither
+        raise InvalidValueError([Finding((), f"expected a finite number, got {describe_value(value)}")])
     return float(value)
+
+
+def _structure_path(value: Any, kind: Any) -> Path:
+    if not isinstance(value, str):
+        raise _mismatch(value, kind)
+    return Path(value)
 
 
 def _structure_literal(value: Any, kind: Any) -> Any:
@@ -109,6 +120,11 @@ def _structure_literal(value: Any, kind: Any) -> Any:
     names = [choice for choice in get_args(kind) if isinstance(choice, str)]
     close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
     raise _mismatch(value, kind, f"did you mean {close[0]!r}?" if close else "")
+
+
+def _refusal(error: ValueError | TypeError) -> InvalidValueError:
+    """What a validator said; attrs' own put the message first and the field after it."""
+    return InvalidValueError([Finding((), str(error.args[0]) if error.args else type(error).__name__)])
 
 
 def _gather(items: Iterable[tuple[str | int, Callable[[], Any]]]) -> list[Any]:
@@ -132,6 +148,7 @@ class _Structurer:
         for kind in (int, bool, str):
             self.converter.register_structure_hook(kind, _structure_exact)
         self.converter.register_structure_hook(float, _structure_float)
+        self.converter.register_structure_hook(Path, _structure_path)
         hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
             (lambda kind: get_origin(kind) is Literal, _structure_literal),
             (lambda kind: get_origin(kind) in (Union, types.UnionType), self.union),
@@ -168,13 +185,14 @@ class _Structurer:
             args = (args[0],) * len(value)
         elif len(value) != len(args):
             raise _mismatch(value, kind)
-        return tuple(_gather((i, lambda v=v, a=a: self(v, a)) for i, (v, a) in enumerate(zip(value, args, strict=True))))
+        pairs = enumerate(zip(value, args, strict=True))
+        return tuple(_gather((i, partial(self, v, a)) for i, (v, a) in pairs))
 
     def table(self, value: Any, kind: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise _mismatch(value, kind)
         of = get_args(kind)[1]
-        return dict(zip(value, _gather((key, lambda v=v: self(v, of)) for key, v in value.items()), strict=True))
+        return dict(zip(value, _gather((key, partial(self, v, of)) for key, v in value.items()), strict=True))
 
     def attrs_class(self, value: Any, kind: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -190,25 +208,25 @@ class _Structurer:
             if field.validator is not None:
                 try:
                     field.validator(None, field, result)
-                except ValueError as error:
-                    raise InvalidValueError([Finding((), str(error))]) from None
+                except (ValueError, TypeError) as error:
+                    raise _refusal(error) from None
             return field.name, result
 
         def required(field: "attrs.Attribute[Any]") -> Any:
             raise InvalidValueError([Finding((), f"missing; expected {describe_type(field.type)}", "add it")])
 
         items: list[tuple[str | int, Callable[[], Any]]] = [
-            (key, lambda key=key: unknown(key)) for key in value if key not in known  # type: ignore[misc]
+            (key, partial(unknown, key)) for key in value if key not in known
         ]
         present = [field for field in known.values() if field.name in value]
         missing = [field for field in known.values() if field.name not in value and field.default is attrs.NOTHING]
-        items += [(field.name, lambda field=field: structured(field)) for field in present]  # type: ignore[misc]
-        items += [(field.name, lambda field=field: required(field)) for field in missing]  # type: ignore[misc]
+        items += [(field.name, partial(structured, field)) for field in present]
+        items += [(field.name, partial(required, field)) for field in missing]
         pairs = dict(_gather(items))
         try:
             return kind(**pairs)
         except ValueError as error:  # a rule that ties several fields together, in __attrs_post_init__
-            raise InvalidValueError([Finding((), str(error))]) from None
+            raise _refusal(error) from None
 
 
 _structurer = _Structurer()
@@ -239,4 +257,4 @@ def unstructure(instance: Any) -> Any:
         return {key: unstructure(value) for key, value in instance.items()}
     if isinstance(instance, (list, tuple)):
         return [unstructure(value) for value in instance]
-    return instance
+    return str(instance) if isinstance(instance, Path) else instance

@@ -8,6 +8,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -101,12 +102,12 @@ def train(
     optimizer = torch.optim.AdamW(
         parameter_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.99), fused=True
     )
-    start = _load_state(stage, optimizer, state_file, fingerprint) if state_file.exists() else 0
+    start, window = _load_state(stage, optimizer, state_file, fingerprint) if state_file.exists() else (0, _Window())
     metrics.rewind(stage.name, start)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
-    totals: dict[str, Tensor] = {}
-    logged_at, logged_step, step = time.perf_counter(), start, start
+    clock = _Clock()
+    step = start
     module.train()
     with torch.random.fork_rng():
         stream = batches(start) if start < settings.steps else iter(())
@@ -122,31 +123,62 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 stage.after_step(step)
-                for name, value in {"loss": loss.detach(), "gradient_norm": norm.detach(), **terms}.items():
-                    totals[name] = totals[name] + value if name in totals else value
+                window.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **terms})
                 done = step + 1
                 if done % settings.log_every_steps == 0 or done == settings.steps:
-                    now, count = time.perf_counter(), done - logged_step
-                    figures = {name: float(value) / count for name, value in totals.items()}
+                    figures = window.mean()
                     _check_finite(stage.name, done, figures)
-                    rate = count / (now - logged_at)
-                    metrics.write(stage.name, done, {**figures, "steps_per_second": rate})
+                    metrics.write(stage.name, done, {**figures, "steps_per_second": clock.rate(done - start)})
                     reporter.advance(done, figures)
-                    totals, logged_at, logged_step = {}, now, done
+                    window = _Window()
                 else:
                     reporter.advance(done)
                 if done % settings.save_every_steps == 0 or done == settings.steps:
-                    _save_state(stage, optimizer, state_file, fingerprint, done)
-                    held_out = stage.validate()
-                    module.train()
+                    with clock.stopped():
+                        _save_state(stage, optimizer, state_file, fingerprint, done, window)
+                        held_out = stage.validate()
+                        module.train()
                     if held_out:
                         metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
-                    logged_at += time.perf_counter() - now if logged_step == done else 0.0
         except KeyboardInterrupt:
             # The step under way may be half applied; the last saved state is the one to go on from.
             reporter.warn(f"interrupted at step {step} of stage {stage.name}; the same command goes on from the last saved state")
             raise
     reporter.finish()
+
+
+class _Window:
+    """Sums of the terms of the steps since the last line of metrics; nothing leaves the device before `mean`."""
+
+    def __init__(self, totals: dict[str, Tensor] | None = None, count: int = 0) -> None:
+        self.totals, self.count = totals or {}, count
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        self.count += 1
+        for name, value in terms.items():
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+
+    def mean(self) -> dict[str, float]:
+        return {name: float(value) / self.count for name, value in self.totals.items()}
+
+
+class _Clock:
+    """Rate of steps since the last question, without the time for saving and validating."""
+
+    def __init__(self) -> None:
+        self.last, self.done, self.pause = time.perf_counter(), 0, 0.0
+
+    def rate(self, done: int) -> float:
+        now = time.perf_counter()
+        rate = (done - self.done) / max(1e-9, now - self.last - self.pause)
+        self.last, self.done, self.pause = now, done, 0.0
+        return rate
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.pause += time.perf_counter() - start
 
 
 def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
@@ -159,7 +191,12 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
 
 
 def _save_state(
-    stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str, step: int
+    stage: Trainable[Any],
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    fingerprint: str,
+    step: int,
+    window: _Window,
 ) -> None:
     moments = {
         f"{index}.{name}": value
@@ -170,11 +207,15 @@ def _save_state(
         **prefixed(stage.module.state_dict(), "module"),
         **prefixed(moments, "optimizer"),
         **prefixed(stage.extra_state(), "extra"),
+        **prefixed(window.totals, "window"),
     }
-    write_checkpoint(path, tensors, {"stage": stage.name, "step": step, "fingerprint": fingerprint})
+    description = {"stage": stage.name, "step": step, "fingerprint": fingerprint, "window_steps": window.count}
+    write_checkpoint(path, tensors, description)
 
 
-def _load_state(stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str) -> int:
+def _load_state(
+    stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str
+) -> tuple[int, _Window]:
     tensors, description = read_checkpoint(path)
     if description["fingerprint"] != fingerprint:
         raise CheckpointError(f"{path} belongs to another spec; choose another --out or remove the folder")
@@ -185,4 +226,6 @@ def _load_state(stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: P
         index, _, moment = name.partition(".")
         state.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(description["step"])
+    device = next(stage.module.parameters()).device
+    totals = {name: value.to(device) for name, value in part(tensors, "window").items()}
+    return int(description["step"]), _Window(totals, int(description["window_steps"]))

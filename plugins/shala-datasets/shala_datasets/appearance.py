@@ -3,8 +3,6 @@
 Colours are float RGB in [0, 255].
 """
 
-import colorsys
-
 import attrs
 import numpy as np
 from PIL import Image
@@ -15,8 +13,19 @@ _SKIN = np.array(
     ((245, 212, 186), (226, 178, 142), (198, 146, 106), (154, 104, 72), (112, 74, 52), (84, 56, 42)), float
 )
 _HAIR = np.array(((28, 22, 20), (62, 40, 26), (110, 70, 38), (170, 130, 70), (140, 140, 140), (96, 36, 24)), float)
-_MIN_CONTRAST = 85.0
-_NUM_CANDIDATES = 48
+_SHIRTS = np.array(
+    ((205, 45, 45), (45, 85, 205), (40, 150, 75), (235, 195, 45), (235, 235, 235), (130, 55, 165), (235, 120, 35)),
+    float,
+)
+_TROUSERS = np.array(((32, 38, 90), (115, 115, 120), (115, 78, 48), (28, 28, 32), (60, 95, 80)), float)
+_WALLS = np.array(
+    (
+        (218, 208, 182), (165, 198, 225), (176, 214, 178), (150, 150, 156), (226, 182, 186), (192, 182, 226),
+        (62, 112, 118), (66, 66, 74), (240, 240, 236), (122, 66, 66),
+    ),
+    float,
+)  # fmt: skip
+_MIN_CONTRAST = 60.0
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -30,18 +39,22 @@ class Outfit:
     shoes: FloatArray
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> "Outfit":
-        """Any skin, hair and clothes; shirt and skin differ, so that arms show before the torso."""
-        skin = _SKIN[rng.integers(len(_SKIN))] + rng.uniform(-8, 8)
-        shirts = _colours(rng, _NUM_CANDIDATES, saturation=(0.35, 1.0), value=(0.25, 0.95))
-        shirt = _first_distinct(shirts, skin[None])
-        trousers = _colours(rng, _NUM_CANDIDATES, saturation=(0.1, 0.7), value=(0.15, 0.7))
+    def random(cls, person: np.random.Generator, day: np.random.Generator) -> "Outfit":
+        """A person's own skin and hair, and clothes of the day; shirt and skin differ, so that arms show.
+
+        Args:
+            person: Draws what stays the same in all clips of a person.
+            day: Draws what they wear in this one.
+        """
+        skin = _SKIN[person.integers(len(_SKIN))] + person.uniform(-8, 8)
+        hair = _HAIR[person.integers(len(_HAIR))] + person.uniform(-10, 10)
+        shirt = _first_distinct(_shuffled(day, _SHIRTS), skin[None])
         return cls(
             skin=skin,
-            hair=_HAIR[rng.integers(len(_HAIR))] + rng.uniform(-10, 10),
+            hair=hair,
             shirt=shirt,
-            trousers=_first_distinct(trousers, np.stack([skin, shirt])),
-            shoes=np.full(3, rng.choice((30.0, 60.0, 235.0))),
+            trousers=_first_distinct(_shuffled(day, _TROUSERS), np.stack([skin, shirt])),
+            shoes=np.full(3, day.choice((40.0, 235.0))),
         )
 
 
@@ -65,14 +78,13 @@ class Background:
     def random(cls, rng: np.random.Generator, outfit: Outfit) -> "Background":
         """Colours unlike every one of the outfit's."""
         worn = np.stack([outfit.skin, outfit.hair, outfit.shirt, outfit.trousers, outfit.shoes])
-        walls = _colours(rng, _NUM_CANDIDATES, saturation=(0.0, 0.55), value=(0.15, 1.0))
-        wall = _first_distinct(walls, worn)
+        wall = _first_distinct(_shuffled(rng, _WALLS), worn)
         has_floor = rng.uniform() < 0.65
-        shades = wall * rng.uniform(0.55, 1.3, size=(_NUM_CANDIDATES, 1)) + rng.uniform(-14, 14, (_NUM_CANDIDATES, 3))
+        shades = wall * rng.uniform(0.6, 1.2, size=(16, 1))
         floor = _first_distinct(np.clip(shades, 0, 255), worn) if has_floor else wall
         light = rng.uniform(-0.12, 0.12, size=2)
         return cls(
-            wall=wall, floor=floor, horizon=float(rng.uniform(0.7, 0.84)), light=(float(light[0]), float(light[1]))
+            wall=wall, floor=floor, horizon=float(rng.uniform(0.74, 0.82)), light=(float(light[0]), float(light[1]))
         )
 
     def picture(self, size: int) -> Image.Image:
@@ -84,14 +96,10 @@ class Background:
         return Image.fromarray(pixels)
 
 
-def _colours(
-    rng: np.random.Generator, number: int, saturation: tuple[float, float], value: tuple[float, float]
-) -> FloatArray:
-    hues = rng.uniform(0, 1, number)
-    saturations = rng.uniform(*saturation, number)
-    values = rng.uniform(*value, number)
-    triples = zip(hues.tolist(), saturations.tolist(), values.tolist(), strict=True)
-    return 255.0 * np.array([colorsys.hsv_to_rgb(*triple) for triple in triples])
+def _shuffled(rng: np.random.Generator, palette: FloatArray, jitter: float = 10.0) -> FloatArray:
+    """The colours of a palette [N, 3] in random order, each a little off."""
+    colours: FloatArray = np.clip(rng.permutation(palette) + rng.uniform(-jitter, jitter, palette.shape), 0, 255)
+    return colours
 
 
 def _first_distinct(candidates: FloatArray, others: FloatArray) -> FloatArray:

@@ -11,8 +11,8 @@ from shala_datasets.body import FloatArray, rotation
 DEPTH_FOCAL_PIXELS, DEPTH_CENTRE = 365.5, (256.0, 208.0)
 """Kinect v2's depth camera, 512x424; values that fit the depth coordinates of NTU files to within a few pixels."""
 
-FOCAL_SHARE = 1.2
-"""Focal length of the RGB camera as a share of the picture's size: 2.5 m fill the picture at a distance of 3 m."""
+FOCAL_SHARE = 1.25
+"""Focal length of the RGB camera as a share of the picture's size: 2.4 m fill the picture at a distance of 3 m."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,8 +31,8 @@ class Viewpoint:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Viewpoint":
-        """A view within 30 degrees of the front, from 2.95 to 3.25 m."""
-        x, y, z = rng.uniform((-0.16, -0.20, 2.95), (0.16, -0.10, 3.25))
+        """A view within 30 degrees of the front, from 2.95 to 3.15 m."""
+        x, y, z = rng.uniform((-0.08, -0.20, 2.95), (0.08, -0.13, 3.15))
         return cls(
             yaw=float(rng.uniform(-30, 30)), pitch=float(rng.uniform(-4, 8)), position=(float(x), float(y), float(z))
         )

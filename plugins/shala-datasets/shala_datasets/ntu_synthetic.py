@@ -138,7 +138,7 @@ class NTUSynthetic(Dataset):
         action = _ACTION_NUMBERS[index % len(_ACTION_NUMBERS)]
         subject = int(rng.choice(SUBJECTS[split]))
         person = np.random.default_rng((seed, _PERSON_STREAM, subject))
-        body, outfit = Body.random(person), Outfit.random(person)
+        body, outfit = Body.random(person), Outfit.random(person, rng)
         performance = Performance.random(rng, self.options.frames, FRAMES_PER_SECOND)
         viewpoint = Viewpoint.random(rng)
         mirrored = bool(rng.uniform() < 0.5)

@@ -1,0 +1,84 @@
+"""Sessions: lint, types, tests (everything installed), plugins (the core alone, then each plugin with it), dev.
+
+An environment with torch takes several GB, so sessions are few and their environments are reused.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
+CODE = ["shala_framework", "plugins", "tests", "benchmarks", "noxfile.py"]
+TEST_TOOLS = ["pytest>=8"]
+LINT_TOOLS = ["ruff==0.17.*"]
+TYPE_TOOLS = ["mypy==2.*"]
+
+
+def install_project(session: nox.Session, *plugins: str) -> None:
+    """Install as a user does: built and copied, not linked to the checkout."""
+    # setuptools adds to an old build folder and would ship files that are no longer there.
+    for folder in (".", *plugins):
+        shutil.rmtree(Path(folder) / "build", ignore_errors=True)
+    session.install(".", *(f"./{plugin}" for plugin in plugins))
+
+
+def run_tests(session: nox.Session, *paths: str) -> None:
+    """Run pytest on the installed packages from the checkout's root."""
+    # Two threads that wait for work by spinning slow each other down where other programs run as well.
+    environment = {"OMP_WAIT_POLICY": "passive", "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data")}
+    session.run("pytest", *paths, *session.posargs, env=environment)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint rules."""
+    session.install(*LINT_TOOLS)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of the core and of every plugin."""
+    install_project(session, *PLUGINS)
+    session.install(*TYPE_TOOLS)
+    session.run("mypy", "shala_framework", *(str(next(Path(plugin).glob("shala_*"))) for plugin in PLUGINS))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test, with everything installed."""
+    install_project(session, *PLUGINS)
+    session.install(*TEST_TOOLS)
+    run_tests(session)
+
+
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """The core's tests without any plugin, then each plugin's own with nothing but the core."""
+    names = [Path(plugin).name for plugin in PLUGINS]
+    install_project(session)
+    session.install(*TEST_TOOLS)
+    session.run("pip", "uninstall", "--yes", "--quiet", *names)
+    run_tests(session, "tests")
+    for plugin, name in zip(PLUGINS, names, strict=True):
+        session.install(f"./{plugin}")
+        run_tests(session, plugin)
+        session.run("pip", "uninstall", "--yes", "--quiet", name)
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv with everything editable and all tools."""
+    session.run("python", "-m", "venv", ".venv")
+    python = str(Path(".venv/bin/python"))
+    editable = [argument for folder in (".", *PLUGINS) for argument in ("-e", f"./{folder}")]
+    tools = [*TEST_TOOLS, *LINT_TOOLS, *TYPE_TOOLS, "nox"]
+    session.run(python, "-m", "pip", "install", *editable, *tools)

@@ -1,0 +1,223 @@
+"""Moving skeletons as a modality: the joints of one or more bodies over a fixed number of frames."""
+
+import io
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, final
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shala_framework import (
+    DataError,
+    Modality,
+    Preview,
+    above,
+    at_least,
+    between,
+    each,
+    encode_mp4,
+    hookimpl,
+    not_empty,
+)
+from shala_skeleton.bones import NAMED_BONES, bone_list
+from shala_skeleton.drawing import draw_clip
+from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, Standardise
+from shala_skeleton.parsing import FORMATS, interpolate, parse
+
+PREVIEW_SIDE = 192
+FIT_SAMPLES = 2_000  # a mean pose needs no more
+
+
+def named_after_its_format(_: Any, __: Any, value: str) -> None:
+    """Validator: accept field names whose last part is a format that `parse` knows."""
+    if value.rpartition(".")[2] not in FORMATS:
+        choices = ", ".join(repr(name) for name in FORMATS)
+        raise ValueError(f"expected a field name that is or ends in one of {choices}, got {value!r}")
+
+
+def known_bones(_: Any, __: Any, value: Any) -> None:
+    """Validator: accept the name of a skeleton or pairs of joint indices."""
+    if isinstance(value, str) and value not in NAMED_BONES:
+        raise ValueError(f"expected one of {sorted(NAMED_BONES)} or pairs of joints, got {value!r}")
+    if not isinstance(value, str) and any(len(bone) != 2 for bone in value):
+        raise ValueError(f"expected pairs of joint indices, got {value!r}")
+
+
+def multiple_of_8(_: Any, __: Any, value: int) -> None:
+    """Validator: accept what group norm can split."""
+    if value < 8 or value % 8:
+        raise ValueError(f"expected a multiple of 8 of at least 8, got {value!r}")
+
+
+@final
+class Skeleton(Modality):
+    """Joints x, float32 [T, bodies, joints, dims], in metres; a body that is absent is all zeros."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options of a skeleton modality.
+
+        Attributes:
+            frames: Frames of x; the whole clip is resampled to them, linearly.
+            joints: Joints of each body in the files: 25 for Kinect v2 (NTU RGB+D), 20 for v1 (NW-UCLA).
+            bodies: Bodies of x; of an NTU file those seen longest, the one that moves most first.
+            dims: Coordinates of a joint that are kept: 3, or 2 to leave depth out.
+            root: Joint that counts as the body's place.
+            centre: Move the first body's root to the origin in the "first_frame" (walking about is kept), in
+                "every_frame", or in "none".
+            bones: Joints that a drawing connects: "ntu", "nw-ucla", or pairs of joint indices; an empty list draws
+                each joint's trail.
+            frames_per_second: Playback rate of written clips and previews.
+            fields: Sample fields to look for, in this order; the last part of the name is the format: "skeleton"
+                (NTU's text), "npy" or "json". Plain "json" is not among the defaults, as data sets keep metadata there.
+            width: Channels of the networks, a multiple of 8.
+            likelihood: Distribution of a coordinate given z.
+            scale: Its scale in metres; leave it out to have it learned.
+        """
+
+        frames: int = attrs.field(default=64, validator=at_least(4))
+        joints: int = attrs.field(default=25, validator=at_least(1))
+        bodies: int = attrs.field(default=1, validator=at_least(1))
+        dims: int = attrs.field(default=3, validator=between(2, 3))
+        root: int = attrs.field(default=0, validator=at_least(0))
+        centre: Literal["first_frame", "every_frame", "none"] = attrs.field(
+            default="first_frame", validator=attrs.validators.in_(("first_frame", "every_frame", "none"))
+        )
+        bones: Literal["ntu", "nw-ucla"] | tuple[tuple[int, int], ...] = attrs.field(
+            default="ntu", validator=known_bones
+        )
+        frames_per_second: float = attrs.field(default=15.0, validator=above(0))
+        fields: tuple[str, ...] = attrs.field(
+            default=("skeleton", "npy", "skeleton.json"), validator=[not_empty, each(named_after_its_format)]
+        )
+        width: int = attrs.field(default=256, validator=multiple_of_8)
+        likelihood: Literal["normal", "laplace"] = attrs.field(
+            default="normal", validator=attrs.validators.in_(("normal", "laplace"))
+        )
+        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+
+        def __attrs_post_init__(self) -> None:
+            named = [joint for bone in bone_list(self.bones) for joint in (bone.start, bone.end)]
+            if not all(0 <= joint < self.joints for joint in (self.root, *named)):
+                raise ValueError(
+                    f"expected root and bones to name joints 0 to {self.joints - 1}, got root {self.root} and bones "
+                    f"{self.bones!r} up to joint {max(named, default=self.root)}; choose `bones` to match `joints`"
+                )
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._mean = torch.zeros(self.shape[1:])
+        self._scale = 0.5
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        options = self.options
+        return options.frames, options.bodies, options.joints, options.dims
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.options.fields
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Parse the first of `fields` that the sample has: float32 [T, bodies, joints, dims].
+
+        A sound file in which nobody is tracked, as some of NTU's are, counts as missing.
+
+        Raises:
+            DataError: It is not the file that its field's name says, or has other joints than the options say.
+        """
+        field = next((name for name in self.fields if name in sample), None)
+        if field is None:
+            return None
+        options = self.options
+        tracked_TPJC = parse(sample[field], field, options.joints, options.bodies)
+        _, num_bodies, _, num_coordinates = tracked_TPJC.shape
+        if num_coordinates < options.dims:
+            raise DataError(
+                f"field {field!r}: expected {options.dims} coordinates a joint, got {num_coordinates}; "
+                f"set the option `dims` to {num_coordinates}"
+            )
+        if num_bodies == 0:
+            return None
+        tracked_TPJC = self._centred(tracked_TPJC[..., : options.dims])
+        times = np.arange(len(tracked_TPJC))
+        x_TPJC = np.zeros(self.shape, dtype=np.float32)
+        x_TPJC[:, :num_bodies] = interpolate(tracked_TPJC, times, np.linspace(0, times[-1], options.frames))
+        return torch.from_numpy(x_TPJC)
+
+    def _centred(self, tracked_TPJC: np.ndarray) -> np.ndarray:
+        root_T11C = tracked_TPJC[:, :1, self.options.root][:, :, None]
+        origin = {"first_frame": root_T11C[:1], "every_frame": root_T11C, "none": np.zeros(1)}[self.options.centre]
+        centred: np.ndarray = tracked_TPJC - origin
+        return centred
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """The joints under "npy" and a drawing of them under "mp4"."""
+        buffer = io.BytesIO()
+        np.save(buffer, x.float().cpu().numpy(), allow_pickle=False)
+        return {"npy": buffer.getvalue(), "mp4": encode_mp4(self._drawn(x), self.options.frames_per_second)}
+
+    def preview(self, x: Tensor) -> Preview:
+        """A drawing of the clip, seen from the front."""
+        return Preview(frames=self._drawn(x), frames_per_second=self.options.frames_per_second)
+
+    def _drawn(self, x: Tensor) -> np.ndarray:
+        return draw_clip(x.float().cpu().numpy(), bone_list(self.options.bones), PREVIEW_SIDE)
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        """Learn the mean pose and the scale of the coordinates around it, from at most 2,000 samples.
+
+        Raises:
+            DataError: No sample has this modality.
+        """
+        read = (self.read(sample) for sample in samples)
+        clips = list(itertools.islice((x for x in read if x is not None), FIT_SAMPLES))
+        if not clips:
+            raise DataError(f"expected a training sample with one of the fields {list(self.fields)}, got none")
+        x_NTPJC = torch.stack(clips)
+        self._mean = x_NTPJC.mean((0, 1))
+        self._scale = max((x_NTPJC - self._mean).square().mean().sqrt().item(), 1e-3)
+
+    def state(self) -> dict[str, Any]:
+        """The mean pose [bodies, joints, dims] and the scale, in metres."""
+        return {"mean": self._mean.tolist(), "scale": self._scale}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore a mean pose and a scale.
+
+        Raises:
+            ValueError: The state has other keys, or a mean pose of another shape than the options say.
+        """
+        if set(state) != {"mean", "scale"}:
+            raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
+        mean = torch.tensor(state["mean"], dtype=torch.float32)
+        if mean.shape != self.shape[1:]:
+            raise ValueError(f"expected a mean pose of shape {list(self.shape[1:])}, got {list(mean.shape)}")
+        self._mean, self._scale = mean, float(state["scale"])
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """Encode x, float [B, T, bodies, joints, dims], as h [B, feature_dim]."""
+        return SkeletonEncoder(
+            Standardise(self._mean, self._scale), self.options.frames, self.options.width, feature_dim
+        )
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """Decode z [B, latent_dim] as a likelihood of coordinates."""
+        return SkeletonDecoder(
+            Standardise(self._mean, self._scale),
+            self.options.frames,
+            self.options.width,
+            latent_dim,
+            self.options.likelihood,
+            self.options.scale,
+        )
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("skeleton", Skeleton)

@@ -1,0 +1,140 @@
+"""Temporal convolutional encoder and decoder of joints.
+
+Joints are standardised by the mean pose and the scale that were learned from training samples, but the likelihood
+is one of the coordinates as they are: its mean and log-scale are transformed instead.
+
+Shapes: B batch, T frames, P bodies, J joints, C coordinates (or channels, before T), F feature_dim, D latent_dim.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework import Laplace, LogScale, Normal
+
+LIKELIHOODS: dict[str, type[Normal] | type[Laplace]] = {"normal": Normal, "laplace": Laplace}
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw weights that keep the variance of what passes SiLU, with biases of zero.
+
+    PyTorch's default shrinks it at each layer, so that at the start the output hardly depends on z.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
+class Standardise(nn.Module):
+    """x to and from (x - mean) / scale, with the mean [P, J, C] and one scale of the training samples."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x_BTPJC: Tensor) -> Tensor:
+        return (x_BTPJC - self.mean) / self.scale
+
+    def inverse(self, x_BTPJC: Tensor) -> Tensor:
+        return x_BTPJC * self.scale + self.mean
+
+
+class Residual(nn.Module):
+    """x + f(x), where f is group norm, SiLU and a convolution over time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.convolution = nn.GroupNorm(8, width), nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        changed_BCT: Tensor = self.convolution(nn.functional.silu(self.norm(x_BCT)))
+        return x_BCT + changed_BCT
+
+
+def double_time(h_BCT: Tensor) -> Tensor:
+    """[B, 2 * C, T] to [B, C, 2 * T]: each frame's two halves of channels become two frames."""
+    return h_BCT.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class SkeletonEncoder(nn.Module):
+    """Joints [B, T, P, J, C] to features [B, F]; frames are folded 4 to 1 on the way."""
+
+    def __init__(self, standardise: Standardise, num_frames: int, width: int, feature_dim: int) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.padding = -num_frames % 4
+        quarter = (num_frames + self.padding) // 4
+        num_coordinates = standardise.mean.numel()
+        self.layers = nn.Sequential(
+            nn.Conv1d(num_coordinates, width, 4, stride=2, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv1d(width, width, 4, stride=2, padding=1),
+            Residual(width),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Flatten(),
+        )
+        # The mean pose and the first frame bypass the norms: where and how large a person is.
+        self.head = nn.Linear(width * quarter + 2 * num_coordinates, feature_dim)
+        initialise(self)
+
+    def forward(self, x_BTPJC: Tensor) -> Tensor:
+        x_BCT = self.standardise(x_BTPJC).flatten(2).transpose(1, 2)
+        static_BC = torch.cat([x_BCT.mean(2), x_BCT[:, :, 0]], dim=1)
+        if self.padding:
+            x_BCT = torch.cat([x_BCT, x_BCT[:, :, -1:].expand(-1, -1, self.padding)], dim=2)
+        h_BF: Tensor = self.head(torch.cat([self.layers(x_BCT), static_BC], dim=1))
+        return h_BF.float()
+
+
+class SkeletonDecoder(nn.Module):
+    """Latents [B, D] to a likelihood of joints [B, T, P, J, C], in nats of the unit of the coordinates."""
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        num_frames: int,
+        width: int,
+        latent_dim: int,
+        likelihood: Literal["normal", "laplace"],
+        scale: float | None,
+    ) -> None:
+        super().__init__()
+        self.standardise, self.num_frames = standardise, num_frames
+        self.likelihood = LIKELIHOODS[likelihood]
+        self.log_scale = LogScale(fixed=None if scale is None else scale / standardise.scale.item())
+        quarter, num_coordinates = math.ceil(num_frames / 4), standardise.mean.numel()
+        self.to_time = nn.Sequential(
+            nn.Linear(latent_dim, width),
+            nn.SiLU(),
+            nn.Linear(width, width * quarter),
+            nn.Unflatten(1, (width, quarter)),
+        )
+        self.coarse, self.fine = Residual(width), Residual(width)
+        self.to_fine = nn.Conv1d(width, 2 * width, 1)
+        self.fine_condition = nn.Linear(latent_dim, width)
+        # Two frames from one position: the layer at the full frame rate would cost the most.
+        self.norm, self.to_joints = nn.GroupNorm(8, width), nn.Conv1d(width, 2 * num_coordinates, 3, padding=1)
+        self.mean_pose = nn.Linear(latent_dim, num_coordinates)
+        initialise(self)
+        with torch.no_grad():
+            self.to_joints.weight.mul_(0.1)
+            self.mean_pose.weight.mul_(0.1)
+
+    def forward(self, z_BD: Tensor) -> Normal | Laplace:
+        h_BCT = self.to_time(z_BD)
+        h_BCT = double_time(self.to_fine(self.coarse(h_BCT)))
+        h_BCT = self.fine(h_BCT + self.fine_condition(z_BD)[:, :, None])
+        x_BCT: Tensor = self.to_joints(nn.functional.silu(self.norm(h_BCT)))
+        x_BTC = double_time(x_BCT).transpose(1, 2)[:, : self.num_frames].float() + self.mean_pose(z_BD).float()[:, None]
+        mean_BTPJC = self.standardise.inverse(x_BTC.unflatten(2, self.standardise.mean.shape))
+        return self.likelihood(mean_BTPJC, self.log_scale() + self.standardise.scale.log())

@@ -1,0 +1,363 @@
+"""Skeleton: the contract of a modality, and what is its own: NTU's text format, several bodies, damaged files."""
+
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from shala_skeleton import Skeleton
+from shala_skeleton.bones import NTU, NW_UCLA
+from shala_skeleton.drawing import draw_clip
+from shala_skeleton.parsing import interpolate, parse, parse_ntu
+
+from shala_framework import DataError
+from shala_framework.testing import ModalitySuite
+
+DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
+PAIRS = ((0, 1), (1, 2), (2, 3))
+
+
+def waving(index: int, num_frames: int = 12, joints: int = 4) -> np.ndarray:
+    """float [T, J, 3]: a chain of joints that swings; phase and place depend on the index."""
+    time = np.linspace(0, 2 * np.pi, num_frames)[:, None] + index
+    along = np.arange(joints)[None]
+    sway = 0.2 * along * np.sin(time)
+    return np.stack([sway + 0.1 * index, np.broadcast_to(0.3 * along, sway.shape), sway * 0.5 + 3.0], axis=2)
+
+
+def npy(array: np.ndarray, **kwargs: Any) -> bytes:
+    """The array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, **kwargs)
+    return buffer.getvalue()
+
+
+def ntu_text(frames: list[dict[int, np.ndarray]]) -> str:
+    """A .skeleton file: for each frame the joints [J, 3] of each body id."""
+    lines = [str(len(frames))]
+    for bodies in frames:
+        lines.append(str(len(bodies)))
+        for body_id, joints in bodies.items():
+            lines += [f"{body_id} 0 1 1 1 1 0 0.02 0.05 2", str(len(joints))]
+            lines += [f"{x:.7g} {y:.7g} {z:.7g} 277.4 191.8 1036.2 519.1 0 0 0 0 2" for x, y, z in joints]
+    return "\r\n".join(lines) + "\r\n"
+
+
+# Ids as Kinect gives them: beyond 2 ** 53, where neighbours are the same as floats.
+FIRST, SECOND, THIRD = 72057594037944734, 72057594037944738, 72057594037944739
+
+
+class TestSkeleton(ModalitySuite):
+    modality = Skeleton
+    options: ClassVar = {"frames": 8, "joints": 4, "bones": PAIRS, "width": 32}
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        return {"npy": npy(waving(index))}
+
+
+class TestTwoBodies(ModalitySuite):
+    """NTU text with a second body that only some samples have; an odd number of frames, another likelihood."""
+
+    modality = Skeleton
+    options: ClassVar = {
+        "frames": 7, "joints": 4, "bodies": 2, "dims": 2, "bones": PAIRS, "width": 32,
+        "centre": "every_frame", "likelihood": "laplace", "scale": 0.05,
+    }  # fmt: skip
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        poses = waving(index)
+        frames = [{FIRST: pose} if index % 2 else {FIRST: pose, SECOND: 0.5 * pose + 1} for pose in poses]
+        return {"skeleton": ntu_text(frames).encode()}
+
+
+class TestPen(ModalitySuite):
+    """The smallest skeleton: the tip of a pen, one joint in the plane, without bones."""
+
+    modality = Skeleton
+    options: ClassVar = {
+        "frames": 8,
+        "joints": 1,
+        "dims": 2,
+        "bones": (),
+        "width": 16,
+        "centre": "none",
+        "fields": ("json",),
+    }
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        return {"json": json.dumps((100 * waving(index, 8, 4)[:, 3:, :2]).tolist()).encode()}
+
+
+# Parsing.
+
+
+def test_ntu_text_gives_its_numbers() -> None:
+    """Joints come back as they were written, with either line ending."""
+    poses = waving(1)
+    text = ntu_text([{FIRST: pose} for pose in poses])
+    for variant in (text, text.replace("\r\n", "\n")):
+        parsed = parse_ntu(variant.encode(), "skeleton", joints=4, bodies=2)
+        np.testing.assert_allclose(parsed, poses[:, None], atol=1e-6)
+
+
+def test_bodies_are_chosen_by_frames_then_motion() -> None:
+    """The tracks seen longest are kept, and the one that moves most comes first."""
+    poses = waving(0)
+    still = np.ones((4, 3))
+    frames = [{FIRST: 0.1 * pose, SECOND: pose, THIRD: still} for pose in poses]
+    frames[3].pop(THIRD)
+    parsed = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=2)
+    np.testing.assert_allclose(parsed, np.stack([poses, 0.1 * poses], axis=1), atol=1e-6)
+    frames[5].pop(SECOND)
+    frames[5][THIRD] = 100 * still
+    alone = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=1)
+    np.testing.assert_allclose(alone[:, 0], 0.1 * poses, atol=1e-6)
+
+
+def test_gaps_of_a_track_are_interpolated() -> None:
+    """Frames without the body lie on the line between its neighbours, and are held at both ends."""
+    poses = np.arange(6.0)[:, None, None] * np.ones((1, 4, 3))
+    frames: list[dict[int, np.ndarray]] = [{FIRST: pose} for pose in poses]
+    for missing in (0, 2, 3, 5):
+        frames[missing] = {}
+    parsed = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=1)
+    np.testing.assert_allclose(parsed[:, 0, 0, 0], [1, 1, 2, 3, 4, 4])
+
+
+def test_file_without_bodies_is_missing() -> None:
+    """A sound file in which nobody is tracked is a missing modality, as in NTU's list of missing skeletons."""
+    assert Skeleton(Skeleton.Options()).read({"skeleton": ntu_text([{}, {}]).encode()}) is None
+
+
+def damaged(**changes: str) -> bytes:
+    """Four frames of two joints (lines 1 to 21) with some lines replaced; the key is "line" and its number."""
+    lines = ntu_text([{FIRST: pose} for pose in waving(0, 4, 2)]).split("\r\n")
+    for name, line in changes.items():
+        lines[int(name.removeprefix("line")) - 1] = line
+    return "\n".join(lines).encode()
+
+
+GOOD = damaged()
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "message"),
+    [
+        (b"\x00\xff" * 50, 1, "expected a number"),
+        (GOOD[: len(GOOD) // 2], 13, "a body in frame 2, a line of 10 values, got 1"),
+        (GOOD[:-60], 20, "a line of 12 values"),
+        (GOOD[: GOOD.rindex(b"0")], 21, "a line of 12 values"),
+        (GOOD + b"1\n", 22, "1 more lines"),
+        (damaged(line1="0"), 1, "at least one frame"),
+        (damaged(line1="3"), 17, "5 more lines"),
+        (damaged(line1="5"), 22, "number of bodies in frame 4"),
+        (damaged(line1="1e3"), 1, "whole number"),
+        (damaged(line1="-4"), 1, "whole number"),
+        (damaged(line2="99999999999"), 7, "a body in frame 0, a line of 10 values, got 1"),
+        (damaged(line4=""), 4, "number of joints in frame 0"),
+        (damaged(line6="1 2 3"), 6, "got 3"),
+        (damaged(line4="25"), 4, "expected 2 joints, got 25; set the option `joints`"),
+        (damaged(line5="0.1 nan 2 0 0 0 0 0 0 0 0 2"), 5, "finite"),
+        (damaged(line11="0.1 0.x 2 0 0 0 0 0 0 0 0 2"), 11, "expected a number, got '0.x'"),
+        (damaged(line7="2"), 12, "a body in frame 1"),
+        (damaged(line7="two"), 7, "expected a number, got 'two'"),
+        (damaged(line7="2.0"), 7, "whole number"),
+    ],
+)
+def test_damaged_text_is_a_data_error(data: bytes, line: int, message: str) -> None:
+    """What is wrong is told with its line."""
+    with pytest.raises(DataError, match=message) as caught:
+        parse_ntu(data, "skeleton", joints=2, bodies=1)
+    assert f"line {line}:" in str(caught.value)
+
+
+class Trap:
+    """Fails the test if it is ever unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def huge_header() -> bytes:
+    """A .npy file of a few bytes that claims to hold terabytes."""
+    return npy(np.zeros((2, 4, 3))).replace(b"(2, 4, 3), }      ", b"(2000000000,4,3),}")
+
+
+@pytest.mark.parametrize(
+    ("field", "data", "message"),
+    [
+        ("npy", npy(np.array([Trap()], dtype=object), allow_pickle=True), "numbers"),
+        ("npy", pickle.dumps(Trap()), "expected a .npy file"),
+        ("npy", huge_header(), "as long as its header says"),
+        ("npy", npy(waving(0))[:-5], "as long as its header says"),
+        ("npy", npy(waving(0)[0]), "expected an array"),
+        ("npy", npy(waving(0, joints=5)), "set the option `joints`"),
+        ("npy", npy(np.zeros((0, 4, 3))), "expected an array"),
+        ("npy", npy(np.full((2, 4, 3), np.nan)), "frame 0, body 0, joint 0"),
+        ("npy", npy(waving(0)[..., :2]), "expected 3 coordinates"),
+        ("skeleton.json", b"[[[1, 2, 3], [1, 2]]]", "JSON lists"),
+        ("skeleton.json", b'{"label": 3}', "skeletons"),
+        ("skeleton.json", b"[" * 100_000, "JSON lists"),
+        ("skeleton.json", b"[[[1, 2, null]]]", "expected an array"),
+        ("skeleton.json", b"[[[1" + b"0" * 400 + b", 2, 3]]]", "JSON lists"),
+        ("skeleton.json", b'"text"', "JSON lists"),
+    ],
+)
+def test_hostile_arrays_are_data_errors(field: str, data: bytes, message: str) -> None:
+    """No array is unpickled, nor allocated beyond the file; other shapes and values are told."""
+    with pytest.raises(DataError, match=message):
+        Skeleton(Skeleton.Options(joints=4, bones=PAIRS)).read({field: data})
+
+
+def test_arrays_and_json_read_alike() -> None:
+    """The same joints as an array, as nested lists and under "skeletons" are the same x."""
+    skeleton = Skeleton(Skeleton.Options(frames=6, joints=4, bones=PAIRS))
+    poses = waving(2)
+    files = {
+        "npy": [npy(poses), npy(poses[:, None]), npy(np.asfortranarray(poses))],
+        "skeleton.json": [json.dumps(poses.tolist()).encode(), json.dumps({"skeletons": poses.tolist()}).encode()],
+    }
+    for field, contents in files.items():
+        for data in contents:
+            x = skeleton.read({field: data})
+            assert x is not None
+            torch.testing.assert_close(x, skeleton.read({"npy": npy(poses)}))
+
+
+def test_absent_body_is_skipped() -> None:
+    """Of an array with bodies, those that are all zeros are absent, and the others keep their order."""
+    poses = waving(0)
+    bodies = np.stack([np.zeros_like(poses), poses, 2 * poses], axis=1)
+    np.testing.assert_array_equal(parse(npy(bodies), "npy", 4, 1), bodies[:, 1:2])
+    np.testing.assert_array_equal(parse(npy(bodies), "npy", 4, 3), bodies[:, 1:])
+    skeleton = Skeleton(Skeleton.Options(joints=4, bodies=3, bones=PAIRS))
+    x = skeleton.read({"npy": npy(bodies)})
+    assert x is not None
+    assert not x[:, 2].any()
+
+
+@pytest.mark.parametrize("centre", ["first_frame", "every_frame", "none"])
+def test_centre(centre: str) -> None:
+    """The first root is at the origin in the first frame, in all, or where it was; bodies keep their distance."""
+    poses = waving(3)
+    bodies = np.stack([poses, poses + 1], axis=1)
+    skeleton = Skeleton(Skeleton.Options(frames=12, joints=4, bodies=2, bones=PAIRS, root=3, centre=centre))  # type: ignore[arg-type]
+    x = skeleton.read({"npy": npy(bodies)})
+    assert x is not None
+    expected = {"first_frame": poses - poses[0, 3], "every_frame": poses - poses[:, 3:], "none": poses}[centre]
+    np.testing.assert_allclose(x[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(x[:, 1] - x[:, 0], 1, atol=1e-6)
+
+
+def test_interpolate_is_linear_and_holds_its_ends() -> None:
+    """Between positions the line, outside the nearest value."""
+    at, wanted = np.array([1, 2, 5]), np.array([0, 1, 1.5, 3, 5, 9])
+    values = np.array([10.0, 20.0, 50.0])[:, None]
+    np.testing.assert_allclose(interpolate(values, at, wanted)[:, 0], [10, 10, 15, 30, 50, 50])
+
+
+# Options, likelihood, drawing.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"joints": 20}, "choose `bones` to match `joints`"), ({"root": 25}, "0 to 24"), ({"bones": "coco"}, "nw-ucla"),
+     ({"bones": ((0, 1, 2),)}, "pairs"), ({"fields": ("txt",)}, "skeleton"), ({"dims": 4}, "2 to 3"),
+     ({"width": 12}, "multiple of 8"), ({"frames": 3}, "at least 4"), ({"centre": "hip"}, "first_frame")],
+)  # fmt: skip
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Options out of range say what was expected."""
+    with pytest.raises(ValueError, match=message):
+        Skeleton.Options(**options)
+
+
+def test_log_prob_is_in_metres() -> None:
+    """What fit learned changes how networks see x, not the unit of its density."""
+    skeleton = Skeleton(Skeleton.Options(frames=4, joints=4, bones=PAIRS, width=16, scale=0.1))
+    skeleton.fit([{"npy": npy(waving(index))} for index in range(4)])
+    likelihood = skeleton.decoder(3)(torch.randn(2, 3))
+    x = likelihood.mode().detach()
+    expected = -x[0].numel() * (np.log(0.1) + 0.5 * np.log(2 * np.pi))
+    np.testing.assert_allclose(likelihood.log_prob(x).detach(), expected, rtol=1e-4)
+
+
+def test_fit_needs_a_sample() -> None:
+    """A training set without this modality is told, rather than giving a mean of nothing."""
+    with pytest.raises(DataError, match="training sample"):
+        Skeleton(Skeleton.Options()).fit([{"txt": b"a"}])
+
+
+@pytest.mark.parametrize(("bones", "joints"), [(NTU, 25), (NW_UCLA, 20)])
+def test_bones_reach_every_joint(bones: Any, joints: int) -> None:
+    """A named skeleton is a tree over all joints."""
+    assert len(bones) == joints - 1
+    reached = {0}
+    for bone in bones:
+        assert bone.start in reached
+        reached.add(bone.end)
+    assert reached == set(range(joints))
+
+
+def test_drawing_is_upright() -> None:
+    """x is to the right and y up, and the person's left is blue, the right red."""
+    joints = np.zeros((1, 1, 25, 3))
+    joints[..., 3, 1] = 1.0
+    joints[..., 4:8, 0], joints[..., 8:12, 0] = 1.0, -1.0
+    picture = draw_clip(joints, NTU, 96)[0].astype(int)
+    dark = np.argwhere(picture.sum(2) < 300)
+    assert dark[:, 0].min() < 40
+    blue = np.argwhere(picture[..., 2] - picture[..., 0] > 100)
+    red = np.argwhere(picture[..., 0] - picture[..., 2] > 100)
+    assert blue[:, 1].mean() > 48 > red[:, 1].mean()
+
+
+# Real files.
+
+
+def real(name: str) -> bytes:
+    """A file of NTU RGB+D, or a skip where there is none."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set SHALA_DATA")
+    return (DATA / "ntu" / f"{name}.skeleton").read_bytes()
+
+
+def naive_bodies(data: bytes) -> dict[str, list[list[list[float]]]]:
+    """Body id to its joints frame by frame, read line by line."""
+    lines = iter(data.decode().splitlines())
+    bodies: dict[str, list[list[list[float]]]] = {}
+    for _ in range(int(next(lines))):
+        for _ in range(int(next(lines))):
+            body = bodies.setdefault(next(lines).split()[0], [])
+            body.append([[float(word) for word in next(lines).split()[:3]] for _ in range(int(next(lines)))])
+    return bodies
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["S001C001P001R001A001", "S001C001P001R001A011", "S002C001P003R001A003"])
+def test_real_file(name: str) -> None:
+    """One person: the joints are those of an independent parse of the text."""
+    data = real(name)
+    (expected,) = naive_bodies(data).values()
+    parsed = parse_ntu(data, "skeleton", joints=25, bodies=2)
+    np.testing.assert_array_equal(parsed, np.array(expected)[:, None])
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["S001C003P008R002A058", "S017C003P020R002A054"])
+def test_real_file_of_two_bodies(name: str) -> None:
+    """Two persons: both are there in full, the one that moves more first, and the same file read for one keeps one."""
+    data = real(name)
+    expected = sorted(naive_bodies(data).values(), key=lambda body: -np.array(body).var(axis=0).sum())
+    assert len(expected) == 2
+    parsed = parse_ntu(data, "skeleton", joints=25, bodies=2)
+    np.testing.assert_array_equal(parsed, np.stack([np.array(body) for body in expected], axis=1))
+    np.testing.assert_array_equal(parse_ntu(data, "skeleton", joints=25, bodies=1), parsed[:, :1])
+    x = Skeleton(Skeleton.Options(bodies=3)).read({"skeleton": data})
+    assert x is not None
+    assert x[:, 1].any()
+    assert not x[:, 2].any()

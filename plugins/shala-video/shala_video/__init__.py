@@ -1,0 +1,114 @@
+"""Video clips as a modality: fixed numbers of frames at a fixed size, pixel by pixel."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shala_framework import Modality, Preview, above, at_least, between, each, encode_mp4, hookimpl, not_empty
+from shala_video.networks import ClipDecoder, ClipEncoder
+from shala_video.reading import read_clip
+
+
+def multiple_of(divisor: int) -> Any:
+    """Validator: accept whole multiples of `divisor`."""
+
+    def check(_: Any, __: Any, value: int) -> None:
+        if value % divisor:
+            below = value - value % divisor
+            raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
+
+    return check
+
+
+SIDE = [between(16, 256), multiple_of(8)]
+
+
+@final
+class Video(Modality):
+    """Clips x, uint8 [T, 3, H, W] of RGB."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options of a video modality.
+
+        Attributes:
+            frames: Frames of x, a multiple of 4; the whole clip is resampled to them.
+            height: Height of x in pixels, a multiple of 8 from 16 to 256.
+            width: Width of x in pixels, likewise.
+            channels: Width of the networks: their maps have 2 and 3 times as many channels.
+            fields: Sample fields to look for, in this order; any format that FFmpeg reads.
+            frames_per_second: Playback rate of written clips and previews.
+            likelihood: Distribution of a pixel's value given z.
+            scale: Its scale in [-1, 1] units of pixel value; leave it out to have it learned.
+            training_frames: Frames of each clip that a training step decodes, drawn at random; the likelihood is then
+                an unbiased estimate. The encoder always sees all frames.
+        """
+
+        frames: int = attrs.field(default=16, validator=[at_least(4), multiple_of(4)])
+        height: int = attrs.field(default=64, validator=SIDE)
+        width: int = attrs.field(default=64, validator=SIDE)
+        channels: int = attrs.field(default=32, validator=[at_least(8), multiple_of(8)])
+        fields: tuple[str, ...] = attrs.field(
+            default=("mp4", "avi", "mkv", "webm", "mpg"), validator=[not_empty, each(not_empty)]
+        )
+        frames_per_second: float = attrs.field(default=8.0, validator=above(0))
+        likelihood: Literal["normal", "laplace"] = attrs.field(
+            default="normal", validator=attrs.validators.in_(("normal", "laplace"))
+        )
+        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        training_frames: int = attrs.field(default=4, validator=at_least(1))
+
+    options: Options
+    dtype = torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.options.frames, 3, self.options.height, self.options.width
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.options.fields
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Decode the first of `fields` that the sample has: uint8 [T, 3, H, W].
+
+        Raises:
+            DataError: It is not a video that FFmpeg can decode.
+        """
+        field = next((name for name in self.fields if name in sample), None)
+        if field is None:
+            return None
+        frames = read_clip(sample[field], field, self.options.frames, self.options.height, self.options.width)
+        return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """One H.264 clip under "mp4"."""
+        return {"mp4": encode_mp4(_to_frames(x), self.options.frames_per_second)}
+
+    def preview(self, x: Tensor) -> Preview:
+        """The clip itself."""
+        return Preview(frames=_to_frames(x), frames_per_second=self.options.frames_per_second)
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """Encode x, uint8 [B, T, 3, H, W], as h [B, feature_dim]."""
+        return ClipEncoder(self.shape, self.options.channels, feature_dim)
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """Decode z [B, latent_dim] as a likelihood of 8-bit pixels."""
+        options = self.options
+        return ClipDecoder(
+            self.shape, options.channels, latent_dim, options.likelihood, options.scale, options.training_frames
+        )
+
+
+def _to_frames(x_TCHW: Tensor) -> np.ndarray:
+    return x_TCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("video", Video)

@@ -1,0 +1,1 @@
+"""What samples are worth: judges of class, and coherence between modalities."""

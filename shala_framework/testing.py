@@ -1,0 +1,315 @@
+"""The contract of a modality as tests, which every plugin inherits.
+
+    class TestVideo(ModalitySuite):
+        modality = Video
+        options = {"frames": 4, "height": 16, "width": 16}
+
+        def sample_fields(self, index: int) -> dict[str, bytes]:
+            return {"mp4": encode_mp4(a_small_clip(index), 8.0)}
+
+Small options keep it quick: the suite trains the networks for a few dozen steps.
+Shapes: B batch, F feature_dim, D latent_dim.
+"""
+
+import abc
+import json
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shala_framework.errors import DataError
+from shala_framework.modality import Likelihood, Modality, Preview
+
+LATENT_DIM = 8
+FEATURE_DIM = 12
+
+
+class ModalitySuite(abc.ABC):
+    """Tests that hold for every modality; a plugin's test class names what is tested.
+
+    Attributes:
+        modality: The class under test.
+        options: Its options, as keyword arguments of `modality.Options`.
+        garbage: Bytes that no field of this modality may accept.
+        value_range: Lowest and highest value of x, or None where any finite value will do.
+        round_trip_tolerance: Mean absolute difference, as a share of the range of x, that writing and reading
+            again may make; integers other than pixels must come back as they were.
+        likelihood_skips_padding: True where log_prob leaves out what follows the end of a sequence.
+        num_steps: Optimiser steps within which log_prob of four samples must rise.
+    """
+
+    modality: ClassVar[type[Modality]]
+    options: ClassVar[dict[str, Any]] = {}
+    garbage: ClassVar[bytes] = bytes(range(256)) * 4
+    value_range: ClassVar[tuple[float, float] | None] = None
+    round_trip_tolerance: ClassVar[float] = 0.05
+    likelihood_skips_padding: ClassVar[bool] = False
+    num_steps: ClassVar[int] = 40
+
+    @abc.abstractmethod
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        """Raw fields of a valid sample; another index gives another sample, the same index the same one."""
+
+    # What tests are made from.
+
+    def make(self) -> Modality:
+        """A modality, fitted on eight samples."""
+        torch.manual_seed(0)
+        modality = self.modality(self.modality.Options(**self.options))
+        modality.fit(self.sample_fields(index) for index in range(8))
+        return modality
+
+    def batch(self, n: int) -> Tensor:
+        """The first n samples, as a batch x [n, ...]."""
+        return torch.stack([_present(self.make().read(self.sample_fields(index))) for index in range(n)])
+
+    # Options.
+
+    def test_options_are_a_frozen_attrs_class(self) -> None:
+        """Options cannot change after a modality has been built from them."""
+        assert attrs.has(self.modality.Options)
+        options = self.modality.Options(**self.options)
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(options, attrs.fields(self.modality.Options)[0].name, None)
+
+    def test_options_have_defaults_and_documentation(self) -> None:
+        """A spec may leave any option out, and the docstring of Options says what each one does."""
+        documentation = self.modality.Options.__doc__ or ""
+        for field in attrs.fields(self.modality.Options):
+            assert field.default is not attrs.NOTHING, f"option {field.name} has no default"
+            assert f"{field.name}:" in documentation, f"the docstring of Options does not explain {field.name}"
+
+    # Reading and writing.
+
+    def test_read_gives_the_declared_shape(self) -> None:
+        """Every x has the modality's shape and one dtype, and reading twice gives the same x."""
+        modality = self.make()
+        dtypes = set()
+        for index in range(3):
+            x = _present(modality.read(self.sample_fields(index)))
+            assert tuple(x.shape) == modality.shape
+            dtypes.add(x.dtype)
+            assert torch.equal(x, _present(modality.read(self.sample_fields(index))))
+            self.check_values(x)
+        assert len(dtypes) == 1
+
+    def test_samples_differ(self) -> None:
+        """The suite's own samples differ, or its other tests would prove little."""
+        x = self.batch(2)
+        assert not torch.equal(x[0], x[1])
+
+    def test_missing_field_is_none(self) -> None:
+        """A sample without any of the modality's fields lacks the modality; foreign fields do not matter."""
+        modality = self.make()
+        assert modality.fields
+        assert modality.read({}) is None
+        assert modality.read({"no-such-field": b"1"}) is None
+
+    def test_undecodable_field_is_a_data_error(self) -> None:
+        """Garbage and empty bytes are errors that name the field, never a missing modality."""
+        modality = self.make()
+        for field in modality.fields:
+            for data in (self.garbage, b""):
+                with pytest.raises(DataError) as caught:
+                    modality.read({field: data})
+                assert field in str(caught.value)
+
+    def test_write_and_read_again(self) -> None:
+        """What `write` makes is not empty, and what `read` accepts of it is close to x."""
+        modality = self.make()
+        for x in self.batch(2):
+            written = modality.write(x)
+            assert written
+            assert all(isinstance(data, bytes) and data for data in written.values())
+            assert written == modality.write(x)
+            for extension in set(written) & set(modality.fields):
+                self.check_close(_present(modality.read({extension: written[extension]})), x)
+
+    def test_preview_can_be_shown(self) -> None:
+        """A preview holds uint8 frames, sound in [-1, 1] or text."""
+        preview = self.make().preview(self.batch(1)[0])
+        assert isinstance(preview, Preview)
+        assert preview.frames is not None or preview.sound is not None or preview.text is not None
+        if preview.frames is not None:
+            assert preview.frames.dtype == np.uint8
+            assert preview.frames.ndim == 4
+            assert preview.frames.shape[3] == 3
+            assert 0 not in preview.frames.shape
+            assert preview.frames_per_second > 0
+        if preview.sound is not None:
+            assert preview.sound.dtype == np.float32
+            assert preview.sound.ndim == 1
+            assert preview.sound.size
+            assert np.abs(preview.sound).max() <= 1
+            assert preview.sample_rate_hz > 0
+
+    def test_state_round_trip(self) -> None:
+        """What fit learned survives JSON: a new modality with that state reads and previews alike."""
+        modality = self.make()
+        state = json.loads(json.dumps(modality.state(), allow_nan=False))
+        restored = self.modality(self.modality.Options(**self.options))
+        restored.load_state(state)
+        assert json.loads(json.dumps(restored.state())) == state
+        x = _present(modality.read(self.sample_fields(0)))
+        assert torch.equal(_present(restored.read(self.sample_fields(0))), x)
+        assert restored.write(x) == modality.write(x)
+
+    def test_foreign_state_is_refused(self) -> None:
+        """A state that this modality did not write is an error, not a silent default."""
+        with pytest.raises(ValueError):  # noqa: PT011  (the contract fixes the type; the words are the plugin's)
+            self.make().load_state({"no such key": 1})
+
+    # Networks.
+
+    @pytest.mark.parametrize("feature_dim", [FEATURE_DIM, 32])
+    def test_encoder_is_deterministic(self, feature_dim: int) -> None:
+        """In eval mode an encoder gives the same finite h [B, F] each time, row by row, also for B = 1."""
+        x, encoder = self.batch(3), self.make().encoder(feature_dim).eval()
+        with torch.no_grad():
+            h_BF = encoder(x)
+            assert h_BF.shape == (3, feature_dim)
+            assert h_BF.dtype == torch.float32
+            assert torch.isfinite(h_BF).all()
+            assert torch.equal(h_BF, encoder(x))
+            torch.testing.assert_close(encoder(x[1:2]), h_BF[1:2], rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("latent_dim", [1, LATENT_DIM])
+    def test_decoder_gives_a_likelihood(self, latent_dim: int) -> None:
+        """log_prob is [B], finite and float32; mode and sample look like what `read` returns, also for B = 1."""
+        modality, x = self.make(), self.batch(3)
+        decoder = modality.decoder(latent_dim).eval()
+        for num_rows in (3, 1):
+            with torch.no_grad():
+                likelihood = decoder(torch.randn(num_rows, latent_dim))
+                assert isinstance(likelihood, Likelihood)
+                assert isinstance(likelihood.is_bound, bool)
+                log_prob_B = likelihood.log_prob(x[:num_rows])
+                assert log_prob_B.shape == (num_rows,)
+                assert log_prob_B.dtype == torch.float32
+                assert torch.isfinite(log_prob_B).all()
+                for drawn in (likelihood.mode(), likelihood.sample(torch.Generator().manual_seed(0))):
+                    assert drawn.shape == x[:num_rows].shape
+                    assert drawn.dtype == x.dtype
+                    self.check_values(drawn)
+                    assert all(modality.write(drawn[0]).values())
+                    modality.preview(drawn[0])
+
+    def test_log_prob_of_a_row_is_its_own(self) -> None:
+        """A row's log_prob depends on its own x and z only, and on every part of that x."""
+        x = self.batch(3)
+        z_BD = torch.randn(2, LATENT_DIM)
+        decoder = self.make().decoder(LATENT_DIM).eval()
+        with torch.no_grad():
+            first = decoder(z_BD).log_prob(x[:2])
+            other_x = decoder(z_BD).log_prob(x[[0, 2]])
+            other_z = decoder(torch.stack([z_BD[0], -z_BD[1]])).log_prob(x[:2])
+            torch.testing.assert_close(other_x[0], first[0], rtol=1e-4, atol=1e-2)
+            torch.testing.assert_close(other_z[0], first[0], rtol=1e-4, atol=1e-2)
+            assert not torch.equal(other_x[1], first[1])
+            assert not torch.equal(other_z[1], first[1])
+            if not self.likelihood_skips_padding:
+                mixed = x[:1].flatten(1).clone()
+                for part in torch.arange(mixed.shape[1]).chunk(4):
+                    changed = mixed.clone()
+                    changed[:, part] = x[1:2].flatten(1)[:, part]
+                    same = torch.equal(changed, mixed)
+                    unmoved = torch.equal(decoder(z_BD[:1]).log_prob(changed.view_as(x[:1])), first[:1])
+                    assert same or not unmoved, f"log_prob ignores elements {part[0]} to {part[-1]} of x"
+
+    def test_sample_follows_its_generator(self) -> None:
+        """The same seed draws the same x."""
+        decoder = self.make().decoder(LATENT_DIM).eval()
+        with torch.no_grad():
+            likelihood = decoder(torch.randn(2, LATENT_DIM))
+            drawn = [likelihood.sample(torch.Generator().manual_seed(seed)) for seed in (0, 0)]
+        assert torch.equal(*drawn)
+
+    def test_state_dicts_are_plain_tensors(self) -> None:
+        """Networks can be saved as safetensors: own, contiguous tensors, which restore what was computed."""
+        modality, x = self.make(), self.batch(2)
+        networks = (modality.encoder(FEATURE_DIM).eval(), modality.decoder(FEATURE_DIM).eval())
+        fresh = (modality.encoder(FEATURE_DIM).eval(), modality.decoder(FEATURE_DIM).eval())
+        for network, copy in zip(networks, fresh, strict=True):
+            tensors = network.state_dict()
+            assert all(isinstance(value, Tensor) and value.is_contiguous() for value in tensors.values())
+            storages = [value.untyped_storage().data_ptr() for value in tensors.values()]
+            assert len(set(storages)) == len(storages), "two entries of the state_dict share their memory"
+            copy.load_state_dict(tensors)
+        with torch.no_grad():
+            h_BF, restored_BF = networks[0](x), fresh[0](x)
+            assert torch.equal(h_BF, restored_BF)
+            assert torch.equal(networks[1](h_BF).log_prob(x), fresh[1](h_BF).log_prob(x))
+
+    # Training.
+
+    def test_training_raises_log_prob(self) -> None:
+        """Gradients reach every parameter of both networks, and a few dozen steps on four samples pay."""
+        networks, x = self._networks(), self.batch(4)
+        optimiser = torch.optim.AdamW(networks.parameters(), lr=2e-3)
+        log_probs = []
+        for step in range(self.num_steps):
+            log_prob = _reconstruct(networks, x).mean()
+            optimiser.zero_grad()
+            (-log_prob / x[0].numel()).backward()  # type: ignore[no-untyped-call]
+            # Layers that start at zero hold back the first gradients of what lies before them.
+            if step == self.num_steps // 2:
+                for name, parameter in networks.named_parameters():
+                    assert parameter.grad is not None, f"no gradient reaches {name}"
+                    assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
+                    assert parameter.grad.any(), f"the gradient of {name} is zero"
+            optimiser.step()
+            log_probs.append(log_prob.item())
+        assert np.isfinite(log_probs).all()
+        assert np.mean(log_probs[-3:]) > log_probs[0]
+
+    def test_one_row_trains(self) -> None:
+        """A batch of one row gives finite gradients."""
+        networks = self._networks()
+        _reconstruct(networks, self.batch(1)).sum().backward()  # type: ignore[no-untyped-call]
+        assert all(torch.isfinite(p.grad).all() for p in networks.parameters() if p.grad is not None)
+
+    def test_autocast_keeps_log_prob_in_float32(self) -> None:
+        """Under bfloat16 autocast log_prob is still summed in float32, and close to what it is without."""
+        networks, x = self._networks().eval(), self.batch(2)
+        with torch.no_grad():
+            exact = _reconstruct(networks, x)
+            with torch.autocast("cpu", torch.bfloat16):
+                log_prob_B = _reconstruct(networks, x)
+        assert log_prob_B.dtype == torch.float32
+        torch.testing.assert_close(log_prob_B, exact, rtol=0.1, atol=0.1 * x[0].numel())
+
+    def _networks(self) -> nn.Sequential:
+        modality = self.make()
+        return nn.Sequential(modality.encoder(FEATURE_DIM), modality.decoder(FEATURE_DIM)).train()
+
+    # What a plugin may override.
+
+    def check_values(self, x: Tensor) -> None:
+        """Fail unless x is finite and within `value_range`."""
+        assert torch.isfinite(x).all()
+        if self.value_range is not None:
+            assert self.value_range[0] <= x.min()
+            assert x.max() <= self.value_range[1]
+
+    def check_close(self, x: Tensor, expected: Tensor) -> None:
+        """Fail unless x is what was written, as near as the file format allows."""
+        if x.dtype == torch.uint8 or x.is_floating_point():
+            difference = (x.float() - expected.float()).abs().mean()
+            spread = expected.float().max() - expected.float().min()
+            assert difference <= self.round_trip_tolerance * spread + 1e-6
+        else:
+            assert torch.equal(x, expected)
+
+
+def _present(x: Tensor | None) -> Tensor:
+    assert x is not None, "read returned None for a valid sample"
+    return x
+
+
+def _reconstruct(networks: nn.Sequential, x: Tensor) -> Tensor:
+    likelihood: Likelihood = networks(x)
+    return likelihood.log_prob(x)

@@ -1,0 +1,282 @@
+"""The shape of the whole, read from the source: who imports whom, and what no module may do."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import tomli
+
+import shala_framework
+
+ROOT = Path(__file__).parent.parent
+CORE = "shala_framework"
+LAYERS = (  # low to high; a module imports from its own layer and from lower ones
+    {CORE, "errors", "options", "seeds", "urls", "media"},
+    {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
+    {"likelihoods", "posterior", "plugins"},
+    {"autoencoder", "prior"},
+    {"data", "model"},
+    {"training", "evaluation", "report"},
+    {"experiment"},
+    {"cli"},
+    {"testing"},  # for plugins' tests; the core does without it
+)
+UPWARD = {
+    # A spec's options are checked by the classes of its plugins, and plugins use spec.structuring. The import is
+    # inside the function that checks, so that broken TOML is reported before torch is loaded.
+    ("spec.reading", "plugins"),
+}
+# Kinds of signal besides those that plugins offer; a sound, a text and a picture are also what a Preview may hold.
+SIGNALS = {"audio", "depth", "image", "motion", "pose", "rgb", "skeleton", "speech", "video"}
+EVERYDAY = {"audio", "image", "text", "video"}  # also words of messages, of PyAV (VideoFrame) and of HTML (<video>)
+
+
+class Module(NamedTuple):
+    """A source file and its dotted name, below shala_framework for the core's."""
+
+    name: str
+    path: Path
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text(), str(self.path))
+
+    @property
+    def part(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def modules_below(folder: Path) -> list[Module]:
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found.append(Module(".".join(parts) or folder.name, path))
+    return found
+
+
+CORE_MODULES = modules_below(ROOT / CORE)
+PLUGIN_FILES = [Module(path.stem, path) for path in sorted((ROOT / "plugins").rglob("*.py"))]
+PLUGIN_SOURCES = [module for module in PLUGIN_FILES if "tests" not in module.path.parts]
+PLUGIN_PACKAGES = {path.name for path in (ROOT / "plugins").glob("*/shala_*")}
+OFFERED = {
+    name
+    for path in (ROOT / "plugins").glob("*/pyproject.toml")
+    for name in tomli.loads(path.read_text())["project"]["entry-points"]["shala.plugins"]
+}
+
+
+def imports(module: Module) -> Iterator[tuple[str, str | None]]:
+    """Every import of a file, those inside functions included: the module, and the name taken from it."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.path}: relative import"
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def core_imports(module: Module) -> Iterator[str]:
+    """Names of the core's modules that a file imports, below shala_framework."""
+    names = {known.name for known in CORE_MODULES}
+    for source, name in imports(module):
+        if source.partition(".")[0] == CORE:
+            inner = source.removeprefix(CORE).removeprefix(".")
+            joined = f"{inner}.{name}".strip(".")
+            home = inner or shala_framework._HOME.get(str(name), CORE)
+            yield joined if joined in names else home
+
+
+def strings(module: Module) -> Iterator[str]:
+    """Every string of a file that is no docstring; the parts of f-strings one by one."""
+    prose = set()
+    tree = module.tree
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            prose.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            yield node.value
+
+
+def identifiers(module: Module) -> Iterator[str]:
+    """Every name that a file binds, uses or passes."""
+    for node in ast.walk(module.tree):
+        for field in ("id", "attr", "arg", "name"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                yield value
+
+
+def calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
+    """Every call of a file by the dotted name of what is called."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def layer(part: str) -> int:
+    found = [number for number, parts in enumerate(LAYERS) if part in parts]
+    assert len(found) == 1, f"{part!r} has no layer: give it its place in LAYERS"
+    return found[0]
+
+
+def test_a_module_imports_only_from_its_layer_and_below():
+    """cli over experiment over training, evaluation and report over model and data, and so on down to errors."""
+    upward = set()
+    for module in CORE_MODULES:
+        if module.name == CORE:
+            continue  # resolves names on first use, on behalf of others
+        own = layer(module.part)
+        for imported in core_imports(module):
+            if layer(imported.partition(".")[0]) > own:
+                upward.add((module.name, imported))
+    assert upward == UPWARD
+
+
+def test_modules_import_in_no_circle():
+    """There is an order in which every module comes after those that it imports, imports in functions included."""
+    graph = {
+        module.name: {imported for imported in core_imports(module) if imported not in (CORE, module.name)}
+        for module in CORE_MODULES
+        if module.name != CORE and "TYPE_CHECKING" not in module.path.read_text()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph) > 30
+
+
+def test_the_core_imports_no_plugin():
+    """Neither by an import nor by import_module of a literal."""
+    for module in CORE_MODULES:
+        roots = {source.partition(".")[0] for source, _ in imports(module)}
+        assert not roots & (PLUGIN_PACKAGES | {"plugins"}), module.path
+        assert not [text for text in strings(module) if text.partition(".")[0] in PLUGIN_PACKAGES], module.path
+
+
+def test_the_core_names_no_modality_and_no_data_set():
+    """No string of the core is the name of a plugin or of a kind of signal, wherever it stands.
+
+    So none can be compared with one, looked up by one or matched against one. Names of our plugins that are no everyday
+    words do not occur inside longer strings or identifiers either, but for the examples in the command line's help.
+    """
+    assert {"skeleton", "video"} <= OFFERED
+    whole = OFFERED | SIGNALS
+    for module in CORE_MODULES:
+        named = [text for text in strings(module) if text in whole]  # "RGB" is Pillow's name of a mode
+        assert not named, f"{module.path} says {named}"
+        if module.name == "cli.main":
+            continue
+        words = [word for text in strings(module) for word in re.findall(r"[\w-]+", text.lower())]
+        words += [word for name in identifiers(module) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+        named = sorted({word for word in words if word.lower() in OFFERED - EVERYDAY})
+        assert not named, f"{module.path} says {named}"
+
+
+def test_help_alone_names_plugins():
+    """What cli.main says of plugins is an example of a command, and nothing that it acts on."""
+    (main,) = [module for module in CORE_MODULES if module.name == "cli.main"]
+    pattern = re.compile(rf"\b({'|'.join(sorted(OFFERED))})\b")
+    for text in strings(main):
+        for line in text.splitlines():
+            assert not pattern.search(line) or line.startswith("  shala"), line
+
+
+def test_plugins_take_from_the_core_only_what_it_exports():
+    """A first-party plugin takes the road of a third party: names of __all__, and the suite for its tests."""
+    for module in PLUGIN_FILES:
+        for source, name in imports(module):
+            if source.partition(".")[0] != CORE:
+                continue
+            if source == f"{CORE}.testing":
+                assert "tests" in module.path.parts, f"{module.path} uses {source} outside its tests"
+            else:
+                assert source == CORE, f"{module.path} imports {source}"
+                assert name in shala_framework.__all__, f"{module.path} imports {name}, which is not exported"
+
+
+def test_plugins_do_not_import_each_other():
+    """Each one works without the others."""
+    assert {module.path.parent.name for module in PLUGIN_SOURCES} >= PLUGIN_PACKAGES
+    for module in PLUGIN_FILES:
+        own = next(iter((ROOT / "plugins" / module.path.relative_to(ROOT / "plugins").parts[0]).glob("shala_*"))).name
+        others = PLUGIN_PACKAGES - {own}
+        assert not {source.partition(".")[0] for source, _ in imports(module)} & others, module.path
+
+
+@pytest.mark.parametrize("name", shala_framework.__all__)
+def test_every_exported_name_is_there(name):
+    """`from shala_framework import NAME` works for each name of __all__, and types and run time agree on its home."""
+    home = importlib.import_module(f"{CORE}.{shala_framework._HOME[name]}")
+    assert getattr(shala_framework, name) is getattr(home, name)
+
+
+def test_what_is_exported_is_written_once_for_types_and_once_for_run_time():
+    """The imports under TYPE_CHECKING, the lazy table and __all__ are one list, without repetition."""
+    (root,) = [module for module in CORE_MODULES if module.name == CORE]
+    typed = {str(name): source for source, name in imports(root) if source.startswith(f"{CORE}.")}
+    assert typed == {name: f"{CORE}.{home}" for name, home in shala_framework._HOME.items()}
+    assert sorted(shala_framework.__all__) == sorted(typed)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """A misspelt import says which name is missing."""
+    with pytest.raises(AttributeError, match="has no attribute 'Modalty'"):
+        shala_framework.Modalty  # noqa: B018
+
+
+def test_only_the_command_line_prints_or_exits():
+    """No print and no exit outside cli, in plugins neither."""
+    for module in CORE_MODULES + PLUGIN_SOURCES:
+        if module.part == "cli":
+            continue
+        found = {name for name, _ in calls(module)} & {"print", "input", "exit", "quit", "sys.exit", "os._exit"}
+        assert not found, f"{module.path} calls {found}"
+        assert "SystemExit" not in set(identifiers(module)), module.path
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    """No module that unpickles, no eval or exec, no torch.load, no shell: data stay data."""
+    for module in CORE_MODULES + PLUGIN_SOURCES:
+        roots = {source.partition(".")[0] for source, _ in imports(module)}
+        assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}, module.path
+        for name, call in calls(module):
+            where = f"{module.path}:{call.lineno} calls {name}"
+            assert name not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}, where
+            assert name not in {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load"}, where
+            for keyword in call.keywords:
+                if keyword.arg in ("allow_pickle", "shell"):
+                    assert isinstance(keyword.value, ast.Constant), where
+                    assert keyword.value.value is False, where
+
+
+def test_the_core_works_without_any_plugin(tmp_path):
+    """With nothing but the core and its libraries on the path, every module imports, and no plugin is offered."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for folder in map(Path, sys.path):
+        if folder.name in ("site-packages", "dist-packages") and folder.is_dir():
+            for entry in folder.iterdir():
+                link = alone / entry.name
+                if not entry.name.lstrip("_").startswith(("shala", "editable")) and not link.exists():
+                    link.symlink_to(entry)
+    (alone / CORE).symlink_to(ROOT / CORE)
+    code = f"""
+import importlib, sys
+from shala_framework.cli.main import main
+from shala_framework.plugins import installed_offers
+for name in {[module.name for module in CORE_MODULES if module.part != "testing"]!r}:
+    importlib.import_module(name if name == "shala_framework" else "shala_framework." + name)
+assert installed_offers() == [], installed_offers()
+assert not set(sys.modules) & {PLUGIN_PACKAGES!r}
+main(["plugins"])
+"""
+    environment = {"PYTHONPATH": str(alone), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-S", "-c", code]  # -S: the site-packages of this environment stay out
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no plugins are installed")

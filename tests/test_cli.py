@@ -1,0 +1,242 @@
+"""`shala` as a user meets it: help, check, pack, and progress on a terminal and in a log."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shala_framework.cli import progress
+from shala_framework.cli.main import main, main_run
+from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
+
+VERBS = ("run", "check", "plugins", "pack", "sample")
+
+
+def call(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_shala_alone_shows_its_verbs(arguments, capsys):
+    """`shala` and `shala --help`: every verb with a sentence, and examples."""
+    assert call(*arguments) == 0
+    out = capsys.readouterr().out
+    for verb in VERBS:
+        assert re.search(rf"^    {verb} +[A-Z]\w+ ", out, re.MULTILINE)
+    assert "examples:\n  shala " in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_by_example(verb, capsys):
+    """`shala VERB --help` ends with commands that can be copied."""
+    assert call(verb, "--help") == 0
+    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert examples
+    assert all(line.startswith(f"  shala {verb}") for line in examples)
+
+
+def test_shala_run_is_a_command_of_its_own(capsys):
+    """`shala-run --help` speaks of shala-run, and an unknown option is refused with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main_run(["--help"])
+    assert caught.value.code == 0
+    assert "  shala-run specs/" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main_run(["a.toml", "--dry"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --dry" in capsys.readouterr().err
+
+
+def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, capsys):
+    """Sound, though its shards are missing: the stand-in serves."""
+    assert call("check", "two.toml") == 0
+    out, err = capsys.readouterr()
+    assert out == (
+        "two.toml: sound; 2 modalities: first, second\n"
+        "data.train matches no shard; a run would use the stand-in 'two-floats-made'\n"
+    )
+    assert not err
+
+
+def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_spec, capsys):
+    """Without a stand-in, absent shards are an error of each split, with the patterns and what to do."""
+    text = two_spec.read_text()
+    start, end = text.index("[data.stand_in]"), text.index("[modality.first]")
+    two_spec.write_text(f'{text[:start]}validation = "v/*.tar"\n\n{text[end:]}')
+    assert call("check", "two.toml", "--set", "data.train=t/{0..4}.tar") == 2
+    hint = "(paths are relative to the working directory; `shala pack` makes shards)"
+    assert capsys.readouterr().err == (
+        "error: 2 problems\n"
+        f"  --set: data.train: no such shards: t/0.tar, t/1.tar, t/2.tar and 2 more {hint}\n"
+        f"  two.toml:8: data.validation: no such shards: v/*.tar {hint}\n"
+    )
+
+
+def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
+    """Counts by split and field are printed, the shards are there, and the spec takes them instead of the stand-in."""
+    options = ("--set", "train=30", "--set", "missing=0.5", "--shard-samples", "12")
+    assert call("pack", "two-floats-made", "-", "nowhere", *options) == 0
+    out, err = capsys.readouterr()
+    (fields,) = re.findall(r"^train: 30 samples \(a 30, b (\d+), cls 30\)$", out, re.MULTILINE)
+    assert 0 < int(fields) < 30
+    assert "5 shards in nowhere\n" in out
+    assert "SYNTHETIC DATA" in err
+    names = sorted(path.name for path in Path("nowhere").iterdir())
+    assert names == [f"train-00000{i}.tar" for i in range(3)] + [f"validation-00000{i}.tar" for i in range(2)]
+    with tarfile.open("nowhere/train-000000.tar") as tar:
+        assert len({name.partition(".")[0] for name in tar.getnames()}) == 12
+    shards = (
+        "--set",
+        "data.train=nowhere/train-*.tar",
+        "--set",
+        "data.validation=nowhere/validation-{000000..000001}.tar",
+    )
+    assert call("check", "two.toml", *shards) == 0
+    out = capsys.readouterr().out
+    assert "train: 3 shards; first sample 'train_0000' has a, " in out
+    assert "validation: 2 shards; first sample 'validation_0000' has " in out
+
+
+def test_pack_never_writes_among_other_shards(tmp_path, capsys):
+    """The second time into one folder is refused, and what is there stays as it is."""
+    out = tmp_path / "out"
+    arguments = ("pack", "two-floats-made", "-", str(out), "--set", "train=3")
+    assert call(*arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    out_text, err = capsys.readouterr()
+    assert not out_text
+    assert f"error: {out} already holds 2 shards, such as train-000000.tar; choose an empty folder\n" in err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("two-floats-maid", "-", "out"),
+            "no installed plugin offers 'two-floats-maid'; install the package that does ",
+        ),
+        (
+            ("two-floats", "-", "out"),
+            "two-floats 1.0: expected its entry point 'two-floats' to register a data set of ",
+        ),
+        (("two-floats-made", "-", "file"), "expected a folder for the shards, got 'file', which is a file"),
+        (("two-floats-made", "-", "out", "--set", "trian=3"), "--set: trian: unknown key (did you mean 'train'?)"),
+        (("two-floats-made", "-", "out", "--set", "train=3.5"), "--set: train: expected int, got float 3.5"),
+        (("two-floats-made", "-", "out", "--set", "train=0"), "--set: train: expected a number of at least 1, got 0"),
+        (("two-floats-made", "-", "out", "--set", "train"), "--set: expected KEY=VALUE, got 'train' (such as "),
+        (("two-floats-made", "-", "out", "--shard-samples", "0"), "expected --shard-samples of at least 1, got 0"),
+    ],
+)
+def test_a_wrong_pack_is_refused_before_anything_is_written(arguments, expected, tmp_path, monkeypatch, capsys):
+    """Status 2, one message, no folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    assert call("pack", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"error: {expected}")
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("source", "status"), [("raw", 0), ("-", 2), ("nowhere", 2), ("raw/a.txt", 2)])
+def test_raw_files_are_asked_for_only_where_they_are_needed(source, status, tmp_path, monkeypatch, capsys):
+    """A data set of recordings wants a folder that is there; `-` is for one that needs none."""
+    from two_floats import Made
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Made, "needs_source", True)
+    Path("raw").mkdir()
+    Path("raw/a.txt").touch()
+    assert call("pack", "two-floats-made", source, "out") == status
+    err = capsys.readouterr().err
+    assert (f"expected a folder of raw files for 'two-floats-made', got {source!r}" in err) == (status == 2)
+
+
+def steps(reporter: LogProgress | TerminalProgress, count: int = 500) -> None:
+    """A stage of training, as the loop reports it."""
+    reporter.begin("autoencoder", 1000, done=100)
+    for step in range(101, 101 + count):
+        terms = {"loss": 1000 / step, "kl": 2.5, "nll first": 0.125, "gradient_norm": 3.0} if step % 10 == 0 else None
+        reporter.advance(step, terms)
+
+
+def test_a_log_gets_plain_lines_now_and_then(capsys):
+    """A line at the start and one at the end: no line a step, no escape codes, standard output untouched."""
+    reporter = LogProgress(interval_seconds=3600)
+    steps(reporter)
+    reporter.finish()
+    reporter.warn("SYNTHETIC")
+    out, err = capsys.readouterr()
+    assert not out
+    assert "\x1b" not in err
+    assert "\r" not in err
+    assert re.fullmatch(
+        r"autoencoder: starts at 100 of 1000 steps\n"
+        r"autoencoder: done, 600 steps in 0:00  loss 1\.667  kl 2\.5  nll first 0\.125\n"
+        r"(!{20,})\nSYNTHETIC\n\1\n",
+        err,
+    )
+
+
+def test_a_line_of_a_log_says_where_it_stands(capsys):
+    """Once the interval is over: stage, step of how many, rate, time left, the terms of the loss."""
+    reporter = LogProgress(interval_seconds=0)
+    steps(reporter, count=200)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"autoencoder: 300/1000 steps, [\d.]+ steps/s, \d+:\d\d left  loss 3\.333  kl 2\.5  nll first 0\.125", line
+    )
+
+
+def screen(text: str) -> str:
+    """Text that a terminal got, without its control codes."""
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_terminal_gets_one_live_line(width):
+    """The line is redrawn in place and says stage, step, rate, time left and loss terms; one line stays at the end."""
+    file = io.StringIO()
+    reporter = TerminalProgress(Console(force_terminal=True, file=file, width=width, highlight=False))
+    steps(reporter)
+    assert reporter.display is not None
+    reporter.display.refresh()
+    live = file.getvalue()
+    assert "\n" not in live
+    last = screen(re.split(r"\r", live)[-1])
+    for part in (r"autoencoder", r"600/1000", r"[\d.]+ steps/s", r"\d+:\d\d left", r"loss 1\.667"):
+        assert re.search(part, last), last
+    if width >= 120:
+        assert "kl 2.5  nll first 0.125" in last
+    assert len(last) <= width
+    reporter.finish()
+    (lasting,) = [line for line in screen(file.getvalue()[len(live) :]).split("\n") if "in 0:00" in line]
+    assert "autoencoder: 600 steps in 0:00  loss 1.667  kl 2.5  nll first 0.125" in lasting
+
+
+def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
+    """A verb that fails half way takes its line away and shows the cursor again before the message."""
+    file = io.StringIO()
+    console = Console(force_terminal=True, file=file, width=100)
+    monkeypatch.setattr("shala_framework.cli.pack.make_reporter", lambda: TerminalProgress(console))
+    (tmp_path / "old.tar").touch()
+    assert call("pack", "two-floats-made", "-", str(tmp_path)) == 2
+    assert "already holds 1 shards" in capsys.readouterr().err
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert file.getvalue().count(hidden) == file.getvalue().count(shown) == 1
+
+
+def test_the_display_follows_from_where_standard_error_goes(monkeypatch):
+    """A live line on a terminal, plain lines in a file or a pipe."""
+    assert isinstance(make_reporter(), LogProgress)
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
+    assert isinstance(make_reporter(), TerminalProgress)

@@ -1,0 +1,208 @@
+"""Shards and rows: round trips, hostile tar files, streaming without loss, and seeds."""
+
+import io
+import tarfile
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
+
+from shala_framework.data.latents import LatentStore
+from shala_framework.data.rows import ShardStream, load_rows, shuffled_batches, stream_batches
+from shala_framework.data.shards import pack, read_shards
+from shala_framework.dataset import Sample
+from shala_framework.errors import DataError
+from shala_framework.seeds import mix_seed
+from shala_framework.urls import any_exists, expand_urls
+
+MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Seven shards of 103 training samples, a fifth of which lack modality b."""
+    report = pack(Made(MadeOptions(train=103, missing=0.2)), None, tmp_path / "s", shard_samples=15)
+    return [str(path) for path in report.shards if path.name.startswith("train")]
+
+
+def test_packing_twice_gives_the_same_bytes(tmp_path):
+    """Shards depend on the samples alone, not on time, user or folder."""
+    for name in ("one", "two"):
+        pack(Made(MadeOptions(train=20)), None, tmp_path / name, shard_samples=8)
+    files = [sorted((tmp_path / name).iterdir()) for name in ("one", "two")]
+    assert [f.name for f in files[0]] == [f"train-{i:06d}.tar" for i in range(3)] + [
+        f"validation-{i:06d}.tar" for i in range(2)
+    ]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+def test_what_is_packed_is_read(shards):
+    """Every key, field, byte and label comes back, in order."""
+    written = [s for s in Made(MadeOptions(train=103, missing=0.2)).samples(None) if s.split == "train"]
+    read = list(read_shards(shards))
+    assert [(s.key, s.label) for s in read] == [(s.key, s.label) for s in written]
+    assert [{k: v for k, v in s.fields.items() if k != "cls"} for s in read] == [s.fields for s in written]
+
+
+def test_packing_refuses_what_would_lose_data(tmp_path):
+    """A folder that holds shards and a key that comes twice are errors, and no half shard is left."""
+
+    class Twice(Made):
+        def samples(self, source):
+            sample = Sample(key="same", split="train", fields={"a": b"[1, 2]"})
+            yield from (sample, sample)
+
+    with pytest.raises(DataError, match="'same' twice"):
+        pack(Twice(MadeOptions()), None, tmp_path)
+    assert not list(tmp_path.iterdir())
+    pack(Made(MadeOptions(train=3)), None, tmp_path)
+    with pytest.raises(DataError, match="already holds 2 shards"):
+        pack(Made(MadeOptions(train=3)), None, tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 1024, 1536, 2048, 3000, 5120])
+def test_a_shard_cut_anywhere_is_an_error(tmp_path, cut):
+    """Also where the cut falls between two members, so that the last sample would merely lack a field."""
+    path = tmp_path / "a.tar"
+    pack(Made(MadeOptions(train=4)), None, tmp_path / "s")
+    path.write_bytes((tmp_path / "s" / "train-000000.tar").read_bytes()[:cut])
+    with pytest.raises(DataError, match="not a readable shard"):
+        list(read_shards([str(path)]))
+
+
+def make_tar(path: Path, names: list[str]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 6
+            tar.addfile(member, io.BytesIO(b"[1, 2]"))
+    return str(path)
+
+
+def test_a_key_in_two_places_is_an_error(tmp_path):
+    """An unordered tar file, which would split one sample into two partial ones, is refused."""
+    with pytest.raises(DataError, match="not side by side"):
+        list(read_shards([make_tar(tmp_path / "x.tar", ["k1.a", "k2.a", "k1.b"])]))
+
+
+def test_hostile_shards_name_the_shard(tmp_path):
+    """Not a tar file, no file, and one file twice in a sample."""
+    (tmp_path / "text.tar").write_text("hello " * 1000)
+    doubled = make_tar(tmp_path / "d.tar", ["k.a", "k.a"])
+    for url in (str(tmp_path / "text.tar"), str(tmp_path / "absent.tar"), doubled):
+        with pytest.raises(DataError, match=r"\.tar: not a readable shard"):
+            list(read_shards([url]))
+
+
+def test_undecodable_fields_name_sample_and_modality(tmp_path):
+    """The message leads to the file: shard, key, modality and field."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("row7.a")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"oops"))
+    with pytest.raises(DataError, match=r"x\.tar: sample 'row7', modality 'a': field 'a': expected a JSON array"):
+        load_rows([str(path)], MODALITIES)
+    with pytest.raises(DataError, match="none of the modalities"):
+        load_rows([make_tar(tmp_path / "y.tar", ["k.other"])], MODALITIES)
+
+
+def test_missing_modalities_are_zeros_with_presence(shards):
+    """presence says what is there, and x is zero where it is not."""
+    rows = load_rows(shards, MODALITIES)
+    assert rows.presence[:, 0].all()
+    assert 5 < int((~rows.presence[:, 1]).sum()) < 40
+    assert (rows.x["b"][~rows.presence[:, 1]] == 0).all()
+    assert (rows.x["b"][rows.presence[:, 1]].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("buffer_size", [1, 16, 1000])
+def test_a_streamed_epoch_holds_every_sample_once(shards, buffer_size):
+    """An epoch is a permutation of the set, and another one in the next epoch."""
+    stream = ShardStream(shards, MODALITIES, batch_size=1, buffer_size=buffer_size, seed=3)
+    keys = [rows.keys[0] for rows in islice(stream, 206)]
+    assert sorted(keys[:103]) == sorted(keys[103:]) == sorted(s.key for s in read_shards(shards))
+    assert keys[:103] != keys[103:]
+    assert keys[:103] != sorted(keys[:103])
+
+
+def test_a_stream_goes_on_at_any_step(shards):
+    """Started at step 9, the stream gives what it would have given from there, bit for bit."""
+    settings = {"batch_size": 8, "buffer_size": 20, "seed": 5}
+    whole = list(islice(ShardStream(shards, MODALITIES, **settings), 30))
+    late = list(islice(ShardStream(shards, MODALITIES, **settings, start_step=9), 21))
+    for a, b in zip(whole[9:], late, strict=True):
+        assert a.keys == b.keys
+        assert all(torch.equal(a.x[name], b.x[name]) for name in a.x)
+
+
+def test_workers_share_an_epoch_without_loss(shards):
+    """Two worker processes: nothing twice, nothing lost, and a late start continues the same order."""
+    stream = ShardStream(shards[:2], MODALITIES, batch_size=5, buffer_size=4, seed=1)
+    batches = list(islice(stream_batches(stream, 2), 6))
+    seen = Counter(key for rows in batches for key in rows.keys)
+    assert set(seen.values()) == {1}
+    assert len(seen) == 30
+    late = ShardStream(shards[:2], MODALITIES, batch_size=5, buffer_size=4, seed=1, start_step=3)
+    again = list(islice(stream_batches(late, 2), 3))
+    assert [rows.keys for rows in again] == [rows.keys for rows in batches[3:]]
+
+
+def test_shuffled_batches_are_a_function_of_the_step():
+    """Every epoch is a permutation less its remainder; a late start continues it; small sets fill a batch."""
+    batches = [b.tolist() for b in islice(shuffled_batches(10, 3, seed=7), 6)]
+    assert len({i for b in batches[:3] for i in b}) == 9
+    assert batches[:3] != batches[3:]
+    assert [b.tolist() for b in islice(shuffled_batches(10, 3, seed=7, start_step=4), 2)] == batches[4:]
+    small = next(shuffled_batches(3, 8, seed=0)).tolist()
+    assert len(small) == 8
+    assert set(small) == {0, 1, 2}
+
+
+def test_seeds_of_neighbours_are_unrelated():
+    """Different parts give different seeds that fit torch, and their lowest bits look random."""
+    seeds = {mix_seed(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert 1100 < sum(seed & 1 for seed in seeds) < 1400
+    assert mix_seed(1, 2) != mix_seed(2, 1)
+
+
+def test_shard_names(tmp_path):
+    """Braces and globs expand in order; a pattern without files is an error; URLs pass."""
+    for i in range(3):
+        (tmp_path / f"a-{i}.tar").touch()
+    names = [str(tmp_path / f"a-{i}.tar") for i in range(3)]
+    assert expand_urls(str(tmp_path / "a-{0..2}.tar")) == names
+    assert expand_urls(str(tmp_path / "a-*.tar")) == names
+    assert expand_urls("https://example.org/a-{0..1}.tar") == [f"https://example.org/a-{i}.tar" for i in range(2)]
+    assert any_exists(str(tmp_path / "a-{2..9}.tar"))
+    assert not any_exists([str(tmp_path / "b-*.tar"), str(tmp_path / "c.tar")])
+    with pytest.raises(DataError, match="a-3.tar, .* and 3 more"):
+        expand_urls(str(tmp_path / "a-{0..8}.tar"))
+
+
+def test_latent_statistics_follow_the_law_of_total_variance(tmp_path):
+    """Standardised draws of the store have mean 0 and variance 1; features count only where present; files round trip."""
+    torch.manual_seed(0)
+    presence = torch.rand(4000, 2) < 0.7
+    store = LatentStore(
+        3 * torch.randn(4000, 2) + 5,
+        torch.tensor([0.0, 1.0]).expand(4000, -1).contiguous(),
+        (torch.randn(4000, 2, 3) * 2 + 1) * presence[:, :, None],
+        presence,
+    )
+    z_mean, z_std, h_mean, h_std = store.statistics()
+    z = (store.sample(torch.arange(4000)) - z_mean) / z_std
+    torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=0.05, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(2), atol=0.05, rtol=0)
+    torch.testing.assert_close(h_mean, torch.ones(2, 3), atol=0.15, rtol=0)
+    torch.testing.assert_close(h_std, torch.full((2, 3), 2.0), atol=0.15, rtol=0)
+    store.save(tmp_path / "l.safetensors")
+    again = LatentStore.load(tmp_path / "l.safetensors")
+    for a, b in zip(attrs.astuple(store, recurse=False), attrs.astuple(again, recurse=False), strict=True):
+        assert torch.equal(a, b)

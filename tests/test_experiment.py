@@ -1,0 +1,275 @@
+"""The whole pipeline on a fake modality of two floats: the core needs no real one."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from shala_framework import CheckpointError, load
+from shala_framework.cli.main import dispatch, main_run
+from shala_framework.data.rows import load_rows
+from shala_framework.evaluation.coherence import agreement, conditional_coherence, joint_coherence
+from shala_framework.evaluation.judges import train_judge
+from shala_framework.experiment import Experiment
+from shala_framework.spec import read_spec
+from shala_framework.training.loop import TrainingError, learning_rate_factor
+from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.progress import Silent
+
+CHECKPOINTS = ("autoencoder.safetensors", "prior.safetensors")
+
+
+def run(spec: Path, out: str, *overrides: str, reporter=None) -> Path:
+    folder = Path(out)
+    Experiment(read_spec(spec, overrides), folder, reporter).run()
+    return folder
+
+
+def metric_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_rates(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")} for line in metric_lines(folder)]
+
+
+def test_a_run_leaves_everything(two_spec, capsys):
+    """One command leaves checkpoints, metrics, samples beside the truth, sheets, and the synthetic warning."""
+    with pytest.raises(SystemExit) as leaving:
+        main_run([str(two_spec)])
+    assert leaving.value.code == 0
+    captured = capsys.readouterr()
+    assert "SYNTHETIC STAND-IN DATA" in captured.err
+    folder = Path("runs/two")
+    assert "two-floats-made" in (folder / "SYNTHETIC_DATA.txt").read_text()
+    samples = sorted(str(p.relative_to(folder / "samples")) for p in (folder / "samples").rglob("*.*"))
+    assert {"joint.png", "given_first.png", "given_second.png", "joint/002.mp4", "joint/002.first.json"} <= set(samples)
+    assert sum(name.endswith("_0.mp4") for name in samples) == 4
+    assert len(list((folder / "samples" / "given_first").glob("*.second.json"))) == 2
+    stages = {line["stage"] for line in metric_lines(folder)}
+    assert stages == {"autoencoder", "prior", "summary"}
+    assert [line["step"] for line in metric_lines(folder) if "validation_elbo" in line] == [20, 40, 60]
+    described = json.loads((folder / "spec.json").read_text())
+    assert described["stand_in_used"] is True
+    assert described["spec"]["train"]["prior"]["steps"] == 40
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_same_seed_gives_the_same_bytes(two_spec):
+    """Two runs give bit-identical checkpoints and metrics; another seed does not."""
+    one, two = run(two_spec, "one"), run(two_spec, "two")
+    other = run(two_spec, "three", "seed=1")
+    for name in CHECKPOINTS:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+        assert (one / name).read_bytes() != (other / name).read_bytes()
+    assert without_rates(one) == without_rates(two)
+
+
+class StopAt(Silent):
+    """Interrupts like Ctrl-C once a stage has done so many steps."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step, self.title = stage, step, ""
+
+    def begin(self, title, total, unit="step", done=0):
+        self.title = title
+
+    def advance(self, done, terms=None):
+        if self.title == self.stage and done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+def test_interrupted_runs_end_as_if_they_had_not_been(two_spec, in_memory):
+    """Stopped in either stage and started again, a run ends with the same bytes as an undisturbed one."""
+    whole = run(two_spec, "whole", f"data.in_memory={in_memory}")
+    for stage, step in (("autoencoder", 33), ("prior", 27)):
+        with pytest.raises(KeyboardInterrupt):
+            run(two_spec, "cut", f"data.in_memory={in_memory}", reporter=StopAt(stage, step))
+    cut = run(two_spec, "cut", f"data.in_memory={in_memory}")
+    for name in CHECKPOINTS:
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    assert without_rates(whole) == without_rates(cut)
+
+
+def test_a_finished_run_is_not_trained_again(two_spec):
+    """The same command only writes the samples anew, and may ask for others."""
+    folder = run(two_spec, "r")
+    before = [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS]
+    run(two_spec, "r", "generate.num_joint=5")
+    assert [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS] == before
+    assert len(list((folder / "samples" / "joint").glob("*.mp4"))) == 5
+
+
+def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
+    """Both values of every difference are named; nothing in the folder changes."""
+    folder = run(two_spec, "r")
+    before = (folder / "spec.json").read_bytes()
+    with pytest.raises(CheckpointError, match="latent_dim: 4 in the folder, 5 now") as refusal:
+        run(two_spec, "r", "posterior.latent_dim=5", "train.autoencoder.steps=61")
+    assert "train.autoencoder.steps: 60 in the folder, 61 now" in str(refusal.value)
+    assert (folder / "spec.json").read_bytes() == before
+    other = Path("other")
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds no run"):
+        run(two_spec, "other")
+
+
+def test_a_loaded_model_generates_what_was_trained(two_spec):
+    """load gives back a model whose samples, shapes, seeds and embeddings are as documented."""
+    folder = run(two_spec, "r")
+    model = load(folder)
+    assert model.synthetic
+    assert model.modalities["first"].state()["mean"][0] > 2  # what fit learned came back
+    joint = model.generate(16)
+    assert {name: tuple(x.shape) for name, x in joint.items()} == {"first": (16, 2), "second": (16, 2)}
+    torch.testing.assert_close(model.generate(3)["first"], joint["first"][:3])  # whatever the batch
+    assert not torch.allclose(model.generate(3, seed=1)["first"], joint["first"][:3], atol=1e-2)
+    given = {"second": torch.randn(5, 2)}
+    conditional = model.generate(4, given=given, guidance_scale=1.5)
+    assert tuple(conditional["first"].shape) == (5, 4, 2)
+    assert not torch.equal(model.generate(given=given, draw=True)["first"], model.generate(given=given)["first"])
+    assert tuple(model.embed(given).shape) == (5, 4)
+    model.save("copy")
+    for name in CHECKPOINTS:
+        assert (folder / name).read_bytes() == (Path("copy") / name).read_bytes()
+
+
+def test_wrong_arguments_are_named(two_spec):
+    """generate and embed say what they expected."""
+    model = load(run(two_spec, "r"))
+    for call, message in (
+        (lambda: model.generate(0), "num_samples >= 1"),
+        (lambda: model.generate(given={"third": torch.zeros(1, 2)}), "modalities among"),
+        (lambda: model.generate(given={"first": torch.zeros(1, 3)}), r"shape \('N', 2\), got \(1, 3\)"),
+        (lambda: model.embed({"first": torch.zeros(1, 2), "second": torch.zeros(2, 2)}), "same number of rows"),
+        (lambda: model.generate(given={"first": torch.zeros(1, 2)}, prior="mixture"), "with given"),
+        (lambda: model.generate(prior="posterior"), "expected given"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_damaged_checkpoints_are_named(two_spec):
+    """Absent, cut and foreign files give a CheckpointError with the path."""
+    folder = run(two_spec, "r")
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load("nowhere")
+    content = (folder / CHECKPOINTS[0]).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"not a checkpoint at all"):
+        (folder / CHECKPOINTS[0]).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"autoencoder\.safetensors is damaged"):
+            load(folder)
+    shutil.copy(folder / "state" / "latents.safetensors", folder / CHECKPOINTS[0])
+    with pytest.raises(CheckpointError, match="no checkpoint of a model"):
+        load(folder)
+
+
+def test_sample_verb_writes_files(two_spec, capsys, command_environment):
+    """`shala sample` generates from given files and jointly; bad files are one message and status 2."""
+    folder = run(two_spec, "r")
+    Path("one.a").write_text("[3.5, 0.5]")
+    Path("bad.a").write_text("[")
+
+    def shala(*arguments: str) -> subprocess.CompletedProcess:
+        code = "from shala_framework.cli.main import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments], env=command_environment, capture_output=True, text=True, check=False
+        )
+
+    done = shala("sample", str(folder), "--given", "first=one.a", "--num", "3", "--out", "s")
+    assert done.returncode == 0, done.stderr
+    written = sorted(p.name for p in Path("s/given_first").iterdir())
+    assert written == sorted(f"one_{i}.{e}" for i in range(3) for e in ("mp4", "second.json"))
+    assert shala("sample", str(folder), "--num", "2", "--out", "j").returncode == 0
+    assert len(list(Path("j/joint").glob("*.mp4"))) == 2
+    for arguments, message in (
+        (("--given", "first=bad.a"), "expected a JSON array"),
+        (("--given", "first=absent.a"), "cannot be read"),
+        (("--given", "third=one.a"), "expected --given MODALITY=FILE"),
+        (("--given", "second=one.a"), "ending in one of ['b']"),
+        (("--num", "0"), "at least 1"),
+    ):
+        failed = shala("sample", str(folder), *arguments)
+        assert failed.returncode == 2
+        assert message in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_conditional_samples_follow_what_is_given(two_spec):
+    """After a little training, the second point is the first one turned by a quarter, far better than by chance."""
+    folder = run(two_spec, "r", "train.autoencoder.steps=800", "train.prior.steps=1000", "train.prior.learning_rate=3e-3")
+    model = load(folder)
+    rows = load_rows([str(p) for p in folder.glob("data/validation-*.tar")], model.modalities)
+    rows = rows.take(torch.nonzero(rows.presence.all(1))[:, 0])
+    made = model.generate(8, given={"first": rows.x["first"]})["second"]
+    error = (made - rows.x["second"][:, None]).square().sum(-1).mean().sqrt()
+    chance = (rows.x["second"].roll(1, 0) - rows.x["second"]).square().sum(-1).mean().sqrt()
+    assert error < 0.35 * chance
+
+
+def test_judges_and_coherence(two_spec):
+    """Judges learn the class; real pairs agree as often as judges are right; figures are shares."""
+    folder = run(two_spec, "r", "data.stand_in.options.missing=0.0")
+    model = load(folder)
+    train = load_rows([str(p) for p in folder.glob("data/train-*.tar")], model.modalities)
+    rows = load_rows([str(p) for p in folder.glob("data/validation-*.tar")], model.modalities)
+    judges = {name: train_judge(m, name, train, steps=200, learning_rate=1e-2) for name, m in model.modalities.items()}
+    assert all(judge.accuracy(rows, name) > 0.9 for name, judge in judges.items())
+    assert agreement({name: judge.classify(rows.x[name]) for name, judge in judges.items()}) > 0.8
+    assert agreement({"a": torch.tensor([0, 1, 2]), "b": torch.tensor([0, 1, 1]), "c": torch.tensor([0, 0, 1])}) == pytest.approx(1 / 3)
+    assert 0 <= joint_coherence(model, judges, 20, prior="normal") <= 1
+    assert set(conditional_coherence(model, judges, rows, "first")) == {"second"}
+
+
+def test_a_diverging_loss_stops_the_run(two_spec, capsys):
+    """A loss that is not finite is an error that names the stage and the step, not a checkpoint of NaNs."""
+    with pytest.raises(TrainingError, match="stage autoencoder: not finite by step"):
+        run(two_spec, "r", "train.autoencoder.learning_rate=1e18", "train.autoencoder.log_every_steps=10")
+    assert not (Path("r") / CHECKPOINTS[0]).exists()
+
+
+def test_missing_shards_are_named(two_spec, capsys):
+    """Without a stand-in, absent shards are one message that says where it looked."""
+    text = two_spec.read_text()
+    start, end = text.index("[data.stand_in]"), text.index("[modality.first]")
+    two_spec.write_text(text[:start] + text[end:])
+    with pytest.raises(SystemExit) as leaving:
+        main_run([str(two_spec)])
+    assert leaving.value.code == 2
+    assert "no such shards: nowhere/train-000.tar" in capsys.readouterr().err
+
+
+def test_metrics_rewind(tmp_path):
+    """Lines past the resumed step go, those of the other stage and before it stay, a torn last line goes."""
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    for stage, step in (("a", 10), ("a", 20), ("b", 5)):
+        metrics.write(stage, step, {"loss": 1.0})
+    with metrics.path.open("a") as file:
+        file.write('{"stage": "b", "st')
+    metrics.rewind("a", 10)
+    lines = [json.loads(line) for line in metrics.path.read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("a", 10), ("b", 5)]
+
+
+def test_learning_rate_schedule():
+    """It rises linearly, peaks at the end of the warm-up and falls to zero along a cosine."""
+    factors = [learning_rate_factor(step, 1000, 100) for step in range(1000)]
+    assert factors[:100] == pytest.approx([(i + 1) / 101 for i in range(100)])
+    assert max(factors) == factors[100] == 1.0
+    assert factors[550] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert factors[-1] < 1e-4
+
+
+def test_unknown_verb_free_call_shows_help(capsys):
+    """`shala` alone is not an error."""
+    from shala_framework.cli.main import _parser
+
+    assert dispatch(_parser(), []) == 0
+    assert "verbs" in capsys.readouterr().out

@@ -1,0 +1,252 @@
+"""Plugins: found by name alone, and a broken one is named together with its distribution and the cause."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shala_framework import PluginError, SpecError
+from shala_framework.cli.main import main, main_run
+from shala_framework.plugins import installed_offers, load_dataset, load_modality
+from shala_framework.spec import read_spec
+
+Install = Callable[..., str]
+
+SOUND = """\
+import attrs
+from two_floats import Made, TwoFloats
+from shala_framework import Dataset, Modality, hookimpl
+
+@attrs.frozen(kw_only=True)
+class Options:
+    depth: int = 1
+
+class Deep(TwoFloats):
+    Options = Options
+
+@hookimpl
+def shala_register_modalities(register):
+    register("deep", Deep)
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a distribution on the path as pip would: a module and a dist-info folder with its entry points."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(distribution: str, code: str = SOUND, offers: tuple[str, ...] = ("deep",), version: str = "2.1") -> str:
+        module = distribution.replace("-", "_")
+        (site / f"{module}.py").write_text(code)
+        info = site / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = "".join(f"{name} = {module}\n" for name in offers)
+        (info / "entry_points.txt").write_text(f"[shala.plugins]\n{lines}")
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return module
+
+    return install
+
+
+def status_of(command: Callable[[list[str]], None], *arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        command(list(arguments))
+    return caught.value.code
+
+
+def replaced(old: str, new: str) -> str:
+    assert old in SOUND
+    return SOUND.replace(old, new)
+
+
+def test_an_installed_plugin_is_loaded_by_its_name(install):
+    """A dist-info folder with an entry point is all that it takes."""
+    install("acme-deep")
+    found = load_modality("deep")
+    assert found.__name__ == "Deep"
+    assert found.Options(depth=3).depth == 3
+
+
+BROKEN = {
+    "import fails": ("import no_such_library\n", "importing 'acme_deep' failed: ModuleNotFoundError: No module named"),
+    "no Python": ("def (:\n", "importing 'acme_deep' failed: SyntaxError: invalid syntax"),
+    "hook fails": (replaced('("deep", Deep)', '("deep")'), "its hook shala_register_modalities failed: TypeError: "),
+    "misspelt hook": (
+        replaced("shala_register_modalities", "shala_register_modalitys"),
+        "unknown hook 'shala_register_modalitys' (did you mean 'shala_register_modalities'?)",
+    ),
+    "misspelt hook without a mark": (
+        replaced("@hookimpl\ndef shala_register_modalities", "def shala_register_modality"),
+        "unknown hook 'shala_register_modality' (did you mean 'shala_register_modalities'?)",
+    ),
+    "marked function of another name": (
+        replaced("def shala_register_modalities", "def register_all"),
+        "unknown hook 'register_all' (",
+    ),
+    "hook without a mark": (
+        replaced("@hookimpl\n", ""),
+        "expected the hook 'shala_register_modalities' to be marked with @hookimpl, got a plain function",
+    ),
+    "hook with another argument": (
+        replaced("modalities(register):\n    register", "modalities(add):\n    add"),
+        "Argument(s) {'add'} are declared in the hookimpl but can not be found in the hookspec",
+    ),
+    "another name": (
+        replaced('"deep"', '"deeper"'),
+        "expected its entry point 'deep' to register a modality of that name, got the modality 'deeper'",
+    ),
+    "nothing": (
+        replaced('register("deep", Deep)', "pass"),
+        "expected its entry point 'deep' to register a modality of that name, got nothing",
+    ),
+    "twice": (replaced('register("deep", Deep)', 'register("deep", Deep); register("deep", Deep)'), "'deep' twice"),
+    "no Modality": (replaced("Deep)", "Options)"), "expected a subclass of Modality for 'deep', got the class Options"),
+    "an instance": (
+        replaced("Deep)", "Deep(Options()))"),
+        "expected a subclass of Modality for 'deep', got a value of type Deep",
+    ),
+    "a data set": (
+        replaced("Deep)", "Made)"),
+        "expected a subclass of Modality for 'deep', got the class Made",
+    ),
+    "abstract": (
+        replaced("(TwoFloats)", "(Modality)"),
+        "Deep lacks decoder, encoder, fields, preview, read, shape, write of Modality's contract",
+    ),
+    "options of no attrs class": (
+        replaced("@attrs.frozen(kw_only=True)\n", ""),
+        "expected Deep.Options to be an attrs class, got <class 'acme_deep.Options'>",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_plugin_is_named_with_its_distribution_and_the_cause(code, expected, install, two_spec, capsys):
+    """The spec's line, the distribution with its version and what is wrong; status 2 and no traceback."""
+    install("acme-deep", code)
+    two_spec.write_text(two_spec.read_text().replace('plugin = "two-floats"\noptions', 'plugin = "deep"\noptions', 1))
+    assert status_of(main_run, "two.toml") == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: two.toml:14: modality.first.plugin: acme-deep 2.1")
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_two_distributions_with_one_name_are_both_named(install):
+    """Neither wins silently; the message names both, so that one can be uninstalled, and imports neither."""
+    install("acme-deep", "raise AssertionError('imported')")
+    install("zeta-deep", "raise AssertionError('imported')", version="0.3")
+    with pytest.raises(PluginError, match=r"'deep', got acme-deep 2\.1 and zeta-deep 0\.3; uninstall all but one"):
+        load_modality("deep")
+
+
+def test_one_distribution_seen_twice_on_the_path_is_one(install, tmp_path, monkeypatch):
+    """A checkout on PYTHONPATH that is installed as well does not clash with itself."""
+    install("acme-deep")
+    copy = tmp_path / "again"
+    copy.mkdir()
+    (copy / "acme_deep-2.1.dist-info").symlink_to(tmp_path / "site" / "acme_deep-2.1.dist-info")
+    monkeypatch.syspath_prepend(str(copy))
+    assert load_modality("deep").__name__ == "Deep"
+
+
+def test_a_data_set_keeps_its_contract_too(install, two_spec):
+    """An abstract data set is refused, and so is one that needs raw files where a stand-in must make them."""
+    hook = "@hookimpl\ndef shala_register_datasets(register):\n    register('source', Source)\n"
+    abstract = f"class Source(Dataset):\n    Options = Options\n\n{hook}\n@hookimpl"
+    install("acme-abstract", replaced("@hookimpl", abstract), ("source",))
+    with pytest.raises(PluginError, match=r"acme-abstract 2\.1: Source lacks samples of Dataset's contract"):
+        load_dataset("source")
+    hook = hook.replace("'source'", "'films'")
+    films = f"class Source(Made):\n    needs_source = True\n\n{hook}\n@hookimpl"
+    install("raw-films", replaced("@hookimpl", films), ("films",))
+    two_spec.write_text(two_spec.read_text().replace("two-floats-made", "films"))
+    expected = (
+        r"^two\.toml:9: data\.stand_in\.dataset: expected a data set that makes its samples, got 'films' \(it needs"
+    )
+    with pytest.raises(SpecError, match=expected):
+        read_spec(Path("two.toml"))
+
+
+def test_a_broken_plugin_disturbs_no_one_who_does_not_name_it(install, two_spec):
+    """Only plugins that the spec names are imported."""
+    install("acme-deep", "raise SystemExit('imported')")
+    assert list(read_spec(two_spec).modality_classes) == ["first", "second"]
+
+
+def test_plugins_are_listed_without_being_imported(install, capsys):
+    """`shala plugins` names each offer, its distribution, version and module, the broken among them."""
+    install("acme-deep", "raise SystemExit('imported')", ("deep", "deep-made"))
+    assert status_of(main, "plugins") == 0
+    out = capsys.readouterr().out
+    assert "deep-made        acme-deep 2.1  (acme_deep)\n" in out
+    assert "two-floats       two-floats 1.0  (two_floats)\n" in out
+    assert "acme_deep" not in sys.modules
+    offers = [(offer.name, offer.distribution) for offer in installed_offers()]
+    assert offers == sorted(offers)
+
+
+def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys):
+    """`shala plugins NAME`: each option with its type and default, and what its docstring says of it."""
+    options = 'a: bool = True\n    b: tuple[int, ...] = (1, 2)\n    c: float | None = None\n    d: "str"'
+    install("acme-deep", replaced("depth: int = 1", options))
+    assert status_of(main, "plugins", "two-floats") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("two-floats: Two floats, less their training mean.\n")
+    assert '  field                 string; default "a"\n' in out
+    assert "  width                 int; default 32\n" in out
+    assert "field: Sample field that holds a JSON array of two numbers." in out
+    assert status_of(main, "plugins", "deep") == 0
+    out = capsys.readouterr().out
+    for option in (
+        "boolean; default true",
+        "an array of int; default [1, 2]",
+        "float; default none",
+        "string; required",
+    ):
+        assert f"{option}\n" in out
+    assert status_of(main, "plugins", "two-floats-made") == 0
+    assert "  missing               float; default 0.0\n" in capsys.readouterr().out
+
+
+def test_an_unknown_plugin_is_answered_with_the_nearest(capsys):
+    """`shala plugins NAME` of a misspelt name: status 2 and the name that was meant."""
+    assert status_of(main, "plugins", "two-flots") == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: no installed plugin offers 'two-flots'; install the package that does (did you mean 'two-floats'?)\n",
+    )
+
+
+def test_without_any_plugin_the_message_says_how_to_get_one(monkeypatch, capsys):
+    """No plugin at all is no error to list, and a spec's is answered with what to do."""
+    monkeypatch.setattr(sys, "path", [])
+    assert status_of(main, "plugins") == 0
+    assert "no plugins are installed; `pip install" in capsys.readouterr().out
+    with pytest.raises(
+        PluginError, match=r"offers 'two-floats'; install the package that does \(there are no plugins\)"
+    ):
+        load_modality("two-floats")
+
+
+def test_a_process_shows_no_traceback_for_a_broken_import(install, two_spec, tmp_path, command_environment):
+    """As a process of its own, too."""
+    install("acme-deep", "import no_such_library\n")
+    two_spec.write_text(two_spec.read_text().replace('plugin = "two-floats"', 'plugin = "deep"'))
+    environment = command_environment | {"PYTHONPATH": f"{tmp_path / 'site'}:{command_environment['PYTHONPATH']}"}
+    command = [sys.executable, "-c", "from shala_framework.cli.main import main; main()", "check", "two.toml"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    cause = "acme-deep 2.1: importing 'acme_deep' failed: ModuleNotFoundError: No module named 'no_such_library'"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: 2 problems\n  two.toml:14: modality.first.plugin: {cause}\n"
+        f"  two.toml:18: modality.second.plugin: {cause}\n"
+    )
