@@ -38,7 +38,9 @@ def main() -> None:
     train, rows = (load_rows(urls, model.modalities) for urls in shards.values())
     start = time.perf_counter()
     judges = {name: train_judge(m, name, train, steps=args.judge_steps) for name, m in model.modalities.items()}
-    figures = {f"judge accuracy, real {name}": (judge.accuracy(rows, name), len(rows)) for name, judge in judges.items()}
+    figures = {
+        f"judge accuracy, real {name}": (judge.accuracy(rows, name), len(rows)) for name, judge in judges.items()
+    }
     reconstructed = model.decode(model.embed(rows.x))
     targets = next(iter(judges.values())).targets(rows.labels)
     for name, judge in judges.items():

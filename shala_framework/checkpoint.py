@@ -74,7 +74,9 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise CheckpointError(f"{source} does not fit its own spec; was it made by other plugin versions? {error}") from error
+        raise CheckpointError(
+            f"{source} does not fit its own spec; was it made by other plugin versions? {error}"
+        ) from error
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -85,4 +87,3 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The inverse of `part`."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
-

@@ -104,7 +104,9 @@ class Experiment:
             try:
                 theirs = json.loads(path.read_text())
             except json.JSONDecodeError as error:
-                raise CheckpointError(f"{path} is damaged: {error}; choose another --out or remove the folder") from error
+                raise CheckpointError(
+                    f"{path} is damaged: {error}; choose another --out or remove the folder"
+                ) from error
             differences = _differences(_without(theirs), _without(mine))
             if differences:
                 listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)

@@ -13,10 +13,14 @@ hookimpl = pluggy.HookimplMarker("shala")
 
 
 class RegisterModality(Protocol):
+    """Takes a name and the Modality class that it stands for."""
+
     def __call__(self, name: str, modality: "type[Modality]") -> None: ...
 
 
 class RegisterDataset(Protocol):
+    """Takes a name and the Dataset class that it stands for."""
+
     def __call__(self, name: str, dataset: "type[Dataset]") -> None: ...
 
 

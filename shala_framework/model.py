@@ -82,7 +82,9 @@ class ShaLa:
                 h = self.autoencoder.encoders[name](x)
                 likelihood = self.autoencoder.decoders[name](torch.zeros(num_rows, self.autoencoder.latent_dim))
                 if not isinstance(likelihood, Likelihood):
-                    raise PluginError(f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood")
+                    raise PluginError(
+                        f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood"
+                    )
                 log_prob, mode = likelihood.log_prob(x), likelihood.mode()
             for what, got, expected in (
                 ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
@@ -201,7 +203,9 @@ class ShaLa:
         rows = range(num_rows * num_samples)
         needed = "autoencoder" if prior in ("normal", "posterior") else "prior"
         if needed not in self.stages:
-            raise CheckpointError(f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}")
+            raise CheckpointError(
+                f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}"
+            )
         if given and prior in ("normal", "mixture"):
             raise ValueError(f'expected prior "diffusion" or "posterior" with given modalities, got {prior!r}')
         if not given and prior == "posterior":
@@ -254,7 +258,9 @@ class ShaLa:
     def _presence(self, given: Mapping[str, Tensor], num_rows: int) -> Tensor:
         return torch.tensor([name in given for name in self.names], device=self.device).expand(num_rows, -1)
 
-    def _features(self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64) -> tuple[list[Tensor], Tensor]:
+    def _features(
+        self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64
+    ) -> tuple[list[Tensor], Tensor]:
         """Features of every modality, zeros for those not given, and which are given."""
         h = {name: torch.zeros(num_rows, self.autoencoder.feature_dim, device=self.device) for name in self.names}
         with _evaluating(self.autoencoder):

@@ -254,7 +254,7 @@ class ModalitySuite(abc.ABC):
         for step in range(self.num_steps):
             log_prob = _reconstruct(networks, x).mean()
             optimiser.zero_grad()
-            (-log_prob / x[0].numel()).backward()  # type: ignore[no-untyped-call]
+            (-log_prob / x[0].numel()).backward()
             # Layers that start at zero hold back the first gradients of what lies before them.
             if step == self.num_steps // 2:
                 for name, parameter in networks.named_parameters():
@@ -269,7 +269,7 @@ class ModalitySuite(abc.ABC):
     def test_one_row_trains(self) -> None:
         """A batch of one row gives finite gradients."""
         networks = self._networks()
-        _reconstruct(networks, self.batch(1)).sum().backward()  # type: ignore[no-untyped-call]
+        _reconstruct(networks, self.batch(1)).sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in networks.parameters() if p.grad is not None)
 
     def test_autocast_keeps_log_prob_in_float32(self) -> None:

@@ -182,12 +182,12 @@ def test_shard_names(tmp_path):
     assert expand_urls("https://example.org/a-{0..1}.tar") == [f"https://example.org/a-{i}.tar" for i in range(2)]
     assert any_exists(str(tmp_path / "a-{2..9}.tar"))
     assert not any_exists([str(tmp_path / "b-*.tar"), str(tmp_path / "c.tar")])
-    with pytest.raises(DataError, match="a-3.tar, .* and 3 more"):
+    with pytest.raises(DataError, match=r"a-3\.tar, .* and 3 more"):
         expand_urls(str(tmp_path / "a-{0..8}.tar"))
 
 
 def test_latent_statistics_follow_the_law_of_total_variance(tmp_path):
-    """Standardised draws of the store have mean 0 and variance 1; features count only where present; files round trip."""
+    """Standardised draws have mean 0 and variance 1; features count only where present; files round trip."""
     torch.manual_seed(0)
     presence = torch.rand(4000, 2) < 0.7
     store = LatentStore(

@@ -35,7 +35,10 @@ def metric_lines(folder: Path) -> list[dict]:
 
 
 def without_rates(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")} for line in metric_lines(folder)]
+    return [
+        {k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")}
+        for line in metric_lines(folder)
+    ]
 
 
 def test_a_run_leaves_everything(two_spec, capsys):
@@ -180,7 +183,11 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     def shala(*arguments: str) -> subprocess.CompletedProcess:
         code = "from shala_framework.cli.main import main; main()"
         return subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=command_environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, *arguments],
+            env=command_environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     done = shala("sample", str(folder), "--given", "first=one.a", "--num", "3", "--out", "s")
@@ -204,7 +211,9 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
 
 def test_conditional_samples_follow_what_is_given(two_spec):
     """After a little training, the second point is the first one turned by a quarter, far better than by chance."""
-    folder = run(two_spec, "r", "train.autoencoder.steps=800", "train.prior.steps=1000", "train.prior.learning_rate=3e-3")
+    folder = run(
+        two_spec, "r", "train.autoencoder.steps=800", "train.prior.steps=1000", "train.prior.learning_rate=3e-3"
+    )
     model = load(folder)
     rows = load_rows([str(p) for p in folder.glob("data/validation-*.tar")], model.modalities)
     rows = rows.take(torch.nonzero(rows.presence.all(1))[:, 0])
@@ -223,7 +232,9 @@ def test_judges_and_coherence(two_spec):
     judges = {name: train_judge(m, name, train, steps=200, learning_rate=1e-2) for name, m in model.modalities.items()}
     assert all(judge.accuracy(rows, name) > 0.9 for name, judge in judges.items())
     assert agreement({name: judge.classify(rows.x[name]) for name, judge in judges.items()}) > 0.8
-    assert agreement({"a": torch.tensor([0, 1, 2]), "b": torch.tensor([0, 1, 1]), "c": torch.tensor([0, 0, 1])}) == pytest.approx(1 / 3)
+    assert agreement(
+        {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([0, 1, 1]), "c": torch.tensor([0, 0, 1])}
+    ) == pytest.approx(1 / 3)
     assert 0 <= joint_coherence(model, judges, 20, prior="normal") <= 1
     assert set(conditional_coherence(model, judges, rows, "first")) == {"second"}
 

@@ -8,7 +8,9 @@ import torch
 from shala_framework.likelihoods import Laplace, LogScale, Normal, Pixels, pixels_to_unit, unit_to_pixels
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(Normal, torch.distributions.Normal), (Laplace, torch.distributions.Laplace)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(Normal, torch.distributions.Normal), (Laplace, torch.distributions.Laplace)]
+)
 def test_log_prob_is_the_sum_over_values(ours, theirs):
     """log_prob equals torch's density summed over everything but the batch."""
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The diffusion prior, its sampler and its controls against closed forms."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
 
 
 def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
-    prior.set_statistics(z.mean(0), z.std(0), torch.stack([v.mean(0) for v in h]), torch.stack([v.std(0).clamp_min(1e-4) for v in h]))
+    prior.set_statistics(
+        z.mean(0), z.std(0), torch.stack([v.mean(0) for v in h]), torch.stack([v.std(0).clamp_min(1e-4) for v in h])
+    )
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3, betas=(0.9, 0.99))
     average = MovingAverage(prior.network, 100)
     for step in range(steps):
@@ -199,7 +202,7 @@ def test_mixture_recovers_its_parameters():
     z = centres[component] + torch.randn(6000, 2) * torch.tensor([1.0, 0.5])
     mixture = GaussianMixture(3, 2)
     history = mixture.fit(z)
-    assert all(later >= earlier - 1e-9 for earlier, later in zip(history, history[1:], strict=False))
+    assert all(later >= earlier - 1e-9 for earlier, later in pairwise(history))
     order = [int((mixture.means - centre).norm(dim=1).argmin()) for centre in centres]
     torch.testing.assert_close(mixture.means[order], centres, atol=0.1, rtol=0)
     torch.testing.assert_close(mixture.weights[order], weights, atol=0.02, rtol=0)

@@ -159,7 +159,7 @@ class _SplitWriter:
 
     def write(self, key: str, fields: dict[str, bytes]) -> None:
         if self.tar is None:
-            self.tar = tarfile.open(self.path.with_suffix(".partial"), "w", format=tarfile.USTAR_FORMAT)
+            self.tar = tarfile.open(self.path.with_suffix(".partial"), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed in close)
             self.samples = self.size = 0
         for name in sorted(fields):
             member = tarfile.TarInfo(f"{key}.{name}")  # no time, user or group: the same bytes every time

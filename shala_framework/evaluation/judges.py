@@ -76,7 +76,9 @@ def train_judge(
     """
     classes = sorted({label for label in rows.labels if label is not None})
     if len(classes) < 2:
-        raise DataError(f"expected labels of at least two classes to train a judge, got {classes}; labels are the field cls")
+        raise DataError(
+            f"expected labels of at least two classes to train a judge, got {classes}; labels are the field cls"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(mix_seed(seed, 3))
         judge = Judge(modality, classes)

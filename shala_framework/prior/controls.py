@@ -27,16 +27,16 @@ class GaussianMixture(nn.Module):
         self.register_buffer("cholesky", torch.eye(dim).repeat(num_components, 1, 1))
 
     def log_joint(self, z_ND: Tensor) -> Tensor:
-        """log p(z, component): [N, K]."""
+        """Log p(z, component): [N, K]."""
         gap_KDN = (z_ND[None] - self.means[:, None]).transpose(1, 2)
-        whitened_KDN = torch.linalg.solve_triangular(self.cholesky, gap_KDN, upper=False)
+        whitened_KDN: Tensor = torch.linalg.solve_triangular(self.cholesky, gap_KDN, upper=False)
         half_log_det_K = self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
         constant = 0.5 * z_ND.shape[1] * math.log(2 * math.pi)
-        log_density_KN = -0.5 * whitened_KDN.square().sum(1) - half_log_det_K[:, None] - constant
+        log_density_KN: Tensor = -0.5 * whitened_KDN.square().sum(1) - half_log_det_K[:, None] - constant
         return (log_density_KN + self.weights.log()[:, None]).T
 
     def log_prob(self, z_ND: Tensor) -> Tensor:
-        """log p(z): [N]."""
+        """Log p(z): [N]."""
         return self.log_joint(z_ND).logsumexp(1)
 
     def fit(

@@ -73,7 +73,7 @@ class DiffusionPrior(nn.Module):
         """D(z; sigma, h_S): the expected clean latent, in the standardised unit."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
-        raw = self.network(z_BD / total, sigma_B.log() / 4, condition_BW)
+        raw: Tensor = self.network(z_BD / total, sigma_B.log() / 4, condition_BW)
         return z_BD / total.square() + sigma_B1 / total * raw
 
     def loss(

@@ -58,7 +58,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BW: Tensor, c_BW: Tensor) -> Tensor:
         scale, shift, gate = self.modulation(c_BW).chunk(3, dim=1)
-        return x_BW + gate * self.net(self.norm(x_BW) * (1 + scale) + shift)
+        change_BW: Tensor = gate * self.net(self.norm(x_BW) * (1 + scale) + shift)
+        return x_BW + change_BW
 
 
 class PriorNetwork(nn.Module):

@@ -5,6 +5,7 @@ Reference: Karras et al. 2022 (EDM).
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -78,7 +79,7 @@ def sample_heun(
     def slope(z_ND: Tensor, sigma: float) -> Tensor:
         return (z_ND - denoise(z_ND, z_ND.new_full((len(z_ND),), sigma))) / sigma
 
-    for i, (sigma, following) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (sigma, following) in enumerate(pairwise(levels)):
         d_ND = slope(z_ND, sigma)
         euler_ND = z_ND + (following - sigma) * d_ND
         if following > 0:

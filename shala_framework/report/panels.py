@@ -41,7 +41,9 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
     """
     caption_width = 12 + max((_text_width(s.caption) for group in groups for s in group), default=0)
     strips = [[_strip(strip, caption_width, num_tiles) for strip in group] for group in groups]
-    width = max([strip.shape[1] for group in strips for strip in group] + [16 + _text_width(title) + _text_width(alarm)])
+    width = max(
+        [strip.shape[1] for group in strips for strip in group] + [16 + _text_width(title) + _text_width(alarm)]
+    )
     parts = [_heading(title, alarm, width)]
     for group in strips:
         parts += [_pad_width(strip, width) for strip in group]
@@ -61,7 +63,11 @@ def side_by_side(previews: Sequence[tuple[str, Preview | None]], *, alarm: str =
     """
     frames = [_frames(preview) for _, preview in previews]
     longest = max(frames, key=len)
-    rates = [p.frames_per_second for _, p in previews if p is not None and p.frames is not None and len(p.frames) == len(longest)]
+    rates = [
+        p.frames_per_second
+        for _, p in previews
+        if p is not None and p.frames is not None and len(p.frames) == len(longest)
+    ]
     panels = []
     for (caption, _), clip in zip(previews, frames, strict=True):
         picked = clip[np.arange(len(longest)) * len(clip) // len(longest)]

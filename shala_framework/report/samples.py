@@ -11,8 +11,8 @@ from torch import Tensor
 from shala_framework.checkpoint import write_file
 from shala_framework.data.rows import Rows
 from shala_framework.media import encode_mp4, encode_png
-from shala_framework.model import PriorName, ShaLa
 from shala_framework.modality import Preview
+from shala_framework.model import PriorName, ShaLa
 from shala_framework.report.panels import Strip, contact_sheet, side_by_side
 
 SYNTHETIC = "SYNTHETIC STAND-IN DATA"

@@ -115,11 +115,11 @@ class Prior:
     hidden_dim: int = attrs.field(default=256, validator=at_least(1))
     num_blocks: int = attrs.field(default=3, validator=at_least(1))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
-    log_sigma_mean: float = -0.4
+    log_sigma_mean: float = 0.2
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0))
     sigma_min: float = attrs.field(default=0.01, validator=above(0))
     sigma_max: float = attrs.field(default=40.0, validator=above(0))
-    unconditional_share: float = attrs.field(default=0.35, validator=between(0, 1))
+    unconditional_share: float = attrs.field(default=0.5, validator=between(0, 1))
     mixture_components: int = attrs.field(default=10, validator=at_least(1))
 
     def __attrs_post_init__(self) -> None:

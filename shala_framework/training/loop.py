@@ -118,7 +118,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * factor
                 loss, terms = stage.loss(next(stream), step)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -142,7 +142,9 @@ def train(
                         metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
         except KeyboardInterrupt:
             # The step under way may be half applied; the last saved state is the one to go on from.
-            reporter.warn(f"interrupted at step {step} of stage {stage.name}; the same command goes on from the last saved state")
+            reporter.warn(
+                f"interrupted at step {step} of stage {stage.name}; the same command goes on from the last saved state"
+            )
             raise
     reporter.finish()
 

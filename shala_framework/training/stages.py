@@ -25,7 +25,8 @@ class AutoencoderTraining:
     name = "autoencoder"
 
     def __init__(self, autoencoder: Autoencoder, spec: Spec, device: torch.device, held_out: Rows | None) -> None:
-        self.module = self.autoencoder = autoencoder
+        self.autoencoder = autoencoder
+        self.module: nn.Module = autoencoder
         self.settings: AutoencoderStage = spec.train.autoencoder
         self.subset_weight = spec.posterior.subset_weight
         self.autocast = spec.train.precision == "bfloat16"
@@ -84,7 +85,8 @@ class PriorTraining:
     def __init__(
         self, prior: DiffusionPrior, spec: Spec, store: LatentStore, held_out: LatentStore | None = None
     ) -> None:
-        self.module = self.prior = prior
+        self.prior = prior
+        self.module: nn.Module = prior
         self.settings: PriorStage = spec.train.prior
         self.spec, self.store, self.held_out = spec, store, held_out
         self.average = MovingAverage(prior.network, self.settings.ema_halflife_steps)

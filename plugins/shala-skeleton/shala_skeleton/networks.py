@@ -61,7 +61,7 @@ class Residual(nn.Module):
 
 def double_time(h_BCT: Tensor) -> Tensor:
     """[B, 2 * C, T] to [B, C, 2 * T]: each frame's two halves of channels become two frames."""
-    return h_BCT.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-untyped-call, no-any-return]
+    return h_BCT.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
 
 
 class SkeletonEncoder(nn.Module):

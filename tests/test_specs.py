@@ -1,0 +1,124 @@
+"""The shipped specs, with the plugins that they name: skipped where those are not installed."""
+
+import itertools
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tomli
+import torch
+
+from shala_framework import load
+from shala_framework.cli.main import _parser, dispatch
+from shala_framework.data.rows import Rows
+from shala_framework.model import ShaLa
+from shala_framework.spec import read_spec
+from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+
+SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
+NTU = next(path for path in SPECS if path.stem == "ntu_rgb_skeleton")
+
+
+def need_plugins(path: Path) -> None:
+    """Skip where a plugin that the spec names is not installed."""
+    spec = tomli.loads(path.read_text())
+    wanted = {table["plugin"] for table in spec["modality"].values()}
+    wanted |= {spec["data"]["stand_in"]["dataset"]} if "stand_in" in spec["data"] else set()
+    missing = wanted - {entry.name for entry in entry_points(group="shala.plugins")}
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
+    """With the settings of its stand-in: a sound spec, a model, and a finite gradient for every parameter."""
+    need_plugins(path)
+    monkeypatch.chdir(tmp_path)
+    loaded = read_spec(path)
+    model = ShaLa(loaded).build()
+    x = {
+        name: torch.randint(0, 255, (3, *m.shape), dtype=m.dtype)
+        if m.dtype == torch.uint8
+        else torch.randn((3, *m.shape)).to(m.dtype)
+        for name, m in model.modalities.items()
+    }
+    presence = torch.ones(3, len(x), dtype=torch.bool)
+    rows = Rows(x=x, presence=presence, keys=("a", "b", "c"), labels=(None,) * 3)
+    stage = AutoencoderTraining(model.autoencoder, loaded.spec, torch.device("cpu"), None)
+    loss, _ = stage.loss(rows, 0)
+    loss.backward()
+    for name, parameter in model.autoencoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    from shala_framework.data.latents import collect_latents
+
+    store = collect_latents(model.autoencoder, [rows], torch.device("cpu"))
+    prior_loss, _ = PriorTraining(model.prior, loaded.spec, store).loss(torch.tensor([0, 1, 2]), 0)
+    assert prior_loss.isfinite()
+
+
+def test_the_real_settings_stay_real():
+    """What the stand-in overrides is not what the spec says for the data set itself."""
+    need_plugins(NTU)
+    raw = tomli.loads(NTU.read_text())
+    assert raw["modality"]["rgb"]["options"]["height"] == 64
+    assert raw["modality"]["skeleton"]["options"]["bodies"] == 2
+    assert raw["train"]["autoencoder"]["steps"] >= 100_000
+    assert read_spec(NTU).spec.train.autoencoder.steps == raw["data"]["stand_in"]["set"]["train.autoencoder.steps"]
+
+
+SMALL = {
+    "data.in_memory": "true",
+    "data.num_workers": "0",
+    "modality.rgb.options.height": "32",
+    "modality.rgb.options.width": "32",
+    "modality.rgb.options.channels": "8",
+    "modality.skeleton.options.frames": "16",
+    "modality.skeleton.options.width": "32",
+    "train.autoencoder.steps": "20",
+    "train.autoencoder.warmup_steps": "2",
+    "train.autoencoder.batch_size": "5",
+    "train.prior.steps": "20",
+    "train.prior.warmup_steps": "2",
+    "train.prior.batch_size": "16",
+    "generate.num_joint": "2",
+    "generate.num_rows": "5",
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+def test_real_ntu_files_from_raw_to_samples(real_data, tmp_path, monkeypatch, capsys, in_memory):
+    """`shala pack ntu` on five real recordings, four of which lack RGB; a run on them; RGB for a skeleton-only row."""
+    need_plugins(NTU)
+    monkeypatch.chdir(tmp_path)
+
+    def shala(*arguments: str) -> str:
+        status = dispatch(_parser(), arguments)
+        captured = capsys.readouterr()
+        assert status == 0, captured.err
+        return captured.out
+
+    printed = shala("pack", "ntu", str(real_data / "ntu"), "shards", "--set", "protocol=none")
+    assert "train: 5 samples (avi 1, cls 5, json 5, skeleton 5)" in printed
+    overrides = {**SMALL, "data.train": "shards/train-*.tar", "data.validation": "[]", "data.in_memory": in_memory}
+    arguments = list(itertools.chain.from_iterable(("--set", f"{key}={value}") for key, value in overrides.items()))
+    printed = shala("run", str(NTU), "--out", "run", *arguments)
+    assert "SYNTHETIC" not in printed
+    assert not (tmp_path / "run" / "SYNTHETIC_DATA.txt").exists()
+    model = load("run")
+    assert not model.synthetic
+    given = tmp_path / "run" / "samples" / "given_skeleton"
+    skeleton_only = given / "S001C003P008R002A058_0.rgb.mp4"
+    with av.open(str(skeleton_only)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert np.stack(frames).shape == (16, 32, 32, 3)
+    assert len(list(given.glob("*.rgb.mp4"))) == 5
+    assert len(list((tmp_path / "run" / "samples" / "given_rgb").glob("*.npy"))) == 1  # one row has RGB
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    shala("sample", "run", "--given", f"skeleton={real_data}/ntu/S017C003P020R002A054.skeleton", "--num", "2")
+    assert len(list(Path("samples/given_skeleton").glob("S017C003P020R002A054_*.rgb.mp4"))) == 2
