@@ -49,7 +49,7 @@ def types(session: nox.Session) -> None:
     """Strict types of the core and of every plugin."""
     install_project(session, *PLUGINS)
     session.install(*TYPE_TOOLS)
-    session.run("mypy", "shala_framework", *(str(next(Path(plugin).glob("shala_*"))) for plugin in PLUGINS))
+    session.run("mypy", "shala_framework", *(f"{plugin}/{Path(plugin).name.replace('-', '_')}" for plugin in PLUGINS))
 
 
 @nox.session

@@ -140,6 +140,8 @@ def test_a_stream_goes_on_at_any_step(shards):
         assert all(torch.equal(a.x[name], b.x[name]) for name in a.x)
 
 
+# The loader of torch may complain when its worker processes are dropped in the middle of an endless stream.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_share_an_epoch_without_loss(shards):
     """Two worker processes: nothing twice, nothing lost, and a late start continues the same order."""
     stream = ShardStream(shards[:2], MODALITIES, batch_size=5, buffer_size=4, seed=1)

@@ -187,3 +187,17 @@ def test_real_video(path: str) -> None:
         square = whole[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
         blocks = square[: side // 4 * 4, : side // 4 * 4].reshape(4, side // 4, 4, side // 4, 3).mean((1, 3))
         np.testing.assert_allclose(clip[kept].reshape(4, 12, 4, 12, 3).mean((1, 3)), blocks, atol=4)
+
+
+def test_training_likelihood_is_an_unbiased_estimate():
+    """Averaged over the frames that training happens to paint, log_prob is that of the whole clip."""
+    torch.manual_seed(0)
+    video = Video(Video.Options(frames=8, height=16, width=16, channels=8, training_frames=2))
+    decoder, z = video.decoder(4), torch.randn(2, 4)
+    x = torch.randint(0, 256, (2, *video.shape), dtype=torch.uint8)
+    with torch.no_grad():
+        whole = decoder.eval()(z).log_prob(x)
+        likelihood = decoder.train()(z)
+        estimates = torch.stack([likelihood.log_prob(x) for _ in range(400)])
+    assert (estimates.std(0) > 0).all()
+    assert ((estimates.mean(0) - whole).abs() < 4 * estimates.std(0) / 400**0.5).all()
