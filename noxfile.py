@@ -48,7 +48,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types of the core and of every plugin."""
     install_project(session, *PLUGINS)
-    session.install(*TYPE_TOOLS)
+    session.install(*TYPE_TOOLS, *TEST_TOOLS)
     session.run("mypy", "shala_framework", *(f"{plugin}/{Path(plugin).name.replace('-', '_')}" for plugin in PLUGINS))
 
 
