@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 MP4_QUALITY = "18"  # x264's constant rate factor: 18 is visually lossless, 23 its default
-# With the preset's own settings, libx264 of PyAV 18 wrote up to 6 different files in 200 runs on one 32 x 32 clip,
-# even on one thread; with all of these off it always wrote the same. Which of them matters was not found out.
+# With the preset's own settings libx264 did not always write the same bytes for the same frames, even on one thread;
+# with all of these off it did in every trial. Which of them matters was not found out.
 REPRODUCIBLE = "weightp=0:mbtree=0:aq-mode=0:rc-lookahead=0:bframes=0"
 
 

@@ -1,6 +1,7 @@
 """The two stages as the loop sees them: what they minimise and what they measure on held-out rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -155,20 +156,14 @@ class MovingAverage:
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(self.shadow[name])
 
-    def applied(self) -> "_Applied":
+    @contextmanager
+    def applied(self) -> Iterator[None]:
         """A context in which the module has the averaged weights."""
-        return _Applied(self)
-
-
-class _Applied:
-    def __init__(self, average: MovingAverage) -> None:
-        self.average = average
-
-    def __enter__(self) -> None:
-        self.kept = {name: p.detach().clone() for name, p in self.average.module.named_parameters()}
-        self.average.copy_to_module()
-
-    def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            for name, parameter in self.average.module.named_parameters():
-                parameter.copy_(self.kept[name])
+        kept = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        self.copy_to_module()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.module.named_parameters():
+                    parameter.copy_(kept[name])

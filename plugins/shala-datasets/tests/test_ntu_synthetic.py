@@ -91,7 +91,8 @@ def test_text_parses_and_joints_lie_on_the_figure(dataset: NTUSynthetic, samples
         empty = np.asarray(dataset.scene("train", index).background.picture(64)).astype(int)
         columns, rows = np.floor(joints[..., 5]).astype(int), np.floor(joints[..., 6]).astype(int)
         inside = (columns >= 0) & (columns < 64) & (rows >= 0) & (rows < 64)
-        assert inside.mean() > 0.95, sample.label  # a jump leaves the picture for a moment
+        leaves = "jump" in (sample.label or "")  # for a moment, at its top
+        assert inside.mean() > (0.95 if leaves else 0.97), sample.label
         frame = np.broadcast_to(np.arange(32)[:, None], columns.shape)[inside]
         here = rows[inside], columns[inside]
         differs = np.abs(clip[frame, here[0], here[1]] - empty[here]).max(axis=-1) > 24

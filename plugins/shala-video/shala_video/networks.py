@@ -168,8 +168,7 @@ class ClipDecoder(nn.Module):
 
     A frame is painted in layers: a soft assignment of each pixel to a smooth backdrop or to one of a few colours,
     and a small correction. Backdrop and colours come from z at once and hold for the whole clip; only the
-    assignment moves. So what things look like and where they are need not be learned as one, which a network
-    that paints pixels directly takes several times as many steps for.
+    assignment moves. What things look like and where they are are so told apart by construction.
     """
 
     NUM_COLOURS = 7

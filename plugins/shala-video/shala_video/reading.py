@@ -45,7 +45,7 @@ def _decode(data: bytes, field: str, num_frames: int, height: int, width: int) -
     wanted = set(_evenly_spaced(num_packets, num_frames))
     kept: dict[int, np.ndarray] = {}
     num_decoded = 0
-    # One for the whole clip: setting up the scaler costs eighty times as much as scaling a small frame.
+    # One for the whole clip: setting up the scaler costs far more than scaling a small frame.
     scaler = VideoReformatter()
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
