@@ -10,11 +10,20 @@ if TYPE_CHECKING:
     from shala_framework.dataset import Dataset, Sample
     from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
     from shala_framework.hookspecs import hookimpl
-    from shala_framework.likelihoods import Laplace, LogScale, Normal, Pixels, pixels_to_unit, unit_to_pixels
+    from shala_framework.layers import ConditionedResidual, Residual, group_norm, initialise
+    from shala_framework.likelihoods import (
+        LOCATION_SCALE,
+        Laplace,
+        LogScale,
+        Normal,
+        Pixels,
+        pixels_to_unit,
+        unit_to_pixels,
+    )
     from shala_framework.media import encode_gif, encode_mp4, encode_png
     from shala_framework.modality import Likelihood, Modality, Preview
     from shala_framework.model import ShaLa, load
-    from shala_framework.options import above, at_least, between, each, not_empty
+    from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
 
 __version__ = "0.1.0"
 
@@ -22,19 +31,20 @@ _HOMES = {
     "dataset": ("Dataset", "Sample"),
     "errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
     "hookspecs": ("hookimpl",),
-    "likelihoods": ("Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
+    "layers": ("ConditionedResidual", "Residual", "group_norm", "initialise"),
+    "likelihoods": ("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
     "media": ("encode_gif", "encode_mp4", "encode_png"),
     "modality": ("Likelihood", "Modality", "Preview"),
     "model": ("ShaLa", "load"),
-    "options": ("above", "at_least", "between", "each", "not_empty"),
+    "options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CheckpointError", "DataError", "Dataset", "Laplace", "Likelihood", "LogScale", "Modality", "Normal", "Pixels",
-    "PluginError", "Preview", "Problem", "Sample", "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between",
-    "each", "encode_gif", "encode_mp4", "encode_png", "hookimpl", "load", "not_empty", "pixels_to_unit",
-    "unit_to_pixels",
+    "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
+    "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Residual", "Sample", "ShaLa",
+    "ShalaError", "SpecError", "above", "at_least", "between", "each", "encode_gif", "encode_mp4", "encode_png",
+    "group_norm", "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ that no weight balances a video against a sentence. Shapes: B batch; an ellipsis
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,10 @@ class Laplace:
         # 1 - 2|u| lies in [0, 1]; the clamp keeps the logarithm finite at its ends.
         tail = (1 - 2 * uniform.abs()).clamp_min(torch.finfo(loc.dtype).tiny)
         return loc - torch.exp(self.log_scale) * uniform.sign() * tail.log()
+
+
+LOCATION_SCALE: Final[dict[str, type[Normal] | type[Laplace]]] = {"normal": Normal, "laplace": Laplace}
+"""The likelihoods that a location and a log-scale fix, by the name that options give them."""
 
 
 class Pixels:

@@ -56,3 +56,14 @@ def not_empty(_: Any, __: Any, value: Any) -> None:
     """Accept strings, tuples and tables with at least one element."""
     if not value:
         raise ValueError(f"expected at least one element, got {value!r}")
+
+
+def multiple_of(divisor: int) -> Validator:
+    """Accept whole multiples of `divisor`."""
+
+    def check(_: Any, __: Any, value: int) -> None:
+        if value % divisor:
+            below = value - value % divisor
+            raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
+
+    return check

@@ -13,6 +13,7 @@ Shapes: B batch, F feature_dim, D latent_dim.
 
 import abc
 import json
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -117,6 +118,10 @@ class ModalitySuite(abc.ABC):
                 with pytest.raises(DataError) as caught:
                     modality.read({field: data})
                 assert field in str(caught.value)
+
+    def test_damaged_fields_are_values_or_data_errors(self) -> None:
+        """Cut, flipped, emptied and foreign bytes end in an x of the declared shape or in a DataError."""
+        self.check_damage([self.sample_fields(index) for index in range(4)])
 
     def test_write_and_read_again(self) -> None:
         """What `write` makes is not empty, and what `read` accepts of it is close to x."""
@@ -286,6 +291,34 @@ class ModalitySuite(abc.ABC):
         modality = self.make()
         return nn.Sequential(modality.encoder(FEATURE_DIM), modality.decoder(FEATURE_DIM)).train()
 
+    # What a plugin's own tests may use.
+
+    def check_damage(self, samples: Sequence[dict[str, bytes]], count: int = 200) -> None:
+        """Fail unless every one of `count` damaged copies of the samples ends in a value or in a DataError.
+
+        Args:
+            samples: Raw fields of valid samples; those of real files where there are some.
+            count: Damaged copies to read, in turn of each sample and each of its fields.
+        """
+        modality, generator = self.make(), np.random.default_rng(0)
+        originals = [(name, data) for fields in samples for name, data in fields.items() if name in modality.fields]
+        assert originals, "no sample has a field of this modality"
+        messages: list[tuple[str, str]] = []
+        for index in range(count):
+            name, data = originals[index % len(originals)]
+            damaged = damage(data, generator)
+            try:
+                x = modality.read({name: damaged})
+            except DataError as error:
+                messages.append((name, str(error)))
+                continue
+            if x is not None:
+                assert tuple(x.shape) == modality.shape
+                assert x.dtype == modality.dtype
+                self.check_values(x)
+        unnamed = [message for name, message in messages if name not in message]
+        assert not unnamed, f"messages that do not name the field: {unnamed[:3]}"
+
     # What a plugin may override.
 
     def check_values(self, x: Tensor) -> None:
@@ -303,6 +336,28 @@ class ModalitySuite(abc.ABC):
             assert difference <= self.round_trip_tolerance * spread + 1e-6
         else:
             assert torch.equal(x, expected)
+
+
+def damage(data: bytes, generator: np.random.Generator) -> bytes:
+    """A damaged copy: cut short, bits flipped, a stretch lost, repeated or overwritten, another type, or nothing."""
+    kind = int(generator.integers(7))
+    start, end = sorted(int(i) for i in generator.integers(0, max(1, len(data)), 2))
+    if kind == 0:
+        return data[:end]
+    if kind == 1:
+        flipped = bytearray(data)
+        for i in generator.integers(0, max(1, len(data)), int(generator.integers(1, 20))).tolist():
+            flipped[i : i + 1] = bytes([flipped[i] ^ (1 << int(generator.integers(8)))]) if data else b""
+        return bytes(flipped)
+    if kind == 2:
+        return data[:start] + data[end:]
+    if kind == 3:
+        return data[:end] + data[start:]
+    if kind == 4:
+        return data[:start] + generator.bytes(end - start) + data[end:]
+    if kind == 5:
+        return [b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WAVE", b"{}", b"\xff\xfe\0", b"0 " * 50][int(generator.integers(5))]
+    return b""
 
 
 def _present(x: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
     {CORE, "errors", "options", "seeds", "urls", "media"},
     {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
-    {"likelihoods", "posterior", "plugins"},
+    {"layers", "likelihoods", "posterior", "plugins"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},

@@ -20,6 +20,7 @@ from shala_framework import (
     each,
     encode_mp4,
     hookimpl,
+    multiple_of,
     not_empty,
 )
 from shala_skeleton.bones import NAMED_BONES, bone_list
@@ -28,6 +29,7 @@ from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, Standardis
 from shala_skeleton.parsing import FORMATS, interpolate, parse
 
 PREVIEW_SIDE = 192
+FARTHEST = 1e6  # largest sensible coordinate in any unit; beyond it lie flipped bits
 FIT_SAMPLES = 2_000  # a mean pose needs no more
 
 
@@ -44,12 +46,6 @@ def known_bones(_: Any, __: Any, value: Any) -> None:
         raise ValueError(f"expected one of {sorted(NAMED_BONES)} or pairs of joints, got {value!r}")
     if not isinstance(value, str) and any(len(bone) != 2 for bone in value):
         raise ValueError(f"expected pairs of joint indices, got {value!r}")
-
-
-def multiple_of_8(_: Any, __: Any, value: int) -> None:
-    """Validator: accept what group norm can split."""
-    if value < 8 or value % 8:
-        raise ValueError(f"expected a multiple of 8 of at least 8, got {value!r}")
 
 
 @final
@@ -93,7 +89,7 @@ class Skeleton(Modality):
         fields: tuple[str, ...] = attrs.field(
             default=("skeleton", "npy", "skeleton.json"), validator=[not_empty, each(named_after_its_format)]
         )
-        width: int = attrs.field(default=256, validator=multiple_of_8)
+        width: int = attrs.field(default=256, validator=[at_least(8), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
@@ -144,7 +140,13 @@ class Skeleton(Modality):
             )
         if num_bodies == 0:
             return None
-        tracked_TPJC = self._centred(tracked_TPJC[..., : options.dims])
+        tracked_TPJC = tracked_TPJC[..., : options.dims]
+        if np.abs(tracked_TPJC).max() > FARTHEST:
+            raise DataError(
+                f"field {field!r}: expected coordinates of at most {FARTHEST:g} (metres, or pixels), got "
+                f"{tracked_TPJC.flat[np.abs(tracked_TPJC).argmax()]:g}; the file is damaged or in another unit"
+            )
+        tracked_TPJC = self._centred(tracked_TPJC)
         times = np.arange(len(tracked_TPJC))
         x_TPJC = np.zeros(self.shape, dtype=np.float32)
         x_TPJC[:, :num_bodies] = interpolate(tracked_TPJC, times, np.linspace(0, times[-1], options.frames))

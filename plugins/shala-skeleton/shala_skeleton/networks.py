@@ -12,21 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from shala_framework import Laplace, LogScale, Normal
-
-LIKELIHOODS: dict[str, type[Normal] | type[Laplace]] = {"normal": Normal, "laplace": Laplace}
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw weights that keep the variance of what passes SiLU, with biases of zero.
-
-    PyTorch's default shrinks it at each layer, so that at the start the output hardly depends on z.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
+from shala_framework import LOCATION_SCALE, Laplace, LogScale, Normal, Residual, group_norm, initialise
 
 
 class Standardise(nn.Module):
@@ -47,18 +33,6 @@ class Standardise(nn.Module):
         return x_BTPJC * self.scale + self.mean
 
 
-class Residual(nn.Module):
-    """x + f(x), where f is group norm, SiLU and a convolution over time."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.convolution = nn.GroupNorm(8, width), nn.Conv1d(width, width, 3, padding=1)
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        changed_BCT: Tensor = self.convolution(nn.functional.silu(self.norm(x_BCT)))
-        return x_BCT + changed_BCT
-
-
 def double_time(h_BCT: Tensor) -> Tensor:
     """[B, 2 * C, T] to [B, C, 2 * T]: each frame's two halves of channels become two frames."""
     return h_BCT.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
@@ -75,11 +49,11 @@ class SkeletonEncoder(nn.Module):
         num_coordinates = standardise.mean.numel()
         self.layers = nn.Sequential(
             nn.Conv1d(num_coordinates, width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, width),
+            group_norm(width),
             nn.SiLU(),
             nn.Conv1d(width, width, 4, stride=2, padding=1),
-            Residual(width),
-            nn.GroupNorm(8, width),
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+            group_norm(width),
             nn.SiLU(),
             nn.Flatten(),
         )
@@ -110,7 +84,7 @@ class SkeletonDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.standardise, self.num_frames = standardise, num_frames
-        self.likelihood = LIKELIHOODS[likelihood]
+        self.likelihood = LOCATION_SCALE[likelihood]
         self.log_scale = LogScale(fixed=None if scale is None else scale / standardise.scale.item())
         quarter, num_coordinates = math.ceil(num_frames / 4), standardise.mean.numel()
         self.to_time = nn.Sequential(
@@ -119,11 +93,14 @@ class SkeletonDecoder(nn.Module):
             nn.Linear(width, width * quarter),
             nn.Unflatten(1, (width, quarter)),
         )
-        self.coarse, self.fine = Residual(width), Residual(width)
+        self.coarse, self.fine = (
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+        )
         self.to_fine = nn.Conv1d(width, 2 * width, 1)
         self.fine_condition = nn.Linear(latent_dim, width)
         # Two frames from one position: the layer at the full frame rate would cost the most.
-        self.norm, self.to_joints = nn.GroupNorm(8, width), nn.Conv1d(width, 2 * num_coordinates, 3, padding=1)
+        self.norm, self.to_joints = group_norm(width), nn.Conv1d(width, 2 * num_coordinates, 3, padding=1)
         self.mean_pose = nn.Linear(latent_dim, num_coordinates)
         initialise(self)
         with torch.no_grad():

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import tokenize
 
 import attrs
 import numpy as np
@@ -188,7 +189,7 @@ def _load_npy(data: bytes, field: str) -> np.ndarray:
             version
         ]
         shape, fortran_order, dtype = read_header(buffer)
-    except (ValueError, KeyError, EOFError) as error:
+    except (ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
         raise DataError(
             f"field {field!r}: expected a .npy file, got {len(data)} bytes starting with {data[:8]!r} ({error}); "
             f"write it with numpy.save"

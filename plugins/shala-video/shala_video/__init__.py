@@ -8,21 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shala_framework import Modality, Preview, above, at_least, between, each, encode_mp4, hookimpl, not_empty
+from shala_framework import (
+    Modality,
+    Preview,
+    above,
+    at_least,
+    between,
+    each,
+    encode_mp4,
+    hookimpl,
+    multiple_of,
+    not_empty,
+)
 from shala_video.networks import ClipDecoder, ClipEncoder
 from shala_video.reading import read_clip
-
-
-def multiple_of(divisor: int) -> Any:
-    """Validator: accept whole multiples of `divisor`."""
-
-    def check(_: Any, __: Any, value: int) -> None:
-        if value % divisor:
-            below = value - value % divisor
-            raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
-
-    return check
-
 
 SIDE = [between(16, 256), multiple_of(8)]
 

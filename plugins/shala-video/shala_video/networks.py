@@ -7,18 +7,25 @@ without it such networks reconstruct background colours only.
 Shapes: B batch, T frames, N = B * T, C channels, H height, W width, F feature_dim, D latent_dim.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from shala_framework import Laplace, LogScale, Normal, Pixels, pixels_to_unit
+from shala_framework import (
+    LOCATION_SCALE,
+    ConditionedResidual,
+    LogScale,
+    Pixels,
+    Residual,
+    group_norm,
+    initialise,
+    pixels_to_unit,
+)
 
 STEM = 4  # side of the pixel block that the stem folds into channels and the last layer unfolds
 LOWEST_SIDE = 8  # maps are halved until their shorter side is at most this
-LIKELIHOODS: dict[str, type[Normal] | type[Laplace]] = {"normal": Normal, "laplace": Laplace}
 
 
 def low_resolution(height: int, width: int) -> tuple[int, int, int]:
@@ -27,51 +34,6 @@ def low_resolution(height: int, width: int) -> tuple[int, int, int]:
     while min(height, width) > LOWEST_SIDE and height % 2 == 0 and width % 2 == 0:
         height, width, halvings = height // 2, width // 2, halvings + 1
     return height, width, halvings
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw weights that keep the variance of what passes SiLU, with biases of zero.
-
-    PyTorch's default shrinks it at each layer while biases stay: at the start the output of a deep decoder then
-    hardly depends on z, and hundreds of steps pass before it does.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
-
-
-class Residual(nn.Module):
-    """x + f(x), where f is norm, SiLU and a convolution of 1 or 2 dimensions."""
-
-    def __init__(self, convolution: nn.Conv1d | nn.Conv2d) -> None:
-        super().__init__()
-        self.norm, self.convolution = group_norm(convolution.in_channels), convolution
-
-    def forward(self, x: Tensor) -> Tensor:
-        changed: Tensor = self.convolution(nn.functional.silu(self.norm(x)))
-        return x + changed
-
-
-class ConditionedResidual(nn.Module):
-    """x + f(x; condition), where f scales and shifts its normalised channels as the condition says."""
-
-    def __init__(self, convolution: nn.Conv1d | nn.Conv2d, condition_dim: int) -> None:
-        super().__init__()
-        self.norm, self.convolution = group_norm(convolution.in_channels), convolution
-        self.modulation = nn.Linear(condition_dim, 2 * convolution.in_channels)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Transform x [N, C, ...] under a condition [N, condition_dim]."""
-        spatial = (1,) * (x.ndim - 2)
-        scale, shift = self.modulation(condition).unflatten(1, (2, -1, *spatial)).unbind(1)
-        changed: Tensor = self.convolution(nn.functional.silu(torch.addcmul(shift, self.norm(x), 1 + scale)))
-        return x + changed
 
 
 class DoubleTime(nn.Module):
@@ -186,7 +148,7 @@ class ClipDecoder(nn.Module):
         self.num_frames, _, height, width = shape
         self.training_frames = min(training_frames, self.num_frames)
         frame_dim, quarter = 4 * channels, self.num_frames // 4
-        self.likelihood = LIKELIHOODS[likelihood]
+        self.likelihood = LOCATION_SCALE[likelihood]
         self.log_scale = LogScale(fixed=scale)
         self.from_latent = nn.Sequential(nn.Linear(latent_dim, frame_dim), nn.SiLU(), nn.Linear(frame_dim, frame_dim))
         self.to_time = nn.Sequential(

@@ -47,8 +47,12 @@ def _decode(data: bytes, field: str, num_frames: int, height: int, width: int) -
     num_decoded = 0
     # One for the whole clip: setting up the scaler costs far more than scaling a small frame.
     scaler = VideoReformatter()
-    with av.open(io.BytesIO(data), "r") as container:
+    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError(
+                f"field {field!r}: expected a video codec that FFmpeg knows, got a stream of an unknown one"
+            )
         # Loader processes already share the cores among them.
         stream.codec_context.thread_count = 1
         for index, frame in enumerate(container.decode(stream)):
@@ -71,7 +75,7 @@ def _count_packets(data: bytes, field: str) -> tuple[int, int]:
 
     Counting is cheap, as nothing is decoded, and many containers state no number.
     """
-    with av.open(io.BytesIO(data), "r") as container:
+    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no stream at all"
             raise DataError(f"field {field!r}: expected a file with a video stream, got one with {kinds}")
