@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shala_framework.checkpoint import write_file
 from shala_framework.data.latents import LatentStore, collect_latents
+from shala_framework.data.prepared import load_preparation
 from shala_framework.data.rows import (
     Rows,
     ShardStream,
@@ -162,7 +163,8 @@ class Experiment:
             for name, modality in model.modalities.items():
                 modality.load_state(states[name])
         else:
-            for name, modality in model.modalities.items():
+            prepared = load_preparation(self.urls("train"), model.modalities)
+            for name, modality in model.modalities.items() if not prepared else ():
                 if type(modality).fit is not Modality.fit:
                     self.reporter.note(f"fitting {name} to the training samples")
                     modality.fit(raw_fields(self.urls("train")))
@@ -234,6 +236,7 @@ class Experiment:
             seed=self.spec.seed,
             state_file=self.state / "autoencoder.safetensors",
             fingerprint=self.fingerprint,
+            matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
             metrics=self.metrics,
             reporter=self.reporter,
         )
@@ -277,6 +280,7 @@ class Experiment:
             seed=self.spec.seed,
             state_file=self.state / "prior.safetensors",
             fingerprint=self.fingerprint,
+            matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
             metrics=self.metrics,
             reporter=self.reporter,
         )

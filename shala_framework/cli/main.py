@@ -131,13 +131,21 @@ def _parser() -> argparse.ArgumentParser:
         "Turn a data set's raw files into shards.",
         "  shala pack ntu raw/nturgbd shards/ntu120\n"
         "  shala pack ntu raw/nturgbd shards/ntu60 --set version=60 --set protocol=cross-view\n"
-        "  shala pack ntu-synthetic - shards/made --set train=1000\n",
+        "  shala pack ntu-synthetic - shards/made --set train=1000\n"
+        "  shala pack ntu raw/nturgbd shards/ntu120 --for specs/ntu_rgb_skeleton.toml\n",
     )
     packing.add_argument("dataset", metavar="DATASET", help="name of a data set plugin")
     packing.add_argument("source", metavar="RAW_DIR", help="folder of raw files; - for a data set that needs none")
     packing.add_argument("out", metavar="OUT_DIR", type=Path, help="folder for the shards")
     packing.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set; may be repeated"
+    )
+    packing.add_argument(
+        "--for",
+        dest="spec",
+        type=Path,
+        metavar="SPEC",
+        help="store what this spec's modalities read, ready for training, in place of the original bytes",
     )
     packing.add_argument("--shard-samples", type=int, default=500, metavar="N", help="samples a shard (default: 500)")
     packing.set_defaults(verb="pack")

@@ -6,11 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 from shala_framework.cli.progress import make_reporter
+from shala_framework.data.prepared import Preparation
 from shala_framework.data.shards import pack as pack_shards
 from shala_framework.errors import DataError, Problem, SpecError
 from shala_framework.experiment import describe_pack
 from shala_framework.plugins import load_dataset
-from shala_framework.spec import parse_override, structure
+from shala_framework.spec import parse_override, read_spec, structure
 from shala_framework.spec.structuring import InvalidValueError, format_path
 
 
@@ -32,6 +33,7 @@ def pack(arguments: argparse.Namespace) -> int:
         raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
+    preparation = _preparation(arguments.spec) if arguments.spec is not None else None
     with closing(make_reporter()) as reporter:
         reporter.begin(f"packing {arguments.dataset}", None, "sample")
         report = pack_shards(
@@ -39,6 +41,7 @@ def pack(arguments: argparse.Namespace) -> int:
             source,
             arguments.out,
             shard_samples=arguments.shard_samples,
+            preparation=preparation,
             on_sample=reporter.advance,
         )
         reporter.finish()
@@ -49,6 +52,11 @@ def pack(arguments: argparse.Namespace) -> int:
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def _preparation(path: Path) -> Preparation:
+    loaded = read_spec(path, use_stand_in=False)
+    return Preparation({name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality})
 
 
 def _source(text: str, needed: bool, dataset: str) -> Path | None:

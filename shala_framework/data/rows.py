@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from shala_framework.data.prepared import prepared_field, read_prepared
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.errors import DataError, PluginError
 from shala_framework.modality import Modality
@@ -71,8 +72,12 @@ def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
     """
     x: dict[str, Tensor | None] = {}
     for name, modality in modalities.items():
+        prepared = sample.fields.get(prepared_field(name))
         try:
-            x[name] = modality.read({f: sample.fields[f] for f in modality.fields if f in sample.fields})
+            if prepared is not None:
+                x[name] = read_prepared(name, modality, prepared)
+            else:
+                x[name] = modality.read({f: sample.fields[f] for f in modality.fields if f in sample.fields})
         except DataError as error:
             raise DataError(f"{sample.shard}: sample {sample.key!r}, modality {name!r}: {error}") from error
     if all(value is None for value in x.values()):
@@ -183,7 +188,7 @@ class ShardStream(IterableDataset[Rows]):
         start_step: int = 0,
     ) -> None:
         self.urls, self.modalities = list(urls), dict(modalities)
-        self.fields = {LABEL_FIELD}.union(*(modality.fields for modality in modalities.values()))
+        self.fields = {LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items()))
         self.batch_size, self.buffer_size, self.seed, self.start_step = batch_size, buffer_size, seed, start_step
 
     def __iter__(self) -> Iterator[Rows]:

@@ -1,6 +1,7 @@
 """Shards: tar files in WebDataset's layout, one sample's fields side by side under one key."""
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from webdataset.gopen import gopen
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from shala_framework.checkpoint import write_file
+from shala_framework.data.prepared import PREPARED_FILE, Preparation
 from shala_framework.dataset import Dataset
 from shala_framework.errors import DataError
 from shala_framework.urls import is_remote
@@ -94,6 +97,7 @@ def pack(
     *,
     shard_samples: int = 500,
     shard_bytes: int = 1 << 30,
+    preparation: Preparation | None = None,
     on_sample: Callable[[int], None] = lambda _: None,
 ) -> PackReport:
     """Write a data set's samples as shards `<split>-<number>.tar`; the same samples give the same bytes.
@@ -104,6 +108,7 @@ def pack(
         out: Folder for the shards, made if need be.
         shard_samples: Most samples a shard.
         shard_bytes: A shard is closed once it has grown past this.
+        preparation: What a spec's modalities make of the samples; None keeps the original bytes.
         on_sample: Called with the number of samples written so far.
 
     Returns:
@@ -120,10 +125,15 @@ def pack(
     writers: dict[str, _SplitWriter] = {}
     keys: set[str] = set()
     try:
-        for sample in dataset.samples(source):
-            if sample.key in keys:
-                raise DataError(f"the data set gave the key {sample.key!r} twice")
-            keys.add(sample.key)
+        if preparation is not None:
+            preparation.fit(dataset, source)
+        for raw in dataset.samples(source):
+            if raw.key in keys:
+                raise DataError(f"the data set gave the key {raw.key!r} twice")
+            keys.add(raw.key)
+            sample = raw if preparation is None else preparation.prepare(raw)
+            if sample is None:
+                continue
             fields = dict(sample.fields)
             if sample.label is not None:
                 fields[LABEL_FIELD] = sample.label.encode()
@@ -142,6 +152,9 @@ def pack(
     for writer in writers.values():
         writer.close()
     report.notes = list(dataset.notes)
+    if preparation is not None:
+        report.notes += preparation.notes
+        write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode())
     return report
 
 

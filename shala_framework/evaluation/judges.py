@@ -33,6 +33,12 @@ class Judge(nn.Module):
         return logits
 
     @torch.no_grad()
+    def features(self, x: Tensor, batch_size: int = 128) -> Tensor:
+        """What the last layer sees of each x [N, ...]: float [N, F], normalised."""
+        self.eval()
+        return torch.cat([self.head[0](self.encoder(batch)) for batch in x.split(batch_size)])
+
+    @torch.no_grad()
     def classify(self, x: Tensor, batch_size: int = 128) -> Tensor:
         """Index of the class of each x [N, ...]: int64 [N]."""
         self.eval()

@@ -137,7 +137,9 @@ class _Places:
         )
 
 
-def read_spec(path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = False) -> LoadedSpec:
+def read_spec(
+    path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = False, use_stand_in: bool = True
+) -> LoadedSpec:
     """Read, override, check and complete a spec.
 
     While `data.train` matches no file and there is a [data.stand_in], the stand-in's `set` is applied first and
@@ -147,6 +149,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = F
         path: The TOML file.
         overrides: `KEY=VALUE` texts.
         allow_pipe: Whether `pipe:` URLs, which run a shell command, may be named.
+        use_stand_in: Whether the stand-in may take the place of shards that are not there.
 
     Returns:
         The spec with the classes and options of its modalities.
@@ -172,7 +175,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = F
     given = [parse_override(item) for item in overrides]
     base = copy.deepcopy(raw)
     problems = _apply(base, given, places)
-    stand_in = _wanted_stand_in(base)
+    stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
     except SpecError as error:

@@ -134,9 +134,11 @@ class Stage:
     Attributes:
         steps: Optimiser steps.
         batch_size: Rows a step.
+        optimizer: "muon" makes the steps of linear and convolutional weights orthogonal and leaves the rest to AdamW;
+            "adamw" trains everything by AdamW, at about a tenth of the learning rate.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
         warmup_steps: Steps of the warm-up.
-        weight_decay: AdamW's.
+        weight_decay: Decoupled, as in AdamW.
         gradient_clip: Largest norm of the gradient.
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_steps: Steps between two saved states from which the stage can go on.
@@ -144,7 +146,8 @@ class Stage:
 
     steps: int = attrs.field(default=10_000, validator=at_least(1))
     batch_size: int = attrs.field(default=64, validator=at_least(1))
-    learning_rate: float = attrs.field(default=1e-3, validator=above(0))
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = attrs.field(default=1e-2, validator=above(0))
     warmup_steps: int = attrs.field(default=100, validator=at_least(0))
     weight_decay: float = attrs.field(default=1e-4, validator=at_least(0))
     gradient_clip: float = attrs.field(default=1.0, validator=above(0))

@@ -7,7 +7,7 @@ a state file needs no random state and a stage that goes on takes exactly the st
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ from shala_framework.errors import CheckpointError, ShalaError
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.progress import Reporter
 
 Batch = TypeVar("Batch", contravariant=True)
@@ -62,15 +63,6 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases, norms and scales without."""
-    params = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
 def train(
     stage: Trainable[Batch],
     settings: Stage,
@@ -79,6 +71,7 @@ def train(
     seed: int,
     state_file: Path,
     fingerprint: str,
+    matrix_dtype: torch.dtype,
     metrics: MetricsFile,
     reporter: Reporter,
 ) -> None:
@@ -91,6 +84,7 @@ def train(
         seed: Of everything random in the loop.
         state_file: Where the state is saved, at intervals, at the end and when interrupted.
         fingerprint: What the state belongs to; another one's is refused.
+        matrix_dtype: In which the optimiser multiplies matrices.
         metrics: Where figures go.
         reporter: Who is told.
 
@@ -99,10 +93,8 @@ def train(
         CheckpointError: The state file is damaged or belongs to another spec.
     """
     module = stage.module
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.99), fused=True
-    )
-    start, window = _load_state(stage, optimizer, state_file, fingerprint) if state_file.exists() else (0, _Window())
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
+    start, window = _load_state(stage, optimizers, state_file, fingerprint) if state_file.exists() else (0, _Window())
     metrics.rewind(stage.name, start)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
@@ -115,13 +107,14 @@ def train(
             for step in range(start, settings.steps):
                 torch.manual_seed(mix_seed(stage_seed, step))
                 factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
-                for group in optimizer.param_groups:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = settings.learning_rate * factor
                 loss, terms = stage.loss(next(stream), step)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 stage.after_step(step)
                 window.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **terms})
                 done = step + 1
@@ -135,7 +128,7 @@ def train(
                     reporter.advance(done)
                 if done % settings.save_every_steps == 0 or done == settings.steps:
                     with clock.stopped():
-                        _save_state(stage, optimizer, state_file, fingerprint, done, window)
+                        _save_state(stage, optimizers, state_file, fingerprint, done, window)
                         held_out = stage.validate()
                         module.train()
                     if held_out:
@@ -194,14 +187,15 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
 
 def _save_state(
     stage: Trainable[Any],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     path: Path,
     fingerprint: str,
     step: int,
     window: _Window,
 ) -> None:
     moments = {
-        f"{index}.{name}": value
+        f"{number}.{index}.{name}": value
+        for number, optimizer in enumerate(optimizers)
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
@@ -216,18 +210,19 @@ def _save_state(
 
 
 def _load_state(
-    stage: Trainable[Any], optimizer: torch.optim.Optimizer, path: Path, fingerprint: str
+    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], path: Path, fingerprint: str
 ) -> tuple[int, _Window]:
     tensors, description = read_checkpoint(path)
     if description["fingerprint"] != fingerprint:
         raise CheckpointError(f"{path} belongs to another spec; choose another --out or remove the folder")
     stage.module.load_state_dict(part(tensors, "module"))
     stage.load_extra_state(part(tensors, "extra"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in part(tensors, "optimizer").items():
-        index, _, moment = name.partition(".")
-        state.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in part(tensors, f"optimizer.{number}").items():
+            index, _, moment = name.partition(".")
+            state.setdefault(int(index), {})[moment] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     device = next(stage.module.parameters()).device
     totals = {name: value.to(device) for name, value in part(tensors, "window").items()}
     return int(description["step"]), _Window(totals, int(description["window_steps"]))

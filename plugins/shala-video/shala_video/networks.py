@@ -36,21 +36,6 @@ def low_resolution(height: int, width: int) -> tuple[int, int, int]:
     return height, width, halvings
 
 
-class DoubleTime(nn.Module):
-    """Two frames from each: [B, C, T] to [B, C, 2 * T].
-
-    Each of the two has weights of its own, so that they differ from the start; repeated frames would hardly move.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(channels, 2 * channels, 3, padding=1)
-
-    def forward(self, h_BCT: Tensor) -> Tensor:
-        h_BC2T: Tensor = self.convolution(h_BCT)
-        return h_BC2T.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # type: ignore[no-any-return]
-
-
 class FrameEncoder(nn.Module):
     """Frames [N, 3, H, W] in [-1, 1] to vectors [N, frame_dim]."""
 
@@ -147,17 +132,16 @@ class ClipDecoder(nn.Module):
         super().__init__()
         self.num_frames, _, height, width = shape
         self.training_frames = min(training_frames, self.num_frames)
-        frame_dim, quarter = 4 * channels, self.num_frames // 4
+        frame_dim = 4 * channels
         self.likelihood = LOCATION_SCALE[likelihood]
         self.log_scale = LogScale(fixed=scale)
         self.from_latent = nn.Sequential(nn.Linear(latent_dim, frame_dim), nn.SiLU(), nn.Linear(frame_dim, frame_dim))
         self.to_time = nn.Sequential(
-            nn.SiLU(), nn.Linear(frame_dim, frame_dim * quarter), nn.Unflatten(1, (frame_dim, quarter))
+            nn.SiLU(), nn.Linear(frame_dim, frame_dim * self.num_frames), nn.Unflatten(1, (frame_dim, self.num_frames))
         )
         self.blocks = nn.ModuleList(
             ConditionedResidual(nn.Conv1d(frame_dim, frame_dim, 3, padding=1), frame_dim) for _ in range(3)
         )
-        self.doublings = nn.ModuleList([nn.Identity(), DoubleTime(frame_dim), DoubleTime(frame_dim)])
         # Each frame's vector also holds what stays the same in all of them.
         self.to_frame = nn.Sequential(nn.LayerNorm(2 * frame_dim), nn.Linear(2 * frame_dim, frame_dim), nn.SiLU())
         self.frames = FrameDecoder(height, width, channels, frame_dim, 1 + self.NUM_COLOURS + 3)
@@ -180,8 +164,8 @@ class ClipDecoder(nn.Module):
     def forward(self, z_BD: Tensor) -> "ClipLikelihood":
         static_BC = self.from_latent(z_BD)
         h_BCT = self.to_time(static_BC)
-        for double, block in zip(self.doublings, self.blocks, strict=True):
-            h_BCT = block(double(h_BCT), static_BC)
+        for block in self.blocks:
+            h_BCT = block(h_BCT, static_BC)
         h_BTC = h_BCT.transpose(1, 2)
         h_BTC = self.to_frame(torch.cat([h_BTC, static_BC[:, None].expand_as(h_BTC)], dim=2))
         palette_BK3 = self.palette(z_BD).float()

@@ -1,0 +1,138 @@
+"""The optimisers of both stages: Muon for the weights of linear and convolutional layers, AdamW for all else.
+
+Muon's step is the nearest semi-orthogonal matrix to the gradient's moving average, so that every direction in which a
+layer can change gets the same share of it. Shapes: K matrices of one shape, R rows, C columns, R <= C.
+
+Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale of the step follows
+Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv 2502.16982.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.spec.schema import Stage
+
+SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
+NEWTON_SCHULZ_STEPS = 5
+
+
+def make_optimizers(module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """The optimisers that together train every parameter of a module.
+
+    Args:
+        module: What is trained.
+        settings: Optimiser, learning rate and weight decay.
+        matrix_dtype: In which Muon computes; bfloat16 pays where matrix units are made for it.
+
+    Returns:
+        One or two optimisers whose rates all start at `settings.learning_rate`.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    matrices = _matrices(module) if settings.optimizer == "muon" else []
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},  # biases, norms and scales
+    ]
+    rate = settings.learning_rate
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay, dtype=matrix_dtype))
+    if rest:
+        optimizers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=(0.9, 0.99), fused=True))
+    return optimizers
+
+
+def _matrices(module: nn.Module) -> list[Tensor]:
+    """Weights that map vectors to vectors; embeddings and positions are tables of vectors, and left to AdamW."""
+    found: list[Tensor] = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.weight.requires_grad:
+            rows, columns = layer.weight.flatten(1).shape
+            if min(rows, columns) >= SMALLEST_SIDE:
+                found.append(layer.weight)
+    return list({id(p): p for p in found}.values())
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are made orthogonal; matrices of one shape are treated together.
+
+    PyTorch's own Muon takes two-dimensional parameters one by one; here kernels of convolutions are matrices too
+    (output channels by all else), and stacking equal shapes makes up for the cost of many small products.
+
+    Args:
+        params: Weights of at least two dimensions, in one group.
+        lr: Learning rate; a step's root mean square is about 0.2 of it, like AdamW's.
+        momentum: Of the gradient's moving average, in Nesterov's form.
+        weight_decay: Decoupled.
+        dtype: Of the products.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+        self.shapes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for parameter in params:
+            rows, columns = parameter.flatten(1).shape
+            self.shapes[min(rows, columns), max(rows, columns)].append(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take one step; every parameter needs its gradient."""
+        assert closure is None
+        (group,) = self.param_groups
+        parameters: list[Tensor] = group["params"]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        assert len(gradients) == len(parameters)
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        averages = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, averages, group["momentum"])
+        ahead = {id(p): direction for p, direction in zip(parameters, directions, strict=True)}
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for (_, columns), members in self.shapes.items():
+            wide_KRC = torch.stack([_wide(ahead[id(p)]).to(self.dtype) for p in members])
+            steps_KRC = orthogonalise(wide_KRC).float()
+            for p, step_RC in zip(members, steps_KRC, strict=True):
+                matrix = p.flatten(1)
+                turned = step_RC if matrix.shape[0] <= matrix.shape[1] else step_RC.mT
+                p.add_(turned.reshape(p.shape), alpha=-0.2 * group["lr"] * columns**0.5)
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """A weight as a matrix with no more rows than columns."""
+    matrix = parameter.flatten(1)
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def orthogonalise(x_KRC: Tensor) -> Tensor:
+    """Matrices with the singular vectors of x and all singular values near 1, from about 0.7 to 1.2.
+
+    Five steps of a Newton-Schulz iteration with Jordan et al.'s quintic, whose slope at 0 is steep: small singular
+    values grow fast, and none has to end at exactly 1.
+
+    Args:
+        x_KRC: Matrices [K, R, C] with R <= C; a matrix of zeros stays one.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x_KRC = x_KRC / (torch.linalg.matrix_norm(x_KRC, keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram_KRR = x_KRC @ x_KRC.mT
+        polynomial_KRR = torch.baddbmm(gram_KRR, gram_KRR, gram_KRR, beta=b, alpha=c)
+        x_KRC = torch.baddbmm(x_KRC, polynomial_KRR, x_KRC, beta=a)
+    return x_KRC
