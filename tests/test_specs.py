@@ -40,9 +40,9 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     loaded = read_spec(path)
     model = ShaLa(loaded).build()
     x = {
-        name: torch.randint(0, 255, (3, *m.shape), dtype=m.dtype)
-        if m.dtype == torch.uint8
-        else torch.randn((3, *m.shape)).to(m.dtype)
+        name: torch.randn((3, *m.shape)).to(m.dtype)
+        if m.dtype.is_floating_point
+        else torch.randint(0, 255, (3, *m.shape), dtype=m.dtype)
         for name, m in model.modalities.items()
     }
     presence = torch.ones(3, len(x), dtype=torch.bool)

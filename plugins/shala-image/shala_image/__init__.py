@@ -1,0 +1,120 @@
+"""Pictures as a modality: grey or RGB at a fixed size, pixel by pixel."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shala_framework import (
+    Modality,
+    Preview,
+    above,
+    at_least,
+    between,
+    each,
+    encode_png,
+    hookimpl,
+    multiple_of,
+    not_empty,
+)
+from shala_image.networks import ImageDecoder, ImageEncoder, LocationScaleHead, MixtureHead
+from shala_image.reading import Fit, read_picture
+
+
+@final
+class Image(Modality):
+    """Pictures x, uint8 [C, H, W], grey or RGB."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options of an image modality.
+
+        Attributes:
+            channels: 3 for RGB, 1 for grey; files of either kind are converted.
+            height: Height of x in pixels, any whole number from 28 to 256.
+            width: Width of x in pixels, likewise.
+            fit: How a picture of another size becomes height x width: "cover" keeps its aspect and crops at the centre,
+                "contain" keeps its aspect and pads with black, "stretch" does not keep it.
+            fields: Sample fields to look for, in this order; JPEG, PNG, WebP and BMP are told apart by their bytes.
+            network_width: Channels of the networks' map next to the pixels, a multiple of 8; four times that if both
+                sides are 48 or more, as each of its places then holds four times the pixels. Lower maps have twice
+                that.
+            likelihood: Distribution of a pixel's value given z; "logistic_mixture" is the exact mass of its level.
+            scale: Scale of "normal" and "laplace" in [-1, 1] units of pixel value; leave it out to have it learned.
+            components: Components of "logistic_mixture".
+        """
+
+        channels: Literal[1, 3] = attrs.field(default=3, validator=attrs.validators.in_((1, 3)))
+        height: int = attrs.field(default=64, validator=between(28, 256))
+        width: int = attrs.field(default=64, validator=between(28, 256))
+        fit: Fit = attrs.field(default="cover", validator=attrs.validators.in_(("cover", "contain", "stretch")))
+        fields: tuple[str, ...] = attrs.field(
+            default=("jpg", "jpeg", "png", "webp", "bmp"), validator=[not_empty, each(not_empty)]
+        )
+        network_width: int = attrs.field(default=16, validator=[at_least(8), multiple_of(8)])
+        likelihood: Literal["normal", "laplace", "logistic_mixture"] = attrs.field(
+            default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
+        )
+        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        components: int = attrs.field(default=5, validator=between(1, 100))
+
+        def __attrs_post_init__(self) -> None:
+            if self.likelihood == "logistic_mixture" and self.scale is not None:
+                raise ValueError(
+                    f"expected no scale with likelihood 'logistic_mixture', whose scales z sets, got {self.scale!r}; "
+                    f"leave `scale` out or choose 'normal' or 'laplace'"
+                )
+
+    options: Options
+    dtype = torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.options.channels, self.options.height, self.options.width
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.options.fields
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Decode the first of `fields` that the sample has: uint8 [C, H, W].
+
+        Raises:
+            DataError: It is not a picture that Pillow can decode, or one of more than 2 ** 26 pixels.
+        """
+        field = next((name for name in self.fields if name in sample), None)
+        if field is None:
+            return None
+        picture_HWC = read_picture(sample[field], field, *self.shape, self.options.fit)
+        return torch.from_numpy(np.ascontiguousarray(picture_HWC.transpose(2, 0, 1)))
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """The picture under "png", in grey if it has one channel."""
+        picture_HWC = x.permute(1, 2, 0).contiguous().cpu().numpy()
+        return {"png": encode_png(picture_HWC[..., 0] if self.options.channels == 1 else picture_HWC)}
+
+    def preview(self, x: Tensor) -> Preview:
+        """The picture itself."""
+        return Preview(frames=x.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()[None])
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """Encode x, uint8 [B, C, H, W], as h [B, feature_dim]."""
+        return ImageEncoder(self.shape, self.options.network_width, feature_dim)
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """Decode z [B, latent_dim] as a likelihood of 8-bit pixels."""
+        options = self.options
+        head = (
+            MixtureHead(options.components, options.channels)
+            if options.likelihood == "logistic_mixture"
+            else LocationScaleHead(options.likelihood, options.channels, options.scale)
+        )
+        return ImageDecoder(self.shape, options.network_width, latent_dim, head)
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("image", Image)
