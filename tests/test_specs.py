@@ -122,3 +122,77 @@ def test_real_ntu_files_from_raw_to_samples(real_data, tmp_path, monkeypatch, ca
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     shala("sample", "run", "--given", f"skeleton={real_data}/ntu/S017C003P020R002A054.skeleton", "--num", "2")
     assert len(list(Path("samples/given_skeleton").glob("S017C003P020R002A054_*.rgb.mp4"))) == 2
+
+
+COMBINATION = """\
+schema = 1
+name = "word_speech_pen"
+
+[data]
+train = "shards/train-*.tar"
+validation = "shards/validation-*.tar"
+in_memory = true
+
+[modality.word]
+plugin = "text"
+options = { vocabulary_size = 300, max_tokens = 8 }
+
+[modality.speech]
+plugin = "audio"
+options = { sample_rate_hz = 8000, clip_seconds = 0.64 }
+
+[modality.pen]
+plugin = "skeleton"
+options = { frames = 8, joints = 1, dims = 2, centre = "none", bones = [] }
+"""
+FEW = {
+    "data.in_memory": "true",
+    "data.num_workers": "0",
+    "train.autoencoder.steps": "6",
+    "train.autoencoder.warmup_steps": "2",
+    "train.autoencoder.batch_size": "8",
+    "train.prior.steps": "6",
+    "train.prior.warmup_steps": "2",
+    "generate.num_joint": "2",
+    "generate.num_rows": "2",
+}
+RAW = {  # data set, folder of real files, options for packing few of them, shrunken modalities
+    "digits5": ("digits", ".", ("train=24", "validation=4", "test=4"), {}),
+    "polymnist": ("polymnist", ".", ("train=24", "validation=4", "test=4"), {}),
+    "nw_ucla_skeleton_text": ("nw-ucla", "nw_ucla", (), {}),
+    "cub_image_caption": ("cub", "cub10", ("captions=1",), {"image.options.height": "32", "image.options.width": "32"}),
+    "ucf101_video_audio": (
+        "ucf101",
+        "ucf101",
+        ('split="none"',),
+        {"video.options.height": "32", "video.options.width": "32", "sound.options.clip_seconds": "1.0"},
+    ),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [*RAW, "word_speech_pen"])
+def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, monkeypatch, capsys, name):
+    """Raw files become shards, a model and files of each modality; also by a spec that nobody shipped."""
+    spec = next((path for path in SPECS if path.stem == name), tmp_path / "own.toml")
+    (tmp_path / "own.toml").write_text(COMBINATION)
+    need_plugins(spec)
+    monkeypatch.chdir(tmp_path)
+    dataset, folder, options, smaller = RAW[name] if name in RAW else RAW["digits5"]
+
+    def shala(*arguments: str) -> None:
+        status = dispatch(_parser(), arguments)
+        assert status == 0, capsys.readouterr().err
+
+    shala("pack", dataset, str(real_data / folder), "shards", *(a for option in options for a in ("--set", option)))
+    validation = "shards/validation-*.tar" if list(Path("shards").glob("validation-*")) else "[]"
+    settings = {**FEW, "data.train": "shards/train-*.tar", "data.validation": validation}
+    settings |= {f"modality.{key}": value for key, value in smaller.items()}
+    shala(
+        "run", str(spec), "--out", "run", *(a for key, value in settings.items() for a in ("--set", f"{key}={value}"))
+    )
+    names = list(tomli.loads(spec.read_text())["modality"])
+    files = [path.name for path in (tmp_path / "run" / "samples" / "joint").iterdir()]
+    for modality in names:
+        assert [file for file in files if file.startswith(f"000.{modality}.")], f"no joint sample of {modality}"
+        assert (tmp_path / "run" / "samples" / f"given_{modality}.png").exists()

@@ -1,16 +1,33 @@
-"""Data sets of paired RGB clips and skeletons: NTU RGB+D from a raw folder, and a synthetic stand-in for it."""
+"""Data sets of aligned modalities, each from a folder of raw files or made here."""
 
 from typing import Any
 
+from shala_datasets.cub import CUB
+from shala_datasets.digits import Digits
+from shala_datasets.folder import Folder
+from shala_datasets.mimic_cxr import MIMICCXR
 from shala_datasets.ntu import NTU
 from shala_datasets.ntu_synthetic import NTUSynthetic
+from shala_datasets.nw_ucla import NWUCLA
+from shala_datasets.polymnist import PolyMNIST
+from shala_datasets.ucf101 import UCF101
 from shala_framework import hookimpl
 
-__all__ = ["NTU", "NTUSynthetic", "shala_register_datasets"]
+__all__ = [
+    "CUB", "Digits", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",
+    "shala_register_datasets",
+]  # fmt: skip
 
 
 @hookimpl
 def shala_register_datasets(register: Any) -> None:
-    """Offer both data sets to the core."""
+    """Offer the data sets to the core."""
+    register("cub", CUB)
+    register("digits", Digits)
+    register("folder", Folder)
+    register("mimic-cxr", MIMICCXR)
     register("ntu", NTU)
     register("ntu-synthetic", NTUSynthetic)
+    register("nw-ucla", NWUCLA)
+    register("polymnist", PolyMNIST)
+    register("ucf101", UCF101)

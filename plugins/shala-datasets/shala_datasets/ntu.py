@@ -7,7 +7,6 @@ Reference: Shahroudy et al. 2016, "NTU RGB+D"; Liu et al. 2020, "NTU RGB+D 120".
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from shala_datasets.files import LeftOut, check_folder, count, read, size, walk
 from shala_datasets.ntu_actions import ACTION_NAMES, action_label
 from shala_datasets.ntu_protocols import (
     PROTOCOLS,
@@ -25,13 +25,13 @@ from shala_datasets.ntu_protocols import (
     split_of,
     train_subjects,
 )
+from shala_datasets.splits import check_share
 from shala_framework import DataError, Dataset, Sample, between, each, not_empty
 
 LAYOUT = (
     "files named SsssCcccPpppRrrrAaaa.skeleton and SsssCcccPpppRrrrAaaa_rgb.avi, such as "
     "S001C001P001R001A001.skeleton, at any depth"
 )
-_EXAMPLES_PER_NOTE = 5
 
 
 def _check_protocol(options: Any, _: Any, protocol: str) -> None:
@@ -44,11 +44,6 @@ def _check_protocol(options: Any, _: Any, protocol: str) -> None:
 def _check_version(_: Any, __: Any, version: int) -> None:
     if version not in (60, 120):
         raise ValueError(f"expected 60 or 120, got {version!r}")
-
-
-def _check_share(_: Any, __: Any, share: float) -> None:
-    if not 0 <= share < 1:
-        raise ValueError(f"expected a number from 0 to less than 1, got {share!r}")
 
 
 class NTU(Dataset):
@@ -68,7 +63,7 @@ class NTU(Dataset):
 
         version: Version = attrs.field(default=120, validator=_check_version)
         protocol: Protocol = attrs.field(default="cross-subject", validator=_check_protocol)
-        validation_share: float = attrs.field(default=0.05, validator=_check_share)
+        validation_share: float = attrs.field(default=0.05, validator=check_share)
         cameras: tuple[int, ...] = attrs.field(default=(1, 2, 3), validator=[not_empty, each(between(1, 3))])
 
     options: Options
@@ -83,14 +78,12 @@ class NTU(Dataset):
             DataError: The folder does not exist, holds no file of the data set, or a file cannot be read.
         """
         self.notes = []
-        if source is None or not source.is_dir():
-            got = "a file" if source is not None and source.is_file() else "no folder"
-            raise DataError(f"{source}: expected a folder with {LAYOUT}, got {got}")
+        source = check_folder(source, LAYOUT)
         files = self._selected(source, self._find(source))
         options = self.options
         validation = held_out_subjects(train_subjects(options.protocol, options.version), options.validation_share)
         for key in sorted(files):
-            fields = {extension: _read(path) for extension, path in sorted(files[key].items())}
+            fields = {extension: read(path) for extension, path in sorted(files[key].items())}
             facts = attrs.asdict(key) | {"action_name": ACTION_NAMES[key.action - 1]}
             fields["json"] = json.dumps(facts, sort_keys=True).encode()
             split = split_of(key, options.protocol, options.version, validation)
@@ -99,25 +92,23 @@ class NTU(Dataset):
     def _find(self, source: Path) -> dict[NTUKey, dict[str, Path]]:
         """Every usable file by key and field; the others are noted with the reason."""
         files: dict[NTUKey, dict[str, Path]] = defaultdict(dict)
-        left_out: dict[str, list[str]] = defaultdict(list)
-        for path in _walk(source):
+        left_out = LeftOut()
+        for path in walk(source):
             name = str(path.relative_to(source))
             field = path.suffix[1:].lower()
             if field not in ("skeleton", "avi"):
-                left_out["neither .skeleton nor .avi"].append(name)
+                left_out.add("neither .skeleton nor .avi", name)
                 continue
             key = NTUKey.parse(path.stem.removesuffix("_rgb") if field == "avi" else path.stem)
             if key is None:
-                left_out["name is not SsssCcccPpppRrrrAaaa with numbers of NTU RGB+D 120"].append(name)
-            elif _size(path) == 0:
-                left_out["empty file"].append(name)
+                left_out.add("name is not SsssCcccPpppRrrrAaaa with numbers of NTU RGB+D 120", name)
+            elif size(path) == 0:
+                left_out.add("empty file", name)
             elif field in files[key]:
-                left_out["same key twice"].append(f"{name} (used: {files[key][field].relative_to(source)})")
+                left_out.add("same key twice", f"{name} (used: {files[key][field].relative_to(source)})")
             else:
                 files[key][field] = path
-        for reason, names in left_out.items():
-            shown = ", ".join(names[:_EXAMPLES_PER_NOTE]) + (", ..." if len(names) > _EXAMPLES_PER_NOTE else "")
-            self.notes.append(f"{_count(len(names), 'file')} left out, {reason}: {shown}")
+        self.notes += left_out.notes()
         found = {key: fields for key, fields in files.items() if fields}
         if not found:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *self.notes]))
@@ -128,45 +119,16 @@ class NTU(Dataset):
         options = self.options
         inside = {key: fields for key, fields in files.items() if key.in_version(options.version)}
         if len(inside) < len(files):
-            outside = _count(len(files) - len(inside), "key")
+            outside = count(len(files) - len(inside), "key")
             self.notes.append(f"{outside} left out, not in version {options.version} (setups 1 to 17, actions 1 to 60)")
         seen = {key: fields for key, fields in inside.items() if key.camera in options.cameras}
         if len(seen) < len(inside):
             cameras = ", ".join(map(str, options.cameras))
-            self.notes.append(f"{_count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
+            self.notes.append(f"{count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
         if not seen:
             raise DataError("\n".join([f"{source}: expected keys that the options ask for, got none", *self.notes]))
         for field in ("skeleton", "avi"):
             missing = sum(field not in fields for fields in seen.values())
             if missing:
-                self.notes.append(f"{missing} of {_count(len(seen), 'sample')} without {field}")
+                self.notes.append(f"{missing} of {count(len(seen), 'sample')} without {field}")
         return seen
-
-
-def _walk(source: Path) -> Iterator[Path]:
-    """Every file below source, in an order that depends on the names alone."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot list the folder: {error.strerror}")
-
-    for folder, folders, names in os.walk(source, onerror=fail, followlinks=True):
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(names))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the file: {error.strerror}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the file: {error.strerror}") from error
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

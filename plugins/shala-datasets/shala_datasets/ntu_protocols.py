@@ -7,12 +7,13 @@ validation clips into the training set.
 Reference: Shahroudy et al. 2016, "NTU RGB+D" (60 actions); Liu et al. 2020, "NTU RGB+D 120".
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from typing import Literal
 
 import attrs
+
+from shala_datasets.splits import held_out
 
 Protocol = Literal["cross-subject", "cross-setup", "cross-view", "none"]
 PROTOCOLS: tuple[Protocol, ...] = ("cross-subject", "cross-setup", "cross-view", "none")
@@ -82,10 +83,7 @@ def held_out_subjects(subjects: Iterable[int], share: float) -> frozenset[int]:
         subjects: Subjects of the training set.
         share: Share of them to hold out, in [0, 1); above 0 at least one subject is.
     """
-    if share == 0:
-        return frozenset()
-    ranked = sorted(subjects, key=lambda subject: hashlib.sha256(f"shala ntu subject {subject}".encode()).digest())
-    return frozenset(ranked[: max(1, round(share * len(ranked)))])
+    return held_out(subjects, share, "ntu subject")
 
 
 def split_of(key: NTUKey, protocol: Protocol, version: Version, validation_subjects: frozenset[int]) -> str:

@@ -146,6 +146,6 @@ def test_entry_points_name_what_the_plugin_registers() -> None:
     offered: dict[str, type] = {}
     shala_register_datasets(lambda name, dataset: offered.update({name: dataset}))
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
-    assert set(project["entry-points"]["shala.plugins"]) == set(offered) == {"ntu", "ntu-synthetic"}
+    assert set(project["entry-points"]["shala.plugins"]) == set(offered)
     assert offered["ntu-synthetic"].synthetic  # type: ignore[attr-defined]
     assert not offered["ntu-synthetic"].needs_source  # type: ignore[attr-defined]

@@ -1,0 +1,260 @@
+"""Sound as a modality: log-mel spectrograms of fixed length."""
+
+import io
+import itertools
+import math
+import wave
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Literal, final
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shala_audio.drawing import draw_spectrum
+from shala_audio.networks import SpectrumDecoder, SpectrumEncoder, Standardise
+from shala_audio.reading import cut, read_sound
+from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
+from shala_framework import (
+    DataError,
+    Modality,
+    Preview,
+    above,
+    at_least,
+    between,
+    each,
+    hookimpl,
+    multiple_of,
+    not_empty,
+)
+
+FEWEST_FRAMES, MOST_FRAMES = 8, 20_000
+FIT_SAMPLES = 1_000  # a mean of each band needs no more
+
+
+@final
+class Audio(Modality):
+    """Log-mel spectrograms x, float32 [mels, T], in decibels relative to a sine of full scale.
+
+    T is `clip_seconds` by `hop_milliseconds`. The powers of all bands of a frame add up to the square of a sine's
+    amplitude; silence, and what follows the end of a short sound, lies at `floor_decibels`.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options of an audio modality.
+
+        Attributes:
+            sample_rate_hz: Rate to which sounds are resampled, and at which they are written.
+            clip_seconds: Length of x; a shorter sound is followed by silence.
+            crop: What is kept of a longer sound: its "start", its "centre", or the "loudest" stretch.
+            mels: Bands of x, evenly spaced in mel.
+            hop_milliseconds: Time from one frame of x to the next.
+            window_milliseconds: Length of the Hann window of a frame, at least twice the hop.
+            min_frequency_hz: Where the lowest band begins.
+            max_frequency_hz: Where the highest band ends; leave it out for half of `sample_rate_hz`.
+            floor_decibels: Level of silence, which is added to all bands: what is far below it does not count.
+            fields: Sample fields to look for, in this order; the first one with an audio track is read.
+            width: Channels of the networks, a multiple of 8.
+            likelihood: Distribution of a level given z.
+            scale: Its scale in decibels; leave it out to have it learned.
+        """
+
+        sample_rate_hz: int = attrs.field(default=16_000, validator=between(2_000, 192_000))
+        clip_seconds: float = attrs.field(default=2.0, validator=above(0))
+        crop: Literal["start", "centre", "loudest"] = attrs.field(
+            default="start", validator=attrs.validators.in_(("start", "centre", "loudest"))
+        )
+        mels: int = attrs.field(default=64, validator=between(4, 512))
+        hop_milliseconds: float = attrs.field(default=10.0, validator=above(0))
+        window_milliseconds: float = attrs.field(default=32.0, validator=[above(0), between(0, 1_000)])
+        min_frequency_hz: float = attrs.field(default=50.0, validator=at_least(0))
+        max_frequency_hz: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        floor_decibels: float = attrs.field(default=-70.0, validator=between(-120, -20))
+        fields: tuple[str, ...] = attrs.field(
+            default=("wav", "flac", "mp3", "ogg", "mp4", "avi", "mkv", "webm"), validator=[not_empty, each(not_empty)]
+        )
+        width: int = attrs.field(default=96, validator=[at_least(8), multiple_of(8)])
+        likelihood: Literal["normal", "laplace"] = attrs.field(
+            default="normal", validator=attrs.validators.in_(("normal", "laplace"))
+        )
+        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+
+        def __attrs_post_init__(self) -> None:
+            if not FEWEST_FRAMES <= self.num_frames <= MOST_FRAMES:
+                raise ValueError(
+                    f"expected {FEWEST_FRAMES} to {MOST_FRAMES} frames, got {self.num_frames} from `clip_seconds` "
+                    f"{self.clip_seconds:g} and `hop_milliseconds` {self.hop_milliseconds:g}; change either"
+                )
+            if self.window < 2 * self.hop:
+                raise ValueError(
+                    f"expected a window of at least twice the hop, got `window_milliseconds` "
+                    f"{self.window_milliseconds:g} and `hop_milliseconds` {self.hop_milliseconds:g}"
+                )
+            if not self.min_frequency_hz < self.highest_frequency_hz <= self.sample_rate_hz / 2:
+                raise ValueError(
+                    f"expected `min_frequency_hz` < `max_frequency_hz` <= {self.sample_rate_hz / 2:g}, half of "
+                    f"`sample_rate_hz`, got {self.min_frequency_hz:g} and {self.highest_frequency_hz:g}"
+                )
+            # The lowest band is the narrowest; one that lies between two frequencies of the transform hears nothing.
+            lowest_hz = (self.edges_hz[2] - self.edges_hz[0]).item()
+            spacing_hz = self.sample_rate_hz / transform_length(self.window)
+            if lowest_hz < 2 * spacing_hz:
+                raise ValueError(
+                    f"expected bands at least {2 * spacing_hz:.3g} Hz wide, got {lowest_hz:.3g} Hz for the lowest; "
+                    f"choose fewer `mels` than {self.mels} or a longer window than {self.window_milliseconds:g} ms"
+                )
+
+        @property
+        def hop(self) -> int:
+            """Samples from one frame to the next."""
+            return max(1, round(self.hop_milliseconds * self.sample_rate_hz / 1_000))
+
+        @property
+        def window(self) -> int:
+            """Samples of a frame."""
+            return round(self.window_milliseconds * self.sample_rate_hz / 1_000)
+
+        @property
+        def num_frames(self) -> int:
+            """Frames of x."""
+            return math.ceil(self.clip_seconds * self.sample_rate_hz / self.hop - 1e-6)
+
+        @property
+        def highest_frequency_hz(self) -> float:
+            """Where the highest band ends."""
+            return self.sample_rate_hz / 2 if self.max_frequency_hz is None else self.max_frequency_hz
+
+        @property
+        def edges_hz(self) -> Tensor:
+            """Edges of the bands: float64 [mels + 2]."""
+            return mel_edges(self.mels, self.min_frequency_hz, self.highest_frequency_hz)
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._mean = torch.full((options.mels,), options.floor_decibels + 15)
+        self._scale = 15.0
+
+    @cached_property
+    def _spectrum(self) -> MelSpectrum:
+        options = self.options
+        return MelSpectrum(
+            sample_rate_hz=options.sample_rate_hz,
+            num_frames=options.num_frames,
+            hop=options.hop,
+            window=options.window,
+            edges_hz=options.edges_hz,
+            floor_decibels=options.floor_decibels,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.options.mels, self.options.num_frames
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.options.fields
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Log-mel spectrogram of the first of `fields` that has an audio track: float32 [mels, T].
+
+        A container without an audio track, or with one that holds no sample, does not have this modality; the fields
+        after it are looked at.
+
+        Raises:
+            DataError: A field on the way is not a file that FFmpeg can decode, or is cut short.
+        """
+        options, spectrum = self.options, self._spectrum
+        # A later stretch of a sound can only be found by decoding the whole of it.
+        enough_seconds = (
+            options.num_frames * options.hop / options.sample_rate_hz + 1 if options.crop == "start" else None
+        )
+        for field in self.fields:
+            decoded = read_sound(sample[field], field, enough_seconds) if field in sample else None
+            if decoded is not None:
+                sound, rate = decoded
+                clip = cut(sound, rate, options.sample_rate_hz, spectrum.num_samples, options.crop)
+                return spectrum.analyse(torch.from_numpy(clip))
+        return None
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """A sound with that spectrogram under "wav": 16 bits, one channel; its phases are made up, always alike."""
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(self.options.sample_rate_hz)
+            file.writeframes(np.round(self._sound(x) * 32_767).astype("<i2").tobytes())
+        return {"wav": buffer.getvalue()}
+
+    def preview(self, x: Tensor) -> Preview:
+        """A picture of the spectrogram, low frequencies at the bottom, and its sound."""
+        picture = draw_spectrum(x.float().cpu().numpy(), self.options.floor_decibels)
+        return Preview(frames=picture[None], sound=self._sound(x), sample_rate_hz=self.options.sample_rate_hz)
+
+    def _sound(self, x: Tensor) -> np.ndarray:
+        """float32 [N] in [-1, 1]: peaks beyond full scale are clipped, as the level of the rest should stay."""
+        sound: np.ndarray = self._spectrum.synthesise(x.float().cpu()).clamp(-1, 1).numpy()
+        return sound
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        """Learn the mean of each band and the scale around it, from at most 1,000 samples.
+
+        Raises:
+            DataError: No sample has this modality.
+        """
+        read = (self.read(sample) for sample in samples)
+        count = 0
+        total_M, squares_M = torch.zeros(2, self.options.mels, dtype=torch.float64)
+        for x in itertools.islice((x for x in read if x is not None), FIT_SAMPLES):
+            count += 1
+            total_M += x.double().mean(1)
+            squares_M += x.double().square().mean(1)
+        if not count:
+            raise DataError(f"expected a training sample with sound in one of {list(self.fields)}, got none")
+        mean_M = total_M / count
+        self._mean = mean_M.float()
+        self._scale = max((squares_M / count - mean_M.square()).mean().clamp_min(0).sqrt().item(), 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """The mean [mels] and the scale, in decibels."""
+        return {"mean": self._mean.tolist(), "scale": self._scale}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore means and a scale.
+
+        Raises:
+            ValueError: The state has other keys, or means of another number of bands than the options say.
+        """
+        if set(state) != {"mean", "scale"}:
+            raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
+        mean = torch.tensor(state["mean"], dtype=torch.float32)
+        if mean.shape != self._mean.shape:
+            raise ValueError(f"expected the means of {self.options.mels} bands, got shape {list(mean.shape)}")
+        self._mean, self._scale = mean, float(state["scale"])
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """Encode x, float [B, mels, T], as h [B, feature_dim]."""
+        return SpectrumEncoder(
+            Standardise(self._mean, self._scale), self.options.num_frames, self.options.width, feature_dim
+        )
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """Decode z [B, latent_dim] as a likelihood of levels in decibels."""
+        return SpectrumDecoder(
+            Standardise(self._mean, self._scale),
+            self.options.num_frames,
+            self.options.width,
+            latent_dim,
+            self.options.likelihood,
+            self.options.scale,
+        )
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("audio", Audio)

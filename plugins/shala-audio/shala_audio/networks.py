@@ -1,0 +1,150 @@
+"""Convolutional encoder and decoder of mel spectrograms: 1D networks over time, whose channels are bands.
+
+All convolutions run at a quarter of the frame rate or less, and both networks have as many levels as leave at most
+8 positions or so: their cost grows in proportion to the length of the sound. Levels are standardised by
+each band's mean and a common scale, but the likelihood is one of decibels.
+
+Shapes: B batch, M mel bands, T frames, C channels, S positions in time, F feature_dim, D latent_dim.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework import (
+    LOCATION_SCALE,
+    ConditionedResidual,
+    Laplace,
+    LogScale,
+    Normal,
+    Residual,
+    group_norm,
+    initialise,
+)
+
+FOLD = 4  # frames that the first layer folds into channels and the last one unfolds
+FEWEST = 8  # positions in time are halved until they are at most this many
+COARSE_BANDS = 10  # bands of the coarse spectrogram that bypasses the norms
+
+
+def halvings(num_frames: int) -> int:
+    """How often the folded frames are halved: at least once."""
+    return max(1, math.ceil(math.log2(num_frames / FOLD / FEWEST)))
+
+
+def padding(num_frames: int) -> int:
+    """Frames to add so that folding and every halving come out even."""
+    together: int = FOLD * 2 ** halvings(num_frames)
+    return -num_frames % together
+
+
+class Standardise(nn.Module):
+    """x to and from (x - mean) / scale, with the mean [M] of each band and one scale, in decibels."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone()[:, None])
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x_BMT: Tensor) -> Tensor:
+        return (x_BMT - self.mean) / self.scale
+
+    def inverse(self, x_BMT: Tensor) -> Tensor:
+        return x_BMT * self.scale + self.mean
+
+
+def unfold_time(h_BCS: Tensor, factor: int) -> Tensor:
+    """[B, factor * C, S] to [B, C, factor * S]: each position's shares of the channels become positions.
+
+    Every one has weights of its own in the layer before, so that they differ from the start.
+    """
+    return h_BCS.unflatten(1, (factor, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
+
+
+def residual(width: int) -> Residual:
+    return Residual(nn.Conv1d(width, width, 3, padding=1))
+
+
+class SpectrumEncoder(nn.Module):
+    """Mel spectrograms [B, M, T] in decibels to features [B, F]."""
+
+    def __init__(self, standardise: Standardise, num_frames: int, width: int, feature_dim: int) -> None:
+        super().__init__()
+        self.standardise, self.padding = standardise, padding(num_frames)
+        num_mels, levels = len(standardise.mean), halvings(num_frames)
+        positions = (num_frames + self.padding) // (FOLD * 2**levels)
+        layers: list[nn.Module] = [nn.Conv1d(num_mels, width, 2 * FOLD, stride=FOLD, padding=FOLD // 2)]
+        for _ in range(levels):
+            layers += [residual(width), group_norm(width), nn.SiLU()]
+            layers += [nn.Conv1d(width, width, 4, stride=2, padding=1)]
+        layers += [residual(width), group_norm(width), nn.SiLU(), nn.Flatten()]
+        self.layers = nn.Sequential(*layers)
+        # Group norm takes the level away; a coarse spectrogram keeps it.
+        bands = min(COARSE_BANDS, num_mels)
+        self.coarse = nn.Sequential(nn.AdaptiveAvgPool2d((bands, positions)), nn.Flatten())
+        self.head = nn.Linear((width + bands) * positions, feature_dim)
+        initialise(self)
+
+    def forward(self, x_BMT: Tensor) -> Tensor:
+        x_BMT = self.standardise(x_BMT)
+        if self.padding:
+            x_BMT = nn.functional.pad(x_BMT, (0, self.padding), mode="replicate")
+        h_BF: Tensor = self.head(torch.cat([self.layers(x_BMT), self.coarse(x_BMT[:, None])], dim=1))
+        return h_BF.float()
+
+
+class SpectrumDecoder(nn.Module):
+    """Latents [B, D] to a likelihood of mel spectrograms [B, M, T], in nats of decibels."""
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        num_frames: int,
+        width: int,
+        latent_dim: int,
+        likelihood: Literal["normal", "laplace"],
+        scale: float | None,
+    ) -> None:
+        super().__init__()
+        self.standardise, self.num_frames = standardise, num_frames
+        self.likelihood = LOCATION_SCALE[likelihood]
+        self.log_scale = LogScale(fixed=None if scale is None else scale / standardise.scale.item())
+        num_mels, levels = len(standardise.mean), halvings(num_frames)
+        padded = num_frames + padding(num_frames)
+        positions = padded // (FOLD * 2**levels)
+        self.condition = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU())
+        self.to_time = nn.Sequential(nn.Linear(width, width * positions), nn.Unflatten(1, (width, positions)))
+        self.lowest = ConditionedResidual(nn.Conv1d(width, width, 3, padding=1), width)
+        self.enlarge = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in range(levels))
+        # Two a level: at the same cost they learn faster than one in wider networks.
+        self.first, self.second = (
+            nn.ModuleList(ConditionedResidual(nn.Conv1d(width, width, 3, padding=1), width) for _ in range(levels))
+            for _ in range(2)
+        )
+        self.norm, self.to_bands = group_norm(width), nn.Conv1d(width, FOLD * num_mels, 3, padding=1)
+        # A coarse spectrogram, linear in z, is there from the first step on.
+        bands = min(COARSE_BANDS, num_mels)
+        self.to_coarse = nn.Linear(latent_dim, bands * positions)
+        self.enlarge_coarse = nn.Sequential(
+            nn.Unflatten(1, (1, bands, positions)),
+            nn.Upsample((num_mels, padded), mode="bilinear"),
+            nn.Flatten(1, 2),
+        )
+        initialise(self)
+        with torch.no_grad():
+            self.to_bands.weight.mul_(0.1)
+            self.to_coarse.weight.mul_(0.3)
+
+    def forward(self, z_BD: Tensor) -> Normal | Laplace:
+        condition_BC = self.condition(z_BD)
+        h_BCS = self.lowest(self.to_time(condition_BC), condition_BC)
+        for enlarge, first, second in zip(self.enlarge, self.first, self.second, strict=True):
+            h_BCS = second(first(unfold_time(enlarge(h_BCS), 2), condition_BC), condition_BC)
+        fine_BMT = unfold_time(self.to_bands(nn.functional.silu(self.norm(h_BCS))), FOLD)
+        x_BMT = (fine_BMT.float() + self.enlarge_coarse(self.to_coarse(z_BD).float()))[:, :, : self.num_frames]
+        return self.likelihood(self.standardise.inverse(x_BMT), self.log_scale() + self.standardise.scale.log())

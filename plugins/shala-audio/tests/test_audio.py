@@ -1,0 +1,456 @@
+"""Audio: the contract of a modality, and what is its own: levels, resampling, missing tracks, the way back to sound."""
+
+import functools
+import io
+import os
+import struct
+import tarfile
+import wave
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import numpy as np
+import pytest
+import torch
+from shala_audio import Audio
+from shala_audio.drawing import cubehelix, draw_spectrum
+from shala_audio.networks import SpectrumDecoder, Standardise
+from shala_audio.reading import cut, read_sound, resample
+
+from shala_framework import DataError, encode_mp4
+from shala_framework.testing import ModalitySuite
+
+DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
+
+
+def tone(frequency_hz: float, rate: int = 8_000, seconds: float = 0.5, amplitude: float = 0.5) -> np.ndarray:
+    """float64 [N]: a sine."""
+    return amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(round(rate * seconds)) / rate)
+
+
+def wav(sound: np.ndarray, rate: int = 8_000) -> bytes:
+    """A 16-bit WAV file of [N] or [channels, N] in [-1, 1]."""
+    channels = np.atleast_2d(sound)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(len(channels))
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(channels.T * 32_767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def encoded(sound: np.ndarray, rate: int, container: str, codec: str, kind: str) -> bytes:
+    """The sound [N] in another container and codec, whose samples are of `kind`."""
+    buffer = io.BytesIO()
+    values = sound if kind.startswith("flt") else np.round(sound * 32_767).astype(np.int16)
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout="mono")
+        for start in range(0, len(values), 1_000):
+            piece = values[None, start : start + 1_000].astype(np.float32 if kind.startswith("flt") else np.int16)
+            frame = av.AudioFrame.from_ndarray(piece, format=kind, layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def read(audio: Audio, data: bytes, field: str = "wav") -> torch.Tensor:
+    x = audio.read({field: data})
+    assert x is not None
+    return x
+
+
+def power(x: torch.Tensor) -> torch.Tensor:
+    """Powers of the bands, relative to a sine of full scale."""
+    return 10 ** (x / 10)
+
+
+SMALL: dict[str, Any] = {"sample_rate_hz": 8_000, "clip_seconds": 0.4, "mels": 24, "width": 32}
+
+
+class TestAudio(ModalitySuite):
+    modality = Audio
+    options: ClassVar = SMALL
+    value_range = (-70.1, 20.0)
+    round_trip_tolerance = 0.04  # steady tones are the hardest: see test_real_words_survive_writing
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        return {"wav": wav(tone(300 + 150 * index) + tone(900, amplitude=0.02 * (index + 1)))}
+
+    def check_values(self, x: torch.Tensor) -> None:
+        # Levels that a network draws may lie anywhere.
+        assert torch.isfinite(x).all()
+
+
+class TestLongLaplace(TestAudio):
+    """Compressed music of another rate, an odd number of frames that is padded, and the other likelihood."""
+
+    options: ClassVar = {
+        "sample_rate_hz": 16_000, "clip_seconds": 0.83, "mels": 20, "hop_milliseconds": 12.5, "crop": "loudest",
+        "width": 16, "likelihood": "laplace", "scale": 3.0, "fields": ("flac",), "floor_decibels": -80.0,
+        "max_frequency_hz": 6_000.0,
+    }  # fmt: skip
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        sweep = np.sin(np.cumsum(np.linspace(0.02, 0.1 + 0.05 * index, 22_050)))
+        return {"flac": encoded(0.3 * sweep, 22_050, "flac", "flac", "s16")}
+
+
+# Levels and pitch.
+
+
+@pytest.mark.parametrize("frequency_hz", [250.0, 1_000.0, 2_718.0])
+@pytest.mark.parametrize("amplitude", [1.0, 0.05])
+def test_sine_is_at_its_pitch_and_level(frequency_hz: float, amplitude: float) -> None:
+    """A sine's loudest band is the one whose centre is nearest, and its bands add up to its amplitude squared."""
+    audio = Audio(Audio.Options(**SMALL, floor_decibels=-110.0))
+    x = read(audio, wav(tone(frequency_hz, amplitude=amplitude)))[:, 4:-4]
+    centres = audio.options.edges_hz[1:-1]
+    assert (x.argmax(0) == (centres - frequency_hz).abs().argmin()).all()
+    np.testing.assert_allclose(power(x).sum(0), amplitude**2, rtol=0.01)
+
+
+def test_frames_lie_where_the_sound_is() -> None:
+    """A click sounds in the frame around it alone, and a sound of half the length fills half of the frames."""
+    audio = Audio(Audio.Options(**SMALL, window_milliseconds=20.0))
+    click = np.zeros(3_200)
+    click[80 * 17 + 40] = 1.0
+    assert read(audio, wav(click)).mean(0).argmax() == 17
+    x = read(audio, wav(tone(500, seconds=0.2)))
+    assert x.shape == (24, 40)
+    assert (x[:, :19].amax(0) > -15).all()
+    assert (x[:, 21:] < -69.9).all()
+
+
+def test_silence_is_the_floor_and_stays_silent() -> None:
+    """Silence is finite, its likelihood has finite gradients, and it is written as silence; levels below it too."""
+    audio = Audio(Audio.Options(**SMALL))
+    x = read(audio, wav(np.zeros(3_200)))
+    torch.testing.assert_close(x, torch.full_like(x, -70.0))
+    audio.fit([{"wav": wav(np.zeros(3_200))}])
+    decoder = audio.decoder(2)
+    decoder(audio.encoder(2)(x[None])).log_prob(x[None]).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in decoder.parameters())
+    for level in (x, x - 1_000, torch.full_like(x, -torch.inf), torch.full_like(x, torch.nan)):
+        sound, rate = read_sound(audio.write(level)["wav"], "wav") or pytest.fail("no sound")
+        assert (len(sound), rate, np.abs(sound).max()) == (3_200, 8_000, 0)
+
+
+def test_absent_rows_are_finite() -> None:
+    """Rows of zeros, which stand for a missing modality, have a finite likelihood and finite gradients."""
+    audio = Audio(Audio.Options(**SMALL))
+    networks = torch.nn.Sequential(audio.encoder(4), audio.decoder(4))
+    x = torch.zeros(2, *audio.shape)
+    (networks(x).log_prob(x) * 0).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in networks.parameters())
+
+
+def test_log_prob_is_in_decibels() -> None:
+    """What fit learned changes how networks see x, not the unit of its density."""
+    audio = Audio(Audio.Options(**SMALL, scale=2.0))
+    audio.fit(TestAudio().sample_fields(index) for index in range(4))
+    likelihood = audio.decoder(3)(torch.randn(2, 3))
+    x = likelihood.mode().detach()
+    expected = -x[0].numel() * (np.log(2.0) + 0.5 * np.log(2 * np.pi))
+    np.testing.assert_allclose(likelihood.log_prob(x).detach(), expected, rtol=1e-4)
+
+
+# Resampling, mixing, cropping.
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(44_100, 8_000), (8_000, 16_000), (11_025, 16_000), (7_919, 8_000)])
+def test_resampling_keeps_a_tone(rate: int, new_rate: int) -> None:
+    """A tone that both rates can hold comes out as that very tone, in phase, up to the place where it was cut."""
+    expected = tone(440.0, new_rate, 0.5)
+    resampled = cut(tone(440.0, rate, 1.0), rate, new_rate, len(expected), "start")
+    inner = slice(len(expected) // 10, None)  # the tone starts with a step in slope
+    np.testing.assert_allclose(resampled[inner], expected[inner], atol=5e-3)
+
+
+def test_resampling_does_not_alias() -> None:
+    """What the lower rate cannot hold is gone rather than folded down."""
+    periodic = tone(5_000.0, 44_100, 1.0)
+    assert np.abs(resample(periodic, 44_100, 8_000)).max() < 1e-9
+    np.testing.assert_allclose(
+        resample(tone(3_000.0, 44_100, 1.0), 44_100, 8_000), tone(3_000.0, 8_000, 1.0), atol=1e-9
+    )
+
+
+def test_channels_are_mixed_by_their_mean() -> None:
+    """Stereo is half of each side: opposite sides cancel, one side alone is 6 dB down."""
+    audio = Audio(Audio.Options(**SMALL))
+    left = tone(700.0)
+    alone = read(audio, wav(np.stack([left, 0 * left])))
+    torch.testing.assert_close(alone, read(audio, wav(0.5 * left)), atol=0.05, rtol=0)
+    assert (read(audio, wav(np.stack([left, -left]))) < -69.9).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "container", "codec", "kind", "tolerance"),
+    [("flac", "flac", "flac", "s16", 0.05), ("ogg", "ogg", "libopus", "s16", 0.5),
+     ("mp3", "mp3", "libmp3lame", "s16p", 0.5), ("mkv", "matroska", "pcm_s16le", "s16", 0.05),
+     ("mp4", "mp4", "aac", "fltp", 0.5), ("wav", "wav", "pcm_f32le", "flt", 0.05)],
+)  # fmt: skip
+def test_formats_read_alike(field: str, container: str, codec: str, kind: str, tolerance: float) -> None:
+    """One tone in several formats has the same spectrogram: within hearing where it was compressed."""
+    audio = Audio(Audio.Options(**SMALL))
+    sound = tone(600.0, 48_000, 1.0)
+    expected = read(audio, wav(sound, 48_000))
+    x = read(audio, encoded(sound, 48_000, container, codec, kind), field)
+    # Compression smears the tone's sudden start.
+    loud = expected[:, 4:] > -40
+    assert (x - expected)[:, 4:][loud].abs().mean() < tolerance
+    assert x[:, 4:][~loud].max() < -38
+
+
+@pytest.mark.parametrize(("crop", "expected"), [("start", 300), ("centre", 900), ("loudest", 2_000)])
+def test_crop(crop: Any, expected: float) -> None:
+    """Of a longer sound the stretch that the option names is kept, whole."""
+    parts = [tone(300.0), tone(900.0), tone(2_000.0, amplitude=0.9), tone(3_000.0, seconds=0.1)]
+    audio = Audio(Audio.Options(**SMALL | {"clip_seconds": 0.5}, crop=crop))
+    parts = parts if crop != "centre" else [parts[0], parts[1], parts[0]]
+    x = read(audio, wav(np.concatenate(parts)))[:, 2:-2]
+    centres = audio.options.edges_hz[1:-1]
+    assert (x.argmax(0) == (centres - expected).abs().argmin()).all()
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 400, 3_199, 3_200, 3_201, 50_000])
+@pytest.mark.parametrize("crop", ["start", "centre", "loudest"])
+def test_any_length_gives_the_shape(num_samples: int, crop: Any) -> None:
+    """Sounds from one sample upwards are padded or cut; where nothing is cut, all crops agree."""
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, num_samples)
+    x = cut(sound, 8_000, 8_000, 3_200, crop)
+    assert x.shape == (3_200,)
+    if num_samples <= 3_200:
+        np.testing.assert_allclose(x[:num_samples], sound, atol=1e-6)
+        assert not x[num_samples:].any()
+    else:
+        assert any(np.allclose(x, sound[i : i + 3_200], atol=1e-6) for i in range(num_samples - 3_199))
+
+
+# Missing, cut and hostile.
+
+
+def test_container_without_sound_is_missing() -> None:
+    """A silent film and a track without samples lack the modality; a later field may have it."""
+    audio = Audio(Audio.Options(**SMALL, fields=("mp4", "wav")))
+    silent = encode_mp4(np.zeros((4, 32, 32, 3), dtype=np.uint8), 8.0)
+    for data in (silent, wav(np.zeros(0))):
+        assert audio.read({"mp4": data}) is None
+        x = audio.read({"mp4": data, "wav": wav(tone(500))})
+        assert x is not None
+        torch.testing.assert_close(x, read(audio, wav(tone(500))))
+
+
+def test_first_field_with_sound_wins() -> None:
+    """Of several fields with sound the first in the options' order is read."""
+    audio = Audio(Audio.Options(**SMALL, fields=("mp3", "wav")))
+    x = audio.read({"wav": wav(tone(500)), "mp3": wav(tone(2_000))})
+    assert x is not None
+    torch.testing.assert_close(x, read(audio, wav(tone(2_000))))
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_streamed_wav_is_read_to_its_end(size: int) -> None:
+    """A WAV file whose writer did not know its size is not taken for one that is cut short."""
+    data = bytearray(wav(tone(500)))
+    struct.pack_into("<I", data, 4, size)
+    struct.pack_into("<I", data, 40, size)
+    sound, _ = read_sound(bytes(data), "wav") or pytest.fail("no sound")
+    np.testing.assert_allclose(sound, tone(500), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], r"expected 8044 bytes.*cut short"),
+        (lambda data: data[:44], "cut short"),
+        (lambda data: data[:20], "cut short"),
+        (lambda data: data.replace(b"data", b"dada"), "field 'wav'"),
+        (lambda data: data[:24] + struct.pack("<I", 0xFFFFFFF) + data[28:], "rate"),
+        (lambda data: data[:24] + struct.pack("<I", 3) + data[28:], "rate"),
+        (lambda data: data[:22] + b"\xff\xff" + data[24:], "field 'wav'"),
+        (lambda data: encoded(np.array([0.1, np.nan, 0.2]), 8_000, "wav", "pcm_f32le", "flt"), "finite"),
+        (lambda data: encoded(np.array([0.1, 1e30, 0.2]), 8_000, "wav", "pcm_f32le", "flt"), "finite"),
+        (lambda data: encoded(tone(500, seconds=20), 8_000, "flac", "flac", "s16")[:-60_000], "cut short"),
+    ],
+)
+def test_damaged_file_is_a_data_error(damage: Any, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Files cut short, and values that no sound has, are told, and FFmpeg writes nothing to the terminal."""
+    with pytest.raises(DataError, match=message):
+        Audio(Audio.Options(**SMALL | {"clip_seconds": 30.0})).read({"wav": damage(wav(tone(500)))})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_broken_packets() -> None:
+    """A few broken packets are left out, as at the end of an MP3 file; a track full of them is an error."""
+    data = bytearray(encoded(tone(600.0, 44_100, 2.0), 44_100, "mp3", "libmp3lame", "s16p"))
+    x = read(Audio(Audio.Options(**SMALL, crop="centre")), bytes(data), "mp3")
+    assert x.amax(0).min() > -15
+    cut_short, _ = read_sound(bytes(data[:-600]), "mp3") or pytest.fail("no sound")
+    assert 1.8 < len(cut_short) / 44_100 < 2.0
+    junk = np.random.default_rng(0)
+    for start in range(1_000, len(data) - 200, 200):
+        data[start : start + 150] = junk.bytes(150)
+    with pytest.raises(DataError, match=r"broken packets|FFmpeg can decode"):
+        read_sound(bytes(data), "mp3")
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:10,\n{}\n#EXT-X-ENDLIST\n"])
+def test_play_list_is_not_followed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that name a file of this machine do not make it read that file."""
+    (tmp_path / "private.wav").write_bytes(wav(tone(500)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="FFmpeg"):
+        read_sound(text.format("private.wav").encode(), "wav")
+
+
+def test_length_that_only_a_header_knows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file of hours of silence is refused before it fills the memory, but its start can be read."""
+    monkeypatch.setattr("shala_audio.reading.MOST_SAMPLES", 200_000)
+    bomb = encoded(np.zeros(400_000), 8_000, "flac", "flac", "s16")
+    assert len(bomb) < 20_000
+    with pytest.raises(DataError, match="at most 200,000 samples"):
+        read_sound(bomb, "flac")
+    assert Audio(Audio.Options(**SMALL)).read({"flac": bomb}) is not None
+
+
+# Back to sound and to pictures.
+
+
+def test_written_sound_can_be_played() -> None:
+    """The WAV file has one channel of 16 bits at the option's rate, as long as the clip, and sounds as high."""
+    audio = Audio(Audio.Options(**SMALL))
+    written = audio.write(read(audio, wav(tone(1_200.0))))
+    with wave.open(io.BytesIO(written["wav"])) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (
+            1,
+            2,
+            8_000,
+            3_200,
+        )
+        sound = np.frombuffer(file.readframes(3_200), "<i2")
+    assert abs(np.abs(np.fft.rfft(sound)).argmax() / 0.4 - 1_200) < 60
+
+
+def test_writing_leaves_the_random_state_alone() -> None:
+    """The phases that writing makes up do not change what training draws next."""
+    audio = Audio(Audio.Options(**SMALL))
+    before = torch.random.get_rng_state()
+    audio.write(torch.full(audio.shape, -30.0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_too_loud_is_clipped() -> None:
+    """Levels beyond full scale, which a network may draw, are written and shown within it."""
+    audio = Audio(Audio.Options(**SMALL))
+    for level in (30.0, 1e6, torch.inf):
+        preview = audio.preview(torch.full(audio.shape, level))
+        assert preview.sound is not None
+        assert np.isfinite(preview.sound).all()
+        assert 0.9 < np.abs(preview.sound).max() <= 1
+
+
+def test_picture_has_low_frequencies_at_the_bottom() -> None:
+    """A low tone is a light line at the bottom; brightness rises with the level throughout."""
+    audio = Audio(Audio.Options(**SMALL))
+    frames = audio.preview(read(audio, wav(tone(200.0)))).frames
+    assert frames is not None
+    assert frames.shape == (1, 168, 280, 3)
+    assert frames[0].sum((1, 2)).argmax() > 0.8 * 168
+    brightness = cubehelix(np.linspace(0, 1, 64)) @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(brightness) > 0).all()
+    assert draw_spectrum(np.full((4, 1_000), -80.0), -80.0).shape == (160, 1_000, 3)
+
+
+# Options and networks.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"sample_rate_hz": 100}, "2000"), ({"clip_seconds": 0.05}, "8 to 20000 frames"), ({"crop": "end"}, "loudest"),
+     ({"hop_milliseconds": 20.0}, "twice the hop"), ({"max_frequency_hz": 9_000.0}, "half of"),
+     ({"fields": ()}, "at least one"), ({"min_frequency_hz": 8_000.0}, "min_frequency_hz"),
+     ({"mels": 200}, "fewer `mels`"), ({"width": 12}, "multiple of 8"), ({"floor_decibels": 0.0}, "-120 to -20"),
+     ({"likelihood": "cauchy"}, "laplace"), ({"scale": 0.0}, "above 0")],
+)  # fmt: skip
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Options out of range say what was expected."""
+    with pytest.raises(ValueError, match=message):
+        Audio.Options(**options)
+
+
+@pytest.mark.parametrize("mels", [40, 64, 80])
+def test_every_band_hears_something(mels: int) -> None:
+    """No band lies between two frequencies of the transform."""
+    audio = Audio(Audio.Options(mels=mels))
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    assert (read(audio, wav(noise, 16_000)).amin(1) > -69).all()
+
+
+@pytest.mark.parametrize(("mels", "num_frames"), [(4, 8), (13, 33), (40, 64), (80, 1_000)])
+def test_networks_adapt_to_the_size(mels: int, num_frames: int) -> None:
+    """Any number of bands and of frames can be encoded and decoded, and z matters from the start."""
+    audio = Audio(Audio.Options(mels=mels, clip_seconds=num_frames / 100, width=16))
+    with torch.no_grad():
+        x = torch.randn(2, *audio.shape) * 10 - 50
+        likelihood = audio.decoder(12)(audio.encoder(12)(x))
+        assert likelihood.log_prob(x).isfinite().all()
+        decoder = SpectrumDecoder(Standardise(torch.zeros(mels), 1.0), num_frames, 16, 12, "normal", None)
+        assert decoder(torch.randn(64, 12)).mode().std(0).mean() > 0.2
+
+
+def test_fit_needs_a_sample() -> None:
+    """A training set without this modality is told, rather than giving a mean of nothing."""
+    with pytest.raises(DataError, match="training sample"):
+        Audio(Audio.Options()).fit([{"txt": b"a"}])
+
+
+# Real files.
+
+
+@functools.cache
+def spoken_digits() -> dict[str, bytes]:
+    """A few real recordings of each digit and speaker, or a skip where there are none."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set SHALA_DATA")
+    with tarfile.open(DATA / "fsdd" / "fsdd_recordings.tar.xz") as archive:
+        names = [member for member in archive if member.name.endswith(("_0.wav", "_5.wav"))]
+        return {Path(member.name).stem: archive.extractfile(member).read() for member in names}  # type: ignore[union-attr]
+
+
+def clip_of_ucf(name: str) -> bytes:
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set SHALA_DATA")
+    return (DATA / "ucf101" / f"{name}.avi").read_bytes()
+
+
+@pytest.mark.real_data
+def test_real_clips_with_and_without_sound() -> None:
+    """Of UCF101 the clips with an MP3 track are heard, and the others lack the modality."""
+    audio = Audio(Audio.Options())
+    x = read(audio, clip_of_ucf("v_ApplyEyeMakeup_g01_c01"), "avi")
+    assert x.std() > 5
+    assert audio.read({"avi": clip_of_ucf("v_Diving_g01_c01")}) is None
+
+
+@pytest.mark.real_data
+def test_real_words_survive_writing() -> None:
+    """A spoken digit that is written and read again has nearly the same spectrogram, word by word."""
+    audio = Audio(Audio.Options(sample_rate_hz=8_000, clip_seconds=0.64, mels=40))
+    words = [read(audio, data) for data in list(spoken_digits().values())[::8]]
+    again = [read(audio, audio.write(x)["wav"]) for x in words]
+    errors = torch.stack([(a - b).abs().mean() for a, b in zip(again, words, strict=True)])
+    assert errors.max() < 0.8
+    between = (words[0] - torch.stack(words[1:])).abs().mean((1, 2))
+    assert between.min() > 4 * errors.max()
+
+
+@pytest.mark.real_data
+def test_real_files_damaged() -> None:
+    """Damaged copies of real recordings and films end in an x or in a DataError."""
+    digits = list(spoken_digits().values())[:4]
+    films = [clip_of_ucf(f"v_ApplyEyeMakeup_g01_c0{index}") for index in (1, 2)]
+    TestAudio().check_damage([*({"wav": data} for data in digits), *({"avi": data} for data in films)], 120)

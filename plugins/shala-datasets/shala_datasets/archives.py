@@ -1,0 +1,92 @@
+"""Files of one kind from a folder where a data set lies as it was downloaded: unpacked, or as one tar archive."""
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from shala_datasets.files import LeftOut, printable, walk
+from shala_framework import DataError
+
+ARCHIVES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
+_LARGEST_ARCHIVE = 1 << 30  # bytes, unpacked: the data sets that are read this way hold less than a tenth of it
+_BLOCK = 512  # bytes: a tar archive ends with at least two blocks of zeros
+
+
+def files_in(place: Path, suffix: str, left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file of a kind, in the order of their names; an archive is read into memory.
+
+    Args:
+        place: Folder with the files at any depth, or else with one tar archive of them.
+        suffix: End of their names, such as ".wav".
+        left_out: Takes what is left out: empty and unreadable files, and names that come again.
+
+    Raises:
+        DataError: There is no such file and not exactly one archive, or the archive is damaged or cut short.
+    """
+    paths = list(walk(place))
+    archives = [path for path in paths if path.name.lower().endswith(ARCHIVES)]
+    unpacked = sorted((path for path in paths if path.suffix.lower() == suffix), key=lambda path: (path.name, path))
+    if not unpacked:
+        if len(archives) != 1:
+            names = f": {', '.join(printable(path.name) for path in archives)}" if archives else ""
+            raise DataError(
+                f"{printable(place)}: expected files *{suffix} or one archive of them (tar, plain or compressed), "
+                f"got no such file and {len(archives)} archives{names}"
+            )
+        yield from sorted(_unpack(archives[0], suffix, left_out).items())
+        return
+    for archive in archives:
+        left_out.add(f"unpacked {suffix} files lie beside it", str(archive.relative_to(place)))
+    previous = None
+    for path in unpacked:
+        if path.name == previous:
+            left_out.add("same name twice", str(path.relative_to(place)))
+            continue
+        previous = path.name
+        content = left_out.read(path, place)
+        if content is not None:
+            yield path.name, content
+
+
+def _unpack(archive: Path, suffix: str, left_out: LeftOut) -> dict[str, bytes]:
+    """Content of the archive's files by name, without their folders."""
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                if member.offset_data + member.size > _LARGEST_ARCHIVE:
+                    raise DataError(
+                        f"{printable(archive)}: expected an archive of at most {_LARGEST_ARCHIVE} bytes, got "
+                        f"{printable(member.name)!r} beyond; unpack it if that is right"
+                    )
+                name = PurePosixPath(member.name).name
+                if not (member.isreg() and name.lower().endswith(suffix)):
+                    continue
+                if name in contents:
+                    left_out.add("same name twice", f"{archive.name}/{member.name}")
+                    continue
+                stream = tar.extractfile(member)
+                assert stream is not None  # a regular file has content
+                content = stream.read()
+                if content:
+                    contents[name] = content
+                else:
+                    left_out.add("empty file", f"{archive.name}/{member.name}")
+            assert tar.fileobj is not None  # open until the end of the block
+            end = tar.fileobj.read(_BLOCK * 2048)
+    except (
+        OSError, EOFError, MemoryError, OverflowError, ValueError, tarfile.TarError, lzma.LZMAError, zlib.error,
+    ) as error:  # fmt: skip
+        raise DataError(
+            f"{printable(archive)}: not a readable archive after {len(contents)} *{suffix} files "
+            f"({type(error).__name__}: {error}); download it again"
+        ) from error
+    # tarfile takes the first header that is none for the end of the archive.
+    if len(end) < _BLOCK or end.strip(b"\0"):
+        raise DataError(
+            f"{printable(archive)}: expected two blocks of zeros at the archive's end, got other bytes or none after "
+            f"{len(contents)} *{suffix} files: it is cut short or damaged; download it again"
+        )
+    return contents

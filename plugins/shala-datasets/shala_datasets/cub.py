@@ -1,0 +1,160 @@
+"""Birds and what people wrote of them: CUB-200-2011 with ten captions an image.
+
+Pictures and lists are those of CUB-200-2011; the captions, a text file an image with one a line, were collected later
+and lie beside them.
+
+Reference: Wah et al. 2011, "The Caltech-UCSD Birds-200-2011 dataset"; Reed et al. 2016, "Learning deep representations
+of fine-grained visual descriptions".
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import attrs
+
+from shala_datasets.files import LeftOut, check_folder, count, listed, printable, read
+from shala_datasets.splits import check_share, held_out
+from shala_framework import DataError, Dataset, Sample, between
+
+LISTS = ("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt")
+IMAGE_FOLDERS = ("images", "images128")
+TEXT_FOLDERS = ("text", "text_c10")
+LAYOUT = (
+    f"{', '.join(LISTS)}, images/<class>/<image>.jpg (vision.caltech.edu/datasets/cub_200_2011) and "
+    "text/<class>/<image>.txt with a caption a line (github.com/reedscot/cvpr2016), in itself or in one folder of it"
+)
+
+
+class CUB(Dataset):
+    """Samples with the fields jpg and txt, one for each caption; an image without captions is one sample."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """How much of the data set.
+
+        Attributes:
+            captions: The first so many captions of an image, each a sample with that image.
+            validation_share: Share of the official training images held out for validation, each with all captions.
+        """
+
+        captions: int = attrs.field(default=10, validator=between(1, 10))
+        validation_share: float = attrs.field(default=0.05, validator=check_share)
+
+    options: Options
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        """Yield the samples in the order of image and caption, with keys such as "00001-02".
+
+        Args:
+            source: Folder that holds the lists, images and captions, or a folder with them.
+
+        Raises:
+            DataError: The folder lacks a list or all images or captions, or a list is damaged.
+        """
+        self.notes = []
+        root = _root(check_folder(source, LAYOUT))
+        images, text = _folder(root, IMAGE_FOLDERS), _folder(root, TEXT_FOLDERS)
+        left_out, fewer = LeftOut(), 0
+        for image in _read_lists(root, self.options.validation_share):
+            jpg = left_out.read(images / image.place, root)
+            captions = _captions(left_out.read(text / image.place.with_suffix(".txt"), root))[: self.options.captions]
+            fewer += 0 < len(captions) < self.options.captions
+            picture = {} if jpg is None else {"jpg": jpg}
+            samples = [(number, picture | {"txt": caption.encode()}) for number, caption in enumerate(captions, 1)]
+            if picture and not captions:
+                samples = [(0, picture)]
+            for number, fields in samples:
+                key = f"{image.number:05d}-{number:02d}"
+                yield Sample(key=key, split=image.split, fields=fields, label=image.label)
+        self.notes += left_out.notes()
+        if fewer:
+            self.notes.append(f"{count(fewer, 'image')} with fewer than {count(self.options.captions, 'caption')}")
+
+
+@attrs.frozen
+class _Image:
+    """What the lists say of an image; its place is relative to the folder of images."""
+
+    number: int
+    place: Path
+    label: str
+    split: str
+
+
+def _read_lists(root: Path, validation_share: float) -> list[_Image]:
+    """The images in the order of their numbers.
+
+    Raises:
+        DataError: A list cannot be read, lacks an entry, or an entry is not what it should be.
+    """
+    paths, classes, class_numbers, training = (_read_list(root / name) for name in LISTS)
+    flags = {number: _entry(root, LISTS[3], training, number, ("0", "1")) for number in paths}
+    held = held_out((number for number, flag in flags.items() if flag == "1"), validation_share, "cub image")
+    choices = tuple(map(str, classes))
+    return [
+        _Image(
+            number,
+            _relative(root / LISTS[0], path),
+            classes[int(_entry(root, LISTS[2], class_numbers, number, choices))],
+            "test" if flags[number] == "0" else "validation" if number in held else "train",
+        )
+        for number, path in sorted(paths.items())
+    ]
+
+
+def _root(source: Path) -> Path:
+    """The folder that holds the lists: source, or the one folder in it that does."""
+    folders = [source, *(path for path in listed(source) if path.is_dir())]
+    found = [folder for folder in folders if all((folder / name).is_file() for name in LISTS)]
+    if len(found) != 1:
+        names = f": {', '.join(printable(folder.name) for folder in found)}" if found else ""
+        raise DataError(f"{printable(source)}: expected {LAYOUT}; got {len(found)} folders with those lists{names}")
+    return found[0]
+
+
+def _folder(root: Path, names: tuple[str, ...]) -> Path:
+    found = next((root / name for name in names if (root / name).is_dir()), None)
+    if found is None:
+        raise DataError(f"{printable(root)}: expected a folder {' or '.join(names)}, got none; expected are {LAYOUT}")
+    return found
+
+
+def _read_list(path: Path) -> dict[int, str]:
+    """The lines "<number> <entry>" of a list."""
+    entries: dict[int, str] = {}
+    for line_number, line in enumerate(read(path).decode(errors="replace").splitlines(), 1):
+        number, _, entry = line.strip().partition(" ")
+        if not (number.isascii() and number.isdigit() and len(number) < 9 and entry) or int(number) in entries:
+            raise DataError(
+                f"{printable(path)}, line {line_number}: expected a new number, a blank and an entry, got {line[:60]!r}"
+            )
+        entries[int(number)] = entry
+    if not entries:
+        raise DataError(f"{printable(path)}: expected a line for each entry, got an empty file")
+    return entries
+
+
+def _entry(root: Path, name: str, entries: dict[int, str], number: int, choices: tuple[str, ...]) -> str:
+    """What a list says of an image."""
+    entry = entries.get(number)
+    if entry not in choices:
+        expected = f"{choices[0]} to {choices[-1]}" if len(choices) > 2 else " or ".join(choices)
+        got = "no line" if entry is None else repr(entry[:60])
+        raise DataError(f"{printable(root / name)}: expected {expected} for image {number}, got {got}")
+    return entry
+
+
+def _relative(path: Path, name: str) -> Path:
+    """An image's place below the folder of images, never one outside it."""
+    parts = PurePosixPath(name).parts
+    if len(parts) != 2 or ".." in parts or "\0" in name:
+        raise DataError(f"{printable(path)}: expected names <class>/<image>.jpg, got {name[:60]!r}")
+    return Path(*parts)
+
+
+def _captions(data: bytes | None) -> list[str]:
+    """The lines that are not blank. Some stand-in for a lost character was put between the words of a few of them."""
+    lines = [] if data is None else data.decode(errors="replace").splitlines()
+    captions = (" ".join(re.sub("\N{REPLACEMENT CHARACTER}+", " ", line).split()) for line in lines)
+    return [caption for caption in captions if caption]

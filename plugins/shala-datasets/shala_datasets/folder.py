@@ -1,0 +1,255 @@
+"""Any folder of files: those that share a stem are one sample, such as 0001.jpg, 0001.txt and 0001.wav.
+
+The stem is the path below the folder without its extensions, and the extension, in lower case, is the name of the
+field. A table of comma-separated values may add label, split, group and text of each sample. A file with the extension
+cls holds the label. Hidden files are left out.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from shala_datasets.files import LeftOut, check_folder, count, examples, listed, printable, walk
+from shala_datasets.folder_table import Facts, choose_columns, read_facts
+from shala_datasets.splits import check_share, split_by_hash
+from shala_datasets.tables import Table
+from shala_framework import DataError, Dataset, Sample
+
+LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
+
+_FIELD = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_LONGEST_FIELD = 16
+_LONGEST_KEY = 80  # with a field's name below 100 characters, which is what a tar file's header takes
+_LABEL_FIELD = "cls"
+_RARE = 0.01  # share of samples below which a field has no note of its own
+
+
+class Folder(Dataset):
+    """A folder of files as samples whose fields are the files' extensions, and txt where a table gives the text."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """What makes a sample, and where label, split and text come from.
+
+        Attributes:
+            stem_ends_at: Where a file's stem ends and its extension begins; "last dot" is for names with dots in them.
+            ignore_folders: True pairs files by their name alone, for layouts such as images/0001.jpg and
+                reports/0001.txt.
+            label_from_folder: True takes the name of the folder that a sample lies in as its label, where neither the
+                table nor a cls file gives one.
+            table: File of comma-separated values with a header row, relative to the folder; may end in .gz.
+            key_column: Column that says which sample a row is for, by stem or by the name of one of its files; empty
+                for the one called "key" or "file".
+            label_column: Column of labels; a blank cell is no label.
+            split_column: Column of "train", "validation" or "test". A table that has it decides alone, and samples
+                without a row are left out.
+            group_column: Column of what must stay on one side of the split, such as the patient; samples without a
+                row are left out.
+            text_columns: Columns that become the field txt, one below the other; where all are blank, txt is missing.
+            validation_share: Share of samples, or of groups, for validation, by a hash of the stem or group.
+            test_share: Share of them for the test.
+        """
+
+        stem_ends_at: Literal["first dot", "last dot"] = "first dot"
+        ignore_folders: bool = False
+        label_from_folder: bool = False
+        table: str = ""
+        key_column: str = ""
+        label_column: str = "label"
+        split_column: str = "split"
+        group_column: str = ""
+        text_columns: tuple[str, ...] = ()
+        validation_share: float = attrs.field(default=0.1, validator=check_share)
+        test_share: float = attrs.field(default=0.1, validator=check_share)
+
+        def __attrs_post_init__(self) -> None:
+            if self.validation_share + self.test_share >= 1:
+                total = self.validation_share + self.test_share
+                raise ValueError(f"expected validation_share and test_share below 1 together, got {total}")
+            if self.ignore_folders and self.label_from_folder:
+                raise ValueError("expected one of ignore_folders and label_from_folder, got both")
+            needs = [name for name in ("key_column", "group_column", "text_columns") if getattr(self, name)]
+            if needs and not self.table:
+                raise ValueError(f"expected a table for {needs[0]}, got none: set table to the name of the CSV file")
+
+    options: Options
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        """Yield the samples in the order of their stems; what is left out or odd goes to `notes`.
+
+        Args:
+            source: The folder.
+
+        Raises:
+            DataError: The folder or the table cannot be used, or no sample comes of them.
+        """
+        self.notes = []
+        source = check_folder(source, LAYOUT)
+        options, files, rest = self.options, LeftOut(), LeftOut("sample")
+        found = self._find(source, files)
+        facts = self._facts(source, found, rest)
+        keys: set[str] = set()
+        tally: Counter[str] = Counter()
+        fields_of: Counter[str] = Counter()
+        for stem, paths in found.items():
+            if stem not in facts:
+                continue
+            contents = {field: files.read(path, source) for field, path in paths.items()}
+            fields = {field: content for field, content in contents.items() if content is not None}
+            label = self._label(facts[stem], fields, next(iter(paths.values())), source, files)
+            if facts[stem].text:
+                tally["texts replaced"] += "txt" in fields
+                fields["txt"] = facts[stem].text.encode()
+            if not fields:
+                rest.add("no file but a label, or none that can be read", stem)
+                continue
+            group = facts[stem].group or stem
+            split = facts[stem].split or split_by_hash(group, options.validation_share, options.test_share)
+            tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
+            tally["labels"] += label is not None
+            fields_of.update(fields.keys())
+            key = _safe_key(stem, keys)
+            keys.add(key)
+            yield Sample(key=key, split=split, fields=fields, label=label)
+        self.notes += [*files.notes(), *rest.notes()]
+        if not tally["samples"]:
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *self.notes]))
+        self._note(tally, fields_of, found)
+
+    def _find(self, source: Path, left_out: LeftOut) -> dict[str, dict[str, Path]]:
+        """Files by stem and field, in the order of the stems, then of the paths."""
+        table = os.path.normpath(source / self.options.table)
+        found: dict[str, dict[str, Path]] = defaultdict(dict)
+        for path in walk(source):
+            relative = path.relative_to(source)
+            if os.path.normpath(path) == table:
+                continue
+            if any(part.startswith(".") for part in relative.parts):
+                left_out.add("hidden file", str(relative))
+                continue
+            cut = path.name.partition if self.options.stem_ends_at == "first dot" else path.name.rpartition
+            name, dot, extension = cut(".")
+            field = extension.lower()
+            if not dot:
+                left_out.add("no extension, which would name its field", str(relative))
+            elif not _FIELD.fullmatch(field) or len(field) > _LONGEST_FIELD:
+                cure = ' (for names with dots in them set stem_ends_at = "last dot")' if "." in field else ""
+                reason = f"the extension is not up to {_LONGEST_FIELD} letters and digits{cure}"
+                left_out.add(reason, str(relative))
+            else:
+                stem = name if self.options.ignore_folders else (relative.parent / name).as_posix()
+                used = found[stem].setdefault(field, path)
+                if used is not path:
+                    left_out.add("same stem and extension twice", f"{relative} (used: {used.relative_to(source)})")
+        with_csv = [stem for stem, fields in found.items() if "csv" in fields]
+        if len(with_csv) == 1 < len(found) and len(found[with_csv[0]]) == 1:
+            (path,) = found.pop(with_csv[0]).values()
+            left_out.add("is it a table? then set table to its path", str(path.relative_to(source)))
+        if not found:
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *left_out.notes()]))
+        return {stem: found[stem] for stem in sorted(found)}
+
+    def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], rest: LeftOut) -> dict[str, Facts]:
+        """Facts of every sample that is used; samples without a row are left out where the table decides the split."""
+        nothing = Facts(label=None, split=None, group="", text="")
+        options = self.options
+        if not options.table:
+            return dict.fromkeys(found, nothing)
+        table = Table.open(self._table_path(source))
+        columns = choose_columns(
+            table,
+            key=options.key_column,
+            label=options.label_column,
+            split=options.split_column,
+            group=options.group_column,
+            text=options.text_columns,
+            optional=("label", "split"),
+        )
+        rows = LeftOut("row")
+        facts = read_facts(table, columns, found, source, rows)
+        self.notes += [f"{options.table}: {note}" for note in rows.notes()]
+        if not facts:
+            few = [str(path.relative_to(source)) for paths in found.values() for path in paths.values()][:10]
+            raise DataError(
+                f"{table.path}: expected names of files in column {columns.key!r}, such as {examples(few)}, got none\n"
+                + "\n".join(self.notes)
+            )
+        blank = [stem for stem, of in facts.items() if columns.group and not columns.split and not of.group]
+        if blank:
+            number = count(len(blank), "sample")
+            self.notes.append(f"{number} with blank {columns.group!r}, split one by one: {examples(blank)}")
+        absent = [stem for stem in found if stem not in facts]
+        if absent and (columns.split or columns.group):
+            for stem in absent:
+                rest.add(f"no row in {options.table}, which has column {columns.split or columns.group!r}", stem)
+            return facts
+        if absent:
+            self.notes.append(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
+        return dict.fromkeys(found, nothing) | facts
+
+    def _table_path(self, source: Path) -> Path:
+        path = source / self.options.table
+        if path.is_file():
+            return path
+        tables = [name.name for name in listed(source) if name.name.lower().endswith((".csv", ".csv.gz", ".tsv"))]
+        there = f"the folder has {examples(tables)}" if tables else "the folder has no .csv file"
+        raise DataError(f"{printable(path)}: expected the table that option table names, got no such file; {there}")
+
+    def _label(self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, left_out: LeftOut) -> str | None:
+        """The table's label, else that of the file cls, which is taken out of the fields, else the folder's name."""
+        label = facts.label
+        try:
+            written = fields.pop(_LABEL_FIELD, b"").decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            written = ""
+            left_out.add("label is not text in UTF-8", str(path.relative_to(source)))
+        folder = path.parent.name if self.options.label_from_folder and path.parent != source else ""
+        return label or written or printable(folder) or None
+
+    def _note(self, tally: Counter[str], fields_of: Counter[str], found: Mapping[str, Mapping[str, Path]]) -> None:
+        """Note what a user of the samples may not expect."""
+        options, samples = self.options, count(tally["samples"], "sample")
+        if not tally["pairs"]:
+            fields = examples([f"{field} ({number})" for field, number in sorted(fields_of.items())])
+            one = f"every sample has the one field {fields}"
+            what = one if len(fields_of) == 1 else f"no two files share a stem: {fields}"
+            by_name: dict[str, set[str]] = defaultdict(set)
+            for stem, paths in found.items():
+                by_name[stem.rpartition("/")[2]] |= paths.keys()
+            would_pair = any(len(of) > 1 for of in by_name.values())
+            cure = "set ignore_folders = true to pair files of one name in different folders" if would_pair else LAYOUT
+            self.notes.append(f"{what}; {'' if would_pair else 'expected '}{cure}")
+        else:
+            usual = {field: number for field, number in fields_of.items() if number >= _RARE * tally["samples"]}
+            lacking = {field: tally["samples"] - number for field, number in sorted(usual.items())}
+            self.notes += [f"{number} of {samples} without {field}" for field, number in lacking.items() if number]
+            rare = [f"{field} ({number})" for field, number in sorted(fields_of.items()) if field not in usual]
+            if rare:
+                self.notes.append(f"fields of less than {_RARE:.0%} of {samples}: {examples(rare)}")
+        dotted = sorted(field for field in fields_of if "." in field)
+        if dotted:
+            self.notes.append(
+                f'fields with a dot: {examples(dotted)}; unless they are meant, set stem_ends_at = "last dot"'
+            )
+        if 0 < tally["labels"] < tally["samples"]:
+            self.notes.append(f"{tally['samples'] - tally['labels']} of {samples} without label")
+        if tally["texts replaced"]:
+            self.notes.append(f"{count(tally['texts replaced'], 'txt file')} not used: the table has the text")
+        for split, share in (("train", 1.0), ("validation", options.validation_share), ("test", options.test_share)):
+            if share and not tally[split]:
+                self.notes.append(f"none of {samples} is in {split}")
+
+
+def _safe_key(stem: str, taken: Collection[str]) -> str:
+    """A key of letters, digits, "_" and "-" that is not taken; where that or the length asks for it, ends in a hash."""
+    key = re.sub(r"[^A-Za-z0-9_-]", "-", stem.replace("/", "_"))
+    if key in taken or len(key) > _LONGEST_KEY:
+        digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()[:12]
+        key = f"{key[: _LONGEST_KEY - 13]}-{digest}"
+    return key

@@ -1,0 +1,143 @@
+"""The optional table of a folder of samples: label, split, group and text of each, found by key or by file name."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import attrs
+
+from shala_datasets.files import LeftOut, printable
+from shala_datasets.tables import Table
+from shala_framework import DataError
+
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@attrs.frozen(kw_only=True)
+class Columns:
+    """Which column says what; an empty name stands for no column.
+
+    Attributes:
+        key: A sample's stem, or the name of one of its files.
+        label: Name of the class.
+        split: One of "train", "validation" and "test", or of their usual other names.
+        group: What several samples share and must not be divided by the split, such as the patient.
+        text: Columns that become the field txt, one below the other.
+    """
+
+    key: str
+    label: str
+    split: str
+    group: str
+    text: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Facts:
+    """What the table says of one sample; None or empty where the cell is blank or there is no such column."""
+
+    label: str | None
+    split: str | None
+    group: str
+    text: str
+
+
+def choose_columns(
+    table: Table, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
+) -> Columns:
+    """The columns that the options name, of those that the table has.
+
+    Args:
+        table: The table.
+        key: Column of keys or file names; empty for the one that is called "key" or "file".
+        label: Column of labels.
+        split: Column of splits.
+        group: Column of groups, or empty.
+        text: Columns of text.
+        optional: Names that may be absent from the table: the defaults, which a user did not write.
+
+    Raises:
+        DataError: The table lacks a column, naming those that it has.
+    """
+    if not key:
+        key = next((name for name in ("key", "file") if name in table.columns), "")
+    if not key:
+        table.require(["key"], 'or "file", or another one that option key_column names')
+    absent = {name for name in optional if name not in table.columns}
+    chosen = Columns(
+        key=key,
+        label="" if label in absent else label,
+        split="" if split in absent else split,
+        group=group,
+        text=tuple(text),
+    )
+    for option, name in (("key", chosen.key), ("label", chosen.label), ("split", chosen.split), ("group", group)):
+        if name:
+            table.require([name], f"option {option}_column")
+    table.require(chosen.text, "option text_columns")
+    return chosen
+
+
+def read_facts(
+    table: Table, columns: Columns, samples: Mapping[str, Mapping[str, Path]], source: Path, rows: LeftOut
+) -> dict[str, Facts]:
+    """Facts by stem; rows that belong to no sample, or to one that has a row, are left out.
+
+    Args:
+        table: The table.
+        columns: From `choose_columns`.
+        samples: Files by stem and field.
+        source: Folder that the names in the table are relative to.
+        rows: Takes the rows that are left out.
+
+    Raises:
+        DataError: The table cannot be read, or a split has an unknown name.
+    """
+    names = _Names(samples, source)
+    facts: dict[str, Facts] = {}
+    for line, row in table:
+        written = row[columns.key].strip()
+        where = f"line {line} ({written})"
+        stems = names.find(written)
+        if len(stems) != 1:
+            reason = "several samples of that name: write its path" if stems else "no file of that name"
+            rows.add(reason if written else f"blank {columns.key!r}", where)
+            continue
+        (stem,) = stems
+        found = Facts(
+            label=(row[columns.label].strip() or None) if columns.label else None,
+            split=_split(table.path, line, row[columns.split]) if columns.split else None,
+            group=row[columns.group].strip() if columns.group else "",
+            text="\n".join(text for column in columns.text if (text := row[column].strip())),
+        )
+        if facts.setdefault(stem, found) != found:
+            rows.add("another row for the same sample, which says something else", where)
+    return facts
+
+
+class _Names:
+    """What a table may call a sample: stem or path of a file, or the last part of either where only one has it."""
+
+    def __init__(self, samples: Mapping[str, Mapping[str, Path]], source: Path) -> None:
+        self.paths: dict[str, set[str]] = defaultdict(set)
+        self.last_parts: dict[str, set[str]] = defaultdict(set)
+        for stem, files in samples.items():
+            for name in {stem, *(path.relative_to(source).as_posix() for path in files.values())}:
+                self.paths[name].add(stem)
+                self.last_parts[name.rpartition("/")[2]].add(stem)
+
+    def find(self, written: str) -> set[str]:
+        """Stems of the samples that a cell may mean."""
+        path = str(PurePosixPath(written.replace("\\", "/"))) if written else ""
+        return self.paths.get(path) or self.last_parts.get(path.rpartition("/")[2], set())
+
+
+def _split(path: Path, line: int, cell: str) -> str:
+    text = cell.strip().lower()
+    if text not in SPLITS:
+        raise DataError(f"{printable(path)}, line {line}: expected a split, {', '.join(SPLITS)}, got {cell!r}")
+    return SPLITS[text]

@@ -1,0 +1,221 @@
+"""MIMIC-CXR: chest X-rays of MIMIC-CXR-JPG and the reports of MIMIC-CXR, one sample a study.
+
+Credentialed users download both from PhysioNet: MIMIC-CXR-JPG (images and tables) and mimic-cxr-reports.zip of
+MIMIC-CXR. Accepted is any folder that holds, up to six levels down and side by side or merged into one tree,
+
+    <any>/p10/p10000032/s50414267/<dicom_id>.jpg           images, `<any>` being `files` as it is published
+    <any>/p10/p10000032/s50414267.txt                      reports, may be absent (option `reports`)
+    <any>/mimic-cxr-2.0.0-{split,metadata,chexpert}.csv    tables, or .csv.gz
+
+and a part of the images or the reports, such as p10 alone, will do.
+
+Reference: Johnson et al. 2019, "MIMIC-CXR, a de-identified publicly available database of chest radiographs with
+free-text reports"; Johnson et al. 2019, "MIMIC-CXR-JPG".
+"""
+
+import itertools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from shala_datasets.files import LeftOut, check_folder, count, listed, printable, walk
+from shala_datasets.mimic_cxr_tables import FINDINGS, NO_FINDING, Study, read_studies
+from shala_framework import DataError, Dataset, Sample, not_empty
+
+LAYOUT = (
+    "p10/p10000032/s50414267/<dicom_id>.jpg and p10/p10000032/s50414267.txt, in folders `files` up to six levels down"
+)
+
+_GROUP = re.compile(r"p1[0-9]")
+_TABLE = re.compile(r"mimic-cxr-2\.[0-9]+\.[0-9]+-(split|metadata|chexpert)\.csv(?:\.gz)?")
+_LEVELS = 6
+
+
+def _check_finding(_: Any, __: Any, finding: str) -> None:
+    if finding and finding not in FINDINGS:
+        raise ValueError(f"expected one of {', '.join(FINDINGS)}, or nothing for no labels, got {finding!r}")
+
+
+class MIMICCXR(Dataset):
+    """MIMIC-CXR as samples with the fields jpg, txt (the whole report) and json; jpg or txt may be missing.
+
+    The image is the first one, by date, time and name, of those whose view the options ask for and whose file can be
+    read. Field json has subject_id, study_id, dicom_id and view (null without an image) and the findings of CheXpert's
+    labeller: 1 positive, 0 negative, -1 uncertain, absent where the report does not mention it.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Which images and reports, and what the label is.
+
+        Attributes:
+            views: Views to choose the image from, as ViewPosition has them; "LATERAL" and "LL" are the lateral ones.
+            finding: Finding that gives the label, "positive" or "negative", and none where it is uncertain or not
+                mentioned. "No Finding" gives "normal", or "abnormal" where any finding but support devices is
+                positive. Empty gives no labels and needs no CheXpert table.
+            reports: False leaves the reports out, so that a study without an image is no sample.
+        """
+
+        views: tuple[str, ...] = attrs.field(default=("PA", "AP"), validator=not_empty)
+        finding: str = attrs.field(default=NO_FINDING, validator=_check_finding)
+        reports: bool = True
+
+    options: Options
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        """Yield the studies by subject and study, reading one patient's folder at a time.
+
+        Args:
+            source: Folder with the trees and tables, see the module.
+
+        Raises:
+            DataError: The folder does not exist, holds no tree or not the tables that are needed, a table is damaged,
+                or there is no sample in the end.
+        """
+        self.notes = []
+        source = check_folder(source, LAYOUT)
+        trees, tables = self._find(source)
+        rows, files, without = LeftOut("row"), LeftOut(), LeftOut("sample")
+        studies = read_studies(tables, rows)
+        self.notes += rows.notes()
+        self._check_views(studies)
+        tally: Counter[str] = Counter()
+        for subject_id, keys in itertools.groupby(studies, key=lambda key: key[0]):
+            patient = _Patient(trees, subject_id, source, files)
+            for key in keys:
+                sample = self._sample(key, studies[key], patient, tally)
+                if sample is None:
+                    without.add("neither image nor report", _name(key))
+                else:
+                    yield sample
+            for name in sorted(str(path.relative_to(source)) for path in itertools.chain(*patient.files.values())):
+                if self.options.reports or not name.endswith(".txt"):
+                    files.add("not in the split table", name)
+        _leave_others(trees, source, {subject_id for subject_id, _ in studies}, files)
+        self.notes += [*files.notes(), *without.notes()]
+        if not tally["samples"]:
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no file of a study", *self.notes]))
+        self._note_missing(tally)
+
+    def _find(self, source: Path) -> tuple[list[Path], dict[str, Path]]:
+        """Folders that hold p10 to p19, and the tables by kind; the first one found where there are two of a kind."""
+        trees: list[Path] = []
+        tables: dict[str, Path] = {}
+        level = [source]
+        for _ in range(_LEVELS + 1):
+            folders: list[Path] = []
+            for folder in level:
+                inside = listed(folder)
+                for path in inside:
+                    match = _TABLE.fullmatch(path.name)
+                    if match and tables.setdefault(match[1], path) is not path:
+                        used = tables[match[1]].relative_to(source)
+                        self.notes.append(printable(f"{path.relative_to(source)} is not used, {used} is"))
+                below = [path for path in inside if path.is_dir()]
+                if any(_GROUP.fullmatch(path.name) for path in below):
+                    trees.append(folder)
+                folders += [path for path in below if not _GROUP.fullmatch(path.name)]
+            level = folders
+        if not trees:
+            raise DataError(f"{source}: expected {LAYOUT}, got no folder p10 to p19")
+        cures = {
+            "split": "it comes with MIMIC-CXR-JPG",
+            "metadata": "it comes with MIMIC-CXR-JPG",
+            "chexpert": 'it comes with MIMIC-CXR-JPG; or set finding = "" to pack without labels',
+        }
+        absent = [kind for kind in cures if kind not in tables and (kind != "chexpert" or self.options.finding)]
+        if absent:
+            wanted = "\n".join(f"mimic-cxr-2.0.0-{kind}.csv or .csv.gz ({cures[kind]})" for kind in absent)
+            raise DataError(f"{source}: expected the tables beside the folders, got none of this name:\n{wanted}")
+        return trees, tables
+
+    def _check_views(self, studies: dict[tuple[str, str], Study]) -> None:
+        """Refuse views that no image has: they would make a data set of reports alone."""
+        views = Counter(image.view for study in studies.values() for image in study.images)
+        if not any(view in views for view in self.options.views):
+            there = ", ".join(f"{view or 'blank'} ({number})" for view, number in sorted(views.items())) or "none"
+            raise DataError(f"expected images with a view of option views, {list(self.options.views)}, got {there}")
+
+    def _sample(self, key: tuple[str, str], study: Study, patient: "_Patient", tally: Counter[str]) -> Sample | None:
+        """One study, or None where it has neither image nor report."""
+        subject_id, study_id = key
+        options = self.options
+        facts: dict[str, Any] = {"subject_id": int(subject_id), "study_id": int(study_id)}
+        facts |= {"dicom_id": None, "view": None, "findings": study.findings}
+        fields: dict[str, bytes] = {}
+        paths = {image: patient.take(f"s{study_id}/{image.dicom_id}.jpg") for image in sorted(study.images)}
+        wanted = [image for image in paths if image.view in options.views]
+        for image in wanted:
+            if (content := patient.read(paths[image])) is not None:
+                fields["jpg"] = content
+                facts |= {"dicom_id": image.dicom_id, "view": image.view}
+                break
+        report = patient.take(f"s{study_id}.txt") if options.reports else []
+        if (content := patient.read(report)) is not None:
+            fields["txt"] = content
+        if not fields:
+            return None
+        fields["json"] = json.dumps(facts, sort_keys=True).encode()
+        label = study.label(options.finding) if options.finding else None
+        tally.update(["samples", *fields])
+        tally["unlabelled"] += label is None
+        tally["no such view"] += not wanted
+        tally["absent images"] += sum(not paths[image] for image in wanted)
+        tally["further images"] += sum(map(bool, paths.values())) - ("jpg" in fields)
+        return Sample(key=_name(key), split=study.split, fields=fields, label=label)
+
+    def _note_missing(self, tally: Counter[str]) -> None:
+        """Note how many samples lack a field or a label, and how many images have no place in a sample."""
+        options, samples = self.options, count(tally["samples"], "sample")
+        no_image, no_report = (tally["samples"] - tally[field] for field in ("jpg", "txt"))
+        if no_image:
+            views, rest = " or ".join(options.views), no_image - tally["no such view"]
+            reasons = f"{tally['no such view']} with no {views} image, {rest} whose file is absent or unreadable"
+            self.notes.append(f"{no_image} of {samples} without jpg: {reasons}")
+        if no_report and options.reports:
+            self.notes.append(f"{no_report} of {samples} without txt: the report is absent or unreadable")
+        if tally["unlabelled"] and options.finding:
+            self.notes.append(f"{tally['unlabelled']} of {samples} without label: {options.finding!r} does not decide")
+        if tally["absent images"]:
+            self.notes.append(f"{count(tally['absent images'], 'image')} in the tables without a file")
+        if tally["further images"]:
+            self.notes.append(f"{count(tally['further images'], 'image')} not used: a sample has one image")
+
+
+class _Patient:
+    """The files of one patient in all trees; what no study has taken remains in `files`."""
+
+    def __init__(self, trees: list[Path], subject_id: str, source: Path, left_out: LeftOut) -> None:
+        self.source, self.left_out = source, left_out
+        self.files: dict[str, list[Path]] = defaultdict(list)
+        for folder in (tree / f"p{subject_id[:2]}" / f"p{subject_id}" for tree in trees):
+            for path in walk(folder) if folder.is_dir() else ():
+                self.files[path.relative_to(folder).as_posix()].append(path)
+
+    def take(self, name: str) -> list[Path]:
+        """Remove and return the files of one name, such as s50414267.txt, one from each tree that has it."""
+        return self.files.pop(name, [])
+
+    def read(self, paths: list[Path]) -> bytes | None:
+        """Content of the first file that can be read; each one that cannot is left out with the reason."""
+        contents = (self.left_out.read(path, self.source) for path in paths)
+        return next((content for content in contents if content is not None), None)
+
+
+def _leave_others(trees: list[Path], source: Path, subjects: set[str], files: LeftOut) -> None:
+    """Leave out what lies in the trees beside the folders of the patients in the tables."""
+    for group in (path for tree in trees for path in listed(tree) if _GROUP.fullmatch(path.name) and path.is_dir()):
+        expected = {f"p{subject_id}" for subject_id in subjects if f"p{subject_id[:2]}" == group.name}
+        for path in listed(group):
+            if path.name not in expected:
+                files.add("no folder of a patient in the split table", str(path.relative_to(source)))
+
+
+def _name(key: tuple[str, str]) -> str:
+    """Sample key of a subject and a study."""
+    return f"p{key[0]}-s{key[1]}"

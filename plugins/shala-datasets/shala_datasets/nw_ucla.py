@@ -1,0 +1,118 @@
+"""Northwestern-UCLA Multiview Action 3D: skeletons of ten actions, seen from three sides, with the action's name.
+
+Read are the sequences as JSON files, one each, in which the field's papers share them.
+
+Reference: Wang et al. 2014, "Cross-view action modeling, learning and recognition".
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from shala_datasets.archives import files_in
+from shala_datasets.files import LeftOut, check_folder, count, printable
+from shala_framework import DataError, Dataset, Sample, between, each
+
+ACTIONS = {
+    1: "pick up with one hand",
+    2: "pick up with two hands",
+    3: "drop trash",
+    4: "walk around",
+    5: "sit down",
+    6: "stand up",
+    8: "donning",
+    9: "doffing",
+    11: "throw",
+    12: "carry",
+}
+NUM_SUBJECTS, NUM_JOINTS = 10, 20
+LAYOUT = (
+    "nw_ucla/ with files such as all_sqe/a01_s01_e00_v01.json or a tar archive of them "
+    "(github.com/Uason-Chen/CTR-GCN says where to get them)"
+)
+_NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json", re.ASCII)
+_TEST_VIEW = 3
+_FARTHEST = 100.0  # metres: a Kinect sees a tenth of it
+
+
+def _check_subjects(_: object, __: object, subjects: tuple[int, ...]) -> None:
+    if len(set(subjects)) >= NUM_SUBJECTS:
+        raise ValueError(f"expected some of the {NUM_SUBJECTS} subjects to be left for training, got {subjects!r}")
+
+
+class NWUCLA(Dataset):
+    """Samples with the fields skeleton.json (the file as it is: [T, 20, 3], in metres) and txt, the action's name."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """How the data set is split: views 1 and 2 train, view 3 tests, as published.
+
+        Attributes:
+            validation_subjects: Subjects whose sequences in views 1 and 2 are for validation, so that both views of a
+                performance are on one side. View 3 tests on every subject.
+        """
+
+        validation_subjects: tuple[int, ...] = attrs.field(
+            default=(10,), validator=[each(between(1, NUM_SUBJECTS)), _check_subjects]
+        )
+
+    options: Options
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        """Yield the samples in the order of their keys, such as "a01_s01_e00_v01".
+
+        Args:
+            source: Folder that holds nw_ucla/, or the files themselves.
+
+        Raises:
+            DataError: The folder does not exist, holds no sequence, or its archive is damaged.
+        """
+        self.notes = []
+        source = check_folder(source, LAYOUT)
+        place = source / "nw_ucla" if (source / "nw_ucla").is_dir() else source
+        left_out, num_samples, num_still = LeftOut(), 0, 0
+        for name, content in files_in(place, ".json", left_out):
+            match = _NAME.fullmatch(name)
+            action, subject, _, view = map(int, match.groups()) if match else (0, 0, 0, 0)
+            if action not in ACTIONS or not 1 <= subject <= NUM_SUBJECTS or not 1 <= view <= _TEST_VIEW:
+                left_out.add("name is not aNN_sNN_eNN_vNN.json with numbers of NW-UCLA", name)
+                continue
+            num_frames, problem = check_sequence(content)
+            if problem:
+                left_out.add(problem, name)
+                continue
+            num_samples += 1
+            num_still += num_frames == 1
+            held = subject in self.options.validation_subjects
+            yield Sample(
+                key=name.removesuffix(".json"),
+                split="test" if view == _TEST_VIEW else "validation" if held else "train",
+                fields={"skeleton.json": content, "txt": ACTIONS[action].encode()},
+                label=ACTIONS[action],
+            )
+        self.notes += left_out.notes()
+        if not num_samples:
+            raise DataError("\n".join([f"{printable(place)}: expected {LAYOUT}, got no sequence", *self.notes]))
+        if num_still:
+            self.notes.append(f"{count(num_still, 'sequence')} of a single frame kept")
+
+
+def check_sequence(content: bytes) -> tuple[int, str]:
+    """Check one file.
+
+    Returns:
+        Number of frames, and what is wrong with the file or else an empty string.
+    """
+    try:
+        joints = np.asarray(json.loads(content)["skeletons"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0, 'not a JSON object with lists of numbers [frames, joints, coordinates] under "skeletons"'
+    if joints.ndim != 3 or not len(joints) or joints.shape[1:] != (NUM_JOINTS, 3) or joints.dtype.kind not in "fi":
+        return 0, f'"skeletons" does not have the shape [frames, {NUM_JOINTS}, 3]'
+    if not (np.abs(joints.astype(np.float64)) < _FARTHEST).all():
+        return 0, f"coordinates are not finite or beyond {_FARTHEST:g} metres"
+    return len(joints), ""

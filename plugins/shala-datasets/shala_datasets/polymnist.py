@@ -1,0 +1,126 @@
+"""PolyMNIST: five pictures of one digit by different hands, each over crops of a background of its own.
+
+A picture is a 28 x 28 crop of its modality's background, at a random place, whose colours are inverted where an MNIST
+digit of the sample's class has ink. What the modalities share is the class and nothing else. The pictures are made
+here from MNIST and the backgrounds, so figures compare only where the backgrounds are the same.
+
+Reference: Sutter et al. 2021, "Generalized multimodal ELBO".
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shala_datasets.draws import SPLITS, draw
+from shala_datasets.files import check_folder, printable, read
+from shala_datasets.mnist import LAYOUT as MNIST_LAYOUT
+from shala_datasets.mnist import VALIDATION_SHARE, MNISTDigits, read_mnist
+from shala_framework import DataError, Dataset, Sample, at_least, between, encode_png
+
+LAYOUT = f"{MNIST_LAYOUT}, and polymnist_backgrounds/ with 1.jpg to 5.jpg (github.com/thomassutter/MoPoE)"
+_SIDE = 28
+_INK = 127  # brighter pixels of a digit count as ink
+_LARGEST_BACKGROUND = 1 << 26  # pixels: a small file may claim, and unpack to, far more
+_CLASS_STREAM, _SAMPLE_STREAM = 0, 1
+
+
+class PolyMNIST(Dataset):
+    """Samples with the fields m0.png to m4.png, and json: which digits and which crops they were made of."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """How much is made.
+
+        Attributes:
+            train: Number of training samples; their classes come as often as among the training digits.
+            validation: Number of validation samples, of a tenth of the training digits, which train then never shows;
+                with 0 train may show all.
+            test: Number of test samples, of MNIST's test digits.
+            seed: Of everything random.
+            num_modalities: The first so many of the five.
+        """
+
+        train: int = attrs.field(default=60_000, validator=at_least(0))
+        validation: int = attrs.field(default=2_000, validator=at_least(0))
+        test: int = attrs.field(default=10_000, validator=at_least(0))
+        seed: int = attrs.field(default=0, validator=at_least(0))
+        num_modalities: int = attrs.field(default=5, validator=between(1, 5))
+
+    options: Options
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        """Yield the samples of "train", "validation" and "test"; each depends on seed, split and its number alone.
+
+        Args:
+            source: Folder that holds mnist/ and polymnist_backgrounds/.
+
+        Raises:
+            DataError: The folder lacks a file, or a file is not what it should be.
+        """
+        self.notes = []
+        options = self.options
+        source = check_folder(source, LAYOUT)
+        backgrounds = [
+            read_background(source / "polymnist_backgrounds" / f"{number}.jpg")
+            for number in range(1, options.num_modalities + 1)
+        ]
+        digits = read_mnist(source / "mnist", VALIDATION_SHARE if options.validation else 0.0)
+        for split_number, split in enumerate(SPLITS):
+            rows = [digits[split].of_class(label) for label in range(10)]
+            num_samples = getattr(options, split)
+            drawn = draw(len(digits[split].labels), num_samples, options.seed, _CLASS_STREAM, split_number)
+            for index, label in enumerate(digits[split].labels[drawn].tolist()):
+                rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
+                fields = compose(digits[split], rows[label], backgrounds, rng)
+                yield Sample(key=f"{split}_{index:06d}", split=split, fields=fields, label=str(label))
+
+
+def compose(
+    digits: MNISTDigits, rows: NDArray[np.intp], backgrounds: list[NDArray[np.uint8]], rng: np.random.Generator
+) -> dict[str, bytes]:
+    """Make one sample's fields.
+
+    Args:
+        digits: Where the digits come from.
+        rows: Those of the sample's class; each modality shows another one, where they are enough.
+        backgrounds: uint8 RGB array [H, W, 3] of each modality.
+        rng: Chooses digits and crops.
+    """
+    chosen = rng.choice(rows, len(backgrounds), replace=len(rows) < len(backgrounds))
+    fields, corners = {}, []
+    for number, (row, background) in enumerate(zip(chosen, backgrounds, strict=True)):
+        height, width = background.shape[:2]
+        top, left = int(rng.integers(height - _SIDE + 1)), int(rng.integers(width - _SIDE + 1))
+        picture = background[top : top + _SIDE, left : left + _SIDE].copy()
+        ink = digits.images[row] > _INK
+        picture[ink] = 255 - picture[ink]
+        fields[f"m{number}.png"] = encode_png(picture)
+        corners.append([top, left])
+    facts = {"digits": digits.numbers[chosen].tolist(), "corners": corners}
+    return fields | {"json": json.dumps(facts).encode()}
+
+
+def read_background(path: Path) -> NDArray[np.uint8]:
+    """A background as uint8 RGB array [H, W, 3].
+
+    Raises:
+        DataError: The file is absent, no picture, cut short, or smaller than a crop or larger than any camera's.
+    """
+    data = read(path)
+    try:
+        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(data)) as image:
+            if min(image.size) < _SIDE or image.width * image.height > _LARGEST_BACKGROUND:
+                raise DataError(
+                    f"{printable(path)}: expected a picture of at least {_SIDE} x {_SIDE} and at most "
+                    f"{_LARGEST_BACKGROUND} pixels, got {image.width} x {image.height}"
+                )
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        raise DataError(f"{printable(path)}: not a readable picture: {error}; download it again") from error

@@ -1,0 +1,42 @@
+"""Dividing samples, or whole groups of them, into parts: the same division on every machine and at every time."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def check_share(_: Any, __: Any, share: float) -> None:
+    """Validator of an option: accept numbers in [0, 1)."""
+    if not 0 <= share < 1:
+        raise ValueError(f"expected a number from 0 to less than 1, got {share!r}")
+
+
+def held_out(groups: Iterable[T], share: float, kind: str) -> frozenset[T]:
+    """The groups to hold out: the first ones in the order of a stable hash.
+
+    Args:
+        groups: Subjects, say, or recordings, each of which stays on one side; told apart by their text.
+        share: Share of them to hold out, in [0, 1); above 0 at least one group is, but never the only one.
+        kind: What they are groups of; another kind gives another order.
+    """
+    if share == 0:
+        return frozenset()
+    ranked = sorted(groups, key=lambda group: hashlib.sha256(f"shala {kind} {group}".encode()).digest())
+    return frozenset(ranked[: min(len(ranked) - 1, max(1, round(share * len(ranked))))])
+
+
+def split_by_hash(name: str, validation_share: float, test_share: float) -> str:
+    """The split of one sample or group by a hash of its name alone, so that others that come or go do not move it.
+
+    Args:
+        name: Any text, unpaired surrogates of odd file names included.
+        validation_share: Share of names that go to "validation", in expectation.
+        test_share: Share of names that go to "test", in expectation.
+    """
+    digest = hashlib.sha256(f"shala split {name}".encode(errors="surrogateescape")).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    if place < test_share:
+        return "test"
+    return "validation" if place < test_share + validation_share else "train"

@@ -1,0 +1,105 @@
+"""Tables of comma-separated values: plain or gzipped, with a header row, read one row at a time."""
+
+import csv
+import difflib
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from shala_datasets.files import printable
+from shala_framework import DataError
+
+_LONGEST_LINE = 1 << 20  # characters; a damaged or hostile file may be one endless line
+
+
+@attrs.frozen
+class Table:
+    """A table in a file; iterating over it gives each row's line number and its cells by column, blank rows left out.
+
+    Attributes:
+        path: The file; gzipped where its name ends in .gz.
+        columns: Names in the header row.
+        delimiter: "," or, where the header row has more of them, ";" or a tab.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    delimiter: str
+
+    @classmethod
+    def open(cls, path: Path) -> "Table":
+        """Read the header row.
+
+        Raises:
+            DataError: The file cannot be read, is not UTF-8, or has no header row of different names.
+        """
+        header = next(_lines(path), "")
+        delimiter = max(",;\t", key=header.count)
+        columns = next((tuple(cell.strip() for cell in row) for _, row in _rows(path, delimiter)), ())
+        if not columns:
+            raise DataError(
+                f"{printable(path)}: expected a header row with the names of the columns, got an empty file"
+            )
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise DataError(f"{printable(path)}: expected different names of columns, got {twice[0]!r} twice")
+        return cls(path, columns, delimiter)
+
+    def require(self, columns: Iterable[str], purpose: str = "") -> None:
+        """Check that there are columns of these names.
+
+        Args:
+            columns: The names.
+            purpose: What asks for them, for the error.
+
+        Raises:
+            DataError: Naming those that are absent and those that are there.
+        """
+        absent = [column for column in columns if column not in self.columns]
+        if absent:
+            close = difflib.get_close_matches(absent[0], self.columns, n=1)
+            raise DataError(
+                f"{printable(self.path)}: expected {'a column' if len(absent) == 1 else 'columns'} "
+                f"{', '.join(map(repr, absent))}{f' ({purpose})' if purpose else ''}, got the columns "
+                f"{', '.join(map(repr, self.columns))}{f'; did you mean {close[0]!r}?' if close else ''}"
+            )
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        rows = _rows(self.path, self.delimiter)
+        next(rows, None)
+        for line, row in rows:
+            if len(row) != len(self.columns):
+                raise DataError(
+                    f"{printable(self.path)}, line {line}: expected {len(self.columns)} cells, got {len(row)}; "
+                    f"a cell that holds {self.delimiter!r} or a line break needs quotes around it"
+                )
+            yield line, dict(zip(self.columns, row, strict=True))
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every row that is not blank, the header row included."""
+    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    try:
+        yield from ((reader.line_num, row) for row in reader if any(row))
+    except csv.Error as error:
+        raise DataError(f"{printable(path)}, line {reader.line_num}: not readable as a table: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The file's lines with their ends."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:
+            for number, line in enumerate(iter(partial(stream.readline, _LONGEST_LINE), ""), 1):
+                if len(line) == _LONGEST_LINE:
+                    raise DataError(f"{printable(path)}, line {number}: expected at most {_LONGEST_LINE} characters")
+                yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{printable(path)}: expected text in UTF-8, got other bytes; save it as CSV UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{printable(path)}: cannot read the table: {reason}") from error

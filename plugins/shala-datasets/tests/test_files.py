@@ -1,0 +1,77 @@
+"""Listing and reading raw files, the account of those left out, and division by hash."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from shala_datasets.files import LeftOut, printable, read, size, walk
+from shala_datasets.splits import held_out, split_by_hash
+
+from shala_framework import DataError
+
+
+def test_walk_ends_and_has_one_order(tmp_path: Path) -> None:
+    """Files come in the order of their names, linked folders count once for each link, and links in a circle end."""
+    for name in ("b/2", "b/1", "a/x", "c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/again").symlink_to(tmp_path / "a")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "a/across").symlink_to(tmp_path / "b")
+    found = [str(path.relative_to(tmp_path)) for path in walk(tmp_path)]
+    assert found == ["c", "a/x", "a/across/1", "a/across/2", "b/1", "b/2", "b/again/x"]
+    with pytest.raises(DataError, match="absent: cannot list the folder"):
+        list(walk(tmp_path / "absent"))
+
+
+def test_what_is_no_plain_file_is_refused_and_noted(tmp_path: Path) -> None:
+    """A pipe, which a reader would wait for, a link to nothing and an empty file are left out, each with its reason."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "empty").touch()
+    (tmp_path / "full").write_bytes(b"content")
+    left_out = LeftOut("clip")
+    contents = [left_out.read(path, tmp_path) for path in walk(tmp_path)]
+    assert contents == [None, b"content", None, None]
+    assert sorted(left_out.notes()) == [
+        "1 clip left out, cannot read the file: No such file or directory: link",
+        "1 clip left out, cannot read the file: expected a regular file: pipe",
+        "1 clip left out, empty file: empty",
+    ]
+    assert len(left_out) == 3
+    for refuse in (read, size):
+        with pytest.raises(DataError, match="pipe: cannot read the file: expected a regular file"):
+            refuse(tmp_path / "pipe")
+
+
+def test_notes_show_five_examples_and_count_all() -> None:
+    """Files with one reason share a note with their number and the first five, whatever bytes their names have."""
+    left_out = LeftOut()
+    for number in range(7):
+        left_out.add("odd", f"{number}")
+    left_out.add("bytes", os.fsdecode(b"caf\xe9"))
+    assert left_out.notes() == ["7 files left out, odd: 0, 1, 2, 3, 4, ...", r"1 file left out, bytes: caf\xe9"]
+    assert printable("Größe") == "Größe"
+
+
+def test_hash_splits_keep_shares_and_places() -> None:
+    """Of 4,000 names each split gets its share within 2 %, and larger shares only take from train."""
+    names = [f"name {number}" for number in range(4000)]
+    small = {name: split_by_hash(name, 0.1, 0.2) for name in names}
+    assert {split: round(number / 4000, 1) for split, number in Counter(small.values()).items()} == {
+        "train": 0.7, "validation": 0.1, "test": 0.2,
+    }  # fmt: skip
+    assert abs(sum(split == "test" for split in small.values()) / 4000 - 0.2) < 0.02
+    large = {name: split_by_hash(name, 0.3, 0.2) for name in names}
+    assert {small[name] for name in names if large[name] != small[name]} == {"train"}
+    assert split_by_hash(os.fsdecode(b"caf\xe9"), 0.0, 0.0) == "train"
+
+
+@pytest.mark.parametrize(("number", "share", "expected"), [(0, 0.5, 0), (1, 0.5, 0), (2, 0.01, 1), (20, 0.25, 5)])
+def test_held_out_groups_leave_at_least_one(number: int, share: float, expected: int) -> None:
+    """At least one of several groups is held out, never the only one, and the order given does not matter."""
+    groups = held_out(range(number), share, "test")
+    assert len(groups) == expected
+    assert groups == held_out(reversed(range(number)), share, "test")
+    assert not held_out(range(number), 0.0, "test")

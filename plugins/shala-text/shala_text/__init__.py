@@ -1,0 +1,203 @@
+"""Free text as a modality: reports, captions or single words, as tokens of a vocabulary that is fitted to them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from shala_framework import (
+    DataError,
+    Modality,
+    Preview,
+    above,
+    at_least,
+    between,
+    each,
+    hookimpl,
+    multiple_of,
+    not_empty,
+)
+from shala_text.decoder import TextDecoder
+from shala_text.encoder import TextEncoder
+from shala_text.reading import decode_utf8, normalise, printable
+from shala_text.sections import keep_sections
+from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary
+
+
+def _divides_width(options: Any, _: Any, heads: int) -> None:
+    if heads < 1 or options.width % heads:
+        raise ValueError(f"expected a divisor of width = {options.width}, got {heads!r}")
+
+
+@final
+class Text(Modality):
+    """Texts x, int64 [L] of tokens: those of the text, then 1 for its end, then 0 for padding.
+
+    A field of white space only, or a report without any of the wanted sections, is a missing modality. A text of more
+    than L - 1 tokens is cut there.
+    """
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options of a text modality.
+
+        Attributes:
+            fields: Sample fields to look for, in this order; UTF-8 text.
+            vocabulary_size: Most tokens of the vocabulary fitted to the training samples, at least 258.
+            max_tokens: Tokens L of x, its end included.
+            lower_case: Whether capitals become small when read.
+            sections: Sections of a report to keep, such as ["FINDINGS", "IMPRESSION"]; empty keeps the whole text.
+            width: Width of the networks, a multiple of 8.
+            num_layers: Layers of the decoder; the encoder has one less, but at least one.
+            heads: Attention heads of each layer; a divisor of width.
+            word_dropout: Share of the tokens hidden from the decoder's input while it trains, so that it asks z.
+            temperature: Of drawn texts: below 1 they keep to likely tokens. With 1 and top_p = 1 a draw follows
+                log_prob exactly.
+            top_p: Tokens are drawn among the likeliest ones that make up this share (nucleus sampling).
+        """
+
+        fields: tuple[str, ...] = attrs.field(default=("txt",), validator=[not_empty, each(not_empty)])
+        vocabulary_size: int = attrs.field(default=2000, validator=at_least(MINIMUM_SIZE))
+        max_tokens: int = attrs.field(default=96, validator=at_least(8))
+        lower_case: bool = False
+        sections: tuple[str, ...] = attrs.field(default=(), validator=each(not_empty))
+        width: int = attrs.field(default=128, validator=[at_least(8), multiple_of(8)])
+        num_layers: int = attrs.field(default=3, validator=at_least(1))
+        heads: int = attrs.field(default=4, validator=_divides_width)
+        word_dropout: float = attrs.field(default=0.2, validator=between(0, 1))
+        temperature: float = attrs.field(default=1.0, validator=above(0))
+        top_p: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
+
+    options: Options
+    dtype = torch.int64
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.options.max_tokens,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.options.fields
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What `fit` learned.
+
+        Raises:
+            ValueError: There has been neither `fit` nor `load_state`.
+        """
+        if self._vocabulary is None:
+            raise ValueError("expected a fitted text modality, got one without a vocabulary; call fit or load_state")
+        return self._vocabulary
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        """Learn the vocabulary from the training samples, which are read once and not kept.
+
+        Raises:
+            DataError: A field is not text, or no sample has one.
+        """
+        num_texts = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal num_texts
+            for sample in samples:
+                text = self._text(sample)
+                if text:
+                    num_texts += 1
+                    yield text
+
+        vocabulary = Vocabulary.fit(texts(), self.options.vocabulary_size)
+        if not num_texts:
+            sections = f" with one of the sections {list(self.options.sections)}" if self.options.sections else ""
+            raise DataError(
+                f"expected training samples with text in one of the fields {list(self.fields)}{sections}, got none; "
+                f"check the options `fields` and `sections` against what the shards hold"
+            )
+        self._vocabulary = vocabulary
+
+    def state(self) -> dict[str, Any]:
+        """The vocabulary, in the JSON of the `tokenizers` library."""
+        return {"vocabulary": self.vocabulary.to_json()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if set(state) != {"vocabulary"} or not isinstance(state["vocabulary"], str):
+            raise ValueError(f"expected a state with the text 'vocabulary', got keys {sorted(state)}")
+        self._vocabulary = Vocabulary.from_json(state["vocabulary"])
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        """Decode the first of `fields` that the sample has: int64 [L].
+
+        Raises:
+            DataError: It is empty, or not UTF-8 text.
+        """
+        text = self._text(sample)
+        if not text:
+            return None
+        tokens = self.vocabulary.encode(text, self.options.max_tokens)
+        x = torch.full(self.shape, PAD)
+        x[: len(tokens)] = torch.tensor(tokens)
+        return x
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        """One line of UTF-8 under "txt"."""
+        return {"txt": f"{self._shown(x)}\n".encode()}
+
+    def preview(self, x: Tensor) -> Preview:
+        """The text itself."""
+        return Preview(text=self._shown(x))
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        """Encode x, int64 [B, L], as h [B, feature_dim]."""
+        options = self.options
+        return TextEncoder(
+            self._num_tokens,
+            options.max_tokens,
+            options.width,
+            max(1, options.num_layers - 1),
+            options.heads,
+            feature_dim,
+        )
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        """Decode z [B, latent_dim] as a likelihood of texts, token by token."""
+        options = self.options
+        return TextDecoder(
+            self._num_tokens,
+            options.max_tokens,
+            options.width,
+            options.num_layers,
+            options.heads,
+            latent_dim,
+            word_dropout=options.word_dropout,
+            temperature=options.temperature,
+            top_p=options.top_p,
+        )
+
+    @property
+    def _num_tokens(self) -> int:
+        """Rows of the networks' tables; before `fit` the most there may be, so that a dry run can count parameters."""
+        return self._vocabulary.num_tokens if self._vocabulary is not None else self.options.vocabulary_size
+
+    def _text(self, sample: Mapping[str, bytes]) -> str:
+        """Clean text of the first of `fields` that the sample has; empty where the modality is missing."""
+        field = next((name for name in self.fields if name in sample), None)
+        if field is None:
+            return ""
+        text = decode_utf8(sample[field], field)
+        if self.options.sections:
+            text = keep_sections(text, self.options.sections)
+        return normalise(text, self.options.lower_case)
+
+    def _shown(self, x: Tensor) -> str:
+        return printable(self.vocabulary.decode(x.tolist()))
+
+
+@hookimpl
+def shala_register_modalities(register: Any) -> None:
+    register("text", Text)

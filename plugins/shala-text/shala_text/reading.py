@@ -1,0 +1,51 @@
+"""Bytes of a text file to clean text: UTF-8, one form of each character, single spaces."""
+
+import re
+import unicodedata
+
+from shala_framework import DataError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def decode_utf8(data: bytes, field: str) -> str:
+    """Decode a text file, with or without a byte order mark.
+
+    Args:
+        data: The file.
+        field: Name of its field, for messages.
+
+    Raises:
+        DataError: There are no bytes, they are not UTF-8, or they hold a NUL, as binary files do.
+    """
+    if not data:
+        raise DataError(f"field {field!r}: expected text, got 0 bytes; was the shard written completely?")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"field {field!r}: expected UTF-8 text, got the byte 0x{data[error.start]:02x} at offset {error.start} of "
+            f"{len(data)} ({error.reason}); convert the file to UTF-8 or leave the field out"
+        ) from None
+    if "\0" in text:
+        raise DataError(
+            f"field {field!r}: expected text, got the character U+0000 at position {text.index(chr(0))}, as in a "
+            f"binary file; leave the field out or name another one in the option `fields`"
+        )
+    return text
+
+
+def normalise(text: str, lower_case: bool) -> str:
+    """Canonical composition (Unicode NFC), no control characters, every run of white space as one space.
+
+    Args:
+        text: Any text.
+        lower_case: Whether capitals become small.
+    """
+    text = " ".join(_CONTROL.sub(" ", text).split())
+    return unicodedata.normalize("NFC", text.lower() if lower_case else text)
+
+
+def printable(text: str) -> str:
+    """The text with a replacement character for each control character, which a generated text may hold."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

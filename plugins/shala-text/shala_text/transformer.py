@@ -1,0 +1,123 @@
+"""Blocks of a pre-norm transformer over packed tokens.
+
+Layers that treat each token by itself run on the real tokens of all rows, packed one after another; rows are padded
+for attention alone. Texts are of very different lengths, and a row without a text costs next to nothing.
+
+Shapes: B batch, L tokens of x, T tokens of the longest row, S tokens seen so far, N real tokens of all rows, W width,
+H heads, K values of a head's key, C condition_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from shala_text.vocabulary import PAD
+
+
+def without_common_padding(x_BL: Tensor) -> Tensor:
+    """The leading positions, at least one, that hold every token which is not padding: [B, T]."""
+    used_L = (x_BL != PAD).any(0)
+    positions_L = torch.arange(1, len(used_L) + 1, device=x_BL.device)
+    return x_BL[:, : max(1, int((used_L * positions_L).max()))]
+
+
+class Packing:
+    """Where the real tokens of a padded batch are.
+
+    Attributes:
+        real_BT: True where there is one.
+        index_N: Their places in the flattened batch.
+        row_N: Their rows.
+        position_N: Their positions in their rows.
+    """
+
+    def __init__(self, real_BT: Tensor) -> None:
+        num_positions = real_BT.shape[1]
+        self.real_BT = real_BT
+        self.index_N = real_BT.flatten().nonzero()[:, 0]
+        self.row_N, self.position_N = self.index_N // num_positions, self.index_N % num_positions
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, ...] to [N, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.index_N)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[N, ...] to [B, T, ...], zero where there is no real token."""
+        flat = packed.new_zeros(self.real_BT.numel(), *packed.shape[1:]).index_copy(0, self.index_N, packed)
+        return flat.view(*self.real_BT.shape, *packed.shape[1:])
+
+
+class Past:
+    """Keys and values of the tokens that one attention layer has seen, for generating token after token."""
+
+    def __init__(self) -> None:
+        self._keys_and_values: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, keys_BHTK: Tensor, values_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of the next tokens; returns all, each [B, H, S, K]."""
+        if self._keys_and_values is not None:
+            keys_BHSK, values_BHSK = self._keys_and_values
+            keys_BHTK, values_BHTK = torch.cat([keys_BHSK, keys_BHTK], 2), torch.cat([values_BHSK, values_BHTK], 2)
+        self._keys_and_values = keys_BHTK, values_BHTK
+        return self._keys_and_values
+
+
+class Attention(nn.Module):
+    """Self-attention of each row's real tokens: among all of them, or causally.
+
+    Padding follows the real tokens, so that a causal row needs no other mask.
+    """
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, h_NW: Tensor, packing: Packing, past: Past | None = None) -> Tensor:
+        """Attend; with a past, one new token of each row to all that came before."""
+        qkv = packing.pad(self.to_qkv(h_NW)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BHTK, k_BHTK, v_BHTK = qkv.unbind()
+        if past is not None:
+            k_BHSK, v_BHSK = past.extend(k_BHTK, v_BHTK)
+            h_BHTK = scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK)
+        elif self.causal:
+            h_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+        else:
+            h_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, packing.real_BT[:, None, None])
+        out_NW: Tensor = self.out(packing.pack(h_BHTK.transpose(1, 2).flatten(2)))
+        return out_NW
+
+
+class Norm(nn.Module):
+    """Layer norm of each token; under a condition it scales and shifts as that says (adaptive layer norm)."""
+
+    def __init__(self, width: int, condition_dim: int | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=condition_dim is None)
+        self.modulation = nn.Linear(condition_dim, 2 * width) if condition_dim is not None else None
+
+    def forward(self, h_NW: Tensor, packing: Packing, condition_BC: Tensor | None) -> Tensor:
+        """Normalise packed tokens."""
+        normal_NW: Tensor = self.norm(h_NW)
+        if self.modulation is None:
+            return normal_NW
+        scale_NW, shift_NW = self.modulation(condition_BC).index_select(0, packing.row_N).chunk(2, 1)
+        return torch.addcmul(shift_NW, normal_NW, 1 + scale_NW)
+
+
+class Block(nn.Module):
+    """Attention, then two layers for each token, each behind a norm and added to its input."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool, condition_dim: int | None = None) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm = Norm(width, condition_dim), Norm(width, condition_dim)
+        self.attention = Attention(width, heads, causal=causal)
+        self.each_token = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(
+        self, h_NW: Tensor, packing: Packing, condition_BC: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """Transform packed tokens; with a past, one new token of each row."""
+        h_NW = h_NW + self.attention(self.first_norm(h_NW, packing, condition_BC), packing, past)
+        changed_NW: Tensor = self.each_token(self.second_norm(h_NW, packing, condition_BC))
+        return h_NW + changed_NW

@@ -1,0 +1,116 @@
+"""Byte-level byte pair encoding: text to tokens and back, whatever characters it holds.
+
+Tokens are integers: 0 is padding, 1 ends a text, and from 2 on come the 256 bytes and what is merged from them. Ids of
+the `tokenizers` library are shifted by 2 rather than sharing their space with special words, so that no text
+can spell the end of a text.
+
+Reference: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+PAD: Final = 0
+END: Final = 1
+FIRST_WORD: Final = 2  # the token of the library's id 0
+MINIMUM_SIZE: Final = FIRST_WORD + 256
+
+_LONGEST_TOKEN = 32  # bytes
+# Every cut of a piece is a piece again, so that a text cut between two tokens is tokenised as it was before.
+_PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+_PROBE = "A word, 1 Größe\u2026"
+
+
+class Vocabulary:
+    """The tokens of one set of texts."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], size: int) -> "Vocabulary":
+        """Merge what is most frequent until there are `size` tokens, or fewer for texts with less variety.
+
+        Args:
+            texts: Clean texts, read once; the same ones give the same vocabulary, in whatever order.
+            size: Most tokens to have, at least 258: padding, the end and the 256 bytes.
+        """
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - FIRST_WORD,
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            max_token_length=_LONGEST_TOKEN,
+        )
+        tokenizer.train_from_iterator(iter(texts), trainer=trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Vocabulary":
+        """Restore what `to_json` returned.
+
+        Raises:
+            ValueError: It is not a byte-level vocabulary of the `tokenizers` library.
+        """
+        try:
+            kind = json.loads(text)["model"]["type"]
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(f"expected a vocabulary in JSON, got {text[:40]!r} ({error})") from error
+        ids = sorted(tokenizer.get_vocab().values())
+        if kind != "BPE" or ids != list(range(len(ids))) or len(ids) < MINIMUM_SIZE - FIRST_WORD:
+            raise ValueError(f"expected a vocabulary of type BPE with at least 256 entries, got {kind} with {len(ids)}")
+        if tokenizer.decode(tokenizer.encode(_PROBE).ids) != _PROBE:
+            raise ValueError("expected a byte-level vocabulary, got one that does not give a text back")
+        return cls(tokenizer)
+
+    def to_json(self) -> str:
+        """The vocabulary in the JSON of the `tokenizers` library."""
+        return str(self._tokenizer.to_str())
+
+    @property
+    def num_tokens(self) -> int:
+        """Padding and the end included."""
+        return int(self._tokenizer.get_vocab_size()) + FIRST_WORD
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """Tokens of a clean text and the end, at most `max_tokens` of them.
+
+        A longer text is cut at max_tokens - 1 tokens, and where that splits a character or leaves a space at the
+        end, a little earlier: what is kept is the tokens of a text of its own.
+
+        Args:
+            text: Not empty.
+            max_tokens: At least 2.
+        """
+        # No token is longer, so the rest could not be kept: a huge text costs no more than a long one.
+        tokens = self._words(text[: _LONGEST_TOKEN * max_tokens])
+        if len(tokens) >= max_tokens:
+            tokens = tokens[: max_tokens - 1]
+            while tokens and self._words(self.decode(tokens).strip()) != tokens:
+                tokens.pop()
+        return [*tokens, END]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of the tokens before the first end; bytes that are no UTF-8 become replacement characters."""
+        words = []
+        for token in tokens:
+            if token == END:
+                break
+            if token != PAD:
+                words.append(token - FIRST_WORD)
+        return str(self._tokenizer.decode(words, skip_special_tokens=False))
+
+    def _words(self, text: str) -> list[int]:
+        return [FIRST_WORD + word for word in self._tokenizer.encode(text, add_special_tokens=False).ids]
