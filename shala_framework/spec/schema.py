@@ -181,6 +181,8 @@ class PriorStage(Stage):
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1))
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    learning_rate: float = attrs.field(default=1e-3, validator=above(0))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0))
 
 

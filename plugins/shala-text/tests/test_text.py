@@ -467,17 +467,16 @@ def test_word_order_matters_to_the_encoder() -> None:
 
 
 def test_class_words_are_learned_in_a_few_steps() -> None:
-    """One word or phrase for each class, from a latent of 16 dimensions: all decoded right after 150 steps."""
-    words = ("zero", "one", "two", "seven", "pick up with one hand", "pick up with both hands", "throw", "drop trash")
+    """One word or phrase for each class, from a noisy latent of 16 dimensions: all decoded right after 100 steps."""
+    words = ("zero", "one", "two", "seven", "pick up with one hand", "pick up with two hands", "throw", "drop trash")
+    text = fitted(*words * 9, max_tokens=8, width=64, num_layers=2, vocabulary_size=300)
+    x = torch.stack([x for word in words if (x := text.read({"txt": word.encode()})) is not None])
     torch.manual_seed(0)
-    text = fitted(*words, max_tokens=32, width=64, num_layers=2, vocabulary_size=258)
-    x = torch.stack([text.read({"txt": word.encode()}) for word in words])
-    z = torch.randn(len(words), 16)
-    decoder = text.decoder(16).train()
+    z, decoder = torch.randn(len(words), 16), text.decoder(16).train()
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=2e-3)
-    for _ in range(150):
+    for _ in range(100):
         optimiser.zero_grad()
-        (-decoder(z + 0.3 * torch.randn_like(z)).log_prob(x).mean() / 10).backward()
+        (-decoder(z + 0.3 * torch.randn_like(z)).log_prob(x).mean() / 8).backward()
         optimiser.step()
     mode = decoder.eval()(z).mode()
     assert [text.preview(row).text for row in mode] == list(words)
