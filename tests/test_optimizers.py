@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from shala_framework.spec.schema import PriorStage
+from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.training.optimizers import Muon, make_optimizers, orthogonalise
 
 
@@ -71,7 +71,7 @@ def test_stacking_and_turning_do_not_change_a_step():
 def test_every_parameter_has_one_optimiser():
     """Weights of layers go to Muon, once each; tables, narrow layers, norms and biases to AdamW."""
     module = Mixed()
-    muon, adamw = make_optimizers(module, PriorStage(), matrix_dtype=torch.float32)
+    muon, adamw = make_optimizers(module, AutoencoderStage(), matrix_dtype=torch.float32)
     assert isinstance(muon, Muon)
     assert isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in module.named_parameters()}
@@ -80,5 +80,5 @@ def test_every_parameter_has_one_optimiser():
     assert sorted(groups[0] + groups[1]) == sorted(names.values())
     decayed = [[names[id(p)] for p in group["params"]] for group in adamw.param_groups if group["weight_decay"]]
     assert sorted(decayed[0]) == ["narrow.weight", "position", "table.weight"]
-    (only,) = make_optimizers(module, PriorStage(optimizer="adamw"), matrix_dtype=torch.float32)
+    (only,) = make_optimizers(module, AutoencoderStage(optimizer="adamw"), matrix_dtype=torch.float32)
     assert sum(len(group["params"]) for group in only.param_groups) == len(names)
