@@ -8,8 +8,8 @@ the real rows of the evaluated split, and on reconstructions of them, is printed
 name one class. Conditional coherence: the judge of the generated modality names the class of the row that was given.
 Frechet distance: between joint samples and the split's real rows, in the judges' features. Controls: N(0, I) and the
 Gaussian mixture in place of the diffusion prior for joint samples; the first stage's q(z | x_given) for conditional
-ones. Intervals are 95 % of the binomial. The evaluated shards are those of the run's stand-in, or lie beside the
-spec's training shards with the split's name in place of "train".
+ones; for distances, the training rows. Intervals are 95 % of the binomial. The evaluated shards are those of the run's
+stand-in, or lie beside the spec's training shards with the split's name in place of "train". Tables are Markdown.
 """
 
 import argparse
@@ -17,16 +17,24 @@ import json
 import math
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.evaluation.coherence import agreement, conditional_coherence
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.judges import Judge, train_judge
-from shala_framework.model import ShaLa, load
+from shala_framework.model import PriorName, ShaLa, load
 from shala_framework.urls import expand_urls
+
+JOINT_PRIORS: dict[PriorName, str] = {
+    "diffusion": "diffusion prior",
+    "mixture": "Gaussian mixture",
+    "normal": "N(0, I)",
+}
 
 
 def shards(run: Path, model: ShaLa, split: str) -> list[str]:
@@ -38,23 +46,103 @@ def shards(run: Path, model: ShaLa, split: str) -> list[str]:
     return expand_urls(tuple(name.replace("train-", f"{split}-") for name in names))
 
 
+def machine() -> str:
+    """What the figures were measured on."""
+    models = [line.partition(":")[2].strip() for line in cpu_lines() if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def training_seconds(run: Path) -> str:
+    """Time of each stage's steps by the run's metrics, without reading, saving and validating."""
+    seconds: dict[str, float] = {}
+    done: dict[str, int] = {}
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        if "steps_per_second" in line:
+            stage, step = line["stage"], line["step"]
+            seconds[stage] = seconds.get(stage, 0.0) + (step - done.get(stage, 0)) / line["steps_per_second"]
+            done[stage] = step
+    return ", ".join(f"{stage} {done[stage]} steps in {value:.0f} s" for stage, value in seconds.items())
+
+
 def rows_with(rows: Rows, name: str) -> Rows:
     """The rows that have a modality."""
     return rows.take(torch.nonzero(rows.presence[:, list(rows.x).index(name)])[:, 0])
 
 
-def joint_figures(
-    model: ShaLa, judges: dict[str, Judge], rows: Rows, samples: int, seed: int
-) -> tuple[dict[str, float], dict[str, float]]:
+def share(value: float, count: int) -> str:
+    """A share with its 95 % interval."""
+    return f"{value:.3f} +- {1.96 * math.sqrt(value * (1 - value) / count):.3f}"
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    every = [list(head), ["---"] * len(head), *map(list, lines)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every) + "\n"
+
+
+def judge_table(model: ShaLa, judges: Mapping[str, Judge], rows: Rows) -> tuple[str, dict[str, float]]:
+    """What the judges are worth on real rows, and what they say of reconstructions."""
+    reconstructed = model.decode(model.embed(rows.x)) if bool(rows.presence.all()) else None
+    lines, figures = [], {}
+    for name, judge in judges.items():
+        some = rows_with(rows, name)
+        figures[f"judge of {name}, real"] = real = judge.accuracy(some, name)
+        line = [name, share(real, len(some)), ""]
+        if reconstructed is not None:
+            right = judge.classify(reconstructed[name]) == judge.targets(rows.labels)
+            figures[f"judge of {name}, reconstructed"] = accuracy = float(right.float().mean())
+            line[2] = share(accuracy, len(rows))
+        lines.append(line)
+    real_rows = rows.take(torch.nonzero(rows.presence.all(1))[:, 0])
+    if len(real_rows):
+        real = agreement({name: judge.classify(real_rows.x[name]) for name, judge in judges.items()})
+        figures["all judges agree, real"] = real
+        lines.append(["all agree", share(real, len(real_rows)), ""])
+    return table(["judge", "right on real rows", "right on reconstructions"], lines), figures
+
+
+def joint_table(
+    model: ShaLa, judges: Mapping[str, Judge], train: Rows, rows: Rows, samples: int, seed: int
+) -> tuple[str, dict[str, float]]:
     """Joint coherence, and the Frechet distance of each modality, under the prior and its two controls."""
-    coherence, frechet = {}, {}
-    real = {name: judge.features(rows_with(rows, name).x[name]) for name, judge in judges.items()}
-    for prior in ("diffusion", "mixture", "normal"):
+    figures: dict[str, float] = {}
+    columns: list[list[str]] = []
+    real: dict[str, Tensor] = {name: judge.features(rows_with(rows, name).x[name]) for name, judge in judges.items()}
+    for prior, title in JOINT_PRIORS.items():
         x = model.generate(samples, prior=prior, seed=seed)
-        coherence[f"joint coherence, {prior}"] = agreement({n: judge.classify(x[n]) for n, judge in judges.items()})
-        for name, judge in judges.items():
-            frechet[f"Frechet distance of {name}, {prior}"] = frechet_distance(judge.features(x[name]), real[name])
-    return coherence, frechet
+        together = agreement({name: judge.classify(x[name]) for name, judge in judges.items()})
+        distances = {name: frechet_distance(judge.features(x[name]), real[name]) for name, judge in judges.items()}
+        figures |= {f"joint coherence, {prior}": together}
+        figures |= {f"Frechet distance of {name}, {prior}": value for name, value in distances.items()}
+        columns.append([title, share(together, samples), *(f"{value:.2f}" for value in distances.values())])
+    distances = {}
+    for name, judge in judges.items():
+        some = rows_with(train, name)
+        chosen = torch.linspace(0, len(some) - 1, min(samples, len(some))).round().long()
+        distances[name] = frechet_distance(judge.features(some.x[name][chosen]), real[name])
+    columns.append(["training rows", "", *(f"{value:.2f}" for value in distances.values())])
+    head = ["", "joint coherence", *(f"Frechet distance, {name}" for name in judges)]
+    return table(head, columns), figures
+
+
+def conditional_table(
+    model: ShaLa, judges: Mapping[str, Judge], rows: Rows, prior: PriorName, scale: float | None, seed: int
+) -> tuple[str, dict[str, float]]:
+    """Conditional coherence of each modality given each other one."""
+    figures, lines = {}, []
+    for given in model.names:
+        some = rows_with(rows, given)
+        found = conditional_coherence(model, judges, some, given, prior=prior, guidance_scale=scale, seed=seed)
+        note = f", guidance {scale:g}" if scale is not None else ""
+        figures |= {f"{name} given {given}, {prior}{note}": value for name, value in found.items()}
+        lines.append([given, *(share(found[n], len(some)) if n in found else "" for n in model.names)])
+    return table(["given \\ generated", *model.names], lines), figures
 
 
 def main() -> None:
@@ -65,6 +153,7 @@ def main() -> None:
     parser.add_argument("--judge-steps", type=int, default=600)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to write the figures as well")
     args = parser.parse_args()
     start = time.perf_counter()
     model = load(args.run)
@@ -73,33 +162,23 @@ def main() -> None:
         name: train_judge(m, name, rows_with(train, name), steps=args.judge_steps)
         for name, m in model.modalities.items()
     }
-    shares: dict[str, tuple[float, int]] = {}
-    reconstructed = model.decode(model.embed(rows.x)) if bool(rows.presence.all()) else None
-    for name, judge in judges.items():
-        some = rows_with(rows, name)
-        shares[f"judge accuracy, real {name}"] = (judge.accuracy(some, name), len(some))
-        if reconstructed is not None:
-            right = judge.classify(reconstructed[name]) == judge.targets(rows.labels)
-            shares[f"judge accuracy, reconstructed {name}"] = (float(right.float().mean()), len(rows))
-    coherence, frechet = joint_figures(model, judges, rows, args.samples, args.seed)
-    shares |= {name: (share, args.samples) for name, share in coherence.items()}
-    for given in model.names:
-        count = len(rows_with(rows, given))
-        settings = [("diffusion", scale) for scale in args.guidance] + [("posterior", None)]
-        for prior, scale in settings:
-            note = f", guidance {scale:g}" if scale is not None else ""
-            for name, share in conditional_coherence(
-                model, judges, rows, given, prior=prior, guidance_scale=scale, seed=args.seed
-            ).items():
-                shares[f"{name} given {given}, {prior}{note}"] = (share, count)
-    seconds = time.perf_counter() - start
-    print(f"{args.run}, {args.split} split ({len(rows)} rows), seed {args.seed}, {seconds:.0f} s to evaluate")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for name, (share, count) in shares.items():
-        print(f"  {name:<52}{share:6.3f} +- {1.96 * math.sqrt(share * (1 - share) / count):.3f}  (n = {count})")
-    for name, distance in frechet.items():
-        print(f"  {name:<52}{distance:8.3f}  (n = {args.samples} samples, {len(rows)} rows)")
-    print(json.dumps({name: round(share, 4) for name, (share, _) in shares.items()} | frechet))
+    print(f"{args.run}, {args.split} split ({len(rows)} rows), {args.samples} joint samples, seed {args.seed}")
+    print(f"training: {training_seconds(args.run)}; {machine()}\n", flush=True)
+    text, figures = judge_table(model, judges, rows)
+    print(text, flush=True)
+    text, found = joint_table(model, judges, train, rows, args.samples, args.seed)
+    print(text, flush=True)
+    figures |= found
+    settings: list[tuple[str, PriorName, float | None]] = [
+        (f"diffusion prior, guidance {scale:g}", "diffusion", scale) for scale in args.guidance
+    ]
+    for title, prior, scale in [*settings, ("q(z | x_given) without diffusion", "posterior", None)]:
+        text, found = conditional_table(model, judges, rows, prior, scale, args.seed)
+        print(f"{title}\n\n{text}", flush=True)
+        figures |= found
+    print(f"evaluated in {time.perf_counter() - start:.0f} s")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

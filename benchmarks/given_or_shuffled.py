@@ -9,11 +9,10 @@ split. The interval is a bootstrap over rows.
 """
 
 import argparse
-import platform
 from pathlib import Path
 
 import torch
-from coherence import shards
+from coherence import machine, shards
 
 from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
@@ -55,7 +54,7 @@ def main() -> None:
     draws = torch.randint(len(rows), (2000, len(rows)), generator=generator)
     low, high = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
     print(f"{args.run}, {args.split} split, {len(rows)} rows, {args.samples} latents a row, seed {args.seed}")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     print(f"  log p({args.of} | {args.given}) a unit        {scores[0].mean():8.4f} nats")
     print(f"  the same, given other rows          {torch.stack(scores[1:]).mean():8.4f} nats")
     print(f"  difference                          {difference.mean():8.4f} nats, 95 % from {low:.4f} to {high:.4f}")

@@ -37,10 +37,10 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Map
     Args:
         path: Of the file; it is replaced in one step.
         tensors: By name, on any device.
-        description: JSON values.
+        description: JSON values; the order of keys is kept, as that of the modalities is part of a model.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_file(path, save(plain, {_KEY: json.dumps(description, sort_keys=True)}))
+    write_file(path, save(plain, {_KEY: json.dumps(description)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

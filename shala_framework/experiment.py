@@ -108,7 +108,7 @@ class Experiment:
                 raise CheckpointError(
                     f"{path} is damaged: {error}; choose another --out or remove the folder"
                 ) from error
-            differences = _differences(_without(theirs), _without(mine))
+            differences = _differences(_without(theirs), _without(mine)) or _reordered(theirs, mine)
             if differences:
                 listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
                 raise CheckpointError(
@@ -118,7 +118,8 @@ class Experiment:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no run; choose another --out")
         write_file(path, (json.dumps(mine, indent=2) + "\n").encode())
-        self.fingerprint = hashlib.sha256(json.dumps(_without(mine), sort_keys=True).encode()).hexdigest()
+        order = list(self.spec.modality)
+        self.fingerprint = hashlib.sha256(json.dumps([_without(mine), order], sort_keys=True).encode()).hexdigest()
 
     def _make_stand_in(self) -> bool:
         stand_in = self.spec.data.stand_in
@@ -356,6 +357,12 @@ def _without(described: Mapping[str, Any]) -> dict[str, Any]:
     """A spec.json without what may change between two calls."""
     spec = {key: value for key, value in described.get("spec", {}).items() if key not in FREE_TO_CHANGE}
     return {"spec": spec, "stand_in_used": described.get("stand_in_used")}
+
+
+def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Whether the modalities, otherwise the same, come in another order, which is that of the networks' inputs."""
+    before, now = (list(described["spec"]["modality"]) for described in (old, new))
+    return [("order of the modality tables", before, now)] if before != now else []
 
 
 def _differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:

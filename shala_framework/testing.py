@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from shala_framework.errors import DataError
 from shala_framework.modality import Likelihood, Modality, Preview
+from shala_framework.spec import structure, unstructure
 
 LATENT_DIM = 8
 FEATURE_DIM = 12
@@ -83,6 +84,12 @@ class ModalitySuite(abc.ABC):
         for field in attrs.fields(self.modality.Options):
             assert field.default is not attrs.NOTHING, f"option {field.name} has no default"
             assert f"{field.name}:" in documentation, f"the docstring of Options does not explain {field.name}"
+
+    def test_options_survive_a_checkpoint(self) -> None:
+        """Options, whether given or defaults, become the same options again by way of the JSON of a saved run."""
+        for options in (self.modality.Options(), self.modality.Options(**self.options)):
+            saved = json.loads(json.dumps(unstructure(options)))
+            assert structure(saved, self.modality.Options) == options
 
     # Reading and writing.
 

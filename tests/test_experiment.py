@@ -144,6 +144,24 @@ def test_a_loaded_model_generates_what_was_trained(two_spec):
         assert (folder / name).read_bytes() == (Path("copy") / name).read_bytes()
 
 
+def test_modalities_keep_the_order_of_the_spec(two_spec):
+    """Whatever their names: a loaded model computes what the trained one did, and another order is another spec."""
+    text = two_spec.read_text()
+    second = text[text.index("[modality.second]") : text.index("[posterior]")]
+    turned = text.replace(second, "").replace("[modality.first]", f"{second}[modality.first]")
+    two_spec.write_text(turned)
+    experiment = Experiment(read_spec(two_spec), Path("r"))
+    experiment.run()
+    loaded = load("r")
+    assert loaded.names == ("second", "first")
+    given = {"first": torch.randn(5, 2)}
+    assert torch.equal(loaded.embed(given), experiment.model.embed(given))
+    assert torch.equal(loaded.generate(given=given)["second"], experiment.model.generate(given=given)["second"])
+    two_spec.write_text(text)
+    with pytest.raises(CheckpointError, match=r"order of the modality tables: \['second', 'first'\] in the folder"):
+        run(two_spec, "r")
+
+
 def test_wrong_arguments_are_named(two_spec):
     """generate and embed say what they expected."""
     model = load(run(two_spec, "r"))

@@ -14,6 +14,8 @@ from shala_framework.modality import Preview
 TILE = 96  # height of a contact sheet's tiles, in pixels
 PANEL = 192  # height of a clip's panels
 GAP = 4
+PAGE_WIDTHS = (TILE, 2 * TILE, 4 * TILE, 8 * TILE)  # of a page of text; the narrowest on which it fits
+PAGE_LINES = 6  # of a page of text
 PAPER = (250, 250, 250)
 INK = (40, 40, 40)
 ALARM = (190, 30, 30)
@@ -90,11 +92,37 @@ def _frames(preview: Preview | None) -> np.ndarray:
     """What can be seen of a preview: its frames, or its text on paper, or an empty panel."""
     if preview is not None and preview.frames is not None:
         return preview.frames
-    text = "not recorded" if preview is None else preview.text or "sound"
-    page = Image.new("RGB", (2 * TILE, TILE), PAPER)
-    lines = [text[i : i + 30] for i in range(0, min(len(text), 210), 30)]
-    ImageDraw.Draw(page).multiline_text((6, 6), "\n".join(lines), fill=INK, font=_font())
-    return np.asarray(page)[None]
+    return _text_page("not recorded" if preview is None else preview.text or "sound")[None]
+
+
+def _text_page(text: str) -> np.ndarray:
+    """Text on a page TILE high, as wide as its words need; what does not fit on the widest page ends in an ellipsis."""
+    lines: list[str] = []
+    for width in PAGE_WIDTHS:
+        lines = _wrapped(text, width - 12)
+        if len(lines) <= PAGE_LINES:
+            break
+    if len(lines) > PAGE_LINES:
+        lines = [*lines[: PAGE_LINES - 1], f"{lines[PAGE_LINES - 1]} ..."]
+    page = Image.new("RGB", (width, TILE), PAPER)
+    ImageDraw.Draw(page).multiline_text((6, 4), "\n".join(lines), fill=INK, font=_font(), spacing=2)
+    return np.asarray(page)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` pixels, broken between words where that is possible."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if _text_width(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if _text_width(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines if lines[0] or len(lines) == 1 else lines[1:]
 
 
 def _strip(strip: Strip, caption_width: int, num_tiles: int) -> np.ndarray:

@@ -210,6 +210,8 @@ class _Structurer:
                     field.validator(None, field, result)
                 except (ValueError, TypeError) as error:
                     raise _refusal(error) from None
+                except AttributeError:
+                    pass  # a rule that looks at other fields; attrs runs it again once all of them are there
             return field.name, result
 
         def required(field: "attrs.Attribute[Any]") -> Any:
@@ -225,7 +227,7 @@ class _Structurer:
         pairs = dict(_gather(items))
         try:
             return kind(**pairs)
-        except ValueError as error:  # a rule that ties several fields together, in __attrs_post_init__
+        except (ValueError, TypeError) as error:  # a rule that ties several fields together
             raise _refusal(error) from None
 
 

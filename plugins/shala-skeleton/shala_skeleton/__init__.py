@@ -30,6 +30,7 @@ from shala_skeleton.parsing import FORMATS, interpolate, parse
 
 PREVIEW_SIDE = 192
 FARTHEST = 1e6  # largest sensible coordinate in any unit; beyond it lie flipped bits
+SHORTEST = 1e-6  # distance, in any unit, below which two joints have no direction
 FIT_SAMPLES = 2_000  # a mean pose needs no more
 
 
@@ -64,6 +65,9 @@ class Skeleton(Modality):
             root: Joint that counts as the body's place.
             centre: Move the first body's root to the origin in the "first_frame" (walking about is kept), in
                 "every_frame", or in "none".
+            facing: Two joints, such as the shoulders [4, 8]: everything is turned about the vertical axis (the second
+                coordinate) until the first body's line from the one to the other points along the first coordinate in
+                the first frame, so that an action looks alike from any side; empty leaves the view as recorded.
             bones: Joints that a drawing connects: "ntu", "nw-ucla", or pairs of joint indices; an empty list draws
                 each joint's trail.
             frames_per_second: Playback rate of written clips and previews.
@@ -82,6 +86,7 @@ class Skeleton(Modality):
         centre: Literal["first_frame", "every_frame", "none"] = attrs.field(
             default="first_frame", validator=attrs.validators.in_(("first_frame", "every_frame", "none"))
         )
+        facing: tuple[int, ...] = ()
         bones: Literal["ntu", "nw-ucla"] | tuple[tuple[int, int], ...] = attrs.field(
             default="ntu", validator=known_bones
         )
@@ -102,6 +107,15 @@ class Skeleton(Modality):
                     f"expected root and bones to name joints 0 to {self.joints - 1}, got root {self.root} and bones "
                     f"{self.bones!r} up to joint {max(named, default=self.root)}; choose `bones` to match `joints`"
                 )
+            if self.facing:
+                two = len(self.facing) == 2 and len(set(self.facing)) == 2
+                if not two or not all(0 <= joint < self.joints for joint in self.facing):
+                    raise ValueError(
+                        f"expected facing to be empty or two different joints of 0 to {self.joints - 1}, "
+                        f"got {list(self.facing)}"
+                    )
+                if self.dims != 3:
+                    raise ValueError(f"expected dims 3 with facing, which turns bodies in depth, got {self.dims}")
 
     options: Options
 
@@ -146,7 +160,7 @@ class Skeleton(Modality):
                 f"field {field!r}: expected coordinates of at most {FARTHEST:g} (metres, or pixels), got "
                 f"{tracked_TPJC.flat[np.abs(tracked_TPJC).argmax()]:g}; the file is damaged or in another unit"
             )
-        tracked_TPJC = self._centred(tracked_TPJC)
+        tracked_TPJC = self._turned(self._centred(tracked_TPJC))
         times = np.arange(len(tracked_TPJC))
         x_TPJC = np.zeros(self.shape, dtype=np.float32)
         x_TPJC[:, :num_bodies] = interpolate(tracked_TPJC, times, np.linspace(0, times[-1], options.frames))
@@ -157,6 +171,19 @@ class Skeleton(Modality):
         origin = {"first_frame": root_T11C[:1], "every_frame": root_T11C, "none": np.zeros(1)}[self.options.centre]
         centred: np.ndarray = tracked_TPJC - origin
         return centred
+
+    def _turned(self, tracked_TPJC: np.ndarray) -> np.ndarray:
+        if not self.options.facing:
+            return tracked_TPJC
+        start, end = self.options.facing
+        across, _, deep = tracked_TPJC[0, 0, end] - tracked_TPJC[0, 0, start]
+        length = np.hypot(across, deep)
+        if length < SHORTEST:  # joints above each other say nothing of where a body faces
+            return tracked_TPJC
+        cosine, sine = across / length, deep / length
+        rotation_CC = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+        turned: np.ndarray = tracked_TPJC @ rotation_CC
+        return turned
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """The joints under "npy" and a drawing of them under "mp4"."""

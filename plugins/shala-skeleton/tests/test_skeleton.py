@@ -254,6 +254,31 @@ def test_centre(centre: str) -> None:
     np.testing.assert_allclose(x[:, 1] - x[:, 0], 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("degrees", [0, 37, 90, 180, 290])
+def test_facing_takes_the_side_away_from_which_a_body_was_seen(degrees: float) -> None:
+    """Bodies turned about the vertical axis read alike, with the first frame's line along the first coordinate."""
+    turn = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    bodies = np.stack([waving(3), waving(4) + 1], axis=1)
+    skeleton = Skeleton(Skeleton.Options(frames=12, joints=4, bodies=2, bones=PAIRS, facing=(1, 3)))
+    straight, turned = (skeleton.read({"npy": npy(poses)}) for poses in (bodies, bodies @ rotation))
+    assert straight is not None
+    torch.testing.assert_close(turned, straight, atol=1e-5, rtol=0)
+    line = straight[0, 0, 3] - straight[0, 0, 1]
+    across = bodies[0, 0, 3] - bodies[0, 0, 1]
+    torch.testing.assert_close(line, torch.tensor([np.hypot(across[0], across[2]), across[1], 0]), check_dtype=False)
+
+
+def test_facing_leaves_a_body_without_direction_as_it_is() -> None:
+    """Joints above each other do not say where a body faces."""
+    poses = waving(2)
+    poses[0, 3] = poses[0, 1] + np.array([0, 0.4, 0])
+    plain, faced = (
+        Skeleton(Skeleton.Options(frames=12, joints=4, bones=PAIRS, facing=facing)) for facing in ((), (1, 3))
+    )
+    torch.testing.assert_close(faced.read({"npy": npy(poses)}), plain.read({"npy": npy(poses)}))
+
+
 def test_interpolate_is_linear_and_holds_its_ends() -> None:
     """Between positions the line, outside the nearest value."""
     at, wanted = np.array([1, 2, 5]), np.array([0, 1, 1.5, 3, 5, 9])
@@ -268,7 +293,9 @@ def test_interpolate_is_linear_and_holds_its_ends() -> None:
     ("options", "message"),
     [({"joints": 20}, "choose `bones` to match `joints`"), ({"root": 25}, "0 to 24"), ({"bones": "coco"}, "nw-ucla"),
      ({"bones": ((0, 1, 2),)}, "pairs"), ({"fields": ("txt",)}, "skeleton"), ({"dims": 4}, "2 to 3"),
-     ({"width": 12}, "multiple of 8"), ({"frames": 3}, "at least 4"), ({"centre": "hip"}, "first_frame")],
+     ({"width": 12}, "multiple of 8"), ({"frames": 3}, "at least 4"), ({"centre": "hip"}, "first_frame"),
+     ({"facing": (4,)}, "two different joints"), ({"facing": (4, 25)}, "of 0 to 24"),
+     ({"facing": (4, 8), "dims": 2}, "expected dims 3")],
 )  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     """Options out of range say what was expected."""

@@ -26,11 +26,6 @@ from shala_text.sections import keep_sections
 from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary
 
 
-def _divides_width(options: Any, _: Any, heads: int) -> None:
-    if heads < 1 or options.width % heads:
-        raise ValueError(f"expected a divisor of width = {options.width}, got {heads!r}")
-
-
 @final
 class Text(Modality):
     """Texts x, int64 [L] of tokens: those of the text, then 1 for its end, then 0 for padding.
@@ -65,10 +60,14 @@ class Text(Modality):
         sections: tuple[str, ...] = attrs.field(default=(), validator=each(not_empty))
         width: int = attrs.field(default=128, validator=[at_least(8), multiple_of(8)])
         num_layers: int = attrs.field(default=3, validator=at_least(1))
-        heads: int = attrs.field(default=4, validator=_divides_width)
+        heads: int = attrs.field(default=4, validator=at_least(1))
         word_dropout: float = attrs.field(default=0.2, validator=between(0, 1))
         temperature: float = attrs.field(default=1.0, validator=above(0))
         top_p: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
+
+        def __attrs_post_init__(self) -> None:
+            if self.width % self.heads:
+                raise ValueError(f"expected heads to be a divisor of width = {self.width}, got {self.heads}")
 
     options: Options
     dtype = torch.int64

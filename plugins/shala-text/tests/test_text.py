@@ -485,7 +485,7 @@ def test_class_words_are_learned_in_a_few_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"vocabulary_size": 257}, "258"), ({"max_tokens": 7}, "8"), ({"width": 20}, "multiple of 8"),
-     ({"heads": 5}, "divisor of width = 128, got 5"), ({"heads": 0}, "divisor"), ({"word_dropout": 1.5}, "0 to 1"),
+     ({"heads": 5}, "divisor of width = 128, got 5"), ({"heads": 0}, "at least 1"), ({"word_dropout": 1.5}, "0 to 1"),
      ({"top_p": 0.0}, "above 0"), ({"top_p": 1.1}, "0 to 1"), ({"temperature": 0.0}, "above 0"),
      ({"fields": ()}, "at least one"), ({"sections": ("",)}, r"\[0\]")],
 )  # fmt: skip

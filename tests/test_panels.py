@@ -1,0 +1,33 @@
+"""Pictures of previews."""
+
+import numpy as np
+
+from shala_framework.modality import Preview
+from shala_framework.report.panels import PAGE_LINES, Strip, _text_width, _wrapped, contact_sheet
+
+
+def sheet(text: str) -> np.ndarray:
+    return contact_sheet([[Strip("a text", Preview(text=text))]], title="sheet")
+
+
+def test_text_is_wrapped_between_words() -> None:
+    """Every word stays whole and in order where it fits; a longer one is broken, and loses no letter."""
+    text = "a small bird with a white belly " + "w" * 80 + " and a short bill"
+    lines = _wrapped(text, 150)
+    assert all(_text_width(line) <= 150 for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert {"small", "white", "belly", "short"} <= set(" ".join(lines).split())
+
+
+def test_a_page_is_as_wide_as_its_text_needs() -> None:
+    """A longer text gets a wider page, up to a limit; what changes within the shown part can be seen."""
+    short, long, longer = sheet("seven"), sheet("clear lungs " * 12), sheet("clear lungs " * 400)
+    assert short.shape[1] < long.shape[1] < longer.shape[1]
+    assert sheet("clear lungs " * 800).shape == longer.shape
+    assert (sheet("clear lungs " * 11 + "dense lungs ") != long).any()
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    """The last line shown of a text that goes on ends in an ellipsis, which a text that ends there has not."""
+    fitting = next(n for n in range(1, 400) if len(_wrapped("lungs " * (n + 1), 8 * 96 - 12)) > PAGE_LINES)
+    assert (sheet("lungs " * fitting) != sheet("lungs " * (fitting + 1))).any()
