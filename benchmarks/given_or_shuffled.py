@@ -5,7 +5,9 @@
 The score of a row is log p(x_of | z) averaged over samples of z from p(z | x_given) (in probability, not in log),
 divided by the number of the row's tokens where x_of is integer ids padded by 0, and by the number of values
 elsewhere. The control scores the same x_of under latents of other rows, a mean over several shifts of the whole
-split. The interval is a bootstrap over rows.
+split. Rows that share the given x or the scored one (captions of one picture, pictures of one report) are no
+independent evidence: shifts are chosen that hardly make them each other's control, and the bootstrap draws them
+together.
 """
 
 import argparse
@@ -13,10 +15,50 @@ from pathlib import Path
 
 import torch
 from coherence import machine, shards
+from torch import Tensor
 
 from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
 from shala_framework.model import load
+
+
+def clusters(*x: Tensor) -> Tensor:
+    """A number for each row [N], the same for rows that share an x with each other or with a row between them."""
+    group = torch.arange(len(x[0]))
+    for _ in range(len(group)):
+        before = group.clone()
+        for values in x:
+            _, same = values.flatten(1).unique(dim=0, return_inverse=True)
+            lowest = torch.full((int(same.max()) + 1,), len(group)).scatter_reduce(0, same, group, "amin")
+            group = lowest[same]
+        if torch.equal(group, before):
+            break
+    return group
+
+
+def control_shifts(groups: Tensor, count: int) -> list[int]:
+    """Shifts spread over the whole split that put few rows beside one of their own group.
+
+    Neighbouring rows are often of one class, and groups of one size can line up with an evenly chosen shift.
+    """
+    num_rows = len(groups)
+    chosen = []
+    for i in range(count):
+        middle = num_rows * (i + 1) // (count + 1)
+        near = range(max(1, middle - 10), min(num_rows - 1, middle + 10) + 1)
+        chosen.append(min(near, key=lambda shift: int((groups == groups.roll(-shift)).sum())))
+    return chosen
+
+
+def bootstrap_interval(values: Tensor, groups: Tensor, seed: int, draws: int = 2_000) -> tuple[float, float]:
+    """95 % interval of the mean of values [N], whose groups [N] are drawn with replacement."""
+    _, index = groups.unique(return_inverse=True)
+    num_groups = int(index.max()) + 1
+    totals, sizes = (torch.zeros(num_groups).index_add(0, index, v) for v in (values, torch.ones_like(values)))
+    picked = torch.randint(num_groups, (draws, num_groups), generator=torch.Generator().manual_seed(seed))
+    means = totals[picked].sum(1) / sizes[picked].sum(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
 
 
 def main() -> None:
@@ -40,20 +82,18 @@ def main() -> None:
     counts = (
         (x != 0).sum(1) if not x.is_floating_point() and x.dtype != torch.uint8 else torch.full((len(x),), x[0].numel())
     )
-    # Neighbouring rows are often of one class: shifts are spread over the whole split.
-    shifts = [0, *(len(rows) * (i + 1) // (args.shifts + 1) for i in range(args.shifts))]
+    groups = clusters(rows.x[args.given], rows.x[args.of])
     scores = [
         conditional_log_likelihood(
             model, rows, args.given, args.of, num_samples=args.samples, shift=shift, seed=args.seed
         )
         / counts
-        for shift in shifts
+        for shift in (0, *control_shifts(groups, args.shifts))
     ]
     difference = scores[0] - torch.stack(scores[1:]).mean(0)
-    generator = torch.Generator().manual_seed(args.seed)
-    draws = torch.randint(len(rows), (2000, len(rows)), generator=generator)
-    low, high = difference[draws].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    print(f"{args.run}, {args.split} split, {len(rows)} rows, {args.samples} latents a row, seed {args.seed}")
+    low, high = bootstrap_interval(difference, groups, args.seed)
+    num_groups = len(groups.unique())
+    print(f"{args.run}, {args.split} split, {len(rows)} rows in {num_groups} groups, {args.samples} latents a row")
     print(machine())
     print(f"  log p({args.of} | {args.given}) a unit        {scores[0].mean():8.4f} nats")
     print(f"  the same, given other rows          {torch.stack(scores[1:]).mean():8.4f} nats")

@@ -31,3 +31,13 @@ def test_a_text_that_is_cut_says_so() -> None:
     """The last line shown of a text that goes on ends in an ellipsis, which a text that ends there has not."""
     fitting = next(n for n in range(1, 400) if len(_wrapped("lungs " * (n + 1), 8 * 96 - 12)) > PAGE_LINES)
     assert (sheet("lungs " * fitting) != sheet("lungs " * (fitting + 1))).any()
+
+
+def test_short_strips_share_a_line() -> None:
+    """Pictures beside a clip's strip take one line together, not one each, and a wide strip starts the next."""
+    picture, clip = (Preview(frames=np.full((n, 8, 8, 3), 90, np.uint8)) for n in (1, 8))
+    heights = [
+        len(contact_sheet([[Strip("s", preview) for preview in previews]], title=""))
+        for previews in ([clip], [picture, picture, clip], [picture, clip, picture])
+    ]
+    assert heights[1] - heights[0] == heights[2] - heights[1] == 98

@@ -13,7 +13,7 @@ import torch
 
 from shala_framework import load
 from shala_framework.cli.main import _parser, dispatch
-from shala_framework.data.rows import Rows
+from shala_framework.data.rows import Rows, load_rows
 from shala_framework.model import ShaLa
 from shala_framework.spec import read_spec
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
@@ -196,3 +196,36 @@ def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, 
     for modality in names:
         assert [file for file in files if file.startswith(f"000.{modality}.")], f"no joint sample of {modality}"
         assert (tmp_path / "run" / "samples" / f"given_{modality}.png").exists()
+
+
+@pytest.mark.real_data
+def test_a_silent_clip_gets_a_sound_that_plays(real_data, tmp_path, monkeypatch, capsys):
+    """Real UCF101 clips in one shard, some silent: sound is missing there, and is generated from the pictures."""
+    spec = next(path for path in SPECS if path.stem == "ucf101_video_audio")
+    need_plugins(spec)
+    monkeypatch.chdir(tmp_path)
+
+    def shala(*arguments: str) -> None:
+        status = dispatch(_parser(), arguments)
+        assert status == 0, capsys.readouterr().err
+
+    dataset, folder, _, smaller = RAW[spec.stem]
+    shala("pack", dataset, str(real_data / folder), "shards", "--set", 'split="none"')
+    (shard,) = Path("shards").glob("*.tar")
+    settings = {**FEW, "data.train": str(shard), "data.validation": "[]", "generate.num_rows": "8"}
+    settings |= {f"modality.{key}": value for key, value in smaller.items()}
+    overrides = [a for key, value in settings.items() for a in ("--set", f"{key}={value}")]
+    shala("run", str(spec), "--out", "run", *overrides)
+    rows = load_rows([str(shard)], load("run").modalities)
+    heard = {key for key, has in zip(rows.keys, rows.presence[:, 1].tolist(), strict=True) if has}
+    assert heard == {key for key in rows.keys if "ApplyEyeMakeup" in key}
+    assert rows.presence[:, 0].all()
+    made = Path("run/samples/given_video").glob("*.sound.wav")
+    silent = [path for path in made if "ApplyEyeMakeup" not in path.name]
+    assert len(silent) == len(rows) - len(heard) == 5
+    for path in silent:
+        with av.open(str(path)) as container:
+            sound = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+            assert container.streams.audio[0].rate == 16_000
+        assert len(sound) == 16_000
+        assert sound.std() > 0

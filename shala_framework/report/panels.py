@@ -30,7 +30,7 @@ class Strip:
 
 
 def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str = "", num_tiles: int = 8) -> np.ndarray:
-    """Groups of strips below each other, each clip spread out over tiles in time.
+    """Groups of strips below each other, each clip spread out over tiles in time; short strips share a line.
 
     Args:
         groups: Strips that belong together, such as given, generated and true.
@@ -48,9 +48,20 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
     )
     parts = [_heading(title, alarm, width)]
     for group in strips:
-        parts += [_pad_width(strip, width) for strip in group]
+        parts += [_pad_width(line, width) for line in _lines(group, width)]
         parts.append(_blank(2 * GAP, width))
     return np.concatenate(parts)
+
+
+def _lines(strips: Sequence[np.ndarray], width: int) -> list[np.ndarray]:
+    """Strips of one height, in their order, side by side as far as they fit."""
+    lines: list[np.ndarray] = []
+    for strip in strips:
+        if lines and lines[-1].shape[1] + 4 * GAP + strip.shape[1] <= width:
+            lines[-1] = np.concatenate([lines[-1], _blank(len(strip), 4 * GAP), strip], axis=1)
+        else:
+            lines.append(strip)
+    return lines
 
 
 def side_by_side(previews: Sequence[tuple[str, Preview | None]], *, alarm: str = "") -> tuple[np.ndarray, float]:
