@@ -32,6 +32,7 @@ class Dataset(abc.ABC):
         synthetic: True where samples are made rather than recorded; every output of a run on them says so.
         needs_source: True where `samples` reads a folder of raw files.
         notes: What a user should know of the last pass over `samples`: files that were left out, and why.
+        left_out: Reason and name of every file (row, sample) that the last pass left out, of which notes may show few.
     """
 
     Options: ClassVar[type[Any]]
@@ -41,6 +42,7 @@ class Dataset(abc.ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
         self.notes: list[str] = []
+        self.left_out: list[tuple[str, str]] = []
 
     @abc.abstractmethod
     def samples(self, source: Path | None) -> Iterator[Sample]:

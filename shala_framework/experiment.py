@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 
 from shala_framework.checkpoint import write_file
+from shala_framework.data.fitting import needs_fit
 from shala_framework.data.latents import LatentStore, collect_latents
 from shala_framework.data.prepared import load_preparation
+from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.rows import (
     Rows,
     ShardStream,
     collate,
     decode,
+    fit_to_shards,
     load_rows,
-    raw_fields,
     shuffled_batches,
     stream_batches,
 )
 from shala_framework.data.shards import PackReport, pack, read_shards
 from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
-from shala_framework.modality import Modality
 from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
@@ -166,9 +167,9 @@ class Experiment:
         else:
             prepared = load_preparation(self.urls("train"), model.modalities)
             for name, modality in model.modalities.items() if not prepared else ():
-                if type(modality).fit is not Modality.fit:
+                if needs_fit(modality):
                     self.reporter.note(f"fitting {name} to the training samples")
-                    modality.fit(raw_fields(self.urls("train")))
+                    fit_to_shards(name, modality, self.urls("train"))
             states = {name: modality.state() for name, modality in model.modalities.items()}
             write_file(path, json.dumps(states).encode())
         self.device = resolve_device(self.spec.train.device)
@@ -227,15 +228,21 @@ class Experiment:
     def _train_autoencoder(self) -> bool:
         if "autoencoder" in self.model.stages:
             return False
+        state_file = self.state / "autoencoder.safetensors"
         if self.spec.data.in_memory:
-            self.train_rows()
+            absent = absent_from_rows(self.train_rows(), self.model.modalities, self.urls("train"))
+            if absent:
+                raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
+        elif not state_file.exists():
+            for sentence in absent_from_first(self.urls("train"), self.model.modalities):
+                self.reporter.warn(f"data.train: {sentence}")
         stage = AutoencoderTraining(self.model.autoencoder, self.spec, self.device, self.held_out())
         train(
             stage,
             self.spec.train.autoencoder,
             self._batches,
             seed=self.spec.seed,
-            state_file=self.state / "autoencoder.safetensors",
+            state_file=state_file,
             fingerprint=self.fingerprint,
             matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
             metrics=self.metrics,

@@ -66,10 +66,13 @@ class Modality(abc.ABC):
         Options: Frozen attrs class of the options.
         dtype: Of the tensors that `read` returns (uint8 saves memory); the encoder and the likelihood of the
             same plugin take them as they are.
+        network_options: Names of the options that change neither what `read` gives nor what `fit` learns: those of the
+            networks, the likelihood and of drawing. Prepared shards serve whatever their values are.
     """
 
     Options: ClassVar[type[Any]]
     dtype: ClassVar[torch.dtype] = torch.float32
+    network_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -115,7 +118,15 @@ class Modality(abc.ABC):
         """What a person is shown of one x of `shape`."""
 
     def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:  # noqa: B027  (optional hook: nothing to learn)
-        """Learn what reading needs (a vocabulary, a feature scale) from the training samples."""
+        """Learn what reading needs (a vocabulary, a feature scale) from the training samples.
+
+        Args:
+            samples: As for `read`. Each is decoded as it comes, before the next is taken, so that an error can be laid
+                to its sample; after one, `fit` may be called again with the other samples.
+
+        Raises:
+            DataError: A field is there but cannot be decoded, or there is too little to learn from.
+        """
 
     def state(self) -> dict[str, Any]:
         """What `fit` learned, as JSON values; it travels in the checkpoint."""

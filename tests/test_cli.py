@@ -161,6 +161,62 @@ def test_raw_files_are_asked_for_only_where_they_are_needed(source, status, tmp_
     assert (f"expected a folder of raw files for 'two-floats-made', got {source!r}" in err) == (status == 2)
 
 
+def test_pack_names_the_list_of_what_it_left_out(tmp_path, monkeypatch, capsys):
+    """The notes show a few examples; the last line says where all are, and there they are."""
+    from two_floats import Made
+
+    samples = Made.samples
+
+    def with_others(self, source):
+        self.notes, self.left_out = ["7 files left out, odd: 0, 1, 2, 3, 4, ..."], [("odd", str(n)) for n in range(7)]
+        return samples(self, source)
+
+    monkeypatch.setattr(Made, "samples", with_others)
+    monkeypatch.chdir(tmp_path)
+    assert call("pack", "two-floats-made", "-", "out", "--set", "train=3") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: 7 files left out, odd: 0, 1, 2, 3, 4, ...",
+        "note: out/left_out.txt lists everything left out (7)",
+    ]
+    assert Path("out/left_out.txt").read_text() == "".join(f"odd\t{number}\n" for number in range(7))
+
+
+def test_places_that_cannot_be_written_are_one_message(two_spec, capsys):
+    """A folder that cannot be made, or a file in its way: which, why, and status 2."""
+    Path("file").write_text("mine")
+    cases = (
+        (("pack", "two-floats-made", "-", "/proc/x/y", "--set", "train=3"), "'/proc/x", "No such file or directory"),
+        (("pack", "two-floats-made", "-", "file/y", "--set", "train=3"), "'file/y'", "Not a directory"),
+        (("run", str(two_spec), "--out", "/proc/x"), "'/proc/x'", "No such file or directory"),
+        (("run", str(two_spec), "--out", "file/y"), "'file/y'", "Not a directory"),
+    )
+    for arguments, file, reason in cases:
+        assert call(*arguments) == 2
+        err = capsys.readouterr().err
+        message = err[err.index("error: ") :]
+        assert message.startswith(f"error: cannot read or write {file}")
+        assert message.endswith(f": {reason}\n")
+        assert "Traceback" not in err
+    assert Path("file").read_text() == "mine"
+
+
+def test_other_errors_keep_their_traceback(monkeypatch, capsys):
+    """An OSError that names no file, or an open file's number alone, and any bug, is not for the user to mend."""
+    from shala_framework.cli import main as module
+
+    for error in (OSError(28, "No space left on device"), OSError(9, "Bad file descriptor", 7), KeyError("bug")):
+
+        def fail(_, error=error):
+            raise error
+
+        monkeypatch.setitem(module._VERBS, "plugins", fail)
+        with pytest.raises(type(error)) as caught:
+            main(["plugins"])
+        assert caught.value is error
+    assert not capsys.readouterr().err
+
+
 def steps(reporter: LogProgress | TerminalProgress, count: int = 500) -> None:
     """A stage of training, as the loop reports it."""
     reporter.begin("autoencoder", 1000, done=100)

@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
+from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework import CheckpointError, load
+from shala_framework import CheckpointError, DataError, load
 from shala_framework.cli.main import dispatch, main_run
-from shala_framework.data.rows import load_rows
+from shala_framework.data import presence
+from shala_framework.data.prepared import Preparation
+from shala_framework.data.rows import fit_to_shards, load_rows
+from shala_framework.data.shards import pack
 from shala_framework.evaluation.coherence import agreement, conditional_coherence, joint_coherence
 from shala_framework.evaluation.judges import train_judge
 from shala_framework.experiment import Experiment
@@ -220,6 +225,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
         (("--given", "third=one.a"), "expected --given MODALITY=FILE"),
         (("--given", "second=one.a"), "ending in one of ['b']"),
         (("--num", "0"), "at least 1"),
+        (("--out", "/proc/x"), "error: cannot read or write '/proc/x': No such file or directory"),
     ):
         failed = shala("sample", str(folder), *arguments)
         assert failed.returncode == 2
@@ -273,6 +279,124 @@ def test_missing_shards_are_named(two_spec, capsys):
         main_run([str(two_spec)])
     assert leaving.value.code == 2
     assert "no such shards: nowhere/train-000.tar" in capsys.readouterr().err
+
+
+class Told(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def absences(self) -> list[str]:
+        return [text for text in self.warnings if "data.train" in text and "SYNTHETIC" not in text]
+
+
+FEW_STEPS = ("train.autoencoder.steps=3", "train.prior.steps=3", "generate.num_joint=0", "generate.num_rows=0")
+
+
+def test_a_modality_that_no_row_has_is_an_error(two_spec):
+    """With a mistyped field a run in memory stops before training; the message has those wanted and those there."""
+    message = (
+        r"^data\.train: no sample has modality 'second': expected one of the fields \['bb'\], got \['a', 'b', 'cls'\]; "
+        r"correct modality\.second\.options, or leave this modality out$"
+    )
+    with pytest.raises(DataError, match=message):
+        run(two_spec, "r", *FEW_STEPS, "modality.second.options.field=bb")
+    assert not (Path("r") / CHECKPOINTS[0]).exists()
+
+
+def test_a_modality_that_a_stream_seems_to_lack_is_warned_of(two_spec, monkeypatch):
+    """A stream's first samples are looked at without decoding, once: a fresh run warns, a resumed one does not."""
+    field = "modality.second.options.field=bb"
+    told = Told()
+    with pytest.raises(KeyboardInterrupt):
+        run(two_spec, "cut", "data.in_memory=false", field, reporter=StopAt("autoencoder", 33))
+    run(two_spec, "cut", *("data.in_memory=false", field), reporter=told)
+    assert not told.absences()
+    run(two_spec, "r", "data.in_memory=false", *FEW_STEPS, field, reporter=told)
+    (warning,) = told.absences()
+    assert warning == (
+        "data.train: none of the first 200 samples has modality 'second': expected one of the fields ['bb'], got "
+        "['a', 'b', 'cls']; correct modality.second.options, or leave this modality out"
+    )
+    told = Told()
+    run(two_spec, "sound", "data.in_memory=false", *FEW_STEPS, reporter=told)
+    assert not told.absences()
+
+
+def test_a_look_at_a_stream_is_short_and_decodes_nothing(tmp_path, monkeypatch):
+    """It ends at the first sample that shows every modality, at the limit otherwise, and knows prepared fields."""
+
+    class Undecodable(TwoFloats):
+        def read(self, sample):
+            raise AssertionError("decoded")
+
+    modalities = {name: Undecodable(TwoFloatsOptions(field=name)) for name in "ab"}
+    read_shards, seen = presence.read_shards, []
+    monkeypatch.setattr(
+        presence, "read_shards", lambda urls: (seen.append(raw.key) or raw for raw in read_shards(urls))
+    )
+    raw = [str(path) for path in pack(Made(MadeOptions(train=50)), None, tmp_path / "raw").shards]
+    assert presence.absent_from_first(raw, modalities) == []
+    assert len(seen) == 1
+    seen.clear()
+    lacking = modalities | {"c": Undecodable(TwoFloatsOptions(field="c"))}
+    (sentence,) = presence.absent_from_first(raw, lacking, limit=20)
+    assert sentence.startswith("none of the first 20 samples has modality 'c': ")
+    assert len(seen) == 20
+    readable = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    report = pack(Made(MadeOptions(train=50)), None, tmp_path / "ready", preparation=Preparation(readable))
+    assert presence.absent_from_first([str(path) for path in report.shards], modalities) == []
+
+
+def test_a_modality_whose_fields_hold_nothing_is_told_apart(tmp_path):
+    """Fields that are there and give no row point to the other options rather than to `fields`."""
+
+    class Nothing(TwoFloats):
+        def read(self, sample):
+            return None
+
+    urls = [str(path) for path in pack(Made(MadeOptions(train=5)), None, tmp_path).shards]
+    modalities = {"a": TwoFloats(TwoFloatsOptions(field="a")), "b": Nothing(TwoFloatsOptions(field="b"))}
+    assert presence.absent_from_rows(load_rows(urls, modalities), modalities, urls) == [
+        "no sample has modality 'b': reading the fields ['b'] gave nothing; check its options"
+    ]
+
+
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+def test_what_cannot_be_fitted_to_is_named(two_spec, monkeypatch, in_memory):
+    """An undecodable field met while fitting leads to its shard, its sample and the modality; nothing is trained."""
+    samples = Made.samples
+
+    def spoilt(self, source):
+        for sample in samples(self, source):
+            fields = {**sample.fields, "b": b"["} if sample.key == "train_0017" else sample.fields
+            yield attrs.evolve(sample, fields=fields)
+
+    monkeypatch.setattr(Made, "samples", spoilt)
+    shard = r"r/data/train-000000\.tar: sample 'train_0017', modality 'second': field 'b': expected a JSON array"
+    with pytest.raises(DataError, match=f"^{shard}"):
+        run(two_spec, "r", *FEW_STEPS, f"data.in_memory={in_memory}")
+
+
+def test_too_little_to_fit_to_names_the_modality_and_no_sample(tmp_path):
+    """After the last sample the modality alone is named; a damaged shard is named as it is."""
+
+    class Strict(TwoFloats):
+        def fit(self, samples):
+            list(samples)
+            raise DataError("got no training sample")
+
+    urls = [str(path) for path in pack(Made(MadeOptions(train=5)), None, tmp_path).shards]
+    modality = Strict(TwoFloatsOptions(field="c"))
+    with pytest.raises(DataError, match=r"^modality 'third': got no training sample$"):
+        fit_to_shards("third", modality, urls)
+    Path(urls[0]).write_bytes(b"")
+    with pytest.raises(DataError, match=r"^\S+train-000000\.tar: not a readable shard"):
+        fit_to_shards("third", modality, urls)
 
 
 def test_metrics_rewind(tmp_path):

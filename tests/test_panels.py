@@ -40,4 +40,5 @@ def test_short_strips_share_a_line() -> None:
         len(contact_sheet([[Strip("s", preview) for preview in previews]], title=""))
         for previews in ([clip], [picture, picture, clip], [picture, clip, picture])
     ]
+    assert heights[0] == len(contact_sheet([[Strip("s", picture)] * 3], title=""))
     assert heights[1] - heights[0] == heights[2] - heights[1] == 98

@@ -1,6 +1,7 @@
 """Prepared shards: the tensors that reading gives, and refusal of those made for something else."""
 
 import json
+from importlib.metadata import entry_points
 
 import attrs
 import pytest
@@ -8,11 +9,13 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
+from shala_framework.data import prepared
 from shala_framework.data.prepared import PREPARED_FILE, Preparation, load_preparation
 from shala_framework.data.rows import load_rows
 from shala_framework.data.shards import pack
 from shala_framework.errors import DataError
 from shala_framework.experiment import Experiment
+from shala_framework.plugins import load_offer
 from shala_framework.spec import read_spec
 
 
@@ -38,12 +41,12 @@ def test_prepared_shards_hold_what_reading_gives(tmp_path):
     made = MadeOptions(train=40, missing=0.3)
     raw = [str(path) for path in pack(Made(made), None, tmp_path / "raw").shards]
     report = pack(Made(made), None, tmp_path / "prepared", preparation=Preparation(modalities()))
-    prepared = [str(path) for path in report.shards]
+    ready = [str(path) for path in report.shards]
     fresh = modalities()
-    assert load_preparation(prepared, fresh)
+    assert load_preparation(ready, fresh)
     assert not load_preparation(raw, modalities())
     assert fresh["a"].mean != [0.0, 0.0]
-    expected, got = load_rows(raw, fresh), load_rows(prepared, fresh)
+    expected, got = load_rows(raw, fresh), load_rows(ready, fresh)
     assert (got.keys, got.labels) == (expected.keys, expected.labels)
     assert torch.equal(got.presence, expected.presence)
     assert all(torch.equal(got.x[name], expected.x[name]) for name in "ab")
@@ -51,7 +54,7 @@ def test_prepared_shards_hold_what_reading_gives(tmp_path):
 
 
 def test_what_cannot_be_read_is_noted(tmp_path):
-    """A damaged field is missing, a sample without any is left out, and both are named; one to fit on is an error."""
+    """A damaged field is missing, a sample without any is left out, and both are named."""
     report = pack(Damaged(MadeOptions(train=20)), None, tmp_path / "s", preparation=Preparation(modalities()))
     assert report.samples == {"train": 20, "validation": 15}
     assert report.fields["validation"]["b.prepared.npy"] == 14
@@ -59,12 +62,219 @@ def test_what_cannot_be_read_is_noted(tmp_path):
     assert any("'validation_0004'" in note for note in report.notes)
 
 
+class Spoilt(Made):
+    """The same samples, of whose training samples some have a field b that is no JSON, and one a field a."""
+
+    bad_a, bad_b = frozenset({"train_0007"}), frozenset({"train_0003", "train_0007", "train_0019"})
+
+    def samples(self, source):
+        for sample in super().samples(source):
+            spoilt = {field: b"\xe9t\xe9" for field, bad in (("a", self.bad_a), ("b", self.bad_b)) if sample.key in bad}
+            yield attrs.evolve(sample, fields=sample.fields | spoilt)
+
+
+class Without(Made):
+    """The same samples without those of given keys."""
+
+    keys = frozenset({"train_0003", "train_0007", "train_0019"})
+
+    def samples(self, source):
+        return (sample for sample in super().samples(source) if sample.key not in self.keys)
+
+
+def test_fitting_passes_over_what_cannot_be_read(tmp_path):
+    """Each unreadable field is noted once and left out of fitting; what is learned is what the others alone teach."""
+    preparation, seen = Preparation(modalities()), []
+    report = pack(
+        Spoilt(MadeOptions(train=20)),
+        None,
+        tmp_path / "s",
+        preparation=preparation,
+        on_fit=lambda *call: seen.append(call),
+    )
+    assert report.samples == {"train": 19, "validation": 16}  # train_0007 has nothing else
+    assert report.fields["train"] == {"a.prepared.npy": 19, "b.prepared.npy": 17, "cls": 19}
+    expected = [("a", "train_0007"), ("b", "train_0003"), ("b", "train_0007"), ("b", "train_0019")]
+    assert len(report.notes) == len(report.left_out) == len(expected)
+    for note, (reason, sample), (name, key) in zip(report.notes, report.left_out, expected, strict=True):
+        assert note.startswith(
+            f"sample {key!r}, modality {name!r} left out: field {name!r}: expected a JSON array, got"
+        )
+        assert (sample, f"sample {key!r}, {reason}") == (f"sample {key!r}", note.replace(" left out", ""))
+    alone = Preparation(modalities())
+    alone.fit(Without(MadeOptions(train=20)), None)
+    assert preparation.modalities["b"].state() == alone.modalities["b"].state()
+    starts = [name for name, number in seen if number == 0]
+    assert starts == ["a"] * 2 + ["b"] * 4
+    assert seen[-1] == ("b", 17)
+
+
+class Strict(TwoFloats):
+    """Wants at least one sample."""
+
+    def fit(self, samples):
+        samples = list(filter(None, map(self._values, samples)))
+        if not samples:
+            raise DataError("got no training sample")
+
+
+@pytest.mark.parametrize("train", [20, 1])
+def test_an_error_of_no_sample_blames_none(tmp_path, train):
+    """What is wrong after the last sample, or with the raw data as a whole, is said as it is, at the first attempt."""
+    preparation = Preparation({"c": Strict(TwoFloatsOptions(field="c"))})
+    with pytest.raises(DataError, match=r"^got no training sample$"):
+        pack(Made(MadeOptions(train=train)), None, tmp_path / "s", preparation=preparation)
+
+    class Torn(Made):
+        def samples(self, source):
+            yield from list(super().samples(source))[:2]
+            raise DataError("the archive is cut short")
+
+    preparation = Preparation(modalities())
+    with pytest.raises(DataError, match=r"^the archive is cut short$"):
+        preparation.fit(Torn(MadeOptions(train=train)), None)
+    assert not preparation.notes
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_unreadable_samples_are_an_error(tmp_path, monkeypatch):
+    """Beyond the limit, and where none can be read at all, the message has the number, a sample and the reason."""
+    monkeypatch.setattr(prepared, "MOST_UNFIT", 2)
+    with pytest.raises(
+        DataError, match=r"modality 'b': expected at most 2 .*'train_0003' and 'train_0019': field 'b': .*; mend"
+    ):
+        Preparation(modalities()).fit(Spoilt(MadeOptions(train=20)), None)
+    monkeypatch.setattr(Spoilt, "bad_b", frozenset({"train_0000", "train_0001"}))
+    with pytest.raises(
+        DataError, match=r"got no training sample; 2 cannot be read, the last one: sample 'train_0001'.*JSON"
+    ):
+        Preparation({"b": Strict(TwoFloatsOptions(field="b"))}).fit(Spoilt(MadeOptions(train=2)), None)
+
+
+def test_a_long_pack_says_that_it_is_fitting(two_spec, capsys):
+    """Each modality that learns has its own phase with a number of samples, and then packing begins."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["pack", "two-floats-made", "-", "out", "--set", "train=30", "--for", str(two_spec)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": starts" in line or ": done" in line]
+    assert [line.partition(" in ")[0] for line in lines] == [
+        "fitting first: starts",
+        "fitting first: done, 30 samples",
+        "fitting second: starts",
+        "fitting second: done, 30 samples",
+        "packing two-floats-made: starts",
+        "packing two-floats-made: done, 46 samples",
+    ]
+
+
+def test_options_of_networks_do_not_ask_for_other_shards(tmp_path):
+    """Prepared with one width, the shards serve a modality of another one, which then knows what was learned."""
+    report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities(width=32)))
+    fresh = modalities(width=8)
+    assert load_preparation([str(path) for path in report.shards], fresh)
+    assert fresh["a"].mean != [0.0, 0.0]
+    assert fresh["a"].options.width == 8
+
+
+def real_modality(name):
+    """The class of an installed modality plugin, of whatever distribution."""
+    if name not in {entry.name for entry in entry_points(group="shala.plugins")}:
+        pytest.skip(f"plugin not installed: {name}")
+    return load_offer(name)
+
+
+WORDS = ("a red bird with white wings", "a small grey bird", "a bird that has a long beak", "red and white")
+
+
+class Captions(Made):
+    """Sentences, of which the third of the training ones is no UTF-8."""
+
+    def samples(self, source):
+        for number, sample in enumerate(super().samples(source)):
+            text = "été".encode("latin-1") if sample.key == "train_0002" else WORDS[number % 4].encode()
+            yield attrs.evolve(sample, fields={"txt": text})
+
+
+def test_a_real_modality_passes_over_a_file_and_takes_other_networks(tmp_path):
+    """A latin-1 report costs one sample; word dropout and width may then change, the longest text may not."""
+    text = real_modality("text")
+    preparation = Preparation({"note": text(text.Options(vocabulary_size=300, max_tokens=16))})
+    report = pack(Captions(MadeOptions(train=12)), None, tmp_path, preparation=preparation)
+    assert report.samples["train"] == 11
+    (note,) = report.notes
+    assert note.startswith("sample 'train_0002', modality 'note' left out: field 'txt': expected UTF-8")
+    urls = [str(path) for path in report.shards]
+    options = {"vocabulary_size": 300, "max_tokens": 16, "width": 32, "word_dropout": 0.5, "heads": 2, "top_p": 0.9}
+    fresh = {"note": text(text.Options(**options))}
+    assert load_preparation(urls, fresh)
+    assert fresh["note"].state() == preparation.modalities["note"].state()
+    for key, value in {
+        "max_tokens": 12,
+        "vocabulary_size": 400,
+        "lower_case": True,
+        "sections": ("IMPRESSION",),
+    }.items():
+        with pytest.raises(DataError, match=rf"other options of 'note' .*: \{{'{key}': \(.*\)\}}; pack them again"):
+            load_preparation(urls, {"note": text(text.Options(**(options | {key: value})))})
+
+
+# Of each plugin, what reading or fitting depends on; every other option is one of the networks.
+READING = {
+    "audio": "sample_rate_hz clip_seconds crop mels hop_milliseconds window_milliseconds min_frequency_hz "
+    "max_frequency_hz floor_decibels fields",
+    "image": "channels height width fit fields",
+    "skeleton": "frames joints bodies dims root centre facing fields",
+    "text": "fields vocabulary_size max_tokens lower_case sections",
+    "video": "frames height width fields",
+}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_every_option_is_one_of_reading_or_one_of_networks(name):
+    """A new option has to be put on one side: nothing is ignored by mistake, and no name is misspelt."""
+    modality = real_modality(name)
+    options = {field.name for field in attrs.fields(modality.Options)}
+    assert options - set(READING[name].split()) == modality.network_options
+    assert set(READING[name].split()) <= options
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"a": {"options": {"field"',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b"[1]",
+        b'{"a": 1, "b": 2}',
+        b'{"a": {"options": {}}, "b": {}}',
+        b'{"a": {"options": [], "state": {}}}',
+        b'{"a": {"options": {"field": "a"}, "state": {}}}',
+    ],
+    ids=["empty", "cut", "bytes", "deep", "list", "numbers", "no state", "options", "foreign state"],
+)
+def test_a_damaged_description_names_its_file(tmp_path, content):
+    """Whatever is wrong with prepared.json, the message says which file it is and what to do."""
+    report = pack(Made(MadeOptions(train=3)), None, tmp_path, preparation=Preparation(modalities()))
+    (tmp_path / PREPARED_FILE).write_bytes(content)
+    with pytest.raises(DataError, match=r"prepared\.json is damaged: expected JSON .*; pack the shards again"):
+        load_preparation([str(report.shards[0])], modalities())
+
+
 def test_shards_prepared_for_something_else_are_refused(tmp_path):
     """Other options, a modality that was not prepared and a damaged tensor each say what is wrong."""
     report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities()))
     urls = [str(path) for path in report.shards]
-    with pytest.raises(DataError, match=r"other options of 'a' .*'width': \(32, 8\)"):
-        load_preparation(urls, modalities(width=8))
+    described = json.loads((tmp_path / PREPARED_FILE).read_text())
+    described["a"]["options"]["field"] = "z"
+    (tmp_path / PREPARED_FILE).write_text(json.dumps(described))
+    with pytest.raises(DataError, match=r"other options of 'a' .*'field': \('z', 'a'\)"):
+        load_preparation(urls, modalities())
+    described["a"]["options"] = {"field": "a", "width": 32, "gone": 1}
+    (tmp_path / PREPARED_FILE).write_text(json.dumps(described))
+    with pytest.raises(DataError, match=r"\{'gone': \(1, None\)\}"):
+        load_preparation(urls, modalities())
+    described["a"]["options"].pop("gone")
+    (tmp_path / PREPARED_FILE).write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"prepared for 'c' too, got only \['a', 'b'\]"):
         load_preparation(urls, {**modalities(), "c": TwoFloats(TwoFloatsOptions(field="c"))})
 

@@ -1,6 +1,7 @@
 """Command line of `shala` and `shala-run`; loads torch only once a verb needs it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ def main_run(arguments: Sequence[str] | None = None) -> None:
 
 
 def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
-    """Parse and run; a ShalaError becomes one message and status 2, anything else keeps its traceback."""
+    """Parse and run.
+
+    A ShalaError, and an OSError that names a file, becomes one message and status 2; anything else keeps its traceback.
+    """
     parsed = parser.parse_args(arguments)
     if parsed.verb is None:
         parser.print_help()
@@ -40,6 +44,12 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None or isinstance(error.filename, int):
+            raise
+        file = os.fsdecode(error.filename)
+        print(f"error: cannot read or write {file!r}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _message(error: ShalaError) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from shala_framework.cli.progress import make_reporter
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.shards import LEFT_OUT_FILE
 from shala_framework.data.shards import pack as pack_shards
 from shala_framework.errors import DataError, Problem, SpecError
 from shala_framework.experiment import describe_pack
 from shala_framework.plugins import load_dataset
 from shala_framework.spec import parse_override, read_spec, structure
 from shala_framework.spec.structuring import InvalidValueError, format_path
+from shala_framework.training.progress import Reporter
 
 
 def pack(arguments: argparse.Namespace) -> int:
@@ -35,23 +37,49 @@ def pack(arguments: argparse.Namespace) -> int:
         raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
     preparation = _preparation(arguments.spec) if arguments.spec is not None else None
     with closing(make_reporter()) as reporter:
-        reporter.begin(f"packing {arguments.dataset}", None, "sample")
+        phases = _Phases(reporter)
+        if preparation is None:
+            phases.advance(f"packing {arguments.dataset}", 0)
         report = pack_shards(
             dataset_class(options),
             source,
             arguments.out,
             shard_samples=arguments.shard_samples,
             preparation=preparation,
-            on_sample=reporter.advance,
+            on_sample=lambda done: phases.advance(f"packing {arguments.dataset}", done),
+            on_fit=lambda name, done: phases.advance(f"fitting {name}", done),
         )
-        reporter.finish()
+        phases.finish()
         if dataset_class.synthetic:
             reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
     print(describe_pack(report))
     print(f"{len(report.shards)} shards in {arguments.out}")
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
+    if report.left_out:
+        print(
+            f"note: {arguments.out / LEFT_OUT_FILE} lists everything left out ({len(report.left_out)})", file=sys.stderr
+        )
     return 0
+
+
+class _Phases:
+    """Tells a reporter of one task after the other, each of which starts when it is first heard of."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.title = reporter, ""
+
+    def advance(self, title: str, done: int) -> None:
+        if title != self.title:
+            self.finish()
+            self.reporter.begin(title, None, "sample")
+            self.title = title
+        self.reporter.advance(done)
+
+    def finish(self) -> None:
+        if self.title:
+            self.reporter.finish()
+            self.title = ""
 
 
 def _preparation(path: Path) -> Preparation:

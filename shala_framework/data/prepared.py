@@ -6,7 +6,8 @@ dtype than the modality's is refused.
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shala_framework.data.fitting import Watched, needs_fit
 from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError
 from shala_framework.modality import Modality
@@ -22,6 +24,7 @@ from shala_framework.spec import unstructure
 from shala_framework.urls import is_remote
 
 PREPARED_FILE = "prepared.json"
+MOST_UNFIT = 100  # samples that fitting passes over, each of which costs it another pass
 
 
 def prepared_field(name: str) -> str:
@@ -60,50 +63,91 @@ class Preparation:
     Attributes:
         modalities: By name.
         notes: What could not be read; such a field is missing in the prepared sample.
+        left_out: The same as pairs of reason and sample.
+        unfit: Key and modality of each sample that `fit` could not read, and `prepare` therefore leaves out.
     """
 
     modalities: Mapping[str, Modality]
     notes: list[str] = attrs.field(factory=list)
+    left_out: list[tuple[str, str]] = attrs.field(factory=list)
+    unfit: set[tuple[str, str]] = attrs.field(factory=set)
 
-    def fit(self, dataset: Dataset, source: Path | None) -> None:
+    def fit(
+        self, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None] = lambda _, __: None
+    ) -> None:
         """Let each modality learn what it must from the training samples, in one pass each.
 
+        A sample that cannot be read is noted, and the modality is fitted again without it.
+
+        Args:
+            dataset: Where samples come from.
+            source: Its folder of raw files, or None.
+            on_sample: Called with a modality's name and the number of samples that it has looked at in this pass.
+
         Raises:
-            DataError: A sample cannot be read; says which.
+            DataError: The raw data cannot be used, a modality finds too little to learn from, or too many samples
+                cannot be read.
         """
         for name, modality in self.modalities.items():
-            if type(modality).fit is Modality.fit:
-                continue
-            keys = ["none"]
+            if needs_fit(modality):
+                while not self._fit_once(name, dataset, source, on_sample):
+                    pass
 
-            def fields(keys: list[str] = keys) -> Iterator[Mapping[str, bytes]]:
-                for sample in dataset.samples(source):
-                    if sample.split == "train":
-                        keys[0] = sample.key
-                        yield sample.fields
+    def _fit_once(
+        self, name: str, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None]
+    ) -> bool:
+        """Fit to the samples that can be read as far as is known; False where one more turned out not to be."""
+        samples = (s for s in dataset.samples(source) if s.split == "train" and (s.key, name) not in self.unfit)
+        watched = Watched(samples, partial(on_sample, name))
+        on_sample(name, 0)
+        try:
+            self.modalities[name].fit(iter(watched))
+        except DataError as error:
+            unfit = sorted(key for key, modality in self.unfit if modality == name)
+            if watched.current is None:  # no sample is to blame
+                if not unfit or not watched.ended:
+                    raise
+                raise DataError(f"{error}; {len(unfit)} cannot be read, the last one: {self.notes[-1]}") from error
+            key = watched.current.key
+            if len(unfit) >= MOST_UNFIT:
+                raise DataError(
+                    f"modality {name!r}: expected at most {MOST_UNFIT} training samples that cannot be read, got more, "
+                    f"such as {unfit[0]!r} and {key!r}: {error}; mend or remove the files, or check the options"
+                ) from error
+            self.unfit.add((key, name))
+            self._leave_out(key, name, error)
+            return False
+        return True
 
-            try:
-                modality.fit(fields())
-            except DataError as error:
-                raise DataError(f"sample {keys[0]!r}, modality {name!r}: {error}; mend or remove the file") from error
+    def _leave_out(self, key: str, name: str, error: DataError) -> None:
+        self.notes.append(f"sample {key!r}, modality {name!r} left out: {error}")
+        self.left_out.append((f"modality {name!r}: {error}", f"sample {key!r}"))
 
     def prepare(self, sample: Sample) -> Sample | None:
         """The prepared sample; fields that no modality of the spec reads are dropped, and None is left of none."""
         fields: dict[str, bytes] = {}
+        noted = False
         for name, modality in self.modalities.items():
+            if (sample.key, name) in self.unfit:
+                noted = True
+                continue
             try:
                 x = modality.read({field: sample.fields[field] for field in modality.fields if field in sample.fields})
             except DataError as error:
-                self.notes.append(f"sample {sample.key!r}, modality {name!r} left out: {error}")
+                noted = True
+                self._leave_out(sample.key, name, error)
                 continue
             if x is not None:
                 buffer = io.BytesIO()
                 np.save(buffer, x.numpy(), allow_pickle=False)
                 fields[prepared_field(name)] = buffer.getvalue()
-        if not fields:
-            self.notes.append(f"sample {sample.key!r} left out: it has none of the spec's modalities")
-            return None
-        return attrs.evolve(sample, fields=fields)
+        if fields:
+            return attrs.evolve(sample, fields=fields)
+        if not noted:
+            reason = "it has none of the spec's modalities"
+            self.notes.append(f"sample {sample.key!r} left out: {reason}")
+            self.left_out.append((reason, f"sample {sample.key!r}"))
+        return None
 
     def description(self) -> dict[str, Any]:
         """What `prepared.json` says beside the shards: each modality's options and what it learned."""
@@ -124,27 +168,52 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
         Whether the shards are prepared ones.
 
     Raises:
-        DataError: They were prepared for other modalities or options.
+        DataError: They were prepared for other modalities or options, or their description is damaged.
     """
     if not urls or is_remote(urls[0]):
         return False
     path = Path(urls[0].removeprefix("file:")).parent / PREPARED_FILE
     if not path.exists():
         return False
-    described = json.loads(path.read_bytes())
+    described = _read_description(path)
     for name, modality in modalities.items():
         if name not in described:
             raise DataError(f"{path}: expected shards prepared for {name!r} too, got only {sorted(described)}")
-        options = json.loads(json.dumps(unstructure(modality.options)))
-        if described[name]["options"] != options:
-            changed = {
-                key: (described[name]["options"].get(key), value)
-                for key, value in options.items()
-                if described[name]["options"].get(key) != value
-            }
+        before, now = described[name]["options"], json.loads(json.dumps(unstructure(modality.options)))
+        changed = {
+            key: (before.get(key), now.get(key))
+            for key in before | now
+            if key not in modality.network_options and before.get(key) != now.get(key)
+        }
+        if changed:
             raise DataError(
                 f"{path}: the shards were prepared for other options of {name!r} (prepared, this spec): {changed}; "
                 "pack them again, or train with those"
             )
-        modality.load_state(described[name]["state"])
+        try:
+            modality.load_state(described[name]["state"])
+        except (ValueError, TypeError, LookupError) as error:
+            raise DataError(_damaged(path, f"a state of {name!r} that it cannot load: {error}")) from error
     return True
+
+
+def _read_description(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """What `Preparation.description` gave."""
+    try:
+        described = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # no JSON, or no text at all
+        raise DataError(_damaged(path, f"none: {error}")) from error
+    tables = [described, *(described.values() if isinstance(described, dict) else ())]
+    if not all(isinstance(table, dict) for table in tables):
+        raise DataError(_damaged(path, "no such tables"))
+    for name, table in described.items():
+        if not all(isinstance(table.get(key), dict) for key in ("options", "state")):
+            raise DataError(_damaged(path, f"{name!r} without them"))
+    return described  # type: ignore[no-any-return]  # the types were checked above
+
+
+def _damaged(path: Path, got: str) -> str:
+    return (
+        f"{path} is damaged: expected JSON with the options and the state of each modality, got {got}; "
+        "pack the shards again"
+    )

@@ -3,13 +3,14 @@
 Shapes: B rows of a batch, N rows of a set, M modalities.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from shala_framework.data.fitting import Watched
 from shala_framework.data.prepared import prepared_field, read_prepared
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.errors import DataError, PluginError
@@ -242,6 +243,19 @@ def stream_batches(stream: ShardStream, num_workers: int) -> Iterator[Rows]:
     return iter(loader)
 
 
-def raw_fields(urls: Iterable[str]) -> Iterator[dict[str, bytes]]:
-    """Original bytes of every sample, for `Modality.fit`."""
-    return (sample.fields for sample in read_shards(urls))
+def fit_to_shards(name: str, modality: Modality, urls: Sequence[str]) -> None:
+    """Fit a modality to the samples of raw shards.
+
+    Raises:
+        DataError: A shard or a sample cannot be read, or there is too little to learn from; says which, of what.
+    """
+    watched = Watched(read_shards(urls))
+    try:
+        modality.fit(iter(watched))
+    except DataError as error:
+        if watched.current is not None:
+            raw = watched.current
+            raise DataError(f"{raw.shard}: sample {raw.key!r}, modality {name!r}: {error}") from error
+        if watched.ended:
+            raise DataError(f"modality {name!r}: {error}") from error
+        raise

@@ -14,6 +14,7 @@ from shala_framework.modality import Preview
 TILE = 96  # height of a contact sheet's tiles, in pixels
 PANEL = 192  # height of a clip's panels
 GAP = 4
+SHEET = 9 * TILE  # width up to which short strips of a contact sheet share a line
 PAGE_WIDTHS = (TILE, 2 * TILE, 4 * TILE, 8 * TILE)  # of a page of text; the narrowest on which it fits
 PAGE_LINES = 6  # of a page of text
 PAPER = (250, 250, 250)
@@ -43,12 +44,12 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
     """
     caption_width = 12 + max((_text_width(s.caption) for group in groups for s in group), default=0)
     strips = [[_strip(strip, caption_width, num_tiles) for strip in group] for group in groups]
-    width = max(
-        [strip.shape[1] for group in strips for strip in group] + [16 + _text_width(title) + _text_width(alarm)]
-    )
+    widest = max((strip.shape[1] for group in strips for strip in group), default=0)
+    lines = [_lines(group, max(widest, SHEET)) for group in strips]
+    width = max([line.shape[1] for group in lines for line in group] + [16 + _text_width(title) + _text_width(alarm)])
     parts = [_heading(title, alarm, width)]
-    for group in strips:
-        parts += [_pad_width(line, width) for line in _lines(group, width)]
+    for group in lines:
+        parts += [_pad_width(line, width) for line in group]
         parts.append(_blank(2 * GAP, width))
     return np.concatenate(parts)
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shala_framework.checkpoint import naming_file
+
 
 class MetricsFile:
     """Appends to a run's metrics; lines past the step at which a stage goes on are dropped."""
@@ -25,9 +27,10 @@ class MetricsFile:
                 continue
             if entry.get("stage") != stage or entry.get("step", 0) <= step:
                 kept.append(line + "\n")
-        self.path.write_text("".join(kept))
+        with naming_file(self.path):
+            self.path.write_text("".join(kept))
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line."""
-        with self.path.open("a") as file:
+        with naming_file(self.path), self.path.open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")

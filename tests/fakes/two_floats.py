@@ -52,6 +52,7 @@ class TwoFloats(Modality):
     """Two floats, less their training mean."""
 
     Options = TwoFloatsOptions
+    network_options = frozenset({"width"})
 
     def __init__(self, options: TwoFloatsOptions) -> None:
         super().__init__(options)
@@ -66,20 +67,24 @@ class TwoFloats(Modality):
         return (self.options.field,)
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        values = self._values(sample)
+        return None if values is None else torch.tensor(values) - torch.tensor(self.mean)
+
+    def _values(self, sample: Mapping[str, bytes]) -> list[float] | None:
         if self.options.field not in sample:
             return None
         try:
-            values = json.loads(sample[self.options.field])
+            values: list[float] = json.loads(sample[self.options.field])
         except ValueError as error:
             raise DataError(f"field {self.options.field!r}: expected a JSON array, got {error}") from error
-        return torch.tensor(values) - torch.tensor(self.mean)
+        return values
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         return {"json": json.dumps((x + torch.tensor(self.mean)).tolist()).encode()}
 
     def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
-        values = [json.loads(s[self.options.field]) for s in samples if self.options.field in s]
-        self.mean = torch.tensor(values).mean(0).tolist()
+        values = [values for sample in samples if (values := self._values(sample)) is not None]
+        self.mean = torch.tensor(values).mean(0).tolist() if values else [0.0, 0.0]
 
     def state(self) -> dict[str, Any]:
         return {"mean": self.mean}

@@ -74,7 +74,11 @@ class Audio(Modality):
         max_frequency_hz: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
         floor_decibels: float = attrs.field(default=-70.0, validator=between(-120, -20))
         fields: tuple[str, ...] = attrs.field(
-            default=("wav", "flac", "mp3", "ogg", "mp4", "avi", "mkv", "webm"), validator=[not_empty, each(not_empty)]
+            default=(
+                *("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff"),
+                *("mp4", "avi", "mkv", "webm", "mov"),
+            ),
+            validator=[not_empty, each(not_empty)],
         )
         width: int = attrs.field(default=96, validator=[at_least(8), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
@@ -133,6 +137,7 @@ class Audio(Modality):
             return mel_edges(self.mels, self.min_frequency_hz, self.highest_frequency_hz)
 
     options: Options
+    network_options = frozenset({"width", "likelihood", "scale"})
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

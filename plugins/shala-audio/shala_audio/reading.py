@@ -138,8 +138,10 @@ def _mix(frame: av.AudioFrame, field: str) -> np.ndarray:
         )
     values = frame.to_ndarray()
     by_channel = values if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels).T
+    with np.errstate(invalid="ignore"):  # infinities of both signs; what is not finite is refused below
+        mean = by_channel.mean(0, dtype=np.float64)
     # Unsigned bytes are silent at 128.
-    mono: np.ndarray = (by_channel.mean(0, dtype=np.float64) - (128 if kind == "u8" else 0)) / FULL_SCALE[kind]
+    mono: np.ndarray = (mean - (128 if kind == "u8" else 0)) / FULL_SCALE[kind]
     if not np.abs(mono).max(initial=0.0) <= LOUDEST:
         raise DataError(
             f"field {field!r}: expected finite samples of at most {LOUDEST:g} times full scale, got others; the file "

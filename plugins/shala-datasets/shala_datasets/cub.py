@@ -53,9 +53,10 @@ class CUB(Dataset):
             DataError: The folder lacks a list or all images or captions, or a list is damaged.
         """
         self.notes = []
+        self.left_out = []
         root = _root(check_folder(source, LAYOUT))
         images, text = _folder(root, IMAGE_FOLDERS), _folder(root, TEXT_FOLDERS)
-        left_out, fewer = LeftOut(), 0
+        left_out, fewer = LeftOut("file", self.left_out), 0
         for image in _read_lists(root, self.options.validation_share):
             jpg = left_out.read(images / image.place, root)
             captions = _captions(left_out.read(text / image.place.with_suffix(".txt"), root))[: self.options.captions]

@@ -106,6 +106,7 @@ class Digits(Dataset):
             DataError: The folder lacks a collection, a file is not what it should be, or a digit has no instance.
         """
         self.notes = ["mp4 is rendered: it shows a pen that draws the trajectory in npy"]
+        self.left_out = []
         source = check_folder(source, LAYOUT)
         recordings = self._read_recordings(source / "fsdd")
         for split, collections in _divide(source, recordings).items():
@@ -113,7 +114,7 @@ class Digits(Dataset):
 
     def _read_recordings(self, folder: Path) -> dict[str, bytes]:
         """Recordings by name; other files are noted."""
-        left_out = LeftOut()
+        left_out = LeftOut("file", self.left_out)
         recordings = {}
         for name, content in files_in(check_folder(folder, LAYOUT), ".wav", left_out):
             if not _RECORDING.fullmatch(name):

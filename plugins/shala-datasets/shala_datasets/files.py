@@ -113,10 +113,12 @@ class LeftOut:
 
     Args:
         noun: What is counted, in the singular.
+        entries: Takes reason and name of each one, such as `Dataset.left_out`; the notes show only some.
     """
 
-    def __init__(self, noun: str = "file") -> None:
+    def __init__(self, noun: str = "file", entries: list[tuple[str, str]] | None = None) -> None:
         self.noun = noun
+        self.entries: list[tuple[str, str]] = [] if entries is None else entries
         self._numbers: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
 
@@ -130,6 +132,7 @@ class LeftOut:
             reason: Why; those with one reason share a note.
             name: Which one, as a user finds it: a path relative to the source folder, say.
         """
+        self.entries.append((reason, printable(name)))
         self._numbers[reason] = self._numbers.get(reason, 0) + 1
         kept = self._examples.setdefault(reason, [])
         if len(kept) < _EXAMPLES_PER_NOTE:

@@ -90,8 +90,9 @@ class Folder(Dataset):
             DataError: The folder or the table cannot be used, or no sample comes of them.
         """
         self.notes = []
+        self.left_out = []
         source = check_folder(source, LAYOUT)
-        options, files, rest = self.options, LeftOut(), LeftOut("sample")
+        options, files, rest = self.options, LeftOut("file", self.left_out), LeftOut("sample", self.left_out)
         found = self._find(source, files)
         facts = self._facts(source, found, rest)
         keys: set[str] = set()
@@ -174,6 +175,7 @@ class Folder(Dataset):
         rows = LeftOut("row")
         facts = read_facts(table, columns, found, source, rows)
         self.notes += [f"{options.table}: {note}" for note in rows.notes()]
+        self.left_out += [(reason, f"{options.table}: {name}") for reason, name in rows.entries]
         if not facts:
             few = [str(path.relative_to(source)) for paths in found.values() for path in paths.values()][:10]
             raise DataError(

@@ -78,9 +78,10 @@ class MIMICCXR(Dataset):
                 or there is no sample in the end.
         """
         self.notes = []
+        self.left_out = []
         source = check_folder(source, LAYOUT)
         trees, tables = self._find(source)
-        rows, files, without = LeftOut("row"), LeftOut(), LeftOut("sample")
+        rows, files, without = (LeftOut(noun, self.left_out) for noun in ("row", "file", "sample"))
         studies = read_studies(tables, rows)
         self.notes += rows.notes()
         self._check_views(studies)
@@ -115,7 +116,9 @@ class MIMICCXR(Dataset):
                     match = _TABLE.fullmatch(path.name)
                     if match and tables.setdefault(match[1], path) is not path:
                         used = tables[match[1]].relative_to(source)
-                        self.notes.append(printable(f"{path.relative_to(source)} is not used, {used} is"))
+                        name = printable(path.relative_to(source))
+                        self.notes.append(f"{name} is not used, {printable(used)} is")
+                        self.left_out.append((f"not used, {printable(used)} is", name))
                 below = [path for path in inside if path.is_dir()]
                 if any(_GROUP.fullmatch(path.name) for path in below):
                     trees.append(folder)

@@ -78,6 +78,7 @@ class NTU(Dataset):
             DataError: The folder does not exist, holds no file of the data set, or a file cannot be read.
         """
         self.notes = []
+        self.left_out = []
         source = check_folder(source, LAYOUT)
         files = self._selected(source, self._find(source))
         options = self.options
@@ -92,7 +93,7 @@ class NTU(Dataset):
     def _find(self, source: Path) -> dict[NTUKey, dict[str, Path]]:
         """Every usable file by key and field; the others are noted with the reason."""
         files: dict[NTUKey, dict[str, Path]] = defaultdict(dict)
-        left_out = LeftOut()
+        left_out = LeftOut("file", self.left_out)
         for path in walk(source):
             name = str(path.relative_to(source))
             field = path.suffix[1:].lower()

@@ -72,9 +72,10 @@ class NWUCLA(Dataset):
             DataError: The folder does not exist, holds no sequence, or its archive is damaged.
         """
         self.notes = []
+        self.left_out = []
         source = check_folder(source, LAYOUT)
         place = source / "nw_ucla" if (source / "nw_ucla").is_dir() else source
-        left_out, num_samples, num_still = LeftOut(), 0, 0
+        left_out, num_samples, num_still = LeftOut("file", self.left_out), 0, 0
         for name, content in files_in(place, ".json", left_out):
             match = _NAME.fullmatch(name)
             action, subject, _, view = map(int, match.groups()) if match else (0, 0, 0, 0)

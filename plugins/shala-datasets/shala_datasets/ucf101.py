@@ -78,8 +78,9 @@ class UCF101(Dataset):
             DataError: The folder does not exist, holds no clip or not the lists of the split, or a list is damaged.
         """
         self.notes = []
+        self.left_out = []
         source = check_folder(source, LAYOUT)
-        left_out = LeftOut()
+        left_out = LeftOut("file", self.left_out)
         clips, lists = _find(source, left_out)
         if not clips:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *left_out.notes()]))

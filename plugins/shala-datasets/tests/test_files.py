@@ -1,14 +1,20 @@
 """Listing and reading raw files, the account of those left out, and division by hash."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shala_datasets.files import LeftOut, printable, read, size, walk
+from shala_datasets.folder import Folder
+from shala_datasets.ntu import NTU
+from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.splits import held_out, split_by_hash
+from shala_datasets.ucf101 import UCF101
 
-from shala_framework import DataError
+from shala_framework import DataError, Dataset
 
 
 def test_walk_ends_and_has_one_order(tmp_path: Path) -> None:
@@ -52,7 +58,58 @@ def test_notes_show_five_examples_and_count_all() -> None:
         left_out.add("odd", f"{number}")
     left_out.add("bytes", os.fsdecode(b"caf\xe9"))
     assert left_out.notes() == ["7 files left out, odd: 0, 1, 2, 3, 4, ...", r"1 file left out, bytes: caf\xe9"]
+    assert left_out.entries == [*(("odd", str(number)) for number in range(7)), ("bytes", r"caf\xe9")]
     assert printable("Größe") == "Größe"
+
+
+def test_every_data_set_lists_all_that_it_left_out(tmp_path: Path) -> None:
+    """What notes show five examples of is complete in `left_out`, with its reason, and of the last pass alone."""
+    names = [f"odd{number}" for number in range(8)]
+    clip, sequence = b"RIFF", json.dumps({"skeletons": np.zeros((2, 20, 3)).tolist()}).encode()
+    cases: list[tuple[Dataset, dict[str, bytes], str, list[str]]] = [
+        (Folder(Folder.Options()), {"1.jpg": b"1", "1.txt": b"1"}, "no extension, which would name its field", names),
+        (
+            UCF101(UCF101.Options(split="none")),
+            {"v_Archery_g01_c01.avi": clip},
+            "neither .avi nor a list of the splits",
+            names,
+        ),
+        (NTU(NTU.Options()), {"S001C001P001R001A001.skeleton": b"1"}, "neither .skeleton nor .avi", names),
+        (
+            NWUCLA(NWUCLA.Options()),
+            {"a01_s01_e00_v01.json": sequence},
+            "name is not aNN_sNN_eNN_vNN.json with numbers of NW-UCLA",
+            [f"{name}.json" for name in names],
+        ),
+    ]
+    for number, (dataset, good, reason, odd) in enumerate(cases):
+        source = tmp_path / str(number)
+        source.mkdir()
+        for name in (*good, *odd):
+            (source / name).write_bytes(good.get(name, b"?"))
+        for _ in range(2):
+            assert len(list(dataset.samples(source))) == 1
+            assert dataset.left_out == [(reason, name) for name in odd]
+        assert f"8 files left out, {reason}: {', '.join(odd[:5])}, ..." in dataset.notes
+        for name in odd:
+            (source / name).unlink()
+        list(dataset.samples(source))
+        assert dataset.left_out == []
+
+
+def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path) -> None:
+    """A row of a table, a sample without one and an unreadable file all have their line."""
+    for name, content in (("1.jpg", b"1"), ("2.jpg", b""), ("3.jpg", b"3"), ("4.jpg", b"4")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "t.csv").write_text("key,split\n1,train\n2,train\n4,test\n9,train\n")
+    dataset = Folder(Folder.Options(table="t.csv"))
+    list(dataset.samples(tmp_path))
+    assert dataset.left_out == [
+        ("no file of that name", "t.csv: line 5 (9)"),
+        ("no row in t.csv, which has column 'split'", "3"),
+        ("empty file", "2.jpg"),
+        ("no file but a label, or none that can be read", "2"),
+    ]
 
 
 def test_hash_splits_keep_shares_and_places() -> None:

@@ -70,6 +70,7 @@ class Image(Modality):
 
     options: Options
     dtype = torch.uint8
+    network_options = frozenset({"network_width", "likelihood", "scale", "components"})
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -55,6 +55,7 @@ class TestImage(ModalitySuite):
     options: ClassVar = {"channels": 1, "height": 28, "width": 28, "network_width": 8}
     value_range = (0, 255)
     round_trip_tolerance = 0.0
+    density_options: ClassVar = {"scale": 0.05}
     kind = "PNG"
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
@@ -100,6 +101,8 @@ class TestMixtureImage(TestImage):
         "fit": "stretch",
     }  # fmt: skip
     kind = "JPEG"
+    density_options: ClassVar = {}
+    independent_values = False  # channels share their component: see test_masses_sum_to_one_and_match_the_closed_form
 
 
 # Reading: values.

@@ -118,6 +118,7 @@ class Skeleton(Modality):
                     raise ValueError(f"expected dims 3 with facing, which turns bodies in depth, got {self.dims}")
 
     options: Options
+    network_options = frozenset({"bones", "frames_per_second", "width", "likelihood", "scale"})
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

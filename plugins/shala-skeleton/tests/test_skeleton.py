@@ -388,3 +388,26 @@ def test_real_file_of_two_bodies(name: str) -> None:
     assert x is not None
     assert x[:, 1].any()
     assert not x[:, 2].any()
+
+
+class RealTestSuite(TestSkeleton):
+    """The contract suite's checks under the options that the real NTU files ask for."""
+
+    __test__ = False
+    options: ClassVar = {"frames": 8, "bodies": 2, "width": 32}
+
+    def sample_fields(self, index: int) -> dict[str, bytes]:
+        return {"skeleton": real(("S001C001P001R001A001", "S001C003P008R002A058")[index % 2])}
+
+
+@pytest.mark.real_data
+def test_damaged_real_files() -> None:
+    """Damaged copies of real recordings, of one and of two bodies, end in joints or in a DataError."""
+    suite = RealTestSuite()
+    suite.check_damage([suite.sample_fields(index) for index in range(2)])
+
+
+@pytest.mark.real_data
+def test_real_files_survive_writing() -> None:
+    """What is written of a real recording reads as the same joints."""
+    RealTestSuite().test_write_and_read_again()

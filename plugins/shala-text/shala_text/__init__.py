@@ -71,6 +71,7 @@ class Text(Modality):
 
     options: Options
     dtype = torch.int64
+    network_options = frozenset({"width", "num_layers", "heads", "word_dropout", "temperature", "top_p"})
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

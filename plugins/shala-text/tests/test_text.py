@@ -34,6 +34,8 @@ class TestText(ModalitySuite):
     modality = Text
     options: ClassVar = {"max_tokens": 32, "vocabulary_size": 300, "width": 32, "num_layers": 2, "heads": 2}
     likelihood_skips_padding = True
+    density_options: ClassVar = {"temperature": 1.0, "top_p": 1.0}
+    independent_values = False  # see test_probabilities_of_all_texts_sum_to_one
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"txt": f"{SENTENCES[index % 5]} {SENTENCES[(index + 2) % 5]}"[: 30 + index].encode()}

@@ -63,6 +63,7 @@ class Video(Modality):
 
     options: Options
     dtype = torch.uint8
+    network_options = frozenset({"channels", "frames_per_second", "likelihood", "scale", "training_frames"})
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -2,12 +2,21 @@
 
 import io
 import math
+from typing import Final
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from shala_framework import DataError
+
+# FFmpeg also reads play lists and session descriptions, which name other files and hosts: bytes from a shard must not
+# choose what is opened.
+CONTAINERS: Final = (
+    "mov,avi,matroska,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,gif,mjpeg,apng,nut,mxf,rm,dv,"
+    "yuv4mpegpipe"
+)
 
 
 def read_clip(data: bytes, field: str, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -17,7 +26,7 @@ def read_clip(data: bytes, field: str, num_frames: int, height: int, width: int)
     kept are scaled, so memory does not grow with the length of the clip.
 
     Args:
-        data: A file in any container and codec that FFmpeg knows.
+        data: A file in one of CONTAINERS and any codec that FFmpeg knows.
         field: Name of the field, for messages.
         num_frames: Number of frames to keep.
         height: Height of the result; the picture is scaled to cover it, and the rest is cropped.
@@ -40,6 +49,10 @@ def read_clip(data: bytes, field: str, num_frames: int, height: int, width: int)
         ) from error
 
 
+def _open(data: bytes) -> InputContainer:
+    return av.open(io.BytesIO(data), "r", metadata_errors="replace", options={"format_whitelist": CONTAINERS})
+
+
 def _decode(data: bytes, field: str, num_frames: int, height: int, width: int) -> np.ndarray:
     num_packets, declared = _count_packets(data, field)
     wanted = set(_evenly_spaced(num_packets, num_frames))
@@ -47,7 +60,7 @@ def _decode(data: bytes, field: str, num_frames: int, height: int, width: int) -
     num_decoded = 0
     # One for the whole clip: setting up the scaler costs far more than scaling a small frame.
     scaler = VideoReformatter()
-    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
+    with _open(data) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise DataError(
@@ -75,7 +88,7 @@ def _count_packets(data: bytes, field: str) -> tuple[int, int]:
 
     Counting is cheap, as nothing is decoded, and many containers state no number.
     """
-    with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
+    with _open(data) as container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no stream at all"
             raise DataError(f"field {field!r}: expected a file with a video stream, got one with {kinds}")

@@ -42,6 +42,7 @@ class TestVideo(ModalitySuite):
     modality = Video
     options: ClassVar = {"frames": 8, "height": 16, "width": 24, "channels": 16}
     value_range = (0, 255)
+    density_options: ClassVar = {"scale": 0.05}
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"mp4": encode_mp4(moving_square(index), 10.0)}
@@ -167,6 +168,32 @@ def test_networks_adapt_to_the_size(height: int, width: int) -> None:
     x = torch.zeros(1, *video.shape, dtype=torch.uint8)
     with torch.no_grad():
         assert video.decoder(12)(video.encoder(12)(x)).log_prob(x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile private.mp4\n",
+        "#EXTM3U\n#EXTINF:10,\nprivate.mp4\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    ],
+)
+def test_nothing_else_is_opened(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that name a file of this machine, or a port, do not make it read them."""
+    (tmp_path / "private.mp4").write_bytes(brightening(5))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="FFmpeg can decode"):
+        read_clip(text.encode(), "mp4", 2, 16, 16)
+
+
+@pytest.mark.real_data
+def test_damaged_real_clips() -> None:
+    """Damaged copies of real films end in a clip or in a DataError that names the field."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set SHALA_DATA")
+    clips = sorted((DATA / "ucf101").glob("*.avi"), key=lambda path: path.stat().st_size)[:2]
+    TestVideo().check_damage([{"avi": path.read_bytes()} for path in clips])
 
 
 @pytest.mark.real_data

@@ -1,0 +1,46 @@
+"""What a modality is fitted to: the fields of training samples, and the knowledge of which one it is looking at."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from shala_framework.modality import Modality
+
+
+class _HasFields(Protocol):
+    @property
+    def fields(self) -> Mapping[str, bytes]: ...
+
+
+_Sample = TypeVar("_Sample", bound=_HasFields)
+
+
+class Watched(Generic[_Sample]):
+    """The fields of each sample in turn, for `Modality.fit`; an error can then be laid to a sample, or to none.
+
+    Args:
+        samples: Raw samples.
+        on_sample: Called with the number of samples handed out so far.
+
+    Attributes:
+        current: The sample that is being looked at; None before the first, while the next is fetched, and after the
+            last.
+        ended: Whether every sample has been handed out and looked at.
+    """
+
+    def __init__(self, samples: Iterable[_Sample], on_sample: Callable[[int], None] = lambda _: None) -> None:
+        self.samples, self.on_sample = samples, on_sample
+        self.current: _Sample | None = None
+        self.ended = False
+
+    def __iter__(self) -> Iterator[Mapping[str, bytes]]:
+        for number, sample in enumerate(self.samples, 1):
+            self.current = sample
+            self.on_sample(number)
+            yield sample.fields
+            self.current = None
+        self.ended = True
+
+
+def needs_fit(modality: Modality) -> bool:
+    """Whether a modality learns anything from training samples."""
+    return type(modality).fit is not Modality.fit
