@@ -30,11 +30,7 @@ from shala_framework.evaluation.judges import Judge, train_judge
 from shala_framework.model import PriorName, ShaLa, load
 from shala_framework.urls import expand_urls
 
-JOINT_PRIORS: dict[PriorName, str] = {
-    "diffusion": "diffusion prior",
-    "mixture": "Gaussian mixture",
-    "normal": "N(0, I)",
-}
+CONTROLS: dict[PriorName, str] = {"mixture": "Gaussian mixture", "normal": "N(0, I)"}
 
 
 def shards(run: Path, model: ShaLa, split: str) -> list[str]:
@@ -108,18 +104,28 @@ def judge_table(model: ShaLa, judges: Mapping[str, Judge], rows: Rows) -> tuple[
 
 
 def joint_table(
-    model: ShaLa, judges: Mapping[str, Judge], train: Rows, rows: Rows, samples: int, seed: int
+    model: ShaLa,
+    judges: Mapping[str, Judge],
+    train: Rows,
+    rows: Rows,
+    samples: int,
+    autoguidance: Sequence[float],
+    seed: int,
 ) -> tuple[str, dict[str, float]]:
     """Joint coherence, and the Frechet distance of each modality, under the prior and its two controls."""
     figures: dict[str, float] = {}
     columns: list[list[str]] = []
     real: dict[str, Tensor] = {name: judge.features(rows_with(rows, name).x[name]) for name, judge in judges.items()}
-    for prior, title in JOINT_PRIORS.items():
-        x = model.generate(samples, prior=prior, seed=seed)
+    settings: list[tuple[PriorName, str, float | None]] = [
+        ("diffusion", f"diffusion prior, autoguidance {scale:g}", scale) for scale in autoguidance
+    ]
+    settings += [(prior, title, None) for prior, title in CONTROLS.items()]
+    for prior, title, scale in settings:
+        x = model.generate(samples, prior=prior, autoguidance_scale=scale, seed=seed)
         together = agreement({name: judge.classify(x[name]) for name, judge in judges.items()})
         distances = {name: frechet_distance(judge.features(x[name]), real[name]) for name, judge in judges.items()}
-        figures |= {f"joint coherence, {prior}": together}
-        figures |= {f"Frechet distance of {name}, {prior}": value for name, value in distances.items()}
+        figures |= {f"joint coherence, {title}": together}
+        figures |= {f"Frechet distance of {name}, {title}": value for name, value in distances.items()}
         columns.append([title, share(together, samples), *(f"{value:.2f}" for value in distances.values())])
     distances = {}
     for name, judge in judges.items():
@@ -132,14 +138,17 @@ def joint_table(
 
 
 def conditional_table(
-    model: ShaLa, judges: Mapping[str, Judge], rows: Rows, prior: PriorName, scale: float | None, seed: int
+    model: ShaLa, judges: Mapping[str, Judge], rows: Rows, prior: PriorName, scale: float | None, votes: int, seed: int
 ) -> tuple[str, dict[str, float]]:
-    """Conditional coherence of each modality given each other one."""
+    """Conditional coherence of each modality given each other one, of single samples or of the vote of several."""
     figures, lines = {}, []
     for given in model.names:
         some = rows_with(rows, given)
-        found = conditional_coherence(model, judges, some, given, prior=prior, guidance_scale=scale, seed=seed)
+        found = conditional_coherence(
+            model, judges, some, given, prior=prior, guidance_scale=scale, num_votes=votes, seed=seed
+        )
         note = f", guidance {scale:g}" if scale is not None else ""
+        note += f", vote of {votes}" if votes > 1 else ""
         figures |= {f"{name} given {given}, {prior}{note}": value for name, value in found.items()}
         lines.append([given, *(share(found[n], len(some)) if n in found else "" for n in model.names)])
     return table(["given \\ generated", *model.names], lines), figures
@@ -152,6 +161,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--judge-steps", type=int, default=600)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument(
+        "--autoguidance", type=float, nargs="+", default=[1.0, 2.0], help="of joint samples; of others the spec's holds"
+    )
+    parser.add_argument("--votes", type=int, default=1, help="samples a row that vote, to compare with a classifier")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the figures as well")
     args = parser.parse_args()
@@ -166,14 +179,18 @@ def main() -> None:
     print(f"training: {training_seconds(args.run)}; {machine()}\n", flush=True)
     text, figures = judge_table(model, judges, rows)
     print(text, flush=True)
-    text, found = joint_table(model, judges, train, rows, args.samples, args.seed)
+    text, found = joint_table(model, judges, train, rows, args.samples, args.autoguidance, args.seed)
     print(text, flush=True)
     figures |= found
-    settings: list[tuple[str, PriorName, float | None]] = [
-        (f"diffusion prior, guidance {scale:g}", "diffusion", scale) for scale in args.guidance
+    away = f"autoguidance {model.spec.generate.autoguidance_scale:g}"
+    settings: list[tuple[str, PriorName, float | None, int]] = [
+        (f"diffusion prior, guidance {scale:g}, {away}", "diffusion", scale, 1) for scale in args.guidance
     ]
-    for title, prior, scale in [*settings, ("q(z | x_given) without diffusion", "posterior", None)]:
-        text, found = conditional_table(model, judges, rows, prior, scale, args.seed)
+    if args.votes > 1:
+        title = f"diffusion prior, guidance 1, {away}, most frequent class of {args.votes} samples a row"
+        settings.append((title, "diffusion", 1.0, args.votes))
+    for title, prior, scale, votes in [*settings, ("q(z | x_given) without diffusion", "posterior", None, 1)]:
+        text, found = conditional_table(model, judges, rows, prior, scale, votes, args.seed)
         print(f"{title}\n\n{text}", flush=True)
         figures |= found
     print(f"evaluated in {time.perf_counter() - start:.0f} s")

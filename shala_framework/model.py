@@ -67,6 +67,8 @@ class ShaLa:
                 feature_dim=spec.posterior.feature_dim,
                 hidden_dim=spec.prior.hidden_dim,
                 num_blocks=spec.prior.num_blocks,
+                guide_hidden_dim=spec.prior.guide_hidden_dim,
+                guide_num_blocks=spec.prior.guide_num_blocks,
                 dropout=spec.prior.dropout,
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
@@ -150,6 +152,7 @@ class ShaLa:
         *,
         given: Mapping[str, Tensor] | None = None,
         guidance_scale: float | None = None,
+        autoguidance_scale: float | None = None,
         num_steps: int | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
@@ -162,6 +165,7 @@ class ShaLa:
             num_samples: Joint samples, or samples for each row of `given`.
             given: Modality name to tensor [N, ...]; None or empty for joint synthesis.
             guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
+            autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
             num_steps: Sampler steps; None takes the spec's.
             seed: Sample s of row n depends on (seed, n, s), not on the batch.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
@@ -178,7 +182,13 @@ class ShaLa:
             CheckpointError: The stage that is asked for is not trained.
         """
         z_ND = self.sample_latents(
-            num_samples, given=given, guidance_scale=guidance_scale, num_steps=num_steps, seed=seed, prior=prior
+            num_samples,
+            given=given,
+            guidance_scale=guidance_scale,
+            autoguidance_scale=autoguidance_scale,
+            num_steps=num_steps,
+            seed=seed,
+            prior=prior,
         )
         x = self.decode(z_ND, draw=draw, seed=seed, batch_size=batch_size)
         if given:
@@ -192,6 +202,7 @@ class ShaLa:
         *,
         given: Mapping[str, Tensor] | None = None,
         guidance_scale: float | None = None,
+        autoguidance_scale: float | None = None,
         num_steps: int | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
@@ -222,12 +233,16 @@ class ShaLa:
             mean, log_var = (v.repeat_interleave(num_samples, 0) for v in (q.mean_BD, q.log_var_BD))
             return mean + torch.exp(0.5 * log_var) * noise_ND
         settings, sampling = self.spec.prior, self.spec.generate
-        scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
+        guidance = sampling.guidance_scale if guidance_scale is None else guidance_scale
+        autoguidance = sampling.autoguidance_scale if autoguidance_scale is None else autoguidance_scale
         sigmas = karras_sigmas(num_steps or sampling.num_steps, settings.sigma_min, settings.sigma_max)
         repeats = num_samples
         with _evaluating(self.prior):
             denoise = self.prior.denoiser(
-                [h.repeat_interleave(repeats, 0) for h in h_MNF], subset_NM.repeat_interleave(repeats, 0), scale
+                [h.repeat_interleave(repeats, 0) for h in h_MNF],
+                subset_NM.repeat_interleave(repeats, 0),
+                guidance,
+                autoguidance,
             )
             return self.prior.restore(sample_heun(denoise, noise_ND, sigmas))
 

@@ -192,6 +192,14 @@ def test_guidance_interpolates_and_extrapolates():
     assert not torch.allclose(without, given)
     torch.testing.assert_close(prior.denoiser(h, subset, 0.0)(z, sigma), without)
     torch.testing.assert_close(prior.denoiser(h, subset, 2.0)(z, sigma), 2 * given - without)
+    for some, plain in ((subset, given), (torch.zeros_like(subset), without)):
+        guide = prior.denoise(z, sigma, prior.condition(h, some, guide=True), guide=True)
+        assert not torch.allclose(guide, plain)
+        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 0.0)(z, sigma), guide)
+        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 2.0)(z, sigma), 2 * plain - guide)
+    both = prior.denoiser(h, subset, 2.0, 3.0)(z, sigma)
+    guide = prior.denoiser(h, subset, 1.0, 0.0)(z, sigma)
+    torch.testing.assert_close(both, given + (given - without) + 2 * (given - guide))
 
 
 def test_mixture_recovers_its_parameters():

@@ -69,7 +69,10 @@ MISTAKES = {
         "options = { missing", "optoins = { missing", "optoins", "data.stand_in.optoins: unknown key (did you mean ..."
     ),
     "unknown key like no other": Mistake(
-        "num_joint = 3", "zzz = 3", "zzz", "generate.zzz: unknown key (known keys: guidance_scale, num_joint, ...)"
+        "num_joint = 3",
+        "zzz = 3",
+        "zzz",
+        "generate.zzz: unknown key (known keys: autoguidance_scale, guidance_scale, ...)",
     ),
     # Wrong types; TOML's own, none is turned into another.
     "float for int": Mistake(

@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
     sampling.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     sampling.add_argument("--guidance", type=float, metavar="W", help="guidance scale (default: the spec's)")
+    sampling.add_argument("--autoguidance", type=float, metavar="V", help="autoguidance scale (default: the spec's)")
     sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
     sampling.set_defaults(verb="sample")
     return parser

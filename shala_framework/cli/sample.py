@@ -24,6 +24,8 @@ def sample(arguments: argparse.Namespace) -> int:
     settings = model.spec.generate
     if arguments.guidance is not None:
         settings = attrs.evolve(settings, guidance_scale=arguments.guidance)
+    if arguments.autoguidance is not None:
+        settings = attrs.evolve(settings, autoguidance_scale=arguments.autoguidance)
     if arguments.steps is not None:
         settings = attrs.evolve(settings, num_steps=arguments.steps)
     model.spec = attrs.evolve(model.spec, generate=settings)

@@ -47,9 +47,13 @@ def conditional_coherence(
     *,
     prior: PriorName = "diffusion",
     guidance_scale: float | None = None,
+    num_votes: int = 1,
     seed: int = 0,
 ) -> dict[str, float]:
     """For each other modality, the share of samples that show the class of the row they were generated from.
+
+    A sample of p(x_i | x_given) shows how sure the model is, where a classifier gives the likeliest class alone; to
+    compare the two, let several samples of a row vote.
 
     Args:
         model: Trained.
@@ -58,13 +62,15 @@ def conditional_coherence(
         given: The modality to generate from.
         prior: "diffusion", or the control "posterior".
         guidance_scale: None takes the spec's.
+        num_votes: Samples a row, whose most frequent class counts.
         seed: Of the samples.
     """
     able = torch.nonzero(rows.presence[:, list(rows.x).index(given)])[:, 0]
     chosen = rows.take(able)
-    x = model.generate(given={given: chosen.x[given]}, prior=prior, guidance_scale=guidance_scale, seed=seed)
-    return {
-        name: float((judge.classify(x[name][:, 0]) == judge.targets(chosen.labels)).float().mean())
-        for name, judge in judges.items()
-        if name != given
-    }
+    x = model.generate(num_votes, given={given: chosen.x[given]}, prior=prior, guidance_scale=guidance_scale, seed=seed)
+    shares = {}
+    for name, judge in judges.items():
+        if name != given:
+            verdicts = judge.classify(x[name].flatten(0, 1)).unflatten(0, (len(chosen), num_votes))
+            shares[name] = float((verdicts.mode(1).values == judge.targets(chosen.labels)).float().mean())
+    return shares

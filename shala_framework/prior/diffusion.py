@@ -4,7 +4,8 @@ Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
 From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). That one
 denoiser is conditioned on the features of a random subset, and so samples every conditional, is this project's.
 Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1
-because z is standardised.
+because z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for
+autoguidance: what a small network gets wrong more than the large one does shows the way to where latents are likely.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from shala_framework.prior.sampling import Denoise
 
 
 class DiffusionPrior(nn.Module):
-    """A denoiser over standardised latents, with the statistics that standardise them and the features."""
+    """A denoiser over standardised latents, with the statistics that standardise them and the features.
+
+    Attributes:
+        network: The raw network of the denoiser.
+        guide: A smaller one that learns the same, worse; for autoguidance.
+    """
 
     z_mean: Tensor
     z_std: Tensor
@@ -33,17 +39,22 @@ class DiffusionPrior(nn.Module):
         feature_dim: int,
         hidden_dim: int = 256,
         num_blocks: int = 3,
+        guide_hidden_dim: int = 32,
+        guide_num_blocks: int = 1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.network = PriorNetwork(
-            latent_dim=latent_dim,
-            num_modalities=num_modalities,
-            feature_dim=feature_dim,
-            hidden_dim=hidden_dim,
-            num_blocks=num_blocks,
-            dropout=dropout,
+        self.network, self.guide = (
+            PriorNetwork(
+                latent_dim=latent_dim,
+                num_modalities=num_modalities,
+                feature_dim=feature_dim,
+                hidden_dim=width,
+                num_blocks=depth,
+                dropout=dropout,
+            )
+            for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_std", torch.ones(latent_dim))
@@ -63,17 +74,17 @@ class DiffusionPrior(nn.Module):
         """The inverse of `standardise`."""
         return z_BD * self.z_std + self.z_mean
 
-    def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> Tensor:
-        """What the network is told of the features of a subset: [B, W]."""
+    def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False) -> Tensor:
+        """What the network, or the guide, is told of the features of a subset: [B, W]."""
         scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
-        vector: Tensor = self.network.features(scaled, subset_BM)
+        vector: Tensor = (self.guide if guide else self.network).features(scaled, subset_BM)
         return vector
 
-    def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor) -> Tensor:
-        """D(z; sigma, h_S): the expected clean latent, in the standardised unit."""
+    def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, *, guide: bool = False) -> Tensor:
+        """D(z; sigma, h_S): the expected clean latent, in the standardised unit; of the network, or of the guide."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
-        raw: Tensor = self.network(z_BD / total, sigma_B.log() / 4, condition_BW)
+        raw: Tensor = (self.guide if guide else self.network)(z_BD / total, sigma_B.log() / 4, condition_BW)
         return z_BD / total.square() + sigma_B1 / total * raw
 
     def loss(
@@ -85,6 +96,7 @@ class DiffusionPrior(nn.Module):
         unconditional_share: float,
         log_sigma_mean: float,
         log_sigma_std: float,
+        guide: bool = False,
     ) -> Tensor:
         """Weighted denoising error of each row, averaged over dimensions: [B].
 
@@ -95,6 +107,7 @@ class DiffusionPrior(nn.Module):
             unconditional_share: Probability that S is empty; else its size is uniform from 1 to all present.
             log_sigma_mean: P_mean of EDM.
             log_sigma_std: P_std of EDM.
+            guide: Whether it is the guide's error.
         """
         device = z_BD.device
         clean_BD = self.standardise(z_BD)
@@ -102,26 +115,38 @@ class DiffusionPrior(nn.Module):
         subset_BM = random_subsets(presence_BM) & kept_B1
         sigma_B = (log_sigma_mean + log_sigma_std * torch.randn(len(z_BD), device=device)).exp()
         noisy_BD = clean_BD + sigma_B[:, None] * torch.randn_like(clean_BD)
-        denoised_BD = self.denoise(noisy_BD, sigma_B, self.condition(h_MBF, subset_BM))
+        condition_BW = self.condition(h_MBF, subset_BM, guide=guide)
+        denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 
-    def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance_scale: float = 1.0) -> Denoise:
-        """D(z; sigma) for fixed features, with guidance D_uncond + w (D_cond - D_uncond).
+    def denoiser(
+        self,
+        h_MBF: Sequence[Tensor],
+        subset_BM: Tensor,
+        guidance_scale: float = 1.0,
+        autoguidance_scale: float = 1.0,
+    ) -> Denoise:
+        """D(z; sigma) for fixed features: D + (w - 1) (D - D_uncond) + (v - 1) (D - D_guide).
 
         Args:
             h_MBF: Features of every modality; those outside the subset may hold anything finite.
             subset_BM: bool, the given modalities; rows without any are unconditional.
-            guidance_scale: w; 1 is no guidance and costs one evaluation instead of two.
+            guidance_scale: w, towards what is given; 1 is no guidance, and each kind costs an evaluation more.
+            autoguidance_scale: v, away from the guide's errors; 1 is none.
         """
-        condition_BW = self.condition(h_MBF, subset_BM)
-        if guidance_scale == 1.0 or not bool(subset_BM.any()):
-            return lambda z_ND, sigma_N: self.denoise(z_ND, sigma_N, condition_BW)
+        given_BW = self.condition(h_MBF, subset_BM)
         nothing_BW = self.condition(h_MBF, torch.zeros_like(subset_BM))
+        guide_BW = self.condition(h_MBF, subset_BM, guide=True)
+        towards = guidance_scale - 1 if bool(subset_BM.any()) else 0.0
+        away = autoguidance_scale - 1
 
-        def guided(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
-            with_BD = self.denoise(z_ND, sigma_N, condition_BW)
-            without_BD = self.denoise(z_ND, sigma_N, nothing_BW)
-            return without_BD + guidance_scale * (with_BD - without_BD)
+        def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+            plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW)
+            if towards:
+                guided_ND = guided_ND + towards * (plain_ND - self.denoise(z_ND, sigma_N, nothing_BW))
+            if away:
+                guided_ND = guided_ND + away * (plain_ND - self.denoise(z_ND, sigma_N, guide_BW, guide=True))
+            return guided_ND
 
-        return guided
+        return denoise

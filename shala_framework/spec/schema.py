@@ -103,6 +103,8 @@ class Prior:
     Attributes:
         hidden_dim: Width of the denoiser.
         num_blocks: Its residual blocks.
+        guide_hidden_dim: Width of the guide, a poorer denoiser that learns beside it, for autoguidance.
+        guide_num_blocks: Its residual blocks.
         dropout: Dropout inside them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
         log_sigma_std: Its standard deviation (P_std of EDM).
@@ -114,6 +116,8 @@ class Prior:
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1))
     num_blocks: int = attrs.field(default=3, validator=at_least(1))
+    guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1))
+    guide_num_blocks: int = attrs.field(default=1, validator=at_least(1))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
     log_sigma_mean: float = 0.2
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0))
@@ -213,6 +217,8 @@ class Generate:
         num_samples: Samples for each such row.
         num_steps: Steps of the sampler; Heun evaluates the denoiser 2 num_steps - 1 times.
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
+        autoguidance_scale: v in D_guide + v (D - D_guide), away from what a poorer denoiser gets wrong, with or
+            without given modalities; 1 is none.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0))
@@ -220,6 +226,7 @@ class Generate:
     num_samples: int = attrs.field(default=1, validator=at_least(1))
     num_steps: int = attrs.field(default=18, validator=at_least(2))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
+    autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -90,12 +90,15 @@ class PriorTraining:
         self.module: nn.Module = prior
         self.settings: PriorStage = spec.train.prior
         self.spec, self.store, self.held_out = spec, store, held_out
-        self.average = MovingAverage(prior.network, self.settings.ema_halflife_steps)
+        self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._loss(self.store, batch.to(self.store.mean_ND.device)), {}
+        rows_B = batch.to(self.store.mean_ND.device)
+        own, guide = (self._loss(self.store, rows_B, guide=guide) for guide in (False, True))
+        # They share no parameter, so that the gradient of each is its own.
+        return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
 
-    def _loss(self, store: LatentStore, rows_B: Tensor) -> Tensor:
+    def _loss(self, store: LatentStore, rows_B: Tensor, *, guide: bool = False) -> Tensor:
         settings = self.spec.prior
         h_BMF = store.h_NMF[rows_B]
         return self.prior.loss(
@@ -105,6 +108,7 @@ class PriorTraining:
             unconditional_share=settings.unconditional_share,
             log_sigma_mean=settings.log_sigma_mean,
             log_sigma_std=settings.log_sigma_std,
+            guide=guide,
         ).mean()
 
     def after_step(self, step: int) -> None:
@@ -118,7 +122,7 @@ class PriorTraining:
         torch.manual_seed(0)  # the same noise each time, so that figures compare
         rows = torch.arange(len(self.held_out), device=self.held_out.mean_ND.device)
         with self.average.applied():
-            return {"loss": float(self._loss(self.held_out, rows.repeat(8)))}
+            return {"denoising": float(self._loss(self.held_out, rows.repeat(8)))}
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.average.shadow
