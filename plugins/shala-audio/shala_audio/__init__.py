@@ -152,7 +152,9 @@ class Audio(Modality):
             num_frames=options.num_frames,
             hop=options.hop,
             window=options.window,
-            edges_hz=options.edges_hz,
+            num_mels=options.mels,
+            min_frequency_hz=options.min_frequency_hz,
+            max_frequency_hz=options.highest_frequency_hz,
             floor_decibels=options.floor_decibels,
         )
 

@@ -3,10 +3,13 @@
 import io
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Final, Literal
 
 import av
 import numpy as np
+import torch
+import torchaudio.functional
 
 from shala_framework import DataError
 
@@ -23,6 +26,7 @@ MOST_BROKEN = 0.1  # share of packets that may be left out
 LOUDEST = 100.0  # largest sensible sample, where full scale is 1; beyond it lie flipped bits
 UNKNOWN_SIZE = 0x7FFFF000  # programs that write to a pipe state sizes from here on, or 0
 BLOCK_SECONDS = 0.01  # step in which the loudest stretch is looked for
+LARGEST_TERM = 1_000  # of the ratio of two rates
 MARGIN_SECONDS = 0.02  # sound on both sides of a cut that resampling takes into account
 
 
@@ -193,23 +197,27 @@ def _stretch(sound: np.ndarray, rate: int, length: int, crop: Crop) -> int:
 
 
 def resample(sound: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """The sound at another rate, by its Fourier series: exact below 95 % of what both rates can hold, zero above.
+    """The sound at another rate: windowed sinc interpolation, sharp enough to keep 94 % of what both rates can hold.
 
     Args:
-        sound: float [N]; N * new_rate must be a multiple of rate. It is taken as periodic: leave margins.
+        sound: float [N]; silence is taken to surround it.
         rate: Rate of `sound` in Hz.
-        new_rate: Rate of the result.
+        new_rate: Rate of the result. Where the two have no small ratio the nearest one stands in, less than a
+            millionth off: the filter's size grows with the ratio's terms.
 
     Returns:
-        float64 [N * new_rate / rate].
+        float64 [N * new_rate / rate], rounded up.
     """
     if rate == new_rate:
         return sound
-    num_samples = len(sound) * new_rate // rate
-    spectrum = np.fft.rfft(sound)
-    highest = min(rate, new_rate) / 2
-    frequencies = np.arange(len(spectrum)) * rate / len(sound)
-    # A sharp edge would ring; a cosine's slope is short enough to keep nearly all of the band.
-    slope = np.clip((1 - frequencies / highest) / 0.05, 0, 1)
-    spectrum *= 0.5 - 0.5 * np.cos(np.pi * slope)
-    return np.fft.irfft(spectrum[: num_samples // 2 + 1], num_samples) * (num_samples / len(sound))
+    ratio = Fraction(new_rate, rate).limit_denominator(LARGEST_TERM)
+    resampled: np.ndarray = torchaudio.functional.resample(
+        torch.from_numpy(np.ascontiguousarray(sound, np.float64)),
+        ratio.denominator,
+        ratio.numerator,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,  # with the next two, torchaudio's recommendation for the highest quality
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    ).numpy()
+    return resampled

@@ -11,6 +11,7 @@ Shapes: M mel bands, T frames, K frequencies of the Fourier transform, N samples
 import math
 
 import torch
+import torchaudio.functional
 from torch import Tensor
 
 
@@ -25,7 +26,7 @@ def mel_to_hertz(mel: Tensor) -> Tensor:
 
 
 def mel_edges(num_mels: int, min_frequency_hz: float, max_frequency_hz: float) -> Tensor:
-    """Edges of bands evenly spaced in mel: band m rises from edge m to edge m + 1 and falls to edge m + 2.
+    """Edges of torchaudio's bands, evenly spaced in mel: band m rises from edge m to m + 1 and falls to edge m + 2.
 
     Returns:
         float64 [num_mels + 2], in Hz.
@@ -55,17 +56,24 @@ class MelSpectrum:
     HIGHEST = 20.0  # decibels beyond full scale that synthesis accepts
 
     def __init__(
-        self, sample_rate_hz: int, num_frames: int, hop: int, window: int, edges_hz: Tensor, floor_decibels: float
+        self,
+        sample_rate_hz: int,
+        num_frames: int,
+        hop: int,
+        window: int,
+        num_mels: int,
+        min_frequency_hz: float,
+        max_frequency_hz: float,
+        floor_decibels: float,
     ) -> None:
         self.num_frames, self.hop = num_frames, hop
         self.floor = 10 ** (floor_decibels / 10)
         self.window_W = torch.hann_window(window)
         # Twice the window's length: low bands are narrower than a frequency of a transform as long as the window.
         self.num_points = transform_length(window)
-        frequencies_K = torch.arange(self.num_points // 2 + 1, dtype=torch.float64) * sample_rate_hz / self.num_points
-        rise_MK = (frequencies_K - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
-        fall_MK = (edges_hz[2:, None] - frequencies_K) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
-        self.filters_MK = torch.minimum(rise_MK, fall_MK).clamp_min(0).float()
+        self.filters_MK = torchaudio.functional.melscale_fbanks(
+            self.num_points // 2 + 1, min_frequency_hz, max_frequency_hz, num_mels, sample_rate_hz
+        ).T.contiguous()
         # The energy of a full-scale sine's lobe.
         self.unit = self.num_points * self.window_W.square().sum().item() / 4
         # Frames reach over both ends of the sound.
@@ -80,8 +88,19 @@ class MelSpectrum:
     def analyse(self, sound_N: Tensor) -> Tensor:
         """Mel spectrogram of a sound of `num_samples`, full scale 1: float32 [M, T] in decibels."""
         after = self.padded - self.before - self.num_samples
-        power_TK = self._transform(torch.nn.functional.pad(sound_N, (self.before, after))).abs().square()
-        level_MT: Tensor = 10 * torch.log10(self.filters_MK @ power_TK.T / self.unit + self.floor)
+        beside = (self.num_points - len(self.window_W)) // 2  # the transform centres its window
+        power_KT = torchaudio.functional.spectrogram(
+            torch.nn.functional.pad(sound_N, (self.before + beside, after + self.num_points - len(self.window_W))),
+            pad=0,
+            window=self.window_W,
+            n_fft=self.num_points,
+            hop_length=self.hop,
+            win_length=len(self.window_W),
+            power=2.0,
+            normalized=False,
+            center=False,
+        )[:, : self.num_frames]
+        level_MT: Tensor = 10 * torch.log10(self.filters_MK @ power_KT / self.unit + self.floor)
         return level_MT
 
     def synthesise(self, level_MT: Tensor) -> Tensor:
