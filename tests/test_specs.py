@@ -161,6 +161,15 @@ RAW = {  # data set, folder of real files, options for packing few of them, shru
     "polymnist": ("polymnist", ".", ("train=24", "validation=4", "test=4"), {}),
     "nw_ucla_skeleton_text": ("nw-ucla", "nw_ucla", (), {}),
     "cub_image_caption": ("cub", "cub10", ("captions=1",), {"image.options.height": "32", "image.options.width": "32"}),
+    "covid_cxr_notes": (
+        "folder",
+        "covid_cxr_notes",
+        (
+            *("ignore_folders=true", "table=pairs.csv", "key_column=image", "group_column=patientid"),
+            *('text_columns=["clinical_notes"]', "label_column=finding", 'stem_ends_at="last dot"'),
+        ),
+        {"xray.options.height": "32", "xray.options.width": "32"},
+    ),
     "ucf101_video_audio": (
         "ucf101",
         "ucf101",
