@@ -30,7 +30,7 @@ from shala_framework.data.rows import (
 )
 from shala_framework.data.shards import PackReport, pack, read_shards
 from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
@@ -101,7 +101,7 @@ class Experiment:
     def _claim_folder(self) -> None:
         """Write spec.json, or make sure that the folder's is this one."""
         mine = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
-        path = self.folder / "spec.json"
+        path = self.folder / SPEC_FILE
         if path.exists():
             try:
                 theirs = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from shala_framework.seeds import mix_seed
 from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
+SPEC_FILE = "spec.json"
 PRIOR_FILE = "prior.safetensors"
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
@@ -320,6 +322,8 @@ class ShaLa:
 def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
     """Load a run, such as `load("runs/ntu_rgb_skeleton")`, in evaluation mode.
 
+    It samples by the [generate] table that the run was last given, which `spec.json` beside the checkpoints holds.
+
     Raises:
         CheckpointError: The folder has no checkpoint of stage 1, or a damaged one.
         SpecError: A plugin that the model needs is not installed or has changed its options.
@@ -328,7 +332,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
     _, description = read_checkpoint(folder / AUTOENCODER_FILE)
     if "spec" not in description:
         raise CheckpointError(f"{folder / AUTOENCODER_FILE} is no checkpoint of a model, but of {description!r}")
-    model = ShaLa(resolve_spec(description["spec"], str(folder / AUTOENCODER_FILE)))
+    described = description["spec"] | _given_anew(folder / SPEC_FILE)
+    model = ShaLa(resolve_spec(described, str(folder / AUTOENCODER_FILE)))
     model.synthetic = bool(description["synthetic"])
     for name, modality in model.modalities.items():
         try:
@@ -336,6 +341,16 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
         except ValueError as error:
             raise CheckpointError(f"{folder / AUTOENCODER_FILE}: state of modality {name!r}: {error}") from error
     return model.build().load_stages(folder).to(device)
+
+
+def _given_anew(path: Path) -> dict[str, Any]:
+    """What a finished run may be given anew, by its spec.json; nothing where checkpoints lie alone."""
+    if not path.exists():
+        return {}
+    try:
+        return {"generate": json.loads(path.read_bytes())["spec"]["generate"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 
 
 @contextmanager

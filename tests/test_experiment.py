@@ -167,6 +167,21 @@ def test_modalities_keep_the_order_of_the_spec(two_spec):
         run(two_spec, "r")
 
 
+def test_sampling_settings_given_anew_hold_for_the_loaded_model(two_spec):
+    """A finished run that is given other settings of [generate] samples by them from then on, with the same weights."""
+    folder = run(two_spec, "r")
+    before = load(folder)
+    run(two_spec, "r", "generate.guidance_scale=3.0")
+    after = load(folder)
+    assert (before.spec.generate.guidance_scale, after.spec.generate.guidance_scale) == (1.0, 3.0)
+    assert torch.equal(before.generate(2)["first"], after.generate(2)["first"])
+    given = {"second": torch.randn(2, 2)}
+    assert not torch.equal(before.generate(given=given)["first"], after.generate(given=given)["first"])
+    (folder / "spec.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"spec\.json is damaged"):
+        load(folder)
+
+
 def test_wrong_arguments_are_named(two_spec):
     """generate and embed say what they expected."""
     model = load(run(two_spec, "r"))
