@@ -15,7 +15,7 @@ from shala_framework import DataError
 # choose what is opened.
 CONTAINERS: Final = (
     "mov,avi,matroska,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,gif,mjpeg,apng,nut,mxf,rm,dv,"
-    "yuv4mpegpipe"
+    "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,wav,mp3,flac,aac"
 )
 
 
