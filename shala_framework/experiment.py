@@ -30,7 +30,7 @@ from shala_framework.data.rows import (
 )
 from shala_framework.data.shards import PackReport, pack, read_shards
 from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, ShaLa
+from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
@@ -40,8 +40,6 @@ from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 from shala_framework.urls import expand_urls
-
-FREE_TO_CHANGE = ("generate",)  # tables that a finished or stopped run may be given anew
 
 
 @attrs.frozen(kw_only=True)

@@ -21,8 +21,9 @@ from shala_framework.seeds import mix_seed
 from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
-SPEC_FILE = "spec.json"
 PRIOR_FILE = "prior.safetensors"
+SPEC_FILE = "spec.json"
+FREE_TO_CHANGE = ("generate",)  # tables that a finished or stopped run may be given anew
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 
@@ -348,7 +349,8 @@ def _given_anew(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return {"generate": json.loads(path.read_bytes())["spec"]["generate"]}
+        spec = json.loads(path.read_bytes())["spec"]
+        return {table: spec[table] for table in FREE_TO_CHANGE}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 

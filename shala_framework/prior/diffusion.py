@@ -136,17 +136,18 @@ class DiffusionPrior(nn.Module):
             autoguidance_scale: v, away from the guide's errors; 1 is none.
         """
         given_BW = self.condition(h_MBF, subset_BM)
-        nothing_BW = self.condition(h_MBF, torch.zeros_like(subset_BM))
-        guide_BW = self.condition(h_MBF, subset_BM, guide=True)
-        towards = guidance_scale - 1 if bool(subset_BM.any()) else 0.0
-        away = autoguidance_scale - 1
+        # What the samples are to move away from: how far, by which condition, and whether it is the guide's.
+        others: list[tuple[float, Tensor, bool]] = []
+        if guidance_scale != 1 and bool(subset_BM.any()):
+            others.append((guidance_scale - 1, self.condition(h_MBF, torch.zeros_like(subset_BM)), False))
+        if autoguidance_scale != 1:
+            others.append((autoguidance_scale - 1, self.condition(h_MBF, subset_BM, guide=True), True))
 
         def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
             plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW)
-            if towards:
-                guided_ND = guided_ND + towards * (plain_ND - self.denoise(z_ND, sigma_N, nothing_BW))
-            if away:
-                guided_ND = guided_ND + away * (plain_ND - self.denoise(z_ND, sigma_N, guide_BW, guide=True))
+            for extent, condition_BW, guide in others:
+                other_ND = self.denoise(z_ND, sigma_N, condition_BW, guide=guide)
+                guided_ND = guided_ND + extent * (plain_ND - other_ND)
             return guided_ND
 
         return denoise
