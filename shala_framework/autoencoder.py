@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.modality import Likelihood, Modality
-from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, random_subsets
+from shala_framework.contrast import Contrast
+from shala_framework.modality import Likelihood, Modality, Relaxed
+from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
 
 
 @attrs.frozen(eq=False)
@@ -20,13 +21,17 @@ class Bound:
     Attributes:
         log_prob: Modality name to log p(x_i | z) [B], 0 in rows that lack it.
         kl_B: KL(q(z|x) || N(0, I)).
-        subset_kl_B: KL(q(z|x) || q(z|x_S)) for a random subset S of what is present, without gradient through its
-            first argument.
+        subset_kl_B: KL(q(z|x) || q(z|x_S)) for a random subset S of what is present, with a gradient in the network of
+            q(z|x_S) alone.
+        contrast: InfoNCE between the modalities' features, nats; a scalar, 0 where it is not asked for.
+        recognition: InfoNCE between features of what is decoded and of the other modalities, likewise.
     """
 
     log_prob: dict[str, Tensor]
     kl_B: Tensor
     subset_kl_B: Tensor
+    contrast: Tensor
+    recognition: Tensor
 
     def elbo(self, kl_weight: float = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
         """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
@@ -47,29 +52,50 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], *, latent_dim: int, feature_dim: int, hidden_dim: int
+        self,
+        modalities: Mapping[str, Modality],
+        *,
+        latent_dim: int,
+        feature_dim: int,
+        hidden_dim: int,
+        fusion: str = "concatenation",
+        modality_dropout: float = 0.0,
+        contrastive: bool = False,
+        recognised: bool = False,
     ) -> None:
         super().__init__()
         self.names = tuple(modalities)
         self.latent_dim, self.feature_dim = latent_dim, feature_dim
         self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.encoders = nn.ModuleDict({name: m.encoder(feature_dim) for name, m in modalities.items()})
-        self.posterior = ConcatenationPosterior(len(modalities), feature_dim, hidden_dim, latent_dim)
+        self.posterior, self.subset_posterior = (
+            FUSIONS[fusion](len(modalities), feature_dim, hidden_dim, latent_dim) for _ in range(2)
+        )
         self.decoders = nn.ModuleDict({name: m.decoder(latent_dim) for name, m in modalities.items()})
+        self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
+        self.recognised = recognised and self.contrast is not None
+        self.modality_dropout = modality_dropout
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
         return {name: self.encoders[name](x[name]).float() for name in self.names if name in x}
 
     def fuse(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> GaussianPosterior:
-        """q(z | the modalities that are in h and present)."""
+        """q(z | x) of rows as the data have them: of all that is in h and present."""
+        posterior: GaussianPosterior = self.posterior(*self._aligned(h, presence_BM))
+        return posterior
+
+    def fuse_subset(self, h: Mapping[str, Tensor], subset_BM: Tensor) -> GaussianPosterior:
+        """q(z | x_S) of a subset of what rows would have, learned from `fuse` by distillation."""
+        posterior: GaussianPosterior = self.subset_posterior(*self._aligned(h, subset_BM))
+        return posterior
+
+    def _aligned(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> tuple[list[Tensor], Tensor]:
+        """A feature of every modality, zeros for those not in h, and which are there."""
         some = next(iter(h.values()))
         absent = some.new_zeros(len(presence_BM), self.feature_dim)
         known = torch.tensor([name in h for name in self.names], device=presence_BM.device)
-        posterior: GaussianPosterior = self.posterior(
-            [h.get(name, absent) for name in self.names], presence_BM.bool() & known
-        )
-        return posterior
+        return [h.get(name, absent) for name in self.names], presence_BM.bool() & known
 
     def decode(self, z_BD: Tensor) -> dict[str, Likelihood]:
         """p(x_i | z) of every modality."""
@@ -83,10 +109,28 @@ class Autoencoder(nn.Module):
             presence_BM: bool [B, M].
         """
         h = self.encode(x)
-        posterior = self.fuse(h, presence_BM)
-        subset = self.fuse(h, random_subsets(presence_BM))
-        log_prob = {}
+        seen_BM = presence_BM
+        if self.training and self.modality_dropout:
+            kept_B1 = torch.rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
+            seen_BM = torch.where(kept_B1, presence_BM, random_subsets(presence_BM))
+        posterior = self.fuse(h, seen_BM)
+        subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
+        log_prob, decoded = {}, {}
         for i, (name, likelihood) in enumerate(self.decode(posterior.sample()).items()):
             # A product with zero, not a selection of rows: every rank touches every modality's parameters.
             log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]
-        return Bound(log_prob, posterior.kl_BD().sum(1), posterior.detach().kl_to(subset))
+            if self.recognised and isinstance(likelihood, Relaxed):
+                decoded[i] = self._encode_frozen(name, likelihood.relaxed())
+        kl_B = posterior.kl_BD().sum(1)
+        contrast = recognition = kl_B.new_zeros(())
+        if self.contrast is not None:
+            contrast = self.contrast(list(h.values()), presence_BM)
+            if decoded:
+                recognition = self.contrast.recognition(decoded, list(h.values()), presence_BM)
+        return Bound(log_prob, kl_B, posterior.detach().kl_to(subset), contrast, recognition)
+
+    def _encode_frozen(self, name: str, x: Tensor) -> Tensor:
+        """The feature of x [B, ...] by an encoder that takes no gradient, but passes it on to x."""
+        frozen = {key: p.detach() for key, p in self.encoders[name].named_parameters()}
+        h_BF: Tensor = torch.func.functional_call(self.encoders[name], frozen, (x,))
+        return h_BF.float()

@@ -29,7 +29,10 @@ from shala_framework.data.rows import (
     stream_batches,
 )
 from shala_framework.data.shards import PackReport, pack, read_shards
+from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
 from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
+from shala_framework.evaluation.run import evaluate_run
+from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
@@ -39,7 +42,6 @@ from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
-from shala_framework.urls import expand_urls
 
 
 @attrs.frozen(kw_only=True)
@@ -51,12 +53,14 @@ class RunSummary:
         seconds: Wall time by phase; phases that were already done are absent.
         peak_memory_gib: Largest resident set of this process.
         synthetic: Whether the training data were made by a stand-in.
+        evaluation: What was measured at the end; None where it was measured before, or is not asked for.
     """
 
     folder: Path
     seconds: dict[str, float]
     peak_memory_gib: float
     synthetic: bool
+    evaluation: Evaluation | None = None
 
 
 class Experiment:
@@ -67,6 +71,7 @@ class Experiment:
         self.reporter: Reporter = reporter or Silent()
         self.state = folder / "state"
         self.seconds: dict[str, float] = {}
+        self.evaluation: Evaluation | None = None
         self._train_rows: Rows | None = None
         self._held_out: Rows | None = None
 
@@ -84,9 +89,14 @@ class Experiment:
         self._timed("autoencoder", self._train_autoencoder)
         self._timed("prior", self._train_prior)
         self._timed("samples", self._write_samples)
+        self._timed("evaluation", self._measure)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         summary = RunSummary(
-            folder=self.folder, seconds=self.seconds, peak_memory_gib=peak, synthetic=self.loaded.stand_in_used
+            folder=self.folder,
+            seconds=self.seconds,
+            peak_memory_gib=peak,
+            synthetic=self.loaded.stand_in_used,
+            evaluation=self.evaluation,
         )
         self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
         return summary
@@ -132,7 +142,7 @@ class Experiment:
             f"{SYNTHETIC}. Every sample and figure in this folder comes from the synthetic data set "
             f"{stand_in.dataset!r},\nbecause no shard matched data.train = {self.spec.data.train!r}.\n".encode(),
         )
-        if (self.folder / "data").exists():
+        if (self.folder / STAND_IN_FOLDER).exists():
             return False
         partial = self.folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -140,20 +150,14 @@ class Experiment:
         dataset_class = load_dataset(stand_in.dataset)
         dataset = dataset_class(structure(stand_in.options, dataset_class.Options))
         report = pack(dataset, None, partial, on_sample=self.reporter.advance)
-        partial.rename(self.folder / "data")
+        partial.rename(self.folder / STAND_IN_FOLDER)
         self.reporter.finish()
         self.reporter.note(describe_pack(report))
         return True
 
-    def urls(self, split: str) -> list[str]:
-        """Shards of a split, "train" or "validation"; none where the spec names none."""
-        if self.loaded.stand_in_used:
-            return sorted(str(path) for path in (self.folder / "data").glob(f"{split}-*.tar"))
-        names = getattr(self.spec.data, split)
-        try:
-            return expand_urls(names) if names else []
-        except DataError as error:
-            raise DataError(f"data.{split}: {error}") from error
+    def urls(self, split: Split) -> list[str]:
+        """Shards of a split; none where the spec names none."""
+        return split_urls(self.spec.data, split, self.folder / STAND_IN_FOLDER if self.loaded.stand_in_used else None)
 
     def _fitted_model(self) -> ShaLa:
         model = ShaLa(self.loaded)
@@ -234,7 +238,14 @@ class Experiment:
         elif not state_file.exists():
             for sentence in absent_from_first(self.urls("train"), self.model.modalities):
                 self.reporter.warn(f"data.train: {sentence}")
-        stage = AutoencoderTraining(self.model.autoencoder, self.spec, self.device, self.held_out())
+        stage = AutoencoderTraining(
+            self.model.autoencoder,
+            self.spec.posterior,
+            self.spec.train.autoencoder,
+            self.device,
+            self.held_out(),
+            autocast=self.spec.train.precision == "bfloat16",
+        )
         train(
             stage,
             self.spec.train.autoencoder,
@@ -274,7 +285,7 @@ class Experiment:
         prior, settings = self.model.prior, self.spec.train.prior
         prior.set_statistics(*store.statistics())
         self._fit_mixture(store)
-        stage = PriorTraining(prior, self.spec, store, self._held_out_latents())
+        stage = PriorTraining(prior, self.spec.prior, settings, store, self._held_out_latents())
 
         def batches(start_step: int) -> Iterator[Tensor]:
             return shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
@@ -327,6 +338,24 @@ class Experiment:
                 self.reporter.begin(f"given {name}", len(chosen) * settings.num_samples, "sample")
                 writer.cross_modal(chosen, [name], num_samples=settings.num_samples, seed=self.spec.seed)
                 self.reporter.finish()
+        return True
+
+    def _measure(self) -> bool:
+        """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
+        rows = self.held_out()
+        if not self.spec.evaluate.at_end or rows is None or not any(rows.labels):
+            return False
+        train = self.train_rows() if self.spec.data.in_memory else None
+        self.evaluation = evaluate_run(
+            self.model,
+            self.folder,
+            "validation",
+            self.spec.evaluate,
+            train=train,
+            held_out=rows,
+            seed=self.spec.seed,
+            reporter=self.reporter,
+        )
         return True
 
 

@@ -31,6 +31,9 @@ class Normal:
     def mode(self) -> Tensor:
         return self.mean
 
+    def relaxed(self) -> Tensor:
+        return self.mean
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + torch.exp(self.log_scale) * noise
@@ -50,6 +53,9 @@ class Laplace:
         return _sum_events(-standardised - self.log_scale - math.log(2))
 
     def mode(self) -> Tensor:
+        return self.location
+
+    def relaxed(self) -> Tensor:
         return self.location
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -84,12 +90,15 @@ class Pixels:
     def mode(self) -> Tensor:
         return unit_to_pixels(self.base.mode())
 
+    def relaxed(self) -> Tensor:
+        return (self.base.relaxed() + 1) * 127.5
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return unit_to_pixels(self.base.sample(generator))
 
 
 def pixels_to_unit(x: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1]."""
+    """Values 0..255, uint8 or relaxed, to float32 in [-1, 1]."""
     return x.float() / 127.5 - 1
 
 

@@ -37,6 +37,18 @@ class Likelihood(Protocol):
         ...
 
 
+@runtime_checkable
+class Relaxed(Protocol):
+    """A likelihood whose most likely x has a differentiable form that the modality's encoder takes as well.
+
+    Where a likelihood has it, stage 1 can ask that what is decoded be recognised.
+    """
+
+    def relaxed(self) -> Tensor:
+        """`mode` before it is rounded or clamped: float [B, ...], with gradients."""
+        ...
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Preview:
     """What a person is shown of one x: a picture (one frame), a clip, a sound, a text, or several at once.

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.checkpoint import load_module, part, prefixed, read_checkpoint, write_checkpoint
 from shala_framework.errors import CheckpointError, PluginError
-from shala_framework.modality import Likelihood, Modality
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.modality import Likelihood, Modality, Relaxed
+from shala_framework.posterior import GaussianPosterior
+from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
 from shala_framework.seeds import mix_seed
 from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
 SPEC_FILE = "spec.json"
-FREE_TO_CHANGE = ("generate",)  # tables that a finished or stopped run may be given anew
+FREE_TO_CHANGE = ("generate", "evaluate")  # tables that a finished or stopped run may be given anew
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 
@@ -63,6 +64,10 @@ class ShaLa:
                 latent_dim=spec.posterior.latent_dim,
                 feature_dim=spec.posterior.feature_dim,
                 hidden_dim=spec.posterior.hidden_dim,
+                fusion=spec.posterior.fusion,
+                modality_dropout=spec.posterior.modality_dropout,
+                contrastive=spec.posterior.contrast_weight > 0,
+                recognised=spec.posterior.recognition_weight > 0,
             )
             self.prior = DiffusionPrior(
                 latent_dim=spec.posterior.latent_dim,
@@ -91,8 +96,12 @@ class ShaLa:
                         f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood"
                     )
                 log_prob, mode = likelihood.log_prob(x), likelihood.mode()
+                relaxed = (
+                    self.autoencoder.encoders[name](likelihood.relaxed()) if isinstance(likelihood, Relaxed) else h
+                )
             for what, got, expected in (
                 ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
+                ("encoder made of its likelihood's relaxed form", tuple(relaxed.shape), (num_rows, feature_dim)),
                 ("log_prob returned", tuple(log_prob.shape), (num_rows,)),
                 ("mode returned", (mode.dtype, tuple(mode.shape)), (modality.dtype, tuple(x.shape))),
             ):
@@ -140,13 +149,7 @@ class ShaLa:
             ValueError: x names no modality of this model, or rows differ in number.
         """
         num_rows = self._check_given(x)
-        means = []
-        with _evaluating(self.autoencoder):
-            for rows in torch.arange(num_rows).split(batch_size):
-                h = self.autoencoder.encode({name: value[rows].to(self.device) for name, value in x.items()})
-                present = self._presence(x, len(rows))
-                means.append(self.autoencoder.fuse(h, present).mean_BD.cpu())
-        return torch.cat(means)
+        return self._fuse(*self._features(x, num_rows, batch_size)).mean_BD.cpu()
 
     @torch.no_grad()
     def generate(
@@ -215,15 +218,7 @@ class ShaLa:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}")
         num_rows = self._check_given(given) if given else 1
         rows = range(num_rows * num_samples)
-        needed = "autoencoder" if prior in ("normal", "posterior") else "prior"
-        if needed not in self.stages:
-            raise CheckpointError(
-                f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}"
-            )
-        if given and prior in ("normal", "mixture"):
-            raise ValueError(f'expected prior "diffusion" or "posterior" with given modalities, got {prior!r}')
-        if not given and prior == "posterior":
-            raise ValueError('expected given modalities with prior="posterior", got none')
+        self._check_prior(prior, given)
         noise_ND = row_noise(seed, rows, self.autoencoder.latent_dim).to(self.device)
         if prior == "normal":
             return noise_ND
@@ -231,8 +226,7 @@ class ShaLa:
             return self.prior.restore(self.mixture.sample(seed, rows))
         h_MNF, subset_NM = self._features(given or {}, num_rows)
         if prior == "posterior":
-            with _evaluating(self.autoencoder):
-                q = self.autoencoder.fuse(dict(zip(self.names, h_MNF, strict=True)), subset_NM)
+            q = self._fuse(h_MNF, subset_NM)
             mean, log_var = (v.repeat_interleave(num_samples, 0) for v in (q.mean_BD, q.log_var_BD))
             return mean + torch.exp(0.5 * log_var) * noise_ND
         settings, sampling = self.spec.prior, self.spec.generate
@@ -247,7 +241,64 @@ class ShaLa:
                 guidance,
                 autoguidance,
             )
-            return self.prior.restore(sample_heun(denoise, noise_ND, sigmas))
+            return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_ND, sigmas))
+
+    @torch.no_grad()
+    def latent_log_prob(
+        self,
+        z_NSD: Tensor,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        num_steps: int = 36,
+        prior: PriorName = "diffusion",
+    ) -> Tensor:
+        """Log density of latents: log p(z), or log p(z | x_given); of the diffusion prior without any guidance.
+
+        Args:
+            z_NSD: S latents for each row of `given`; any N without it.
+            given: As for `generate`.
+            num_steps: Steps in which the diffusion prior's ODE is solved; the error falls with their square.
+            prior: As for `generate`.
+
+        Returns:
+            float tensor [N, S], nats.
+
+        Raises:
+            ValueError: Arguments do not fit the model or each other.
+            CheckpointError: The stage that is asked for is not trained.
+        """
+        num_rows = len(z_NSD)
+        if given and self._check_given(given) != num_rows:
+            raise ValueError(f"expected latents of {self._check_given(given)} given rows, got {num_rows}")
+        self._check_prior(prior, given)
+        row_N = torch.arange(num_rows, device=self.device).repeat_interleave(z_NSD.shape[1])
+        z_ND = z_NSD.flatten(0, 1).to(self.device)
+        h_MNF, subset_NM = self._features(given or {}, num_rows)
+        if prior == "normal":
+            log_prob_N = GaussianPosterior(torch.zeros_like(z_ND), torch.zeros_like(z_ND)).log_prob(z_ND)
+        elif prior == "posterior":
+            q = self._fuse(h_MNF, subset_NM)
+            log_prob_N = GaussianPosterior(q.mean_BD[row_N], q.log_var_BD[row_N]).log_prob(z_ND)
+        else:
+            unit_ND = self.prior.standardise(z_ND)
+            if prior == "mixture":
+                log_prob_N = self.mixture.log_prob(unit_ND)
+            else:
+                sigmas = karras_sigmas(num_steps, self.spec.prior.sigma_min, self.spec.prior.sigma_max)
+                log_prob_N = self._diffusion_log_prob(unit_ND, [h[row_N] for h in h_MNF], subset_NM[row_N], sigmas)
+            log_prob_N = log_prob_N - self.prior.z_std.log().sum()  # of z itself, by change of variables
+        return log_prob_N.cpu().view(num_rows, -1)
+
+    def _diffusion_log_prob(
+        self, z_ND: Tensor, h_MNF: list[Tensor], subset_NM: Tensor, sigmas: Tensor, batch_size: int = 512
+    ) -> Tensor:
+        with _evaluating(self.prior):
+            return torch.cat(
+                [
+                    log_density(self.prior.denoiser([h[rows] for h in h_MNF], subset_NM[rows]), z_ND[rows], sigmas)
+                    for rows in torch.arange(len(z_ND), device=self.device).split(batch_size)
+                ]
+            )
 
     @torch.no_grad()
     def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
@@ -259,6 +310,27 @@ class ShaLa:
                 for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
                     parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
         return {name: torch.cat(values) for name, values in parts.items()}
+
+    def _check_prior(self, prior: PriorName, given: Mapping[str, Tensor] | None) -> None:
+        needed = "autoencoder" if prior in ("normal", "posterior") else "prior"
+        if needed not in self.stages:
+            raise CheckpointError(
+                f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}"
+            )
+        if given and prior in ("normal", "mixture"):
+            raise ValueError(f'expected prior "diffusion" or "posterior" with given modalities, got {prior!r}')
+        if not given and prior == "posterior":
+            raise ValueError('expected given modalities with prior="posterior", got none')
+
+    def _fuse(self, h_MNF: list[Tensor], subset_NM: Tensor) -> GaussianPosterior:
+        """q(z | x_S); of all modalities it is that of stage 1's own rows."""
+        h = dict(zip(self.names, h_MNF, strict=True))
+        with _evaluating(self.autoencoder):
+            whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
+        all_N1 = subset_NM.all(1, keepdim=True)
+        return GaussianPosterior(
+            torch.where(all_N1, whole.mean_BD, part.mean_BD), torch.where(all_N1, whole.log_var_BD, part.log_var_BD)
+        )
 
     def _check_given(self, given: Mapping[str, Tensor]) -> int:
         unknown = sorted(set(given) - set(self.names))
@@ -350,7 +422,7 @@ def _given_anew(path: Path) -> dict[str, Any]:
         return {}
     try:
         spec = json.loads(path.read_bytes())["spec"]
-        return {table: spec[table] for table in FREE_TO_CHANGE}
+        return {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 

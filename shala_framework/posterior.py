@@ -2,8 +2,11 @@
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 Reference: ShaLa (Cui et al. 2025, arXiv 2508.17376), which fuses by concatenation and linear layers. That absent
-modalities enter as zeros together with presence bits is this project's choice.
+modalities enter as zeros together with presence bits is this project's choice, and so is attention.
 """
+
+import math
+from typing import Final
 
 import attrs
 import torch
@@ -21,6 +24,11 @@ class GaussianPosterior:
         """A reparametrised draw z [B, D] from torch's global generator."""
         return self.mean_BD + torch.exp(0.5 * self.log_var_BD) * torch.randn_like(self.mean_BD)
 
+    def log_prob(self, z_BD: Tensor) -> Tensor:
+        """Log density of z in nats: [B]."""
+        squared_BD = (z_BD - self.mean_BD).square() * (-self.log_var_BD).exp()
+        return -0.5 * (squared_BD + self.log_var_BD + math.log(2 * math.pi)).sum(1)
+
     def kl_BD(self) -> Tensor:
         """KL(q(z | x) || N(0, I)) of each dimension in nats: [B, D]."""
         return 0.5 * (self.mean_BD.square() + self.log_var_BD.exp() - 1 - self.log_var_BD)
@@ -36,10 +44,25 @@ class GaussianPosterior:
         return GaussianPosterior(self.mean_BD.detach(), self.log_var_BD.detach())
 
 
-class ConcatenationPosterior(nn.Module):
-    """Fuses the features of the present modalities into one Gaussian over z."""
+class GaussianHead(nn.Module):
+    """Mean and log-variance of z from what a fusion makes of the features, [B, hidden_dim]."""
 
     LOG_VAR_RANGE = (-14.0, 4.0)  # keeps exp() and its gradient finite
+
+    def __init__(self, hidden_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(hidden_dim, latent_dim)
+        self.log_var = nn.Linear(hidden_dim, latent_dim)
+        nn.init.zeros_(self.log_var.weight)
+        nn.init.constant_(self.log_var.bias, -6.0)  # a noisy start hides z from the decoders
+
+    def forward(self, hidden_BW: Tensor) -> GaussianPosterior:
+        low, high = self.LOG_VAR_RANGE
+        return GaussianPosterior(self.mean(hidden_BW).float(), self.log_var(hidden_BW).float().clamp(low, high))
+
+
+class ConcatenationPosterior(nn.Module):
+    """Fuses the features of the present modalities into one Gaussian over z by concatenation and linear layers."""
 
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -52,10 +75,7 @@ class ConcatenationPosterior(nn.Module):
             nn.LayerNorm(hidden_dim),
             nn.SiLU(),
         )
-        self.mean = nn.Linear(hidden_dim, latent_dim)
-        self.log_var = nn.Linear(hidden_dim, latent_dim)
-        nn.init.zeros_(self.log_var.weight)
-        nn.init.constant_(self.log_var.bias, -6.0)  # a noisy start hides z from the decoders
+        self.head = GaussianHead(hidden_dim, latent_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
         """Fuse.
@@ -66,9 +86,56 @@ class ConcatenationPosterior(nn.Module):
         """
         bits_BM = presence_BM.to(h_MBF[0].dtype)
         seen = [norm(h) * bits_BM[:, i, None] for i, (norm, h) in enumerate(zip(self.normalise, h_MBF, strict=True))]
-        hidden = self.net(torch.cat([*seen, bits_BM], dim=1))
-        low, high = self.LOG_VAR_RANGE
-        return GaussianPosterior(self.mean(hidden).float(), self.log_var(hidden).float().clamp(low, high))
+        posterior: GaussianPosterior = self.head(self.net(torch.cat([*seen, bits_BM], dim=1)))
+        return posterior
+
+
+class AttentionPosterior(nn.Module):
+    """Fuses by self-attention among the present modalities and a token whose place in the end tells z.
+
+    Its size grows by one projection with each modality, where concatenation's first layer grows in width.
+    """
+
+    NUM_LAYERS, NUM_HEADS = 2, 4
+
+    def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, hidden_dim)) for _ in range(num_modalities)
+        )
+        self.query = nn.Parameter(0.02 * torch.randn(hidden_dim))
+        layer = nn.TransformerEncoderLayer(
+            hidden_dim,
+            math.gcd(hidden_dim, self.NUM_HEADS),
+            dim_feedforward=2 * hidden_dim,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(layer, self.NUM_LAYERS, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.head = GaussianHead(hidden_dim, latent_dim)
+
+    def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
+        """Fuse; arguments as for ConcatenationPosterior."""
+        present_BM = presence_BM.bool()
+        # A row's absent modalities are masked, and zeroed so that whatever stands there leaves no trace.
+        tokens = [
+            project(h * seen[:, None]) for project, h, seen in zip(self.projections, h_MBF, present_BM.T, strict=True)
+        ]
+        tokens_BTW = torch.stack([self.query.expand(len(present_BM), -1), *tokens], 1)
+        absent_BT = nn.functional.pad(~present_BM, (1, 0), value=False)
+        hidden_BTW = self.layers(tokens_BTW, src_key_padding_mask=absent_BT)
+        posterior: GaussianPosterior = self.head(self.norm(hidden_BTW[:, 0]))
+        return posterior
+
+
+FUSIONS: Final[dict[str, type[ConcatenationPosterior] | type[AttentionPosterior]]] = {
+    "concatenation": ConcatenationPosterior,
+    "attention": AttentionPosterior,
+}
+"""The ways to fuse features, by the name that a spec gives them."""
 
 
 def random_subsets(presence_BM: Tensor) -> Tensor:

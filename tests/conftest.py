@@ -52,6 +52,15 @@ save_every_steps = 20
 [generate]
 num_joint = 3
 num_rows = 2
+
+[evaluate]
+at_end = false
+num_samples = 40
+num_seeds = 2
+num_rows = 10
+judge_steps = 60
+likelihood_rows = 3
+importance_samples = 4
 """
 
 

@@ -18,9 +18,9 @@ import shala_framework
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
-    {CORE, "errors", "options", "seeds", "urls", "media"},
+    {CORE, "errors", "options", "seeds", "urls", "media", "machine"},
     {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
-    {"layers", "likelihoods", "posterior", "plugins"},
+    {"layers", "likelihoods", "posterior", "contrast", "plugins"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},

@@ -95,15 +95,36 @@ def test_elbo_is_below_the_log_evidence_elsewhere(model, monkeypatch):
 def test_rows_without_a_modality_do_not_train_on_it(model):
     """What stands in an absent modality's x changes neither the bound nor any gradient; every parameter has one."""
     modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
-    autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8)
+    autoencoder = Autoencoder(
+        modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8, contrastive=True, recognised=True
+    )
     presence = torch.tensor([[True, False]] * 6)
     x = {n: torch.randn(6, 2) for n in WEIGHTS}
     gradients = []
     for b in (x["b"], 5 * torch.randn(6, 2)):
         torch.manual_seed(1)
         autoencoder.zero_grad()
-        (-autoencoder.bound({"a": x["a"], "b": b}, presence).elbo().mean()).backward()
+        bound = autoencoder.bound({"a": x["a"], "b": b}, presence)
+        (-bound.elbo().mean() + bound.subset_kl_B.mean() + bound.contrast + bound.recognition).backward()
         assert all(p.grad is not None for p in autoencoder.parameters())
         gradients.append([p.grad.clone() for p in autoencoder.parameters()])
     for first, second in zip(*gradients, strict=True):
         assert torch.equal(first, second)
+
+
+def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeypatch):
+    """q sees a non-empty part of what is present in the share of rows asked for, and everything in evaluation."""
+    modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
+    autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8, modality_dropout=0.5)
+    presence = torch.tensor([[True, True]] * 3000 + [[True, False]] * 1000)
+    x = {n: torch.randn(4000, 2) for n in WEIGHTS}
+    seen = []
+    fuse = autoencoder.fuse
+    monkeypatch.setattr(autoencoder, "fuse", lambda h, bits: seen.append(bits) or fuse(h, bits))
+    autoencoder.bound(x, presence)
+    autoencoder.eval().bound(x, presence)
+    assert not (seen[0] & ~presence).any()
+    assert seen[0].any(1).all()
+    hidden = (seen[0] != presence).any(1)[:3000].float().mean()
+    assert abs(float(hidden) - 0.25) < 0.04  # half the rows, half of whose subsets are proper
+    assert torch.equal(seen[1], presence)

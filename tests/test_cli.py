@@ -12,7 +12,7 @@ from shala_framework.cli import progress
 from shala_framework.cli.main import main, main_run
 from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
 
-VERBS = ("run", "check", "plugins", "pack", "sample")
+VERBS = ("run", "check", "plugins", "pack", "sample", "evaluate")
 
 
 def call(*arguments: str) -> object:

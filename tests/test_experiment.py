@@ -18,8 +18,6 @@ from shala_framework.data import presence
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
 from shala_framework.data.shards import pack
-from shala_framework.evaluation.coherence import agreement, conditional_coherence, joint_coherence
-from shala_framework.evaluation.judges import train_judge
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.training.loop import TrainingError, learning_rate_factor
@@ -260,22 +258,6 @@ def test_conditional_samples_follow_what_is_given(two_spec):
     error = (made - rows.x["second"][:, None]).square().sum(-1).mean().sqrt()
     chance = (rows.x["second"].roll(1, 0) - rows.x["second"]).square().sum(-1).mean().sqrt()
     assert error < 0.35 * chance
-
-
-def test_judges_and_coherence(two_spec):
-    """Judges learn the class; real pairs agree as often as judges are right; figures are shares."""
-    folder = run(two_spec, "r", "data.stand_in.options.missing=0.0")
-    model = load(folder)
-    train = load_rows([str(p) for p in folder.glob("data/train-*.tar")], model.modalities)
-    rows = load_rows([str(p) for p in folder.glob("data/validation-*.tar")], model.modalities)
-    judges = {name: train_judge(m, name, train, steps=200, learning_rate=1e-2) for name, m in model.modalities.items()}
-    assert all(judge.accuracy(rows, name) > 0.9 for name, judge in judges.items())
-    assert agreement({name: judge.classify(rows.x[name]) for name, judge in judges.items()}) > 0.8
-    assert agreement(
-        {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([0, 1, 1]), "c": torch.tensor([0, 0, 1])}
-    ) == pytest.approx(1 / 3)
-    assert 0 <= joint_coherence(model, judges, 20, prior="normal") <= 1
-    assert set(conditional_coherence(model, judges, rows, "first")) == {"second"}
 
 
 def test_a_diverging_loss_stops_the_run(two_spec, capsys):

@@ -1,20 +1,39 @@
 """Presence: absent modalities have no influence, and random subsets are what they say."""
 
+import pytest
 import torch
 
-from shala_framework.posterior import ConcatenationPosterior, GaussianPosterior, random_subsets
+from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
 
 
-def test_absent_features_have_no_influence():
-    """Whatever stands in the feature of an absent modality, the posterior is the same."""
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_absent_features_have_no_influence(fusion):
+    """Whatever stands in the feature of an absent modality, the posterior is the same, and so is its gradient."""
     torch.manual_seed(0)
-    posterior = ConcatenationPosterior(num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4)
+    posterior = FUSIONS[fusion](num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4)
     presence = torch.tensor([[True, False, True], [False, True, False]])
     h = [torch.randn(2, 8) for _ in range(3)]
     changed = [torch.where(presence[:, i, None], v, 100 * torch.randn(2, 8)) for i, v in enumerate(h)]
     torch.testing.assert_close(posterior(h, presence).mean_BD, posterior(changed, presence).mean_BD, rtol=0, atol=0)
     everything = posterior(h, torch.ones_like(presence)).mean_BD
     assert not torch.allclose(everything, posterior(h, presence).mean_BD)
+    absent = h[1].requires_grad_()
+    posterior(h, presence).mean_BD[0].sum().backward()
+    assert not absent.grad[0].any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_rows_are_fused_one_by_one(fusion):
+    """A row's posterior is the same alone as among rows of other presence; one with nothing at all has one too."""
+    torch.manual_seed(0)
+    posterior = FUSIONS[fusion](num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4).eval()
+    presence = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    h = [torch.randn(3, 8) for _ in range(3)]
+    together = posterior(h, presence).mean_BD
+    assert together.isfinite().all()
+    for row in range(3):
+        alone = posterior([v[row : row + 1] for v in h], presence[row : row + 1]).mean_BD
+        torch.testing.assert_close(alone[0], together[row])
 
 
 def test_kl_is_the_closed_form():

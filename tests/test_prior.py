@@ -6,7 +6,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import (
+    SAMPLERS,
+    DiffusionPrior,
+    GaussianMixture,
+    karras_sigmas,
+    num_evaluations,
+    row_noise,
+    sample_heun,
+)
 from shala_framework.training.stages import MovingAverage
 
 MEAN, STD = torch.tensor([1.0, -0.5]), torch.tensor([0.5, 2.0])
@@ -68,15 +76,17 @@ def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
     return average
 
 
-def test_sampling_with_the_ideal_denoiser_gives_the_data_distribution():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampling_with_the_ideal_denoiser_gives_the_data_distribution(sampler):
     """From the ideal denoiser of a Gaussian, samples have its mean and standard deviation."""
     noise = row_noise(0, range(20_000), 2)
-    samples = sample_heun(ideal_denoiser, noise, karras_sigmas(32, 0.002, 80.0))
+    samples = SAMPLERS[sampler](ideal_denoiser, noise, karras_sigmas(32, 0.002, 80.0))
     torch.testing.assert_close(samples.mean(0), MEAN, atol=0.05, rtol=0)
     torch.testing.assert_close(samples.std(0), STD, atol=0, rtol=0.03)
 
 
-def test_heun_converges_with_order_two():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_converge_with_order_two(sampler):
     """Against the ODE's closed-form solution, the error falls with the square of the step count."""
     high, low = 10.0, 0.2
     noise = row_noise(1, range(64), 2).double()
@@ -92,22 +102,24 @@ def test_heun_converges_with_order_two():
             variance = sigma[:, None] ** 2
             return (std**2 * z + variance * mean) / (std**2 + variance)
 
-        errors.append(float((sample_heun(denoise, noise, levels) - exact).abs().max()))
+        errors.append(float((SAMPLERS[sampler](denoise, noise, levels) - exact).abs().max()))
     x, y = torch.tensor(counts).double().log(), torch.tensor(errors).double().log()
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
     assert -2.2 < slope < -1.8
 
 
-def test_sampler_evaluates_the_denoiser_as_often_as_documented():
-    """2 * num_steps - 1 evaluations, and one callback a step."""
+@pytest.mark.parametrize(("sampler", "expected"), [("heun", 17), ("dpm", 9)])
+def test_samplers_evaluate_the_denoiser_as_often_as_documented(sampler, expected):
+    """2 * num_steps - 1 evaluations of Heun, num_steps of DPM-Solver++, and one callback a step."""
     calls, steps = [], []
 
     def denoise(z, sigma):
         calls.append(float(sigma[0]))
         return torch.zeros_like(z)
 
-    sample_heun(denoise, torch.randn(2, 3), karras_sigmas(9, 0.1, 10.0), callback=lambda i, z: steps.append(i))
-    assert len(calls) == 17
+    levels = karras_sigmas(9, 0.1, 10.0)
+    SAMPLERS[sampler](denoise, torch.randn(2, 3), levels, callback=lambda i, z: steps.append(i))
+    assert len(calls) == num_evaluations(sampler, 9) == expected
     assert steps == list(range(9))
 
 

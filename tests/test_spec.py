@@ -431,8 +431,10 @@ def test_a_byte_order_mark_and_crlf_are_no_mistakes(two_spec, capsys):
     expected = read_spec(two_spec).spec
     two_spec.write_bytes(b"\xef\xbb\xbf" + sound.replace("\n", "\r\n").encode())
     assert read_spec(two_spec).spec == expected
-    two_spec.write_bytes(sound.replace("num_rows", "num_row").replace("\n", "\r\n").encode())
-    assert refusal(capsys, "two.toml").startswith(f"error: two.toml:{line_of(sound, 'num_rows')}: generate.num_row: ")
+    two_spec.write_bytes(sound.replace("num_joint", "num_joints").replace("\n", "\r\n").encode())
+    assert refusal(capsys, "two.toml").startswith(
+        f"error: two.toml:{line_of(sound, 'num_joint')}: generate.num_joints: "
+    )
 
 
 def test_pipes_run_where_the_command_line_allows_them(two_spec):

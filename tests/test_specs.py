@@ -47,7 +47,9 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     }
     presence = torch.ones(3, len(x), dtype=torch.bool)
     rows = Rows(x=x, presence=presence, keys=("a", "b", "c"), labels=(None,) * 3)
-    stage = AutoencoderTraining(model.autoencoder, loaded.spec, torch.device("cpu"), None)
+    stage = AutoencoderTraining(
+        model.autoencoder, loaded.spec.posterior, loaded.spec.train.autoencoder, torch.device("cpu")
+    )
     loss, _ = stage.loss(rows, 0)
     loss.backward()
     for name, parameter in model.autoencoder.named_parameters():
@@ -56,7 +58,9 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     from shala_framework.data.latents import collect_latents
 
     store = collect_latents(model.autoencoder, [rows], torch.device("cpu"))
-    prior_loss, _ = PriorTraining(model.prior, loaded.spec, store).loss(torch.tensor([0, 1, 2]), 0)
+    prior_loss, _ = PriorTraining(model.prior, loaded.spec.prior, loaded.spec.train.prior, store).loss(
+        torch.tensor([0, 1, 2]), 0
+    )
     assert prior_loss.isfinite()
 
 
@@ -86,6 +90,7 @@ SMALL = {
     "train.prior.batch_size": "16",
     "generate.num_joint": "2",
     "generate.num_rows": "5",
+    "evaluate.at_end": "false",
 }
 
 
@@ -155,6 +160,7 @@ FEW = {
     "train.prior.warmup_steps": "2",
     "generate.num_joint": "2",
     "generate.num_rows": "2",
+    "evaluate.at_end": "false",
 }
 RAW = {  # data set, folder of real files, options for packing few of them, shrunken modalities
     "digits5": ("digits", ".", ("train=24", "validation=4", "test=4"), {}),

@@ -88,7 +88,20 @@ def _sample(arguments: argparse.Namespace) -> int:
     return sample(arguments)
 
 
-_VERBS = {"run": _run, "check": _check, "plugins": _plugins, "pack": _pack, "sample": _sample}
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.evaluate import evaluate
+
+    return evaluate(arguments)
+
+
+_VERBS = {
+    "run": _run,
+    "check": _check,
+    "plugins": _plugins,
+    "pack": _pack,
+    "sample": _sample,
+    "evaluate": _evaluate,
+}
 _Format = argparse.RawDescriptionHelpFormatter
 
 _RUN = "Train both stages of a spec and write samples; the same command goes on where it stopped."
@@ -177,6 +190,22 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--autoguidance", type=float, metavar="V", help="autoguidance scale (default: the spec's)")
     sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
     sampling.set_defaults(verb="sample")
+
+    measuring = verb(
+        "evaluate",
+        "Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent.",
+        "  shala evaluate runs/ntu_rgb_skeleton\n"
+        "  shala evaluate runs/mine --split test --set data.test=shards/mine/test-*.tar\n"
+        "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set evaluate.guidance_scales=[1,1.5,2,3]\n",
+    )
+    measuring.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    measuring.add_argument("--split", choices=["validation", "test"], default="validation", help="default: validation")
+    measuring.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of [evaluate] or [data]; may be repeated"
+    )
+    measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
+    measuring.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    measuring.set_defaults(verb="evaluate")
     return parser
 
 

@@ -22,6 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.out or Path("runs") / loaded.spec.name
     with closing(make_reporter()) as reporter:
         summary = Experiment(loaded, folder, reporter).run()
+    if summary.evaluation is not None:
+        from shala_framework.cli.evaluate import print_evaluation
+
+        print_evaluation(summary.evaluation)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
     print(f"{folder}: {phases}; peak memory {summary.peak_memory_gib:.2f} GiB")
     print(f"look at {folder / 'samples'}")

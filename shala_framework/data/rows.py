@@ -47,6 +47,15 @@ class Rows:
             labels=tuple(self.labels[i] for i in index),
         )
 
+    def index_having(self, names: Sequence[str]) -> Tensor:
+        """Index of the rows that have every modality named: int64 [K]."""
+        columns = [list(self.x).index(name) for name in names]
+        return torch.nonzero(self.presence[:, columns].all(1))[:, 0]
+
+    def having(self, names: Sequence[str]) -> "Rows":
+        """The rows that have every modality named."""
+        return self.take(self.index_having(names))
+
     def to(self, device: torch.device) -> "Rows":
         """The same rows on a device."""
         return attrs.evolve(

@@ -1,6 +1,6 @@
 """Coherence: whether modalities that were generated together, or from each other, show the same class.
 
-Shapes: N rows or samples.
+Shapes: N rows, S samples a row, K joint samples, F features.
 """
 
 from collections.abc import Mapping
@@ -8,69 +8,39 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from shala_framework.data.rows import Rows
-from shala_framework.evaluation.judges import Judge
-from shala_framework.model import PriorName, ShaLa
 
-
-def agreement(verdicts: Mapping[str, Tensor]) -> float:
-    """Share of samples for which the judges of all modalities name one class.
+def agreement(verdicts: Mapping[str, Tensor]) -> Tensor:
+    """Which samples the judges of all modalities name one class for: bool [K].
 
     Args:
-        verdicts: Class indices [N] of each modality.
+        verdicts: Class indices [K] of each modality.
     """
     columns = torch.stack(list(verdicts.values()))
-    return float((columns == columns[0]).all(0).float().mean())
+    return (columns == columns[0]).all(0)
 
 
-def joint_coherence(
-    model: ShaLa, judges: Mapping[str, Judge], num_samples: int, *, prior: PriorName = "diffusion", seed: int = 0
-) -> float:
-    """Share of joint samples whose modalities agree on the class.
+def votes(verdicts_NS: Tensor) -> Tensor:
+    """Most frequent class of each row's samples [N], the first of equally frequent ones.
 
-    Args:
-        model: Trained.
-        judges: One a modality.
-        num_samples: Joint samples.
-        prior: "diffusion", or a control: "mixture", "normal".
-        seed: Of the samples.
+    A sample of p(x_i | x_given) shows how sure the model is, where a classifier gives the likeliest class alone; the
+    vote of several samples compares with it.
     """
-    x = model.generate(num_samples, prior=prior, seed=seed)
-    return agreement({name: judge.classify(x[name]) for name, judge in judges.items()})
+    counts_NSS = (verdicts_NS[:, :, None] == verdicts_NS[:, None, :]).sum(2)
+    return verdicts_NS.gather(1, counts_NSS.argmax(1, keepdim=True))[:, 0]
 
 
-def conditional_coherence(
-    model: ShaLa,
-    judges: Mapping[str, Judge],
-    rows: Rows,
-    given: str,
-    *,
-    prior: PriorName = "diffusion",
-    guidance_scale: float | None = None,
-    num_votes: int = 1,
-    seed: int = 0,
-) -> dict[str, float]:
-    """For each other modality, the share of samples that show the class of the row they were generated from.
+def spread(features_NSF: Tensor) -> Tensor:
+    """Mean distance between two samples of one row, in a judge's features: [N]; S is at least 2."""
+    distances_NSS = torch.cdist(features_NSF, features_NSF)
+    num_samples = features_NSF.shape[1]
+    return distances_NSS.sum((1, 2)) / (num_samples * (num_samples - 1))
 
-    A sample of p(x_i | x_given) shows how sure the model is, where a classifier gives the likeliest class alone; to
-    compare the two, let several samples of a row vote.
 
-    Args:
-        model: Trained.
-        judges: One a modality.
-        rows: Labelled held-out rows; those without the given modality are passed over.
-        given: The modality to generate from.
-        prior: "diffusion", or the control "posterior".
-        guidance_scale: None takes the spec's.
-        num_votes: Samples a row, whose most frequent class counts.
-        seed: Of the samples.
-    """
-    able = torch.nonzero(rows.presence[:, list(rows.x).index(given)])[:, 0]
-    chosen = rows.take(able)
-    x = model.generate(num_votes, given={given: chosen.x[given]}, prior=prior, guidance_scale=guidance_scale, seed=seed)
-    shares = {}
-    for name, judge in judges.items():
-        if name != given:
-            verdicts = judge.classify(x[name].flatten(0, 1)).unflatten(0, (len(chosen), num_votes))
-            shares[name] = float((verdicts.mode(1).values == judge.targets(chosen.labels)).float().mean())
-    return shares
+def class_spread(features_NF: Tensor, classes_N: Tensor) -> float:
+    """Mean distance between two real rows of one class; NaN where no class has two rows."""
+    total, count = 0.0, 0
+    for label in classes_N.unique().tolist():
+        members_CF = features_NF[classes_N == label]
+        total += float(torch.cdist(members_CF, members_CF).sum())
+        count += len(members_CF) * (len(members_CF) - 1)
+    return total / count if count else float("nan")

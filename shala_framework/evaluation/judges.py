@@ -4,15 +4,21 @@ A judge's verdict on generated x counts for no more than its accuracy on real he
 Shapes: N rows, F feature_dim.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.errors import DataError
+from shala_framework.evaluation.coherence import class_spread
+from shala_framework.evaluation.frechet import frechet_distance
+from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
+
+NEGLIGIBLE_SPREAD = 0.01  # of the distance between rows of any class
 
 
 class Judge(nn.Module):
@@ -44,6 +50,12 @@ class Judge(nn.Module):
         self.eval()
         return torch.cat([self(batch).argmax(1) for batch in x.split(batch_size)])
 
+    @torch.no_grad()
+    def verdicts(self, features: Tensor) -> Tensor:
+        """Index of the class by what `features` gave [..., F]: int64 [...]."""
+        classes: Tensor = self.head[1:](features).argmax(-1)
+        return classes
+
     def targets(self, labels: Sequence[str | None]) -> Tensor:
         """Class index of each label, -1 for one that was not in the training set: int64 [N]."""
         index = {name: i for i, name in enumerate(self.classes)}
@@ -65,6 +77,7 @@ def train_judge(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> Judge:
     """Train a judge by cross-entropy.
 
@@ -76,6 +89,7 @@ def train_judge(
         batch_size: Rows a step.
         learning_rate: Peak of a one-cycle schedule.
         seed: Of initialisation and order.
+        on_step: Called with the number of steps done.
 
     Raises:
         DataError: Fewer than two classes are labelled.
@@ -94,11 +108,45 @@ def train_judge(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
         judge.train()
         batches = shuffled_batches(len(usable), batch_size, seed)
-        for _ in range(steps):
+        for step in range(steps):
             chosen = usable[next(batches)]
             loss = nn.functional.cross_entropy(judge(rows.x[name][chosen]), targets[chosen], label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
+            on_step(step + 1)
     return judge.eval()
+
+
+class Panel:
+    """The judges of all modalities, and what they see of the held-out rows.
+
+    Attributes:
+        judges: By modality.
+        held_out: Rows that samples are compared with.
+        real: Modality to its judge's features of the held-out rows that have it, float [N, F].
+    """
+
+    def __init__(self, judges: Mapping[str, Judge], held_out: Rows) -> None:
+        self.judges, self.held_out = dict(judges), held_out
+        self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
+
+    def class_spread(self, name: str) -> float:
+        """Mean distance between two real rows of one class in a judge's features.
+
+        NaN where no two rows share a class, or those that do are as good as equal, like the word for a class.
+        """
+        targets_N = self.judges[name].targets(self.held_out.having([name]).labels)
+        within, all_rows = class_spread(self.real[name], targets_N), class_spread(self.real[name], targets_N * 0)
+        return within if within > NEGLIGIBLE_SPREAD * all_rows else math.nan
+
+    def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:
+        """Frechet distance, precision and recall of samples' features; none of sets that are too small."""
+        real_NF = self.real[name]
+        found = {}
+        if min(len(samples_KF), len(real_NF)) >= 2:
+            found["frechet"] = frechet_distance(samples_KF, real_NF)
+        if min(len(samples_KF), len(real_NF)) > NUM_NEIGHBOURS:
+            found["precision"], found["recall"] = precision_recall(samples_KF, real_NF)
+        return found

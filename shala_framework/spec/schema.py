@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import attrs
 
-from shala_framework.options import above, at_least, between, not_empty
+from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
 
 
@@ -49,6 +49,7 @@ class Data:
     Attributes:
         train: Shards of the training set: paths with globs and braces, or URLs.
         validation: Shards of held-out rows, for the validation loss and the samples that stand beside the truth.
+        test: Shards of rows that nothing is chosen by, for `shala evaluate --split test`.
         stand_in: See StandIn.
         in_memory: Whether to decode the training set once and keep it; otherwise shards are streamed.
         num_workers: Processes that decode while streaming; 0 decodes in the training process.
@@ -58,6 +59,7 @@ class Data:
 
     train: str | tuple[str, ...] = attrs.field(validator=not_empty)
     validation: str | tuple[str, ...] = ()
+    test: str | tuple[str, ...] = ()
     stand_in: StandIn | None = None
     in_memory: bool = False
     num_workers: int = attrs.field(default=0, validator=at_least(0))
@@ -86,14 +88,24 @@ class Posterior:
         latent_dim: Dimensions of z.
         feature_dim: Dimensions of each modality's feature h.
         hidden_dim: Width of the fusion's layers.
+        fusion: How features are joined: "concatenation" and linear layers, as in the paper, or "attention" among the
+            present modalities.
+        modality_dropout: Share of training rows in which q sees a random subset of what is reconstructed.
         subset_weight: Weight of KL(q(z | x_present) || q(z | x_S)) in stage 1, in nats a latent dimension, for a
-            random subset S of each row's modalities. It trains q(z | x_S), and features that tell all they can.
+            random subset S of each row's modalities. It trains the network of q(z | x_S), and nothing else.
+        contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 leaves it out.
+        recognition_weight: Weight of the InfoNCE between features of decoded modalities and of the row's others, where
+            likelihoods can be differentiated and contrast_weight is above 0; 0 leaves it out.
     """
 
     latent_dim: int = attrs.field(default=64, validator=at_least(1))
     feature_dim: int = attrs.field(default=256, validator=at_least(1))
     hidden_dim: int = attrs.field(default=512, validator=at_least(1))
+    fusion: Literal["concatenation", "attention"] = "concatenation"
+    modality_dropout: float = attrs.field(default=0.0, validator=between(0, 1))
     subset_weight: float = attrs.field(default=0.1, validator=at_least(0))
+    contrast_weight: float = attrs.field(default=0.05, validator=at_least(0))
+    recognition_weight: float = attrs.field(default=0.05, validator=at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -215,7 +227,8 @@ class Generate:
         num_joint: Joint samples.
         num_rows: Held-out rows for the cross-modal samples.
         num_samples: Samples for each such row.
-        num_steps: Steps of the sampler; Heun evaluates the denoiser 2 num_steps - 1 times.
+        sampler: "heun" evaluates the denoiser 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
+        num_steps: Steps of the sampler.
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide), away from what a poorer denoiser gets wrong, with or
             without given modalities; 1 is none.
@@ -224,9 +237,41 @@ class Generate:
     num_joint: int = attrs.field(default=16, validator=at_least(0))
     num_rows: int = attrs.field(default=8, validator=at_least(0))
     num_samples: int = attrs.field(default=1, validator=at_least(1))
+    sampler: Literal["heun", "dpm"] = "heun"
     num_steps: int = attrs.field(default=18, validator=at_least(2))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
     autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
+
+
+@attrs.frozen(kw_only=True)
+class Evaluate:
+    """[evaluate]: what is measured at the end of a run, and by `shala evaluate`.
+
+    Attributes:
+        at_end: Whether a run ends with it; only where held-out rows have labels.
+        num_samples: Joint samples a seed.
+        num_seeds: Seeds of the joint samples.
+        num_rows: Most held-out rows whose modalities are given.
+        num_row_samples: Samples for each of them; what differs between them is the diversity.
+        autoguidance_scales: Autoguidance scales of joint samples, one method each.
+        guidance_scales: Guidance scales of samples from given modalities, one method each.
+        judge_steps: Training steps of each judge.
+        train_rows: Most training rows that judges and the linear probe learn from.
+        likelihood_rows: Held-out rows whose log-likelihood is estimated.
+        importance_samples: Samples of z for each of those, an even number.
+    """
+
+    at_end: bool = True
+    num_samples: int = attrs.field(default=500, validator=at_least(2))
+    num_seeds: int = attrs.field(default=3, validator=at_least(1))
+    num_rows: int = attrs.field(default=200, validator=at_least(2))
+    num_row_samples: int = attrs.field(default=4, validator=at_least(1))
+    autoguidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
+    guidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
+    judge_steps: int = attrs.field(default=600, validator=at_least(1))
+    train_rows: int = attrs.field(default=10_000, validator=at_least(2))
+    likelihood_rows: int = attrs.field(default=32, validator=at_least(1))
+    importance_samples: int = attrs.field(default=16, validator=[at_least(2), multiple_of(2)])
 
 
 @attrs.frozen(kw_only=True)
@@ -243,6 +288,7 @@ class Spec:
         prior: See Prior.
         train: See Train.
         generate: See Generate.
+        evaluate: See Evaluate.
     """
 
     schema: Literal[1]
@@ -254,3 +300,4 @@ class Spec:
     prior: Prior = attrs.field(factory=Prior)
     train: Train = attrs.field(factory=Train)
     generate: Generate = attrs.field(factory=Generate)
+    evaluate: Evaluate = attrs.field(factory=Evaluate)

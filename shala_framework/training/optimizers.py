@@ -18,6 +18,10 @@ from shala_framework.spec.schema import Stage
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
+MATRIX_LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 
 def make_optimizers(module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype) -> list[torch.optim.Optimizer]:
@@ -52,7 +56,7 @@ def _matrices(module: nn.Module) -> list[Tensor]:
     """Weights that map vectors to vectors; embeddings and positions are tables of vectors, and left to AdamW."""
     found: list[Tensor] = []
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.weight.requires_grad:
+        if isinstance(layer, MATRIX_LAYERS) and layer.weight.requires_grad:
             rows, columns = layer.weight.flatten(1).shape
             if min(rows, columns) >= SMALLEST_SIDE:
                 found.append(layer.weight)

@@ -10,7 +10,7 @@ from shala_framework.autoencoder import Autoencoder, Bound
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior
-from shala_framework.spec.schema import AutoencoderStage, PriorStage, Spec
+from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 
 
 class AutoencoderTraining:
@@ -25,13 +25,20 @@ class AutoencoderTraining:
 
     name = "autoencoder"
 
-    def __init__(self, autoencoder: Autoencoder, spec: Spec, device: torch.device, held_out: Rows | None) -> None:
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        table: Posterior,
+        settings: AutoencoderStage,
+        device: torch.device,
+        held_out: Rows | None = None,
+        *,
+        autocast: bool = False,
+    ) -> None:
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
-        self.settings: AutoencoderStage = spec.train.autoencoder
-        self.subset_weight = spec.posterior.subset_weight
-        self.autocast = spec.train.precision == "bfloat16"
-        self.device, self.held_out = device, held_out
+        self.table, self.settings = table, settings
+        self.device, self.held_out, self.autocast = device, held_out, autocast
         num_values = autoencoder.num_values
         largest = max(num_values.values())
         rescaling = self.settings.likelihood_rescaling
@@ -47,11 +54,17 @@ class AutoencoderTraining:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             bound = self.autoencoder.bound(rows.x, rows.presence)
         loss = -bound.elbo(self.kl_weight(step), self.likelihood_weights).mean() / self.loss_unit
-        loss = loss + self.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
+        loss = loss + self.table.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
+        loss = loss + self.table.contrast_weight * bound.contrast
+        loss = loss + self.table.recognition_weight * bound.recognition
         return loss, self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
         terms = {"kl": bound.kl_B.detach().mean(), "subset_kl": bound.subset_kl_B.detach().mean()}
+        if self.autoencoder.contrast is not None:
+            terms["contrast"] = bound.contrast.detach()
+        if self.autoencoder.recognised:
+            terms["recognition"] = bound.recognition.detach()
         for i, (name, value) in enumerate(bound.log_prob.items()):
             terms[f"log_prob/{name}"] = value.detach().sum() / presence_BM[:, i].sum().clamp_min(1)
         return terms
@@ -84,12 +97,17 @@ class PriorTraining:
     name = "prior"
 
     def __init__(
-        self, prior: DiffusionPrior, spec: Spec, store: LatentStore, held_out: LatentStore | None = None
+        self,
+        prior: DiffusionPrior,
+        table: Prior,
+        settings: PriorStage,
+        store: LatentStore,
+        held_out: LatentStore | None = None,
     ) -> None:
         self.prior = prior
         self.module: nn.Module = prior
-        self.settings: PriorStage = spec.train.prior
-        self.spec, self.store, self.held_out = spec, store, held_out
+        self.table, self.settings = table, settings
+        self.store, self.held_out = store, held_out
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,15 +117,15 @@ class PriorTraining:
         return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
 
     def _loss(self, store: LatentStore, rows_B: Tensor, *, guide: bool = False) -> Tensor:
-        settings = self.spec.prior
+        table = self.table
         h_BMF = store.h_NMF[rows_B]
         return self.prior.loss(
             store.sample(rows_B),
             h_BMF.unbind(1),
             store.presence_NM[rows_B],
-            unconditional_share=settings.unconditional_share,
-            log_sigma_mean=settings.log_sigma_mean,
-            log_sigma_std=settings.log_sigma_std,
+            unconditional_share=table.unconditional_share,
+            log_sigma_mean=table.log_sigma_mean,
+            log_sigma_std=table.log_sigma_std,
             guide=guide,
         ).mean()
 

@@ -1,0 +1,180 @@
+"""This framework and its peers on PolyMNIST, at equal training time, with equal layers, scored by one judge.
+
+    python benchmarks/compare.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
+        [--seconds 900] [--threads 2] [--only shala mvtcae ...] [--dry-run]
+
+BENCH is the folder of the benchmark: judge.py scores, peers.py has the peers' models and training. PEERS is a virtual
+environment with `multivae` installed; a system that is not installed there is left out with a note. JUDGES.pt is what
+`judge.py train` made. Systems run one after another; a result that is in RESULTS is not made again, so that the same
+command goes on where it stopped. Every system runs with seed 0, this one and the best peer (by joint coherence plus
+coherence given one modality) with seeds 1 and 2 as well. The table is Markdown.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import attrs
+
+PEERS = {"mvtcae": "MVTCAE", "mmvaeplus": "MMVAE+", "mopoe": "MoPoE", "jmvae": "JMVAE"}
+SAMPLERS = {"prior": "N(0, I)", "gmm": "Gaussian mixture"}
+OWN = {"shala": "ShaLa, diffusion prior", "mld": "MLD-style baseline"}
+SEEDS = (0, 1, 2)
+HERE = Path(__file__).parent
+COLUMNS = {
+    "joint coherence": "joint_coherence",
+    "given 1": "coherence_given_1",
+    "given 2": "coherence_given_2",
+    "given 4": "coherence_given_4",
+    "joint Frechet": "joint_frechet",
+    "Frechet given 1": "frechet_given_1",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What every training is given."""
+
+    bench: Path
+    data: Path
+    judges: Path
+    peers_python: Path | None
+    results: Path
+    seconds: float
+    threads: int
+
+
+def result_file(settings: Settings, name: str, seed: int) -> Path:
+    return settings.results / f"{name}-{settings.seconds:g}s-seed{seed}.json"
+
+
+def command(settings: Settings, name: str, seed: int, stem: Path) -> tuple[list[str], dict[str, Path]]:
+    """What trains a system, and the samples that it writes by their title."""
+    common = ["--seconds", str(settings.seconds), "--seed", str(seed), "--threads", str(settings.threads)]
+    if name in PEERS:
+        line = [str(settings.peers_python), str(HERE / "peer.py"), str(settings.bench / "peers.py"), name]
+        files = {title: stem.with_name(f"{stem.name}.{key}.npz") for key, title in SAMPLERS.items()}
+        return [*line, str(settings.data), str(stem), *common], files
+    script = {"shala": "polymnist.py", "mld": "mld.py"}[name]
+    out = stem.with_name(f"{stem.name}.npz")
+    files = {OWN[name]: out}
+    if name == "shala":
+        files["ShaLa, Gaussian mixture"] = out.with_suffix(".mixture.npz")
+    return [sys.executable, str(HERE / script), str(settings.data), "--out", str(out), *common], files
+
+
+def run(settings: Settings, name: str, seed: int) -> Mapping[str, Any] | None:
+    """A system's scores: of an earlier call, or trained and scored now; None where it cannot be run."""
+    path = result_file(settings, name, seed)
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    if name in PEERS and settings.peers_python is None:
+        print(f"left out: {name} needs --peers-python", file=sys.stderr)
+        return None
+    stem = settings.results / f"samples-{name}-{seed}"
+    line, files = command(settings, name, seed, stem)
+    print(f"{time.strftime('%H:%M')} {' '.join(line)}", flush=True)
+    output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result: dict[str, Any] = {"training": json.loads(output.splitlines()[-1]), "scores": {}}
+    for title, samples in files.items():
+        scoring = [
+            sys.executable,
+            "judge.py",
+            "score",
+            *(str(p.resolve()) for p in (settings.data, settings.judges, samples)),
+        ]
+        scored = subprocess.run(scoring, check=True, stdout=subprocess.PIPE, text=True, cwd=settings.bench).stdout
+        result["scores"][title] = json.loads(scored.splitlines()[-1])
+    for samples in files.values():
+        samples.unlink()
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.rename(path)
+    return result
+
+
+def best_peer(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str | None:
+    """Of the peers that ran, the one whose better sampler has most coherence."""
+    scores = {
+        name: max(s["joint_coherence"] + s["coherence_given_1"] for s in by_seed[0]["scores"].values())
+        for name, by_seed in found.items()
+        if name in PEERS and 0 in by_seed
+    }
+    return max(scores, key=lambda name: scores[name]) if scores else None
+
+
+def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Means over seeds, with the lowest and highest where there are several."""
+    lines = [["", "seeds", *COLUMNS, "rows a second"], ["---"] * (len(COLUMNS) + 3)]
+    ceiling: Mapping[str, float] | None = None
+    for name, by_seed in found.items():
+        for title in by_seed[min(by_seed)]["scores"]:
+            rows = [result["scores"][title] for result in by_seed.values()]
+            ceiling = rows[0]
+            label = f"{PEERS[name]}, {title}" if name in PEERS else title
+            training = [result["training"] for result in by_seed.values()]
+            rates = [t.get("autoencoder_rows_per_second", t.get("samples_per_second")) for t in training]
+            rate = f"{mean(r for r in rates if r is not None):.0f}" if any(r is not None for r in rates) else ""
+            lines.append(
+                [label, str(len(rows)), *(_cell([row[key] for row in rows]) for key in COLUMNS.values()), rate]
+            )
+    if ceiling is not None:
+        real = [f"{ceiling['real_joint_coherence']:.3f}", *[f"{ceiling['real_accuracy']:.3f}"] * 3, "0", "0"]
+        lines.append(["real test rows", "", *real, ""])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    digits = 3 if max(values) < 2 else 0
+    text = f"{mean(values):.{digits}f}"
+    return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bench", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("judges", type=Path)
+    parser.add_argument("--peers-python", type=Path)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
+    parser.add_argument("--dry-run", action="store_true", help="print the table of what is there")
+    args = parser.parse_args()
+    settings = Settings(
+        bench=args.bench,
+        data=args.data,
+        judges=args.judges,
+        peers_python=args.peers_python,
+        results=args.results,
+        seconds=args.seconds,
+        threads=args.threads,
+    )
+    settings.results.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+
+    def take(name: str, seed: int) -> None:
+        if args.dry_run and not result_file(settings, name, seed).exists():
+            return
+        result = run(settings, name, seed)
+        if result is not None:
+            found.setdefault(name, {})[seed] = result
+
+    for name in args.only:
+        take(name, SEEDS[0])
+    for name in filter(None, ("shala" if "shala" in args.only else None, best_peer(found))):
+        for seed in SEEDS[1:]:
+            take(name, seed)
+    print(f"\n{args.seconds:g} s of training on {args.threads} threads\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()

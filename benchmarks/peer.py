@@ -1,0 +1,53 @@
+"""Train one model of the MultiVae library on PolyMNIST, and write samples by N(0, I) and by a Gaussian mixture.
+
+    PEERS_ENVIRONMENT/bin/python benchmarks/peer.py PEERS.py MODEL POLYMNIST.npz OUT_STEM --seconds 900 [--seed 0]
+
+Runs in an environment of its own, with multivae installed. PEERS.py is the benchmark's script, whose models, layers and
+training are used as they are; here only the seed is free and one training serves both samplers, which differ in their
+joint samples alone. Writes OUT_STEM.prior.npz and OUT_STEM.gmm.npz.
+"""
+
+import argparse
+import importlib.util
+import json
+from types import ModuleType
+
+import numpy as np
+import torch
+
+
+def load_script(path: str) -> ModuleType:
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location("peers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peers")
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("out")
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)  # noqa: NPY002  (the script's own generator)
+    peers = load_script(args.peers)
+    arrays = np.load(args.data)
+    train_x, test_x = arrays["train_x"], arrays["test_x"]
+    model = peers.build(args.model, 0.75)
+    throughput = peers.train(model, train_x, args.seconds)
+    for sampler in ("prior", "gmm"):
+        np.savez(f"{args.out}.{sampler}.npz", **peers.generate(model, train_x, test_x, sampler))
+    print(json.dumps({"model": args.model, "seed": args.seed, "samples_per_second": round(throughput, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""PolyMNIST as the benchmarks see it: arrays of pictures, and a modality with prescribed layers.
+
+Encoder and decoder have the layers and widths that every system compared on this benchmark has, so that what is
+compared is how they are joined and trained. Shapes: N rows, B batch, F feature_dim, D latent_dim.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shala_framework import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
+from shala_framework.data.rows import Rows
+from shala_framework.spec.schema import Stage
+from shala_framework.training.loop import Trainable
+from shala_framework.training.optimizers import make_optimizers
+
+SIDE, FEATURE_DIM = 28, 256
+
+
+class Encoder(nn.Module):
+    """uint8 [B, 3, 28, 28] to features: three strided convolutions (24, 48, 64 channels) and a layer of 256."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            *(nn.Conv2d(3, 24, 4, 2, 1), nn.SiLU()),
+            *(nn.Conv2d(24, 48, 4, 2, 1), group_norm(48), nn.SiLU()),
+            *(nn.Conv2d(48, 64, 3, 2, 1), group_norm(64), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(1024, FEATURE_DIM), nn.SiLU()),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        h_BF: Tensor = self.trunk(pixels_to_unit(x_BCHW))
+        return h_BF
+
+
+class Decoder(nn.Module):
+    """Latents to a Gaussian over pixels of learned scale: a linear layer and three transposed convolutions."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Linear(latent_dim, 1024), nn.Unflatten(1, (64, 4, 4)), group_norm(64), nn.SiLU()),
+            *(nn.ConvTranspose2d(64, 48, 3, 2, 1), group_norm(48), nn.SiLU()),
+            *(nn.ConvTranspose2d(48, 24, 4, 2, 1), group_norm(24), nn.SiLU()),
+            nn.ConvTranspose2d(24, 3, 4, 2, 1),
+        )
+        self.log_scale = LogScale()
+
+    def forward(self, z_BD: Tensor) -> Likelihood:
+        return Pixels(Normal(self.net(z_BD).float(), self.log_scale()))
+
+
+class Picture(Modality):
+    """One of the five: an 8-bit colour picture of 28 x 28."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """None."""
+
+    shape, dtype, fields = (3, SIDE, SIDE), torch.uint8, ("png",)
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        raise NotImplementedError("arrays are read as they are")
+
+    def write(self, x: Tensor) -> dict[str, bytes]:
+        raise NotImplementedError("arrays are written as they are")
+
+    def preview(self, x: Tensor) -> Preview:
+        return Preview(frames=x.permute(1, 2, 0).numpy()[None])
+
+    def encoder(self, feature_dim: int) -> nn.Module:
+        assert feature_dim == FEATURE_DIM
+        return Encoder()
+
+    def decoder(self, latent_dim: int) -> nn.Module:
+        return Decoder(latent_dim)
+
+
+def modalities(count: int) -> dict[str, Picture]:
+    """So many picture modalities, m0, m1, ..."""
+    return {f"m{i}": Picture(Picture.Options()) for i in range(count)}
+
+
+def load_pictures(path: Path, split: str) -> dict[str, Tensor]:
+    """uint8 [N, 3, 28, 28] of each modality, from the arrays that the benchmark's data set is stored as."""
+    with np.load(path) as arrays:
+        x = torch.from_numpy(arrays[f"{split}_x"]).permute(0, 1, 4, 2, 3)
+    return {f"m{i}": of_modality.contiguous() for i, of_modality in enumerate(x)}
+
+
+def as_rows(x: Mapping[str, Tensor]) -> Rows:
+    """Rows without labels that have every modality."""
+    count = len(next(iter(x.values())))
+    return Rows(
+        x=dict(x),
+        presence=torch.ones(count, len(x), dtype=torch.bool),
+        keys=tuple(map(str, range(count))),
+        labels=(None,) * count,
+    )
+
+
+def train_within(
+    stage: Trainable[Any], settings: Stage, batches: Iterator[Any], seconds: float, matrix_dtype: torch.dtype
+) -> int:
+    """Train for a time: the learning rate falls to zero over it, by a cosine; returns the number of steps.
+
+    Batches are made within the time.
+    """
+    optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype)
+    stage.module.train()
+    start, step, spent = time.perf_counter(), 0, 0.0
+    while spent < seconds:
+        factor = min(1.0, (step + 1) / (settings.warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * spent / seconds))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = settings.learning_rate * factor
+        loss, terms = stage.loss(next(batches), step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(stage.module.parameters(), settings.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        stage.after_step(step)
+        step += 1
+        spent = time.perf_counter() - start
+        if step % 500 == 0:
+            figures = "  ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+            print(f"  {stage.name} {spent:5.0f} s  step {step}  {figures}", flush=True)
+    stage.module.eval()
+    return step
+
+
+def given_subsets(count: int, sizes: Sequence[int] = (1, 2, 4)) -> Iterator[tuple[int, ...]]:
+    """The subsets that are scored: windows on a circle of the modalities."""
+    for size in sizes:
+        for start in range(count):
+            yield tuple(sorted((start + j) % count for j in range(size)))
+
+
+def write_samples(
+    path: Path,
+    count: int,
+    joint: Callable[[], Mapping[str, Tensor]],
+    conditional: Callable[[tuple[int, ...]], Mapping[str, Tensor]],
+) -> None:
+    """Write what the judge scores.
+
+    Args:
+        path: The npz file.
+        count: Number of modalities.
+        joint: Joint samples, uint8 [K, 3, 28, 28] of each modality.
+        conditional: The same for each test row given a subset of its modalities.
+    """
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    for name, x in joint().items():
+        arrays[f"joint/{name[1:]}"] = _pixels_last(x)
+    for given in given_subsets(count):
+        generated = conditional(given)
+        for i in range(count):
+            if i not in given:
+                arrays[f"given/{','.join(map(str, given))}/{i}"] = _pixels_last(generated[f"m{i}"])
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _pixels_last(x: Tensor) -> NDArray[np.uint8]:
+    return x.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,188 @@
+"""Train both stages on PolyMNIST within a time budget, and write samples that the benchmark's judge scores.
+
+    python benchmarks/polymnist.py POLYMNIST.npz --seconds 900 --out SAMPLES.npz [--seed 0] [--threads 2]
+
+Encoders and decoders have the layers and widths of the systems compared with it; fusion, losses and prior are this
+framework's. The budget is the training time of both stages together; encoding the training set between them counts too.
+Beside the samples of the diffusion prior, SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control,
+with the same conditional ones. One line of JSON says what was done. The defaults were chosen on a validation split of
+the training rows (--validation 2000 holds the last of them out, and never looks at the test rows).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from pictures import FEATURE_DIM, as_rows, load_pictures, modalities, train_within, write_samples
+from torch import Tensor
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.data.latents import collect_latents
+from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.machine import describe_machine
+from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
+from shala_framework.spec import structure
+from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+
+NUM_JOINT = 2_000
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """How a model is trained and sampled; the tables are those of a spec, where they differ from its defaults."""
+
+    seconds: float = 900.0
+    first_share: float = 0.65
+    seed: int = 0
+    latent_dim: int = 96
+    hidden_dim: int = 256
+    posterior: dict[str, Any] = attrs.field(factory=dict)
+    autoencoder: dict[str, Any] = attrs.field(factory=lambda: {"batch_size": 64})
+    prior: dict[str, Any] = attrs.field(factory=dict)
+    prior_stage: dict[str, Any] = attrs.field(factory=lambda: {"batch_size": 512, "ema_halflife_steps": 300.0})
+    guidance: float = 2.0
+    autoguidance: float = 3.0
+    given_autoguidance: float = 2.0
+    sampler: str = "heun"
+    sampler_steps: int = 18
+
+
+class Model:
+    """Both stages, and how samples come of them."""
+
+    def __init__(self, names: Mapping[str, Any], recipe: Recipe) -> None:
+        self.recipe, self.names = recipe, list(names)
+        self.table, self.prior_table = structure(recipe.posterior, Posterior), structure(recipe.prior, Prior)
+        self.autoencoder = Autoencoder(
+            modalities(len(names)),
+            latent_dim=recipe.latent_dim,
+            feature_dim=FEATURE_DIM,
+            hidden_dim=recipe.hidden_dim,
+            fusion=self.table.fusion,
+            modality_dropout=self.table.modality_dropout,
+            contrastive=self.table.contrast_weight > 0,
+            recognised=self.table.recognition_weight > 0,
+        )
+        prior = self.prior_table
+        self.prior = DiffusionPrior(
+            latent_dim=recipe.latent_dim,
+            num_modalities=len(names),
+            feature_dim=FEATURE_DIM,
+            hidden_dim=prior.hidden_dim,
+            num_blocks=prior.num_blocks,
+            guide_hidden_dim=prior.guide_hidden_dim,
+            guide_num_blocks=prior.guide_num_blocks,
+        )
+        self.mixture = GaussianMixture(prior.mixture_components, recipe.latent_dim)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor) -> dict[str, Tensor]:
+        """Most likely pictures of latents."""
+        parts = [self.autoencoder.decode(z) for z in z_ND.split(250)]
+        return {name: torch.cat([part[name].mode() for part in parts]) for name in self.names}
+
+    @torch.no_grad()
+    def joint(self, num_samples: int, seed: int) -> dict[str, Tensor]:
+        """Samples of the diffusion prior."""
+        nothing = torch.zeros(num_samples, len(self.names), dtype=torch.bool)
+        h = [torch.zeros(num_samples, FEATURE_DIM)] * len(self.names)
+        return self.decode(self._sample(h, nothing, seed, self.recipe.autoguidance))
+
+    @torch.no_grad()
+    def joint_by_mixture(self, num_samples: int, seed: int) -> dict[str, Tensor]:
+        """Samples of the control."""
+        return self.decode(self.prior.restore(self.mixture.sample(seed, range(num_samples))))
+
+    @torch.no_grad()
+    def conditional(self, x: Mapping[str, Tensor], given: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+        """A sample for every row, from some of its modalities."""
+        count = len(next(iter(x.values())))
+        h = [torch.zeros(count, FEATURE_DIM) for _ in self.names]
+        subset = torch.zeros(count, len(self.names), dtype=torch.bool)
+        for i in given:
+            encoder = self.autoencoder.encoders[self.names[i]]
+            h[i] = torch.cat([encoder(part) for part in x[self.names[i]].split(250)])
+            subset[:, i] = True
+        return self.decode(self._sample(h, subset, seed, self.recipe.given_autoguidance))
+
+    def _sample(self, h_MNF: list[Tensor], subset_NM: Tensor, seed: int, autoguidance: float) -> Tensor:
+        noise = row_noise(seed, range(len(subset_NM)), self.prior.latent_dim)
+        sigmas = karras_sigmas(self.recipe.sampler_steps, self.prior_table.sigma_min, self.prior_table.sigma_max)
+        denoise = self.prior.denoiser(h_MNF, subset_NM, self.recipe.guidance, autoguidance)
+        return self.prior.restore(SAMPLERS[self.recipe.sampler](denoise, noise, sigmas))
+
+
+def train(recipe: Recipe, rows: Rows) -> tuple[Model, dict[str, float]]:
+    """Both stages within the budget."""
+    torch.manual_seed(recipe.seed)
+    model = Model(rows.x, recipe)
+    start = time.perf_counter()
+    settings = structure({"steps": 1, **recipe.autoencoder}, AutoencoderStage)
+    stage = AutoencoderTraining(model.autoencoder, model.table, settings, torch.device("cpu"))
+    batches = (rows.take(index) for index in shuffled_batches(len(rows), settings.batch_size, recipe.seed))
+    steps = train_within(stage, settings, batches, recipe.seconds * recipe.first_share, torch.bfloat16)
+    first_seconds = time.perf_counter() - start
+    store = collect_latents(
+        model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), torch.device("cpu")
+    )
+    model.prior.set_statistics(*store.statistics())
+    prior_settings = structure({"steps": 1, **recipe.prior_stage}, PriorStage)
+    prior_stage = PriorTraining(model.prior, model.prior_table, prior_settings, store)
+    index: Iterator[Tensor] = shuffled_batches(len(store), prior_settings.batch_size, recipe.seed)
+    left = recipe.seconds - (time.perf_counter() - start)
+    prior_steps = train_within(prior_stage, prior_settings, index, left, torch.bfloat16)
+    prior_stage.average.copy_to_module()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():  # the control's fit is not charged to the budget
+        chosen = torch.randperm(len(store))[:10_000]
+        model.mixture.fit(model.prior.standardise(store.sample(chosen)), seed=recipe.seed)
+    figures = {
+        "seconds": round(seconds, 1),
+        "autoencoder_steps": steps,
+        "prior_steps": prior_steps,
+        "autoencoder_rows_per_second": round(steps * settings.batch_size / first_seconds),
+    }
+    return model, figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--validation", type=int, default=0, metavar="N", help="hold out the last N training rows")
+    for name in _NUMBERS:
+        default = getattr(Recipe(), name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    recipe = Recipe(**{name: getattr(args, name) for name in _NUMBERS})
+    train_x = load_pictures(args.data, "train")
+    if args.validation:
+        held_out = {name: x[-args.validation :] for name, x in train_x.items()}
+        train_x = {name: x[: -args.validation] for name, x in train_x.items()}
+    else:
+        held_out = load_pictures(args.data, "test")
+    model, figures = train(recipe, as_rows(train_x))
+
+    def conditional(given: tuple[int, ...]) -> Mapping[str, Tensor]:
+        return model.conditional(held_out, given, recipe.seed + sum(2**i for i in given))
+
+    start = time.perf_counter()
+    write_samples(args.out, len(train_x), lambda: model.joint(NUM_JOINT, recipe.seed), conditional)
+    figures["sampling_seconds"] = round(time.perf_counter() - start, 1)
+    mixture = args.out.with_suffix(".mixture.npz")
+    write_samples(mixture, len(train_x), lambda: model.joint_by_mixture(NUM_JOINT, recipe.seed), conditional)
+    print(json.dumps({"model": "shala", "seed": recipe.seed, **figures, "machine": describe_machine()}))
+
+
+_NUMBERS = [field.name for field in attrs.fields(Recipe) if field.type in (int, float)]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The contrastive terms of stage 1: features of one row's modalities are to be told from those of other rows.
+
+What modalities share is what tells their rows apart across modalities, so the first term puts it into every feature h_i
+early and in a form that the prior can read, whatever share of the pixels it explains. The second asks the same of what
+is decoded: a likelihood of independent pixels is content with a blur in which nothing can be recognised.
+
+Shapes: B batch, M modalities, F feature_dim, P projection.
+Reference: van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (CLIP) for the learned temperature.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Contrast(nn.Module):
+    """InfoNCE between the features of every two modalities."""
+
+    PROJECTION_DIM = 64
+    LARGEST_SCALE = 100.0
+
+    def __init__(self, num_modalities: int, feature_dim: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(feature_dim, self.PROJECTION_DIM) for _ in range(num_modalities))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
+        """Mean over ordered pairs of modalities of -log p(the row | a feature of the one, features of the other).
+
+        Args:
+            h_MBF: One feature tensor [B, F] for each modality; rows that lack it may hold anything finite.
+            presence_BM: bool [B, M]; a row without one of a pair is neither asked nor an answer.
+
+        Returns:
+            Scalar in nats; log B less it is a lower bound of the pairs' mean mutual information. 0 where no row of the
+            batch has two modalities.
+        """
+        unit_MBP = [self._project(i, h) for i, h in enumerate(h_MBF)]
+        return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM)
+
+    def recognition(self, decoded: Mapping[int, Tensor], h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
+        """The same with features of what was decoded as questions, whatever is present, and only they have a gradient.
+
+        It asks that a decoded modality show what its row's other modalities show, to the encoders as they are.
+
+        Args:
+            decoded: Number of a modality to features [B, F] of what its decoder made of each row's latent.
+            h_MBF: As for `forward`.
+            presence_BM: As for `forward`.
+        """
+        with torch.no_grad():
+            answers_MBP = [self._project(i, h) for i, h in enumerate(h_MBF)]
+        frozen = {i: {name: p.detach() for name, p in self.projections[i].named_parameters()} for i in decoded}
+        asked = {
+            i: nn.functional.normalize(torch.func.functional_call(self.projections[i], frozen[i], (h,)).float(), dim=1)
+            for i, h in decoded.items()
+        }
+        return self._nats(asked, answers_MBP, torch.ones_like(presence_BM), presence_BM, self.log_scale.detach())
+
+    def _project(self, i: int, h_BF: Tensor) -> Tensor:
+        return nn.functional.normalize(self.projections[i](h_BF).float(), dim=1)
+
+    def _nats(
+        self,
+        asked: Mapping[int, Tensor],
+        answers_MBP: list[Tensor],
+        asks_BM: Tensor,
+        presence_BM: Tensor,
+        log_scale: Tensor | None = None,
+    ) -> Tensor:
+        scale = (self.log_scale if log_scale is None else log_scale).exp().clamp_max(self.LARGEST_SCALE)
+        total, count = 0 * scale, 0
+        for i, asked_BP in asked.items():
+            for j, answers_BP in enumerate(answers_MBP):
+                if i == j:
+                    continue
+                both_B = asks_BM[:, i] & presence_BM[:, j]
+                logits_BB = scale * asked_BP @ answers_BP.T
+                logits_BB = logits_BB.masked_fill(~both_B, torch.finfo(logits_BB.dtype).min)
+                nats_B = logits_BB.logsumexp(1) - logits_BB.diagonal()
+                total = total + (nats_B * both_B).sum() / both_B.sum().clamp_min(1)
+                count += 1
+        return total / max(1, count)

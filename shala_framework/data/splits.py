@@ -1,0 +1,32 @@
+"""Where the shards of a split are: those that the spec names, or those that its stand-in made."""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from shala_framework.errors import DataError
+from shala_framework.spec.schema import Data
+from shala_framework.urls import expand_urls
+
+Split = Literal["train", "validation", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
+STAND_IN_FOLDER = "data"  # within a run's folder
+
+
+def split_urls(data: Data, split: Split, stand_in: Path | None = None) -> list[str]:
+    """Shards of a split; none where the spec names none.
+
+    Args:
+        data: The spec's table.
+        split: Which.
+        stand_in: Folder of the stand-in's shards, where it is used.
+
+    Raises:
+        DataError: What the spec names matches no file.
+    """
+    if stand_in is not None:
+        return sorted(str(path) for path in stand_in.glob(f"{split}-*.tar"))
+    names: str | tuple[str, ...] = getattr(data, split)
+    try:
+        return expand_urls(names) if names else []
+    except DataError as error:
+        raise DataError(f"data.{split}: {error}") from error

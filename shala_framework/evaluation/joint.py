@@ -1,0 +1,124 @@
+"""Joint samples beside real rows and the controls: coherence, Frechet distance, precision and recall, and their cost.
+
+Shapes: K samples.
+"""
+
+import math
+import time
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.data.rows import Rows
+from shala_framework.evaluation.coherence import agreement
+from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
+from shala_framework.evaluation.judges import Panel
+from shala_framework.model import PriorName, ShaLa
+from shala_framework.prior import num_evaluations
+from shala_framework.seeds import mix_seed
+from shala_framework.spec.schema import Evaluate
+from shala_framework.training.progress import Reporter
+
+
+@attrs.frozen(kw_only=True)
+class JointFigures:
+    """Joint samples by one method.
+
+    Attributes:
+        method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows", training rows that
+            show what the distances of real data are.
+        coherence: Share of samples for which all judges name one class.
+        frechet: Modality to the distance from the held-out rows, in its judge's features.
+        precision: Modality to the share of samples that look real.
+        recall: Modality to the share of held-out rows that samples cover.
+        evaluations: Of a denoiser for one sample; 0 without diffusion.
+        milliseconds: For one sample with all its modalities, drawn many at a time.
+    """
+
+    method: str
+    coherence: Figure | None
+    frechet: dict[str, Figure]
+    precision: dict[str, Figure]
+    recall: dict[str, Figure]
+    evaluations: int = 0
+    milliseconds: float | None = None
+
+
+def joint_methods(settings: Evaluate) -> list[tuple[str, PriorName, float]]:
+    """Title, prior and autoguidance scale of each method."""
+    diffusion: list[tuple[str, PriorName, float]] = [
+        ("diffusion" if scale == 1 else f"diffusion, autoguidance {scale:g}", "diffusion", scale)
+        for scale in settings.autoguidance_scales
+    ]
+    return [*diffusion, ("mixture", "mixture", 1.0), ("normal", "normal", 1.0)]
+
+
+def measure_joint(
+    model: ShaLa, panel: Panel, settings: Evaluate, *, seed: int, reporter: Reporter
+) -> list[JointFigures]:
+    """Figures of each method's samples under each seed."""
+    figures = []
+    for method, prior, scale in joint_methods(settings):
+        reporter.begin(f"joint samples, {method}", settings.num_seeds, "seed")
+        agreed: list[Tensor] = []
+        found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
+        seconds = 0.0
+        for number in range(settings.num_seeds):
+            start = time.perf_counter()
+            x = model.generate(settings.num_samples, prior=prior, autoguidance_scale=scale, seed=mix_seed(seed, number))
+            seconds += time.perf_counter() - start
+            agreed.append(agreement({name: judge.classify(x[name]) for name, judge in panel.judges.items()}))
+            for name, judge in panel.judges.items():
+                for what, value in panel.compare(name, judge.features(x[name])).items():
+                    found[what].setdefault(name, []).append(value)
+            reporter.advance(number + 1)
+        reporter.finish()
+        passes, sampling = 1 if scale == 1 else 2, model.spec.generate
+        figures.append(
+            JointFigures(
+                method=method,
+                coherence=mean_figure(_apart(torch.stack(agreed).float())),
+                evaluations=passes * num_evaluations(sampling.sampler, sampling.num_steps)
+                if prior == "diffusion"
+                else 0,
+                milliseconds=1e3 * seconds / (settings.num_seeds * settings.num_samples),
+                frechet=_figures(found["frechet"], settings.num_samples),
+                precision=_figures(found["precision"], settings.num_samples),
+                recall=_figures(found["recall"], settings.num_samples),
+            )
+        )
+    return figures
+
+
+def measure_real(train: Rows, panel: Panel, settings: Evaluate) -> JointFigures:
+    """What held-out rows agree in, and how far training rows, as many as there would be samples, are from them."""
+    complete = panel.held_out.having(list(panel.judges))
+    verdicts = {name: judge.classify(complete.x[name]) for name, judge in panel.judges.items()} if len(complete) else {}
+    found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
+    count = min(settings.num_samples, len(train))
+    for name, judge in panel.judges.items():
+        rows = train.having([name])
+        chosen = torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()
+        for what, value in panel.compare(name, judge.features(rows.x[name][chosen])).items():
+            found[what][name] = [value]
+    coherence = mean_figure(agreement(verdicts).float()[None]) if verdicts else None
+    return JointFigures(
+        method="real rows",
+        coherence=coherence,
+        frechet=_figures(found["frechet"], count),
+        precision=_figures(found["precision"], count),
+        recall=_figures(found["recall"], count),
+    )
+
+
+def _figures(values: dict[str, list[float]], count: int) -> dict[str, Figure]:
+    return {name: spread_figure(by_seed, count) for name, by_seed in values.items()}
+
+
+def _apart(values_SK: Tensor) -> Tensor:
+    """A column for every sample of every seed, as samples of two seeds have nothing in common: [S, S * K]."""
+    num_seeds, num_samples = values_SK.shape
+    apart = torch.full((num_seeds, num_seeds, num_samples), math.nan)
+    apart[torch.arange(num_seeds), torch.arange(num_seeds)] = values_SK
+    return apart.flatten(1)

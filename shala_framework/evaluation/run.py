@@ -1,0 +1,108 @@
+"""The evaluation of a run's folder: its shards in, figures as JSON and plots out."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from shala_framework.checkpoint import write_file
+from shala_framework.data.rows import Rows, load_rows
+from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
+from shala_framework.errors import DataError
+from shala_framework.evaluation.suite import Evaluation, evaluate
+from shala_framework.machine import describe_machine
+from shala_framework.model import ShaLa
+from shala_framework.report.plots import draw_evaluation
+from shala_framework.seeds import mix_seed
+from shala_framework.spec import unstructure
+from shala_framework.spec.schema import Evaluate
+from shala_framework.training.progress import Reporter, Silent
+
+EVALUATION_FOLDER = "evaluation"
+
+
+def evaluate_run(
+    model: ShaLa,
+    folder: Path,
+    split: Split,
+    settings: Evaluate,
+    *,
+    train: Rows | None = None,
+    held_out: Rows | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Measure a run's model on a split and write `evaluation/<split>.json` and the plots beside it.
+
+    Args:
+        model: Of the run.
+        folder: The run's.
+        split: "validation" or "test".
+        settings: How much is measured.
+        train: Training rows, if they are at hand; else they are read.
+        held_out: Rows of the split, likewise.
+        seed: Of judges and samples.
+        reporter: Who is told of progress.
+
+    Raises:
+        DataError: The run has no shards of the split, or they cannot be read.
+        CheckpointError: A stage is not trained.
+    """
+    reporter = reporter or Silent()
+    stand_in = folder / STAND_IN_FOLDER if model.synthetic else None
+    if held_out is None:
+        held_out = _read(model, split, stand_in, None, reporter)
+    train = (
+        _read(model, "train", stand_in, settings.train_rows, reporter)
+        if train is None
+        else _thin(train, settings.train_rows)
+    )
+    evaluation = evaluate(model, train, held_out, settings, seed=seed, reporter=reporter)
+    description = {
+        "run": folder.name,
+        "split": split,
+        "seed": seed,
+        "machine": describe_machine(model.device),
+        "settings": unstructure(settings),
+        "synthetic": model.synthetic,
+        **_without_nan(attrs.asdict(evaluation)),
+    }
+    target = folder / EVALUATION_FOLDER
+    target.mkdir(exist_ok=True)
+    write_file(target / f"{split}.json", (json.dumps(description, indent=2) + "\n").encode())
+    for name, picture in draw_evaluation(evaluation, title=f"{folder.name}, {split} split").items():
+        write_file(target / f"{split}_{name}.png", picture)
+    return evaluation
+
+
+def _read(model: ShaLa, split: Split, stand_in: Path | None, limit: int | None, reporter: Reporter) -> Rows:
+    urls = split_urls(model.spec.data, split, stand_in)
+    if not urls:
+        raise DataError(
+            f"expected shards of the {split} split, got none: the spec has no data.{split}; "
+            f"name them with --set data.{split}=..., or choose another --split"
+        )
+    if limit is not None:  # shards may be sorted by class: read some from all over
+        order = torch.randperm(len(urls), generator=torch.Generator().manual_seed(mix_seed(0, len(urls))))
+        urls = [urls[i] for i in order.tolist()]
+    reporter.begin(f"reading {split}", limit, "sample")
+    rows = load_rows(urls, model.modalities, limit=limit, on_sample=reporter.advance)
+    reporter.finish()
+    return rows
+
+
+def _thin(rows: Rows, most: int) -> Rows:
+    """At most so many rows, spread over all."""
+    return rows.take(torch.linspace(0, len(rows) - 1, min(most, len(rows))).round().long())
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

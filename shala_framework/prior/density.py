@@ -1,0 +1,61 @@
+"""Densities of a diffusion model, by the change of variables along its probability-flow ODE.
+
+Shapes: N rows, D latent_dim.
+Reference: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations"; in the form of
+Karras et al. 2022 (EDM), whose ODE is dz/dsigma = (z - D(z; sigma)) / sigma.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from shala_framework.prior.sampling import Denoise
+
+
+@torch.no_grad()
+def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor) -> Tensor:
+    """Log density that sampling by the same denoiser and levels gives to z, with the exact divergence.
+
+    It is that of the data under noise of the lowest level. The ODE is solved from there to the highest level by Heun's
+    method, where the density is a Gaussian's of variance sigma_max^2 + 1, data being standardised.
+
+    Args:
+        denoise: D(z; sigma), row by row: a row's output may depend on its own z alone.
+        z_ND: Standardised latents.
+        sigmas: Levels of the sampler, decreasing, the last 0.
+
+    Returns:
+        float tensor [N], nats.
+    """
+    levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
+
+    def slope(z_ND: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """dz/dsigma, and its divergence [N]."""
+        sigma_N = z_ND.new_full((len(z_ND),), sigma)
+        denoised_ND, trace_N = denoised_and_trace(denoise, z_ND, sigma_N)
+        return (z_ND - denoised_ND) / sigma, (z_ND.shape[1] - trace_N) / sigma
+
+    log_volume_N = z_ND.new_zeros(len(z_ND))
+    for sigma, following in pairwise(levels):
+        d_ND, divergence_N = slope(z_ND, sigma)
+        step = following - sigma
+        next_d_ND, next_divergence_N = slope(z_ND + step * d_ND, following)
+        z_ND = z_ND + 0.5 * step * (d_ND + next_d_ND)
+        log_volume_N = log_volume_N + 0.5 * step * (divergence_N + next_divergence_N)
+    variance = levels[-1] ** 2 + 1
+    log_prob_N = -0.5 * (z_ND.square().sum(1) / variance + z_ND.shape[1] * math.log(2 * math.pi * variance))
+    return log_prob_N + log_volume_N
+
+
+def denoised_and_trace(denoise: Denoise, z_ND: Tensor, sigma_N: Tensor) -> tuple[Tensor, Tensor]:
+    """D(z; sigma) [N, D] and the trace of its Jacobian [N], by one derivative a dimension."""
+    with torch.enable_grad():
+        z_ND = z_ND.detach().requires_grad_()
+        denoised_ND = denoise(z_ND, sigma_N)
+        trace_N = z_ND.new_zeros(len(z_ND))
+        for d in range(z_ND.shape[1]):
+            (row_ND,) = torch.autograd.grad(denoised_ND[:, d].sum(), z_ND, retain_graph=True)
+            trace_N += row_ND[:, d]
+    return denoised_ND.detach(), trace_N

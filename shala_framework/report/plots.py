@@ -1,0 +1,94 @@
+"""Plots of an evaluation, as PNG."""
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from shala_framework.evaluation.conditional import ConditionalFigures
+from shala_framework.evaluation.joint import JointFigures
+from shala_framework.evaluation.suite import Evaluation
+
+COLOURS = ("#0b6e99", "#e07b39", "#5a8f29", "#8b5fbf", "#9a9a9a", "#c23b4e")
+
+
+def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
+    """Pictures by name: "joint" and "conditional", without those that nothing was measured for.
+
+    Args:
+        evaluation: What was measured.
+        title: Above each picture.
+    """
+    pictures = {}
+    if evaluation.joint:
+        pictures["joint"] = _draw_joint(evaluation.joint, title)
+    if evaluation.conditional:
+        pictures["conditional"] = _draw_conditional(evaluation.conditional, title)
+    return pictures
+
+
+def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
+    """Coherence against mean Frechet distance of each method, and precision against recall: better is up, and left."""
+    canvas = Canvas(figsize=(10, 4.2), layout="constrained")
+    coherence, manifold = canvas.subplots(1, 2)
+    for colour, figures in zip(COLOURS * len(joint), joint, strict=False):
+        if figures.coherence is not None and figures.frechet:
+            mean = sum(f.value for f in figures.frechet.values()) / len(figures.frechet)
+            low, high = figures.coherence.low, figures.coherence.high
+            spread = (
+                None
+                if low is None or high is None
+                else [[figures.coherence.value - low], [high - figures.coherence.value]]
+            )
+            coherence.errorbar(
+                [mean], [figures.coherence.value], yerr=spread, fmt="o", color=colour, label=figures.method
+            )
+        if figures.precision and figures.recall:
+            recall = sum(f.value for f in figures.recall.values()) / len(figures.recall)
+            precision = sum(f.value for f in figures.precision.values()) / len(figures.precision)
+            manifold.plot([recall], [precision], "o", color=colour, label=figures.method)
+    _finish(coherence, "Frechet distance, mean over modalities", "joint coherence")
+    _finish(manifold, "recall, mean over modalities", "precision, mean over modalities")
+    manifold.set_xlim(0, 1.02)
+    return _png(canvas, title)
+
+
+def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> bytes:
+    """Coherence and diversity by the number of given modalities, a line a method."""
+    canvas = Canvas(figsize=(10, 4.2), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    methods = list(dict.fromkeys(figures.method for figures in conditional))
+    for colour, method in zip(COLOURS * len(methods), methods, strict=False):
+        of_method = [figures for figures in conditional if figures.method == method]
+        sizes = [figures.num_given for figures in of_method]
+        left.plot(sizes, [figures.coherence.value for figures in of_method], "o-", color=colour, label=method)
+        bounds = [(f.coherence.low, f.coherence.high) for f in of_method]
+        if all(low is not None and high is not None for low, high in bounds):
+            lows, highs = zip(*bounds, strict=True)
+            left.fill_between(sizes, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        varied = [(f.num_given, f.diversity.value) for f in of_method if f.diversity is not None]
+        if varied:
+            right.plot(*zip(*varied, strict=True), "o-", color=colour, label=method)
+    for axes in (left, right):
+        axes.set_xticks(sorted({figures.num_given for figures in conditional}))
+    _finish(left, "given modalities", "conditional coherence")
+    _finish(right, "given modalities", "diversity, 1: as real rows of one class", top=None)
+    return _png(canvas, title)
+
+
+def _finish(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_ylim(0, top)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def _png(canvas: Canvas, title: str) -> bytes:
+    canvas.suptitle(title)
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

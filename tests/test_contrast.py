@@ -1,0 +1,80 @@
+"""The contrastive terms against what they are of features that are known."""
+
+import math
+
+import pytest
+import torch
+from two_floats import TwoFloats, TwoFloatsOptions
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.contrast import Contrast
+
+
+@pytest.fixture
+def contrast():
+    """Of three modalities whose features of two dimensions are compared as they are, at a scale of 20."""
+    torch.manual_seed(0)
+    made = Contrast(3, 2)
+    for projection in made.projections:
+        torch.nn.init.zeros_(projection.weight)
+        torch.nn.init.zeros_(projection.bias)
+        with torch.no_grad():
+            projection.weight[:2] = torch.eye(2)
+    torch.nn.init.constant_(made.log_scale, math.log(20))
+    return made
+
+
+def corners(count):
+    """Unit vectors that are as far apart as they can be."""
+    angle = 2 * math.pi * torch.arange(count) / count
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def test_it_is_the_cross_entropy_of_finding_the_row(contrast):
+    """Four corners known to each other: log of the softmax's sum; the same feature for all rows: log 4."""
+    presence = torch.ones(4, 3, dtype=torch.bool)
+    exact = math.log(1 + 2 * math.exp(-20) + math.exp(-40))
+    assert float(contrast([5 * corners(4)] * 3, presence).detach()) == pytest.approx(exact, abs=1e-6)
+    assert float(contrast([torch.ones(4, 2)] * 3, presence).detach()) == pytest.approx(math.log(4))
+
+
+def test_rows_without_a_modality_are_neither_asked_nor_answers(contrast):
+    """The term is that of the rows that have both, whatever stands in the others; with no such row it is 0."""
+    presence = torch.tensor([[True, True, False]] * 4 + [[True, False, False], [False, True, False]])
+    features = [torch.cat([corners(4), torch.full((2, 2), value)]) for value in (3.0, -7.0)] + [torch.randn(6, 2)]
+    whole = contrast([corners(4), corners(4), torch.zeros(4, 2)], torch.tensor([[True, True, False]] * 4))
+    torch.testing.assert_close(contrast(features, presence), whole)
+    alone = torch.tensor([[True, False, False]] * 6)
+    assert float(contrast(features, alone).detach()) == 0
+    contrast(features, alone).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in contrast.parameters())
+
+
+def test_recognition_is_lowest_for_what_shows_its_row(contrast):
+    """Decoded features of the right row beat those of another; also of a modality that the row lacks."""
+    presence = torch.tensor([[False, True, True]] * 4)
+    h = [torch.zeros(4, 2), corners(4), corners(4)]
+    right = contrast.recognition({0: corners(4)}, h, presence)
+    wrong = contrast.recognition({0: corners(4).roll(1, 0)}, h, presence)
+    assert float(right.detach()) < 0.01
+    assert float(wrong.detach()) > 10
+
+
+def test_recognition_trains_decoders_and_nothing_that_recognises():
+    """Its gradient reaches decoders and the posterior's z; encoders get theirs through z alone, projections none."""
+    modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in "ab"}
+    autoencoder = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True, recognised=True)
+    x = {n: torch.randn(6, 2) for n in "ab"}
+    presence = torch.ones(6, 2, dtype=torch.bool)
+    torch.manual_seed(0)
+    autoencoder.bound(x, presence).recognition.backward()
+    assert all(p.grad is not None for p in autoencoder.decoders["a"].parameters() if p.ndim)
+    assert all(p.grad is None for p in autoencoder.contrast.parameters())
+    assert all(p.grad is not None for p in autoencoder.encoders["a"].parameters())
+    autoencoder.zero_grad()
+    fuse = autoencoder.fuse
+    autoencoder.fuse = lambda h, seen: fuse(h, seen).detach()
+    autoencoder.bound(x, presence).recognition.backward()
+    assert all(p.grad is None for p in autoencoder.encoders.parameters())
+    plain = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True)
+    assert float(plain.bound(x, presence).recognition) == 0

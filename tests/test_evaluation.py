@@ -1,0 +1,155 @@
+"""The evaluation of a run, from `shala evaluate` and at the end of `shala-run`, on the fake modality."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from shala_framework import load
+from shala_framework.cli.main import dispatch, main, main_run
+from shala_framework.data.rows import load_rows
+from shala_framework.evaluation.judges import Panel, train_judge
+from shala_framework.evaluation.suite import evaluate
+from shala_framework.experiment import Experiment
+from shala_framework.spec import read_spec
+
+LEARNED = (
+    "data.stand_in.options.validation=60",
+    "train.autoencoder.steps=400",
+    "data.stand_in.set={'train.prior.steps' = 600}",
+    "evaluate.judge_steps=300",
+)
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return caught.value.code
+
+
+def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
+    """Tables on the terminal, every figure as JSON, plots; and what was learned shows in them."""
+    overrides = [text for override in LEARNED for text in ("--set", override)]
+    with pytest.raises(SystemExit) as leaving:
+        main_run([str(two_spec), "--set", "evaluate.at_end=true", "--set", "evaluate.num_samples=300", *overrides])
+    assert leaving.value.code == 0
+    out = capsys.readouterr().out
+    for text in ("judges", "joint samples", "real rows", "mixture", "samples from given", "log-likelihood", "probe"):
+        assert text in out
+    folder = Path("runs/two/evaluation")
+    found = json.loads((folder / "validation.json").read_text())
+    assert found["split"] == "validation"
+    assert found["synthetic"] is True
+    judges = found["judges"]
+    assert all(judge["real"]["value"] > 0.9 for judge in judges.values())
+    joint = {figures["method"]: figures for figures in found["joint"]}
+    assert set(joint) == {"real rows", "diffusion", "diffusion, autoguidance 2", "mixture", "normal"}
+    assert joint["diffusion"]["coherence"]["value"] > 0.8
+    assert joint["diffusion"]["coherence"]["count"] == 600
+    assert joint["diffusion"]["evaluations"] == 35
+    assert joint["diffusion, autoguidance 2"]["evaluations"] == 70
+    conditional = {(figures["method"], figures["num_given"]): figures for figures in found["conditional"]}
+    assert set(conditional) == {("diffusion", 1), ("diffusion, guidance 2", 1), ("posterior", 1)}
+    assert conditional["diffusion", 1]["coherence"]["value"] > 0.8
+    assert set(conditional["diffusion", 1]["pairs"]) == {"first", "second"}
+    assert 0 < conditional["diffusion", 1]["diversity"]["value"] < 1  # a point tells its own quarter turn
+    likelihood = found["log_likelihood"]
+    assert likelihood["second given first, diffusion"]["value"] > likelihood["second, diffusion"]["value"]
+    assert found["latent"]["probe"]["value"] > 0.8
+    for name in ("joint", "conditional"):
+        assert Image.open(io.BytesIO((folder / f"validation_{name}.png").read_bytes())).width > 800
+
+
+def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys):
+    """`shala evaluate` twice writes the same but for times; --set changes what it names and nothing else."""
+    folder = Path("r")
+    Experiment(read_spec(two_spec), folder).run()
+    assert not (folder / "evaluation").exists()
+
+    def figures(*arguments):
+        assert call("evaluate", folder, *arguments) == 0
+        found = json.loads((folder / "evaluation" / "validation.json").read_text())
+        for joint in found["joint"]:
+            del joint["milliseconds"]
+        return found
+
+    first = figures()
+    assert figures() == first
+    other = figures("--set", "evaluate.guidance_scales=[3.0]", "--set", "evaluate.num_seeds=1")
+    assert [f["method"] for f in other["conditional"]] == ["diffusion, guidance 3", "posterior"]
+    assert other["judges"] == first["judges"]
+    assert len(other["joint"][1]["coherence"]["seeds"]) == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--split", "test"), "expected shards of the test split, got none: the spec has no data.test"),
+        (("--set", "evaluate.num_samples=1"), "expected a number of at least 2, got 1"),
+        (("--set", "evaluate.num_sample=9"), "num_samples"),
+        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], or data.test or data.validation"),
+        (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, capsys):
+    """Status 2 and what to do, for a split that is not there and for settings that are wrong."""
+    Experiment(
+        read_spec(two_spec, ("train.autoencoder.steps=1", "data.stand_in.set={'train.prior.steps' = 1}")), Path("r")
+    ).run()
+    assert call("evaluate", "r", *arguments) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
+    """No judges, no coherence; likelihoods, reconstruction and the latent's dimensions are there."""
+    folder = Path("r")
+    Experiment(read_spec(two_spec, ("data.stand_in.options.missing=0.5",)), folder).run()
+    model = load(folder)
+    train, rows = (
+        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
+        for split in ("train", "validation")
+    )
+    unlabelled = [type(r)(x=r.x, presence=r.presence, keys=r.keys, labels=(None,) * len(r)) for r in (train, rows)]
+    evaluation = evaluate(model, *unlabelled, model.spec.evaluate)
+    assert not evaluation.judges
+    assert not evaluation.joint
+    assert evaluation.latent.probe is None
+    assert set(evaluation.reconstruction) == {"first", "second"}
+    assert len(evaluation.log_likelihood) == 9
+    assert any("no judges" in note for note in evaluation.notes)
+
+
+def test_judges_say_what_real_rows_are(two_spec):
+    """They learn the class; the panel compares samples with the real rows that have the modality."""
+    folder = Path("r")
+    Experiment(read_spec(two_spec), folder).run()
+    model = load(folder)
+    train, rows = (
+        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
+        for split in ("train", "validation")
+    )
+    judges = {
+        name: train_judge(m, name, train.having([name]), steps=200, learning_rate=1e-2)
+        for name, m in model.modalities.items()
+    }
+    assert all(judge.accuracy(rows, name) > 0.9 for name, judge in judges.items())
+    panel = Panel(judges, rows)
+    assert len(panel.real["second"]) == int(rows.presence[:, 1].sum())
+    with_it = rows.having(["second"])
+    assert torch.equal(judges["second"].verdicts(panel.real["second"]), judges["second"].classify(with_it.x["second"]))
+    same = panel.compare("second", panel.real["second"])
+    assert same["frechet"] == pytest.approx(0, abs=1e-6)
+    assert (same["precision"], same["recall"]) == (1, 1)
+    assert "frechet" not in panel.compare("second", panel.real["second"][:1])
+
+
+def test_evaluate_needs_a_run(two_spec, capsys):
+    """A folder without checkpoints is named."""
+    from shala_framework.cli.main import _parser
+
+    assert dispatch(_parser(), ["evaluate", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""The linear probe and the dimensions of latents that are known."""
+
+import pytest
+import torch
+
+from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
+
+
+def test_the_probe_reads_what_is_linear_and_nothing_else():
+    """A class that is a direction is read off held-out rows; the product of two signs is not."""
+    z = torch.randn(3000, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 20, 0.1, 1, 1, 1])
+    direction = (z[:, 0] + z[:, 1] / 20 > 0).long()
+    product = (z[:, 0] * z[:, 3] > 0).long()
+    for classes, low, high in ((direction, 0.98, 1.0), (product, 0.4, 0.6)):
+        read = linear_probe(z[:2000], classes[:2000], z[2000:], 2)
+        assert low <= float((read == classes[2000:]).float().mean()) <= high
+
+
+def test_dimensions_that_vary_are_counted():
+    """Three equal ones of five; a line has one effective dimension."""
+    z = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1, 1, 0.01, 0])
+    assert active_dimensions(z) == 3
+    assert effective_dimensions(z) == pytest.approx(3, abs=0.05)
+    assert effective_dimensions(torch.linspace(0, 1, 50)[:, None] * torch.ones(1, 4)) == pytest.approx(1)
