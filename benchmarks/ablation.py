@@ -61,6 +61,7 @@ TRAINED: dict[str, Callable[[Recipe], Recipe]] = {
     "unconditional_share 0.7": changed("prior", unconditional_share=0.7),
     "log_sigma_mean -0.4": changed("prior", log_sigma_mean=-0.4),
     "log_sigma_mean 0.8": changed("prior", log_sigma_mean=0.8),
+    "attention among features": changed("prior", condition="attention"),
     "ema_halflife_steps 50": changed("prior_stage", ema_halflife_steps=50.0),
     "guide of width 96, 2 blocks": changed("prior", guide_hidden_dim=96, guide_num_blocks=2),
 }

@@ -78,6 +78,7 @@ class Model:
             num_blocks=prior.num_blocks,
             guide_hidden_dim=prior.guide_hidden_dim,
             guide_num_blocks=prior.guide_num_blocks,
+            condition=prior.condition,
         )
         self.mixture = GaussianMixture(prior.mixture_components, recipe.latent_dim)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         unit_to_pixels,
     )
     from shala_framework.media import encode_gif, encode_mp4, encode_png
-    from shala_framework.modality import Likelihood, Modality, Preview
+    from shala_framework.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.model import ShaLa, load
     from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
 
@@ -34,7 +34,7 @@ _HOMES = {
     "layers": ("ConditionedResidual", "Residual", "group_norm", "initialise"),
     "likelihoods": ("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
     "media": ("encode_gif", "encode_mp4", "encode_png"),
-    "modality": ("Likelihood", "Modality", "Preview"),
+    "modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "model": ("ShaLa", "load"),
     "options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
 }
@@ -42,9 +42,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
-    "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Residual", "Sample", "ShaLa",
-    "ShalaError", "SpecError", "above", "at_least", "between", "each", "encode_gif", "encode_mp4", "encode_png",
-    "group_norm", "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
+    "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
+    "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between", "each", "encode_gif", "encode_mp4",
+    "encode_png", "group_norm", "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit",
+    "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -78,6 +78,7 @@ class ShaLa:
                 guide_hidden_dim=spec.prior.guide_hidden_dim,
                 guide_num_blocks=spec.prior.guide_num_blocks,
                 dropout=spec.prior.dropout,
+                condition=spec.prior.condition,
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             self._check_contracts()

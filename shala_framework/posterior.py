@@ -12,6 +12,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.attention import FeatureAttention
+
 
 @attrs.frozen(eq=False)
 class GaussianPosterior:
@@ -91,43 +93,19 @@ class ConcatenationPosterior(nn.Module):
 
 
 class AttentionPosterior(nn.Module):
-    """Fuses by self-attention among the present modalities and a token whose place in the end tells z.
+    """Fuses by self-attention among the present modalities.
 
     Its size grows by one projection with each modality, where concatenation's first layer grows in width.
     """
 
-    NUM_LAYERS, NUM_HEADS = 2, 4
-
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, hidden_dim)) for _ in range(num_modalities)
-        )
-        self.query = nn.Parameter(0.02 * torch.randn(hidden_dim))
-        layer = nn.TransformerEncoderLayer(
-            hidden_dim,
-            math.gcd(hidden_dim, self.NUM_HEADS),
-            dim_feedforward=2 * hidden_dim,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.layers = nn.TransformerEncoder(layer, self.NUM_LAYERS, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(hidden_dim)
+        self.attention = FeatureAttention(num_modalities, feature_dim, hidden_dim)
         self.head = GaussianHead(hidden_dim, latent_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
         """Fuse; arguments as for ConcatenationPosterior."""
-        present_BM = presence_BM.bool()
-        # A row's absent modalities are masked, and zeroed so that whatever stands there leaves no trace.
-        tokens = [
-            project(h * seen[:, None]) for project, h, seen in zip(self.projections, h_MBF, present_BM.T, strict=True)
-        ]
-        tokens_BTW = torch.stack([self.query.expand(len(present_BM), -1), *tokens], 1)
-        absent_BT = nn.functional.pad(~present_BM, (1, 0), value=False)
-        hidden_BTW = self.layers(tokens_BTW, src_key_padding_mask=absent_BT)
-        posterior: GaussianPosterior = self.head(self.norm(hidden_BTW[:, 0]))
+        posterior: GaussianPosterior = self.head(self.attention(h_MBF, presence_BM))
         return posterior
 
 

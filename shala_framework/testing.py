@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.errors import DataError
-from shala_framework.modality import Likelihood, Modality, Preview
+from shala_framework.modality import Likelihood, Modality, Preview, Relaxed
 from shala_framework.spec import structure, unstructure
 
 LATENT_DIM = 8
@@ -216,6 +216,27 @@ class ModalitySuite(abc.ABC):
                     self.check_values(drawn)
                     assert all(modality.write(drawn[0]).values())
                     modality.preview(drawn[0])
+
+    def test_relaxed_form_leads_back_to_the_encoder(self) -> None:
+        """Where a likelihood has one: it is the mode before rounding, and h of it has a gradient in z, of every row."""
+        modality = self.make()
+        encoder, decoder = modality.encoder(FEATURE_DIM).eval(), modality.decoder(LATENT_DIM).eval()
+        z_BD = torch.randn(3, LATENT_DIM, requires_grad=True)
+        likelihood = decoder(z_BD)
+        mode = likelihood.mode()
+        if not isinstance(likelihood, Relaxed):
+            pytest.skip("this likelihood has no differentiable form of its mode")
+        relaxed = likelihood.relaxed()
+        nearest = relaxed.detach()
+        if not mode.dtype.is_floating_point:
+            limits = torch.iinfo(mode.dtype)
+            nearest = nearest.round().clamp(limits.min, limits.max)
+        torch.testing.assert_close(nearest, mode.to(nearest.dtype), rtol=1e-4, atol=1e-4)
+        h_BF = encoder(relaxed)
+        assert h_BF.shape == (3, FEATURE_DIM)
+        h_BF.square().sum().backward()
+        assert z_BD.grad is not None
+        assert z_BD.grad.abs().sum(1).gt(0).all()
 
     def test_log_prob_of_a_row_is_its_own(self) -> None:
         """A row's log_prob depends on its own x and z only, and on every part of that x."""

@@ -20,7 +20,7 @@ CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
     {CORE, "errors", "options", "seeds", "urls", "media", "machine"},
     {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
-    {"layers", "likelihoods", "posterior", "contrast", "plugins"},
+    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},

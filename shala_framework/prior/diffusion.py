@@ -42,6 +42,7 @@ class DiffusionPrior(nn.Module):
         guide_hidden_dim: int = 32,
         guide_num_blocks: int = 1,
         dropout: float = 0.0,
+        condition: str = "sum",
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -53,6 +54,7 @@ class DiffusionPrior(nn.Module):
                 hidden_dim=width,
                 num_blocks=depth,
                 dropout=dropout,
+                condition=condition,
             )
             for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )

@@ -4,9 +4,12 @@ Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+
+from shala_framework.attention import FeatureAttention
 
 
 class NoiseEmbedding(nn.Module):
@@ -45,6 +48,13 @@ class FeatureCondition(nn.Module):
         return total
 
 
+CONDITIONS: Final[dict[str, type[FeatureCondition] | type[FeatureAttention]]] = {
+    "sum": FeatureCondition,
+    "attention": FeatureAttention,
+}
+"""The ways in which features enter, by the name that a spec gives them."""
+
+
 class ResidualBlock(nn.Module):
     """x + gate(c) * MLP(scale(c) * norm(x) + shift(c)), the identity at initialisation."""
 
@@ -74,10 +84,11 @@ class PriorNetwork(nn.Module):
         hidden_dim: int,
         num_blocks: int,
         dropout: float,
+        condition: str = "sum",
     ) -> None:
         super().__init__()
         self.noise = NoiseEmbedding(hidden_dim)
-        self.features = FeatureCondition(num_modalities, feature_dim, hidden_dim)
+        self.features = CONDITIONS[condition](num_modalities, feature_dim, hidden_dim)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
         self.enter = nn.Linear(latent_dim, hidden_dim)
         self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, dropout) for _ in range(num_blocks))

@@ -118,6 +118,7 @@ class Prior:
         guide_hidden_dim: Width of the guide, a poorer denoiser that learns beside it, for autoguidance.
         guide_num_blocks: Its residual blocks.
         dropout: Dropout inside them.
+        condition: How the features of a subset enter: the "sum" of a projection of each, or "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
         log_sigma_std: Its standard deviation (P_std of EDM).
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
@@ -131,6 +132,7 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    condition: Literal["sum", "attention"] = "sum"
     log_sigma_mean: float = 0.2
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0))
     sigma_min: float = attrs.field(default=0.01, validator=above(0))
