@@ -82,7 +82,7 @@ class Scorer:
     """The benchmark's judges on held-out rows."""
 
     def __init__(self, script: Path, judges: Path, x: Mapping[str, Tensor], labels: np.ndarray) -> None:
-        self.script = _module(script)
+        self.script = load_script(script)
         self.x, self.labels = x, torch.from_numpy(labels)
         self.nets = []
         for state in torch.load(judges, weights_only=True):
@@ -134,7 +134,8 @@ class Scorer:
         return figures
 
 
-def _module(path: Path) -> ModuleType:
+def load_script(path: Path) -> ModuleType:
+    """A Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

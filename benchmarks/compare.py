@@ -170,7 +170,8 @@ def main() -> None:
 
     for name in args.only:
         take(name, SEEDS[0])
-    for name in filter(None, ("shala" if "shala" in args.only else None, best_peer(found))):
+    every_peer = all(name in found for name in PEERS)  # before that, nobody knows which is best
+    for name in filter(None, ("shala" if "shala" in args.only else None, best_peer(found) if every_peer else None)):
         for seed in SEEDS[1:]:
             take(name, seed)
     print(f"\n{args.seconds:g} s of training on {args.threads} threads\n\n{table(found)}")

@@ -109,17 +109,22 @@ def as_rows(x: Mapping[str, Tensor]) -> Rows:
 
 
 def train_within(
-    stage: Trainable[Any], settings: Stage, batches: Iterator[Any], seconds: float, matrix_dtype: torch.dtype
+    stage: Trainable[Any],
+    settings: Stage,
+    batches: Iterator[Any],
+    seconds: float,
+    matrix_dtype: torch.dtype,
+    steps: int = 0,
 ) -> int:
-    """Train for a time: the learning rate falls to zero over it, by a cosine; returns the number of steps.
+    """Train for a time, or for some steps if it is given them; returns the number of steps.
 
-    Batches are made within the time.
+    The learning rate falls to zero over the budget, by a cosine. Batches are made within the time.
     """
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype)
     stage.module.train()
     start, step, spent = time.perf_counter(), 0, 0.0
-    while spent < seconds:
-        factor = min(1.0, (step + 1) / (settings.warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * spent / seconds))
+    while (progress := step / steps if steps else spent / seconds) < 1:
+        factor = min(1.0, (step + 1) / (settings.warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = settings.learning_rate * factor
         loss, terms = stage.loss(next(batches), step)

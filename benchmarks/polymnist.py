@@ -39,6 +39,8 @@ class Recipe:
 
     seconds: float = 900.0
     first_share: float = 0.65
+    steps: int = 0  # of stage 1, in place of its share of the time
+    prior_steps: int = 0  # of stage 2, likewise
     seed: int = 0
     latent_dim: int = 96
     hidden_dim: int = 256
@@ -127,7 +129,7 @@ def train(recipe: Recipe, rows: Rows) -> tuple[Model, dict[str, float]]:
     settings = structure({"steps": 1, **recipe.autoencoder}, AutoencoderStage)
     stage = AutoencoderTraining(model.autoencoder, model.table, settings, torch.device("cpu"))
     batches = (rows.take(index) for index in shuffled_batches(len(rows), settings.batch_size, recipe.seed))
-    steps = train_within(stage, settings, batches, recipe.seconds * recipe.first_share, torch.bfloat16)
+    steps = train_within(stage, settings, batches, recipe.seconds * recipe.first_share, torch.bfloat16, recipe.steps)
     first_seconds = time.perf_counter() - start
     store = collect_latents(
         model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), torch.device("cpu")
@@ -137,7 +139,7 @@ def train(recipe: Recipe, rows: Rows) -> tuple[Model, dict[str, float]]:
     prior_stage = PriorTraining(model.prior, model.prior_table, prior_settings, store)
     index: Iterator[Tensor] = shuffled_batches(len(store), prior_settings.batch_size, recipe.seed)
     left = recipe.seconds - (time.perf_counter() - start)
-    prior_steps = train_within(prior_stage, prior_settings, index, left, torch.bfloat16)
+    prior_steps = train_within(prior_stage, prior_settings, index, left, torch.bfloat16, recipe.prior_steps)
     prior_stage.average.copy_to_module()
     seconds = time.perf_counter() - start
     with torch.no_grad():  # the control's fit is not charged to the budget
