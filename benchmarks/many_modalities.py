@@ -2,12 +2,12 @@
 
     python benchmarks/many_modalities.py BENCH RAW --results RESULTS [--modalities 2 5 10 20] [--steps 2000]
 
-RAW holds mnist/ and polymnist_backgrounds/. Modality k shows a digit by a hand of its own over crops of background
-k % 5, whose colours are rotated and which is mirrored by k // 5, so that all 20 look different. Every training takes the
-same number of steps of the same number of rows. The layers are those of compare.py. Judges have the architecture of
-BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are compared by the judges
-of five neighbouring modalities on a circle (of two, where there are two), over all such windows: the joint coherence of
-any five. Coherence given one modality is that of the next one, over all.
+RAW holds mnist/ and polymnist_backgrounds/. Modality k shows a digit by a hand of its own over crops of background k
+% 5, whose colours are rotated and which is mirrored by k // 5, so that all 20 look different. Every training takes
+the same number of steps of the same number of rows. The layers are those of compare.py. Judges have the architecture
+of BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are compared by the
+judges of five neighbouring modalities on a circle (of two, where there are two), over all such windows: the joint
+coherence of any five. Coherence given one modality is that of the next one, over all.
 """
 
 import argparse
