@@ -272,8 +272,8 @@ class Evaluate:
     guidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
     judge_steps: int = attrs.field(default=600, validator=at_least(1))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2))
-    likelihood_rows: int = attrs.field(default=32, validator=at_least(1))
-    importance_samples: int = attrs.field(default=16, validator=[at_least(2), multiple_of(2)])
+    likelihood_rows: int = attrs.field(default=16, validator=at_least(1))
+    importance_samples: int = attrs.field(default=8, validator=[at_least(2), multiple_of(2)])
 
 
 @attrs.frozen(kw_only=True)
