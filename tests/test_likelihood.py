@@ -40,7 +40,7 @@ def model(two_spec):
     for name in made.names:
         made.autoencoder.decoders[name] = LinearGaussian(made.autoencoder.latent_dim)
     for posterior in (made.autoencoder.posterior, made.autoencoder.subset_posterior):
-        nn.init.constant_(posterior.log_var.bias, -1.0)  # so that the latent's spread is felt
+        nn.init.constant_(posterior.head.log_var.bias, -1.0)  # so that the latent's spread is felt
     made.autoencoder.eval()
     for parameter in made.autoencoder.parameters():
         parameter.requires_grad_(False)
