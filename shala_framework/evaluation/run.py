@@ -54,7 +54,7 @@ def evaluate_run(
     reporter = reporter or Silent()
     stand_in = folder / STAND_IN_FOLDER if model.synthetic else None
     if held_out is None:
-        held_out = _read(model, split, stand_in, None, reporter)
+        held_out = _read(model, split, stand_in, settings.held_out_rows, reporter)
     train = (
         _read(model, "train", stand_in, settings.train_rows, reporter)
         if train is None
@@ -78,17 +78,17 @@ def evaluate_run(
     return evaluation
 
 
-def _read(model: ShaLa, split: Split, stand_in: Path | None, limit: int | None, reporter: Reporter) -> Rows:
+def _read(model: ShaLa, split: Split, stand_in: Path | None, limit: int, reporter: Reporter) -> Rows:
     urls = split_urls(model.spec.data, split, stand_in)
     if not urls:
         raise DataError(
             f"expected shards of the {split} split, got none: the spec has no data.{split}; "
             f"name them with --set data.{split}=..., or choose another --split"
         )
-    if limit is not None:  # shards may be sorted by class: read some from all over
-        order = torch.randperm(len(urls), generator=torch.Generator().manual_seed(mix_seed(0, len(urls))))
-        urls = [urls[i] for i in order.tolist()]
-    reporter.begin(f"reading {split}", limit, "sample")
+    # Shards may be sorted by class: where not all are read, those that are lie all over the split.
+    order = torch.randperm(len(urls), generator=torch.Generator().manual_seed(mix_seed(0, len(urls))))
+    urls = [urls[i] for i in order.tolist()]
+    reporter.begin(f"reading {split}", None, "sample")
     rows = load_rows(urls, model.modalities, limit=limit, on_sample=reporter.advance)
     reporter.finish()
     return rows

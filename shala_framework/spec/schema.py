@@ -259,6 +259,7 @@ class Evaluate:
         guidance_scales: Guidance scales of samples from given modalities, one method each.
         judge_steps: Training steps of each judge.
         train_rows: Most training rows that judges and the linear probe learn from.
+        held_out_rows: Most rows of the split that is measured.
         likelihood_rows: Held-out rows whose log-likelihood is estimated.
         importance_samples: Samples of z for each of those, an even number.
     """
@@ -272,6 +273,7 @@ class Evaluate:
     guidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
     judge_steps: int = attrs.field(default=600, validator=at_least(1))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2))
+    held_out_rows: int = attrs.field(default=5_000, validator=at_least(2))
     likelihood_rows: int = attrs.field(default=16, validator=at_least(1))
     importance_samples: int = attrs.field(default=8, validator=[at_least(2), multiple_of(2)])
 
