@@ -37,8 +37,8 @@ class Contrast(nn.Module):
             Scalar in nats; log B less it is a lower bound of the pairs' mean mutual information. 0 where no row of the
             batch has two modalities.
         """
-        unit_MBP = [self._project(i, h) for i, h in enumerate(h_MBF)]
-        return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM)
+        unit_MBP = torch.stack([self._project(i, h) for i, h in enumerate(h_MBF)])
+        return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM, self.log_scale)
 
     def recognition(self, decoded: Mapping[int, Tensor], h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
         """The same with features of what was decoded as questions, whatever is present, and only they have a gradient.
@@ -51,7 +51,7 @@ class Contrast(nn.Module):
             presence_BM: As for `forward`.
         """
         with torch.no_grad():
-            answers_MBP = [self._project(i, h) for i, h in enumerate(h_MBF)]
+            answers_MBP = torch.stack([self._project(i, h) for i, h in enumerate(h_MBF)])
         frozen = {i: {name: p.detach() for name, p in self.projections[i].named_parameters()} for i in decoded}
         asked = {
             i: nn.functional.normalize(torch.func.functional_call(self.projections[i], frozen[i], (h,)).float(), dim=1)
@@ -65,21 +65,18 @@ class Contrast(nn.Module):
     def _nats(
         self,
         asked: Mapping[int, Tensor],
-        answers_MBP: list[Tensor],
+        answers_MBP: Tensor,
         asks_BM: Tensor,
         presence_BM: Tensor,
-        log_scale: Tensor | None = None,
+        log_scale: Tensor,
     ) -> Tensor:
-        scale = (self.log_scale if log_scale is None else log_scale).exp().clamp_max(self.LARGEST_SCALE)
-        total, count = 0 * scale, 0
+        scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
+        total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
         for i, asked_BP in asked.items():
-            for j, answers_BP in enumerate(answers_MBP):
-                if i == j:
-                    continue
-                both_B = asks_BM[:, i] & presence_BM[:, j]
-                logits_BB = scale * asked_BP @ answers_BP.T
-                logits_BB = logits_BB.masked_fill(~both_B, torch.finfo(logits_BB.dtype).min)
-                nats_B = logits_BB.logsumexp(1) - logits_BB.diagonal()
-                total = total + (nats_B * both_B).sum() / both_B.sum().clamp_min(1)
-                count += 1
-        return total / max(1, count)
+            logits_BMB = torch.einsum("bp,mcp->bmc", scale * asked_BP, answers_MBP)
+            both_MB = (asks_BM[:, i, None] & presence_BM).T
+            logits_BMB = logits_BMB.masked_fill(~both_MB, torch.finfo(logits_BMB.dtype).min)
+            nats_MB = logits_BMB.logsumexp(2).T - logits_BMB.diagonal(dim1=0, dim2=2)
+            mean_M = (nats_MB * both_MB).sum(1) / both_MB.sum(1).clamp_min(1)
+            total = total + mean_M.sum() - mean_M[i]  # no modality is asked for itself
+        return total / max(1, num_pairs)
