@@ -2,19 +2,18 @@
 
     python benchmarks/ablation.py BENCH POLYMNIST.npz JUDGES.pt --results RESULTS [--seconds 120] [--only NAME ...]
 
-Every variant trains both stages within the budget on all training rows but the last 2,000, and is scored on those: test
-rows are never looked at. Variants of sampling alone use the model of the recipe as it is. BENCH is the folder of the
-benchmark, whose judges score as they do in compare.py. Results are kept in RESULTS, one file a variant and seed, and a
-call goes on where the last one stopped; the table, in Markdown, has means and the lowest and highest seed.
+Every variant trains within the budget on all training rows but the last 2,000, and is scored on the last 1,000: test
+rows are never looked at. Variants of stage 2 stand on the recipe's stage 1 of the same seed, variants of sampling on
+its whole model. BENCH is the folder of the benchmark, whose judges score as they do in compare.py. Results are kept
+in RESULTS, one file a variant and seed, and a call goes on where the last one stopped; the table, in Markdown, has
+means and the lowest and highest seed. Two calls with one thread and different --only may fill the same folder.
 """
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 from typing import Any
 
 import attrs
@@ -22,18 +21,26 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from pictures import as_rows, given_subsets, load_pictures
-from polymnist import NUM_JOINT, Model, Recipe, train
+from polymnist import NUM_JOINT, Model, Recipe, train, train_autoencoder, train_prior
+from scripts import cell, load_script, markdown
 from torch import Tensor
 
+from shala_framework.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.data.rows import Rows
 from shala_framework.machine import describe_machine
 
-HELD_OUT = 2_000
-COLUMNS = ("joint", "joint mixture", "given 1", "given 4", "Frechet", "Frechet given 1", "reconstructed")
+HELD_OUT, SCORED = 2_000, 1_000
+COLUMNS = ("joint", "joint mixture", "given 1", "Frechet", "Frechet given 1", "reconstructed")
 
 
 def changed(table: str, **values: Any) -> Callable[[Recipe], Recipe]:
     """The recipe with some keys of a table changed."""
-    return lambda recipe: attrs.evolve(recipe, **{table: {**getattr(recipe, table), **values}})
+
+    def change(recipe: Recipe) -> Recipe:
+        changes: dict[str, Any] = {table: {**getattr(recipe, table), **values}}
+        return attrs.evolve(recipe, **changes)
+
+    return change
 
 
 def with_(**values: Any) -> Callable[[Recipe], Recipe]:
@@ -42,7 +49,6 @@ def with_(**values: Any) -> Callable[[Recipe], Recipe]:
 
 
 TRAINED: dict[str, Callable[[Recipe], Recipe]] = {
-    "recipe": lambda recipe: recipe,
     "no recognition": changed("posterior", recognition_weight=0.0),
     "no recognition, no contrast": changed("posterior", recognition_weight=0.0, contrast_weight=0.0),
     "recognition_weight 0.2": changed("posterior", recognition_weight=0.2),
@@ -51,12 +57,16 @@ TRAINED: dict[str, Callable[[Recipe], Recipe]] = {
     "kl_weight 3": changed("autoencoder", kl_weight=3.0),
     "batch_size 128": changed("autoencoder", batch_size=128),
     "stage 1 by AdamW": changed("autoencoder", optimizer="adamw", learning_rate=2e-3),
-    "stage 2 by Muon": changed("prior_stage", optimizer="muon", learning_rate=1e-2),
     "attention fusion": changed("posterior", fusion="attention"),
     "modality_dropout 0.5": changed("posterior", modality_dropout=0.5),
     "attention fusion, modality_dropout 0.5": changed("posterior", fusion="attention", modality_dropout=0.5),
     "first_share 0.5": with_(first_share=0.5),
     "first_share 0.8": with_(first_share=0.8),
+}
+SECOND: dict[str, Callable[[Recipe], Recipe]] = {
+    "recipe": lambda recipe: recipe,
+    "stage 2 by Muon": changed("prior_stage", optimizer="muon", learning_rate=1e-2),
+    "posterior means": with_(posterior_means=True),
     "unconditional_share 0.3": changed("prior", unconditional_share=0.3),
     "unconditional_share 0.7": changed("prior", unconditional_share=0.7),
     "log_sigma_mean -0.4": changed("prior", log_sigma_mean=-0.4),
@@ -121,31 +131,76 @@ class Scorer:
             h = model.autoencoder.encode(dict(self.x))
             z = model.autoencoder.fuse(h, torch.ones(len(self.labels), len(self.x), dtype=torch.bool)).sample()
         figures["reconstructed"], _ = self.joint(model.decode(z))
-        for size in (1, 4):
-            hits, distances = [], []
-            for given in given_subsets(len(self.x), (size,)):
-                samples = model.conditional(self.x, given, sum(2**i for i in given))
-                for i, x in enumerate(samples.values()):
-                    if i not in given:
-                        features = self._features(i, x)
-                        hits.append(float((self._digits(i, features) == self.labels).float().mean()))
-                        distances.append(self._frechet(i, features))
-            figures[f"given {size}"], figures[f"Frechet given {size}"] = mean(hits), mean(distances)
+        hits, distances = [], []
+        for given in given_subsets(len(self.x), (1,)):
+            samples = model.conditional(self.x, given, sum(2**i for i in given))
+            for i, x in enumerate(samples.values()):
+                if i not in given:
+                    features = self._features(i, x)
+                    hits.append(float((self._digits(i, features) == self.labels).float().mean()))
+                    distances.append(self._frechet(i, features))
+        figures["given 1"], figures["Frechet given 1"] = mean(hits), mean(distances)
         return figures
 
 
-def load_script(path: Path) -> ModuleType:
-    """A Python file as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@attrs.frozen(kw_only=True)
+class Study:
+    """Where the rows are, how long a training is, and where its figures go."""
 
+    rows: Rows
+    scorer: Scorer
+    results: Path
+    seconds: float
 
-def _file(results: Path, name: str, seconds: float, seed: int) -> Path:
-    return results / f"{name.replace(' ', '_').replace(',', '')}-{seconds:g}s-seed{seed}.json"
+    def recipe(self, seed: int) -> Recipe:
+        return Recipe(seconds=self.seconds, seed=seed)
+
+    def file(self, variant: str, seed: int) -> Path:
+        name = variant.replace(" ", "_").replace(",", "")
+        return self.results / f"{name}-{self.seconds:g}s-seed{seed}.json"
+
+    def missing(self, variants: Mapping[str, Callable[[Recipe], Recipe]], seed: int) -> list[str]:
+        return [variant for variant in variants if not self.file(variant, seed).exists()]
+
+    def score(self, variant: str, seed: int, model: Model, training: Mapping[str, float]) -> None:
+        figures = {**self.scorer.score(model), "training": training}
+        self.file(variant, seed).write_text(json.dumps(figures) + "\n")
+        print(seed, variant, figures, flush=True)
+
+    def train_whole(self, variant: str, seed: int) -> None:
+        """A variant of stage 1, with its own stage 2."""
+        if self.missing({variant: TRAINED[variant]}, seed):
+            self.score(variant, seed, *train(TRAINED[variant](self.recipe(seed)), self.rows))
+
+    def train_second(self, variants: Mapping[str, Callable[[Recipe], Recipe]], seed: int) -> None:
+        """The variants of stage 2 and of sampling, all on one stage 1."""
+        wanted = self.missing(variants, seed)
+        if not wanted:
+            return
+        recipe = self.recipe(seed)
+        torch.manual_seed(seed)
+        base = Model(self.rows.x, recipe)
+        file = self.results / f"recipe-{self.seconds:g}s-seed{seed}.safetensors"
+        if file.exists():
+            tensors, training = read_checkpoint(file)
+            base.autoencoder.load_state_dict(tensors)
+            base.autoencoder.eval()
+        else:
+            training = train_autoencoder(base, self.rows)
+            write_checkpoint(file, base.autoencoder.state_dict(), training)
+        whole: Model | None = None
+        for variant in wanted:
+            sampling = variant in SAMPLED
+            model = whole
+            if model is None or not sampling:
+                torch.manual_seed(seed)
+                model = Model(self.rows.x, recipe if sampling else SECOND[variant](recipe))
+                model.autoencoder = base.autoencoder
+                training |= train_prior(model, self.rows, self.seconds * (1 - recipe.first_share))
+                if sampling or variant == "recipe":
+                    whole = model
+            model.recipe = (SAMPLED if sampling else SECOND)[variant](recipe)
+            self.score(variant, seed, model, training)
 
 
 def main() -> None:
@@ -160,37 +215,38 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw what guidance trades, from the sampling variants"
     )
-    parser.add_argument("--only", nargs="+", choices=[*TRAINED, "sampling"], default=[*TRAINED, "sampling"])
+    parser.add_argument("--only", nargs="+", choices=[*TRAINED, "stage 2"], default=["stage 2", *TRAINED])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     pictures = load_pictures(args.data, "train")
-    held_out = {name: x[-HELD_OUT:] for name, x in pictures.items()}
-    rows = as_rows({name: x[:-HELD_OUT] for name, x in pictures.items()})
     with np.load(args.data) as arrays:
-        scorer = Scorer(args.bench / "judge.py", args.judges, held_out, arrays["train_y"][-HELD_OUT:])
+        labels = arrays["train_y"][-SCORED:]
+    scored = {name: x[-SCORED:] for name, x in pictures.items()}
+    study = Study(
+        rows=as_rows({name: x[:-HELD_OUT] for name, x in pictures.items()}),
+        scorer=Scorer(args.bench / "judge.py", args.judges, scored, labels),
+        results=args.results,
+        seconds=args.seconds,
+    )
     for seed in range(args.seeds):  # a table with every variant as early as can be
         for name in args.only:
-            variants = {"recipe": TRAINED["recipe"], **SAMPLED} if name == "sampling" else {name: TRAINED[name]}
-            missing = [v for v in variants if not _file(args.results, v, args.seconds, seed).exists()]
-            if not missing:
-                continue
-            first = TRAINED["recipe"] if name == "sampling" else TRAINED[name]
-            model, training = train(first(Recipe(seconds=args.seconds, seed=seed)), rows)
-            for variant in missing:
-                model.recipe = variants[variant](Recipe(seconds=args.seconds, seed=seed))
-                figures = {**scorer.score(model), "training": training}
-                _file(args.results, variant, args.seconds, seed).write_text(json.dumps(figures) + "\n")
-                print(seed, variant, figures, flush=True)
-    print(f"\n{args.seconds:g} s, {args.seeds} seeds, {HELD_OUT} held-out training rows; {describe_machine()}\n")
-    print("| | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|")
+            if name == "stage 2":
+                study.train_second({**SECOND, **SAMPLED}, seed)
+            else:
+                study.train_whole(name, seed)
     every: dict[str, list[dict[str, float]]] = {}
-    for name in [*TRAINED, *SAMPLED]:
-        paths = [_file(args.results, name, args.seconds, seed) for seed in range(args.seeds)]
+    for name in [*SECOND, *TRAINED, *SAMPLED]:
+        paths = [study.file(name, seed) for seed in range(args.seeds)]
         found = [json.loads(path.read_text()) for path in paths if path.exists()]
         if found:
             every[name] = found
-            print(f"| {name} | " + " | ".join(_cell([f[column] for f in found]) for column in COLUMNS) + " |")
+    print(f"\n{args.seconds:g} s, {args.threads} threads, {SCORED} held-out training rows; {describe_machine()}\n")
+    body = [
+        [name, str(len(found)), *(cell([f[column] for f in found]) for column in COLUMNS)]
+        for name, found in every.items()
+    ]
+    print(markdown([["", "seeds", *COLUMNS], *body]))
     if args.plot:
         draw_guidance(every, args.plot)
 
@@ -207,27 +263,21 @@ def draw_guidance(found: Mapping[str, list[dict[str, float]]], path: Path) -> No
         for v, row in zip(scales, rows, strict=False):
             joint.annotate(f"{v:g}", (row["Frechet"], row["joint"]), textcoords="offset points", xytext=(4, 4))
     for v in scales:
-        names = {w: f"guidance {w:g}, autoguidance {v:g}" for w in (1.0, 1.5, 2.0, 3.0)}
+        by_scale = {w: f"guidance {w:g}, autoguidance {v:g}" for w in (1.0, 1.5, 2.0, 3.0)}
         means = {
             w: (mean(r["Frechet given 1"] for r in found[n]), mean(r["given 1"] for r in found[n]))
-            for w, n in names.items()
+            for w, n in by_scale.items()
             if n in found
         }
         given.plot(*zip(*means.values(), strict=True), "o-", label=f"autoguidance {v:g}")
-        for w, point in means.items():
-            given.annotate(f"{w:g}", point, textcoords="offset points", xytext=(4, 4))
+        for scale, point in means.items():
+            given.annotate(f"{scale:g}", point, textcoords="offset points", xytext=(4, 4))
     joint.set(title="joint samples, by autoguidance scale", xlabel="Frechet distance", ylabel="joint coherence")
     given.set(title="given one modality, by guidance scale", xlabel="Frechet distance", ylabel="coherence given 1")
     for axes in (joint, given):
         axes.legend(frameon=False, fontsize="small")
         axes.grid(alpha=0.25)
     canvas.savefig(path, dpi=110)
-
-
-def _cell(values: list[float]) -> str:
-    digits = 3 if max(values) < 2 else 0
-    text = f"{mean(values):.{digits}f}"
-    return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else text
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import attrs
+from scripts import cell, markdown
 
 PEERS = {"mvtcae": "MVTCAE", "mmvaeplus": "MMVAE+", "mopoe": "MoPoE", "jmvae": "JMVAE"}
 SAMPLERS = {"prior": "N(0, I)", "gmm": "Gaussian mixture"}
@@ -112,7 +113,7 @@ def best_peer(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str | Non
 
 def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     """Means over seeds, with the lowest and highest where there are several."""
-    lines = [["", "seeds", *COLUMNS, "rows a second"], ["---"] * (len(COLUMNS) + 3)]
+    lines = [["", "seeds", *COLUMNS, "rows a second"]]
     ceiling: Mapping[str, float] | None = None
     for name, by_seed in found.items():
         for title in by_seed[min(by_seed)]["scores"]:
@@ -122,19 +123,11 @@ def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
             training = [result["training"] for result in by_seed.values()]
             rates = [t.get("autoencoder_rows_per_second", t.get("samples_per_second")) for t in training]
             rate = f"{mean(r for r in rates if r is not None):.0f}" if any(r is not None for r in rates) else ""
-            lines.append(
-                [label, str(len(rows)), *(_cell([row[key] for row in rows]) for key in COLUMNS.values()), rate]
-            )
+            lines.append([label, str(len(rows)), *(cell([row[key] for row in rows]) for key in COLUMNS.values()), rate])
     if ceiling is not None:
         real = [f"{ceiling['real_joint_coherence']:.3f}", *[f"{ceiling['real_accuracy']:.3f}"] * 3, "0", "0"]
         lines.append(["real test rows", "", *real, ""])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(values: Sequence[float]) -> str:
-    digits = 3 if max(values) < 2 else 0
-    text = f"{mean(values):.{digits}f}"
-    return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else text
+    return markdown(lines)
 
 
 def main() -> None:

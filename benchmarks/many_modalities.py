@@ -1,28 +1,36 @@
 """Whether more modalities hurt: PolyMNIST-like sets of 2, 5, 10 and 20 modalities at equal training samples.
 
     python benchmarks/many_modalities.py BENCH RAW --results RESULTS [--modalities 2 5 10 20] [--steps 2000]
+        [--peers-python PEERS/bin/python] [--only shala mvtcae jmvae]
 
 RAW holds mnist/ and polymnist_backgrounds/. Modality k shows a digit by a hand of its own over crops of background k
 % 5, whose colours are rotated and which is mirrored by k // 5, so that all 20 look different. Every training takes
 the same number of steps of the same number of rows. The layers are those of compare.py. Judges have the architecture
 of BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are compared by the
 judges of five neighbouring modalities on a circle (of two, where there are two), over all such windows: the joint
-coherence of any five. Coherence given one modality is that of the next one, over all.
+coherence of any five. Coherence given one modality is that of the next one, over all. Of the peers, those whose cost
+grows with the number of modalities alone take part (MoPoE's grows with its subsets, MMVAE+'s with its square). A
+result that is in RESULTS is not made again.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
+from typing import Any
 
 import attrs
 import numpy as np
 import torch
-from ablation import load_script
 from numpy.typing import NDArray
 from pictures import SIDE, as_rows
 from polymnist import NUM_JOINT, Recipe, train
+from scripts import cell, load_script, markdown
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.polymnist import read_background
 from torch import Tensor, nn
@@ -30,7 +38,9 @@ from torch import Tensor, nn
 from shala_framework.machine import describe_machine
 
 INK = 127
+MOST = 20
 TRAIN, HELD_OUT, JUDGE_ROWS, JUDGE_EPOCHS = 20_000, 1_000, 20_000, 4
+PEERS = {"mvtcae": "MVTCAE", "jmvae": "JMVAE"}
 
 
 def backgrounds(folder: Path, count: int) -> list[NDArray[np.uint8]]:
@@ -90,6 +100,81 @@ def window_agreement(digits_MN: Tensor, size: int = 5) -> float:
     return mean(float((w == w[0]).all(0).float().mean()) for w in windows)
 
 
+@attrs.frozen(eq=False)
+class Study:
+    """The rows, those who judge, and how long a training is."""
+
+    train_x: Sequence[Tensor]
+    held_out_x: Sequence[Tensor]
+    labels: Tensor
+    judges: Sequence[nn.Sequential]
+    steps: int
+    prior_steps: int
+    results: Path
+
+    def file(self, name: str, count: int, seed: int) -> Path:
+        return self.results / f"{name}-{count}-{self.steps}-{self.prior_steps}-seed{seed}.json"
+
+    def five(self, x: Sequence[Tensor]) -> float:
+        """Joint coherence of any five of some pictures."""
+        return window_agreement(verdicts(self.judges[: len(x)], x))
+
+    def hit(self, target: int, x: Tensor) -> float:
+        """Share of the rows whose picture shows their digit."""
+        return float((verdicts([self.judges[target]], [x])[0] == self.labels).float().mean())
+
+    def own(self, count: int, seed: int) -> dict[str, Any]:
+        """This framework's figures."""
+        recipe = Recipe(seed=seed, steps=self.steps, prior_steps=self.prior_steps)
+        model, training = train(recipe, as_rows({f"m{i}": x for i, x in enumerate(self.train_x[:count])}))
+        figures: dict[str, Any] = {"joint coherence of five": self.five([*model.joint(NUM_JOINT, seed).values()])}
+        model.recipe = attrs.evolve(recipe, autoguidance=1.0)
+        figures["without autoguidance"] = self.five([*model.joint(NUM_JOINT, seed).values()])
+        figures["Gaussian mixture"] = self.five([*model.joint_by_mixture(NUM_JOINT, seed).values()])
+        model.recipe = recipe
+        known = {f"m{i}": x for i, x in enumerate(self.held_out_x[:count])}
+        hits = []
+        for i in range(count):
+            target = (i + 1) % count
+            hits.append(self.hit(target, model.conditional(known, (i,), seed + i)[f"m{target}"]))
+        return {**figures, "given 1": mean(hits), "training": training}
+
+    def peer(self, python: Path, bench: Path, name: str, count: int, seed: int, threads: int) -> dict[str, Any]:
+        """A peer's, after as many rows."""
+        with tempfile.TemporaryDirectory() as folder:
+            rows, samples = Path(folder) / "rows.npz", Path(folder) / "samples.npz"
+            np.savez(rows, train_x=_pixels_last(self.train_x[:count]), test_x=_pixels_last(self.held_out_x[:count]))
+            line = [str(python), str(Path(__file__).parent / "peer_many.py"), str(bench / "peers.py"), name]
+            line += [str(rows), str(samples), "--steps", str(self.steps * 64 // 128), "--seed", str(seed)]
+            output = subprocess.run(
+                [*line, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
+            with np.load(samples) as arrays:
+                made = {key: torch.from_numpy(arrays[key]).permute(0, 3, 1, 2) for key in arrays.files}
+        return {
+            "joint coherence of five": self.five([made[f"prior/{i}"] for i in range(count)]),
+            "Gaussian mixture": self.five([made[f"mixture/{i}"] for i in range(count)]),
+            "given 1": mean(self.hit((i + 1) % count, made[f"given/{i}"]) for i in range(count)),
+            "training": json.loads(output.splitlines()[-1]),
+        }
+
+
+def _pixels_last(x: Sequence[Tensor]) -> NDArray[np.uint8]:
+    return torch.stack(list(x)).permute(0, 1, 3, 4, 2).contiguous().numpy()
+
+
+def load_judges(path: Path, script: ModuleType, make: Callable[[], list[nn.Sequential]]) -> list[nn.Sequential]:
+    """Those of an earlier call, or trained now and kept."""
+    if not path.exists():
+        torch.save([judge.state_dict() for judge in make()], path)
+    judges = []
+    for state in torch.load(path, weights_only=True):
+        net = script.judge().eval()
+        net.load_state_dict(state)
+        judges.append(net)
+    return judges
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bench", type=Path)
@@ -100,78 +185,62 @@ def main() -> None:
     parser.add_argument("--prior-steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers-python", type=Path)
+    parser.add_argument("--only", nargs="+", choices=["shala", *PEERS], default=["shala", *PEERS])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.results.mkdir(parents=True, exist_ok=True)
     script = load_script(args.bench / "judge.py")
     digits = read_mnist(args.raw / "mnist", 0.1)
-    most = max(args.modalities)
     rng = np.random.default_rng(0)
-    made = backgrounds(args.raw / "polymnist_backgrounds", most)
+    made = backgrounds(args.raw / "polymnist_backgrounds", MOST)
     labels = rng.permutation(digits["train"].labels)[:TRAIN].astype(np.int64)
     held_out_labels = rng.permutation(digits["validation"].labels)[:HELD_OUT].astype(np.int64)
     train_x = [compose(digits["train"], labels, picture, rng) for picture in made]
     held_out_x = [compose(digits["validation"], held_out_labels, picture, rng) for picture in made]
-    targets = torch.from_numpy(held_out_labels)
-    path = args.results / f"judges-{most}.pt"
-    if path.exists():
-        judges = []
-        for state in torch.load(path, weights_only=True):
-            net = script.judge().eval()
-            net.load_state_dict(state)
-            judges.append(net)
-    else:
+    judge_labels = rng.permutation(digits["train"].labels)[:JUDGE_ROWS].astype(np.int64)
+
+    def make_judges() -> list[nn.Sequential]:
         torch.manual_seed(0)
-        judge_labels = rng.permutation(digits["train"].labels)[:JUDGE_ROWS].astype(np.int64)
-        judges = [
-            train_judge(
-                script.judge(), compose(digits["train"], judge_labels, picture, rng), torch.from_numpy(judge_labels)
-            )
+        of_judges = torch.from_numpy(judge_labels)
+        return [
+            train_judge(script.judge(), compose(digits["train"], judge_labels, picture, rng), of_judges)
             for picture in made
         ]
-        torch.save([judge.state_dict() for judge in judges], path)
-    real = verdicts(judges, held_out_x)
-    print(f"judges on {HELD_OUT} held-out rows: {float((real == targets).float().mean()):.3f}", flush=True)
-    for seed in range(args.seeds):
-        for count in args.modalities:
-            file = args.results / f"shala-{count}-{args.steps}-{args.prior_steps}-seed{seed}.json"
-            if file.exists():
-                continue
-            recipe = Recipe(seed=seed, steps=args.steps, prior_steps=args.prior_steps)
-            rows = as_rows({f"m{i}": x for i, x in enumerate(train_x[:count])})
-            model, training = train(recipe, rows)
-            samples = verdicts(judges[:count], list(model.joint(NUM_JOINT, seed).values()))
-            plain = attrs.evolve(recipe, autoguidance=1.0)
-            model.recipe = plain
-            unguided = verdicts(judges[:count], list(model.joint(NUM_JOINT, seed).values()))
-            mixture = verdicts(judges[:count], list(model.joint_by_mixture(NUM_JOINT, seed).values()))
-            model.recipe = recipe
-            known = {f"m{i}": x for i, x in enumerate(held_out_x[:count])}
-            hits = []
-            for i in range(count):
-                target = (i + 1) % count
-                x = model.conditional(known, (i,), seed + i)[f"m{target}"]
-                hits.append(float((verdicts([judges[target]], [x])[0] == targets).float().mean()))
-            figures = {
-                "joint coherence of five": window_agreement(samples),
-                "without autoguidance": window_agreement(unguided),
-                "Gaussian mixture": window_agreement(mixture),
-                "given 1": mean(hits),
-                "real rows": window_agreement(real[:count]),
-                "training": training,
-            }
-            file.write_text(json.dumps(figures) + "\n")
-            print(seed, count, figures, flush=True)
-    print(f"\n{args.steps} steps of 64 rows, {args.prior_steps} of 512; {describe_machine()}\n")
-    names = ["joint coherence of five", "without autoguidance", "Gaussian mixture", "given 1", "real rows"]
-    print("| modalities | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
-    for count in args.modalities:
-        found = [
-            json.loads(f.read_text())
-            for f in sorted(args.results.glob(f"shala-{count}-{args.steps}-{args.prior_steps}-seed*.json"))
-        ]
+
+    study = Study(
+        train_x,
+        held_out_x,
+        torch.from_numpy(held_out_labels),
+        load_judges(args.results / "judges.pt", script, make_judges),
+        args.steps,
+        args.prior_steps,
+        args.results,
+    )
+    for seed, count, name in product(range(args.seeds), args.modalities, args.only):
+        file = study.file(name, count, seed)
+        if file.exists() or (name in PEERS and args.peers_python is None):
+            continue
+        figures = (
+            study.own(count, seed)
+            if name == "shala"
+            else study.peer(args.peers_python, args.bench, name, count, seed, args.threads)
+        )
+        figures["real rows"] = study.five(held_out_x[:count])
+        file.write_text(json.dumps(figures) + "\n")
+        print(seed, count, name, figures, flush=True)
+    print(f"\n{args.steps} steps of 64 rows or as many rows, {args.prior_steps} of 512 for the diffusion prior")
+    print(f"{args.threads} threads; {describe_machine()}\n")
+    columns = ["joint coherence of five", "without autoguidance", "Gaussian mixture", "given 1", "real rows"]
+    lines = [["modalities", "", "seeds", *columns, "seconds"]]
+    for name, count in product(["shala", *PEERS], args.modalities):
+        files = [study.file(name, count, seed) for seed in range(args.seeds)]
+        found = [json.loads(file.read_text()) for file in files if file.exists()]
         if found:
-            print(f"| {count} | " + " | ".join(f"{mean(f[name] for f in found):.3f}" for name in names) + " |")
+            entries = [cell([f[column] for f in found]) if column in found[0] else "" for column in columns]
+            seconds = cell([f["training"]["seconds"] for f in found])
+            lines.append([str(count), {"shala": "ShaLa", **PEERS}[name], str(len(found)), *entries, seconds])
+    print(markdown(lines))
 
 
 if __name__ == "__main__":

@@ -8,22 +8,12 @@ joint samples alone. Writes OUT_STEM.prior.npz and OUT_STEM.gmm.npz.
 """
 
 import argparse
-import importlib.util
 import json
-from types import ModuleType
+from pathlib import Path
 
 import numpy as np
 import torch
-
-
-def load_script(path: str) -> ModuleType:
-    """A Python file as a module."""
-    spec = importlib.util.spec_from_file_location("peers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import load_script
 
 
 def main() -> None:
@@ -39,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)  # noqa: NPY002  (the script's own generator)
-    peers = load_script(args.peers)
+    peers = load_script(Path(args.peers))
     arrays = np.load(args.data)
     train_x, test_x = arrays["train_x"], arrays["test_x"]
     model = peers.build(args.model, 0.75)

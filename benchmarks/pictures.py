@@ -119,7 +119,12 @@ def train_within(
     """Train for a time, or for some steps if it is given them; returns the number of steps.
 
     The learning rate falls to zero over the budget, by a cosine. Batches are made within the time.
+
+    Raises:
+        ValueError: No time is left for the stage.
     """
+    if seconds <= 0 and not steps:
+        raise ValueError(f"expected time for stage {stage.name}, got {seconds:.1f} s: what went before took the budget")
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype)
     stage.module.train()
     start, step, spent = time.perf_counter(), 0, 0.0
