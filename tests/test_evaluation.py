@@ -81,8 +81,9 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
 
     first = figures()
     assert figures() == first
-    other = figures("--set", "evaluate.guidance_scales=[3.0]", "--set", "evaluate.num_seeds=1")
-    assert [f["method"] for f in other["conditional"]] == ["diffusion, guidance 3", "posterior"]
+    changes = ("evaluate.guidance_scales=[3.0]", "evaluate.num_seeds=1", "generate.autoguidance_scale=2")
+    other = figures(*(argument for change in changes for argument in ("--set", change)))
+    assert [f["method"] for f in other["conditional"]] == ["diffusion, guidance 3, autoguidance 2", "posterior"]
     assert other["judges"] == first["judges"]
     assert len(other["joint"][1]["coherence"]["seeds"]) == 1
     capsys.readouterr()
@@ -92,9 +93,9 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
     ("arguments", "expected"),
     [
         (("--split", "test"), "expected shards of the test split, got none: the spec has no data.test"),
-        (("--set", "evaluate.num_samples=1"), "expected a number of at least 2, got 1"),
+        (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected a number of at least 2, got 1"),
         (("--set", "evaluate.num_sample=9"), "num_samples"),
-        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], or data.test or data.validation"),
+        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate] or [generate], or data.test or data.validation"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
     ],
 )

@@ -9,6 +9,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
+from shala_framework.cli.overrides import structure_set
 from shala_framework.cli.progress import make_reporter
 from shala_framework.errors import Problem, SpecError
 from shala_framework.evaluation.intervals import Figure
@@ -17,9 +18,9 @@ from shala_framework.evaluation.suite import Evaluation
 from shala_framework.experiment import resolve_device
 from shala_framework.model import load
 from shala_framework.report.samples import SYNTHETIC
-from shala_framework.spec import parse_override, structure, unstructure
-from shala_framework.spec.schema import Data, Evaluate
-from shala_framework.spec.structuring import InvalidValueError, format_path
+from shala_framework.spec import parse_override, unstructure
+from shala_framework.spec.schema import Data, Evaluate, Generate
+from shala_framework.spec.structuring import format_path
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -27,6 +28,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     model = load(arguments.run, device=resolve_device(arguments.device))
     tables: dict[str, dict[str, object]] = {
         "evaluate": unstructure(model.spec.evaluate),
+        "generate": unstructure(model.spec.generate),
         "data": unstructure(model.spec.data),
     }
     for text in arguments.set:
@@ -37,20 +39,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 [
                     Problem(
                         path=format_path(override.path),
-                        message="expected a key of [evaluate], or data.test or data.validation",
+                        message="expected a key of [evaluate] or [generate], or data.test or data.validation",
                         origin="--set",
                     )
                 ]
             )
         tables[str(table)][str(rest[0])] = override.value
-    try:
-        settings = structure(tables["evaluate"], Evaluate)
-        data = structure(tables["data"], Data)
-    except InvalidValueError as error:
-        raise SpecError(
-            [Problem(path=format_path(f.path), message=f.message, hint=f.hint, origin="--set") for f in error.findings]
-        ) from error
-    model.spec = attrs.evolve(model.spec, data=data)
+    settings = structure_set(tables["evaluate"], Evaluate, ("evaluate",))
+    model.spec = attrs.evolve(
+        model.spec,
+        data=structure_set(tables["data"], Data, ("data",)),
+        generate=structure_set(tables["generate"], Generate, ("generate",)),
+    )
     with closing(make_reporter()) as reporter:
         evaluation = evaluate_run(
             model, arguments.run, arguments.split, settings, seed=arguments.seed, reporter=reporter

@@ -201,7 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     measuring.add_argument("--split", choices=["validation", "test"], default="validation", help="default: validation")
     measuring.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of [evaluate] or [data]; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of [evaluate], [generate] or [data]; may be repeated",
     )
     measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
     measuring.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")

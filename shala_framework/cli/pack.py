@@ -5,15 +5,16 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from shala_framework.cli.overrides import structure_set
 from shala_framework.cli.progress import make_reporter
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.shards import LEFT_OUT_FILE
 from shala_framework.data.shards import pack as pack_shards
-from shala_framework.errors import DataError, Problem, SpecError
+from shala_framework.errors import DataError
 from shala_framework.experiment import describe_pack
 from shala_framework.plugins import load_dataset
-from shala_framework.spec import parse_override, read_spec, structure
-from shala_framework.spec.structuring import InvalidValueError, format_path
+from shala_framework.spec import parse_override, read_spec
+from shala_framework.spec.structuring import format_path
 from shala_framework.training.progress import Reporter
 
 
@@ -24,12 +25,7 @@ def pack(arguments: argparse.Namespace) -> int:
     for text in arguments.set:
         override = parse_override(text)
         table[format_path(override.path)] = override.value
-    try:
-        options = structure(table, dataset_class.Options)
-    except InvalidValueError as error:
-        raise SpecError(
-            [Problem(path=format_path(f.path), message=f.message, hint=f.hint, origin="--set") for f in error.findings]
-        ) from error
+    options = structure_set(table, dataset_class.Options)
     source = _source(arguments.source, dataset_class.needs_source, arguments.dataset)
     if arguments.shard_samples < 1:
         raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")

@@ -15,8 +15,9 @@ from shala_framework.evaluation.coherence import spread, votes
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.methods import conditional_methods
 from shala_framework.evaluation.subsets import cyclic_subsets
-from shala_framework.model import PriorName, ShaLa
+from shala_framework.model import ShaLa
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter
 
@@ -26,7 +27,7 @@ class ConditionalFigures:
     """Samples by one method, given subsets of one size; means over subsets and generated modalities.
 
     Attributes:
-        method: "diffusion", with its guidance scale, or "posterior": q(z | x_given) of stage 1.
+        method: "diffusion", with its guidance scales, or "posterior": q(z | x_given) of stage 1.
         num_given: Size of the subsets.
         coherence: Share of samples that show the class of the row that they were generated from.
         vote_coherence: The same of the most frequent class of a row's samples.
@@ -45,15 +46,6 @@ class ConditionalFigures:
     pairs: dict[str, dict[str, Figure]]
 
 
-def conditional_methods(settings: Evaluate) -> list[tuple[str, PriorName, float]]:
-    """Title, prior and guidance scale of each method."""
-    diffusion: list[tuple[str, PriorName, float]] = [
-        ("diffusion" if scale == 1 else f"diffusion, guidance {scale:g}", "diffusion", scale)
-        for scale in settings.guidance_scales
-    ]
-    return [*diffusion, ("posterior", "posterior", 1.0)]
-
-
 def measure_conditional(
     model: ShaLa, panel: Panel, settings: Evaluate, *, seed: int, reporter: Reporter
 ) -> list[ConditionalFigures]:
@@ -64,8 +56,8 @@ def measure_conditional(
     )
     rows = rows.take(torch.linspace(0, len(rows) - 1, min(settings.num_rows, len(rows))).round().long())
     figures = []
-    for method, prior, scale in conditional_methods(settings):
-        reporter.begin(f"samples from given modalities, {method}", len(model.names) - 1, "size")
+    for method in conditional_methods(settings, model.spec.generate):
+        reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
             tally = _Tally(rows, panel, spread_of)
             for given in cyclic_subsets(model.names, size):
@@ -75,15 +67,16 @@ def measure_conditional(
                 x = model.generate(
                     settings.num_row_samples,
                     given={name: rows.x[name][index] for name in given},
-                    prior=prior,
-                    guidance_scale=scale,
+                    prior=method.prior,
+                    guidance_scale=method.guidance_scale,
+                    autoguidance_scale=method.autoguidance_scale,
                     seed=seed,
                 )
                 for name in panel.judges:
                     if name not in given:
                         tally.add(given, name, index, x[name])
             if tally.hits:
-                figures.append(tally.figures(method, size))
+                figures.append(tally.figures(method.title, size))
             reporter.advance(size)
         reporter.finish()
     return figures

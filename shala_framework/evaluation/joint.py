@@ -14,8 +14,8 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
 from shala_framework.evaluation.judges import Panel
-from shala_framework.model import PriorName, ShaLa
-from shala_framework.prior import num_evaluations
+from shala_framework.evaluation.methods import joint_methods
+from shala_framework.model import ShaLa
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter
@@ -45,28 +45,24 @@ class JointFigures:
     milliseconds: float | None = None
 
 
-def joint_methods(settings: Evaluate) -> list[tuple[str, PriorName, float]]:
-    """Title, prior and autoguidance scale of each method."""
-    diffusion: list[tuple[str, PriorName, float]] = [
-        ("diffusion" if scale == 1 else f"diffusion, autoguidance {scale:g}", "diffusion", scale)
-        for scale in settings.autoguidance_scales
-    ]
-    return [*diffusion, ("mixture", "mixture", 1.0), ("normal", "normal", 1.0)]
-
-
 def measure_joint(
     model: ShaLa, panel: Panel, settings: Evaluate, *, seed: int, reporter: Reporter
 ) -> list[JointFigures]:
     """Figures of each method's samples under each seed."""
     figures = []
-    for method, prior, scale in joint_methods(settings):
-        reporter.begin(f"joint samples, {method}", settings.num_seeds, "seed")
+    for method in joint_methods(settings):
+        reporter.begin(f"joint samples, {method.title}", settings.num_seeds, "seed")
         agreed: list[Tensor] = []
         found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
         seconds = 0.0
         for number in range(settings.num_seeds):
             start = time.perf_counter()
-            x = model.generate(settings.num_samples, prior=prior, autoguidance_scale=scale, seed=mix_seed(seed, number))
+            x = model.generate(
+                settings.num_samples,
+                prior=method.prior,
+                autoguidance_scale=method.autoguidance_scale,
+                seed=mix_seed(seed, number),
+            )
             seconds += time.perf_counter() - start
             agreed.append(agreement({name: judge.classify(x[name]) for name, judge in panel.judges.items()}))
             for name, judge in panel.judges.items():
@@ -74,14 +70,11 @@ def measure_joint(
                     found[what].setdefault(name, []).append(value)
             reporter.advance(number + 1)
         reporter.finish()
-        passes, sampling = 1 if scale == 1 else 2, model.spec.generate
         figures.append(
             JointFigures(
-                method=method,
+                method=method.title,
                 coherence=mean_figure(_apart(torch.stack(agreed).float())),
-                evaluations=passes * num_evaluations(sampling.sampler, sampling.num_steps)
-                if prior == "diffusion"
-                else 0,
+                evaluations=method.num_evaluations(model.spec.generate),
                 milliseconds=1e3 * seconds / (settings.num_seeds * settings.num_samples),
                 frechet=_figures(found["frechet"], settings.num_samples),
                 precision=_figures(found["precision"], settings.num_samples),

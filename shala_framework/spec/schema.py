@@ -256,7 +256,8 @@ class Evaluate:
         num_rows: Most held-out rows whose modalities are given.
         num_row_samples: Samples for each of them; what differs between them is the diversity.
         autoguidance_scales: Autoguidance scales of joint samples, one method each.
-        guidance_scales: Guidance scales of samples from given modalities, one method each.
+        guidance_scales: Guidance scales of samples from given modalities, one method each; autoguidance is
+            [generate]'s.
         judge_steps: Training steps of each judge.
         train_rows: Most training rows that judges and the linear probe learn from.
         held_out_rows: Most rows of the split that is measured.
