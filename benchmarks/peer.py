@@ -18,7 +18,7 @@ from scripts import load_script
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peers")
+    parser.add_argument("peers", type=Path)
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("out")
@@ -29,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)  # noqa: NPY002  (the script's own generator)
-    peers = load_script(Path(args.peers))
+    peers = load_script(args.peers)
     arrays = np.load(args.data)
     train_x, test_x = arrays["train_x"], arrays["test_x"]
     model = peers.build(args.model, 0.75)
