@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from shala_framework.contrast import Contrast
 from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
+from shala_framework.processes import rows_rand
+from shala_framework.sharing import SharedDecoder, SharedEncoder, call_frozen
 
 
 @attrs.frozen(eq=False)
@@ -62,19 +64,39 @@ class Autoencoder(nn.Module):
         modality_dropout: float = 0.0,
         contrastive: bool = False,
         recognised: bool = False,
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(modalities)
         self.latent_dim, self.feature_dim = latent_dim, feature_dim
         self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
-        self.encoders = nn.ModuleDict({name: m.encoder(feature_dim) for name, m in modalities.items()})
+        self.shared_encoders, self.shared_decoders = nn.ModuleDict(), nn.ModuleDict()
+        numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}
+        self.groups = {name: numbers[group] for name, group in (groups or {}).items()}
+        self.encoders = nn.ModuleDict({name: self._encoder(name, m) for name, m in modalities.items()})
         self.posterior, self.subset_posterior = (
             FUSIONS[fusion](len(modalities), feature_dim, hidden_dim, latent_dim) for _ in range(2)
         )
-        self.decoders = nn.ModuleDict({name: m.decoder(latent_dim) for name, m in modalities.items()})
+        self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
         self.recognised = recognised and self.contrast is not None
         self.modality_dropout = modality_dropout
+
+    def _encoder(self, name: str, modality: Modality) -> nn.Module:
+        group = self.groups.get(name)
+        if group is None:
+            return modality.encoder(self.feature_dim)
+        if group not in self.shared_encoders:
+            self.shared_encoders[group] = modality.encoder(self.feature_dim)
+        return SharedEncoder(self.shared_encoders[group], self.feature_dim)
+
+    def _decoder(self, name: str, modality: Modality) -> nn.Module:
+        group = self.groups.get(name)
+        if group is None:
+            return modality.decoder(self.latent_dim)
+        if group not in self.shared_decoders:
+            self.shared_decoders[group] = modality.decoder(self.latent_dim)
+        return SharedDecoder(self.shared_decoders[group], self.latent_dim)
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
@@ -111,7 +133,7 @@ class Autoencoder(nn.Module):
         h = self.encode(x)
         seen_BM = presence_BM
         if self.training and self.modality_dropout:
-            kept_B1 = torch.rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
+            kept_B1 = rows_rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
             seen_BM = torch.where(kept_B1, presence_BM, random_subsets(presence_BM))
         posterior = self.fuse(h, seen_BM)
         subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
@@ -131,6 +153,4 @@ class Autoencoder(nn.Module):
 
     def _encode_frozen(self, name: str, x: Tensor) -> Tensor:
         """The feature of x [B, ...] by an encoder that takes no gradient, but passes it on to x."""
-        frozen = {key: p.detach() for key, p in self.encoders[name].named_parameters()}
-        h_BF: Tensor = torch.func.functional_call(self.encoders[name], frozen, (x,))
-        return h_BF.float()
+        return call_frozen(self.encoders[name], x).float()

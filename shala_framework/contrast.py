@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from shala_framework.processes import gather_rows
+
 
 class Contrast(nn.Module):
     """InfoNCE between the features of every two modalities."""
@@ -37,7 +39,8 @@ class Contrast(nn.Module):
             Scalar in nats; log B less it is a lower bound of the pairs' mean mutual information. 0 where no row of the
             batch has two modalities.
         """
-        unit_MBP = torch.stack([self._project(i, h) for i, h in enumerate(h_MBF)])
+        unit_MBP = torch.stack([self._gathered(self._project(i, h)) for i, h in enumerate(h_MBF)])
+        presence_BM = self._gathered(presence_BM)
         return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM, self.log_scale)
 
     def recognition(self, decoded: Mapping[int, Tensor], h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
@@ -51,13 +54,20 @@ class Contrast(nn.Module):
             presence_BM: As for `forward`.
         """
         with torch.no_grad():
-            answers_MBP = torch.stack([self._project(i, h) for i, h in enumerate(h_MBF)])
+            answers_MBP = torch.stack([self._gathered(self._project(i, h)) for i, h in enumerate(h_MBF)])
         frozen = {i: {name: p.detach() for name, p in self.projections[i].named_parameters()} for i in decoded}
         asked = {
-            i: nn.functional.normalize(torch.func.functional_call(self.projections[i], frozen[i], (h,)).float(), dim=1)
+            i: self._gathered(
+                nn.functional.normalize(torch.func.functional_call(self.projections[i], frozen[i], (h,)).float(), dim=1)
+            )
             for i, h in decoded.items()
         }
+        presence_BM = self._gathered(presence_BM)
         return self._nats(asked, answers_MBP, torch.ones_like(presence_BM), presence_BM, self.log_scale.detach())
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        """The rows of all processes while they train together: who is asked finds its row among all of them."""
+        return gather_rows(x) if self.training else x
 
     def _project(self, i: int, h_BF: Tensor) -> Tensor:
         return nn.functional.normalize(self.projections[i](h_BF).float(), dim=1)

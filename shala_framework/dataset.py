@@ -1,7 +1,7 @@
 """The contract between the core and a data set plugin: raw files, or nothing at all, become samples."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,8 @@ class Dataset(abc.ABC):
     Attributes:
         synthetic: True where samples are made rather than recorded; every output of a run on them says so.
         needs_source: True where `samples` reads a folder of raw files.
+        wanted: Which keys somebody has a use for. A data set may pass over others before it reads their files; what it
+            yields all the same is ignored.
         notes: What a user should know of the last pass over `samples`: files that were left out, and why.
         left_out: Reason and name of every file (row, sample) that the last pass left out, of which notes may show few.
     """
@@ -41,6 +43,7 @@ class Dataset(abc.ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.wanted: Callable[[str], bool] = lambda _: True
         self.notes: list[str] = []
         self.left_out: list[tuple[str, str]] = []
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework import processes
 from shala_framework.checkpoint import write_file
 from shala_framework.data.fitting import needs_fit
-from shala_framework.data.latents import LatentStore, collect_latents
+from shala_framework.data.indexed import index_shards, read_in_order
+from shala_framework.data.latents import LatentStore, by_turns, collect_latents
+from shala_framework.data.order import SampleOrder
+from shala_framework.data.packing import PackReport, pack
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.rows import (
-    Rows,
-    ShardStream,
-    collate,
-    decode,
-    fit_to_shards,
-    load_rows,
-    shuffled_batches,
-    stream_batches,
-)
-from shala_framework.data.shards import PackReport, pack, read_shards
+from shala_framework.data.rows import Rows, collate, decode, fit_to_shards, load_rows, shuffled_batches
 from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
+from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
 from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
@@ -42,6 +38,8 @@ from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+
+LATENT_ROWS = 256  # that are encoded together
 
 
 @attrs.frozen(kw_only=True)
@@ -70,26 +68,33 @@ class Experiment:
         self.loaded, self.spec, self.folder = loaded, loaded.spec, folder
         self.reporter: Reporter = reporter or Silent()
         self.state = folder / "state"
+        self.cache = Path(self.spec.data.cache) if self.spec.data.cache is not None else None
         self.seconds: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
         self._train_rows: Rows | None = None
         self._held_out: Rows | None = None
 
     def run(self) -> RunSummary:
-        """Do everything that is not done yet.
+        """Do everything that is not done yet; under torchrun, in all processes together.
 
         Raises:
             ShalaError: Something that the user can mend.
+            Interrupted: Somebody asked to stop; the same call goes on.
         """
-        self._claim_folder()
-        if self.loaded.stand_in_used:
-            self._timed("stand_in", self._make_stand_in)
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl")
-        self.model = self._fitted_model()
+        self.device = processes.join(resolve_device(self.spec.train.device))
+        self._check_processes()
+        with processes.first_before_others():
+            self._claim_folder()
+            if self.loaded.stand_in_used:
+                self._timed("stand_in", self._make_stand_in)
+        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if processes.rank() == 0 else None)
+        with processes.first_before_others():
+            self.model = self._fitted_model()
         self._timed("autoencoder", self._train_autoencoder)
         self._timed("prior", self._train_prior)
-        self._timed("samples", self._write_samples)
-        self._timed("evaluation", self._measure)
+        if processes.rank() == 0:
+            self._timed("samples", self._write_samples)
+            self._timed("evaluation", self._measure)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         summary = RunSummary(
             folder=self.folder,
@@ -105,6 +110,25 @@ class Experiment:
         start = time.perf_counter()
         if phase():
             self.seconds[name] = round(time.perf_counter() - start, 2)
+
+    def _check_processes(self) -> None:
+        """Raise SpecError where rows of a step, or lanes, cannot be shared equally."""
+        size, train = processes.world_size(), self.spec.train
+        problems = [
+            Problem(
+                path=path,
+                message=f"expected a multiple of {size * parts}, got {value}",
+                hint=f"{size} processes{f' with {parts} micro-batches each' if parts > 1 else ''} share it",
+            )
+            for path, value, parts in (
+                ("train.autoencoder.batch_size", train.autoencoder.batch_size, train.autoencoder.micro_batches),
+                ("train.prior.batch_size", train.prior.batch_size, train.prior.micro_batches),
+                ("data.lanes", self.spec.data.lanes, 1),
+            )
+            if value % (size * parts)
+        ]
+        if problems:
+            raise SpecError(problems)
 
     def _claim_folder(self) -> None:
         """Write spec.json, or make sure that the folder's is this one."""
@@ -174,7 +198,6 @@ class Experiment:
                     fit_to_shards(name, modality, self.urls("train"))
             states = {name: modality.state() for name, modality in model.modalities.items()}
             write_file(path, json.dumps(states).encode())
-        self.device = resolve_device(self.spec.train.device)
         return model.build().load_stages(self.folder).to(self.device)
 
     def held_out(self) -> Rows | None:
@@ -198,34 +221,43 @@ class Experiment:
         if data.in_memory:
             rows = self.train_rows()
             return (
-                rows.take(index)
+                rows.take(index[processes.rank() :: processes.world_size()])
                 for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
             )
-        stream = ShardStream(
-            self.urls("train"),
-            self.model.modalities,
-            batch_size=settings.batch_size,
-            buffer_size=data.shuffle_buffer,
-            seed=self.spec.seed,
-            start_step=start_step,
-        )
+        urls, shards = self.urls("train"), index_shards(self.urls("train"), self.cache)
+        common: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "start_step": start_step,
+            "rank": processes.rank(),
+            "world_size": processes.world_size(),
+        }
+        stream: ShardStream | IndexedStream
+        if shards is None:
+            self.reporter.note(
+                "data.train: no index beside these shards, so that several readers do not begin an epoch at one step; "
+                "`shala index` makes one"
+            )
+            stream = ShardStream(
+                urls, self.model.modalities, buffer_size=data.shuffle_buffer, seed=self.spec.seed, **common
+            )
+        else:
+            order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
+            stream = IndexedStream(shards, self.model.modalities, order, **common)
         return stream_batches(stream, data.num_workers)
 
     def _ordered_batches(self) -> Iterator[Rows]:
-        """Every training row once, in order."""
-        size = self.spec.train.autoencoder.batch_size
+        """Every training row once, in order: of batches by turns, those of this process."""
+        rank, size = processes.rank(), processes.world_size()
         if self.spec.data.in_memory:
             rows = self.train_rows()
-            yield from (rows.take(index) for index in torch.arange(len(rows)).split(size))
+            yield from (rows.take(index) for index in torch.arange(len(rows)).split(LATENT_ROWS)[rank::size])
             return
-        waiting = []
-        for raw in read_shards(self.urls("train")):
-            waiting.append(decode(raw, self.model.modalities))
-            if len(waiting) == size:
-                yield collate(waiting, self.model.modalities)
-                waiting = []
-        if waiting:
-            yield collate(waiting, self.model.modalities)
+        raw = read_in_order(self.urls("train"), self.cache)
+        number = 0
+        while batch := list(islice(raw, LATENT_ROWS)):
+            if number % size == rank:
+                yield collate([decode(sample, self.model.modalities) for sample in batch], self.model.modalities)
+            number += 1
 
     def _train_autoencoder(self) -> bool:
         if "autoencoder" in self.model.stages:
@@ -258,18 +290,31 @@ class Experiment:
             reporter=self.reporter,
         )
         self.model.stages.add("autoencoder")
-        self.model.save(self.folder)
+        self._save_model()
         self.reporter.note(f"wrote {self.folder / AUTOENCODER_FILE}")
         return True
 
     def _latents(self) -> LatentStore:
-        path = self.state / "latents.safetensors"
+        """Posterior and features of every training row: each process encodes a share, the first joins them."""
+        path, size = self.state / "latents.safetensors", processes.world_size()
+        parts = [path.with_name(f"latents.{rank}-of-{size}.safetensors") for rank in range(size)]
         if not path.exists():
             self.reporter.begin("latents", None, "row")
-            store = collect_latents(self.model.autoencoder, self._ordered_batches(), self.device, self.reporter.advance)
-            store.save(path)
+            own = collect_latents(self.model.autoencoder, self._ordered_batches(), self.device, self.reporter.advance)
+            own.save(parts[processes.rank()])
             self.reporter.finish()
+            processes.barrier()
+            if processes.rank() == 0:
+                by_turns([LatentStore.load(part) for part in parts], LATENT_ROWS).save(path)
+                for part in parts:
+                    part.unlink()
+        processes.barrier()
         return LatentStore.load(path).to(self.device)
+
+    def _save_model(self) -> None:
+        if processes.rank() == 0:
+            self.model.save(self.folder)
+        processes.barrier()
 
     def _held_out_latents(self) -> LatentStore | None:
         rows = self.held_out()
@@ -288,7 +333,8 @@ class Experiment:
         stage = PriorTraining(prior, self.spec.prior, settings, store, self._held_out_latents())
 
         def batches(start_step: int) -> Iterator[Tensor]:
-            return shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
+            batches = shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
+            return (index[processes.rank() :: processes.world_size()] for index in batches)
 
         train(
             stage,
@@ -303,7 +349,7 @@ class Experiment:
         )
         stage.average.copy_to_module()
         self.model.stages.add("prior")
-        self.model.save(self.folder)
+        self._save_model()
         self.reporter.note(f"wrote {self.folder / PRIOR_FILE}")
         return True
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.checkpoint import load_module, part, prefixed, read_checkpoint, write_checkpoint
-from shala_framework.errors import CheckpointError, PluginError
+from shala_framework.errors import CheckpointError, PluginError, Problem, SpecError
 from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
@@ -57,6 +57,7 @@ class ShaLa:
             PluginError: A modality's encoder or decoder does not keep its contract.
         """
         spec = self.spec
+        self._check_groups()
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
             self.autoencoder = Autoencoder(
@@ -68,6 +69,7 @@ class ShaLa:
                 modality_dropout=spec.posterior.modality_dropout,
                 contrastive=spec.posterior.contrast_weight > 0,
                 recognised=spec.posterior.recognition_weight > 0,
+                groups={name: table.group for name, table in spec.modality.items() if table.group},
             )
             self.prior = DiffusionPrior(
                 latent_dim=spec.posterior.latent_dim,
@@ -125,13 +127,32 @@ class ShaLa:
             module.to(device)
         return self
 
+    def _check_groups(self) -> None:
+        """Raise SpecError where modalities that are to share an encoder and a decoder are not of one kind."""
+        first: dict[str, str] = {}
+        for name, table in self.spec.modality.items():
+            if not table.group:
+                continue
+            other = first.setdefault(table.group, name)
+            mine, others = (self._kind(self.modalities[n]) for n in (name, other))
+            if mine != others:
+                message = f"expected what modality {other!r} has, with which it shares: {others}; got {mine}"
+                raise SpecError([Problem(path=f"modality.{name}.share", message=message)])
+
+    @staticmethod
+    def _kind(modality: Modality) -> str:
+        shape = [int(size) for size in modality.shape]
+        return f"{type(modality).__name__}, {modality.dtype} {shape}".replace("torch.", "")
+
     def parts(self) -> dict[str, nn.Module]:
         """The model's parts by name, for counting and printing."""
         stage1 = self.autoencoder
         return {
             **{f"{name} encoder": stage1.encoders[name] for name in self.names},
+            **({"shared encoders": stage1.shared_encoders} if len(stage1.shared_encoders) else {}),
             "posterior": stage1.posterior,
             **{f"{name} decoder": stage1.decoders[name] for name in self.names},
+            **({"shared decoders": stage1.shared_decoders} if len(stage1.shared_decoders) else {}),
             "prior": self.prior,
         }
 

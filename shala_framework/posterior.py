@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.attention import FeatureAttention
+from shala_framework.processes import rows_rand, rows_randn
 
 
 @attrs.frozen(eq=False)
@@ -24,7 +25,8 @@ class GaussianPosterior:
 
     def sample(self) -> Tensor:
         """A reparametrised draw z [B, D] from torch's global generator."""
-        return self.mean_BD + torch.exp(0.5 * self.log_var_BD) * torch.randn_like(self.mean_BD)
+        noise_BD = rows_randn(*self.mean_BD.shape, device=self.mean_BD.device)
+        return self.mean_BD + torch.exp(0.5 * self.log_var_BD) * noise_BD
 
     def log_prob(self, z_BD: Tensor) -> Tensor:
         """Log density of z in nats: [B]."""
@@ -123,7 +125,7 @@ def random_subsets(presence_BM: Tensor) -> Tensor:
     """
     num_B1 = presence_BM.sum(1, keepdim=True)
     device = presence_BM.device
-    size_B1 = (torch.rand(len(presence_BM), 1, device=device) * num_B1).floor().long() + 1
-    order = torch.rand(presence_BM.shape, device=device).masked_fill(~presence_BM, 2.0)
+    size_B1 = (rows_rand(len(presence_BM), 1, device=device) * num_B1).floor().long() + 1
+    order = rows_rand(*presence_BM.shape, device=device).masked_fill(~presence_BM, 2.0)
     rank_BM = order.argsort(1).argsort(1)
     return presence_BM & (rank_BM < size_B1)

@@ -18,9 +18,9 @@ import shala_framework
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
-    {CORE, "errors", "options", "seeds", "urls", "media", "machine"},
+    {CORE, "errors", "options", "seeds", "urls", "media", "machine", "processes"},
     {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
-    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins"},
+    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},

@@ -86,7 +86,7 @@ def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
     assert 0 < int(fields) < 30
     assert "5 shards in nowhere\n" in out
     assert "SYNTHETIC DATA" in err
-    names = sorted(path.name for path in Path("nowhere").iterdir())
+    names = sorted(path.name for path in Path("nowhere").glob("*.tar"))
     assert names == [f"train-00000{i}.tar" for i in range(3)] + [f"validation-00000{i}.tar" for i in range(2)]
     with tarfile.open("nowhere/train-000000.tar") as tar:
         assert len({name.partition(".")[0] for name in tar.getnames()}) == 12

@@ -1,12 +1,6 @@
 """Shards and rows: round trips, hostile tar files, streaming without loss, and seeds."""
 
 import io
-import os
-import re
-import resource
-import signal
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from itertools import islice
@@ -18,10 +12,10 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data.latents import LatentStore
-from shala_framework.data.prepared import PREPARED_FILE, Preparation
-from shala_framework.data.rows import ShardStream, load_rows, shuffled_batches, stream_batches
-from shala_framework.data.shards import LEFT_OUT_FILE, pack, read_shards
-from shala_framework.dataset import Sample
+from shala_framework.data.packing import pack
+from shala_framework.data.rows import load_rows, shuffled_batches
+from shala_framework.data.shards import read_shards
+from shala_framework.data.streams import ShardStream, stream_batches
 from shala_framework.errors import DataError
 from shala_framework.seeds import mix_seed
 from shala_framework.urls import any_exists, expand_urls
@@ -36,179 +30,12 @@ def shards(tmp_path: Path) -> list[str]:
     return [str(path) for path in report.shards if path.name.startswith("train")]
 
 
-def test_packing_twice_gives_the_same_bytes(tmp_path):
-    """Shards depend on the samples alone, not on time, user or folder."""
-    for name in ("one", "two"):
-        pack(Made(MadeOptions(train=20)), None, tmp_path / name, shard_samples=8)
-    files = [sorted((tmp_path / name).iterdir()) for name in ("one", "two")]
-    assert [f.name for f in files[0]] == [f"train-{i:06d}.tar" for i in range(3)] + [
-        f"validation-{i:06d}.tar" for i in range(2)
-    ]
-    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
-
-
 def test_what_is_packed_is_read(shards):
     """Every key, field, byte and label comes back, in order."""
     written = [s for s in Made(MadeOptions(train=103, missing=0.2)).samples(None) if s.split == "train"]
     read = list(read_shards(shards))
     assert [(s.key, s.label) for s in read] == [(s.key, s.label) for s in written]
     assert [{k: v for k, v in s.fields.items() if k != "cls"} for s in read] == [s.fields for s in written]
-
-
-def test_packing_refuses_what_would_lose_data(tmp_path):
-    """A folder that holds shards and a key that comes twice are errors, and no half shard is left."""
-
-    class Twice(Made):
-        def samples(self, source):
-            sample = Sample(key="same", split="train", fields={"a": b"[1, 2]"})
-            yield from (sample, sample)
-
-    with pytest.raises(DataError, match="'same' twice"):
-        pack(Twice(MadeOptions()), None, tmp_path)
-    assert not list(tmp_path.iterdir())
-    pack(Made(MadeOptions(train=3)), None, tmp_path)
-    with pytest.raises(DataError, match="already holds 2 shards"):
-        pack(Made(MadeOptions(train=3)), None, tmp_path)
-
-
-class Failing(Made):
-    """Stops at the 30th sample: by an error of the data, or as Ctrl-C does."""
-
-    error: type[BaseException] = DataError
-
-    def samples(self, source):
-        for number, sample in enumerate(super().samples(source)):
-            if number == 30:
-                raise self.error("stop")
-            yield sample
-
-
-@pytest.mark.parametrize("error", [DataError, KeyboardInterrupt])
-@pytest.mark.parametrize("ready", [False, True])
-def test_a_failed_pack_leaves_nothing(tmp_path, monkeypatch, error, ready):
-    """No shard of a part of the set, whole ones included, and none of the folders that it made; others stay."""
-    monkeypatch.setattr(Failing, "error", error)
-    preparation = Preparation(MODALITIES) if ready else None
-    for out in (tmp_path / "new" / "deep" / "s", tmp_path / "old"):
-        (tmp_path / "old").mkdir(exist_ok=True)
-        with pytest.raises(error, match="stop"):
-            pack(Failing(MadeOptions(train=60)), None, out, shard_samples=4, preparation=preparation)
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert not list((tmp_path / "old").iterdir())
-
-
-def test_shards_have_their_names_only_when_all_are_written(tmp_path):
-    """While the last sample is written no file looks like a shard, though most are whole already."""
-    names = []
-    pack(
-        Made(MadeOptions(train=20)),
-        None,
-        tmp_path,
-        shard_samples=8,
-        on_sample=lambda _: names.append(sorted(path.name for path in tmp_path.iterdir())),
-    )
-    expected = [f"train-{i:06d}" for i in range(3)] + [f"validation-{i:06d}" for i in range(2)]
-    assert names[-1] == [f"{name}.partial" for name in expected]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.tar" for name in expected]
-
-
-def test_a_pack_that_cannot_name_its_shards_takes_them_all_back(tmp_path, monkeypatch):
-    """An error between two renames, as of a drive that goes away, leaves no shard that has its name already."""
-    rename, calls = os.replace, []
-
-    def replace(source, target):
-        calls.append(target)
-        if len(calls) == 3:
-            raise OSError(5, "Input/output error", str(target))
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(OSError, match="Input/output"):
-        pack(Made(MadeOptions(train=40)), None, tmp_path / "s", shard_samples=8)
-    assert len(calls) == 3
-    assert not list(tmp_path.iterdir())
-
-
-KILLED = """
-import os, pathlib, signal, sys
-from two_floats import Made, MadeOptions
-from shala_framework.data.shards import pack
-
-def kill(done):
-    if done == 50:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-pack(Made(MadeOptions(train=60)), None, pathlib.Path(sys.argv[1]), shard_samples=8, on_sample=kill)
-"""
-
-
-def test_a_pack_after_a_killed_one_leaves_no_stale_file(tmp_path, command_environment):
-    """Killed without a chance to clean up, a pack of more samples is as if it had not been."""
-    clean = pack(Made(MadeOptions(train=20)), None, tmp_path / "clean", shard_samples=8)
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "notes.partial").write_text("mine")
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "s")], env=command_environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert sum(path.name.startswith("train-") for path in (tmp_path / "s").iterdir()) == 7
-    for name in (PREPARED_FILE, LEFT_OUT_FILE, f"{PREPARED_FILE}.partial"):  # killed between two of the last steps
-        (tmp_path / "s" / name).write_text("{")
-    pack(Made(MadeOptions(train=20)), None, tmp_path / "s", shard_samples=8)
-    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
-        "notes.partial",
-        *sorted(p.name for p in clean.shards),
-    ]
-    for shard in clean.shards:
-        assert (tmp_path / "s" / shard.name).read_bytes() == shard.read_bytes()
-
-
-def test_a_pack_that_was_killed_while_naming_is_told_of(tmp_path):
-    """Shards beside unfinished ones are no set: the next pack refuses them and says how many there are of each."""
-    (tmp_path / "train-000000.tar").touch()
-    (tmp_path / "train-000001.partial").touch()
-    with pytest.raises(DataError, match=r"already holds 1 shards, .* and 1 that a pack left unfinished; choose"):
-        pack(Made(MadeOptions(train=3)), None, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    """Writing beyond the room there is, which says no name by itself, names the shard, and nothing is left."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="train-000000") as caught:
-            pack(Made(MadeOptions(train=400)), None, tmp_path / "s")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert caught.value.filename == str(tmp_path / "s" / "train-000000.partial")
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_left_out_is_listed_whole(tmp_path):
-    """A line for every file, with reason and name in two columns, whatever characters they have."""
-
-    class Picky(Made):
-        def samples(self, source):
-            self.notes, self.left_out = ["8 files left out, odd: 0, 1, 2, 3, 4, ..."], []
-            self.left_out += [("odd", str(number)) for number in range(7)] + [("od\td", "a\nb/Größe\udce9")]
-            return super().samples(source)
-
-    out = tmp_path / "raw"
-    report = pack(Picky(MadeOptions(train=3)), None, out)
-    assert len(report.left_out) == 8
-    lines = (out / LEFT_OUT_FILE).read_text("utf-8").splitlines()
-    assert lines == [*(f"odd\t{number}" for number in range(7)), r"od\td" + "\t" + r"a\nb/Größe\udce9"]
-
-    class Damaged(Picky):
-        def samples(self, source):
-            for sample in super().samples(source):
-                yield attrs.evolve(sample, fields={"a": b"["}) if sample.key == "train_0001" else sample
-
-    report = pack(Damaged(MadeOptions(train=3)), None, tmp_path / "ready", preparation=Preparation(MODALITIES))
-    lines = (tmp_path / "ready" / LEFT_OUT_FILE).read_text("utf-8").splitlines()
-    assert len(lines) == len(report.left_out) == 9
-    assert re.fullmatch(r"modality 'a': field 'a': expected a JSON array, got .*\tsample 'train_0001'", lines[-1])
-    pack(Made(MadeOptions(train=3)), None, tmp_path / "all")
-    assert not (tmp_path / "all" / LEFT_OUT_FILE).exists()
 
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 1024, 1536, 2048, 3000, 5120])

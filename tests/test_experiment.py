@@ -15,9 +15,9 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 from shala_framework import CheckpointError, DataError, load
 from shala_framework.cli.main import dispatch, main_run
 from shala_framework.data import presence
+from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
-from shala_framework.data.shards import pack
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.training.loop import TrainingError, learning_rate_factor
@@ -392,7 +392,7 @@ def test_too_little_to_fit_to_names_the_modality_and_no_sample(tmp_path):
     with pytest.raises(DataError, match=r"^modality 'third': got no training sample$"):
         fit_to_shards("third", modality, urls)
     Path(urls[0]).write_bytes(b"")
-    with pytest.raises(DataError, match=r"^\S+train-000000\.tar: not a readable shard"):
+    with pytest.raises(DataError, match=r"^\S+train-000000\.tar: expected \d+ bytes, as its index says, got 0"):
         fit_to_shards("third", modality, urls)
 
 

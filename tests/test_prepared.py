@@ -10,9 +10,9 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
 from shala_framework.data import prepared
+from shala_framework.data.packing import pack
 from shala_framework.data.prepared import PREPARED_FILE, Preparation, load_preparation
 from shala_framework.data.rows import load_rows
-from shala_framework.data.shards import pack
 from shala_framework.errors import DataError
 from shala_framework.experiment import Experiment
 from shala_framework.plugins import load_offer
@@ -94,7 +94,7 @@ def test_fitting_passes_over_what_cannot_be_read(tmp_path):
     )
     assert report.samples == {"train": 19, "validation": 16}  # train_0007 has nothing else
     assert report.fields["train"] == {"a.prepared.npy": 19, "b.prepared.npy": 17, "cls": 19}
-    expected = [("a", "train_0007"), ("b", "train_0003"), ("b", "train_0007"), ("b", "train_0019")]
+    expected = [("b", "train_0003"), ("a", "train_0007"), ("b", "train_0007"), ("b", "train_0019")]
     assert len(report.notes) == len(report.left_out) == len(expected)
     for note, (reason, sample), (name, key) in zip(report.notes, report.left_out, expected, strict=True):
         assert note.startswith(
@@ -133,7 +133,7 @@ def test_an_error_of_no_sample_blames_none(tmp_path, train):
     preparation = Preparation(modalities())
     with pytest.raises(DataError, match=r"^the archive is cut short$"):
         preparation.fit(Torn(MadeOptions(train=train)), None)
-    assert not preparation.notes
+    assert not preparation.unfit
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,8 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
     except ShalaError as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "signal_number", signal.SIGINT)
     except BrokenPipeError:
         sys.stderr.close()
         return 141
@@ -82,6 +83,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     return pack(arguments)
 
 
+def _index(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.index import index
+
+    return index(arguments)
+
+
 def _sample(arguments: argparse.Namespace) -> int:
     from shala_framework.cli.sample import sample
 
@@ -99,6 +106,7 @@ _VERBS = {
     "check": _check,
     "plugins": _plugins,
     "pack": _pack,
+    "index": _index,
     "sample": _sample,
     "evaluate": _evaluate,
 }
@@ -155,7 +163,8 @@ def _parser() -> argparse.ArgumentParser:
         "  shala pack ntu raw/nturgbd shards/ntu120\n"
         "  shala pack ntu raw/nturgbd shards/ntu60 --set version=60 --set protocol=cross-view\n"
         "  shala pack ntu-synthetic - shards/made --set train=1000\n"
-        "  shala pack ntu raw/nturgbd shards/ntu120 --for specs/ntu_rgb_skeleton.toml\n",
+        "  shala pack ntu raw/nturgbd shards/ntu120 --for specs/ntu_rgb_skeleton.toml --workers 8\n"
+        "  shala pack ntu raw/nturgbd shards/ntu120 --part $SLURM_ARRAY_TASK_ID/100\n",
     )
     packing.add_argument("dataset", metavar="DATASET", help="name of a data set plugin")
     packing.add_argument("source", metavar="RAW_DIR", help="folder of raw files; - for a data set that needs none")
@@ -171,7 +180,21 @@ def _parser() -> argparse.ArgumentParser:
         help="store what this spec's modalities read, ready for training, in place of the original bytes",
     )
     packing.add_argument("--shard-samples", type=int, default=500, metavar="N", help="samples a shard (default: 500)")
+    packing.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read for --for (default: this one)"
+    )
+    packing.add_argument(
+        "--part", default="1/1", metavar="I/N", help="pack the I-th of N parts, as in a job array; they make one set"
+    )
     packing.set_defaults(verb="pack")
+
+    indexing = verb(
+        "index",
+        "Write the index of shards that something else made: lengths, fields and checksums of their samples.",
+        "  shala index shards/mine\n",
+    )
+    indexing.add_argument("shards", metavar="DIR", type=Path, help="folder of shards (*.tar)")
+    indexing.set_defaults(verb="index")
 
     sampling = verb(
         "sample",

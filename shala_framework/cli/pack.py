@@ -7,9 +7,9 @@ from pathlib import Path
 
 from shala_framework.cli.overrides import structure_set
 from shala_framework.cli.progress import make_reporter
+from shala_framework.data.packing import pack as pack_shards
 from shala_framework.data.prepared import Preparation
-from shala_framework.data.shards import LEFT_OUT_FILE
-from shala_framework.data.shards import pack as pack_shards
+from shala_framework.data.writing import LEFT_OUT_FILE, part_file
 from shala_framework.errors import DataError
 from shala_framework.experiment import describe_pack
 from shala_framework.plugins import load_dataset
@@ -31,31 +31,41 @@ def pack(arguments: argparse.Namespace) -> int:
         raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
+    if arguments.workers < 0:
+        raise DataError(f"expected --workers of at least 0, got {arguments.workers}")
+    part = _part(arguments.part)
     preparation = _preparation(arguments.spec) if arguments.spec is not None else None
     with closing(make_reporter()) as reporter:
         phases = _Phases(reporter)
         if preparation is None:
             phases.advance(f"packing {arguments.dataset}", 0)
-        report = pack_shards(
-            dataset_class(options),
-            source,
-            arguments.out,
-            shard_samples=arguments.shard_samples,
-            preparation=preparation,
-            on_sample=lambda done: phases.advance(f"packing {arguments.dataset}", done),
-            on_fit=lambda name, done: phases.advance(f"fitting {name}", done),
-        )
+        try:
+            report = pack_shards(
+                dataset_class(options),
+                source,
+                arguments.out,
+                shard_samples=arguments.shard_samples,
+                preparation=preparation,
+                part=part,
+                num_workers=arguments.workers,
+                on_sample=lambda done: phases.advance(f"packing {arguments.dataset}", done),
+                on_fit=lambda name, done: phases.advance(f"fitting {name}", done),
+            )
+        except KeyboardInterrupt:
+            reporter.warn(f"stopped; whole shards stay in {arguments.out}, and the same command goes on from them")
+            raise
         phases.finish()
         if dataset_class.synthetic:
             reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
     print(describe_pack(report))
     print(f"{len(report.shards)} shards in {arguments.out}")
+    if not report.complete:
+        print(f"part {arguments.part}: the set has its index once all parts are there")
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     if report.left_out:
-        print(
-            f"note: {arguments.out / LEFT_OUT_FILE} lists everything left out ({len(report.left_out)})", file=sys.stderr
-        )
+        listing = arguments.out / part_file(LEFT_OUT_FILE, part)
+        print(f"note: {listing} lists everything left out ({len(report.left_out)})", file=sys.stderr)
     return 0
 
 
@@ -76,6 +86,14 @@ class _Phases:
         if self.title:
             self.reporter.finish()
             self.title = ""
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Number of the part, from 0, and of all parts, of text such as "3/8"."""
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise DataError(f"expected --part as I/N with I from 1 to N, such as 3/8, got {text!r}")
+    return int(number) - 1, int(parts)
 
 
 def _preparation(path: Path) -> Preparation:

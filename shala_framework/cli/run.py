@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from shala_framework.cli.progress import make_reporter
@@ -16,12 +17,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _describe(loaded)
         return 0
-    from shala_framework.experiment import Experiment  # torch is imported only for a sound spec
+    from shala_framework import processes  # torch is imported only for a sound spec
+    from shala_framework.experiment import Experiment
     from shala_framework.report.samples import SYNTHETIC
+    from shala_framework.training.progress import Silent
 
     folder = arguments.out or Path("runs") / loaded.spec.name
-    with closing(make_reporter()) as reporter:
-        summary = Experiment(loaded, folder, reporter).run()
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
+        try:
+            summary = Experiment(loaded, folder, reporter).run()
+        finally:
+            processes.leave()
+    if not first:
+        return 0
     if summary.evaluation is not None:
         from shala_framework.cli.evaluate import print_evaluation
 

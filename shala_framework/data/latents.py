@@ -3,7 +3,8 @@
 Shapes: N rows, B batch, M modalities, F feature_dim, D latent_dim.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import attrs
@@ -34,10 +35,11 @@ class LatentStore:
     def __len__(self) -> int:
         return len(self.mean_ND)
 
-    def sample(self, rows: Tensor) -> Tensor:
-        """Draws z [B, D] of the posteriors of some rows, from torch's global generator."""
+    def sample(self, rows: Tensor, noise_BD: Tensor | None = None) -> Tensor:
+        """Draws z [B, D] of the posteriors of some rows, from torch's global generator or of given normal noise."""
         mean_BD = self.mean_ND[rows]
-        return mean_BD + torch.exp(0.5 * self.log_var_ND[rows]) * torch.randn_like(mean_BD)
+        noise_BD = torch.randn_like(mean_BD) if noise_BD is None else noise_BD
+        return mean_BD + torch.exp(0.5 * self.log_var_ND[rows]) * noise_BD
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F]."""
@@ -94,4 +96,17 @@ def collect_latents(
         parts.append((posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence))
         done += len(rows)
         on_rows(done)
+    if not parts:  # a process whose share is empty
+        num, dim, feature_dim = len(autoencoder.names), autoencoder.latent_dim, autoencoder.feature_dim
+        presence = torch.zeros(0, num, dtype=torch.bool)
+        return LatentStore(torch.zeros(0, dim), torch.zeros(0, dim), torch.zeros(0, num, feature_dim), presence)
     return LatentStore(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def by_turns(parts: Sequence[LatentStore], num_rows: int) -> LatentStore:
+    """One store of several, which have batches of so many rows by turns: the first from the first, and so on."""
+    columns = []
+    for column in zip(*(attrs.astuple(part, recurse=False) for part in parts), strict=True):
+        batches = [tensor.split(num_rows) if len(tensor) else () for tensor in column]
+        columns.append(torch.cat([batch for turn in zip_longest(*batches) for batch in turn if batch is not None]))
+    return LatentStore(*columns)

@@ -57,20 +57,32 @@ def numpy_dtype(modality: Modality) -> np.dtype:
 
 
 @attrs.frozen
+class LeftOut:
+    """What preparation left out of a sample.
+
+    Attributes:
+        key: Of the sample.
+        reason: Why.
+        note: What a user is told.
+    """
+
+    key: str
+    reason: str
+    note: str
+
+
+@attrs.frozen
 class Preparation:
     """Replaces the fields of a data set's samples by what a spec's modalities read of them.
 
     Attributes:
         modalities: By name.
-        notes: What could not be read; such a field is missing in the prepared sample.
-        left_out: The same as pairs of reason and sample.
-        unfit: Key and modality of each sample that `fit` could not read, and `prepare` therefore leaves out.
+        unfit: Key and modality of each sample that `fit` could not read, and `prepare` therefore leaves out, and what
+            is to be said of it.
     """
 
     modalities: Mapping[str, Modality]
-    notes: list[str] = attrs.field(factory=list)
-    left_out: list[tuple[str, str]] = attrs.field(factory=list)
-    unfit: set[tuple[str, str]] = attrs.field(factory=set)
+    unfit: dict[tuple[str, str], LeftOut] = attrs.field(factory=dict)
 
     def fit(
         self, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None] = lambda _, __: None
@@ -107,47 +119,48 @@ class Preparation:
             if watched.current is None:  # no sample is to blame
                 if not unfit or not watched.ended:
                     raise
-                raise DataError(f"{error}; {len(unfit)} cannot be read, the last one: {self.notes[-1]}") from error
+                last = next(reversed(self.unfit.values()))
+                raise DataError(f"{error}; {len(unfit)} cannot be read, the last one: {last.note}") from error
             key = watched.current.key
             if len(unfit) >= MOST_UNFIT:
                 raise DataError(
                     f"modality {name!r}: expected at most {MOST_UNFIT} training samples that cannot be read, got more, "
                     f"such as {unfit[0]!r} and {key!r}: {error}; mend or remove the files, or check the options"
                 ) from error
-            self.unfit.add((key, name))
-            self._leave_out(key, name, error)
+            self.unfit[key, name] = _unreadable(key, name, error)
             return False
         return True
 
-    def _leave_out(self, key: str, name: str, error: DataError) -> None:
-        self.notes.append(f"sample {key!r}, modality {name!r} left out: {error}")
-        self.left_out.append((f"modality {name!r}: {error}", f"sample {key!r}"))
+    def prepare(self, sample: Sample) -> tuple[Sample | None, list[LeftOut]]:
+        """The prepared sample, of which nothing may be left, and what was left out of it.
 
-    def prepare(self, sample: Sample) -> Sample | None:
-        """The prepared sample; fields that no modality of the spec reads are dropped, and None is left of none."""
+        Fields that no modality of the spec reads are dropped without a word.
+        """
         fields: dict[str, bytes] = {}
-        noted = False
+        left_out: list[LeftOut] = []
         for name, modality in self.modalities.items():
             if (sample.key, name) in self.unfit:
-                noted = True
+                left_out.append(self.unfit[sample.key, name])
                 continue
             try:
                 x = modality.read({field: sample.fields[field] for field in modality.fields if field in sample.fields})
             except DataError as error:
-                noted = True
-                self._leave_out(sample.key, name, error)
+                left_out.append(_unreadable(sample.key, name, error))
                 continue
             if x is not None:
                 buffer = io.BytesIO()
                 np.save(buffer, x.numpy(), allow_pickle=False)
                 fields[prepared_field(name)] = buffer.getvalue()
         if fields:
-            return attrs.evolve(sample, fields=fields)
-        if not noted:
+            return attrs.evolve(sample, fields=fields), left_out
+        if not left_out:
             reason = "it has none of the spec's modalities"
-            self.notes.append(f"sample {sample.key!r} left out: {reason}")
-            self.left_out.append((reason, f"sample {sample.key!r}"))
-        return None
+            left_out.append(LeftOut(sample.key, reason, f"sample {sample.key!r} left out: {reason}"))
+        return None, left_out
+
+    def options(self) -> dict[str, Any]:
+        """Each modality's options."""
+        return {name: unstructure(modality.options) for name, modality in self.modalities.items()}
 
     def description(self) -> dict[str, Any]:
         """What `prepared.json` says beside the shards: each modality's options and what it learned."""
@@ -155,6 +168,10 @@ class Preparation:
             name: {"options": unstructure(modality.options), "state": modality.state()}
             for name, modality in self.modalities.items()
         }
+
+
+def _unreadable(key: str, name: str, error: DataError) -> LeftOut:
+    return LeftOut(key, f"modality {name!r}: {error}", f"sample {key!r}, modality {name!r} left out: {error}")
 
 
 def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -> bool:

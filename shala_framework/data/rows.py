@@ -1,4 +1,4 @@
-"""Samples decoded by their modalities: a batch of rows, a whole set in memory, and a stream of batches.
+"""Samples decoded by their modalities: a batch of rows, and a whole set in memory.
 
 Shapes: B rows of a batch, N rows of a set, M modalities.
 """
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from shala_framework.data.fitting import Watched
+from shala_framework.data.indexed import read_in_order
 from shala_framework.data.prepared import prepared_field, read_prepared
-from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.data.shards import RawSample
 from shala_framework.errors import DataError, PluginError
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
@@ -145,7 +145,7 @@ def load_rows(
         DataError: A shard or sample cannot be read, or there is no sample at all.
     """
     samples: list[Decoded] = []
-    for raw in read_shards(urls):
+    for raw in read_in_order(urls):
         if limit is not None and len(samples) >= limit:
             break
         samples.append(decode(raw, modalities))
@@ -179,86 +179,13 @@ def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int 
             step += 1
 
 
-class ShardStream(IterableDataset[Rows]):
-    """Endless batches of decoded rows from shards that need not fit into memory.
-
-    Every epoch permutes the shards by (seed, epoch), gives each worker its part of them (or of the samples, where
-    shards are fewer than workers), and shuffles samples in a buffer. The stream is a function of its arguments
-    and the number of workers alone, so that it can be taken up at any step.
-    """
-
-    def __init__(
-        self,
-        urls: Sequence[str],
-        modalities: Mapping[str, Modality],
-        *,
-        batch_size: int,
-        buffer_size: int,
-        seed: int,
-        start_step: int = 0,
-    ) -> None:
-        self.urls, self.modalities = list(urls), dict(modalities)
-        self.fields = {LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items()))
-        self.batch_size, self.buffer_size, self.seed, self.start_step = batch_size, buffer_size, seed, start_step
-
-    def __iter__(self) -> Iterator[Rows]:
-        worker = get_worker_info()
-        index, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
-        # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
-        index = (index + self.start_step) % count
-        skip = max(0, -(-(self.start_step - index) // count)) * self.batch_size
-        samples = self._raw_samples(index, count)
-        for _ in range(skip):
-            next(samples)
-        while True:
-            yield collate([decode(next(samples), self.modalities) for _ in range(self.batch_size)], self.modalities)
-
-    def _raw_samples(self, index: int, count: int) -> Iterator[RawSample]:
-        epoch = 0
-        generator = torch.Generator()
-        buffer: list[RawSample] = []
-        while True:
-            generator.manual_seed(mix_seed(self.seed, epoch))
-            urls = [self.urls[i] for i in torch.randperm(len(self.urls), generator=generator).tolist()]
-            by_shard = len(urls) >= count
-            num_samples = 0
-            for position, sample in enumerate(read_shards(urls[index::count] if by_shard else urls)):
-                if not by_shard and position % count != index:
-                    continue
-                num_samples += 1
-                fields = {name: data for name, data in sample.fields.items() if name in self.fields}
-                buffer.append(attrs.evolve(sample, fields=fields))
-                if len(buffer) >= self.buffer_size:
-                    yield self._draw(buffer, generator)
-            while buffer:
-                yield self._draw(buffer, generator)
-            if not num_samples:
-                raise DataError(f"no samples for reader {index} of {count} in {', '.join(self.urls)}")
-            epoch += 1
-
-    @staticmethod
-    def _draw(buffer: list[RawSample], generator: torch.Generator) -> RawSample:
-        i = int(torch.randint(len(buffer), (), generator=generator))
-        buffer[i], buffer[-1] = buffer[-1], buffer[i]
-        return buffer.pop()
-
-
-def stream_batches(stream: ShardStream, num_workers: int) -> Iterator[Rows]:
-    """Batches of a stream, decoded by worker processes (none: in this one)."""
-    loader: DataLoader[Rows] = DataLoader(
-        stream, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn" if num_workers else None
-    )
-    return iter(loader)
-
-
 def fit_to_shards(name: str, modality: Modality, urls: Sequence[str]) -> None:
     """Fit a modality to the samples of raw shards.
 
     Raises:
         DataError: A shard or a sample cannot be read, or there is too little to learn from; says which, of what.
     """
-    watched = Watched(read_shards(urls))
+    watched = Watched(read_in_order(urls))
     try:
         modality.fit(iter(watched))
     except DataError as error:

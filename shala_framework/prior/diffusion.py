@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shala_framework.posterior import random_subsets
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
+from shala_framework.processes import rows_rand, rows_randn
 
 
 class DiffusionPrior(nn.Module):
@@ -113,10 +114,10 @@ class DiffusionPrior(nn.Module):
         """
         device = z_BD.device
         clean_BD = self.standardise(z_BD)
-        kept_B1 = torch.rand(len(z_BD), 1, device=device) >= unconditional_share
+        kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
         subset_BM = random_subsets(presence_BM) & kept_B1
-        sigma_B = (log_sigma_mean + log_sigma_std * torch.randn(len(z_BD), device=device)).exp()
-        noisy_BD = clean_BD + sigma_B[:, None] * torch.randn_like(clean_BD)
+        sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(z_BD), device=device)).exp()
+        noisy_BD = clean_BD + sigma_B[:, None] * rows_randn(*clean_BD.shape, device=device)
         condition_BW = self.condition(h_MBF, subset_BM, guide=guide)
         denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()

@@ -9,6 +9,7 @@ import attrs
 import tomli
 
 from shala_framework.errors import DataError, PluginError, Problem, SpecError
+from shala_framework.spec.groups import expand_lines, expand_tables, members
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.structuring import (
@@ -69,6 +70,14 @@ def parse_override(text: str) -> Override:
         message = f"expected a dotted key before '=', got {key!r}"
         raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
     return Override(path, _toml_value(value.strip()), "--set")
+
+
+def _members(override: Override) -> list[Override]:
+    """An override of a table whose name has braces is one of each table that they stand for."""
+    head, *rest = override.path
+    if head != "modality" or not rest:
+        return [override]
+    return [attrs.evolve(override, path=(head, name, *rest[1:])) for name in members(str(rest[0]))]
 
 
 def _dotted(key: str) -> KeyPath:
@@ -171,10 +180,12 @@ def read_spec(
         message = f"not valid TOML: {error.msg} at column {error.colno}"
         problem = Problem(path="", message=message, origin=f"{path}:{error.lineno}")
         raise SpecError([problem]) from error
-    places = _Places(str(path), key_lines(text))
-    given = [parse_override(item) for item in overrides]
+    lines = key_lines(text)
+    places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
+    wrong = [places.problem(finding) for finding in expand_tables(raw)]
+    given = [member for item in overrides for member in _members(parse_override(item))]
     base = copy.deepcopy(raw)
-    problems = _apply(base, given, places)
+    problems = wrong + _apply(base, given, places)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
@@ -188,11 +199,11 @@ def read_spec(
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
                 target = tuple(part for key in keys for part in _dotted(str(key)))
-                own.append(Override(target, value, places.origin(written)))
+                own += _members(Override(target, value, places.origin(written)))
             except ValueError:
                 problems.append(places.problem(Finding(written, f"expected a dotted key, got {keys[-1]!r}")))
         base = copy.deepcopy(raw)
-        problems += _apply(base, [*own, *given], places)
+        problems += wrong + _apply(base, [*own, *given], places)
         loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
@@ -292,7 +303,7 @@ def _resolve(
 def _wrong_urls(data: dict[str, Any], *, allow_pipe: bool) -> list[Finding]:
     """What is wrong with the names of shards, where they are of the type that the schema wants."""
     findings = []
-    for key in ("train", "validation"):
+    for key in ("train", "validation", "test"):
         value = data.get(key, ())
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):

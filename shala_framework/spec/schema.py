@@ -17,11 +17,14 @@ def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
     if not tables:
         raise ValueError("expected at least one [modality.<name>] table, got none")
     findings = []
-    for name in tables:
+    for name, table in tables.items():
         try:
             _names_files(_, __, name)
         except ValueError as error:
             findings.append(Finding((name,), str(error)))
+        if table.share and not table.group:
+            hint = 'such as [modality."view_{00..31}"]'
+            findings.append(Finding((name, "share"), "expected a name with braces, whose tables can share", hint))
     if findings:
         raise InvalidValueError(findings)
 
@@ -53,7 +56,10 @@ class Data:
         stand_in: See StandIn.
         in_memory: Whether to decode the training set once and keep it; otherwise shards are streamed.
         num_workers: Processes that decode while streaming; 0 decodes in the training process.
-        shuffle_buffer: Samples that the streaming shuffle holds, original bytes each.
+        shuffle_buffer: Samples that streaming shuffles with one another; of shards without an index, original bytes
+            that are held.
+        lanes: Parts of the set that streaming reads side by side; the number of processes has to divide it.
+        cache: Folder for copies of shards behind URLs; without it they are read over the network in every epoch.
         validation_samples: At most so many held-out rows are kept in memory.
     """
 
@@ -64,6 +70,8 @@ class Data:
     in_memory: bool = False
     num_workers: int = attrs.field(default=0, validator=at_least(0))
     shuffle_buffer: int = attrs.field(default=512, validator=at_least(1))
+    lanes: int = attrs.field(default=8, validator=at_least(1))
+    cache: str | None = None
     validation_samples: int = attrs.field(default=512, validator=at_least(1))
 
 
@@ -74,10 +82,15 @@ class ModalityTable:
     Attributes:
         plugin: Name of the modality plugin.
         options: Its options; `shala plugins NAME` lists them.
+        share: Whether all tables that the braces of the name stand for have one encoder and one decoder, which tell
+            them apart by an embedding of each.
+        group: The name with its braces, where they share; not to be written in a spec.
     """
 
     plugin: str
     options: dict[str, Any] = attrs.field(factory=dict)
+    share: bool = False
+    group: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -151,7 +164,9 @@ class Stage:
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Rows a step.
+        batch_size: Rows a step, over all processes.
+        micro_batches: Parts that a process's rows of a step are gone through in, one by one, to save memory. Rows are
+            then contrasted with those of their own part alone.
         optimizer: "muon" makes the steps of linear and convolutional weights orthogonal and leaves the rest to AdamW;
             "adamw" trains everything by AdamW, at about a tenth of the learning rate.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
@@ -159,11 +174,13 @@ class Stage:
         weight_decay: Decoupled, as in AdamW.
         gradient_clip: Largest norm of the gradient.
         log_every_steps: Steps between two lines of metrics.jsonl.
-        save_every_steps: Steps between two saved states from which the stage can go on.
+        save_every_steps: Steps between two saved states from which the stage can go on, each with a validation.
+        save_every_minutes: A state is saved after so many minutes too, however few steps they held.
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(1))
     batch_size: int = attrs.field(default=64, validator=at_least(1))
+    micro_batches: int = attrs.field(default=1, validator=at_least(1))
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = attrs.field(default=1e-2, validator=above(0))
     warmup_steps: int = attrs.field(default=100, validator=at_least(0))
@@ -171,6 +188,7 @@ class Stage:
     gradient_clip: float = attrs.field(default=1.0, validator=above(0))
     log_every_steps: int = attrs.field(default=50, validator=at_least(1))
     save_every_steps: int = attrs.field(default=500, validator=at_least(1))
+    save_every_minutes: float = attrs.field(default=10.0, validator=above(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -15,15 +15,19 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shala_framework.checkpoint import part, prefixed, read_checkpoint, write_checkpoint
-from shala_framework.errors import CheckpointError, ShalaError
+from shala_framework.checkpoint import part, prefixed
+from shala_framework.errors import ShalaError
+from shala_framework.processes import any_process, barrier, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.parallel import shared_loss
 from shala_framework.training.progress import Reporter
+from shala_framework.training.states import StateFiles
+from shala_framework.training.stopping import Interrupted, stop_request
 
-Batch = TypeVar("Batch", contravariant=True)
+Batch = TypeVar("Batch")
 
 
 class TrainingError(ShalaError):
@@ -45,6 +49,10 @@ class Trainable(Protocol[Batch]):
 
     def validate(self) -> dict[str, float]:
         """Figures on held-out rows; empty where there are none."""
+        ...
+
+    def split(self, batch: Batch, parts: int) -> Sequence[Batch]:
+        """A batch in equal parts, for a step that goes through them one by one."""
         ...
 
     def extra_state(self) -> dict[str, Tensor]:
@@ -90,55 +98,66 @@ def train(
 
     Raises:
         TrainingError: The loss is no longer finite.
+        Interrupted: Somebody asked to stop; the state is saved.
         CheckpointError: The state file is damaged or belongs to another spec.
     """
     module = stage.module
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
-    start, window = _load_state(stage, optimizers, state_file, fingerprint) if state_file.exists() else (0, _Window())
+    start, window = 0, _Window()
+    states = StateFiles(state_file, fingerprint)
+    if states.exist():
+        tensors, description = states.read(reporter.warn)
+        start, window = _restore(stage, optimizers, tensors, description)
     metrics.rewind(stage.name, start)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
-    clock = _Clock()
-    step = start
+    device = next(module.parameters()).device
+    clock, saved_at = _Clock(), time.monotonic()
     module.train()
-    with torch.random.fork_rng():
+    step_loss = shared_loss(stage, device)
+    with torch.random.fork_rng(), stop_request() as request:
         stream = batches(start) if start < settings.steps else iter(())
-        try:
-            for step in range(start, settings.steps):
-                torch.manual_seed(mix_seed(stage_seed, step))
-                factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
-                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                    group["lr"] = settings.learning_rate * factor
-                loss, terms = stage.loss(next(stream), step)
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                stage.after_step(step)
-                window.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **terms})
-                done = step + 1
-                if done % settings.log_every_steps == 0 or done == settings.steps:
-                    figures = window.mean()
-                    _check_finite(stage.name, done, figures)
-                    metrics.write(stage.name, done, {**figures, "steps_per_second": clock.rate(done - start)})
-                    reporter.advance(done, figures)
-                    window = _Window()
-                else:
-                    reporter.advance(done)
-                if done % settings.save_every_steps == 0 or done == settings.steps:
-                    with clock.stopped():
-                        _save_state(stage, optimizers, state_file, fingerprint, done, window)
-                        held_out = stage.validate()
-                        module.train()
-                    if held_out:
-                        metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
-        except KeyboardInterrupt:
-            # The step under way may be half applied; the last saved state is the one to go on from.
-            reporter.warn(
-                f"interrupted at step {step} of stage {stage.name}; the same command goes on from the last saved state"
-            )
-            raise
+        for step in range(start, settings.steps):
+            torch.manual_seed(mix_seed(stage_seed, step))
+            factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = settings.learning_rate * factor
+            loss, terms = step_loss(next(stream), step, settings.micro_batches)
+            norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            stage.after_step(step)
+            window.add({"loss": loss, "gradient_norm": norm.detach(), **terms})
+            done = step + 1
+            if done % settings.log_every_steps == 0 or done == settings.steps:
+                figures = window.mean()
+                _check_finite(stage.name, done, figures)
+                metrics.write(stage.name, done, {**figures, "steps_per_second": clock.rate(done - start)})
+                reporter.advance(done, figures)
+                window = _Window()
+            else:
+                reporter.advance(done)
+            due = done % settings.save_every_steps == 0 or done == settings.steps
+            late = time.monotonic() - saved_at > 60 * settings.save_every_minutes
+            stopping, late = any_process((bool(request.signal_number), late), device)
+            if due or late or stopping:
+                with clock.stopped():
+                    tensors, description = _state(stage, optimizers, done, window)
+                    if rank() == 0:
+                        states.write(tensors, description)
+                    saved_at = time.monotonic()
+            if due:
+                with clock.stopped():
+                    held_out = stage.validate() if rank() == 0 else {}
+                    barrier()
+                    module.train()
+                if held_out:
+                    metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
+            if stopping and done < settings.steps:
+                barrier()  # nobody leaves before the state is written
+                reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
+                raise Interrupted(request.signal_number)
     reporter.finish()
 
 
@@ -154,7 +173,8 @@ class _Window:
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def mean(self) -> dict[str, float]:
-        return {name: float(value) / self.count for name, value in self.totals.items()}
+        """Of the window's steps and of all processes."""
+        return {name: float(value) / self.count for name, value in mean_of(self.totals).items()}
 
 
 class _Clock:
@@ -185,14 +205,9 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
         )
 
 
-def _save_state(
-    stage: Trainable[Any],
-    optimizers: Sequence[torch.optim.Optimizer],
-    path: Path,
-    fingerprint: str,
-    step: int,
-    window: _Window,
-) -> None:
+def _state(
+    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], step: int, window: _Window
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     moments = {
         f"{number}.{index}.{name}": value
         for number, optimizer in enumerate(optimizers)
@@ -203,18 +218,17 @@ def _save_state(
         **prefixed(stage.module.state_dict(), "module"),
         **prefixed(moments, "optimizer"),
         **prefixed(stage.extra_state(), "extra"),
-        **prefixed(window.totals, "window"),
+        **prefixed(mean_of(window.totals), "window"),
     }
-    description = {"stage": stage.name, "step": step, "fingerprint": fingerprint, "window_steps": window.count}
-    write_checkpoint(path, tensors, description)
+    return tensors, {"stage": stage.name, "step": step, "window_steps": window.count}
 
 
-def _load_state(
-    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], path: Path, fingerprint: str
+def _restore(
+    stage: Trainable[Any],
+    optimizers: Sequence[torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any],
 ) -> tuple[int, _Window]:
-    tensors, description = read_checkpoint(path)
-    if description["fingerprint"] != fingerprint:
-        raise CheckpointError(f"{path} belongs to another spec; choose another --out or remove the folder")
     stage.module.load_state_dict(part(tensors, "module"))
     stage.load_extra_state(part(tensors, "extra"))
     for number, optimizer in enumerate(optimizers):

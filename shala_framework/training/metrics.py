@@ -9,15 +9,20 @@ from shala_framework.checkpoint import naming_file
 
 
 class MetricsFile:
-    """Appends to a run's metrics; lines past the step at which a stage goes on are dropped."""
+    """Appends to a run's metrics; lines past the step at which a stage goes on are dropped.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Of the file; None writes nothing, for all processes but the first.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drop what a stage wrote after a step; a last line cut short by a crash goes too."""
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text().splitlines():
@@ -32,5 +37,7 @@ class MetricsFile:
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line."""
+        if self.path is None:
+            return
         with naming_file(self.path), self.path.open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")

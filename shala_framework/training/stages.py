@@ -10,6 +10,7 @@ from shala_framework.autoencoder import Autoencoder, Bound
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior
+from shala_framework.processes import rows_randn
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 
 
@@ -69,6 +70,9 @@ class AutoencoderTraining:
             terms[f"log_prob/{name}"] = value.detach().sum() / presence_BM[:, i].sum().clamp_min(1)
         return terms
 
+    def split(self, batch: Rows, parts: int) -> list[Rows]:
+        return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]
+
     def after_step(self, step: int) -> None: ...
 
     @torch.no_grad()
@@ -120,7 +124,7 @@ class PriorTraining:
         table = self.table
         h_BMF = store.h_NMF[rows_B]
         return self.prior.loss(
-            store.sample(rows_B),
+            store.sample(rows_B, rows_randn(len(rows_B), store.mean_ND.shape[1], device=h_BMF.device)),
             h_BMF.unbind(1),
             store.presence_NM[rows_B],
             unconditional_share=table.unconditional_share,
@@ -128,6 +132,9 @@ class PriorTraining:
             log_sigma_std=table.log_sigma_std,
             guide=guide,
         ).mean()
+
+    def split(self, batch: Tensor, parts: int) -> list[Tensor]:
+        return list(batch.chunk(parts))
 
     def after_step(self, step: int) -> None:
         self.average.update(step)

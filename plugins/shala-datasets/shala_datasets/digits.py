@@ -134,7 +134,7 @@ class Digits(Dataset):
             for kind, pool in collections.of_class(label).items():
                 drawn[kind, label] = [pool[i] for i in draw(len(pool), each, seed, kind, split_number, label)]
         inks = np.random.default_rng((seed, _INK, split_number)).integers(len(pen.INKS), size=num_samples)
-        for index in range(num_samples):
+        for index in (index for index in range(num_samples) if self.wanted(f"{split}_{index:06d}")):
             turn, label = divmod(index, 10)
             picture, recording, row = (drawn[kind, label][turn] for kind in (_MNIST, _FSDD, _PENDIGITS))
             points_TC = collections.writings.points_NTC[row]

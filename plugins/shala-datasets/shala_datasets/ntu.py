@@ -83,7 +83,7 @@ class NTU(Dataset):
         files = self._selected(source, self._find(source))
         options = self.options
         validation = held_out_subjects(train_subjects(options.protocol, options.version), options.validation_share)
-        for key in sorted(files):
+        for key in (key for key in sorted(files) if self.wanted(str(key))):
             fields = {extension: read(path) for extension, path in sorted(files[key].items())}
             facts = attrs.asdict(key) | {"action_name": ACTION_NAMES[key.action - 1]}
             fields["json"] = json.dumps(facts, sort_keys=True).encode()

@@ -77,9 +77,11 @@ class PolyMNIST(Dataset):
             num_samples = getattr(options, split)
             drawn = draw(len(digits[split].labels), num_samples, options.seed, _CLASS_STREAM, split_number)
             for index, label in enumerate(digits[split].labels[drawn].tolist()):
-                rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
-                fields = compose(digits[split], rows[label], backgrounds, rng)
-                yield Sample(key=f"{split}_{index:06d}", split=split, fields=fields, label=str(label))
+                key = f"{split}_{index:06d}"
+                if self.wanted(key):
+                    rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
+                    fields = compose(digits[split], rows[label], backgrounds, rng)
+                    yield Sample(key=key, split=split, fields=fields, label=str(label))
 
 
 def compose(

@@ -95,7 +95,7 @@ class UCF101(Dataset):
         chosen = sorted(clips.keys() & splits)
         if not chosen:
             raise DataError("\n".join([f"{source}: expected clips of the lists, got none", *left_out.notes()]))
-        for clip in chosen:
+        for clip in (clip for clip in chosen if self.wanted(str(clip))):
             content = left_out.read(clips[clip], source)
             if content is not None:
                 fields = {"avi": content, "json": json.dumps(attrs.asdict(clip), sort_keys=True).encode()}

@@ -1,0 +1,206 @@
+"""The index of a set of shards: which samples each holds, which fields each sample has, where they lie and their sums.
+
+`index.json` in the shards' folder has the length of every shard; `<shard>.index.json` beside each shard, read when the
+shard is, has its samples. With them a cut or changed shard is an error and never a missing modality, an epoch has a
+known length, and any sample can be read by itself. A local shard without an index is looked through for the same, sums
+excepted.
+"""
+
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import attrs
+from webdataset.tariterators import base_plus_ext
+
+from shala_framework.checkpoint import write_file
+from shala_framework.errors import DataError
+
+INDEX_FILE = "index.json"
+_SUFFIX = ".index.json"
+_VERSION = 1
+
+
+@attrs.frozen
+class Member:
+    """Where one field of a sample lies in its shard.
+
+    Attributes:
+        offset: Of its first byte.
+        size: Bytes.
+        crc32: Of the bytes; None where they have not been read.
+    """
+
+    offset: int
+    size: int
+    crc32: int | None = None
+
+
+@attrs.frozen
+class ShardIndex:
+    """What one shard holds.
+
+    Attributes:
+        num_bytes: Its size.
+        samples: Key, and field to member, of each sample in order.
+    """
+
+    num_bytes: int
+    samples: tuple[tuple[str, dict[str, Member]], ...]
+
+    def to_json(self) -> bytes:
+        """One line a sample, so that a person can look at it too."""
+        lines = [
+            json.dumps([key, {name: [m.offset, m.size, m.crc32] for name, m in fields.items()}])
+            for key, fields in self.samples
+        ]
+        return f'{{"num_bytes": {self.num_bytes}, "samples": [\n'.encode() + ",\n".join(lines).encode() + b"\n]}\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "ShardIndex":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        found = json.loads(content)
+        try:
+            samples = tuple(
+                (str(key), {name: Member(*member) for name, member in fields.items()})
+                for key, fields in found["samples"]
+            )
+            return cls(int(found["num_bytes"]), samples)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no index of a shard: {error}") from error
+
+
+def shard_index_name(shard: str) -> str:
+    """Where a shard's own index is: "a/b-000.tar" to "a/b-000.index.json"."""
+    return shard.removesuffix(".tar") + _SUFFIX
+
+
+def scan_shard(file: BinaryIO, *, sums: bool = False) -> ShardIndex:
+    """Look through a tar file, whose fields are seeked over unless sums are wanted.
+
+    Samples are what webdataset makes of the same file: fields side by side whose names agree up to the first dot.
+
+    Raises:
+        tarfile.TarError: It is no tar file, or cut short.
+        ValueError: One key stands in two places, or a sample has one field twice.
+    """
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, num_bytes - 1024))
+    if num_bytes < 1024 or file.read().strip(b"\0"):
+        raise tarfile.ReadError("cut short: its end mark is missing")
+    file.seek(0)
+    samples: dict[str, dict[str, Member]] = {}
+    last = None
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for info in tar:
+            key, name = base_plus_ext(info.name)
+            if not info.isreg() or not key or info.name.startswith("__"):
+                continue
+            name = name.lower()
+            if key != last and key in samples:
+                raise ValueError(f"fields of {key!r} are not side by side; sort the tar file by name and try again")
+            fields = samples.setdefault(key, {})
+            if name in fields:
+                raise ValueError(f"{key!r} has the field {name!r} twice")
+            crc32 = None
+            if sums:
+                stream = tar.extractfile(info)
+                assert stream is not None
+                crc32 = zlib.crc32(stream.read())
+            fields[name] = Member(info.offset_data, info.size, crc32)
+            last = key
+    return ShardIndex(num_bytes, tuple(samples.items()))
+
+
+def read_sample(file: BinaryIO, fields: Mapping[str, Member], wanted: Iterable[str] | None = None) -> dict[str, bytes]:
+    """Bytes of a sample's fields, or of those wanted that it has.
+
+    Raises:
+        ValueError: A field is cut short, or its sum is another.
+    """
+    found = {}
+    for name in fields if wanted is None else [name for name in fields if name in set(wanted)]:
+        member = fields[name]
+        file.seek(member.offset)
+        data = file.read(member.size)
+        if len(data) < member.size:
+            raise ValueError(f"field {name!r} is cut short: {len(data)} bytes of {member.size}")
+        if member.crc32 is not None and zlib.crc32(data) != member.crc32:
+            raise ValueError(f"field {name!r} is not what the index says: another checksum")
+        found[name] = data
+    return found
+
+
+def write_summary(folder: Path, lengths: Mapping[str, tuple[int, int]], name: str = INDEX_FILE) -> None:
+    """Write `index.json`.
+
+    Args:
+        folder: Of the shards.
+        lengths: Name of each shard to its bytes and samples.
+        name: Of the file, for the index of a part.
+    """
+    lines = [
+        f'{json.dumps(name)}: {{"num_bytes": {num_bytes}, "num_samples": {num_samples}}}'
+        for name, (num_bytes, num_samples) in lengths.items()
+    ]
+    content = f'{{"version": {_VERSION}, "shards": {{\n' + ",\n".join(lines) + "\n}}\n"
+    write_file(folder / name, content.encode())
+
+
+def parse_summary(content: bytes, source: str) -> dict[str, tuple[int, int]]:
+    """The inverse of `write_summary`.
+
+    Args:
+        content: Of the file.
+        source: Its name, for errors.
+
+    Raises:
+        DataError: It is damaged, or of a later version.
+    """
+    try:
+        found: Any = json.loads(content)
+        if found["version"] != _VERSION:
+            raise DataError(f"{source}: expected version {_VERSION} of the index, got {found['version']}; update shala")
+        return {str(k): (int(v["num_bytes"]), int(v["num_samples"])) for k, v in found["shards"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{source}: not an index of shards: {error}; `shala index` makes one") from error
+
+
+def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) -> dict[str, tuple[int, int]]:
+    """Write the index of every shard of a folder anew, checksums included.
+
+    Args:
+        folder: Of the shards, which are read from end to end.
+        on_shard: Called with the number of shards done so far.
+
+    Returns:
+        Name of each shard to its bytes and samples.
+
+    Raises:
+        DataError: There is no shard, or one of them cannot be read; then no `index.json` is left.
+    """
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise DataError(f"{folder}: expected shards (*.tar), found none")
+    (folder / INDEX_FILE).unlink(missing_ok=True)
+    lengths = {}
+    for done, shard in enumerate(shards, 1):
+        try:
+            with shard.open("rb") as file:
+                index = scan_shard(file, sums=True)
+        except (OSError, ValueError, tarfile.TarError) as error:
+            reason = str(error.args[-1]) if error.args else type(error).__name__
+            raise DataError(f"{shard}: not a readable shard: {reason}") from error
+        write_file(Path(shard_index_name(str(shard))), index.to_json())
+        lengths[shard.name] = (index.num_bytes, len(index.samples))
+        on_shard(done)
+    write_summary(folder, lengths)
+    return lengths

@@ -1,0 +1,213 @@
+"""Random access to the samples of indexed shards, on disk or behind a URL."""
+
+import hashlib
+import os
+import shutil
+import tarfile
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from shala_framework.data.index import (
+    INDEX_FILE,
+    ShardIndex,
+    parse_summary,
+    read_sample,
+    scan_shard,
+    shard_index_name,
+)
+from shala_framework.data.shards import RawSample, read_shards
+from shala_framework.errors import DataError
+from shala_framework.urls import is_remote
+
+MOST_OPEN = 32  # shards a process keeps open, with what it knows of their samples
+
+
+class IndexedShards:
+    """Shards whose samples can be read by number, in any order.
+
+    Attributes:
+        urls: Of the shards.
+        counts: Samples of each.
+    """
+
+    def __init__(self, urls: Sequence[str], lengths: Sequence[tuple[int, int]], cache: Path | None) -> None:
+        self.urls = list(urls)
+        self.num_bytes = [num_bytes for num_bytes, _ in lengths]
+        self.counts = [num_samples for _, num_samples in lengths]
+        self.cache = cache
+        self.scanned: dict[int, ShardIndex] = {}
+        self._open: OrderedDict[int, tuple[BinaryIO, ShardIndex]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a worker process opens its own
+
+    def __del__(self) -> None:
+        self.close()  # a stream is endless, and nobody else knows when the last sample has been read
+
+    def close(self) -> None:
+        """Close every file; reading opens them again."""
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def keys(self, shard: int) -> list[str]:
+        """Key of each sample of a shard."""
+        return [key for key, _ in self._shard(shard)[1].samples]
+
+    def read(self, shard: int, number: int, wanted: Collection[str] | None = None) -> RawSample:
+        """One sample, with those of its fields that are wanted.
+
+        Raises:
+            DataError: The shard is gone, cut short or not what its index says.
+        """
+        file, index = self._shard(shard)
+        key, members = index.samples[number]
+        try:
+            return RawSample(key, read_sample(file, members, wanted), self.urls[shard])
+        except (OSError, ValueError) as error:
+            hint = "; data.cache names a folder for whole copies" if self._in_pieces(shard) else ""
+            raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}{hint}") from error
+
+    def _in_pieces(self, shard: int) -> bool:
+        """Whether a shard is read over the network."""
+        return self.cache is None and is_remote(self.urls[shard])
+
+    def _shard(self, shard: int) -> tuple[BinaryIO, ShardIndex]:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        url = self.urls[shard]
+        try:
+            index = self.scanned.get(shard) or ShardIndex.from_json(_read(shard_index_name(url)))
+            if len(index.samples) != self.counts[shard]:
+                expected = f"{self.counts[shard]} samples, as {INDEX_FILE} says"
+                raise ValueError(f"expected {expected}, got {len(index.samples)} in {shard_index_name(url)}")
+            file = self._file(url, index.num_bytes)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{url}: {error}; `shala index` writes the index anew") from error
+        self._open[shard] = (file, index)
+        if len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)[1][0].close()
+        return file, index
+
+    def _file(self, url: str, num_bytes: int) -> BinaryIO:
+        if not is_remote(url):
+            return open(_local(url), "rb")
+        if self.cache is None:
+            return cast(BinaryIO, fsspec.open(url, "rb").open())
+        kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
+        if not kept.exists() or kept.stat().st_size != num_bytes:
+            partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with fsspec.open(url, "rb") as source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            if partial.stat().st_size != num_bytes:
+                size = partial.stat().st_size
+                partial.unlink()
+                raise ValueError(f"expected {num_bytes} bytes, got {size}")
+            os.replace(partial, kept)
+        return kept.open("rb")
+
+
+def index_shards(
+    urls: Sequence[str], cache: Path | None = None, summaries: "Summaries | None" = None
+) -> IndexedShards | None:
+    """Shards by their indexes; local ones without are looked through.
+
+    Args:
+        urls: Of the shards.
+        cache: Folder for copies of remote shards; without it they are read over the network in pieces.
+        summaries: Those that have been read before, to which are added what is read now.
+
+    Returns:
+        None where a shard behind a URL, or a compressed one, has no index.
+
+    Raises:
+        DataError: A shard is absent, cut short, or not what an index says.
+    """
+    summaries = {} if summaries is None else summaries
+    lengths, scanned = [], {}
+    for number, url in enumerate(urls):
+        folder, _, name = url.rpartition("/")
+        source = f"{folder}/{INDEX_FILE}" if folder else INDEX_FILE
+        if source not in summaries:
+            content = _read_if_there(source)
+            summaries[source] = None if content is None else parse_summary(content, source)
+        summary = summaries[source]
+        if summary is not None:
+            if name not in summary:
+                raise DataError(f"{url}: {source} does not list it; `shala index` writes the index anew")
+            lengths.append(summary[name])
+            if not is_remote(url):
+                _check_size(url, summary[name][0])
+            continue
+        if is_remote(url) or not url.endswith(".tar"):
+            return None
+        try:
+            with open(_local(url), "rb") as file:
+                scanned[number] = scan_shard(file)
+        except (OSError, ValueError, tarfile.TarError) as error:
+            reason = str(error.args[-1]) if error.args else type(error).__name__
+            raise DataError(f"{url}: not a readable shard: {reason}") from error
+        lengths.append((scanned[number].num_bytes, len(scanned[number].samples)))
+    found = IndexedShards(urls, lengths, cache)
+    found.scanned = scanned
+    return found
+
+
+Summaries = dict[str, dict[str, tuple[int, int]] | None]
+"""Name of each index of a folder to what it lists; None where there is none."""
+
+
+def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[RawSample]:
+    """Every sample of each shard in order, checked by the index where there is one.
+
+    Raises:
+        DataError: A shard is absent, cut short, or not what an index says.
+    """
+    summaries: Summaries = {}
+    for url in urls:
+        shard = index_shards([url], cache, summaries)
+        if shard is None:
+            yield from read_shards([url])
+            continue
+        try:
+            for number in range(shard.counts[0]):
+                yield shard.read(0, number)
+        finally:
+            shard.close()
+
+
+def _local(url: str) -> Path:
+    return Path(url.removeprefix("file:"))
+
+
+def _check_size(url: str, expected: int) -> None:
+    try:
+        size = _local(url).stat().st_size
+    except OSError as error:
+        raise DataError(f"{url}: not a readable shard: {error.strerror}") from error
+    if size != expected:
+        raise DataError(
+            f"{url}: expected {expected} bytes, as its index says, got {size}: it was cut short or changed; "
+            "copy it again, or, if it is meant to be so, `shala index` writes the index anew"
+        )
+
+
+def _read(url: str) -> bytes:
+    if not is_remote(url):
+        return _local(url).read_bytes()
+    with fsspec.open(url, "rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def _read_if_there(url: str) -> bytes | None:
+    """None where there is no such file."""
+    try:
+        return _read(url)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,210 @@
+"""Packing: a data set's samples become indexed shards, in one go, in parts, or in several goes."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import attrs
+
+from shala_framework.checkpoint import write_file
+from shala_framework.data.index import INDEX_FILE
+from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
+from shala_framework.data.shards import LABEL_FIELD
+from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
+from shala_framework.dataset import Dataset, Sample
+from shala_framework.errors import DataError
+from shala_framework.spec import unstructure
+
+CHUNK = 8  # samples that a worker prepares at a time
+
+
+@attrs.define
+class PackReport:
+    """What packing wrote.
+
+    Attributes:
+        samples: Samples by split.
+        fields: How many of them have each field, by split.
+        shards: Files written.
+        notes: What the data set said of the files it left out.
+        left_out: Reason and name of every file or sample that was left out, by the data set or by preparation.
+        complete: Whether the set has its index; of several parts, whether all are there.
+    """
+
+    samples: dict[str, int] = attrs.field(factory=dict)
+    fields: dict[str, dict[str, int]] = attrs.field(factory=dict)
+    shards: list[Path] = attrs.field(factory=list)
+    notes: list[str] = attrs.field(factory=list)
+    left_out: list[tuple[str, str]] = attrs.field(factory=list)
+    complete: bool = True
+
+    def count(self, split: str, fields: Iterable[str]) -> None:
+        """Take a sample into the counts."""
+        self.samples[split] = self.samples.get(split, 0) + 1
+        counts = self.fields.setdefault(split, {})
+        for name in fields:
+            counts[name] = counts.get(name, 0) + 1
+
+
+def pack(
+    dataset: Dataset,
+    source: Path | None,
+    out: Path,
+    *,
+    shard_samples: int = 500,
+    shard_bytes: int = 1 << 30,
+    preparation: Preparation | None = None,
+    part: tuple[int, int] = (0, 1),
+    num_workers: int = 0,
+    on_sample: Callable[[int], None] = lambda _: None,
+    on_fit: Callable[[str, int], None] = lambda _, __: None,
+) -> PackReport:
+    """Write a data set's samples as shards `<split>-<number>.tar` and their index.
+
+    The same samples give the same bytes. Shards get their names when all are written. A pack that was killed or
+    interrupted, or whose disk was full, is gone on with by the same call, from the last whole shard; one that failed
+    for another reason leaves nothing behind. What was left out is listed in `left_out.txt` beside the shards.
+
+    Args:
+        dataset: Where samples come from.
+        source: Its folder of raw files, or None.
+        out: Folder for the shards, made if need be.
+        shard_samples: Most samples a shard.
+        shard_bytes: A shard is closed once it has grown past this.
+        preparation: What a spec's modalities make of the samples; None keeps the original bytes.
+        part: (i, n) packs the i-th of n parts, counted from 0, as `<split>-p<i + 1>-<number>.tar`: each sample
+            belongs to one by its key. Whoever completes the set writes its index.
+        num_workers: Processes that prepare samples; 0 prepares them in this one.
+        on_sample: Called with the number of samples read so far, at first with 0.
+        on_fit: As `on_sample`, while preparation fits the modality of the name that it is called with too.
+
+    Returns:
+        Counts, shards and notes.
+
+    Raises:
+        DataError: The raw data cannot be used, two samples share a key, or out holds shards that are in the way.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    report = PackReport()
+    job = Job(
+        out,
+        part,
+        {
+            "dataset": f"{type(dataset).__module__}.{type(dataset).__qualname__}",
+            "options": unstructure(dataset.options),
+            "source": str(source),
+            "shard_samples": shard_samples,
+            "shard_bytes": shard_bytes,
+            "preparation": preparation.options() if preparation is not None else None,
+            "part": part,
+        },
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    job.begin()
+    writers: dict[str, SplitWriter] = {}
+    try:
+        if preparation is not None:
+            preparation.fit(dataset, source, on_fit)
+        for split, indexes in job.closed.items():
+            for index in indexes:
+                for _, members in index.samples:
+                    report.count(split, members)
+        on_sample(0)
+        wanted = _wanted(job, dataset, source, on_sample)
+        for sample, left_out in _prepared(wanted, preparation, num_workers):
+            job.left_out += left_out
+            if sample is None:
+                continue
+            fields = dict(sample.fields)
+            if sample.label is not None:
+                fields[LABEL_FIELD] = sample.label.encode()
+            if sample.split not in writers:
+                writers[sample.split] = SplitWriter(job, sample.split, shard_samples, shard_bytes)
+            writers[sample.split].write(sample.key, fields)
+            report.count(sample.split, fields)
+        for writer in writers.values():
+            writer.close()
+        report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
+        report.notes += [entry.note for entry in job.left_out]
+        report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
+        if preparation is not None:
+            write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode())
+        if report.left_out:
+            lines = [f"{_one_line(reason)}\t{_one_line(name)}\n" for reason, name in report.left_out]
+            write_file(out / part_file(LEFT_OUT_FILE, part), "".join(lines).encode())
+        report.shards = job.publish()
+        report.complete = (out / INDEX_FILE).exists()
+    except BaseException as error:
+        for writer in writers.values():
+            writer.abandon()
+        if not (isinstance(error, OSError | KeyboardInterrupt) and job.keep()):
+            with suppress(OSError):  # the error under way says what is wrong
+                job.remove()
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
+    return report
+
+
+def _wanted(job: Job, dataset: Dataset, source: Path | None, on_sample: Callable[[int], None]) -> Iterator[Sample]:
+    """The samples that belong to a job and are not written yet."""
+    written, keys = job.keys(), set[str]()
+
+    def wanted(key: str) -> bool:
+        return job.mine(key) and key not in written
+
+    dataset.wanted = wanted
+    for sample in dataset.samples(source):
+        if sample.key in keys:
+            raise DataError(f"the data set gave the key {sample.key!r} twice")
+        keys.add(sample.key)
+        if wanted(sample.key):
+            yield sample
+        on_sample(len(keys))
+
+
+def _prepared(
+    samples: Iterator[Sample], preparation: Preparation | None, num_workers: int
+) -> Iterator[tuple[Sample | None, list[LeftOut]]]:
+    """Samples as they are to be written, in order, and what was left out of each."""
+    if preparation is None:
+        yield from ((sample, []) for sample in samples)
+    elif num_workers == 0:
+        yield from map(preparation.prepare, samples)
+    else:
+        with ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker, (preparation,)) as pool:
+            waiting: deque[Future[list[tuple[Sample | None, list[LeftOut]]]]] = deque()
+            try:
+                while chunk := list(islice(samples, CHUNK)):
+                    waiting.append(pool.submit(_prepare_chunk, chunk))
+                    if len(waiting) > 4 * num_workers:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Preparation] = {}
+
+
+def _start_worker(preparation: Preparation) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker["preparation"] = preparation
+
+
+def _prepare_chunk(samples: list[Sample]) -> list[tuple[Sample | None, list[LeftOut]]]:
+    return [_worker["preparation"].prepare(sample) for sample in samples]
+
+
+def _one_line(text: str) -> str:
+    """Text on one line and in one column, whatever bytes a file's name has."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,145 @@
+"""Endless batches of decoded rows from shards that need not fit into memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from shala_framework.data.indexed import IndexedShards
+from shala_framework.data.order import SampleOrder
+from shala_framework.data.prepared import prepared_field
+from shala_framework.data.rows import Rows, collate, decode
+from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.errors import DataError
+from shala_framework.modality import Modality
+from shala_framework.seeds import mix_seed
+
+
+def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
+    """Fields of a sample that modalities read, and the label."""
+    return frozenset({LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items())))
+
+
+class IndexedStream(IterableDataset[Rows]):
+    """Batches of shards whose samples can be read by number.
+
+    Step s has the positions s * batch_size and on of a `SampleOrder`, of which rank r of W takes every W-th from the
+    r-th on. A batch is so a function of the step alone, whatever the number of processes and workers: every epoch has
+    every sample exactly once, every rank takes as many steps, and the stream can be taken up at any step.
+
+    Args:
+        shards: Where samples are read.
+        modalities: By name.
+        order: Of the samples.
+        batch_size: Rows of a step over all ranks.
+        start_step: Step of the first batch.
+        rank: Of this process.
+        world_size: Number of processes, a divisor of batch_size.
+    """
+
+    def __init__(
+        self,
+        shards: IndexedShards,
+        modalities: Mapping[str, Modality],
+        order: SampleOrder,
+        *,
+        batch_size: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.shards, self.modalities, self.order = shards, dict(modalities), order
+        self.fields = wanted_fields(modalities)
+        self.batch_size, self.start_step, self.rank, self.world_size = batch_size, start_step, rank, world_size
+
+    def __iter__(self) -> Iterator[Rows]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        step = self.start_step + first
+        while True:
+            yield self.batch(step)
+            step += stride
+
+    def batch(self, step: int) -> Rows:
+        """This rank's rows of a step."""
+        start = step * self.batch_size
+        places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
+        samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
+        return collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+
+
+class ShardStream(IterableDataset[Rows]):
+    """Batches of shards that are only read from their start, such as those behind a URL without an index.
+
+    Every epoch permutes the shards by (seed, epoch), gives each reader, a worker of a rank, its part of them (or of the
+    samples, where shards are fewer than readers), and shuffles samples in a buffer. Each reader begins its next epoch
+    when its part is over, and so the epochs of several readers are not the same steps. The stream is a function of its
+    arguments and the number of readers, and is taken up at a step by reading everything before it, without decoding.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        modalities: Mapping[str, Modality],
+        *,
+        batch_size: int,
+        buffer_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.urls, self.modalities, self.fields = list(urls), dict(modalities), wanted_fields(modalities)
+        self.num_rows, self.buffer_size, self.seed = batch_size // world_size, buffer_size, seed
+        self.start_step, self.rank, self.world_size = start_step, rank, world_size
+
+    def __iter__(self) -> Iterator[Rows]:
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
+        # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
+        index = (index + self.start_step) % count
+        skip = max(0, -(-(self.start_step - index) // count)) * self.num_rows
+        samples = self._raw_samples(self.rank * count + index, self.world_size * count)
+        for _ in range(skip):
+            next(samples)
+        while True:
+            yield collate([decode(next(samples), self.modalities) for _ in range(self.num_rows)], self.modalities)
+
+    def _raw_samples(self, index: int, count: int) -> Iterator[RawSample]:
+        epoch = 0
+        generator = torch.Generator()
+        buffer: list[RawSample] = []
+        while True:
+            generator.manual_seed(mix_seed(self.seed, epoch))
+            urls = [self.urls[i] for i in torch.randperm(len(self.urls), generator=generator).tolist()]
+            by_shard = len(urls) >= count
+            num_samples = 0
+            for position, sample in enumerate(read_shards(urls[index::count] if by_shard else urls)):
+                if not by_shard and position % count != index:
+                    continue
+                num_samples += 1
+                fields = {name: data for name, data in sample.fields.items() if name in self.fields}
+                buffer.append(attrs.evolve(sample, fields=fields))
+                if len(buffer) >= self.buffer_size:
+                    yield self._draw(buffer, generator)
+            while buffer:
+                yield self._draw(buffer, generator)
+            if not num_samples:
+                raise DataError(f"no samples for reader {index} of {count} in {', '.join(self.urls)}")
+            epoch += 1
+
+    @staticmethod
+    def _draw(buffer: list[RawSample], generator: torch.Generator) -> RawSample:
+        i = int(torch.randint(len(buffer), (), generator=generator))
+        buffer[i], buffer[-1] = buffer[-1], buffer[i]
+        return buffer.pop()
+
+
+def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[Rows]:
+    """Batches of a stream, decoded by worker processes (none: in this one)."""
+    loader: DataLoader[Rows] = DataLoader(
+        stream, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn" if num_workers else None
+    )
+    return iter(loader)

@@ -1,0 +1,256 @@
+"""Writing the shards of one split, and the files by which a pack that was stopped goes on."""
+
+import io
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shala_framework.checkpoint import naming_file, write_file
+from shala_framework.data.index import (
+    INDEX_FILE,
+    Member,
+    ShardIndex,
+    parse_summary,
+    write_summary,
+)
+from shala_framework.data.prepared import PREPARED_FILE, LeftOut
+from shala_framework.errors import DataError
+
+LEFT_OUT_FILE = "left_out.txt"
+_JOURNAL_FILE = "unfinished.json"
+_PART_SHARD = re.compile(r"[a-z]+-p[0-9]{4,}-[0-9]{6,}\.tar")
+_PART_INDEX = re.compile(r"index\.p([0-9]+)-of-([0-9]+)\.json")
+
+
+def part_file(name: str, part: tuple[int, int]) -> str:
+    """A file's name with the number of the part in it, where there are several."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.p{part[0] + 1:04d}.{suffix}" if part[1] > 1 else name
+
+
+class Job:
+    """The files of one pack, or of one part of one.
+
+    While it is under way a shard is called `.partial`; it is whole once its own index is beside it. A journal says with
+    which settings they are written, so that the same pack goes on from them and another one does not.
+
+    Args:
+        out: Folder of the shards.
+        part: Number of the part, from 0, and of all parts.
+        settings: What the bytes depend on, JSON.
+
+    Attributes:
+        closed: Split to the indexes of its whole shards, in order.
+        left_out: What preparation has left out of them.
+    """
+
+    def __init__(self, out: Path, part: tuple[int, int], settings: Mapping[str, Any]) -> None:
+        self.out, self.part, self.settings = out, part, json.loads(json.dumps(settings))
+        self.tag = f"p{part[0] + 1:04d}-" if part[1] > 1 else ""
+        self.own = re.compile(rf"([a-z]+)-{self.tag}([0-9]{{6,}})\.(tar|partial|index\.json|index\.json\.partial)")
+        self.journal = out / part_file(_JOURNAL_FILE, part)
+        self.closed: dict[str, list[ShardIndex]] = {}
+        self.left_out: list[LeftOut] = []
+
+    def mine(self, key: str) -> bool:
+        """Whether a sample belongs to this part."""
+        number, parts = self.part
+        return zlib.crc32(key.encode()) % parts == number
+
+    def shard(self, split: str, number: int, suffix: str = ".partial") -> Path:
+        """Path of a shard."""
+        return self.out / f"{split}-{self.tag}{number:06d}{suffix}"
+
+    def keys(self) -> set[str]:
+        """Keys of the samples in whole shards."""
+        return {key for indexes in self.closed.values() for index in indexes for key, _ in index.samples}
+
+    def begin(self) -> None:
+        """Find what an earlier call has left, or make sure that nothing is in the way.
+
+        Raises:
+            DataError: The folder holds other shards, or an unfinished pack with other settings.
+        """
+        going_on = self.journal.exists()
+        self._refuse_shards(going_on)
+        if not going_on:
+            self._remove_files()
+            write_file(self.journal, self._journal())
+            return
+        try:
+            found = json.loads(self.journal.read_bytes())
+            settings = dict(found["settings"])
+            left_out = [LeftOut(**entry) for entry in found["left_out"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.journal} is damaged: {error}; remove {self.out} and pack again") from error
+        changed = {
+            key: (settings.get(key), self.settings.get(key))
+            for key in settings | self.settings
+            if settings.get(key) != self.settings.get(key)
+        }
+        if changed:
+            raise DataError(
+                f"{self.out} holds an unfinished pack with other settings (then, now): {changed}; "
+                "go on with those, or remove the folder and start anew"
+            )
+        self._take_up()
+        keys = self.keys()
+        self.left_out = [entry for entry in left_out if entry.key in keys]
+
+    def close_shard(self, split: str, index: ShardIndex) -> None:
+        """Note that a shard is whole."""
+        write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), index.to_json())
+        self.closed.setdefault(split, []).append(index)
+        if self.left_out:
+            write_file(self.journal, self._journal())
+
+    def publish(self) -> list[Path]:
+        """Give every shard its name and write the index; of several parts, the index of all once all are there."""
+        shards, lengths = [], {}
+        for split, indexes in sorted(self.closed.items()):
+            for number, index in enumerate(indexes):
+                shard = self.shard(split, number, ".tar")
+                if self.shard(split, number).exists():
+                    os.replace(self.shard(split, number), shard)
+                shards.append(shard)
+                lengths[shard.name] = (index.num_bytes, len(index.samples))
+        number, parts = self.part
+        if parts == 1:
+            write_summary(self.out, lengths)
+        else:
+            write_summary(self.out, lengths, f"index.p{number + 1:04d}-of-{parts:04d}.json")
+            self._join_parts()
+        self.journal.unlink()
+        return shards
+
+    def keep(self) -> bool:
+        """Drop what is not whole; whether anything is left that a later call can go on from."""
+        with suppress(OSError):
+            for split in self._splits():
+                self.shard(split, len(self.closed.get(split, []))).unlink(missing_ok=True)
+        return bool(self.closed)
+
+    def remove(self) -> None:
+        """Remove every file of this pack."""
+        self._remove_files()
+        self.journal.unlink(missing_ok=True)
+
+    def _journal(self) -> bytes:
+        left_out = [{"key": e.key, "reason": e.reason, "note": e.note} for e in self.left_out]
+        return json.dumps({"settings": self.settings, "left_out": left_out}, indent=1).encode()
+
+    def _refuse_shards(self, going_on: bool) -> None:
+        shards = sorted(path.name for path in self.out.glob("*.tar"))
+        if self.tag:
+            in_the_way = [name for name in shards if not _PART_SHARD.fullmatch(name)]
+            others = {int(found[2]) for path in self.out.iterdir() if (found := _PART_INDEX.fullmatch(path.name))}
+            if others - {self.part[1]}:
+                raise DataError(
+                    f"{self.out} holds parts of {min(others)}, not of {self.part[1]}; choose an empty folder"
+                )
+        else:
+            in_the_way = [name for name in shards if not (going_on and self.own.fullmatch(name))]
+        if not going_on:
+            in_the_way = in_the_way or [name for name in shards if self.own.fullmatch(name)]
+        if in_the_way:
+            raise DataError(
+                f"{self.out} already holds {len(in_the_way)} shards, such as {in_the_way[0]}; choose an empty folder"
+            )
+
+    def _take_up(self) -> None:
+        """Find the whole shards, and remove what is not."""
+        for split in self._splits():
+            number = 0
+            while (index := self._whole(split, number)) is not None:
+                self.closed.setdefault(split, []).append(index)
+                number += 1
+        for path in self.out.iterdir():
+            found = self.own.fullmatch(path.name)
+            if found and int(found[2]) >= len(self.closed.get(found[1], [])):
+                path.unlink()
+
+    def _whole(self, split: str, number: int) -> ShardIndex | None:
+        try:
+            index = ShardIndex.from_json(self.shard(split, number, ".index.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        for suffix in (".tar", ".partial"):
+            shard = self.shard(split, number, suffix)
+            if shard.exists() and shard.stat().st_size == index.num_bytes:
+                return index
+        return None
+
+    def _splits(self) -> list[str]:
+        return sorted({found[1] for path in self.out.iterdir() if (found := self.own.fullmatch(path.name))})
+
+    def _remove_files(self) -> None:
+        """Remove this pack's files, but for its journal."""
+        for path in self.out.iterdir():
+            if self.own.fullmatch(path.name):
+                path.unlink()
+        shared = () if self.tag else (PREPARED_FILE, INDEX_FILE)
+        for name in (part_file(LEFT_OUT_FILE, self.part), *shared):
+            for path in (self.out / name, self.out / f"{name}.partial"):
+                path.unlink(missing_ok=True)
+
+    def _join_parts(self) -> None:
+        found = {path: match for path in self.out.iterdir() if (match := _PART_INDEX.fullmatch(path.name))}
+        if len(found) < self.part[1]:
+            return
+        lengths: dict[str, tuple[int, int]] = {}
+        for path in sorted(found):
+            lengths |= parse_summary(path.read_bytes(), str(path))
+        write_summary(self.out, dict(sorted(lengths.items())))
+        for path in found:
+            path.unlink(missing_ok=True)
+
+
+class SplitWriter:
+    """Writes one split, opening a new shard when the last is full."""
+
+    def __init__(self, job: Job, split: str, most_samples: int, most_bytes: int) -> None:
+        self.job, self.split, self.most_samples, self.most_bytes = job, split, most_samples, most_bytes
+        self.tar: tarfile.TarFile | None = None
+        self.path = Path()
+        self.samples: list[tuple[str, dict[str, Member]]] = []
+        self.size = 0
+
+    def write(self, key: str, fields: Mapping[str, bytes]) -> None:
+        """Append a sample."""
+        if self.tar is None:
+            self.path = self.job.shard(self.split, len(self.job.closed.get(self.split, [])))
+            self.tar = tarfile.open(self.path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed in close)
+            self.samples, self.size = [], 0
+        members: dict[str, Member] = {}
+        with naming_file(self.path):
+            for name in sorted(fields):
+                info = tarfile.TarInfo(f"{key}.{name}")  # no time, user or group: the same bytes every time
+                info.size = len(fields[name])
+                members[name] = Member(self.tar.offset + tarfile.BLOCKSIZE, info.size, zlib.crc32(fields[name]))
+                self.tar.addfile(info, io.BytesIO(fields[name]))
+                self.size += info.size
+        self.samples.append((key, members))
+        if len(self.samples) >= self.most_samples or self.size >= self.most_bytes:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the shard that is open, if one is."""
+        if self.tar is None:
+            return
+        with naming_file(self.path):
+            self.tar.close()
+        self.tar = None
+        self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples)))
+
+    def abandon(self) -> None:
+        """Let go of the shard that is open."""
+        if self.tar is not None:
+            with suppress(OSError):  # as on a full disk: the file goes anyway
+                self.tar.close()
+            self.tar = None

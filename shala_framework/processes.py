@@ -1,0 +1,126 @@
+"""The processes that train one model together, as torchrun starts them; a process by itself is rank 0 of 1.
+
+Rank r of W has rows r, r + W, r + 2 W, ... of every step's batch. What is drawn for a row does not depend on how many
+processes share the batch: each draws for all rows and keeps its own, so that a step is the same under any W.
+
+Shapes: B rows of this process, W processes.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def join(device: torch.device) -> torch.device:
+    """Meet the other processes where torchrun started this one, once; returns the device that is this process's own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return own
+
+
+def leave() -> None:
+    """Part from the others; of no effect alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for the others."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """A context that the first process goes through alone; the others, once it has, find what it left."""
+    if rank() != 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which flags are set in any process; a question that all have to ask."""
+    if world_size() == 1:
+        return list(flags)
+    found = torch.tensor(flags, dtype=torch.float32, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in found.tolist()]
+
+
+def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each value's mean over processes, which all have the same names in the same order."""
+    if world_size() == 1 or not values:
+        return dict(values)
+    stacked = torch.stack([value.float() for value in values.values()])
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / world_size(), strict=True))
+
+
+def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
+    """Normal draws [B, ...] of this process's rows."""
+    size = world_size()
+    if size == 1:
+        return torch.randn(num_rows, *shape, device=device)
+    return torch.randn(num_rows * size, *shape, device=device)[rank() :: size]
+
+
+def rows_rand(num_rows: int, *shape: int, device: torch.device) -> Tensor:
+    """Uniform draws from [0, 1) of this process's rows."""
+    size = world_size()
+    if size == 1:
+        return torch.rand(num_rows, *shape, device=device)
+    return torch.rand(num_rows * size, *shape, device=device)[rank() :: size]
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, each of which then computes the same loss of them all.
+
+    Backward is without communication: the gradient of a process's own rows is whole in that process, and is multiplied
+    by W because gradients of parameters are averaged over processes in which the others' rows gave none.
+    """
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return world_size() * gradient[rank() :: world_size()]
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows of all processes [W * B, ...] in the batch's order, from this one's [B, ...].
+
+    What is made of them has to be the same in every process, for gradients to be those of one process alone.
+    """
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x)
+    return gathered

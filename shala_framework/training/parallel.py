@@ -1,0 +1,65 @@
+"""A stage's loss and gradient, of this process's rows or of those of all that train together."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shala_framework.processes import world_size
+
+if TYPE_CHECKING:
+    from shala_framework.training.loop import Trainable
+
+Loss = Callable[[Any, int, int], tuple[Tensor, dict[str, Tensor]]]
+
+
+class _LossModule(nn.Module):
+    """A stage as a module whose forward is its loss, which is what DistributedDataParallel wants."""
+
+    def __init__(self, stage: "Trainable[Any]") -> None:
+        super().__init__()
+        self.module = stage.module
+        self._loss = stage.loss
+
+    def forward(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._loss(batch, step)
+
+
+def shared_loss(stage: "Trainable[Any]", device: torch.device) -> Loss:
+    """What computes a step: given a batch, the step and a number of parts, it leaves gradients behind.
+
+    The parts of a batch are gone through one by one, which takes less memory; gradients are those of the parts' mean,
+    and of the mean over processes, exchanged once.
+
+    Args:
+        stage: Whose loss it is.
+        device: Of its parameters.
+
+    Returns:
+        A function to the mean loss and terms of this process's parts, detached.
+    """
+    compute: Any = stage.loss
+    if world_size() > 1:
+        compute = DistributedDataParallel(
+            _LossModule(stage), device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+
+    def step_loss(batch: Any, step: int, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
+        totals: dict[str, Tensor] = {}
+        loss_sum: Tensor | None = None
+        pieces = stage.split(batch, parts) if parts > 1 else [batch]
+        for number, piece in enumerate(pieces, 1):
+            alone = world_size() > 1 and number < len(pieces)
+            with compute.no_sync() if alone else nullcontext():
+                loss, terms = compute(piece, step)
+                (loss / len(pieces)).backward()
+            loss_sum = loss.detach() if loss_sum is None else loss_sum + loss.detach()
+            for name, value in terms.items():
+                totals[name] = totals[name] + value if name in totals else value
+        assert loss_sum is not None
+        return loss_sum / len(pieces), {name: value / len(pieces) for name, value in totals.items()}
+
+    return step_loss

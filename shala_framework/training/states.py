@@ -1,0 +1,57 @@
+"""The files from which a stage goes on: the last saved state, and the one before for when the last is damaged."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shala_framework.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.errors import CheckpointError
+
+
+class StateFiles:
+    """Two generations of a stage's state.
+
+    Args:
+        path: Of the last one; the one before has ".previous" in its name.
+        fingerprint: What the states belong to.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
+
+    def exist(self) -> bool:
+        """Whether there is anything to go on from."""
+        return self.path.exists() or self.previous.exists()
+
+    def write(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        """Save a state; the last one becomes the one before. At no moment is there none."""
+        if self.path.exists():
+            os.replace(self.path, self.previous)
+        write_checkpoint(self.path, tensors, {**description, "fingerprint": self.fingerprint})
+
+    def read(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The last state, or the one before where the last is absent or damaged.
+
+        Raises:
+            CheckpointError: Neither can be read, or they belong to something else.
+        """
+        tensors, description = self._read_either(warn)
+        if description["fingerprint"] != self.fingerprint:
+            raise CheckpointError(f"{self.path} belongs to another spec; choose another --out or remove the folder")
+        return tensors, description
+
+    def _read_either(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if not self.path.exists():
+            return read_checkpoint(self.previous)
+        try:
+            return read_checkpoint(self.path)
+        except CheckpointError as error:
+            if not self.previous.exists():
+                raise
+            found = read_checkpoint(self.previous)
+            warn(f"{error}; going on from the state before it")
+            return found

@@ -1,0 +1,114 @@
+"""Training in two processes under torchrun: the same steps as alone, and ends that leave nobody waiting."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shala_framework.checkpoint import read_checkpoint
+
+RUNNER = "import sys; from shala_framework.cli.main import main_run; main_run(sys.argv[1:])"
+
+
+@pytest.fixture
+def start(two_spec, command_environment, tmp_path):
+    """Starts `shala-run two.toml` in so many processes; whatever still runs is killed at the end."""
+    (tmp_path / "run.py").write_text(RUNNER)
+    started = []
+
+    def start(processes, out, *overrides):
+        sets = [text for override in overrides for text in ("--set", override)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        line = [sys.executable, *(launcher if processes > 1 else []), "run.py", "two.toml", "--out", out, *sets]
+        started.append(
+            subprocess.Popen(
+                line, env=command_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                start_new_session=True,
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def losses(folder, stage):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
+
+
+EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_steps=1", "train.prior.batch_size=64")
+
+
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+def test_two_processes_take_the_steps_of_one(start, in_memory):
+    """Losses of both stages agree to 1e-5, with contrast between the rows of both; so do the weights at the end."""
+    for processes, out in ((1, "alone"), (2, "both")):
+        process = start(processes, out, f"data.in_memory={in_memory}", *EVERY_STEP)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert output.count("look at") == 1  # one process speaks
+    for stage, count in (("autoencoder", 60), ("prior", 40)):
+        alone, both = losses("alone", stage), losses("both", stage)
+        assert len(alone) == len(both) == count
+        assert both == pytest.approx(alone, abs=1e-5, rel=1e-5)
+    alone, both = (read_checkpoint(Path(out) / "prior.safetensors")[0] for out in ("alone", "both"))
+    assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
+    assert not list(Path("both").rglob("*-of-2*"))
+
+
+def wait_for_step(folder, step):
+    """Until a run has logged a step."""
+    path = Path(folder) / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (path.exists() and f'"step": {step},' in path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+LONG = ("train.autoencoder.steps=2000", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
+
+
+def test_a_killed_process_ends_the_other_and_one_goes_on_alone(start):
+    """The launcher stops within 30 s of the kill; a single process takes up the last saved state."""
+    both = start(2, "r", *LONG)
+    wait_for_step("r", 45)
+    children = subprocess.run(["pgrep", "-P", str(both.pid)], capture_output=True, text=True, check=True).stdout.split()
+    killed = time.monotonic()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    both.communicate(timeout=30)
+    assert both.returncode != 0
+    assert time.monotonic() - killed < 30
+    alone = start(1, "r", *LONG[1:], LONG[0])
+    output, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 0, output
+    steps = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    logged = [line["step"] for line in steps if line["stage"] == "autoencoder" and "loss" in line]
+    assert logged == list(range(5, 2001, 5))
+
+
+def test_asked_to_stop_both_leave_with_their_state_saved(start):
+    """SIGTERM to the launcher; the line says how to go on, and the next call goes on from the very step."""
+    both = start(2, "r", *LONG)
+    wait_for_step("r", 45)
+    both.terminate()
+    output, _ = both.communicate(timeout=30)
+    assert "stopped after step" in output
+    step = int(output.split("stopped after step ")[1].split()[0])
+    _, description = read_checkpoint(Path("r/state/autoencoder.safetensors"))
+    assert description["step"] == step
+
+
+def test_rows_that_cannot_be_shared_are_an_error(start):
+    """A batch of 63 between two processes; nothing is trained."""
+    process = start(2, "r", "train.autoencoder.batch_size=63")
+    output, _ = process.communicate(timeout=60)
+    assert "train.autoencoder.batch_size: expected a multiple of 2, got 63 (2 processes share it)" in output

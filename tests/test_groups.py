@@ -1,0 +1,117 @@
+"""Tables that stand for many, and the encoder and decoder that they can share."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from shala_framework import load
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.errors import SpecError
+from shala_framework.experiment import Experiment
+from shala_framework.sharing import call_frozen
+from shala_framework.spec import read_spec
+
+from two_floats import TwoFloats, TwoFloatsOptions  # isort: skip
+
+
+@pytest.fixture
+def group_spec(two_spec):
+    """The two modalities of the fake data set as one table."""
+    head, _, rest = two_spec.read_text().partition("[modality.first]")
+    tail = rest[rest.index("[posterior]") :]
+    table = '[modality."v_{a,b}"]\nplugin = "two-floats"\noptions = { field = "{a,b}", width = 8 }\nshare = true\n\n'
+    two_spec.write_text(head + table + tail)
+    return two_spec
+
+
+def test_braces_stand_for_tables(group_spec):
+    """Names and texts are filled in, --set reaches all of them or one, and errors lead to the line of the table."""
+    spec = read_spec(group_spec, ['modality."v_{a,b}".options.width=9', "modality.v_b.options.width=10"]).spec
+    assert {name: table.options for name, table in spec.modality.items()} == {
+        "v_a": {"field": "a", "width": 9},
+        "v_b": {"field": "b", "width": 10},
+    }
+    line = next(n for n, text in enumerate(group_spec.read_text().splitlines(), 1) if "width" in text)
+    group_spec.write_text(group_spec.read_text().replace("width = 8", "width = 0"))
+    with pytest.raises(SpecError) as caught:
+        read_spec(group_spec)
+    assert [problem.origin for problem in caught.value.problems] == [f"{group_spec}:{line}"] * 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("view_{00..31}", [f"view_{i:02d}" for i in range(32)]),
+        ("{left,right}_{0..1}", ["left_0", "left_1", "right_0", "right_1"]),
+    ],
+)
+def test_names_are_expanded_as_a_shell_would(group_spec, pattern, names):
+    """Ranges with leading zeros, lists, and several braces in one name."""
+    text = group_spec.read_text().replace("v_{a,b}", pattern).replace('field = "{a,b}"', 'field = "a"')
+    group_spec.write_text(text)
+    assert list(read_spec(group_spec).spec.modality) == names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"v_{a,b}"]', '"v_{a,b}"]\ngroup = "x"', "expected no such key"),
+        ('[modality."v_{a,b}"]', "[modality.v]", "modality.v.share: expected a name with braces"),
+        ("[posterior]", '[modality.v_a]\nplugin = "two-floats"\n[posterior]', "expected names of its own, got 'v_a'"),
+    ],
+)
+def test_wrong_groups_are_errors(group_spec, old, new, expected):
+    """Each says what is wrong."""
+    group_spec.write_text(group_spec.read_text().replace(old, new))
+    with pytest.raises(SpecError, match=expected):
+        read_spec(group_spec)
+
+
+def test_a_group_trains_with_one_encoder_and_one_decoder(group_spec):
+    """The run's checkpoint has them once, and a loaded model tells the members apart."""
+    Experiment(read_spec(group_spec), Path("r")).run()
+    model = load(Path("r"))
+    names = list(model.autoencoder.state_dict())
+    assert sum(name.startswith("shared_encoders.") for name in names) == 4
+    assert {name.rpartition(".")[2] for name in names if name.startswith("encoders.")} == {"scale", "shift"}
+    x = model.generate(4, seed=0)
+    assert not torch.equal(x["v_a"], x["v_b"])
+    assert json.loads(Path("r/spec.json").read_text())["spec"]["modality"]["v_a"]["group"] == "v_{a,b}"
+
+
+def test_sharing_passes_gradients_and_costs_an_embedding_a_member():
+    """All parameters get a gradient, a frozen call gives none to the encoder, and members add as good as nothing."""
+
+    def autoencoder(count, shared):
+        names = [f"v{i}" for i in range(count)]
+        return Autoencoder(
+            {name: TwoFloats(TwoFloatsOptions(field="a")) for name in names},
+            latent_dim=4,
+            feature_dim=16,
+            hidden_dim=32,
+            contrastive=True,
+            recognised=True,
+            groups=dict.fromkeys(names, "g") if shared else None,
+        )
+
+    model = autoencoder(3, shared=True)
+    x = {name: torch.randn(8, 2) for name in model.names}
+    asked = torch.randn(8, 2, requires_grad=True)
+    h = call_frozen(model.encoders["v1"], asked)
+    assert torch.allclose(h, model.encoders["v1"](asked))
+    h.sum().backward()
+    assert asked.grad.any()
+    assert all(p.grad is None for p in model.parameters())
+    bound = model.bound(x, torch.ones(8, 3, dtype=torch.bool))
+    (-bound.elbo().mean() + bound.contrast + bound.recognition + bound.subset_kl_B.mean()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+    def size(count, shared):
+        parts = autoencoder(count, shared)
+        modules = (parts.encoders, parts.decoders, parts.shared_encoders, parts.shared_decoders)
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+    assert size(9, shared=True) - size(8, shared=True) == 2 * 16 + 4
+    assert size(1, shared=True) < size(1, shared=False) + 40

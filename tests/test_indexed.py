@@ -1,0 +1,186 @@
+"""Indexed shards: what packing says of them is what they hold, damage is an error, and steps are exact."""
+
+import json
+import re
+import shutil
+import threading
+from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
+
+from shala_framework.cli.main import main
+from shala_framework.data.index import INDEX_FILE
+from shala_framework.data.indexed import index_shards, read_in_order
+from shala_framework.data.order import SampleOrder
+from shala_framework.data.packing import pack
+from shala_framework.data.shards import read_shards
+from shala_framework.data.streams import IndexedStream, stream_batches
+from shala_framework.errors import DataError
+
+MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Seven shards of 103 training samples, a fifth of which lack modality b."""
+    report = pack(Made(MadeOptions(train=103, missing=0.2)), None, tmp_path / "s", shard_samples=15)
+    return [str(path) for path in report.shards if path.name.startswith("train")]
+
+
+def stream_of(urls, **settings):
+    shards = index_shards(urls)
+    order = SampleOrder(shards.counts, seed=3, lanes=4, window=40)
+    return IndexedStream(shards, MODALITIES, order, **{"batch_size": 8, **settings})
+
+
+def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_path):
+    """Field for field, byte for byte, in order."""
+    expected = list(read_shards(shards))
+    assert list(read_in_order(shards)) == expected
+    bare = [shutil.copy(shard, tmp_path) for shard in shards]
+    found = [(s.key, s.fields) for s in read_in_order(bare)]
+    assert found == [(s.key, s.fields) for s in expected]
+    indexed = index_shards(shards)
+    assert indexed.counts == [15] * 6 + [13]
+    assert indexed.read(2, 4, {"a"}).fields == {"a": expected[34].fields["a"]}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "unlisted", "lost index", "other index", "later version"])
+def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
+    """A byte that changed, a tail that is gone, an index of something else: never a sample that lacks a field."""
+    path, folder = Path(shards[1]), Path(shards[1]).parent
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[:4096] + b"\0" * 1024)
+        expected = rf"train-000001\.tar: expected {len(content)} bytes, as its index says, got 5120"
+    elif damage == "flipped":
+        place = content.index(b"[", 512)
+        path.write_bytes(content[:place] + b"(" + content[place + 1 :])
+        expected = r"train-000001\.tar: sample 'train_0015': field 'a' is not what the index says"
+    elif damage == "unlisted":
+        shutil.copy(path, folder / "train-000009.tar")
+        shards = [*shards, str(folder / "train-000009.tar")]
+        expected = r"train-000009\.tar: .*index\.json does not list it; `shala index`"
+    elif damage == "lost index":
+        path.with_suffix(".index.json").unlink()
+        expected = r"train-000001\.tar: .*No such file.*`shala index`"
+    elif damage == "other index":
+        shutil.copy(folder / "train-000006.index.json", folder / "train-000001.index.json")
+        expected = r"expected 15 samples, as index\.json says, got 13 in .*train-000001\.index\.json"
+    else:
+        listed = json.loads((folder / INDEX_FILE).read_text())
+        (folder / INDEX_FILE).write_text(json.dumps({**listed, "version": 2}))
+        expected = r"index\.json: expected version 1 of the index, got 2"
+    with pytest.raises(DataError, match=expected):
+        list(read_in_order(shards))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("urls", [slice(None), slice(0, 1)])
+def test_every_number_of_processes_has_the_same_steps(shards, urls, world_size):
+    """Also with fewer shards than processes: a step's rows are the same, an epoch is the set, none is left waiting."""
+    shards = shards[urls]
+    num_samples = sum(1 for _ in read_shards(shards))
+    alone = [set(rows.keys) for rows in islice(stream_of(shards), 40)]
+    ranks = [list(islice(stream_of(shards, rank=rank, world_size=world_size), 40)) for rank in range(world_size)]
+    assert [{key for rows in step for key in rows.keys} for step in zip(*ranks, strict=True)] == alone
+    assert all(len(rows) == 8 // world_size for rank in ranks for rows in rank)
+    order = stream_of(shards).order
+    epoch = Counter(order[p] for p in range(num_samples))
+    assert len(epoch) == num_samples
+
+
+# The loader of torch may complain when its worker processes are dropped in the middle of an endless stream.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_workers_and_a_late_start_change_nothing(shards):
+    """Two worker processes, from step 5: bit for bit what one process gives from there."""
+    whole = list(islice(stream_of(shards), 12))
+    late = list(islice(stream_batches(stream_of(shards, start_step=5), 2), 7))
+    for a, b in zip(whole[5:], late, strict=True):
+        assert a.keys == b.keys
+        assert all(torch.equal(a.x[name], b.x[name]) for name in a.x)
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Files of a folder, whole or in the pieces that are asked for."""
+
+    asked: ClassVar[list[str]] = []
+    in_pieces = True
+
+    def log_message(self, *arguments):
+        self.asked.append(self.path)
+
+    def do_GET(self):
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if not self.in_pieces or span is None or not path.is_file():
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        first, last = int(span[1]), min(int(span[2]), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
+
+@pytest.fixture
+def served(shards):
+    """URLs of the shards on a local server."""
+    Server.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(Path(shards[0]).parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield [f"http://127.0.0.1:{server.server_port}/{Path(shard).name}" for shard in shards]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached):
+    """The index is found beside them; copies are kept where a folder is given, and used again."""
+    cache = tmp_path / "cache" if cached else None
+    expected = [(s.key, s.fields) for s in read_shards(shards)]
+    for _ in range(2):
+        assert [(s.key, s.fields) for s in read_in_order(served, cache)] == expected
+    if cached:
+        assert len(list(cache.iterdir())) == len(shards)
+        copied = sum(path.endswith(".tar") for path in Server.asked)
+        assert list(read_in_order(served, cache))
+        assert sum(path.endswith(".tar") for path in Server.asked) == copied
+
+
+def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(served, monkeypatch):
+    """As Python's own http.server."""
+    monkeypatch.setattr(Server, "in_pieces", False)
+    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
+        list(read_in_order(served))
+
+
+def test_index_is_made_for_shards_of_another_origin(shards, tmp_path, capsys):
+    """`shala index` writes what packing would have written; a shard that is cut leaves no index behind."""
+    packed, bare = Path(shards[0]).parent, tmp_path / "bare"
+    bare.mkdir()
+    for path in packed.glob("*.tar"):
+        shutil.copy(path, bare)
+    with pytest.raises(SystemExit, match="0"):
+        main(["index", str(bare)])
+    assert re.search(r"bare: 9 shards, 119 samples, \d\.\d MiB", capsys.readouterr().out)
+    for path in packed.glob("*.json"):
+        assert (bare / path.name).read_bytes() == path.read_bytes()
+    (bare / "train-000003.tar").write_bytes(b"")
+    with pytest.raises(SystemExit, match="2"):
+        main(["index", str(bare)])
+    assert "train-000003.tar: not a readable shard: cut short" in capsys.readouterr().err
+    assert not (bare / INDEX_FILE).exists()
+    for folder, message in ((tmp_path, "expected shards (*.tar), found none"), (tmp_path / "no", "expected a folder")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["index", str(folder)])
+        assert message in capsys.readouterr().err

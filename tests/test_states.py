@@ -1,0 +1,34 @@
+"""The two generations of a stage's state, and what happens when one of them is damaged."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shala_framework.errors import CheckpointError
+from shala_framework.training.states import StateFiles
+
+
+def test_the_last_two_states_are_kept_and_the_older_one_is_taken_where_the_last_is_damaged(tmp_path):
+    """With a warning that names the file; of neither, the error does."""
+    states, warnings = StateFiles(tmp_path / "prior.safetensors", "mine"), []
+    assert not states.exist()
+    for step in (1, 2, 3):
+        states.write({"x": torch.full((2,), float(step))}, {"step": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prior.previous.safetensors", "prior.safetensors"]
+    tensors, description = states.read(warnings.append)
+    assert (tensors["x"].tolist(), description["step"], warnings) == ([3.0, 3.0], 3, [])
+    (tmp_path / "prior.safetensors").write_bytes(b"\0" * 100)
+    tensors, description = states.read(warnings.append)
+    assert (tensors["x"].tolist(), description["step"]) == ([2.0, 2.0], 2)
+    assert "prior.safetensors is damaged" in warnings[0]
+    assert "going on from the state before it" in warnings[0]
+    (tmp_path / "prior.safetensors").unlink()  # killed between the two renames
+    assert states.exist()
+    assert states.read(warnings.append)[1]["step"] == 2
+    with pytest.raises(CheckpointError, match="belongs to another spec"):
+        StateFiles(tmp_path / "prior.safetensors", "other").read(warnings.append)
+    for path in Path(tmp_path).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged"):
+        states.read(warnings.append)
