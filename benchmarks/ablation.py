@@ -51,6 +51,9 @@ def with_(**values: Any) -> Callable[[Recipe], Recipe]:
 TRAINED: dict[str, Callable[[Recipe], Recipe]] = {
     "no recognition": changed("posterior", recognition_weight=0.0),
     "no recognition, no contrast": changed("posterior", recognition_weight=0.0, contrast_weight=0.0),
+    "no texture": changed("posterior", texture_weight=0.0),
+    "texture_weight 0.3": changed("posterior", texture_weight=0.3),
+    "checked_share 0.25": changed("posterior", checked_share=0.25),
     "recognition_weight 0.2": changed("posterior", recognition_weight=0.2),
     "latent_dim 64": with_(latent_dim=64),
     "latent_dim 128": with_(latent_dim=128),

@@ -71,6 +71,8 @@ class Model:
             modality_dropout=self.table.modality_dropout,
             contrastive=self.table.contrast_weight > 0,
             recognised=self.table.recognition_weight > 0,
+            textured=self.table.texture_weight > 0,
+            checked_share=self.table.checked_share,
         )
         prior = self.prior_table
         self.prior = DiffusionPrior(

@@ -60,7 +60,7 @@ from shala_framework.training.stages import AutoencoderTraining
 
 BATCH_SIZE, LATENT_DIM = 128, 64
 HERE = Path(__file__).parent
-PLAIN = {"contrast_weight": 0.0, "recognition_weight": 0.0}
+PLAIN = {"contrast_weight": 0.0, "recognition_weight": 0.0, "texture_weight": 0.0}
 PEER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -112,6 +112,7 @@ def new_stage(count: int, **posterior: Any) -> tuple[AutoencoderTraining, Autoen
         hidden_dim=256,
         contrastive=table.contrast_weight > 0,
         recognised=table.recognition_weight > 0,
+        textured=table.texture_weight > 0,
     )
     return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu")), settings
 

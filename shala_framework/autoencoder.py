@@ -3,6 +3,7 @@
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 """
 
+import math
 from collections.abc import Mapping
 
 import attrs
@@ -14,6 +15,7 @@ from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
 from shala_framework.processes import rows_rand
 from shala_framework.sharing import SharedDecoder, SharedEncoder, call_frozen
+from shala_framework.texture import map_statistics, recorded_maps, texture_distance
 
 
 @attrs.frozen(eq=False)
@@ -27,6 +29,7 @@ class Bound:
             q(z|x_S) alone.
         contrast: InfoNCE between the modalities' features, nats; a scalar, 0 where it is not asked for.
         recognition: InfoNCE between features of what is decoded and of the other modalities, likewise.
+        texture: Distance between statistics of what is decoded and of the data in the encoders' maps, likewise.
     """
 
     log_prob: dict[str, Tensor]
@@ -34,6 +37,7 @@ class Bound:
     subset_kl_B: Tensor
     contrast: Tensor
     recognition: Tensor
+    texture: Tensor
 
     def elbo(self, kl_weight: float = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
         """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
@@ -64,6 +68,8 @@ class Autoencoder(nn.Module):
         modality_dropout: float = 0.0,
         contrastive: bool = False,
         recognised: bool = False,
+        textured: bool = False,
+        checked_share: float = 1.0,
         groups: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -80,6 +86,7 @@ class Autoencoder(nn.Module):
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
         self.recognised = recognised and self.contrast is not None
+        self.textured, self.checked_share = textured, checked_share
         self.modality_dropout = modality_dropout
 
     def _encoder(self, name: str, modality: Modality) -> nn.Module:
@@ -130,27 +137,43 @@ class Autoencoder(nn.Module):
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
             presence_BM: bool [B, M].
         """
-        h = self.encode(x)
+        h, real_maps = self._encode_rows(x)
         seen_BM = presence_BM
         if self.training and self.modality_dropout:
             kept_B1 = rows_rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
             seen_BM = torch.where(kept_B1, presence_BM, random_subsets(presence_BM))
         posterior = self.fuse(h, seen_BM)
         subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
-        log_prob, decoded = {}, {}
+        log_prob, decoded, textures = {}, {}, []
+        num_checked = math.ceil(self.checked_share * len(presence_BM))
         for i, (name, likelihood) in enumerate(self.decode(posterior.sample()).items()):
             # A product with zero, not a selection of rows: every rank touches every modality's parameters.
             log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]
-            if self.recognised and isinstance(likelihood, Relaxed):
-                decoded[i] = self._encode_frozen(name, likelihood.relaxed())
+            if isinstance(likelihood, Relaxed) and (self.recognised or name in real_maps):
+                with recorded_maps(self.encoders[name]) as maps:
+                    decoded[i] = call_frozen(self.encoders[name], likelihood.relaxed()[:num_checked]).float()
+                if name in real_maps:
+                    real = [statistics[:num_checked] for statistics in real_maps[name]]
+                    textures.append(
+                        texture_distance(map_statistics(maps, num_checked), real, presence_BM[:num_checked, i])
+                    )
         kl_B = posterior.kl_BD().sum(1)
         contrast = recognition = kl_B.new_zeros(())
         if self.contrast is not None:
             contrast = self.contrast(list(h.values()), presence_BM)
-            if decoded:
+            if decoded and self.recognised:
                 recognition = self.contrast.recognition(decoded, list(h.values()), presence_BM)
-        return Bound(log_prob, kl_B, posterior.detach().kl_to(subset), contrast, recognition)
+        texture = torch.stack(textures).mean() if textures else kl_B.new_zeros(())
+        return Bound(log_prob, kl_B, posterior.detach().kl_to(subset), contrast, recognition, texture)
 
-    def _encode_frozen(self, name: str, x: Tensor) -> Tensor:
-        """The feature of x [B, ...] by an encoder that takes no gradient, but passes it on to x."""
-        return call_frozen(self.encoders[name], x).float()
+    def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Features of every modality, and statistics of the maps of those that have convolutions, if they are asked."""
+        h: dict[str, Tensor] = {}
+        statistics: dict[str, list[Tensor]] = {}
+        for name in self.names:
+            with recorded_maps(self.encoders[name]) as maps:
+                h |= self.encode({name: x[name]})
+            if self.textured and maps:
+                with torch.no_grad():
+                    statistics[name] = map_statistics(maps, len(x[name]))
+        return h, statistics

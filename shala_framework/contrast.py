@@ -4,7 +4,7 @@ What modalities share is what tells their rows apart across modalities, so the f
 early and in a form that the prior can read, whatever share of the pixels it explains. The second asks the same of what
 is decoded: a likelihood of independent pixels is content with a blur in which nothing can be recognised.
 
-Shapes: B batch, M modalities, F feature_dim, P projection.
+Shapes: B batch, Q rows that are asked for, M modalities, F feature_dim, P projection.
 Reference: van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (CLIP) for the learned temperature.
 """
 
@@ -49,7 +49,7 @@ class Contrast(nn.Module):
         It asks that a decoded modality show what its row's other modalities show, to the encoders as they are.
 
         Args:
-            decoded: Number of a modality to features [B, F] of what its decoder made of each row's latent.
+            decoded: Number of a modality to features [Q, F] of what its decoder made of the first Q rows' latents.
             h_MBF: As for `forward`.
             presence_BM: As for `forward`.
         """
@@ -82,11 +82,12 @@ class Contrast(nn.Module):
     ) -> Tensor:
         scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
         total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
-        for i, asked_BP in asked.items():
-            logits_BMB = torch.einsum("bp,mcp->bmc", scale * asked_BP, answers_MBP)
+        for i, asked_QP in asked.items():
+            logits_QMB = torch.einsum("qp,mbp->qmb", scale * asked_QP, answers_MBP)
             both_MB = (asks_BM[:, i, None] & presence_BM).T
-            logits_BMB = logits_BMB.masked_fill(~both_MB, torch.finfo(logits_BMB.dtype).min)
-            nats_MB = logits_BMB.logsumexp(2).T - logits_BMB.diagonal(dim1=0, dim2=2)
-            mean_M = (nats_MB * both_MB).sum(1) / both_MB.sum(1).clamp_min(1)
+            logits_QMB = logits_QMB.masked_fill(~both_MB, torch.finfo(logits_QMB.dtype).min)
+            nats_MQ = logits_QMB.logsumexp(2).T - logits_QMB.diagonal(dim1=0, dim2=2)
+            both_MQ = both_MB[:, : len(asked_QP)]
+            mean_M = (nats_MQ * both_MQ).sum(1) / both_MQ.sum(1).clamp_min(1)
             total = total + mean_M.sum() - mean_M[i]  # no modality is asked for itself
         return total / max(1, num_pairs)

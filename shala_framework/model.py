@@ -69,6 +69,8 @@ class ShaLa:
                 modality_dropout=spec.posterior.modality_dropout,
                 contrastive=spec.posterior.contrast_weight > 0,
                 recognised=spec.posterior.recognition_weight > 0,
+                textured=spec.posterior.texture_weight > 0,
+                checked_share=spec.posterior.checked_share,
                 groups={name: table.group for name, table in spec.modality.items() if table.group},
             )
             self.prior = DiffusionPrior(

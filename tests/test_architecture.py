@@ -20,7 +20,7 @@ CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
     {CORE, "errors", "options", "seeds", "urls", "media", "machine", "processes"},
     {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
-    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing"},
+    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing", "texture"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},

@@ -56,6 +56,7 @@ def test_recognition_is_lowest_for_what_shows_its_row(contrast):
     h = [torch.zeros(4, 2), corners(4), corners(4)]
     right = contrast.recognition({0: corners(4)}, h, presence)
     wrong = contrast.recognition({0: corners(4).roll(1, 0)}, h, presence)
+    assert torch.allclose(contrast.recognition({0: corners(4)[:2]}, h, presence), right)  # of the first rows alone
     assert float(right.detach()) < 0.01
     assert float(wrong.detach()) > 10
 

@@ -109,6 +109,10 @@ class Posterior:
         contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 leaves it out.
         recognition_weight: Weight of the InfoNCE between features of decoded modalities and of the row's others, where
             likelihoods can be differentiated and contrast_weight is above 0; 0 leaves it out.
+        texture_weight: Weight of the distance between what is decoded and the data in the statistics of the encoders'
+            convolutional maps, where likelihoods can be differentiated; 0 leaves it out.
+        checked_share: Share of a step's rows of which recognition and texture are asked; it saves passes through the
+            encoders.
     """
 
     latent_dim: int = attrs.field(default=64, validator=at_least(1))
@@ -119,6 +123,8 @@ class Posterior:
     subset_weight: float = attrs.field(default=0.1, validator=at_least(0))
     contrast_weight: float = attrs.field(default=0.05, validator=at_least(0))
     recognition_weight: float = attrs.field(default=0.05, validator=at_least(0))
+    texture_weight: float = attrs.field(default=0.1, validator=at_least(0))
+    checked_share: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
 
 
 @attrs.frozen(kw_only=True)

@@ -58,6 +58,7 @@ class AutoencoderTraining:
         loss = loss + self.table.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
         loss = loss + self.table.contrast_weight * bound.contrast
         loss = loss + self.table.recognition_weight * bound.recognition
+        loss = loss + self.table.texture_weight * bound.texture
         return loss, self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
@@ -66,6 +67,8 @@ class AutoencoderTraining:
             terms["contrast"] = bound.contrast.detach()
         if self.autoencoder.recognised:
             terms["recognition"] = bound.recognition.detach()
+        if self.autoencoder.textured:
+            terms["texture"] = bound.texture.detach()
         for i, (name, value) in enumerate(bound.log_prob.items()):
             terms[f"log_prob/{name}"] = value.detach().sum() / presence_BM[:, i].sum().clamp_min(1)
         return terms

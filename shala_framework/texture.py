@@ -1,0 +1,73 @@
+"""The texture term of stage 1: what is decoded has the statistics that the encoder's convolutions see in the data.
+
+A likelihood of independent pixels is best served by a blur where the latent cannot tell where a stripe is. That there
+are stripes, how many and how strong, it can tell: means and standard deviations over all places of each channel of an
+encoder's convolutional maps say it, whatever the places. No other network is asked, and no label.
+
+Shapes: B batch, C channels.
+Reference: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", for statistics of maps; means and
+standard deviations of channels are those of Huang and Belongie 2017 (AdaIN).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.processes import gather_rows
+from shala_framework.sharing import SharedEncoder
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@contextmanager
+def recorded_maps(encoder: nn.Module) -> Iterator[list[Tensor]]:
+    """A context in which what each convolution of an encoder gives, [B, C, ...], is put into the list, in order."""
+    maps: list[Tensor] = []
+
+    def record(_: nn.Module, __: Any, output: Tensor) -> None:
+        maps.append(output)
+
+    whole = encoder.shared if isinstance(encoder, SharedEncoder) else encoder
+    handles = [layer.register_forward_hook(record) for layer in whole.modules() if isinstance(layer, CONVOLUTIONS)]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:
+    """Mean and standard deviation of each channel over all places, of each map: [B, 2 C].
+
+    Args:
+        maps: [B, C, ...], or [B * T, C, ...] of T frames of each row, over which statistics are averaged.
+        num_rows: B.
+    """
+    found = []
+    for channels in maps:
+        places = channels.float().flatten(2)
+        deviation = (places.var(2, correction=0) + 1e-4).sqrt()
+        statistics = torch.cat([places.mean(2), deviation], 1)
+        found.append(statistics.unflatten(0, (num_rows, -1)).mean(1))
+    return found
+
+
+def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor) -> Tensor:
+    """Squared distance of the statistics of two sets of maps, in the deviations of the real ones over rows.
+
+    Args:
+        decoded: `map_statistics` of what was decoded.
+        real: Of the data, without gradient; as many rows.
+        present_B: Which rows have the modality; the others do not count.
+
+    Returns:
+        Scalar, a mean over rows, channels and maps.
+    """
+    distances = []
+    for mine, theirs in zip(decoded, real, strict=True):
+        scale = gather_rows(theirs).std(0, correction=0) + 1e-2
+        distances.append((((mine - theirs) / scale).square().mean(1) * present_B).mean())
+    return torch.stack(distances).mean()

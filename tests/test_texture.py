@@ -1,0 +1,83 @@
+"""The texture term: statistics of maps, what they cannot see, and where its gradient goes."""
+
+import torch
+from torch import nn
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.sharing import call_frozen
+from shala_framework.texture import map_statistics, recorded_maps, texture_distance
+
+from two_floats import TwoFloats, TwoFloatsOptions  # isort: skip
+
+
+def test_statistics_are_of_channels_over_places():
+    """Closed form; frames of a row are averaged, and an order of places is not seen."""
+    maps = torch.tensor([[[[0.0, 2.0]]], [[[4.0, 4.0]]], [[[2.0, 2.0]]], [[[2.0, 2.0]]]])  # 4 rows of 1 x 1 x 2
+    (one,) = map_statistics([maps], 4)
+    torch.testing.assert_close(one[:, 0], torch.tensor([1.0, 4.0, 2.0, 2.0]))
+    torch.testing.assert_close(one[:, 1], torch.tensor([1.0001, 0.0001, 0.0001, 0.0001]).sqrt())
+    (two,) = map_statistics([maps], 2)
+    torch.testing.assert_close(two[:, 0], torch.tensor([2.5, 2.0]))
+    torch.testing.assert_close(map_statistics([maps.flip(3)], 4)[0], one)
+
+
+def test_a_blur_is_further_than_stripes_in_other_places():
+    """Where the likelihood of independent pixels says the opposite."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.Flatten())
+    phase = torch.rand(8, 1, 1, 1) * 6
+    real = torch.sin(torch.arange(24.0).expand(8, 1, 24, 24) * torch.pi / 2 + phase) * torch.rand(8, 1, 1, 1)
+    moved, blurred = real.roll(2, 3), torch.zeros_like(real)
+    assert (moved - real).square().mean() > (blurred - real).square().mean()
+
+    def statistics(x):
+        with recorded_maps(encoder) as maps:
+            encoder(x)
+        assert len(maps) == 2
+        return map_statistics(maps, 8)
+
+    here = torch.ones(8)
+    far, near = (texture_distance(statistics(x), statistics(real), here) for x in (blurred, moved))
+    assert float(near.detach()) < 0.5 * float(far.detach())
+    assert float(texture_distance(statistics(real), statistics(real), here).detach()) == 0
+    assert float(texture_distance(statistics(blurred), statistics(real), torch.zeros(8)).detach()) == 0
+
+
+class Rows(nn.Module):
+    """Two floats as a signal of one channel."""
+
+    def __init__(self, feature_dim):
+        super().__init__()
+        self.convolution, self.out = nn.Conv1d(1, 4, 1), nn.Linear(8, feature_dim)
+
+    def forward(self, x):
+        return self.out(self.convolution(x[:, None]).flatten(1))
+
+
+class Convolved(TwoFloats):
+    def encoder(self, feature_dim):
+        return Rows(feature_dim)
+
+
+def test_texture_trains_decoders_and_no_encoder_by_itself():
+    """Through the decoded x alone; rows without the modality do not count; a term of 0 where nothing has maps."""
+    torch.manual_seed(0)
+    modalities = {name: Convolved(TwoFloatsOptions(field=name)) for name in "ab"}
+    model = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, textured=True)
+    x = {name: torch.randn(6, 2) for name in "ab"}
+    presence = torch.tensor([[True, False]] * 6)
+    bound = model.bound(x, presence)
+    assert float(bound.texture.detach()) > 0
+    bound.texture.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.decoders["a"].parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in model.decoders["b"].parameters())
+    asked = torch.randn(6, 2, requires_grad=True)
+    model.zero_grad()
+    with recorded_maps(model.encoders["a"]) as maps:
+        call_frozen(model.encoders["a"], asked)
+    maps[0].sum().backward()
+    assert asked.grad.any()
+    assert not any(p.grad is not None and p.grad.any() for p in model.encoders["a"].parameters())
+    plain = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    other = Autoencoder(plain, latent_dim=2, feature_dim=4, hidden_dim=8, textured=True)
+    assert float(other.bound(x, presence).texture) == 0
