@@ -1,13 +1,13 @@
 """This framework and its peers on PolyMNIST, at equal training time, with equal layers, scored by one judge.
 
     python benchmarks/compare.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
-        [--seconds 900] [--threads 2] [--only shala mvtcae ...] [--dry-run]
+        [--seconds 900] [--threads 2] [--seeds 3] [--only shala mvtcae ...] [--dry-run]
 
 BENCH is the folder of the benchmark: judge.py scores, peers.py has the peers' models and training. PEERS is a virtual
 environment with `multivae` installed; a system that is not installed there is left out with a note. JUDGES.pt is what
 `judge.py train` made. Systems run one after another; a result that is in RESULTS is not made again, so that the same
 command goes on where it stopped. Every system runs with seed 0, this one and the best peer (by joint coherence plus
-coherence given one modality; the MLD-style baseline is one) with seeds 1 and 2 as well. The table is Markdown.
+coherence given one modality; the MLD-style baseline is one) with the other seeds as well. The table is Markdown.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from scripts import cell, markdown
 PEERS = {"mvtcae": "MVTCAE", "mmvaeplus": "MMVAE+", "mopoe": "MoPoE", "jmvae": "JMVAE"}
 SAMPLERS = {"prior": "N(0, I)", "gmm": "Gaussian mixture"}
 OWN = {"shala": "ShaLa, diffusion prior", "mld": "MLD-style baseline"}
-SEEDS = (0, 1, 2)
 HERE = Path(__file__).parent
 COLUMNS = {
     "joint coherence": "joint_coherence",
@@ -139,6 +138,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
     parser.add_argument("--dry-run", action="store_true", help="print the table of what is there")
     args = parser.parse_args()
@@ -162,10 +162,10 @@ def main() -> None:
             found.setdefault(name, {})[seed] = result
 
     for name in args.only:
-        take(name, SEEDS[0])
+        take(name, 0)
     every_peer = all(name in found for name in ("mld", *PEERS))  # before that, nobody knows which is best
     for name in filter(None, ("shala" if "shala" in args.only else None, best_peer(found) if every_peer else None)):
-        for seed in SEEDS[1:]:
+        for seed in range(1, args.seeds):
             take(name, seed)
     print(f"\n{args.seconds:g} s of training on {args.threads} threads\n\n{table(found)}")
 
