@@ -203,7 +203,7 @@ def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys
     assert out.startswith("two-floats: Two floats, less their training mean.\n")
     assert '  field                 string; default "a"\n' in out
     assert "  width                 int; default 32\n" in out
-    assert "field: Sample field that holds a JSON array of two numbers." in out
+    assert "                Sample field that holds a JSON array of two numbers.\n" in out
     assert status_of(main, "plugins", "deep") == 0
     out = capsys.readouterr().out
     for option in (

@@ -1,17 +1,13 @@
-"""`shala check` and `shala plugins`: what is there and what is wrong with it."""
+"""`shala check`, `shala plugins` and `shala keys`: what is there, what is wrong with it, what can be written."""
 
 import argparse
-import inspect
-import json
-from typing import Any
-
-import attrs
 
 from shala_framework.data.shards import read_shards
-from shala_framework.errors import DataError, Problem, SpecError
+from shala_framework.errors import DataError, Problem, ShalaError, SpecError
 from shala_framework.plugins import installed_offers, load_offer
-from shala_framework.spec import read_spec, unstructure
-from shala_framework.spec.structuring import describe_type
+from shala_framework.spec import read_spec
+from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
+from shala_framework.spec.structuring import nearest
 from shala_framework.urls import expand_urls, is_remote
 
 
@@ -52,20 +48,19 @@ def plugins(arguments: argparse.Namespace) -> int:
     found = load_offer(arguments.name)
     summary = (found.__doc__ or "").strip().splitlines()
     print(f"{arguments.name}: {summary[0] if summary else found.__name__}\n")
-    for field in attrs.fields(attrs.resolve_types(found.Options)):
-        default = "required" if field.default is attrs.NOTHING else f"default {_default(field)}"
-        print(f"  {field.name:<22}{describe_type(field.type)}; {default}")
-    details = inspect.cleandoc(found.Options.__doc__ or "")
-    if details:
-        print(f"\n{details}")
+    print(keys_as_text(keys_of(found.Options)))
     return 0
 
 
-def _default(field: "attrs.Attribute[object]") -> str:
-    """A default as one writes it in TOML, as far as it can be written there."""
-    value: Any = field.default
-    if hasattr(value, "factory"):
-        if value.takes_self:
-            return "follows from other options"
-        value = value.factory()
-    return "none" if value is None else json.dumps(unstructure(value), ensure_ascii=False)
+def keys(arguments: argparse.Namespace) -> int:
+    """The keys of a spec's tables, or of one of them and those inside it."""
+    tables = spec_tables()
+    if arguments.table is not None:
+        wanted = arguments.table.strip("[]")
+        chosen = tuple(t for t in tables if t.name == wanted or t.name.startswith(f"{wanted}."))
+        if not chosen:
+            hint = nearest(wanted, [t.name for t in tables if t.name], "tables")
+            raise ShalaError(f"expected a table of the spec, got {wanted!r}; {hint}")
+        tables = chosen
+    print(as_markdown(tables) if arguments.markdown else as_text(tables), end="")
+    return 0

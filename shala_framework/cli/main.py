@@ -77,6 +77,12 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return plugins(arguments)
 
 
+def _keys(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.inspect import keys
+
+    return keys(arguments)
+
+
 def _pack(arguments: argparse.Namespace) -> int:
     from shala_framework.cli.pack import pack
 
@@ -105,6 +111,7 @@ _VERBS = {
     "run": _run,
     "check": _check,
     "plugins": _plugins,
+    "keys": _keys,
     "pack": _pack,
     "index": _index,
     "sample": _sample,
@@ -156,6 +163,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing.add_argument("name", nargs="?", metavar="NAME", help="show the options of this modality or data set")
     listing.set_defaults(verb="plugins")
+
+    explaining = verb(
+        "keys",
+        "List what can be written in a spec: every key with its type, default and meaning.",
+        "  shala keys\n  shala keys train.prior\n  shala keys --markdown > docs/spec.md\n",
+    )
+    explaining.add_argument("table", nargs="?", metavar="TABLE", help="this table and those inside it alone")
+    explaining.add_argument("--markdown", action="store_true", help="as a page of Markdown")
+    explaining.set_defaults(verb="keys")
 
     packing = verb(
         "pack",

@@ -90,7 +90,7 @@ class ModalityTable:
     plugin: str
     options: dict[str, Any] = attrs.field(factory=dict)
     share: bool = False
-    group: str = ""
+    group: str = attrs.field(default="", metadata={"written": False})
 
 
 @attrs.frozen(kw_only=True)

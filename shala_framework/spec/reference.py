@@ -1,0 +1,149 @@
+"""What can be written in a spec, told from the classes that it is structured into: names, types, defaults, meanings."""
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import attrs
+
+from shala_framework.spec.schema import Spec
+from shala_framework.spec.structuring import describe_type, unstructure
+
+_PREFACE = """\
+# The keys of a spec
+
+`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists what can stand
+in the `options` of a modality or of a stand-in."""
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+
+
+@attrs.frozen
+class Key:
+    """One key of a table.
+
+    Attributes:
+        name: As it is written.
+        kind: Type, in TOML's words.
+        default: As one would write it; "required" or "none" where there is none to write.
+        meaning: From the class's docstring.
+    """
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+@attrs.frozen
+class Table:
+    """One table of a spec.
+
+    Attributes:
+        name: Dotted, such as "train.prior"; empty for the top of the file.
+        summary: What it is for.
+        keys: Its keys that are not tables themselves.
+    """
+
+    name: str
+    summary: str
+    keys: tuple[Key, ...]
+
+
+def keys_of(options: type) -> tuple[Key, ...]:
+    """The keys of an attrs class, in order; of nested tables none."""
+    meanings = _meanings(options)
+    return tuple(
+        Key(field.name, describe_type(field.type), _default(field), meanings.get(field.name, ""))
+        for field in attrs.fields(attrs.resolve_types(options))
+        if _nested(field.type) is None and field.metadata.get("written", True)
+    )
+
+
+def spec_tables() -> tuple[Table, ...]:
+    """Every table of a spec, outer ones first."""
+    return tuple(_tables("", Spec))
+
+
+def as_text(tables: tuple[Table, ...], width: int = 100) -> str:
+    """For a terminal."""
+    return "\n".join(f"[{table.name}]  {table.summary}\n{keys_as_text(table.keys, width)}" for table in tables)
+
+
+def keys_as_text(keys: tuple[Key, ...], width: int = 100) -> str:
+    """Name, type and default of each key, and its meaning below."""
+    lines = []
+    for key in keys:
+        default = key.default if key.default == "required" else f"default {key.default}"
+        lines.append(f"  {key.name:<22}{key.kind}; {default}")
+        if key.meaning:
+            lines.append(textwrap.fill(key.meaning, width, initial_indent=" " * 24, subsequent_indent=" " * 24))
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(tables: tuple[Table, ...]) -> str:
+    """A page for the documentation."""
+    parts = [_PREFACE]
+    for table in tables:
+        title = f"`[{table.name}]`" if table.name else "At the top of the file"
+        lines = [f"## {title}", "", table.summary, "", "| key | type | default | |", "|---|---|---|---|"]
+        lines += [
+            f"| `{key.name}` | {key.kind} | {_code(key.default)} | {key.meaning.replace('|', chr(92) + '|')} |"
+            for key in table.keys
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(default: str) -> str:
+    return default if default in ("required", "none", "follows from other options") else f"`{default}`"
+
+
+def _tables(name: str, options: type) -> Iterator[Table]:
+    summary = inspect.cleandoc(options.__doc__ or "").splitlines()[0].removeprefix(f"[{name}]: ")
+    yield Table(name, summary[:1].upper() + summary[1:], keys_of(options))
+    for field in attrs.fields(attrs.resolve_types(options)):
+        nested = _nested(field.type)
+        if nested is not None:
+            inner = f"{field.name}.<name>" if getattr(field.type, "__origin__", None) is dict else field.name
+            yield from _tables(f"{name}.{inner}".lstrip("."), nested)
+
+
+def _nested(kind: Any) -> type | None:
+    """The class of a table, of a table that may be absent, or of each of a table of tables."""
+    return next((candidate for candidate in (kind, *get_args(kind)) if attrs.has(candidate)), None)
+
+
+def _meanings(options: type) -> dict[str, str]:
+    """Attribute to its description, from the docstrings of the class and of those that it extends."""
+    found: dict[str, str] = {}
+    for cls in options.__mro__:
+        _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        name = ""
+        for line in section.splitlines():
+            start = _ATTRIBUTE.match(line)
+            if line and not line.startswith(" "):
+                break  # another section
+            if start:
+                name = start[1]
+                if name in found:
+                    name = ""
+                else:
+                    found[name] = start[2]
+            elif name and line.strip():
+                found[name] += " " + line.strip()
+    return found
+
+
+def _default(field: "attrs.Attribute[Any]") -> str:
+    """A default as one writes it in TOML, as far as it can be written there."""
+    value: Any = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if hasattr(value, "factory"):
+        if value.takes_self:
+            return "follows from other options"
+        value = value.factory()
+    return "none" if value is None else json.dumps(unstructure(value), ensure_ascii=False)
