@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shala_framework.arrays import decode_npy, encode_npy
     from shala_framework.dataset import Dataset, Sample
     from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
     from shala_framework.hookspecs import hookimpl
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "arrays": ("decode_npy", "encode_npy"),
     "dataset": ("Dataset", "Sample"),
     "errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
     "hookspecs": ("hookimpl",),
@@ -43,9 +45,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
-    "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between", "each", "encode_gif", "encode_mp4",
-    "encode_png", "group_norm", "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit",
-    "unit_to_pixels",
+    "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between", "decode_npy", "each", "encode_gif",
+    "encode_mp4", "encode_npy", "encode_png", "group_norm", "hookimpl", "initialise", "load", "multiple_of",
+    "not_empty", "pixels_to_unit", "unit_to_pixels",
 ]  # fmt: skip
 
 

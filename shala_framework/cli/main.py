@@ -83,6 +83,12 @@ def _keys(arguments: argparse.Namespace) -> int:
     return keys(arguments)
 
 
+def _new_plugin(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.new_plugin import new_plugin
+
+    return new_plugin(arguments)
+
+
 def _pack(arguments: argparse.Namespace) -> int:
     from shala_framework.cli.pack import pack
 
@@ -112,6 +118,7 @@ _VERBS = {
     "check": _check,
     "plugins": _plugins,
     "keys": _keys,
+    "new-plugin": _new_plugin,
     "pack": _pack,
     "index": _index,
     "sample": _sample,
@@ -172,6 +179,15 @@ def _parser() -> argparse.ArgumentParser:
     explaining.add_argument("table", nargs="?", metavar="TABLE", help="this table and those inside it alone")
     explaining.add_argument("--markdown", action="store_true", help="as a page of Markdown")
     explaining.set_defaults(verb="keys")
+
+    starting = verb(
+        "new-plugin",
+        "Write a whole modality plugin to start from: package, networks, likelihood and tests that pass.",
+        "  shala new-plugin inertial\n  shala new-plugin heart-rate --out plugins\n",
+    )
+    starting.add_argument("name", metavar="NAME", help="name of the modality; the package is shala-NAME")
+    starting.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
+    starting.set_defaults(verb="new-plugin")
 
     packing = verb(
         "pack",

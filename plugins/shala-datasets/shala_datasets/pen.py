@@ -6,7 +6,6 @@ Reference: Alimoglu and Alpaydin 1996, "Methods of combining multiple classifier
 for pen-based handwriting recognition".
 """
 
-import io
 import itertools
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shala_datasets.files import printable, read
-from shala_framework import DataError
+from shala_framework import DataError, encode_npy
 
 LAYOUT = "pendigits/ with pendigits.tra and pendigits.tes (archive.ics.uci.edu/dataset/81)"
 NUM_POINTS = 8
@@ -73,9 +72,7 @@ def trajectory(points_TC: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def trajectory_npy(points_TC: NDArray[np.int64]) -> bytes:
     """`trajectory` as a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, trajectory(points_TC), allow_pickle=False)
-    return buffer.getvalue()
+    return encode_npy(trajectory(points_TC))
 
 
 def to_pixels(points_TC: NDArray[np.int64], side: int) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """Moving skeletons as a modality: the joints of one or more bodies over a fixed number of frames."""
 
-import io
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, final
@@ -19,6 +18,7 @@ from shala_framework import (
     between,
     each,
     encode_mp4,
+    encode_npy,
     hookimpl,
     multiple_of,
     not_empty,
@@ -188,9 +188,8 @@ class Skeleton(Modality):
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """The joints under "npy" and a drawing of them under "mp4"."""
-        buffer = io.BytesIO()
-        np.save(buffer, x.float().cpu().numpy(), allow_pickle=False)
-        return {"npy": buffer.getvalue(), "mp4": encode_mp4(self._drawn(x), self.options.frames_per_second)}
+        npy = encode_npy(x.float().cpu().numpy())
+        return {"npy": npy, "mp4": encode_mp4(self._drawn(x), self.options.frames_per_second)}
 
     def preview(self, x: Tensor) -> Preview:
         """A drawing of the clip, seen from the front."""

@@ -3,16 +3,13 @@
 Shapes: T frames, P bodies (persons), J joints, C coordinates.
 """
 
-import io
 import itertools
 import json
-import math
-import tokenize
 
 import attrs
 import numpy as np
 
-from shala_framework import DataError
+from shala_framework import DataError, decode_npy
 
 BODY_VALUES = 10  # id, clipped edges, four hand values, restriction, lean x and y, tracking state
 JOINT_VALUES = 12  # x y z in metres, depth x y, colour x y, orientation w x y z, tracking state
@@ -39,7 +36,7 @@ def parse(data: bytes, field: str, joints: int, bodies: int) -> np.ndarray:
         raise DataError(f"field {field!r}: expected joints, got 0 bytes; was the shard written completely?")
     if field.endswith("skeleton"):
         return parse_ntu(data, field, joints, bodies)
-    array = _load_npy(data, field) if field.endswith("npy") else _load_json(data, field)
+    array = decode_npy(data, field) if field.endswith("npy") else _load_json(data, field)
     one_body = array.ndim == 3
     if one_body:
         array = array[:, None]
@@ -178,29 +175,6 @@ def _is_number(word: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _load_npy(data: bytes, field: str) -> np.ndarray:
-    """A .npy array of numbers; never one that would be unpickled, nor one larger than the file."""
-    buffer = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(buffer)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
-        shape, fortran_order, dtype = read_header(buffer)
-    except (ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
-        raise DataError(
-            f"field {field!r}: expected a .npy file, got {len(data)} bytes starting with {data[:8]!r} ({error}); "
-            f"write it with numpy.save"
-        ) from error
-    rest = data[buffer.tell() :]
-    if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize != len(rest):
-        raise DataError(
-            f"field {field!r}: expected an array of numbers as long as its header says, got dtype {dtype} and shape "
-            f"{list(shape)} in {len(rest)} bytes; save plain float arrays, one an array of equal frames"
-        )
-    return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 def _load_json(data: bytes, field: str) -> np.ndarray:
