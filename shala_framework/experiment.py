@@ -37,6 +37,8 @@ from shala_framework.spec.structuring import format_path
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
+from shala_framework.training.sharding import has_split_layers, shard_layers
+from shala_framework.training.split_tensors import whole
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 
 LATENT_ROWS = 256  # that are encoded together
@@ -270,6 +272,10 @@ class Experiment:
         elif not state_file.exists():
             for sentence in absent_from_first(self.urls("train"), self.model.modalities):
                 self.reporter.warn(f"data.train: {sentence}")
+        if self.spec.train.sharding == "decoders":
+            autoencoder = self.model.autoencoder
+            count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
+            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
         stage = AutoencoderTraining(
             self.model.autoencoder,
             self.spec.posterior,
@@ -289,10 +295,18 @@ class Experiment:
             metrics=self.metrics,
             reporter=self.reporter,
         )
+        self._make_whole()
         self.model.stages.add("autoencoder")
         self._save_model()
         self.reporter.note(f"wrote {self.folder / AUTOENCODER_FILE}")
         return True
+
+    def _make_whole(self) -> None:
+        """Where layers are split among the processes, give every process the trained networks as they are alone."""
+        if has_split_layers(self.model.autoencoder):
+            trained = {name: whole(value) for name, value in self.model.autoencoder.state_dict().items()}
+            self.model.build().to(self.device)
+            self.model.autoencoder.load_state_dict(trained)
 
     def _latents(self) -> LatentStore:
         """Posterior and features of every training row: each process encodes a share, the first joins them."""

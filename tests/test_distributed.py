@@ -12,7 +12,13 @@ import pytest
 
 from shala_framework.checkpoint import read_checkpoint
 
-RUNNER = "import sys; from shala_framework.cli.main import main_run; main_run(sys.argv[1:])"
+RUNNER = """\
+import sys
+from shala_framework.cli.main import main_run
+from shala_framework.training import sharding
+sharding.LEAST_VALUES = 32
+main_run(sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -63,6 +69,35 @@ def test_two_processes_take_the_steps_of_one(start, in_memory):
     alone, both = (read_checkpoint(Path(out) / "prior.safetensors")[0] for out in ("alone", "both"))
     assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
     assert not list(Path("both").rglob("*-of-2*"))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
+    """Two processes that hold half of each layer take the steps of one; what they leave, one goes on from."""
+    # Latents wide enough for Muon to take the decoders' first layers.
+    overrides = (*EVERY_STEP, "train.sharding='decoders'", "posterior.latent_dim=16")
+    if share:
+        text = two_spec.read_text()
+        head, tail = text[: text.index("[modality.")], text[text.index("[posterior]") :]
+        group = '[modality."{a,b}"]\nplugin = "two-floats"\noptions = { field = "{a,b}" }\nshare = true\n\n'
+        two_spec.write_text(head + group + tail)
+    for processes, out in ((1, "alone"), (2, "both")):
+        process = start(processes, out, *overrides)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    assert f"{2 if share else 4} layers of decoders are split among 2 processes" in output
+    for stage in ("autoencoder", "prior"):
+        assert losses("both", stage) == pytest.approx(losses("alone", stage), abs=1e-5, rel=1e-5)
+    alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))
+    assert alone.keys() == both.keys()
+    assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
+    both = start(2, "r", *overrides, *LONG)
+    wait_for_step("r", 45)
+    both.terminate()
+    output, _ = both.communicate(timeout=30)
+    assert "stopped after step" in output
+    process = start(1, "r", *overrides, "train.autoencoder.steps=2000", "generate.num_rows=0", LONG[1])
+    wait_for_step("r", int(output.split("stopped after step ")[1].split()[0]) // 5 * 5 + 5)
 
 
 def wait_for_step(folder, step):

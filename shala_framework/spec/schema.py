@@ -235,12 +235,15 @@ class Train:
     Attributes:
         device: "auto" takes CUDA where there is one.
         precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
+        sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
+            stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
         autoencoder: Stage 1.
         prior: Stage 2.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    sharding: Literal["none", "decoders"] = "none"
     autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
     prior: PriorStage = attrs.field(factory=PriorStage)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.checkpoint import part, prefixed
-from shala_framework.errors import ShalaError
+from shala_framework.errors import CheckpointError, ShalaError
 from shala_framework.processes import any_process, barrier, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
@@ -24,6 +24,8 @@ from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.progress import Reporter
+from shala_framework.training.sharding import clip_gradients, has_split_layers
+from shala_framework.training.split_tensors import split_like, whole
 from shala_framework.training.states import StateFiles
 from shala_framework.training.stopping import Interrupted, stop_request
 
@@ -102,6 +104,7 @@ def train(
         CheckpointError: The state file is damaged or belongs to another spec.
     """
     module = stage.module
+    split = has_split_layers(module)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
     start, window = 0, _Window()
     states = StateFiles(state_file, fingerprint)
@@ -123,7 +126,8 @@ def train(
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = settings.learning_rate * factor
             loss, terms = step_loss(next(stream), step, settings.micro_batches)
-            norm = nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
+            clip = clip_gradients if split else _clip_whole
+            norm = clip(module, settings.gradient_clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -149,7 +153,7 @@ def train(
                     saved_at = time.monotonic()
             if due:
                 with clock.stopped():
-                    held_out = stage.validate() if rank() == 0 else {}
+                    held_out = stage.validate() if rank() == 0 or split else {}  # split layers need all processes
                     barrier()
                     module.train()
                 if held_out:
@@ -159,6 +163,10 @@ def train(
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
                 raise Interrupted(request.signal_number)
     reporter.finish()
+
+
+def _clip_whole(module: nn.Module, largest_norm: float) -> Tensor:
+    return nn.utils.clip_grad_norm_(module.parameters(), largest_norm)
 
 
 class _Window:
@@ -208,14 +216,16 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
 def _state(
     stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], step: int, window: _Window
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    names = {id(p): name for name, p in stage.module.named_parameters()}
     moments = {
-        f"{number}.{index}.{name}": value
-        for number, optimizer in enumerate(optimizers)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
+        f"{names[id(p)]}.{moment}": whole(value)
+        for optimizer in optimizers
+        for p, state in optimizer.state.items()
+        for moment, value in state.items()
     }
+    weights = {name: whole(value) for name, value in stage.module.state_dict().items()}
     tensors = {
-        **prefixed(stage.module.state_dict(), "module"),
+        **prefixed(weights, "module"),
         **prefixed(moments, "optimizer"),
         **prefixed(stage.extra_state(), "extra"),
         **prefixed(mean_of(window.totals), "window"),
@@ -229,14 +239,22 @@ def _restore(
     tensors: Mapping[str, Tensor],
     description: Mapping[str, Any],
 ) -> tuple[int, _Window]:
-    stage.module.load_state_dict(part(tensors, "module"))
+    current = stage.module.state_dict()
+    weights = part(tensors, "module")
+    stage.module.load_state_dict({n: split_like(v, current[n]) if n in current else v for n, v in weights.items()})
     stage.load_extra_state(part(tensors, "extra"))
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in part(tensors, f"optimizer.{number}").items():
-            index, _, moment = name.partition(".")
-            state.setdefault(int(index), {})[moment] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in part(tensors, "optimizer").items():
+        name, _, moment = key.rpartition(".")
+        states.setdefault(name, {})[moment] = value
+    names = {id(p): name for name, p in stage.module.named_parameters()}
+    if not states.keys() <= set(names.values()):
+        raise CheckpointError(f"stage {stage.name}: the saved state is of another version; remove the run's state/")
+    for optimizer in optimizers:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            for moment, value in states.get(names[id(p)], {}).items():
+                own = value.to(p.device)
+                optimizer.state[p][moment] = split_like(own, p) if own.shape == p.shape else own
     device = next(stage.module.parameters()).device
     totals = {name: value.to(device) for name, value in part(tensors, "window").items()}
     return int(description["step"]), _Window(totals, int(description["window_steps"]))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.spec.schema import Stage
+from shala_framework.training.split_tensors import by_kind, split_like, whole
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
@@ -40,15 +41,16 @@ def make_optimizers(module: nn.Module, settings: Stage, *, matrix_dtype: torch.d
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},  # biases, norms and scales
+        {"params": of_kind, "weight_decay": settings.weight_decay if matrix else 0.0}
+        for matrix in (True, False)  # the others are biases, norms and scales
+        for of_kind in by_kind([p for p in rest if (p.ndim >= 2) == matrix])
     ]
     rate = settings.learning_rate
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay, dtype=matrix_dtype))
     if rest:
-        optimizers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=(0.9, 0.99), fused=True))
+        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True))
     return optimizers
 
 
@@ -57,7 +59,7 @@ def _matrices(module: nn.Module) -> list[Tensor]:
     found: list[Tensor] = []
     for layer in module.modules():
         if isinstance(layer, MATRIX_LAYERS) and layer.weight.requires_grad:
-            rows, columns = layer.weight.flatten(1).shape
+            rows, columns = _matrix_shape(layer.weight)
             if min(rows, columns) >= SMALLEST_SIDE:
                 found.append(layer.weight)
     return list({id(p): p for p in found}.values())
@@ -90,7 +92,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
         self.shapes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for parameter in params:
-            rows, columns = parameter.flatten(1).shape
+            rows, columns = _matrix_shape(parameter)
             self.shapes[min(rows, columns), max(rows, columns)].append(parameter)
 
     @torch.no_grad()
@@ -99,23 +101,30 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         (group,) = self.param_groups
         parameters: list[Tensor] = group["params"]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        assert len(gradients) == len(parameters)
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        averages = [self.state[p]["momentum"] for p in parameters]
-        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-        directions = torch._foreach_lerp(gradients, averages, group["momentum"])
-        ahead = {id(p): direction for p, direction in zip(parameters, directions, strict=True)}
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        ahead: dict[int, Tensor] = {}
+        for of_kind in by_kind(parameters):
+            gradients = [p.grad for p in of_kind if p.grad is not None]
+            assert len(gradients) == len(of_kind)
+            averages = [self.state[p]["momentum"] for p in of_kind]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            directions = torch._foreach_lerp(gradients, averages, group["momentum"])
+            ahead |= {id(p): whole(direction) for p, direction in zip(of_kind, directions, strict=True)}
+            torch._foreach_mul_(of_kind, 1 - group["lr"] * group["weight_decay"])
         for (_, columns), members in self.shapes.items():
             wide_KRC = torch.stack([_wide(ahead[id(p)]).to(self.dtype) for p in members])
             steps_KRC = orthogonalise(wide_KRC).float()
             for p, step_RC in zip(members, steps_KRC, strict=True):
-                matrix = p.flatten(1)
-                turned = step_RC if matrix.shape[0] <= matrix.shape[1] else step_RC.mT
-                p.add_(turned.reshape(p.shape), alpha=-0.2 * group["lr"] * columns**0.5)
+                rows, width = _matrix_shape(p)
+                turned = step_RC if rows <= width else step_RC.mT
+                p.add_(split_like(turned.reshape(p.shape), p), alpha=-0.2 * group["lr"] * columns**0.5)
+
+
+def _matrix_shape(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of a weight as a matrix: output channels (or a transposed kernel's inputs) by all else."""
+    return parameter.shape[0], parameter.numel() // parameter.shape[0]
 
 
 def _wide(parameter: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shala_framework.processes import world_size
+from shala_framework.training.split_tensors import is_split
 
 if TYPE_CHECKING:
     from shala_framework.training.loop import Trainable
@@ -43,8 +44,12 @@ def shared_loss(stage: "Trainable[Any]", device: torch.device) -> Loss:
     """
     compute: Any = stage.loss
     if world_size() > 1:
+        module = _LossModule(stage)
+        # Layers that are split among the processes exchange their gradients themselves.
+        split = [name for name, p in module.named_parameters() if is_split(p)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, split)
         compute = DistributedDataParallel(
-            _LossModule(stage), device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+            module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
         )
 
     def step_loss(batch: Any, step: int, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
