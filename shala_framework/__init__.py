@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shala_framework.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.model import ShaLa, load
     from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
+    from shala_framework.tracking import TrackedRun, Tracker
 
 __version__ = "0.1.0"
 
@@ -39,15 +40,16 @@ _HOMES = {
     "modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "model": ("ShaLa", "load"),
     "options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
+    "tracking": ("TrackedRun", "Tracker"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
-    "ShaLa", "ShalaError", "SpecError", "above", "at_least", "between", "decode_npy", "each", "encode_gif",
-    "encode_mp4", "encode_npy", "encode_png", "group_norm", "hookimpl", "initialise", "load", "multiple_of",
-    "not_empty", "pixels_to_unit", "unit_to_pixels",
+    "ShaLa", "ShalaError", "SpecError", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
+    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "group_norm", "hookimpl", "initialise", "load",
+    "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.rows import Rows, collate, decode, fit_to_shards, load_rows, shuffled_batches
 from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
 from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
-from shala_framework.errors import CheckpointError, DataError, Problem, SpecError
+from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
@@ -34,6 +35,7 @@ from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
 from shala_framework.spec.structuring import format_path
+from shala_framework.tracking import TrackedRun
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
@@ -89,11 +91,12 @@ class Experiment:
             self._claim_folder()
             if self.loaded.stand_in_used:
                 self._timed("stand_in", self._make_stand_in)
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if processes.rank() == 0 else None)
+        self.metrics = self._open_metrics()
         with processes.first_before_others():
             self.model = self._fitted_model()
-        self._timed("autoencoder", self._train_autoencoder)
-        self._timed("prior", self._train_prior)
+        with closing(self.metrics):
+            self._timed("autoencoder", self._train_autoencoder)
+            self._timed("prior", self._train_prior)
         if processes.rank() == 0:
             self._timed("samples", self._write_samples)
             self._timed("evaluation", self._measure)
@@ -107,6 +110,20 @@ class Experiment:
         )
         self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
         return summary
+
+    def _open_metrics(self) -> MetricsFile:
+        if processes.rank() != 0:
+            return MetricsFile(None)
+        run = TrackedRun(name=self.spec.name, folder=self.folder, spec=unstructure(self.spec))
+        trackers = []
+        for name, (tracker, options) in self.loaded.trackers.items():
+            try:
+                trackers.append(tracker(options, run))
+            except Exception as error:
+                raise PluginError(
+                    f"track.{name}: its start failed: {type(error).__name__}: {error}; mend it, or remove the table"
+                ) from error
+        return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn)
 
     def _timed(self, name: str, phase: Any) -> None:
         start = time.perf_counter()

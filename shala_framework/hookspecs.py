@@ -1,4 +1,4 @@
-"""The whole plugin surface: two hooks, offered through the entry-point group `shala.plugins`."""
+"""The whole plugin surface: three hooks, offered through the entry-point group `shala.plugins`."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,6 +7,7 @@ import pluggy
 if TYPE_CHECKING:
     from shala_framework.dataset import Dataset
     from shala_framework.modality import Modality
+    from shala_framework.tracking import Tracker
 
 hookspec = pluggy.HookspecMarker("shala")
 hookimpl = pluggy.HookimplMarker("shala")
@@ -24,6 +25,12 @@ class RegisterDataset(Protocol):
     def __call__(self, name: str, dataset: "type[Dataset]") -> None: ...
 
 
+class RegisterTracker(Protocol):
+    """Takes a name and the Tracker class that it stands for."""
+
+    def __call__(self, name: str, tracker: "type[Tracker]") -> None: ...
+
+
 @hookspec
 def shala_register_modalities(register: RegisterModality) -> None:
     """Call `register("skeleton", Skeleton)` for each Modality class that the plugin offers."""
@@ -32,3 +39,8 @@ def shala_register_modalities(register: RegisterModality) -> None:
 @hookspec
 def shala_register_datasets(register: RegisterDataset) -> None:
     """Call `register("ntu", NTU)` for each Dataset class that the plugin offers."""
+
+
+@hookspec
+def shala_register_trackers(register: RegisterTracker) -> None:
+    """Call `register("tensorboard", TensorBoard)` for each Tracker class that the plugin offers."""

@@ -24,7 +24,7 @@ from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
 AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
 SPEC_FILE = "spec.json"
-FREE_TO_CHANGE = ("generate", "evaluate")  # tables that a finished or stopped run may be given anew
+FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 

@@ -1,7 +1,7 @@
 """Finds, loads and checks the plugins that a spec names, and no other.
 
-An entry point of the group `shala.plugins` bears the name of the one modality or data set that it offers, so that
-a name leads to its distribution without importing anything else.
+An entry point of the group `shala.plugins` bears the name of the one modality, data set or tracker that it offers, so
+that a name leads to its distribution without importing anything else.
 """
 
 import inspect
@@ -17,10 +17,15 @@ from shala_framework.dataset import Dataset
 from shala_framework.errors import PluginError
 from shala_framework.modality import Modality
 from shala_framework.spec.structuring import nearest
+from shala_framework.tracking import Tracker
 
 GROUP = "shala.plugins"
-HOOKS = {"shala_register_modalities": Modality, "shala_register_datasets": Dataset}  # what each one registers
-NOUNS: dict[type[Any], str] = {Modality: "modality", Dataset: "data set"}
+HOOKS: dict[str, type[Any]] = {  # what each one registers
+    "shala_register_modalities": Modality,
+    "shala_register_datasets": Dataset,
+    "shala_register_trackers": Tracker,
+}
+NOUNS: dict[type[Any], str] = {Modality: "modality", Dataset: "data set", Tracker: "tracker"}
 T = TypeVar("T")
 
 
@@ -69,15 +74,25 @@ def load_dataset(name: str) -> type[Dataset]:
     return found
 
 
-def load_offer(name: str) -> type[Modality] | type[Dataset]:
+def load_tracker(name: str) -> type[Tracker]:
+    """The Tracker class that an installed plugin registers under name.
+
+    Raises:
+        PluginError: None or several offer it, its import fails, or it is not a sound Tracker.
+    """
+    found: type[Tracker] = _checked(name, Tracker, *_registered(name))
+    return found
+
+
+def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
     """Whatever an installed plugin registers under name.
 
     Raises:
-        PluginError: As for load_modality and load_dataset.
+        PluginError: As for the loaders of each kind.
     """
     offer, registered = _registered(name)
-    contract: type[Any] = Dataset if name in registered[Dataset] and name not in registered[Modality] else Modality
-    found: type[Modality] | type[Dataset] = _checked(name, contract, offer, registered)
+    contract = next((kind for kind in HOOKS.values() if name in registered[kind]), Modality)
+    found: type[Modality] | type[Dataset] | type[Tracker] = _checked(name, contract, offer, registered)
     return found
 
 

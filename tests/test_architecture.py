@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
     {CORE, "arrays", "errors", "options", "seeds", "urls", "media", "machine", "processes", "templates"},
-    {"modality", "dataset", "hookspecs", "spec", "checkpoint"},
+    {"modality", "dataset", "tracking", "hookspecs", "spec", "checkpoint"},
     {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing", "texture"},
     {"autoencoder", "prior"},
     {"data", "model"},

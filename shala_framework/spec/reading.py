@@ -41,6 +41,7 @@ class LoadedSpec:
         spec: The spec, with overrides applied and every plugin's options filled in with their defaults.
         options: Options object of each modality, by name.
         modality_classes: Modality class of each modality, by name.
+        trackers: Class and options object of each tracker, by name; none of a saved spec.
         stand_in_used: Whether the training data are the stand-in's.
         text: The file as it was written.
         origins: Where a key was written, such as "specs/a.toml:12" or "--set", for errors that show only later.
@@ -49,6 +50,7 @@ class LoadedSpec:
     spec: Spec
     options: dict[str, Any]
     modality_classes: dict[str, Any]
+    trackers: dict[str, tuple[Any, Any]] = attrs.field(factory=dict)
     stand_in_used: bool = False
     text: str = ""
     origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
@@ -214,7 +216,7 @@ def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
     Raises:
         SpecError: With every problem.
     """
-    return _resolve(raw, _Places(source, {}), [], allow_pipe=True, check_stand_in=False)
+    return _resolve(raw, _Places(source, {}), [], allow_pipe=True, saved=True)
 
 
 def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) -> list[Problem]:
@@ -254,9 +256,9 @@ def _resolve(
     problems: list[Problem],
     *,
     allow_pipe: bool,
-    check_stand_in: bool = True,
+    saved: bool = False,
 ) -> LoadedSpec:
-    from shala_framework.plugins import load_dataset, load_modality  # torch is imported only once the TOML is read
+    from shala_framework.plugins import load_dataset, load_modality, load_tracker  # torch only once the TOML is read
 
     findings: list[Finding] = []
     spec: Spec | None = None
@@ -280,7 +282,7 @@ def _resolve(
     data: Any = raw.get("data")
     data = data if isinstance(data, dict) else {}
     stand_in = data.get("stand_in")
-    if check_stand_in and isinstance(stand_in, dict) and isinstance(stand_in.get("dataset"), str):
+    if not saved and isinstance(stand_in, dict) and isinstance(stand_in.get("dataset"), str):
         where = ("data", "stand_in")
         try:
             dataset = load_dataset(stand_in["dataset"])
@@ -292,12 +294,23 @@ def _resolve(
             findings.append(Finding((*where, "dataset"), str(error)))
         except InvalidValueError as error:
             findings += [attrs.evolve(f, path=(*where, "options", *f.path)) for f in error.findings]
+    trackers = {}
+    for name, table in () if saved else _tables(raw.get("track")):
+        if not isinstance(table.get("options", {}), dict):
+            continue
+        try:
+            tracker = load_tracker(name)
+            trackers[name] = (tracker, structure(table.get("options", {}), tracker.Options))
+        except PluginError as error:
+            findings.append(Finding(("track", name), str(error)))
+        except InvalidValueError as error:
+            findings += [attrs.evolve(f, path=("track", name, "options", *f.path)) for f in error.findings]
     findings += _wrong_urls(data, allow_pipe=allow_pipe)
     all_problems = problems + [places.problem(finding) for finding in findings]
     if all_problems or spec is None:
         raise SpecError(sorted(set(all_problems), key=lambda p: (_line(p.origin), p.path)))
     tables = {name: attrs.evolve(table, options=unstructure(options[name])) for name, table in spec.modality.items()}
-    return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, origins=places.origin)
+    return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
 
 
 def _wrong_urls(data: dict[str, Any], *, allow_pipe: bool) -> list[Finding]:

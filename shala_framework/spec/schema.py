@@ -307,6 +307,17 @@ class Evaluate:
 
 
 @attrs.frozen(kw_only=True)
+class TrackTable:
+    """[track.<name>]: a tracker plugin, by its name, that is told the figures of metrics.jsonl as well.
+
+    Attributes:
+        options: Its options; `shala plugins NAME` lists them.
+    """
+
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
 class Spec:
     """A whole experiment.
 
@@ -321,6 +332,7 @@ class Spec:
         train: See Train.
         generate: See Generate.
         evaluate: See Evaluate.
+        track: See TrackTable.
     """
 
     schema: Literal[1]
@@ -333,3 +345,4 @@ class Spec:
     train: Train = attrs.field(factory=Train)
     generate: Generate = attrs.field(factory=Generate)
     evaluate: Evaluate = attrs.field(factory=Evaluate)
+    track: dict[str, TrackTable] = attrs.field(factory=dict)

@@ -1,11 +1,12 @@
-"""metrics.jsonl: one JSON object a line, in the order of training."""
+"""metrics.jsonl: one JSON object a line, in the order of training; and the trackers that are told the same."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from shala_framework.checkpoint import naming_file
+from shala_framework.tracking import Tracker
 
 
 class MetricsFile:
@@ -13,15 +14,20 @@ class MetricsFile:
 
     Args:
         path: Of the file; None writes nothing, for all processes but the first.
+        trackers: Who is told as well.
+        warn: Told of a tracker that fails, which is then left out.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path | None, trackers: Iterable[Tracker] = (), warn: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.path, self.trackers, self.warn = path, list(trackers), warn
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drop what a stage wrote after a step; a last line cut short by a crash goes too."""
+        self._tell(lambda tracker: tracker.resume(stage, step))
         if self.path is None or not self.path.exists():
             return
         kept = []
@@ -36,8 +42,25 @@ class MetricsFile:
             self.path.write_text("".join(kept))
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line; trackers are told the numbers of a stage."""
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        if step:
+            self._tell(lambda tracker: tracker.log(stage, step, numbers))
         if self.path is None:
             return
         with naming_file(self.path), self.path.open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        """Let trackers finish."""
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, say: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                say(tracker)
+            except Exception as error:  # whatever a tracker meets, a network that fails at night too, training goes on
+                self.trackers.remove(tracker)
+                self.warn(
+                    f"the tracker {type(tracker).__name__} failed and is left out: {type(error).__name__}: {error}"
+                )

@@ -1,0 +1,44 @@
+"""TensorBoard as a tracker: `tensorboard --logdir runs` shows the figures of every run."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import attrs
+from torch.utils.tensorboard import SummaryWriter
+
+from shala_framework import TrackedRun, Tracker, hookimpl
+
+FOLDER = "tensorboard"
+
+
+@final
+class TensorBoard(Tracker):
+    """Writes event files below the run's folder, one series a stage and figure."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """None."""
+
+    def __init__(self, options: Options, run: TrackedRun) -> None:
+        super().__init__(options, run)
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def resume(self, stage: str, step: int) -> None:
+        """Begin a file of a stage; what earlier files hold of later steps is no longer shown."""
+        self._writers[stage] = SummaryWriter(str(self.run.folder / FOLDER / stage), purge_step=step + 1)
+
+    def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        """Add a point to the series of each figure."""
+        if stage not in self._writers:
+            self.resume(stage, 0)
+        for name, value in figures.items():
+            self._writers[stage].add_scalar(name, value, step)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+@hookimpl
+def shala_register_trackers(register: Any) -> None:
+    register("tensorboard", TensorBoard)

@@ -1,0 +1,103 @@
+"""Trackers: they are told what metrics.jsonl holds, and none of their failures ends a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shala_framework import load
+from shala_framework.cli.main import main_run
+
+CODE = """
+import json
+from pathlib import Path
+import attrs
+from shala_framework import Tracker, hookimpl
+
+@attrs.frozen(kw_only=True)
+class Options:
+    fail_at: int = -1
+
+class Told(Tracker):
+    Options = Options
+
+    def write(self, *entry):
+        with (Path(self.run.folder) / "told.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\\n")
+
+    def resume(self, stage, step):
+        self.write("resume", stage, step)
+
+    def log(self, stage, step, figures):
+        if step == self.options.fail_at:
+            raise ConnectionError("no network at night")
+        self.write(stage, step, dict(figures))
+
+    def close(self):
+        self.write("close")
+
+@hookimpl
+def shala_register_trackers(register):
+    register("told", Told)
+"""
+EVERY = ("--set", "train.autoencoder.log_every_steps=20", "--set", "train.prior.log_every_steps=20")
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """A distribution whose tracker writes down what it is told, found as an installed one is."""
+    site = tmp_path / "site"
+    info = site / "acme_told-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "acme_told.py").write_text(CODE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-told\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[shala.plugins]\ntold = acme_told\n")
+    monkeypatch.syspath_prepend(str(site))
+
+
+def status(*arguments):
+    with pytest.raises(SystemExit) as leaving:
+        main_run(list(arguments))
+    return leaving.value.code
+
+
+def entries():
+    return [json.loads(line) for line in Path("runs/two/told.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("told")
+def test_trackers_are_told_what_the_metrics_say(two_spec):
+    assert status(str(two_spec), *EVERY, "--set", "track.told.options={}") == 0
+    found = entries()
+    assert [entry for entry in found if len(entry) < 3 or entry[0] == "resume"] == [
+        ["resume", "autoencoder", 0],
+        ["resume", "prior", 0],
+        ["close"],
+    ]
+    metrics = [json.loads(line) for line in Path("runs/two/metrics.jsonl").read_text().splitlines()]
+    expected = [[m.pop("stage"), m.pop("step"), m] for m in metrics if m["stage"] != "summary"]
+    assert [entry for entry in found if entry[0] in ("autoencoder", "prior")] == expected
+    assert len(expected) > 5
+
+
+@pytest.mark.usefixtures("told")
+def test_a_tracker_that_fails_is_left_out_and_training_ends(two_spec, capsys):
+    assert status(str(two_spec), *EVERY, "--set", "track.told.options.fail_at=40") == 0
+    err = capsys.readouterr().err
+    assert err.count("the tracker Told failed and is left out: ConnectionError: no network at night") == 1
+    assert [entry[:2] for entry in entries()] == [["resume", "autoencoder"], *[["autoencoder", 20]] * 2]
+    assert Path("runs/two/prior.safetensors").exists()
+
+
+@pytest.mark.usefixtures("told")
+def test_a_run_loads_where_its_tracker_is_not_installed(two_spec, monkeypatch):
+    assert status(str(two_spec), "--set", "track.told.options={}") == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(two_spec.parent)
+    assert load(Path("runs/two")).generate(1)
+
+
+def test_an_unknown_tracker_is_an_error_at_its_line(two_spec, capsys):
+    two_spec.write_text(two_spec.read_text() + "\n[track.tolt]\n")
+    assert status(str(two_spec)) == 2
+    assert "track.tolt: no installed plugin offers 'tolt'" in capsys.readouterr().err
