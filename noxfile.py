@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests (everything installed), plugins (the core alone, then each plugin with it), dev.
+"""Sessions: lint, types, tests (all installed), plugins (the core alone, then each plugin with it), browser, dev.
 
 An environment with torch takes several GB, so sessions are few and their environments are reused.
 """
@@ -15,10 +15,11 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
-CODE = ["shala_framework", "plugins", "tests", "benchmarks", "noxfile.py"]
+CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "noxfile.py"]
 TEST_TOOLS = ["pytest>=8"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
+BROWSER_TOOLS = ["playwright>=1.45"]
 
 
 def install_project(session: nox.Session, *plugins: str) -> None:
@@ -74,11 +75,19 @@ def plugins(session: nox.Session) -> None:
         session.run("pip", "uninstall", "--yes", "--quiet", name)
 
 
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The report in a real browser: Chromium of the system's packages."""
+    install_project(session, *PLUGINS)
+    session.install(*TEST_TOOLS, *BROWSER_TOOLS)
+    run_tests(session, "browser")
+
+
 @nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
     """Make .venv with everything editable and all tools."""
     session.run("python", "-m", "venv", ".venv")
     python = str(Path(".venv/bin/python"))
     editable = [argument for folder in (".", *PLUGINS) for argument in ("-e", f"./{folder}")]
-    tools = [*TEST_TOOLS, *LINT_TOOLS, *TYPE_TOOLS, "nox"]
+    tools = [*TEST_TOOLS, *LINT_TOOLS, *TYPE_TOOLS, *BROWSER_TOOLS, "nox"]
     session.run(python, "-m", "pip", "install", *editable, *tools)

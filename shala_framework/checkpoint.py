@@ -92,12 +92,21 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     Raises:
         CheckpointError: Names or shapes are not the module's.
     """
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
+    wanted = module.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
+    wrong += [f"{name} is not expected" for name in tensors if name not in wanted]
+    wrong += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
-            f"{source} does not fit its own spec; was it made by other plugin versions? {error}"
-        ) from error
+            f"{source} does not fit its own spec: {'; '.join(wrong[:3])}{more}; "
+            "it was made by other versions of the framework or its plugins: install those, or train anew"
+        )
+    module.load_state_dict(dict(tensors))
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

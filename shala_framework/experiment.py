@@ -32,6 +32,7 @@ from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
+from shala_framework.report.page import write_report
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
 from shala_framework.spec.structuring import format_path
@@ -68,8 +69,10 @@ class RunSummary:
 class Experiment:
     """The phases of a run; each leaves a file, and a phase whose file is there is not done again."""
 
-    def __init__(self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None) -> None:
-        self.loaded, self.spec, self.folder = loaded, loaded.spec, folder
+    def __init__(
+        self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None, *, command: str = ""
+    ) -> None:
+        self.loaded, self.spec, self.folder, self.command = loaded, loaded.spec, folder, command
         self.reporter: Reporter = reporter or Silent()
         self.state = folder / "state"
         self.cache = Path(self.spec.data.cache) if self.spec.data.cache is not None else None
@@ -109,6 +112,8 @@ class Experiment:
             evaluation=self.evaluation,
         )
         self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
+        if processes.rank() == 0:
+            write_report(self.model, self.folder, self.held_out(), command=self.command, reporter=self.reporter)
         return summary
 
     def _open_metrics(self) -> MetricsFile:

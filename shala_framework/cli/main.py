@@ -113,6 +113,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return evaluate(arguments)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.report import report
+
+    return report(arguments)
+
+
 _VERBS = {
     "run": _run,
     "check": _check,
@@ -123,6 +129,7 @@ _VERBS = {
     "index": _index,
     "sample": _sample,
     "evaluate": _evaluate,
+    "report": _report,
 }
 _Format = argparse.RawDescriptionHelpFormatter
 
@@ -265,6 +272,14 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
     measuring.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     measuring.set_defaults(verb="evaluate")
+
+    reporting = verb(
+        "report",
+        "Write a run's report.html anew: samples, latent map, figures and curves on one page.",
+        "  shala report runs/ntu_rgb_skeleton\n",
+    )
+    reporting.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    reporting.set_defaults(verb="report")
     return parser
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -19,14 +20,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from shala_framework import processes  # torch is imported only for a sound spec
     from shala_framework.experiment import Experiment
+    from shala_framework.report.page import REPORT_FILE
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.training.progress import Silent
 
     folder = arguments.out or Path("runs") / loaded.spec.name
+    command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
-            summary = Experiment(loaded, folder, reporter).run()
+            summary = Experiment(loaded, folder, reporter, command=command).run()
         finally:
             processes.leave()
     if not first:
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_evaluation(summary.evaluation)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
     print(f"{folder}: {phases}; peak memory {summary.peak_memory_gib:.2f} GiB")
-    print(f"look at {folder / 'samples'}")
+    print(f"look at {folder / REPORT_FILE} and {folder / 'samples'}")
     if summary.synthetic:
         print(f"{SYNTHETIC}: nothing in {folder} was learned from real recordings", file=sys.stderr)
     return 0

@@ -1,0 +1,61 @@
+"""Previews as a browser takes them: clips, pictures, sounds and texts, inside the page itself."""
+
+import base64
+import io
+import wave
+from typing import Literal
+
+import attrs
+import numpy as np
+
+from shala_framework.media import encode_mp4, encode_png
+from shala_framework.modality import Preview
+
+
+@attrs.frozen
+class Media:
+    """One thing to see, hear or read.
+
+    Attributes:
+        kind: Which element shows it.
+        source: A data URI; of words, the words.
+    """
+
+    kind: Literal["clip", "picture", "sound", "words"]
+    source: str
+
+
+def media_of(preview: Preview | None) -> list[Media]:
+    """What a preview holds, in the order in which it is shown; nothing where the signal is missing."""
+    if preview is None:
+        return []
+    found = []
+    if preview.frames is not None and len(preview.frames) > 1:
+        found.append(Media("clip", _uri("video/mp4", encode_mp4(preview.frames, preview.frames_per_second))))
+    elif preview.frames is not None:
+        found.append(Media("picture", _uri("image/png", encode_png(preview.frames[0]))))
+    if preview.sound is not None:
+        found.append(Media("sound", _uri("audio/wav", encode_wav(preview.sound, preview.sample_rate_hz))))
+    if preview.text is not None:
+        found.append(Media("words", preview.text))
+    return found
+
+
+def encode_wav(sound: np.ndarray, sample_rate_hz: int) -> bytes:
+    """A sound, float [N] in [-1, 1], as 16 bits of one channel."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(np.round(np.clip(sound, -1, 1) * 32_767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_uri(frame: np.ndarray) -> str:
+    """A picture [H, W, 3] or [H, W] inside the page."""
+    return _uri("image/png", encode_png(frame))

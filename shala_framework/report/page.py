@@ -1,0 +1,325 @@
+"""report.html of a run: one file that opens without a network, with everything in it.
+
+Shapes: N rows, S samples, D latent_dim.
+"""
+
+import json
+import platform
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jinja2
+import plotly.offline
+import tomli_w
+import torch
+from torch import Tensor
+
+from shala_framework import __version__
+from shala_framework.checkpoint import write_file
+from shala_framework.data.latents import LatentStore
+from shala_framework.data.rows import Rows
+from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
+from shala_framework.errors import DataError
+from shala_framework.machine import describe_machine
+from shala_framework.model import ShaLa
+from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
+from shala_framework.report.media import Media, media_of, picture_uri
+from shala_framework.report.samples import SYNTHETIC
+from shala_framework.report.tables import Table, evaluation_tables, read_evaluation
+from shala_framework.spec import unstructure
+from shala_framework.training.progress import Reporter, Silent
+
+REPORT_FILE = "report.html"
+MOST_JOINT = 12
+MOST_ROWS = 6
+NUM_SAMPLES = 3  # from each given row
+NUM_STEPS = 7  # of an interpolation
+MOST_POINTS = 512
+
+
+@attrs.frozen
+class Cell:
+    """A signal of a panel.
+
+    Attributes:
+        caption: What it is.
+        media: What is shown of it; nothing where it was not recorded.
+        role: "given", "generated" or "true".
+    """
+
+    caption: str
+    media: list[Media]
+    role: str
+
+
+@attrs.frozen
+class Panel:
+    """Signals that belong together.
+
+    Attributes:
+        title: What they have in common.
+        cells: In the order in which they are shown.
+    """
+
+    title: str
+    cells: list[Cell]
+
+
+def write_report(
+    model: ShaLa, folder: Path, held_out: Rows | None, *, command: str = "", reporter: Reporter | None = None
+) -> Path:
+    """Write `report.html` into a run's folder; returns its path.
+
+    Args:
+        model: Of the run, with both stages trained.
+        folder: The run's.
+        held_out: Rows that cross-modal panels, the latent map and the interpolation are of; None leaves them out.
+        command: That made the run, for whoever wants to make it again.
+        reporter: Who is told of progress.
+    """
+    reporter = reporter or Silent()
+    metrics = _read_metrics(folder / "metrics.jsonl")
+    context = {
+        "name": model.spec.name,
+        "synthetic": SYNTHETIC if model.synthetic else "",
+        "names": model.names,
+        "facts": _facts(model, folder, metrics),
+        "data": _data(model, folder, held_out),
+        "curves": _curves(metrics),
+        "joint": _joint(model),
+        "cross": _cross_modal(model, held_out) if held_out is not None else {},
+        "interpolation": _interpolation(model, held_out) if held_out is not None else None,
+        "map": _latent_map(model, held_out) if held_out is not None and len(held_out) > 1 else None,
+        "evaluations": _evaluations(folder),
+        "spec": spec_as_toml(unstructure(model.spec)),
+        "command": command,
+        "plotly": plotly.offline.get_plotlyjs(),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("shala_framework", "templates/report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    path = folder / REPORT_FILE
+    write_file(path, environment.get_template("report.html.jinja").render(context).encode())
+    reporter.note(f"wrote {path}")
+    return path
+
+
+def spec_as_toml(spec: Mapping[str, Any]) -> str:
+    """A resolved spec as a file that `shala-run` takes; what has no value is left out."""
+
+    def without_none(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+        return [without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    written = without_none(spec)
+    shared = {table.pop("group") for table in written["modality"].values()} - {""}
+    for table in written["modality"].values():
+        table.pop("share")
+    notes = [f"# Tables of {group!r} share their networks: write them as one, with share = true.\n" for group in shared]
+    return "".join(sorted(notes)) + tomli_w.dumps(written)
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
+    summaries = [m for m in metrics if m["stage"] == "summary"]
+    seconds: dict[str, float] = {}
+    for summary in summaries:
+        seconds |= summary.get("seconds", {})
+    facts = [
+        ("folder", str(folder)),
+        ("modalities", ", ".join(f"{name} ({table.plugin})" for name, table in model.spec.modality.items())),
+        ("latent", f"{model.spec.posterior.latent_dim} dimensions"),
+        ("parameters", f"{sum(counts.values()):,} ({', '.join(f'{name} {n:,}' for name, n in counts.items())})"),
+        ("steps", ", ".join(f"{stage} {step:,}" for stage, step in steps.items())),
+        ("seed", str(model.spec.seed)),
+        ("made with", f"shala_framework {__version__}, Python {platform.python_version()}"),
+        ("report made on", describe_machine(model.device)),
+    ]
+    if seconds:
+        facts.append(("wall time", ", ".join(f"{phase} {value:,.0f} s" for phase, value in seconds.items())))
+    if summaries:
+        facts.append(("peak memory", f"{max(m['peak_memory_gib'] for m in summaries):.2f} GiB"))
+    return facts
+
+
+def _data(model: ShaLa, folder: Path, held_out: Rows | None) -> dict[str, Any]:
+    """Rows by split and modality, and what packing left out."""
+    lines = []
+    store = folder / "state" / "latents.safetensors"
+    if store.exists():
+        presence_NM = LatentStore.load(store).presence_NM
+        lines.append(["train", len(presence_NM), *presence_NM.sum(0).tolist()])
+    if held_out is not None:
+        lines.append(["held out, in memory", len(held_out), *held_out.presence.sum(0).tolist()])
+    left_out = []
+    for split in ("train", "validation"):
+        try:
+            urls = split_urls(model.spec.data, split, folder / STAND_IN_FOLDER if model.synthetic else None)
+        except DataError:
+            continue  # shards that were moved since do not keep a report from being made
+        for parent in dict.fromkeys(Path(url).parent for url in urls):
+            listed = parent / "left_out.txt"
+            if listed.exists():
+                reasons = listed.read_text().splitlines()
+                left_out.append((str(listed), len(reasons), reasons[:20]))
+    sources = {key: getattr(model.spec.data, key) for key in ("train", "validation", "test")}
+    if model.synthetic and model.spec.data.stand_in is not None:
+        sources = {"stand-in": f"the synthetic data set {model.spec.data.stand_in.dataset!r}"}
+    return {
+        "head": ["", "rows", *model.names],
+        "lines": lines,
+        "left_out": list(dict.fromkeys((path, count, tuple(reasons)) for path, count, reasons in left_out)),
+        "sources": {
+            key: value if isinstance(value, str) else ", ".join(value) for key, value in sources.items() if value
+        },
+    }
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A chart for the loss of each stage, its terms of each kind, and its rate: titles and series."""
+    series: dict[tuple[str, str], dict[str, tuple[list[int], list[float]]]] = defaultdict(dict)
+    for entry in metrics:
+        stage = entry["stage"]
+        for name, value in entry.items():
+            if name in ("stage", "step", "gradient_norm") or stage == "summary" or not isinstance(value, int | float):
+                continue
+            plain = name.removeprefix("validation_")
+            chart = "rate" if plain == "steps_per_second" else plain.replace("log_prob/", "log-likelihood of ")
+            if chart in ("elbo", "denoising", "guide_denoising"):
+                chart = "loss" if stage == "prior" else chart
+            label = plain.rpartition("/")[2] + (", validation" if name != plain else "")
+            steps, values = series[stage, chart].setdefault(label, ([], []))
+            steps.append(entry["step"])
+            values.append(value)
+    units = {"rate": "steps a second", "kl": "KL, nats", "elbo": "ELBO, nats"}
+    return [
+        {
+            "title": f"{stage}: {chart.replace('_', ' ')}",
+            "unit": units.get(chart, "nats" if chart.startswith("log-likelihood") else ""),
+            "series": [{"name": name, "x": x, "y": y} for name, (x, y) in found.items()],
+        }
+        for (stage, chart), found in series.items()
+    ]
+
+
+def _cells(model: ShaLa, x: Mapping[str, Tensor], names: Sequence[str], role: str, suffix: str = "") -> list[Cell]:
+    """A cell for the x of each modality, without batch."""
+    return [Cell(f"{role} {name}{suffix}", media_of(model.modalities[name].preview(x[name])), role) for name in names]
+
+
+def _joint(model: ShaLa) -> list[Panel]:
+    count = min(MOST_JOINT, model.spec.generate.num_joint or MOST_JOINT)
+    x = model.generate(count, seed=model.spec.seed)
+    return [
+        Panel(f"sample {n}", _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated"))
+        for n in range(count)
+    ]
+
+
+def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[Panel]]:
+    """By given modality: what was given, several samples of all others, and the truth."""
+    found: dict[str, list[Panel]] = {}
+    for column, given in enumerate(model.names) if len(model.names) > 1 else ():
+        rows = _varied_rows(held_out, column, MOST_ROWS)
+        if not len(rows):
+            continue
+        others = [name for name in model.names if name != given]
+        x = model.generate(NUM_SAMPLES, given={given: rows.x[given]}, seed=model.spec.seed)
+        panels = []
+        for n, key in enumerate(rows.keys):
+            cells = _cells(model, {given: rows.x[given][n]}, [given], "given")
+            for name in others:
+                for s in range(NUM_SAMPLES):
+                    cells += _cells(model, {name: x[name][n, s]}, [name], "generated", f" {s + 1}")
+                there = bool(rows.presence[n, model.names.index(name)])
+                true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
+                cells.append(true if there else attrs.evolve(true, media=[]))
+            label = rows.labels[n]
+            panels.append(Panel(f"{key}{f': {label}' if label else ''}", cells))
+        found[given] = panels
+    return found
+
+
+def _varied_rows(rows: Rows, column: int, count: int) -> Rows:
+    """Rows that have the modality of a presence column, of as many classes as can be."""
+    seen: Counter[str | None] = Counter()
+    turns = []
+    for row in torch.nonzero(rows.presence[:, column])[:, 0].tolist():
+        turns.append((seen[rows.labels[row]], row))
+        seen[rows.labels[row]] += 1
+    order = torch.tensor([row for _, row in sorted(turns)], dtype=torch.long)  # one of each class, then the second ones
+    if len(seen) > count:
+        order = order[torch.linspace(0, len(seen) - 1, count).round().long()]
+    return rows.take(order[:count])
+
+
+def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
+    """Decoded latents on the line between two rows that have everything, of two classes where there are any."""
+    rows = held_out.having(model.names)
+    if len(rows) < 2:
+        return None
+    other = next((n for n in range(len(rows) - 1, 0, -1) if rows.labels[n] != rows.labels[0]), len(rows) - 1)
+    ends = rows.take(torch.tensor([0, other]))
+    z_2D = model.embed(ends.x)
+    x = model.decode(torch.lerp(z_2D[:1], z_2D[1:], torch.linspace(0, 1, NUM_STEPS)[:, None]))
+    shares = torch.linspace(0, 1, NUM_STEPS).tolist()
+    return {
+        "ends": [f"{key}{f' ({label})' if label else ''}" for key, label in zip(ends.keys, ends.labels, strict=True)],
+        "lines": [
+            Panel(
+                name,
+                [
+                    Cell(f"{share:.0%}", media_of(model.modalities[name].preview(x[name][n])), "generated")
+                    for n, share in enumerate(shares)
+                ],
+            )
+            for name in model.names
+        ],
+    }
+
+
+@torch.no_grad()
+def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
+    """Points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
+    index = torch.linspace(0, len(held_out) - 1, min(MOST_POINTS, len(held_out))).round().long()
+    rows = held_out.take(index)
+    model.autoencoder.eval()
+    means, kls = [], []
+    for part in torch.arange(len(rows)).split(64):
+        batch = rows.take(part).to(model.device)
+        q = model.autoencoder.fuse(model.autoencoder.encode(batch.x), batch.presence)
+        means.append(q.mean_BD.cpu())
+        kls.append(q.kl_BD().cpu())
+    points_N2, method = plane(torch.cat(means))
+    sheet = thumbnails(model, rows)
+    return {
+        "method": method,
+        "x": points_N2[:, 0].round(3).tolist(),
+        "y": points_N2[:, 1].round(3).tolist(),
+        "labels": [label or "" for label in rows.labels],
+        "keys": list(rows.keys),
+        "sheet": picture_uri(sheet[0]) if sheet else "",
+        "shown": sheet[1] if sheet else "",
+        "columns": SHEET_COLUMNS,
+        "side": THUMBNAIL,
+        "kl": sorted(torch.cat(kls).mean(0).tolist(), reverse=True),
+    }
+
+
+def _evaluations(folder: Path) -> dict[str, list[Table]]:
+    return {
+        path.stem: evaluation_tables(read_evaluation(path)) for path in sorted((folder / "evaluation").glob("*.json"))
+    }
