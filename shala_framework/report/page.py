@@ -139,7 +139,7 @@ def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> 
     for summary in summaries:
         seconds |= summary.get("seconds", {})
     facts = [
-        ("folder", str(folder)),
+        ("where", str(folder)),
         ("modalities", ", ".join(f"{name} ({table.plugin})" for name, table in model.spec.modality.items())),
         ("latent", f"{model.spec.posterior.latent_dim} dimensions"),
         ("parameters", f"{sum(counts.values()):,} ({', '.join(f'{name} {n:,}' for name, n in counts.items())})"),
