@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests (all installed), plugins (the core alone, then each plugin with it), browser, dev.
+"""Sessions: lint, types, tests (all installed), plugins (the core alone, then each plugin with it), browser, docs, dev.
 
 An environment with torch takes several GB, so sessions are few and their environments are reused.
 """
@@ -19,7 +19,8 @@ CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "noxfile
 TEST_TOOLS = ["pytest>=8"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
-BROWSER_TOOLS = ["playwright>=1.45"]
+DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]
+BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 
 
 def install_project(session: nox.Session, *plugins: str) -> None:
@@ -81,6 +82,13 @@ def browser(session: nox.Session) -> None:
     install_project(session, *PLUGINS)
     session.install(*TEST_TOOLS, *BROWSER_TOOLS)
     run_tests(session, "browser")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site in build/site; a broken link is an error."""
+    session.install(*DOCS_TOOLS)
+    session.run("mkdocs", "build", "--strict")
 
 
 @nox.session(venv_backend="none")

@@ -24,8 +24,8 @@ LAYERS = (  # low to high; a module imports from its own layer and from lower on
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},
-    {"experiment"},
-    {"cli"},
+    {"experiment", "explore"},
+    {"cli", "__main__"},
     {"testing"},  # for plugins' tests; the core does without it
 )
 UPWARD = {

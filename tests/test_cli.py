@@ -1,6 +1,7 @@
 """`shala` as a user meets it: help, check, pack, and progress on a terminal and in a log."""
 
 import io
+import json
 import re
 import tarfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from shala_framework.cli import progress
 from shala_framework.cli.main import main, main_run
 from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
 
-VERBS = ("run", "check", "plugins", "pack", "sample", "evaluate")
+VERBS = ("run", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "report")
 
 
 def call(*arguments: str) -> object:
@@ -27,7 +28,7 @@ def test_shala_alone_shows_its_verbs(arguments, capsys):
     assert call(*arguments) == 0
     out = capsys.readouterr().out
     for verb in VERBS:
-        assert re.search(rf"^    {verb} +[A-Z]\w+ ", out, re.MULTILINE)
+        assert re.search(rf"^    {verb}\s+[A-Z]\w+ ", out, re.MULTILINE)
     assert "examples:\n  shala " in out
 
 
@@ -100,6 +101,20 @@ def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
     out = capsys.readouterr().out
     assert "train: 3 shards; first sample 'train_0000' has a, " in out
     assert "validation: 2 shards; first sample 'validation_0000' has " in out
+
+
+def test_check_says_as_json_what_is_wrong(two_spec, capsys):
+    """Status 2 and every problem with its line, or status 0 and none."""
+    assert call("check", "two.toml", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    two_spec.write_text(
+        two_spec.read_text().replace("num_joint = 3", "num_joint = 'x'").replace("\nsteps = 60", "\nstepz = 60")
+    )
+    assert call("check", "two.toml", "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert not found["sound"]
+    assert {problem["path"] for problem in found["problems"]} == {"generate.num_joint", "train.autoencoder.stepz"}
+    assert all(problem["origin"].startswith("two.toml:") for problem in found["problems"])
 
 
 def test_pack_never_writes_among_other_shards(tmp_path, capsys):

@@ -230,14 +230,25 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     assert done.returncode == 0, done.stderr
     written = sorted(p.name for p in Path("s/given_first").iterdir())
     assert written == sorted(f"one_{i}.{e}" for i in range(3) for e in ("mp4", "second.json"))
-    assert shala("sample", str(folder), "--num", "2", "--out", "j").returncode == 0
-    assert len(list(Path("j/joint").glob("*.mp4"))) == 2
+    manifest = json.loads(Path("s/manifest.json").read_text())
+    assert manifest["given"] == {"first": "one.a"}
+    assert [entry["row"] for entry in manifest["samples"]] == ["one"] * 3
+    listed = [Path("s") / file for entry in manifest["samples"] for file in entry["files"]["second"]]
+    assert sorted(p.name for p in listed) == sorted(f"one_{i}.second.json" for i in range(3))
+    assert all(path.exists() for path in listed)
+    jointly = shala("sample", str(folder), "--num", "2", "--out", "j", "--want", "second", "--json")
+    assert jointly.returncode == 0
+    assert json.loads(jointly.stdout) == json.loads(Path("j/manifest.json").read_text())
+    assert sorted(p.name for p in Path("j/joint").iterdir()) == [
+        *("000.mp4", "000.second.json", "001.mp4", "001.second.json"),
+    ]
     for arguments, message in (
         (("--given", "first=bad.a"), "expected a JSON array"),
         (("--given", "first=absent.a"), "cannot be read"),
         (("--given", "third=one.a"), "expected --given MODALITY=FILE"),
         (("--given", "second=one.a"), "ending in one of ['b']"),
         (("--num", "0"), "at least 1"),
+        (("--want", "secnd"), "--want secnd: did you mean 'second'?"),
         (("--out", "/proc/x"), "error: cannot read or write '/proc/x': No such file or directory"),
     ):
         failed = shala("sample", str(folder), *arguments)

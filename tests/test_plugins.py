@@ -1,6 +1,7 @@
 """Plugins: found by name alone, and a broken one is named together with its distribution and the cause."""
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,6 +190,10 @@ def test_plugins_are_listed_without_being_imported(install, capsys):
     out = capsys.readouterr().out
     assert "deep-made        acme-deep 2.1  (acme_deep)\n" in out
     assert "two-floats       two-floats 1.0  (two_floats)\n" in out
+    assert status_of(main, "plugins", "--json") == 0
+    assert {"name": "deep", "distribution": "acme-deep", "version": "2.1", "module": "acme_deep"} in json.loads(
+        capsys.readouterr().out
+    )
     assert "acme_deep" not in sys.modules
     offers = [(offer.name, offer.distribution) for offer in installed_offers()]
     assert offers == sorted(offers)

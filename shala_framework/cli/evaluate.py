@@ -54,6 +54,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         evaluation = evaluate_run(
             model, arguments.run, arguments.split, settings, seed=arguments.seed, reporter=reporter
         )
+    if arguments.json:
+        print((arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json").read_text(), end="")
+        return 0
     print_evaluation(evaluation)
     print(f"wrote {arguments.run / EVALUATION_FOLDER / arguments.split}.json and plots beside it")
     if model.synthetic:

@@ -1,6 +1,9 @@
 """`shala check`, `shala plugins` and `shala keys`: what is there, what is wrong with it, what can be written."""
 
 import argparse
+import json
+
+import attrs
 
 from shala_framework.data.shards import read_shards
 from shala_framework.errors import DataError, Problem, ShalaError, SpecError
@@ -13,13 +16,36 @@ from shala_framework.urls import expand_urls, is_remote
 
 def check(arguments: argparse.Namespace) -> int:
     """Check a spec and the first sample of each of its splits."""
+    lines: list[str] = []
+    problems: list[Problem] = []
+    try:
+        _look(arguments, lines, problems)
+    except SpecError as error:
+        if not arguments.json:
+            raise
+        problems = error.problems
+    if arguments.json:
+        print(
+            json.dumps(
+                {"sound": not problems, "notes": lines, "problems": [attrs.asdict(p) for p in problems]}, indent=2
+            )
+        )
+        return 2 if problems else 0
+    for line in lines:
+        print(line)
+    if problems:
+        raise SpecError(problems)
+    return 0
+
+
+def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Problem]) -> None:
+    """Put what there is to say of a spec and its shards into the two lists."""
     loaded = read_spec(arguments.spec, arguments.set, allow_pipe=arguments.allow_pipe)
     spec = loaded.spec
-    print(f"{arguments.spec}: sound; {len(spec.modality)} modalities: {', '.join(spec.modality)}")
+    lines.append(f"{arguments.spec}: sound; {len(spec.modality)} modalities: {', '.join(spec.modality)}")
     if loaded.stand_in_used and spec.data.stand_in is not None:
-        print(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
-        return 0
-    problems = []
+        lines.append(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
+        return
     for split in ("train", "validation"):
         names = getattr(spec.data, split)
         try:
@@ -27,18 +53,18 @@ def check(arguments: argparse.Namespace) -> int:
             local = [url for url in urls if not is_remote(url)]
             first = next(read_shards(local[:1]), None)
             fields = f"; first sample {first.key!r} has {', '.join(sorted(first.fields))}" if first else ""
-            print(f"{split}: {len(urls)} shards{fields}")
+            lines.append(f"{split}: {len(urls)} shards{fields}")
         except DataError as error:
             problems.append(Problem(path=f"data.{split}", message=str(error), origin=loaded.origins(("data", split))))
-    if problems:
-        raise SpecError(problems)
-    return 0
 
 
 def plugins(arguments: argparse.Namespace) -> int:
     """List plugins, or the options of one."""
     if arguments.name is None:
         offers = installed_offers()
+        if arguments.json:
+            print(json.dumps([attrs.asdict(offer) for offer in offers], indent=2))
+            return 0
         if not offers:
             print("no plugins are installed; `pip install ./plugins/*` installs this project's own")
         width = max((len(offer.name) for offer in offers), default=0)
@@ -46,9 +72,14 @@ def plugins(arguments: argparse.Namespace) -> int:
             print(f"{offer.name:<{width}}  {offer.distribution} {offer.version}  ({offer.module})")
         return 0
     found = load_offer(arguments.name)
-    summary = (found.__doc__ or "").strip().splitlines()
-    print(f"{arguments.name}: {summary[0] if summary else found.__name__}\n")
-    print(keys_as_text(keys_of(found.Options)))
+    summary = (found.__doc__ or "").strip().splitlines() or [found.__name__]
+    options = keys_of(found.Options)
+    if arguments.json:
+        described = {"name": arguments.name, "summary": summary[0], "options": [attrs.asdict(key) for key in options]}
+        print(json.dumps(described, indent=2))
+        return 0
+    print(f"{arguments.name}: {summary[0]}\n")
+    print(keys_as_text(options))
     return 0
 
 

@@ -119,6 +119,12 @@ def _report(arguments: argparse.Namespace) -> int:
     return report(arguments)
 
 
+def _explore(arguments: argparse.Namespace) -> int:
+    from shala_framework.cli.explore import explore
+
+    return explore(arguments)
+
+
 _VERBS = {
     "run": _run,
     "check": _check,
@@ -130,9 +136,9 @@ _VERBS = {
     "sample": _sample,
     "evaluate": _evaluate,
     "report": _report,
+    "explore": _explore,
 }
 _Format = argparse.RawDescriptionHelpFormatter
-
 _RUN = "Train both stages of a spec and write samples; the same command goes on where it stopped."
 _RUN_EXAMPLES = """\
 examples:
@@ -168,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         "  shala check specs/ntu_rgb_skeleton.toml\n",
     )
     _add_spec(checking)
+    _add_json(checking, "what is wrong")
     checking.set_defaults(verb="check")
 
     listing = verb(
@@ -176,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         "  shala plugins\n  shala plugins skeleton\n",
     )
     listing.add_argument("name", nargs="?", metavar="NAME", help="show the options of this modality or data set")
+    _add_json(listing, "the list")
     listing.set_defaults(verb="plugins")
 
     explaining = verb(
@@ -245,12 +253,20 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--given", action="append", default=[], metavar="MODALITY=FILE", help="generate from this file; may be repeated"
     )
+    sampling.add_argument(
+        "--want",
+        action="append",
+        default=[],
+        metavar="MODALITY",
+        help="write files of this modality alone; may be repeated",
+    )
     sampling.add_argument("--num", type=int, default=8, metavar="N", help="samples (default: 8)")
     sampling.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
     sampling.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     sampling.add_argument("--guidance", type=float, metavar="W", help="guidance scale (default: the spec's)")
     sampling.add_argument("--autoguidance", type=float, metavar="V", help="autoguidance scale (default: the spec's)")
     sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
+    _add_json(sampling, "the manifest")
     sampling.set_defaults(verb="sample")
 
     measuring = verb(
@@ -271,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
     measuring.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    _add_json(measuring, "every figure")
     measuring.set_defaults(verb="evaluate")
 
     reporting = verb(
@@ -280,11 +297,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     reporting.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     reporting.set_defaults(verb="report")
+
+    exploring = verb(
+        "explore",
+        "Serve a local page on which a run is tried: give it any modalities, get the others.",
+        "  shala explore runs/ntu_rgb_skeleton\n  shala explore runs/mine --port 8000\n",
+    )
+    exploring.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    exploring.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone"
+    )
+    exploring.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
+    exploring.set_defaults(verb="explore")
     return parser
 
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"shala_framework {__version__}")
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:

@@ -1,17 +1,23 @@
 """`shala sample`: samples of a trained run, jointly or from given files."""
 
 import argparse
+import json
 from contextlib import closing
 from pathlib import Path
 
 import attrs
-import torch
 
+from shala_framework.checkpoint import write_file
 from shala_framework.cli.progress import make_reporter
+from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
 from shala_framework.model import ShaLa, load
 from shala_framework.report.samples import SYNTHETIC, SampleWriter
+from shala_framework.spec import unstructure
+from shala_framework.spec.structuring import nearest
+
+MANIFEST = "manifest.json"
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -21,6 +27,7 @@ def sample(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None and arguments.steps < 2:
         raise DataError(f"expected --steps of at least 2, got {arguments.steps}")
     model = load(arguments.run)
+    wanted = _wanted(model, arguments.want)
     settings = model.spec.generate
     if arguments.guidance is not None:
         settings = attrs.evolve(settings, guidance_scale=arguments.guidance)
@@ -30,7 +37,7 @@ def sample(arguments: argparse.Namespace) -> int:
         settings = attrs.evolve(settings, num_steps=arguments.steps)
     model.spec = attrs.evolve(model.spec, generate=settings)
     with closing(make_reporter()) as reporter:
-        writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance)
+        writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance, wanted=wanted)
         reporter.begin("samples", arguments.num, "sample")
         if arguments.given:
             rows = _given_rows(model, arguments.given)
@@ -41,38 +48,40 @@ def sample(arguments: argparse.Namespace) -> int:
         reporter.finish()
         if model.synthetic:
             reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
-    print(f"wrote {arguments.num} samples to {arguments.out}")
+    manifest = {
+        "run": str(arguments.run),
+        "synthetic": model.synthetic,
+        "given": dict(item.split("=", 1) for item in arguments.given),
+        "seed": arguments.seed,
+        "settings": unstructure(settings),
+        "samples": writer.written,
+    }
+    write_file(arguments.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    if arguments.json:
+        print(json.dumps(manifest, indent=2))
+    else:
+        print(f"wrote {arguments.num} samples to {arguments.out}; {MANIFEST} lists their files")
     return 0
+
+
+def _wanted(model: ShaLa, names: list[str]) -> tuple[str, ...] | None:
+    unknown = [name for name in names if name not in model.modalities]
+    if unknown:
+        raise DataError(f"--want {unknown[0]}: {nearest(unknown[0], model.names, 'modalities of this run')}")
+    return tuple(names) or None
 
 
 def _given_rows(model: ShaLa, given: list[str]) -> Rows:
     """One row that holds the given files."""
-    x, stems = {}, []
+    files: dict[str, Path] = {}
     for item in given:
         name, equals, file = item.partition("=")
         if not equals or name not in model.modalities:
             raise DataError(f"expected --given MODALITY=FILE with one of {list(model.names)}, got {item!r}")
-        if name in x:
+        if name in files:
             raise DataError(f"expected one file for {name!r}, got two")
-        path, modality = Path(file), model.modalities[name]
-        field = next((f for f in modality.fields if path.name.lower().endswith("." + f)), None)
-        if field is None:
-            raise DataError(f"--given {item}: expected a file ending in one of {list(modality.fields)}")
-        try:
-            value = modality.read({field: path.read_bytes()})
-        except OSError as error:
-            raise DataError(f"--given {item}: cannot be read: {error.strerror}") from error
-        except DataError as error:
-            raise DataError(f"--given {item}: {error}") from error
-        if value is None:
-            raise DataError(f"--given {item}: the file holds no {name}")
-        x[name] = value[None]
-        stems.append(path.name.partition(".")[0])
-    if len(x) == len(model.modalities):
-        raise DataError("every modality is given; leave out those that are to be generated")
-    return Rows(
-        x={n: x.get(n, torch.zeros((1, *m.shape), dtype=m.dtype)) for n, m in model.modalities.items()},
-        presence=torch.tensor([[n in x for n in model.names]]),
-        keys=("_".join(stems),),
-        labels=(None,),
-    )
+        files[name] = Path(file)
+    try:
+        return given_row(model.modalities, files)
+    except DataError as error:
+        raise DataError(f"--given {error}") from error

@@ -1,8 +1,9 @@
 """Writes the samples of a run as files that a person opens."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -26,11 +27,15 @@ class SampleWriter:
         model: Where they come from.
         folder: Where they go.
         on_file: Called with the number of samples written so far.
+        wanted: Modalities whose own files are written; None for all.
+        written: What was written: of each sample its key, number and files by modality, relative to the folder.
     """
 
     model: ShaLa
     folder: Path
     on_file: Callable[[int], None] = lambda _: None
+    wanted: tuple[str, ...] | None = None
+    written: list[dict[str, Any]] = attrs.field(factory=list)
 
     @property
     def alarm(self) -> str:
@@ -43,9 +48,8 @@ class SampleWriter:
         groups = []
         for n in range(num_samples):
             previews = [(m, self._preview(m, x[m][n])) for m in self.model.names]
-            self._write_clip(self.folder / name / f"{n:03d}.mp4", previews)
-            for modality in self.model.names:
-                self._write_own(self.folder / name, f"{n:03d}", modality, x[modality][n])
+            own = {m: x[m][n] for m in self._chosen(self.model.names)}
+            self._write_sample(name, f"{n:03d}", previews, own, {"sample": n})
             groups.append([Strip(f"{n:03d} {m}", preview) for m, preview in previews])
             self.on_file(n + 1)
         sheet = contact_sheet(groups, title=f"{self.model.spec.name}: joint samples", alarm=self.alarm)
@@ -75,9 +79,8 @@ class SampleWriter:
             for s in range(num_samples):
                 stem = f"{_file_stem(key)}_{s}"
                 made = [(f"generated {m}", self._preview(m, x[m][n, s])) for m in wanted]
-                self._write_clip(self.folder / name / f"{stem}.mp4", [*head, *made, *tail])
-                for m in wanted:
-                    self._write_own(self.folder / name, stem, m, x[m][n, s])
+                own = {m: x[m][n, s] for m in self._chosen(wanted)}
+                self._write_sample(name, stem, [*head, *made, *tail], own, {"row": key, "sample": s})
                 strips += [Strip(caption, preview) for caption, preview in made]
                 self.on_file(n * num_samples + s + 1)
             groups.append([*strips, *(Strip(caption, preview) for caption, preview in tail)])
@@ -91,13 +94,27 @@ class SampleWriter:
         column = self.model.names.index(modality)
         return self._preview(modality, rows.x[modality][n]) if rows.presence[n, column] else None
 
-    def _write_clip(self, path: Path, previews: Sequence[tuple[str, Preview | None]]) -> None:
-        frames, rate = side_by_side(previews, alarm=self.alarm)
-        write_file(path, encode_mp4(frames, rate))
+    def _chosen(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if self.wanted is None or name in self.wanted]
 
-    def _write_own(self, folder: Path, stem: str, modality: str, x: Tensor) -> None:
-        for extension, content in self.model.modalities[modality].write(x).items():
-            write_file(folder / f"{stem}.{modality}.{extension}", content)
+    def _write_sample(
+        self,
+        name: str,
+        stem: str,
+        previews: Sequence[tuple[str, Preview | None]],
+        own: Mapping[str, Tensor],
+        entry: Mapping[str, Any],
+    ) -> None:
+        """A clip with everything side by side, each modality's own files, and an entry of `written`."""
+        frames, rate = side_by_side(previews, alarm=self.alarm)
+        write_file(self.folder / name / f"{stem}.mp4", encode_mp4(frames, rate))
+        files: dict[str, list[str]] = {}
+        for modality, x in own.items():
+            for extension, content in self.model.modalities[modality].write(x).items():
+                file = f"{name}/{stem}.{modality}.{extension}"
+                write_file(self.folder / file, content)
+                files.setdefault(modality, []).append(file)
+        self.written.append({**entry, "together": f"{name}/{stem}.mp4", "files": files})
 
 
 def choose_rows(rows: Rows, column: int, count: int) -> Rows:

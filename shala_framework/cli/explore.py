@@ -1,0 +1,34 @@
+"""`shala explore`: a local page for trying a run."""
+
+import argparse
+from tempfile import TemporaryDirectory
+
+from shala_framework.data.rows import Rows, load_rows
+from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
+from shala_framework.errors import DataError
+from shala_framework.explore import build_page
+from shala_framework.model import load
+
+
+def explore(arguments: argparse.Namespace) -> int:
+    """Serve the page until it is interrupted."""
+    model = load(arguments.run)
+    rows: Rows | None = None
+    try:
+        urls = split_urls(model.spec.data, "validation", arguments.run / STAND_IN_FOLDER if model.synthetic else None)
+        if urls:
+            rows = load_rows(urls, model.modalities, limit=model.spec.data.validation_samples)
+    except DataError as error:  # a model can be tried without the shards that it was trained on
+        print(f"no held-out rows to choose from: {error}")
+    with TemporaryDirectory() as folder:
+        page = build_page(model, rows, folder)
+        print(f"serving on http://{arguments.host}:{arguments.port}; Ctrl-C ends it", flush=True)
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port,
+            allowed_paths=[folder],
+            share=False,
+            quiet=True,
+            prevent_thread_lock=False,
+        )
+    return 0

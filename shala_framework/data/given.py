@@ -1,0 +1,49 @@
+"""Files of a user's own as what a model is given: one row that has some of its modalities."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from shala_framework.data.rows import Rows
+from shala_framework.errors import DataError
+from shala_framework.modality import Modality
+
+
+def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> Rows:
+    """Read a file for each given modality.
+
+    Args:
+        modalities: Of the model, by name.
+        files: One for each given modality; the end of its name says which field it is.
+
+    Returns:
+        One row, keyed by the files' stems.
+
+    Raises:
+        DataError: A file is of another kind, is damaged or holds no such signal, or nothing is left to generate.
+    """
+    x, stems = {}, []
+    for name, path in files.items():
+        modality = modalities[name]
+        field = next((f for f in modality.fields if path.name.lower().endswith("." + f)), None)
+        if field is None:
+            raise DataError(f"{name}={path}: expected a file ending in one of {list(modality.fields)}")
+        try:
+            value = modality.read({field: path.read_bytes()})
+        except OSError as error:
+            raise DataError(f"{name}={path}: cannot be read: {error.strerror}") from error
+        except DataError as error:
+            raise DataError(f"{name}={path}: {error}") from error
+        if value is None:
+            raise DataError(f"{name}={path}: the file holds no {name}")
+        x[name] = value[None]
+        stems.append(path.name.partition(".")[0])
+    if len(x) == len(modalities):
+        raise DataError("every modality is given; leave out those that are to be generated")
+    return Rows(
+        x={n: x.get(n, torch.zeros((1, *m.shape), dtype=m.dtype)) for n, m in modalities.items()},
+        presence=torch.tensor([[n in x for n in modalities]]),
+        keys=("_".join(stems),),
+        labels=(None,),
+    )

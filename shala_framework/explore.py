@@ -1,0 +1,211 @@
+"""A local page on which a person gives a model any of its modalities and gets the others.
+
+Gradio draws the page; what comes out is shown by the elements of the report.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jinja2
+import torch
+
+from shala_framework.checkpoint import write_file
+from shala_framework.data.given import given_row
+from shala_framework.data.rows import Rows
+from shala_framework.errors import DataError, ShalaError
+from shala_framework.model import ShaLa
+from shala_framework.report.media import media_of
+from shala_framework.report.page import Cell, Panel
+from shala_framework.report.samples import SYNTHETIC
+
+MOST_SAMPLES = 16
+MOST_STEPS = 100
+NOTHING = "none"
+FILES = "samples.zip"
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """What a person asks for.
+
+    Attributes:
+        files: Own files by modality.
+        row: Held-out row that gives the modalities of `from_row`; None for none.
+        from_row: Modalities that are taken from it; own files go before them.
+        num_samples: How many samples.
+        guidance_scale: Towards what is given.
+        autoguidance_scale: Away from a poorer denoiser's errors.
+        num_steps: Of the sampler.
+        seed: Of the samples.
+    """
+
+    files: Mapping[str, Path] = attrs.field(factory=dict)
+    row: int | None = None
+    from_row: Sequence[str] = ()
+    num_samples: int = 4
+    guidance_scale: float = 1.0
+    autoguidance_scale: float = 1.0
+    num_steps: int = 18
+    seed: int = 0
+
+
+def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
+    """The row that a request gives; None for joint samples.
+
+    Raises:
+        DataError: A file cannot be used, the row lacks what is asked of it, or nothing is left to generate.
+    """
+    from_row = [name for name in request.from_row if name not in request.files]
+    if rows is None or request.row is None or not from_row:
+        return given_row(model.modalities, request.files) if request.files else None
+    chosen = rows.take(torch.tensor([request.row]))
+    lacking = [name for name in from_row if not chosen.presence[0, model.names.index(name)]]
+    if lacking:
+        raise DataError(f"row {chosen.keys[0]!r} has no {lacking[0]}; choose another row or leave it out")
+    own = given_row(model.modalities, request.files) if request.files else None
+    given = [name in from_row or name in request.files for name in model.names]
+    if all(given):
+        raise DataError("every modality is given; leave out those that are to be generated")
+    return attrs.evolve(
+        chosen,
+        x={name: own.x[name] if own is not None and name in request.files else chosen.x[name] for name in model.names},
+        presence=torch.tensor([given]),
+    )
+
+
+def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Panel], bytes]:
+    """Panels of what was given and of each sample, and a zip archive of the samples' own files.
+
+    Raises:
+        DataError: As for `given_of`.
+    """
+    given = given_of(model, rows, request)
+    there = [] if given is None else [n for n, p in zip(model.names, given.presence[0].tolist(), strict=True) if p]
+    scales: dict[str, Any] = {
+        "autoguidance_scale": request.autoguidance_scale,
+        "num_steps": request.num_steps,
+        "seed": request.seed,
+    }
+    if given is None:
+        x = model.generate(request.num_samples, **scales)
+    else:
+        condition = {name: given.x[name] for name in there}
+        x = {
+            name: value[0]
+            for name, value in model.generate(
+                request.num_samples, given=condition, guidance_scale=request.guidance_scale, **scales
+            ).items()
+        }
+    panels, archive = [], io.BytesIO()
+    if given is not None:
+        panels.append(
+            Panel(
+                "given",
+                [Cell(name, media_of(model.modalities[name].preview(given.x[name][0])), "given") for name in there],
+            )
+        )
+    wanted = [name for name in model.names if name not in there]
+    with zipfile.ZipFile(archive, "w") as file:
+        for n in range(request.num_samples):
+            cells = [Cell(name, media_of(model.modalities[name].preview(x[name][n])), "generated") for name in wanted]
+            panels.append(Panel(f"sample {n + 1}", cells))
+            for name in wanted:
+                for extension, content in model.modalities[name].write(x[name][n]).items():
+                    file.writestr(f"{n:03d}.{name}.{extension}", content)
+    return panels, archive.getvalue()
+
+
+def panels_as_html(panels: Sequence[Panel]) -> str:
+    """The panels as a piece of a page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("shala_framework", "templates/report"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("panels.html.jinja").render(panels=panels)
+
+
+def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
+    """The Gradio page.
+
+    Args:
+        model: That answers.
+        rows: Held-out rows to choose from; None for none.
+        folder: Where archives are put for download.
+
+    Raises:
+        ShalaError: Gradio is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ShalaError("shala explore needs Gradio: pip install 'shala-framework[explore]'") from error
+    settings, names = model.spec.generate, model.names
+    labels = (
+        []
+        if rows is None
+        else [
+            f"{n}: {key} {label or ''}".strip()
+            for n, (key, label) in enumerate(zip(rows.keys, rows.labels, strict=True))
+        ]
+    )
+
+    def respond(
+        row: str, from_row: list[str], count: float, guidance: float, autoguidance: float, steps: float, seed: float,
+        *files: str | None,
+    ) -> tuple[str, str | None, str]:  # fmt: skip
+        request = Request(
+            files={name: Path(file) for name, file in zip(names, files, strict=True) if file},
+            row=None if row == NOTHING else labels.index(row),
+            from_row=from_row,
+            num_samples=int(count),
+            guidance_scale=guidance,
+            autoguidance_scale=autoguidance,
+            num_steps=int(steps),
+            seed=int(seed),
+        )
+        try:
+            panels, archive = answer(model, rows, request)
+        except ShalaError as error:
+            return "", None, f"**Cannot be done.** {error}"
+        path = Path(folder) / FILES
+        write_file(path, archive)
+        return panels_as_html(panels), str(path), ""
+
+    with gradio.Blocks(title=f"{model.spec.name}: explore", analytics_enabled=False) as page:
+        gradio.Markdown(
+            f"# {model.spec.name}\nGive any of {', '.join(names)}, get the others. Nothing given: all together."
+        )
+        if model.synthetic:
+            gradio.Markdown(f"**{SYNTHETIC}**: this model has seen no real recording.")
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                files = [
+                    gradio.File(
+                        label=f"{name}: a file of your own ({', '.join(model.modalities[name].fields)})",
+                        file_types=[f".{field.rpartition('.')[2]}" for field in model.modalities[name].fields],
+                        elem_id=f"file-{name}",
+                        height=110,
+                    )
+                    for name in names
+                ]
+                row = gradio.Dropdown([NOTHING, *labels], value=NOTHING, label="or a held-out row", elem_id="row")
+                from_row = gradio.CheckboxGroup(list(names), label="of which these are given", elem_id="from-row")
+                count = gradio.Slider(1, MOST_SAMPLES, value=4, step=1, label="samples")
+                guidance = gradio.Slider(0, 5, value=settings.guidance_scale, step=0.1, label="guidance")
+                autoguidance = gradio.Slider(0, 5, value=settings.autoguidance_scale, step=0.1, label="autoguidance")
+                steps = gradio.Slider(2, MOST_STEPS, value=settings.num_steps, step=1, label="sampler steps")
+                seed = gradio.Number(0, precision=0, minimum=0, label="seed")
+                go = gradio.Button("Generate", variant="primary", elem_id="go")
+            with gradio.Column(scale=2):
+                message = gradio.Markdown(elem_id="message")
+                shown = gradio.HTML(elem_id="shown")
+                archive = gradio.File(label="the samples' files", interactive=False, elem_id="archive")
+        go.click(
+            respond,
+            [row, from_row, count, guidance, autoguidance, steps, seed, *files],
+            [shown, archive, message],
+        )
+    return page

@@ -1,0 +1,64 @@
+"""What the documentation tells users to write is accepted: specs, command lines, links."""
+
+import re
+import shlex
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import tomli
+
+from shala_framework.cli.main import _parser
+from shala_framework.spec import read_spec
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(language):
+    return [(named(page), text) for page in PAGES for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+SPECS = [(page, text) for page, text in blocks("toml") if text.startswith("schema")]
+
+
+@pytest.mark.parametrize(("page", "text"), SPECS, ids=[page for page, _ in SPECS])
+def test_a_spec_of_the_documentation_is_sound(page, text, tmp_path):
+    missing = {t["plugin"] for t in tomli.loads(text)["modality"].values()} - {
+        entry.name for entry in entry_points(group="shala.plugins")
+    }
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+    (tmp_path / "spec.toml").write_text(text)
+    assert read_spec(tmp_path / "spec.toml").spec.name
+
+
+def commands():
+    """Every line of the documentation that calls this project's commands."""
+    lines = [line for _, text in blocks("bash") for line in text.splitlines()]
+    lines += [line[4:] for page in PAGES for line in page.read_text().splitlines() if line.startswith("    ")]
+    for line in lines:
+        for part in re.split(r" && |; ", line.partition(" #")[0]):
+            called = re.search(r"(?:^|--no-python )(shala(?:-run)? .*)", part.strip())
+            if called and "..." not in called[1] and not called[1].endswith("\\"):
+                yield called[1].replace("$SLURM_ARRAY_TASK_ID", "1")
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_a_command_of_the_documentation_is_one(line):
+    """Its verb and options exist; shala-run is `shala run`."""
+    program, *arguments = shlex.split(line)
+    _parser().parse_args(["run", *arguments] if program == "shala-run" else arguments)
+
+
+def test_links_lead_somewhere():
+    assert len(set(commands())) > 20
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{named(page)} links to {target}"

@@ -1,0 +1,72 @@
+"""What the explore page answers, without the page."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from shala_framework import DataError, load
+from shala_framework.cli.main import main_run
+from shala_framework.data.rows import load_rows
+from shala_framework.explore import Request, answer, given_of, panels_as_html
+
+
+@pytest.fixture
+def tried(two_spec):
+    """A trained run and its held-out rows."""
+    with pytest.raises(SystemExit) as leaving:
+        main_run([str(two_spec)])
+    assert leaving.value.code == 0
+    model = load("runs/two")
+    rows = load_rows(sorted(str(path) for path in Path("runs/two/data").glob("validation-*.tar")), model.modalities)
+    return model, rows
+
+
+def test_nothing_given_is_joint_and_a_file_gives_the_others(tried):
+    model, rows = tried
+    panels, archive = answer(model, rows, Request(num_samples=2))
+    assert [panel.title for panel in panels] == ["sample 1", "sample 2"]
+    assert [cell.caption for cell in panels[0].cells] == ["first", "second"]
+    Path("one.a").write_text("[3.5, 0.5]")
+    panels, archive = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3))
+    assert [panel.title for panel in panels] == ["given", "sample 1", "sample 2", "sample 3"]
+    assert [cell.caption for cell in panels[1].cells] == ["second"]
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        assert sorted(file.namelist()) == [f"{n:03d}.second.json" for n in range(3)]
+    again = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3))[1]
+    other = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3, seed=1))[1]
+    contents = [
+        [zipfile.ZipFile(io.BytesIO(data)).read(f"{n:03d}.second.json") for n in range(3)]
+        for data in (archive, again, other)
+    ]
+    assert contents[0] == contents[1] != contents[2]
+    assert "sample 3" in panels_as_html(panels)
+
+
+def test_a_row_gives_what_is_asked_of_it_and_own_files_go_before(tried):
+    model, rows = tried
+    whole = int(torch.nonzero(rows.presence.all(1))[0])
+    given = given_of(model, rows, Request(row=whole, from_row=("second",)))
+    assert given.presence.tolist() == [[False, True]]
+    assert torch.equal(given.x["second"][0], rows.x["second"][whole])
+    Path("one.b").write_text("[3.5, 0.5]")
+    own = given_of(model, rows, Request(files={"second": Path("one.b")}, row=whole, from_row=("second",)))
+    assert own.presence.tolist() == [[False, True]]
+    assert not torch.equal(own.x["second"][0], rows.x["second"][whole])
+    assert given_of(model, rows, Request(row=whole)) is None
+
+
+def test_what_cannot_be_done_is_said(tried):
+    model, rows = tried
+    lacking = int(torch.nonzero(~rows.presence[:, 1])[0])
+    whole = int(torch.nonzero(rows.presence.all(1))[0])
+    Path("bad.a").write_text("[")
+    for request, message in (
+        (Request(files={"first": Path("bad.a")}), "expected a JSON array"),
+        (Request(row=lacking, from_row=("second",)), "has no second"),
+        (Request(row=whole, from_row=("first", "second")), "every modality is given"),
+    ):
+        with pytest.raises(DataError, match=message):
+            answer(model, rows, request)
