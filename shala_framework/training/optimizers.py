@@ -19,6 +19,7 @@ from shala_framework.training.split_tensors import by_kind, split_like, whole
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
+GRAM_ASPECT = 2  # columns to rows from which iterating on Gram matrices takes fewer products
 MATRIX_LAYERS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -144,8 +145,21 @@ def orthogonalise(x_KRC: Tensor) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x_KRC = x_KRC / (torch.linalg.matrix_norm(x_KRC, keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram_KRR = x_KRC @ x_KRC.mT
-        polynomial_KRR = torch.baddbmm(gram_KRR, gram_KRR, gram_KRR, beta=b, alpha=c)
-        x_KRC = torch.baddbmm(x_KRC, polynomial_KRR, x_KRC, beta=a)
-    return x_KRC
+    rows, columns = x_KRC.shape[1:]
+    if x_KRC.dtype != torch.float32 or columns < GRAM_ASPECT * rows:
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            gram_KRR = x_KRC @ x_KRC.mT
+            polynomial_KRR = torch.baddbmm(gram_KRR, gram_KRR, gram_KRR, beta=b, alpha=c)
+            x_KRC = torch.baddbmm(x_KRC, polynomial_KRR, x_KRC, beta=a)
+        return x_KRC
+    # Every iterate is a polynomial of the first Gram matrix times x, and such polynomials commute: x, which is wide, is
+    # needed at the start and at the end alone. Not in bfloat16, as errors of the Gram matrix grow with each step.
+    gram_KRR = x_KRC @ x_KRC.mT
+    identity_RR = torch.eye(rows, device=x_KRC.device)
+    turned_KRR = identity_RR
+    for step in range(NEWTON_SCHULZ_STEPS):
+        factor_KRR = torch.baddbmm(gram_KRR, gram_KRR, gram_KRR, beta=b, alpha=c) + a * identity_RR
+        turned_KRR = factor_KRR @ turned_KRR if step else factor_KRR
+        if step + 1 < NEWTON_SCHULZ_STEPS:
+            gram_KRR = factor_KRR @ (factor_KRR @ gram_KRR)
+    return turned_KRR @ x_KRC
