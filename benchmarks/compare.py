@@ -1,7 +1,7 @@
 """This framework and its peers on PolyMNIST, at equal training time, with equal layers, scored by one judge.
 
     python benchmarks/compare.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
-        [--seconds 900] [--threads 2] [--seeds 3] [--only shala mvtcae ...] [--dry-run]
+        [--seconds 900] [--threads 2] [--seeds 3] [--only shala mvtcae ...] [--keep] [--dry-run]
 
 BENCH is the folder of the benchmark: judge.py scores, peers.py has the peers' models and training. PEERS is a virtual
 environment with `multivae` installed; a system that is not installed there is left out with a note. JUDGES.pt is what
@@ -48,6 +48,7 @@ class Settings:
     results: Path
     seconds: float
     threads: int
+    keep: bool
 
 
 def result_file(settings: Settings, name: str, seed: int) -> Path:
@@ -92,7 +93,7 @@ def run(settings: Settings, name: str, seed: int) -> Mapping[str, Any] | None:
         ]
         scored = subprocess.run(scoring, check=True, stdout=subprocess.PIPE, text=True, cwd=settings.bench).stdout
         result["scores"][title] = json.loads(scored.splitlines()[-1])
-    for samples in files.values():
+    for samples in () if settings.keep else files.values():
         samples.unlink()
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=2) + "\n")
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
+    parser.add_argument("--keep", action="store_true", help="keep the samples, 200 MB each, beside the scores")
     parser.add_argument("--dry-run", action="store_true", help="print the table of what is there")
     args = parser.parse_args()
     settings = Settings(
@@ -150,6 +152,7 @@ def main() -> None:
         results=args.results,
         seconds=args.seconds,
         threads=args.threads,
+        keep=args.keep,
     )
     settings.results.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
