@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         pixels_to_unit,
         unit_to_pixels,
     )
-    from shala_framework.media import encode_gif, encode_mp4, encode_png
+    from shala_framework.media import encode_gif, encode_mp4, encode_png, encode_wav
     from shala_framework.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.model import ShaLa, load
     from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
@@ -36,7 +36,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "layers": ("ConditionedResidual", "Residual", "group_norm", "initialise"),
     "likelihoods": ("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
-    "media": ("encode_gif", "encode_mp4", "encode_png"),
+    "media": ("encode_gif", "encode_mp4", "encode_png", "encode_wav"),
     "modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "model": ("ShaLa", "load"),
     "options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
@@ -48,8 +48,8 @@ __all__ = [
     "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
     "ShaLa", "ShalaError", "SpecError", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
-    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "group_norm", "hookimpl", "initialise", "load",
-    "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
+    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl",
+    "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
 ]  # fmt: skip
 
 

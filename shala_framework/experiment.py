@@ -32,7 +32,6 @@ from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
-from shala_framework.report.page import write_report
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
 from shala_framework.spec.structuring import format_path
@@ -113,6 +112,8 @@ class Experiment:
         )
         self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
         if processes.rank() == 0:
+            from shala_framework.report.page import write_report  # seconds of imports that training need not wait for
+
             write_report(self.model, self.folder, self.held_out(), command=self.command, reporter=self.reporter)
         return summary
 

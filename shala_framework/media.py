@@ -1,6 +1,7 @@
-"""Frames to files that a browser opens: mp4, png and gif. The same frames give the same bytes on every run."""
+"""Frames and sounds to files that a browser opens: mp4, png, gif and wav. The same input gives the same bytes."""
 
 import io
+import wave
 from fractions import Fraction
 
 import av
@@ -36,6 +37,17 @@ def encode_mp4(frames: np.ndarray, frames_per_second: float) -> bytes:
         for frame in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def encode_wav(sound: np.ndarray, sample_rate_hz: int) -> bytes:
+    """A sound, float [N] in [-1, 1], as 16 bits of one channel."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(np.round(np.clip(sound, -1, 1) * 32_767).astype("<i2").tobytes())
     return buffer.getvalue()
 
 

@@ -3,8 +3,8 @@
 import argparse
 from tempfile import TemporaryDirectory
 
-from shala_framework.data.rows import Rows, load_rows
-from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
+from shala_framework.cli.held_out import held_out_rows
+from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
 from shala_framework.explore import build_page
 from shala_framework.model import load
@@ -15,9 +15,7 @@ def explore(arguments: argparse.Namespace) -> int:
     model = load(arguments.run)
     rows: Rows | None = None
     try:
-        urls = split_urls(model.spec.data, "validation", arguments.run / STAND_IN_FOLDER if model.synthetic else None)
-        if urls:
-            rows = load_rows(urls, model.modalities, limit=model.spec.data.validation_samples)
+        rows = held_out_rows(model, arguments.run)
     except DataError as error:  # a model can be tried without the shards that it was trained on
         print(f"no held-out rows to choose from: {error}")
     with TemporaryDirectory() as folder:

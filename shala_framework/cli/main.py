@@ -1,10 +1,11 @@
 """Command line of `shala` and `shala-run`; loads torch only once a verb needs it."""
 
 import argparse
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shala_framework import __version__
@@ -36,7 +37,7 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
         parser.print_help()
         return 0
     try:
-        return int(_VERBS[parsed.verb](parsed))
+        return _VERBS[parsed.verb](parsed)
     except ShalaError as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2
@@ -59,84 +60,27 @@ def _message(error: ShalaError) -> str:
     return str(error)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.run import run
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """A verb's function, whose module is imported once it is called."""
 
-    return run(arguments)
+    def call(arguments: argparse.Namespace) -> int:
+        return int(getattr(importlib.import_module(f"shala_framework.cli.{module}"), function)(arguments))
 
-
-def _check(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.inspect import check
-
-    return check(arguments)
-
-
-def _plugins(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.inspect import plugins
-
-    return plugins(arguments)
-
-
-def _keys(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.inspect import keys
-
-    return keys(arguments)
-
-
-def _new_plugin(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.new_plugin import new_plugin
-
-    return new_plugin(arguments)
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.pack import pack
-
-    return pack(arguments)
-
-
-def _index(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.index import index
-
-    return index(arguments)
-
-
-def _sample(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.sample import sample
-
-    return sample(arguments)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.evaluate import evaluate
-
-    return evaluate(arguments)
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.report import report
-
-    return report(arguments)
-
-
-def _explore(arguments: argparse.Namespace) -> int:
-    from shala_framework.cli.explore import explore
-
-    return explore(arguments)
+    return call
 
 
 _VERBS = {
-    "run": _run,
-    "check": _check,
-    "plugins": _plugins,
-    "keys": _keys,
-    "new-plugin": _new_plugin,
-    "pack": _pack,
-    "index": _index,
-    "sample": _sample,
-    "evaluate": _evaluate,
-    "report": _report,
-    "explore": _explore,
+    "run": _later("run", "run"),
+    "check": _later("inspect", "check"),
+    "plugins": _later("inspect", "plugins"),
+    "keys": _later("inspect", "keys"),
+    "new-plugin": _later("new_plugin", "new_plugin"),
+    "pack": _later("pack", "pack"),
+    "index": _later("index", "index"),
+    "sample": _later("sample", "sample"),
+    "evaluate": _later("evaluate", "evaluate"),
+    "report": _later("report", "report"),
+    "explore": _later("explore", "explore"),
 }
 _Format = argparse.RawDescriptionHelpFormatter
 _RUN = "Train both stages of a spec and write samples; the same command goes on where it stopped."

@@ -20,8 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from shala_framework import processes  # torch is imported only for a sound spec
     from shala_framework.experiment import Experiment
-    from shala_framework.report.page import REPORT_FILE
-    from shala_framework.report.samples import SYNTHETIC
+    from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.training.progress import Silent
 
     folder = arguments.out or Path("runs") / loaded.spec.name

@@ -1,14 +1,12 @@
 """Previews as a browser takes them: clips, pictures, sounds and texts, inside the page itself."""
 
 import base64
-import io
-import wave
 from typing import Literal
 
 import attrs
 import numpy as np
 
-from shala_framework.media import encode_mp4, encode_png
+from shala_framework.media import encode_mp4, encode_png, encode_wav
 from shala_framework.modality import Preview
 
 
@@ -39,17 +37,6 @@ def media_of(preview: Preview | None) -> list[Media]:
     if preview.text is not None:
         found.append(Media("words", preview.text))
     return found
-
-
-def encode_wav(sound: np.ndarray, sample_rate_hz: int) -> bytes:
-    """A sound, float [N] in [-1, 1], as 16 bits of one channel."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
-        file.writeframes(np.round(np.clip(sound, -1, 1) * 32_767).astype("<i2").tobytes())
-    return buffer.getvalue()
 
 
 def _uri(kind: str, data: bytes) -> str:

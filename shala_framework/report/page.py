@@ -27,12 +27,11 @@ from shala_framework.machine import describe_machine
 from shala_framework.model import ShaLa
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
-from shala_framework.report.samples import SYNTHETIC
+from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.report.tables import Table, evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
 from shala_framework.training.progress import Reporter, Silent
 
-REPORT_FILE = "report.html"
 MOST_JOINT = 12
 MOST_ROWS = 6
 NUM_SAMPLES = 3  # from each given row

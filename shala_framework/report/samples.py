@@ -17,6 +17,7 @@ from shala_framework.model import PriorName, ShaLa
 from shala_framework.report.panels import Strip, contact_sheet, side_by_side
 
 SYNTHETIC = "SYNTHETIC STAND-IN DATA"
+REPORT_FILE = "report.html"
 
 
 @attrs.frozen(kw_only=True)

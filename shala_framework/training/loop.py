@@ -126,8 +126,7 @@ def train(
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = settings.learning_rate * factor
             loss, terms = step_loss(next(stream), step, settings.micro_batches)
-            clip = clip_gradients if split else _clip_whole
-            norm = clip(module, settings.gradient_clip)
+            norm = clip_gradients(module, settings.gradient_clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -163,10 +162,6 @@ def train(
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
                 raise Interrupted(request.signal_number)
     reporter.finish()
-
-
-def _clip_whole(module: nn.Module, largest_norm: float) -> Tensor:
-    return nn.utils.clip_grad_norm_(module.parameters(), largest_norm)
 
 
 class _Window:

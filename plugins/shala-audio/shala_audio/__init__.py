@@ -1,9 +1,7 @@
 """Sound as a modality: log-mel spectrograms of fixed length."""
 
-import io
 import itertools
 import math
-import wave
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal, final
@@ -25,6 +23,7 @@ from shala_framework import (
     at_least,
     between,
     each,
+    encode_wav,
     hookimpl,
     multiple_of,
     not_empty,
@@ -190,13 +189,7 @@ class Audio(Modality):
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """A sound with that spectrogram under "wav": 16 bits, one channel; its phases are made up, always alike."""
-        buffer = io.BytesIO()
-        with wave.open(buffer, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(self.options.sample_rate_hz)
-            file.writeframes(np.round(self._sound(x) * 32_767).astype("<i2").tobytes())
-        return {"wav": buffer.getvalue()}
+        return {"wav": encode_wav(self._sound(x), self.options.sample_rate_hz)}
 
     def preview(self, x: Tensor) -> Preview:
         """A picture of the spectrogram, low frequencies at the bottom, and its sound."""

@@ -1,0 +1,17 @@
+"""The held-out rows of a finished run, for verbs that show some."""
+
+from pathlib import Path
+
+from shala_framework.data.rows import Rows, load_rows
+from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
+from shala_framework.model import ShaLa
+
+
+def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
+    """Validation rows, as many as the run kept in memory; None where its spec names none.
+
+    Raises:
+        DataError: The shards are not there, or cannot be read.
+    """
+    urls = split_urls(model.spec.data, "validation", folder / STAND_IN_FOLDER if model.synthetic else None)
+    return load_rows(urls, model.modalities, limit=model.spec.data.validation_samples) if urls else None
