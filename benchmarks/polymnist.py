@@ -61,31 +61,14 @@ class Model:
 
     def __init__(self, names: Mapping[str, Any], recipe: Recipe) -> None:
         self.recipe, self.names = recipe, list(names)
-        self.table, self.prior_table = structure(recipe.posterior, Posterior), structure(recipe.prior, Prior)
-        self.autoencoder = Autoencoder(
-            modalities(len(names)),
-            latent_dim=recipe.latent_dim,
-            feature_dim=FEATURE_DIM,
-            hidden_dim=recipe.hidden_dim,
-            fusion=self.table.fusion,
-            modality_dropout=self.table.modality_dropout,
-            contrastive=self.table.contrast_weight > 0,
-            recognised=self.table.recognition_weight > 0,
-            textured=self.table.texture_weight > 0,
-            checked_share=self.table.checked_share,
+        sizes = {"latent_dim": recipe.latent_dim, "feature_dim": FEATURE_DIM, "hidden_dim": recipe.hidden_dim}
+        self.table = structure({**sizes, **recipe.posterior}, Posterior)
+        self.prior_table = structure(recipe.prior, Prior)
+        self.autoencoder = Autoencoder.from_table(modalities(len(names)), self.table)
+        self.prior = DiffusionPrior.from_table(
+            self.prior_table, latent_dim=recipe.latent_dim, num_modalities=len(names), feature_dim=FEATURE_DIM
         )
-        prior = self.prior_table
-        self.prior = DiffusionPrior(
-            latent_dim=recipe.latent_dim,
-            num_modalities=len(names),
-            feature_dim=FEATURE_DIM,
-            hidden_dim=prior.hidden_dim,
-            num_blocks=prior.num_blocks,
-            guide_hidden_dim=prior.guide_hidden_dim,
-            guide_num_blocks=prior.guide_num_blocks,
-            condition=prior.condition,
-        )
-        self.mixture = GaussianMixture(prior.mixture_components, recipe.latent_dim)
+        self.mixture = GaussianMixture(self.prior_table.mixture_components, recipe.latent_dim)
 
     @torch.no_grad()
     def decode(self, z_ND: Tensor) -> dict[str, Tensor]:

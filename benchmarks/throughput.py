@@ -52,6 +52,7 @@ from shala_framework.machine import describe_machine
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.optimizers import make_optimizers
@@ -101,19 +102,12 @@ class Clock(Silent):
 def new_stage(count: int, **posterior: Any) -> tuple[AutoencoderTraining, AutoencoderStage]:
     """Stage 1 as a run would have it, on so many picture modalities."""
     torch.manual_seed(0)
-    table = structure(posterior, Posterior)
+    sizes = {"latent_dim": LATENT_DIM, "feature_dim": FEATURE_DIM, "hidden_dim": 256}
+    table = structure({**sizes, **posterior}, Posterior)
     settings = structure(
         {"steps": 1_000_000, "batch_size": BATCH_SIZE, "save_every_steps": 1_000_000}, AutoencoderStage
     )
-    autoencoder = Autoencoder(
-        modalities(count),
-        latent_dim=LATENT_DIM,
-        feature_dim=FEATURE_DIM,
-        hidden_dim=256,
-        contrastive=table.contrast_weight > 0,
-        recognised=table.recognition_weight > 0,
-        textured=table.texture_weight > 0,
-    )
+    autoencoder = Autoencoder.from_table(modalities(count), table)
     return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu")), settings
 
 
@@ -136,9 +130,21 @@ def rate_of_loop(batches: Callable[[int], Iterator[Rows]], seconds: float, **pos
     return clock.rate * BATCH_SIZE
 
 
+def rate_of_compiled_loop(rows: Rows, seconds: float) -> float:
+    """Rows a second of the bare loop, once encoders and decoders are compiled."""
+    stage, settings = new_stage(5)
+    with compiled(stage.autoencoder.networks, torch.device("cpu")):
+        return rate_of_steps(stage, settings, rows, seconds)
+
+
 def rate_of_bare_loop(rows: Rows, seconds: float, **posterior: Any) -> float:
     """Rows a second of forward, backward and optimiser step on one batch, with nothing around them."""
     stage, settings = new_stage(5, **posterior)
+    return rate_of_steps(stage, settings, rows, seconds)
+
+
+def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: Rows, seconds: float) -> float:
+    """Of a batch taken again and again; the first steps do not count."""
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.bfloat16)
     batch, step, start = rows.take(torch.arange(BATCH_SIZE)), 0, 0.0
     while True:
@@ -183,6 +189,7 @@ def stage1(args: argparse.Namespace) -> str:
     measure: dict[str, Callable[[], float]] = {
         "this framework": lambda: rate_of_loop(batches, args.seconds),
         "bare loop": lambda: rate_of_bare_loop(rows, args.seconds),
+        "bare loop, compiled": lambda: rate_of_compiled_loop(rows, args.seconds),
         "this framework, no contrastive terms": lambda: rate_of_loop(batches, args.seconds, **PLAIN),
         "bare loop, no contrastive terms": lambda: rate_of_bare_loop(rows, args.seconds, **PLAIN),
     }

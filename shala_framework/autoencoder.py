@@ -5,6 +5,7 @@ Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import attrs
 import torch
@@ -15,7 +16,8 @@ from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
 from shala_framework.processes import rows_rand
 from shala_framework.sharing import SharedDecoder, SharedEncoder, call_frozen
-from shala_framework.texture import map_statistics, recorded_maps, texture_distance
+from shala_framework.spec.schema import Posterior
+from shala_framework.texture import MapRecorder, map_statistics, texture_distance
 
 
 @attrs.frozen(eq=False)
@@ -86,8 +88,28 @@ class Autoencoder(nn.Module):
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
         self.recognised = recognised and self.contrast is not None
-        self.textured, self.checked_share = textured, checked_share
+        self.checked_share = checked_share
+        self.recorders = self._recorders() if textured else {}
         self.modality_dropout = modality_dropout
+
+    @classmethod
+    def from_table(
+        cls, modalities: Mapping[str, Modality], table: Posterior, groups: Mapping[str, str] | None = None
+    ) -> "Autoencoder":
+        """The one that a spec's [posterior] describes; `groups` names the group of each modality that shares."""
+        return cls(
+            modalities,
+            latent_dim=table.latent_dim,
+            feature_dim=table.feature_dim,
+            hidden_dim=table.hidden_dim,
+            fusion=table.fusion,
+            modality_dropout=table.modality_dropout,
+            contrastive=table.contrast_weight > 0,
+            recognised=table.recognition_weight > 0,
+            textured=table.texture_weight > 0,
+            checked_share=table.checked_share,
+            groups=groups,
+        )
 
     def _encoder(self, name: str, modality: Modality) -> nn.Module:
         group = self.groups.get(name)
@@ -104,6 +126,32 @@ class Autoencoder(nn.Module):
         if group not in self.shared_decoders:
             self.shared_decoders[group] = modality.decoder(self.latent_dim)
         return SharedDecoder(self.shared_decoders[group], self.latent_dim)
+
+    def _recorders(self) -> dict[str, MapRecorder]:
+        """By modality; those of a group have one."""
+        of_groups = {group: MapRecorder(encoder) for group, encoder in self.shared_encoders.items()}
+        return {
+            name: of_groups[self.groups[name]] if name in self.groups else MapRecorder(encoder)
+            for name, encoder in self.encoders.items()
+        }
+
+    @property
+    def textured(self) -> bool:
+        """Whether what is decoded is compared with the data by statistics of maps."""
+        return bool(self.recorders)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Encoders and decoders; of a group, those that it shares."""
+        return [
+            module
+            for own, shared in ((self.encoders, self.shared_encoders), (self.decoders, self.shared_decoders))
+            for module in (*(m for name, m in own.items() if name not in self.groups), *shared.values())
+        ]
+
+    def _recorded(self, name: str) -> AbstractContextManager[list[Tensor]]:
+        recorder = self.recorders.get(name)
+        return nullcontext([]) if recorder is None else recorder.recording()
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
@@ -150,7 +198,7 @@ class Autoencoder(nn.Module):
             # A product with zero, not a selection of rows: every rank touches every modality's parameters.
             log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]
             if isinstance(likelihood, Relaxed) and (self.recognised or name in real_maps):
-                with recorded_maps(self.encoders[name]) as maps:
+                with self._recorded(name) as maps:
                     decoded[i] = call_frozen(self.encoders[name], likelihood.relaxed()[:num_checked]).float()
                 if name in real_maps:
                     real = [statistics[:num_checked] for statistics in real_maps[name]]
@@ -171,9 +219,9 @@ class Autoencoder(nn.Module):
         h: dict[str, Tensor] = {}
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:
-            with recorded_maps(self.encoders[name]) as maps:
+            with self._recorded(name) as maps:
                 h |= self.encode({name: x[name]})
-            if self.textured and maps:
+            if maps:
                 with torch.no_grad():
                     statistics[name] = map_statistics(maps, len(x[name]))
         return h, statistics

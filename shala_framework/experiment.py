@@ -6,14 +6,14 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shala_framework import processes
 from shala_framework.checkpoint import write_file
@@ -36,6 +36,7 @@ from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.spec import LoadedSpec, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
+from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Reporter, Silent
@@ -307,22 +308,26 @@ class Experiment:
             self.held_out(),
             autocast=self.spec.train.precision == "bfloat16",
         )
-        train(
-            stage,
-            self.spec.train.autoencoder,
-            self._batches,
-            seed=self.spec.seed,
-            state_file=state_file,
-            fingerprint=self.fingerprint,
-            matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
-            metrics=self.metrics,
-            reporter=self.reporter,
-        )
+        with self._compiled(self.model.autoencoder.networks):
+            train(
+                stage,
+                self.spec.train.autoencoder,
+                self._batches,
+                seed=self.spec.seed,
+                state_file=state_file,
+                fingerprint=self.fingerprint,
+                matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
         self._make_whole()
         self.model.stages.add("autoencoder")
         self._save_model()
         self.reporter.note(f"wrote {self.folder / AUTOENCODER_FILE}")
         return True
+
+    def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
+        return compiled(networks, self.device) if self.spec.train.compile else nullcontext()
 
     def _make_whole(self) -> None:
         """Where layers are split among the processes, give every process the trained networks as they are alone."""
@@ -373,17 +378,18 @@ class Experiment:
             batches = shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
             return (index[processes.rank() :: processes.world_size()] for index in batches)
 
-        train(
-            stage,
-            settings,
-            batches,
-            seed=self.spec.seed,
-            state_file=self.state / "prior.safetensors",
-            fingerprint=self.fingerprint,
-            matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
-            metrics=self.metrics,
-            reporter=self.reporter,
-        )
+        with self._compiled([prior.network, prior.guide]):
+            train(
+                stage,
+                settings,
+                batches,
+                seed=self.spec.seed,
+                state_file=self.state / "prior.safetensors",
+                fingerprint=self.fingerprint,
+                matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
         stage.average.copy_to_module()
         self.model.stages.add("prior")
         self._save_model()

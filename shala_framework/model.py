@@ -60,29 +60,13 @@ class ShaLa:
         self._check_groups()
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
-            self.autoencoder = Autoencoder(
-                self.modalities,
-                latent_dim=spec.posterior.latent_dim,
-                feature_dim=spec.posterior.feature_dim,
-                hidden_dim=spec.posterior.hidden_dim,
-                fusion=spec.posterior.fusion,
-                modality_dropout=spec.posterior.modality_dropout,
-                contrastive=spec.posterior.contrast_weight > 0,
-                recognised=spec.posterior.recognition_weight > 0,
-                textured=spec.posterior.texture_weight > 0,
-                checked_share=spec.posterior.checked_share,
-                groups={name: table.group for name, table in spec.modality.items() if table.group},
-            )
-            self.prior = DiffusionPrior(
+            groups = {name: table.group for name, table in spec.modality.items() if table.group}
+            self.autoencoder = Autoencoder.from_table(self.modalities, spec.posterior, groups)
+            self.prior = DiffusionPrior.from_table(
+                spec.prior,
                 latent_dim=spec.posterior.latent_dim,
                 num_modalities=len(self.modalities),
                 feature_dim=spec.posterior.feature_dim,
-                hidden_dim=spec.prior.hidden_dim,
-                num_blocks=spec.prior.num_blocks,
-                guide_hidden_dim=spec.prior.guide_hidden_dim,
-                guide_num_blocks=spec.prior.guide_num_blocks,
-                dropout=spec.prior.dropout,
-                condition=spec.prior.condition,
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             self._check_contracts()

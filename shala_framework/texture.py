@@ -17,26 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.processes import gather_rows
-from shala_framework.sharing import SharedEncoder
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@contextmanager
-def recorded_maps(encoder: nn.Module) -> Iterator[list[Tensor]]:
-    """A context in which what each convolution of an encoder gives, [B, C, ...], is put into the list, in order."""
-    maps: list[Tensor] = []
+class MapRecorder:
+    """Keeps what each convolution of an encoder gives, [B, C, ...], in order, while it is asked.
 
-    def record(_: nn.Module, __: Any, output: Tensor) -> None:
-        maps.append(output)
+    The hooks stay, as a compiled encoder does not see those that come later.
+    """
 
-    whole = encoder.shared if isinstance(encoder, SharedEncoder) else encoder
-    handles = [layer.register_forward_hook(record) for layer in whole.modules() if isinstance(layer, CONVOLUTIONS)]
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __init__(self, encoder: nn.Module) -> None:
+        self._maps: list[Tensor] | None = None
+        for layer in encoder.modules():
+            if isinstance(layer, CONVOLUTIONS):
+                layer.register_forward_hook(self._record)
+
+    def _record(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        if self._maps is not None:
+            self._maps.append(output)
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """A context in which maps are put into the list."""
+        maps: list[Tensor] = []
+        self._maps = maps
+        try:
+            yield maps
+        finally:
+            self._maps = None
 
 
 def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:

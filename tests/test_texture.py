@@ -5,9 +5,9 @@ from torch import nn
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.sharing import call_frozen
-from shala_framework.texture import map_statistics, recorded_maps, texture_distance
+from shala_framework.texture import MapRecorder, map_statistics, texture_distance
 
-from two_floats import TwoFloats, TwoFloatsOptions  # isort: skip
+from two_floats import ConvolvedFloats, TwoFloats, TwoFloatsOptions  # isort: skip
 
 
 def test_statistics_are_of_channels_over_places():
@@ -30,8 +30,10 @@ def test_a_blur_is_further_than_stripes_in_other_places():
     moved, blurred = real.roll(2, 3), torch.zeros_like(real)
     assert (moved - real).square().mean() > (blurred - real).square().mean()
 
+    recorder = MapRecorder(encoder)
+
     def statistics(x):
-        with recorded_maps(encoder) as maps:
+        with recorder.recording() as maps:
             encoder(x)
         assert len(maps) == 2
         return map_statistics(maps, 8)
@@ -43,26 +45,10 @@ def test_a_blur_is_further_than_stripes_in_other_places():
     assert float(texture_distance(statistics(blurred), statistics(real), torch.zeros(8)).detach()) == 0
 
 
-class Rows(nn.Module):
-    """Two floats as a signal of one channel."""
-
-    def __init__(self, feature_dim):
-        super().__init__()
-        self.convolution, self.out = nn.Conv1d(1, 4, 1), nn.Linear(8, feature_dim)
-
-    def forward(self, x):
-        return self.out(self.convolution(x[:, None]).flatten(1))
-
-
-class Convolved(TwoFloats):
-    def encoder(self, feature_dim):
-        return Rows(feature_dim)
-
-
 def test_texture_trains_decoders_and_no_encoder_by_itself():
     """Through the decoded x alone; rows without the modality do not count; a term of 0 where nothing has maps."""
     torch.manual_seed(0)
-    modalities = {name: Convolved(TwoFloatsOptions(field=name)) for name in "ab"}
+    modalities = {name: ConvolvedFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     model = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, textured=True)
     x = {name: torch.randn(6, 2) for name in "ab"}
     presence = torch.tensor([[True, False]] * 6)
@@ -73,7 +59,7 @@ def test_texture_trains_decoders_and_no_encoder_by_itself():
     assert not any(p.grad is not None and p.grad.any() for p in model.decoders["b"].parameters())
     asked = torch.randn(6, 2, requires_grad=True)
     model.zero_grad()
-    with recorded_maps(model.encoders["a"]) as maps:
+    with model.recorders["a"].recording() as maps:
         call_frozen(model.encoders["a"], asked)
     maps[0].sum().backward()
     assert asked.grad.any()

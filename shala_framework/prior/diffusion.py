@@ -17,6 +17,7 @@ from shala_framework.posterior import random_subsets
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
 from shala_framework.processes import rows_rand, rows_randn
+from shala_framework.spec.schema import Prior
 
 
 class DiffusionPrior(nn.Module):
@@ -63,6 +64,21 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("z_std", torch.ones(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
+
+    @classmethod
+    def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
+        """The one that a spec's [prior] describes."""
+        return cls(
+            latent_dim=latent_dim,
+            num_modalities=num_modalities,
+            feature_dim=feature_dim,
+            hidden_dim=table.hidden_dim,
+            num_blocks=table.num_blocks,
+            guide_hidden_dim=table.guide_hidden_dim,
+            guide_num_blocks=table.guide_num_blocks,
+            dropout=table.dropout,
+            condition=table.condition,
+        )
 
     def set_statistics(self, z_mean: Tensor, z_std: Tensor, h_mean: Tensor, h_std: Tensor) -> None:
         """Take the training set's mean and standard deviation of z [D] and of the features [M, F]."""

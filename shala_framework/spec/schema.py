@@ -235,6 +235,8 @@ class Train:
     Attributes:
         device: "auto" takes CUDA where there is one.
         precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
+        compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
+            take minutes, which a GPU or a large network may win back; small convolutions on a CPU do not.
         sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
             stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
         autoencoder: Stage 1.
@@ -243,6 +245,7 @@ class Train:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     sharding: Literal["none", "decoders"] = "none"
     autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
     prior: PriorStage = attrs.field(factory=PriorStage)

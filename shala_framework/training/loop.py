@@ -20,6 +20,7 @@ from shala_framework.errors import CheckpointError, ShalaError
 from shala_framework.processes import any_process, barrier, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
+from shala_framework.training.compiling import uncompiled
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
@@ -152,7 +153,8 @@ def train(
                     saved_at = time.monotonic()
             if due:
                 with clock.stopped():
-                    held_out = stage.validate() if rank() == 0 or split else {}  # split layers need all processes
+                    with uncompiled():
+                        held_out = stage.validate() if rank() == 0 or split else {}  # split layers need all processes
                     barrier()
                     module.train()
                 if held_out:

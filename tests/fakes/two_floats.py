@@ -128,6 +128,24 @@ class Made(Dataset):
                 yield Sample(key=f"{split}_{n:04d}", split=split, fields=fields, label="left" if a[0] < 3 else "right")
 
 
+class ConvolutionEncoder(nn.Module):
+    """Two floats as a signal of one channel."""
+
+    def __init__(self, feature_dim):
+        super().__init__()
+        self.convolution, self.out = nn.Conv1d(1, 4, 1), nn.Linear(8, feature_dim)
+
+    def forward(self, x):
+        return self.out(self.convolution(x[:, None]).flatten(1))
+
+
+class ConvolvedFloats(TwoFloats):
+    """TwoFloats whose encoder has maps."""
+
+    def encoder(self, feature_dim):
+        return ConvolutionEncoder(feature_dim)
+
+
 @hookimpl
 def shala_register_modalities(register: Any) -> None:
     register("two-floats", TwoFloats)

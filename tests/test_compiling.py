@@ -1,0 +1,48 @@
+"""Compiled networks: the same loss and gradients, the texture term's maps among them."""
+
+import shutil
+
+import pytest
+import torch
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.training import compiling
+from shala_framework.training.compiling import CompilerError, compiled, uncompiled
+
+from two_floats import ConvolvedFloats, TwoFloatsOptions  # isort: skip
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_networks_compute_the_same():
+    torch.manual_seed(0)
+    modalities = {name: ConvolvedFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    model = Autoencoder(
+        modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True, recognised=True, textured=True
+    )
+    x, presence = {name: torch.randn(6, 2) for name in "ab"}, torch.ones(6, 2, dtype=torch.bool)
+
+    def outcome():
+        torch.manual_seed(1)
+        model.zero_grad()
+        bound = model.bound(x, presence)
+        loss = bound.texture + bound.contrast + bound.recognition - bound.elbo().mean() + bound.subset_kl_B.mean()
+        loss.backward()
+        return {"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters() if p.grad is not None}}
+
+    expected, keys = outcome(), list(model.state_dict())
+    with compiled(model.networks, torch.device("cpu")):
+        for number, found in enumerate((outcome(), outcome())):
+            torch.testing.assert_close(found, expected, msg=lambda m, number=number: f"call {number}: {m}")
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # something was compiled
+        with uncompiled():
+            torch.testing.assert_close(outcome(), expected)
+    assert list(model.state_dict()) == keys
+
+
+def test_a_missing_compiler_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    with (
+        pytest.raises(CompilerError, match=r"train\.compile needs a C\+\+ compiler"),
+        compiled([], torch.device("cpu")),
+    ):
+        pass
