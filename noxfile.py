@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests (all installed), plugins (the core alone, then each plugin with it), browser, docs, dev.
+"""Sessions: lint, types, tests (all installed), plugins (core alone, then each with it), example, browser, docs, dev.
 
 An environment with torch takes several GB, so sessions are few and their environments are reused.
 """
@@ -15,7 +15,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
-CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "noxfile.py"]
+CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "noxfile.py"]
+EXAMPLE = "examples/shala-inertial"
 TEST_TOOLS = ["pytest>=8"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
@@ -48,10 +49,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types of the core and of every plugin."""
+    """Strict types of the core, of every plugin and of the example."""
     install_project(session, *PLUGINS)
     session.install(*TYPE_TOOLS, *TEST_TOOLS)
-    session.run("mypy", "shala_framework", *(f"{plugin}/{Path(plugin).name.replace('-', '_')}" for plugin in PLUGINS))
+    sources = [f"{plugin}/{Path(plugin).name.replace('-', '_')}" for plugin in (*PLUGINS, EXAMPLE)]
+    session.run("mypy", "shala_framework", *sources)
 
 
 @nox.session
@@ -74,6 +76,14 @@ def plugins(session: nox.Session) -> None:
         session.install(f"./{plugin}")
         run_tests(session, plugin)
         session.run("pip", "uninstall", "--yes", "--quiet", name)
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """The tutorial's plugin, which is no part of this project's packages, in an environment of its own."""
+    install_project(session, "plugins/shala-datasets", "plugins/shala-text", EXAMPLE)
+    session.install(*TEST_TOOLS)
+    run_tests(session, "-c", f"{EXAMPLE}/pyproject.toml", "-W", "error", EXAMPLE)
 
 
 @nox.session

@@ -96,7 +96,8 @@ class ModalitySuite(abc.ABC):
         """Options, whether given or defaults, become the same options again by way of the JSON of a saved run."""
         for options in (self.modality.Options(), self.modality.Options(**self.options)):
             saved = json.loads(json.dumps(unstructure(options)))
-            assert structure(saved, self.modality.Options) == options
+            restored = structure(saved, self.modality.Options)
+            assert restored == options, f"{options} became {restored}; sequences are tuples in options"
 
     # Reading and writing.
 

@@ -1,0 +1,71 @@
+"""Convolutional encoder and decoder of a signal over time.
+
+Channels are standardised by what was learned from the training samples, but the likelihood is one of the values as they
+are: mean and log-scale of the Gaussian are transformed instead.
+
+Shapes: B batch, T steps, C channels, F feature_dim, D latent_dim, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework import LogScale, Normal, Residual, group_norm, initialise
+
+
+class SeriesEncoder(nn.Module):
+    """Values [B, T, C] to features [B, F]; steps are folded 4 to 1 on the way."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean_C: Tensor, scale_C: Tensor, steps: int, width: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean_C.clone())
+        self.register_buffer("scale", scale_C.clone())
+        self.padding = -steps % 4
+        self.layers = nn.Sequential(
+            *(nn.Conv1d(len(mean_C), width, 4, stride=2, padding=1), group_norm(width), nn.SiLU()),
+            nn.Conv1d(width, width, 4, stride=2, padding=1),
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+            *(group_norm(width), nn.SiLU(), nn.Flatten()),
+        )
+        # Each channel's mean goes past the norms, which do not let a level through.
+        self.head = nn.Linear(width * ((steps + self.padding) // 4) + len(mean_C), feature_dim)
+        initialise(self)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BCT = ((x_BTC - self.mean) / self.scale).transpose(1, 2)
+        level_BC = x_BCT.mean(2)
+        x_BCT = nn.functional.pad(x_BCT, (0, self.padding), mode="replicate")
+        h_BF: Tensor = self.head(torch.cat([self.layers(x_BCT), level_BC], dim=1))
+        return h_BF.float()
+
+
+class SeriesDecoder(nn.Module):
+    """Latents [B, D] to a Gaussian over values [B, T, C] of one learned scale, in deviations of each channel."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean_C: Tensor, scale_C: Tensor, steps: int, width: int, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean_C.clone())
+        self.register_buffer("scale", scale_C.clone())
+        self.steps = steps
+        quarter = (steps + -steps % 4) // 4
+        self.layers = nn.Sequential(
+            *(nn.Linear(latent_dim, width), nn.SiLU()),
+            *(nn.Linear(width, width * quarter), nn.Unflatten(1, (width, quarter))),
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+            nn.Upsample(scale_factor=2),
+            Residual(nn.Conv1d(width, width, 3, padding=1)),
+            nn.Upsample(scale_factor=2),
+            *(group_norm(width), nn.SiLU(), nn.Conv1d(width, len(mean_C), 3, padding=1)),
+        )
+        self.level = nn.Linear(latent_dim, len(mean_C))
+        self.log_scale = LogScale()
+        initialise(self)
+
+    def forward(self, z_BD: Tensor) -> Normal:
+        x_BTC = self.layers(z_BD).float().transpose(1, 2)[:, : self.steps] + self.level(z_BD).float()[:, None]
+        return Normal(x_BTC * self.scale + self.mean, self.log_scale() + self.scale.log())
