@@ -25,6 +25,10 @@ def decode_npy(data: bytes, field: str) -> NDArray[Any]:
 
     Raises:
         DataError: It is not such a file, or is cut short.
+
+    Example:
+        >>> decode_npy(encode_npy(np.array([1.5, 2.0])), "npy")
+        array([1.5, 2. ])
     """
     buffer = io.BytesIO(data)
     try:

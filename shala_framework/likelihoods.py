@@ -16,7 +16,13 @@ def _sum_events(values: Tensor) -> Tensor:
 
 
 class Normal:
-    """Independent Gaussians with mean [B, ...] and log_scale that broadcasts to it."""
+    """Independent Gaussians with mean [B, ...] and log_scale that broadcasts to it.
+
+    Example:
+        >>> standard = Normal(torch.zeros(1, 2), torch.zeros(()))
+        >>> round(float(standard.log_prob(torch.zeros(1, 2))), 4)  # -log(2 pi), of two values at their mode
+        -1.8379
+    """
 
     is_bound = False
 

@@ -1,6 +1,13 @@
 """Validators for the fields of attrs option classes; each says what it expected and what it got.
 
-Example: `frames: int = attrs.field(default=16, validator=at_least(1))`.
+Example:
+    >>> import attrs
+    >>> @attrs.frozen
+    ... class Options:
+    ...     frames: int = attrs.field(default=16, validator=at_least(1))
+    >>> Options(frames=0)
+    Traceback (most recent call last):
+    ValueError: expected a number of at least 1, got 0
 """
 
 from collections.abc import Callable, Sequence

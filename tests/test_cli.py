@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +22,35 @@ def call(*arguments: str) -> object:
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("shala pa", ["pack"]),
+        ("shala check two.toml --set train.autoencoder.st", ["train.autoencoder.steps="]),
+        ("shala keys train.p", ["train.prior"]),
+        ("shala sample runs/", ["runs/mine", "runs/more/"]),
+        ("shala plugins two-floats-", ["two-floats-made"]),
+        ("shala-run two.toml --al", ["--allow-pipe"]),
+    ],
+)
+def test_a_shell_completes(line, expected, two_spec, tmp_path, command_environment):
+    """Asked as argcomplete's shell function asks; no torch is loaded for it."""
+    for run in ("runs/mine", "runs/more/deep"):
+        (two_spec.parent / run).mkdir(parents=True)
+    (two_spec.parent / "runs/mine/spec.json").touch()
+    function = "main_run" if line.startswith("shala-run") else "main"
+    code = f"import sys; from shala_framework.cli.main import {function} as main; sys.modules['torch'] = None; main([])"
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=two_spec.parent,
+        env={**command_environment, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)},
+        check=True,
+    )
+    assert [word.strip() for word in answer.read_text().split("\n")] == expected
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])

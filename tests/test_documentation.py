@@ -1,5 +1,7 @@
 """What the documentation tells users to write is accepted: specs, command lines, links."""
 
+import doctest
+import importlib
 import re
 import shlex
 from importlib.metadata import entry_points
@@ -36,6 +38,19 @@ def test_a_spec_of_the_documentation_is_sound(page, text, tmp_path):
         pytest.skip(f"plugins not installed: {sorted(missing)}")
     (tmp_path / "spec.toml").write_text(text)
     assert read_spec(tmp_path / "spec.toml").spec.name
+
+
+DOCUMENTED = sorted(
+    named(path) for path in (ROOT / "shala_framework").rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("path", DOCUMENTED)
+def test_examples_in_docstrings_do_what_they_show(path):
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 def commands():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shala_framework import __version__
+from shala_framework.cli.completion import complete
 from shala_framework.errors import ShalaError, SpecError
 
 
@@ -32,6 +33,7 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
 
     A ShalaError, and an OSError that names a file, becomes one message and status 2; anything else keeps its traceback.
     """
+    complete(parser)
     parsed = parser.parse_args(arguments)
     if parsed.verb is None:
         parser.print_help()

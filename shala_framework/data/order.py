@@ -28,6 +28,11 @@ class SampleOrder:
 
     Raises:
         ValueError: There is no sample, or lanes or window are not positive.
+
+    Example:
+        >>> order = SampleOrder([2, 3], seed=0, lanes=1, window=100)
+        >>> sorted(order[position] for position in range(5))  # an epoch, as (shard, number within it)
+        [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     """
 
     def __init__(self, counts: Sequence[int], *, seed: int, lanes: int, window: int) -> None:

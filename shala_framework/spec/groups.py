@@ -18,7 +18,12 @@ _BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
 
 
 def members(pattern: str) -> dict[str, dict[str, str]]:
-    """Names that a pattern stands for, and what each has in the place of each of the braces; itself without braces."""
+    """Names that a pattern stands for, and what each has in the place of each of the braces; itself without braces.
+
+    Example:
+        >>> members("view_{08..10}")
+        {'view_08': {'{08..10}': '08'}, 'view_09': {'{08..10}': '09'}, 'view_10': {'{08..10}': '10'}}
+    """
     braces = _BRACES.findall(pattern)
     found = {}
     for values in product(*(list(braceexpand(text)) for text in braces)):
