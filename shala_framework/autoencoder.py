@@ -203,7 +203,12 @@ class Autoencoder(nn.Module):
                 if name in real_maps:
                     real = [statistics[:num_checked] for statistics in real_maps[name]]
                     textures.append(
-                        texture_distance(map_statistics(maps, num_checked), real, presence_BM[:num_checked, i])
+                        texture_distance(
+                            map_statistics(maps, num_checked),
+                            real,
+                            presence_BM[:num_checked, i],
+                            gathered=self.training,  # a validation is one process's alone
+                        )
                     )
         kl_B = posterior.kl_BD().sum(1)
         contrast = recognition = kl_B.new_zeros(())

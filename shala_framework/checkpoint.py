@@ -16,10 +16,13 @@ from shala_framework.errors import CheckpointError
 _KEY = "shala"  # one metadata key: safetensors keeps several in no fixed order, and equal runs give equal bytes
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it and rename it, so that path is never half written."""
+def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
+    """Write a file under a temporary name, sync it and rename it, so that path is never half written.
+
+    Several processes that may write it at once each say by `owner` who they are.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{owner}partial")
     try:
         with naming_file(temporary), temporary.open("wb") as file:
             file.write(content)
@@ -60,7 +63,13 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Map
         tensors: By name, on any device.
         description: JSON values; the order of keys is kept, as that of the modalities is part of a model.
     """
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        address = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if address in memory else own  # tied weights are written for each of their names
+        memory.add(address)
     write_file(path, save(plain, {_KEY: json.dumps(description)}))
 
 

@@ -80,14 +80,15 @@ class Contrast(nn.Module):
         presence_BM: Tensor,
         log_scale: Tensor,
     ) -> Tensor:
-        scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
-        total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
-        for i, asked_QP in asked.items():
-            logits_QMB = torch.einsum("qp,mbp->qmb", scale * asked_QP, answers_MBP)
-            both_MB = (asks_BM[:, i, None] & presence_BM).T
-            logits_QMB = logits_QMB.masked_fill(~both_MB, torch.finfo(logits_QMB.dtype).min)
-            nats_MQ = logits_QMB.logsumexp(2).T - logits_QMB.diagonal(dim1=0, dim2=2)
-            both_MQ = both_MB[:, : len(asked_QP)]
-            mean_M = (nats_MQ * both_MQ).sum(1) / both_MQ.sum(1).clamp_min(1)
-            total = total + mean_M.sum() - mean_M[i]  # no modality is asked for itself
+        with torch.autocast(answers_MBP.device.type, enabled=False):  # logits of 100 have steps of 0.5 in bfloat16
+            scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
+            total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
+            for i, asked_QP in asked.items():
+                logits_QMB = torch.einsum("qp,mbp->qmb", scale * asked_QP, answers_MBP)
+                both_MB = (asks_BM[:, i, None] & presence_BM).T
+                logits_QMB = logits_QMB.masked_fill(~both_MB, torch.finfo(logits_QMB.dtype).min)
+                nats_MQ = logits_QMB.logsumexp(2).T - logits_QMB.diagonal(dim1=0, dim2=2)
+                both_MQ = both_MB[:, : len(asked_QP)]
+                mean_M = (nats_MQ * both_MQ).sum(1) / both_MQ.sum(1).clamp_min(1)
+                total = total + mean_M.sum() - mean_M[i]  # no modality is asked for itself
         return total / max(1, num_pairs)

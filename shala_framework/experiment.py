@@ -25,7 +25,7 @@ from shala_framework.data.packing import PackReport, pack
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.rows import Rows, collate, decode, fit_to_shards, load_rows, shuffled_batches
-from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
+from shala_framework.data.splits import SPLITS, STAND_IN_FOLDER, Split, split_urls
 from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
 from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
@@ -90,6 +90,9 @@ class Experiment:
         """
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
+        if not self.loaded.stand_in_used:
+            for split in SPLITS:
+                self.urls(split)  # what is not there is said before a file is written
         with processes.first_before_others():
             self._claim_folder()
             if self.loaded.stand_in_used:
@@ -176,13 +179,16 @@ class Experiment:
                 )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no run; choose another --out")
-        write_file(path, (json.dumps(mine, indent=2) + "\n").encode())
+        if processes.rank() == 0:
+            write_file(path, (json.dumps(mine, indent=2) + "\n").encode())
         order = list(self.spec.modality)
         self.fingerprint = hashlib.sha256(json.dumps([_without(mine), order], sort_keys=True).encode()).hexdigest()
 
     def _make_stand_in(self) -> bool:
         stand_in = self.spec.data.stand_in
         assert stand_in is not None
+        if processes.rank() != 0:
+            return False
         self.reporter.warn(
             f"{SYNTHETIC}: no shard matches data.train = {self.spec.data.train!r}, so this run trains on the "
             f"synthetic data set {stand_in.dataset!r}. Its results say nothing about real data."
@@ -221,7 +227,7 @@ class Experiment:
             for name, modality in model.modalities.items() if not prepared else ():
                 if needs_fit(modality):
                     self.reporter.note(f"fitting {name} to the training samples")
-                    fit_to_shards(name, modality, self.urls("train"))
+                    fit_to_shards(name, modality, self.urls("train"), self.cache)
             states = {name: modality.state() for name, modality in model.modalities.items()}
             write_file(path, json.dumps(states).encode())
         return model.build().load_stages(self.folder).to(self.device)
@@ -230,14 +236,19 @@ class Experiment:
         """Validation rows in memory; None where there are none."""
         urls = self.urls("validation")
         if self._held_out is None and urls:
-            self._held_out = load_rows(urls, self.model.modalities, limit=self.spec.data.validation_samples)
+            self._held_out = self._few_rows(urls)
         return self._held_out
+
+    def _few_rows(self, urls: list[str]) -> Rows:
+        return load_rows(urls, self.model.modalities, limit=self.spec.data.validation_samples, cache=self.cache)
 
     def train_rows(self) -> Rows:
         """The training set in memory, read on first use."""
         if self._train_rows is None:
             self.reporter.begin("reading", None, "sample")
-            self._train_rows = load_rows(self.urls("train"), self.model.modalities, on_sample=self.reporter.advance)
+            self._train_rows = load_rows(
+                self.urls("train"), self.model.modalities, cache=self.cache, on_sample=self.reporter.advance
+            )
             self.reporter.finish()
             self.reporter.note(describe_rows(self._train_rows))
         return self._train_rows
@@ -294,7 +305,7 @@ class Experiment:
             if absent:
                 raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
         elif not state_file.exists():
-            for sentence in absent_from_first(self.urls("train"), self.model.modalities):
+            for sentence in absent_from_first(self.urls("train"), self.model.modalities, self.cache):
                 self.reporter.warn(f"data.train: {sentence}")
         if self.spec.train.sharding == "decoders":
             autoencoder = self.model.autoencoder
@@ -417,7 +428,7 @@ class Experiment:
         rows = self.held_out()
         if rows is None:
             self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
-            rows = load_rows(self.urls("train"), self.model.modalities, limit=self.spec.data.validation_samples)
+            rows = self._few_rows(self.urls("train"))
         if settings.num_rows and len(self.model.names) > 1:
             for column, name in enumerate(self.model.names):
                 chosen = choose_rows(rows, column, settings.num_rows)

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(minutes=30)
+# The first process may make data, fit or validate while the others wait. A process that dies ends the others at once.
+TIMEOUT = timedelta(hours=12)
 
 
 def join(device: torch.device) -> torch.device:

@@ -64,19 +64,28 @@ def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:
     return found
 
 
-def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor) -> Tensor:
+def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor, *, gathered: bool = False) -> Tensor:
     """Squared distance of the statistics of two sets of maps, in the deviations of the real ones over rows.
 
     Args:
         decoded: `map_statistics` of what was decoded.
         real: Of the data, without gradient; as many rows.
         present_B: Which rows have the modality; the others do not count.
+        gathered: Whether deviations are over the rows of all processes, which then have to ask together.
 
     Returns:
         Scalar, a mean over rows, channels and maps.
     """
     distances = []
+    weight_B1 = present_B.float()[:, None]
     for mine, theirs in zip(decoded, real, strict=True):
-        scale = gather_rows(theirs).std(0, correction=0) + 1e-2
+        scale = _deviation(*(gather_rows(rows) if gathered else rows for rows in (theirs, weight_B1))) + 1e-2
         distances.append((((mine - theirs) / scale).square().mean(1) * present_B).mean())
     return torch.stack(distances).mean()
+
+
+def _deviation(values_BK: Tensor, weight_B1: Tensor) -> Tensor:
+    """Standard deviation [K] over the rows of weight 1; 0 where there is none."""
+    count = weight_B1.sum().clamp_min(1)
+    mean_K = (values_BK * weight_B1).sum(0) / count
+    return (((values_BK - mean_K).square() * weight_B1).sum(0) / count).sqrt()

@@ -1,17 +1,82 @@
-"""Names of shards: braces, globs, URLs."""
+"""Names of shards: braces, globs, URLs; and opening what they name."""
 
 import glob
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 
 from shala_framework.errors import DataError
 
+T = TypeVar("T")
+RETRY_SECONDS = (0.5, 2.0, 8.0)  # that a server is given before it is asked again
+
 
 def is_remote(url: str) -> bool:
     """Whether a shard's name is a URL rather than a path."""
     return _scheme(url) not in ("", "file")
+
+
+def local_path(url: str) -> Path:
+    """The path of what is not remote."""
+    return Path(url.removeprefix("file:"))
+
+
+def asking_again(url: str, action: Callable[[], T]) -> T:
+    """What an action on a remote file gives; servers that are busy or gone for a moment are asked again.
+
+    Raises:
+        OSError: It failed each time, whatever the kind of error of those who tried.
+        FileNotFoundError: The file is not there, or the server does not say that it is.
+    """
+    for seconds in (*RETRY_SECONDS, None):
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
+            if getattr(error, "status", None) in (401, 403, 404, 410):
+                raise FileNotFoundError(f"{url}: {error}") from error
+            if seconds is None:
+                raise OSError(f"{type(error).__name__}: {error}") from error
+            time.sleep(seconds)
+    raise AssertionError("unreachable")
+
+
+def open_url(url: str, *, whole: bool = True) -> BinaryIO:
+    """A remote file, to be read as a whole, or here and there."""
+    import fsspec
+
+    system, path = fsspec.url_to_fs(url)
+    # Files over HTTP read megabytes ahead by default, which reading here and there throws away.
+    return cast(BinaryIO, system.open(path, "rb", **({} if whole else {"cache_type": "none"})))
+
+
+def read_url(url: str) -> bytes:
+    """The whole of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not is_remote(url):
+        return local_path(url).read_bytes()
+
+    def read() -> bytes:
+        with open_url(url) as file:
+            return file.read()
+
+    return asking_again(url, read)
+
+
+def read_url_if_there(url: str) -> bytes | None:
+    """The same, None where there is no such file."""
+    try:
+        return read_url(url)
+    except FileNotFoundError:
+        return None
 
 
 def _scheme(name: str) -> str:

@@ -278,8 +278,15 @@ def test_a_diverging_loss_stops_the_run(two_spec, capsys):
     assert not (Path("r") / CHECKPOINTS[0]).exists()
 
 
+def test_a_state_that_is_not_finite_is_never_saved(two_spec):
+    """Between two lines of metrics, when a state is due: what could be gone on from stays."""
+    with pytest.raises(TrainingError, match="not finite by step 20"):
+        run(two_spec, "r", "train.autoencoder.learning_rate=1e18", "train.autoencoder.log_every_steps=50")
+    assert not list(Path("r/state").glob("autoencoder*"))
+
+
 def test_missing_shards_are_named(two_spec, capsys):
-    """Without a stand-in, absent shards are one message that says where it looked."""
+    """Without a stand-in, absent shards are one message that says where it looked, before a folder is made."""
     text = two_spec.read_text()
     start, end = text.index("[data.stand_in]"), text.index("[modality.first]")
     two_spec.write_text(text[:start] + text[end:])
@@ -287,6 +294,7 @@ def test_missing_shards_are_named(two_spec, capsys):
         main_run([str(two_spec)])
     assert leaving.value.code == 2
     assert "no such shards: nowhere/train-000.tar" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 class Told(Silent):
@@ -343,9 +351,9 @@ def test_a_look_at_a_stream_is_short_and_decodes_nothing(tmp_path, monkeypatch):
             raise AssertionError("decoded")
 
     modalities = {name: Undecodable(TwoFloatsOptions(field=name)) for name in "ab"}
-    read_shards, seen = presence.read_shards, []
+    read, seen = presence.read_in_order, []
     monkeypatch.setattr(
-        presence, "read_shards", lambda urls: (seen.append(raw.key) or raw for raw in read_shards(urls))
+        presence, "read_in_order", lambda urls, cache: (seen.append(raw.key) or raw for raw in read(urls, cache))
     )
     raw = [str(path) for path in pack(Made(MadeOptions(train=50)), None, tmp_path / "raw").shards]
     assert presence.absent_from_first(raw, modalities) == []

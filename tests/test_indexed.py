@@ -15,7 +15,9 @@ import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
+from shala_framework import urls as urls_module
 from shala_framework.cli.main import main
+from shala_framework.data import indexed
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
@@ -157,9 +159,31 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
         assert sum(path.endswith(".tar") for path in Server.asked) == copied
 
 
+def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeypatch):
+    """And one that hides what is not there, as object stores do, has no index."""
+    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(indexed, "RETRY_SECONDS", (0.01, 0.01))
+    failures = dict.fromkeys((f"/{Path(shard).name}" for shard in shards), 1)
+    honest = Server.do_GET
+
+    def failing(self):
+        if failures.get(self.path, 0):
+            failures[self.path] -= 1
+            self.send_error(503)
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Server, "do_GET", failing)
+    assert [s.key for s in read_in_order(served)] == [s.key for s in read_shards(shards)]
+    assert not any(failures.values())
+    monkeypatch.setattr(Server, "do_GET", lambda self: self.send_error(403))
+    assert index_shards(served) is None
+
+
 def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(served, monkeypatch):
     """As Python's own http.server."""
     monkeypatch.setattr(Server, "in_pieces", False)
+    monkeypatch.setattr(indexed, "RETRY_SECONDS", ())
     with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
         list(read_in_order(served))
 

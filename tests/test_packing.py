@@ -6,6 +6,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 
 import attrs
@@ -14,7 +17,7 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.indexed import read_in_order
-from shala_framework.data.packing import pack
+from shala_framework.data.packing import WorkerError, pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.writing import LEFT_OUT_FILE
 from shala_framework.dataset import Sample
@@ -230,6 +233,70 @@ def test_parts_make_one_set(tmp_path):
     for part, message in (((0, 3), "already holds"), ((0, 1), "already holds")):
         with pytest.raises(DataError, match=message):
             pack(Made(MadeOptions(train=60)), None, out, shard_samples=8, part=part)
+
+
+def test_parts_of_other_settings_are_refused(tmp_path):
+    """While another part is under way or done, and of another number of parts."""
+    made, out = Made(MadeOptions(train=60)), tmp_path / "parts"
+    pack(made, None, out, shard_samples=8, part=(0, 3))
+    with pytest.raises(DataError, match=r"p0001\.json is of a part with other settings.*'shard_samples': \(8, 9\)"):
+        pack(made, None, out, shard_samples=9, part=(1, 3))
+    with pytest.raises(DataError, match="holds parts of 3, not of 2"):
+        pack(made, None, out, shard_samples=8, part=(1, 2))
+    for number in (0, 1, 2):  # a part that is done may be asked for again
+        pack(made, None, out, shard_samples=8, part=(number, 3))
+    assert (out / INDEX_FILE).exists()
+
+
+def test_parts_that_end_at_once_make_one_set(tmp_path):
+    """Every one of four processes ends well, whoever joins the parts."""
+    out, gate = tmp_path / "parts", threading.Barrier(4)
+
+    def pack_part(number):
+        pack(Gated(MadeOptions(train=40), gate), None, out, shard_samples=4, part=(number, 4))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(pack_part, number) for number in range(4)]:
+            done.result()
+    whole = pack(Made(MadeOptions(train=40)), None, tmp_path / "whole")
+    found = {sample.key for sample in read_in_order(sorted(str(path) for path in out.glob("*.tar")))}
+    assert found == {sample.key for sample in read_in_order([str(path) for path in whole.shards])}
+    assert sorted(path.name for path in out.glob("*.json") if "-0" not in path.name) == [INDEX_FILE]
+
+
+class Gated(Made):
+    """Made, whose last sample comes when all who read it are there."""
+
+    def __init__(self, options, gate):
+        super().__init__(options)
+        self.gate = gate
+
+    def samples(self, source):
+        yield from super().samples(source)
+        self.gate.wait()
+
+
+def test_a_worker_that_is_killed_costs_no_whole_shard(tmp_path, monkeypatch):
+    """An error that says what to do, and the next call goes on."""
+    preparation, calls = Preparation(MODALITIES), 0
+    made, out = Made(MadeOptions(train=60)), tmp_path / "s"
+
+    def dying(pool, work, samples):
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise BrokenProcessPool("a child process terminated abruptly")
+        future = Future()
+        future.set_result([preparation.prepare(sample) for sample in samples])
+        return future
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessPoolExecutor, "submit", dying)
+        with pytest.raises(WorkerError, match="give it fewer --workers"):
+            pack(made, None, out, shard_samples=8, preparation=preparation, num_workers=1)
+    assert list(out.glob("*.partial"))
+    report = pack(made, None, out, shard_samples=8, preparation=preparation)
+    assert report.samples["train"] == 60
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):

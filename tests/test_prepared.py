@@ -4,6 +4,7 @@ import json
 from importlib.metadata import entry_points
 
 import attrs
+import fsspec
 import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
@@ -12,6 +13,7 @@ from shala_framework.cli.main import main
 from shala_framework.data import prepared
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import PREPARED_FILE, Preparation, load_preparation
+from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
 from shala_framework.errors import DataError
 from shala_framework.experiment import Experiment
@@ -51,6 +53,21 @@ def test_prepared_shards_hold_what_reading_gives(tmp_path):
     assert torch.equal(got.presence, expected.presence)
     assert all(torch.equal(got.x[name], expected.x[name]) for name in "ab")
     assert set(report.fields["train"]) == {"a.prepared.npy", "b.prepared.npy", "cls"}
+
+
+def test_prepared_shards_behind_a_url_are_known_as_such(tmp_path):
+    """Modalities get the state that the shards were prepared with, and are not fitted to prepared fields."""
+    report = pack(Made(MadeOptions(train=40)), None, tmp_path / "s", preparation=Preparation(modalities()))
+    memory = fsspec.filesystem("memory")
+    for path in (tmp_path / "s").iterdir():
+        memory.pipe(f"/prepared/{path.name}", path.read_bytes())
+    urls = [f"memory://prepared/{path.name}" for path in report.shards]
+    near, far = modalities(), modalities()
+    assert load_preparation([str(path) for path in report.shards], near)
+    assert load_preparation(urls, far)
+    assert far["a"].mean == near["a"].mean != [0.0, 0.0]
+    assert torch.equal(load_rows(urls, far).x["a"], load_rows([str(path) for path in report.shards], near).x["a"])
+    assert not absent_from_first(urls, far)
 
 
 def test_what_cannot_be_read_is_noted(tmp_path):

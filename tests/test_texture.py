@@ -45,6 +45,16 @@ def test_a_blur_is_further_than_stripes_in_other_places():
     assert float(texture_distance(statistics(blurred), statistics(real), torch.zeros(8)).detach()) == 0
 
 
+def test_rows_that_lack_the_modality_change_nothing():
+    """Neither the deviations in which distances are measured, nor the rows' own distances."""
+    torch.manual_seed(0)
+    mine, theirs = torch.randn(2, 6, 4)
+    alone = texture_distance([mine], [theirs], torch.ones(6))
+    mine, theirs = (torch.cat([x, torch.zeros(6, 4)]) for x in (mine, theirs))
+    beside = texture_distance([mine], [theirs], torch.tensor([True] * 6 + [False] * 6))
+    torch.testing.assert_close(2 * beside, alone)
+
+
 def test_texture_trains_decoders_and_no_encoder_by_itself():
     """Through the decoded x alone; rows without the modality do not count; a term of 0 where nothing has maps."""
     torch.manual_seed(0)

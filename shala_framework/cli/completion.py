@@ -36,9 +36,8 @@ def _plugins(**_: Any) -> list[str]:
 
 def _runs(prefix: str, **_: Any) -> list[str]:
     """Folders that hold a run, and those on the way to one."""
-    folder, _slash, _name = prefix.rpartition("/")
-    inside = [path for path in Path(folder or ".").glob("*") if path.is_dir() and not path.name.startswith(".")]
-    start = f"{folder}/" if folder else ""
+    start = prefix[: prefix.rfind("/") + 1]
+    inside = [path for path in Path(start or ".").glob("*") if path.is_dir() and not path.name.startswith(".")]
     return [start + path.name + ("" if (path / "spec.json").exists() else "/") for path in sorted(inside)]
 
 

@@ -4,12 +4,11 @@ import hashlib
 import os
 import shutil
 import tarfile
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import fsspec
+from typing import Any, BinaryIO
 
 from shala_framework.data.index import (
     INDEX_FILE,
@@ -21,9 +20,17 @@ from shala_framework.data.index import (
 )
 from shala_framework.data.shards import RawSample, read_shards
 from shala_framework.errors import DataError
-from shala_framework.urls import is_remote
+from shala_framework.urls import (
+    RETRY_SECONDS,
+    asking_again,
+    is_remote,
+    local_path,
+    open_url,
+    read_url,
+    read_url_if_there,
+)
 
-MOST_OPEN = 32  # shards a process keeps open, with what it knows of their samples
+MOST_OPEN = 256  # shards a process keeps open, with what it knows of their samples
 
 
 class IndexedShards:
@@ -63,13 +70,20 @@ class IndexedShards:
         Raises:
             DataError: The shard is gone, cut short or not what its index says.
         """
-        file, index = self._shard(shard)
-        key, members = index.samples[number]
-        try:
-            return RawSample(key, read_sample(file, members, wanted), self.urls[shard])
-        except (OSError, ValueError) as error:
-            hint = "; data.cache names a folder for whole copies" if self._in_pieces(shard) else ""
-            raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}{hint}") from error
+        for seconds in (*RETRY_SECONDS, None):
+            file, index = self._shard(shard)
+            key, members = index.samples[number]
+            try:
+                return RawSample(key, read_sample(file, members, wanted), self.urls[shard])
+            except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
+                if not isinstance(error, OSError | ValueError) and not is_remote(self.urls[shard]):
+                    raise
+                if seconds is None or not self._in_pieces(shard):
+                    hint = "; data.cache names a folder for whole copies" if self._in_pieces(shard) else ""
+                    raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}{hint}") from error
+                self._open.pop(shard)[0].close()
+                time.sleep(seconds)
+        raise AssertionError("unreachable")
 
     def _in_pieces(self, shard: int) -> bool:
         """Whether a shard is read over the network."""
@@ -81,7 +95,7 @@ class IndexedShards:
             return self._open[shard]
         url = self.urls[shard]
         try:
-            index = self.scanned.get(shard) or ShardIndex.from_json(_read(shard_index_name(url)))
+            index = self.scanned.get(shard) or ShardIndex.from_json(read_url(shard_index_name(url)))
             if len(index.samples) != self.counts[shard]:
                 expected = f"{self.counts[shard]} samples, as {INDEX_FILE} says"
                 raise ValueError(f"expected {expected}, got {len(index.samples)} in {shard_index_name(url)}")
@@ -95,21 +109,25 @@ class IndexedShards:
 
     def _file(self, url: str, num_bytes: int) -> BinaryIO:
         if not is_remote(url):
-            return open(_local(url), "rb")
+            return open(local_path(url), "rb")
         if self.cache is None:
-            return cast(BinaryIO, fsspec.open(url, "rb").open())
+            return asking_again(url, lambda: open_url(url, whole=False))
         kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
         if not kept.exists() or kept.stat().st_size != num_bytes:
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with fsspec.open(url, "rb") as source, partial.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+            asking_again(url, lambda: _copy(url, partial))
             if partial.stat().st_size != num_bytes:
                 size = partial.stat().st_size
                 partial.unlink()
                 raise ValueError(f"expected {num_bytes} bytes, got {size}")
             os.replace(partial, kept)
         return kept.open("rb")
+
+
+def _copy(url: str, target: Path) -> None:
+    with open_url(url) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def index_shards(
@@ -134,7 +152,7 @@ def index_shards(
         folder, _, name = url.rpartition("/")
         source = f"{folder}/{INDEX_FILE}" if folder else INDEX_FILE
         if source not in summaries:
-            content = _read_if_there(source)
+            content = read_url_if_there(source)
             summaries[source] = None if content is None else parse_summary(content, source)
         summary = summaries[source]
         if summary is not None:
@@ -147,7 +165,7 @@ def index_shards(
         if is_remote(url) or not url.endswith(".tar"):
             return None
         try:
-            with open(_local(url), "rb") as file:
+            with open(local_path(url), "rb") as file:
                 scanned[number] = scan_shard(file)
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
@@ -181,13 +199,9 @@ def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[Ra
             shard.close()
 
 
-def _local(url: str) -> Path:
-    return Path(url.removeprefix("file:"))
-
-
 def _check_size(url: str, expected: int) -> None:
     try:
-        size = _local(url).stat().st_size
+        size = local_path(url).stat().st_size
     except OSError as error:
         raise DataError(f"{url}: not a readable shard: {error.strerror}") from error
     if size != expected:
@@ -195,19 +209,3 @@ def _check_size(url: str, expected: int) -> None:
             f"{url}: expected {expected} bytes, as its index says, got {size}: it was cut short or changed; "
             "copy it again, or, if it is meant to be so, `shala index` writes the index anew"
         )
-
-
-def _read(url: str) -> bytes:
-    if not is_remote(url):
-        return _local(url).read_bytes()
-    with fsspec.open(url, "rb") as file:
-        content: bytes = file.read()
-    return content
-
-
-def _read_if_there(url: str) -> bytes | None:
-    """None where there is no such file."""
-    try:
-        return _read(url)
-    except FileNotFoundError:
-        return None

@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
@@ -17,7 +18,7 @@ from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
 from shala_framework.dataset import Dataset, Sample
-from shala_framework.errors import DataError
+from shala_framework.errors import DataError, PluginError, ShalaError
 from shala_framework.spec import unstructure
 
 CHUNK = 8  # samples that a worker prepares at a time
@@ -51,6 +52,10 @@ class PackReport:
             counts[name] = counts.get(name, 0) + 1
 
 
+class WorkerError(ShalaError):
+    """A process that prepares samples has died."""
+
+
 def pack(
     dataset: Dataset,
     source: Path | None,
@@ -67,8 +72,9 @@ def pack(
     """Write a data set's samples as shards `<split>-<number>.tar` and their index.
 
     The same samples give the same bytes. Shards get their names when all are written. A pack that was killed or
-    interrupted, or whose disk was full, is gone on with by the same call, from the last whole shard; one that failed
-    for another reason leaves nothing behind. What was left out is listed in `left_out.txt` beside the shards.
+    interrupted, or failed for a reason that lies in no sample, such as a full disk, is gone on with by the same call,
+    from the last whole shard; one whose data cannot be used leaves nothing behind. What was left out is listed in
+    `left_out.txt` beside the shards.
 
     Args:
         dataset: Where samples come from.
@@ -88,6 +94,7 @@ def pack(
 
     Raises:
         DataError: The raw data cannot be used, two samples share a key, or out holds shards that are in the way.
+        WorkerError: One of the worker processes was killed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     report = PackReport()
@@ -133,7 +140,7 @@ def pack(
         report.notes += [entry.note for entry in job.left_out]
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
         if preparation is not None:
-            write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode())
+            write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode(), owner=job.tag)
         if report.left_out:
             lines = [f"{_one_line(reason)}\t{_one_line(name)}\n" for reason, name in report.left_out]
             write_file(out / part_file(LEFT_OUT_FILE, part), "".join(lines).encode())
@@ -142,7 +149,7 @@ def pack(
     except BaseException as error:
         for writer in writers.values():
             writer.abandon()
-        if not (isinstance(error, OSError | KeyboardInterrupt) and job.keep()):
+        if isinstance(error, DataError | PluginError) or not job.keep():
             with suppress(OSError):  # the error under way says what is wrong
                 job.remove()
             for folder in made:
@@ -187,6 +194,11 @@ def _prepared(
                         yield from waiting.popleft().result()
                 while waiting:
                     yield from waiting.popleft().result()
+            except BrokenProcessPool as error:
+                raise WorkerError(
+                    "a worker was killed from outside, as by a system that is out of memory; the same command goes on "
+                    "from the last whole shard: give it fewer --workers"
+                ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

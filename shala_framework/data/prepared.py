@@ -21,7 +21,7 @@ from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError
 from shala_framework.modality import Modality
 from shala_framework.spec import unstructure
-from shala_framework.urls import is_remote
+from shala_framework.urls import read_url_if_there
 
 PREPARED_FILE = "prepared.json"
 MOST_UNFIT = 100  # samples that fitting passes over, each of which costs it another pass
@@ -175,7 +175,7 @@ def _unreadable(key: str, name: str, error: DataError) -> LeftOut:
 
 
 def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -> bool:
-    """Give modalities the state that local prepared shards were read with.
+    """Give modalities the state that prepared shards were read with.
 
     Args:
         urls: The training shards.
@@ -187,12 +187,14 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
     Raises:
         DataError: They were prepared for other modalities or options, or their description is damaged.
     """
-    if not urls or is_remote(urls[0]):
+    if not urls:
         return False
-    path = Path(urls[0].removeprefix("file:")).parent / PREPARED_FILE
-    if not path.exists():
+    folder, _, _ = urls[0].rpartition("/")
+    path = f"{folder}/{PREPARED_FILE}" if folder else PREPARED_FILE
+    content = read_url_if_there(path)
+    if content is None:
         return False
-    described = _read_description(path)
+    described = _described(content, path)
     for name, modality in modalities.items():
         if name not in described:
             raise DataError(f"{path}: expected shards prepared for {name!r} too, got only {sorted(described)}")
@@ -214,10 +216,10 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
     return True
 
 
-def _read_description(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def _described(content: bytes, path: str) -> dict[str, dict[str, dict[str, Any]]]:
     """What `Preparation.description` gave."""
     try:
-        described = json.loads(path.read_bytes())
+        described = json.loads(content)
     except (ValueError, RecursionError) as error:  # no JSON, or no text at all
         raise DataError(_damaged(path, f"none: {error}")) from error
     tables = [described, *(described.values() if isinstance(described, dict) else ())]
@@ -229,7 +231,7 @@ def _read_description(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return described  # type: ignore[no-any-return]  # the types were checked above
 
 
-def _damaged(path: Path, got: str) -> str:
+def _damaged(path: str, got: str) -> str:
     return (
         f"{path} is damaged: expected JSON with the options and the state of each modality, got {got}; "
         "pack the shards again"

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
+from shala_framework.data.indexed import read_in_order
 from shala_framework.data.prepared import prepared_field
 from shala_framework.data.rows import Rows
-from shala_framework.data.shards import read_shards
 from shala_framework.modality import Modality
 
 
@@ -21,16 +22,19 @@ def absent_from_rows(rows: Rows, modalities: Mapping[str, Modality], urls: Seque
         A sentence for each.
     """
     absent = [name for name, there in zip(rows.x, rows.presence.any(0).tolist(), strict=True) if not there]
-    there = {field for raw in read_shards(urls) for field in raw.fields} if absent else set()
+    there = {field for raw in read_in_order(urls) for field in raw.fields} if absent else set()
     return [f"no sample has {_sought(name, modalities[name], there)}" for name in absent]
 
 
-def absent_from_first(urls: Sequence[str], modalities: Mapping[str, Modality], limit: int = 1_000) -> list[str]:
+def absent_from_first(
+    urls: Sequence[str], modalities: Mapping[str, Modality], cache: Path | None = None, limit: int = 1_000
+) -> list[str]:
     """Modalities that the first samples of a set too large to look at lack, going by the names of fields alone.
 
     Args:
         urls: Shards, of which no more is read than it takes to see every modality once.
         modalities: By name.
+        cache: Folder for copies of remote shards.
         limit: Most samples to look at.
 
     Returns:
@@ -39,7 +43,7 @@ def absent_from_first(urls: Sequence[str], modalities: Mapping[str, Modality], l
     absent = dict(modalities)
     there: set[str] = set()
     number = 0
-    for raw in islice(read_shards(urls), limit):
+    for raw in islice(read_in_order(urls, cache), limit):
         number += 1
         there |= raw.fields.keys()
         absent = {name: m for name, m in absent.items() if there.isdisjoint({*m.fields, prepared_field(name)})}

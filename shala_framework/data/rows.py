@@ -4,6 +4,7 @@ Shapes: B rows of a batch, N rows of a set, M modalities.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 import torch
@@ -131,6 +132,7 @@ def load_rows(
     modalities: Mapping[str, Modality],
     *,
     limit: int | None = None,
+    cache: Path | None = None,
     on_sample: Callable[[int], None] = lambda _: None,
 ) -> Rows:
     """Decode shards into memory.
@@ -139,13 +141,14 @@ def load_rows(
         urls: Shards, in order.
         modalities: By name.
         limit: Most rows to read.
+        cache: Folder for copies of remote shards.
         on_sample: Called with the number of rows read so far.
 
     Raises:
         DataError: A shard or sample cannot be read, or there is no sample at all.
     """
     samples: list[Decoded] = []
-    for raw in read_in_order(urls):
+    for raw in read_in_order(urls, cache):
         if limit is not None and len(samples) >= limit:
             break
         samples.append(decode(raw, modalities))
@@ -179,13 +182,13 @@ def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int 
             step += 1
 
 
-def fit_to_shards(name: str, modality: Modality, urls: Sequence[str]) -> None:
-    """Fit a modality to the samples of raw shards.
+def fit_to_shards(name: str, modality: Modality, urls: Sequence[str], cache: Path | None = None) -> None:
+    """Fit a modality to the samples of raw shards; remote ones are copied to `cache`, if there is one.
 
     Raises:
         DataError: A shard or a sample cannot be read, or there is too little to learn from; says which, of what.
     """
-    watched = Watched(read_in_order(urls))
+    watched = Watched(read_in_order(urls, cache))
     try:
         modality.fit(iter(watched))
     except DataError as error:

@@ -1,5 +1,6 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
@@ -140,6 +141,20 @@ class ShardStream(IterableDataset[Rows]):
 def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[Rows]:
     """Batches of a stream, decoded by worker processes (none: in this one)."""
     loader: DataLoader[Rows] = DataLoader(
-        stream, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn" if num_workers else None
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        worker_init_fn=_ignore_signals if num_workers else None,
     )
     return iter(loader)
+
+
+def _ignore_signals(_: int) -> None:
+    """Leave it to the training process to stop: it saves first, and a worker ends when that process does.
+
+    Terminals, schedulers and torchrun signal all processes of a group; a worker that died of it would take the step
+    under way along.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

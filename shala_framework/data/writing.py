@@ -25,6 +25,7 @@ from shala_framework.errors import DataError
 LEFT_OUT_FILE = "left_out.txt"
 _JOURNAL_FILE = "unfinished.json"
 _PART_SHARD = re.compile(r"[a-z]+-p[0-9]{4,}-[0-9]{6,}\.tar")
+_PART_JOURNAL = re.compile(r"unfinished\.p[0-9]+\.json")
 _PART_INDEX = re.compile(r"index\.p([0-9]+)-of-([0-9]+)\.json")
 
 
@@ -79,6 +80,8 @@ class Job:
         """
         going_on = self.journal.exists()
         self._refuse_shards(going_on)
+        if self.tag:
+            self._check_others()
         if not going_on:
             self._remove_files()
             write_file(self.journal, self._journal())
@@ -123,10 +126,10 @@ class Job:
         number, parts = self.part
         if parts == 1:
             write_summary(self.out, lengths)
+            self.journal.unlink()
         else:
             write_summary(self.out, lengths, f"index.p{number + 1:04d}-of-{parts:04d}.json")
             self._join_parts()
-        self.journal.unlink()
         return shards
 
     def keep(self) -> bool:
@@ -200,15 +203,42 @@ class Job:
                 path.unlink(missing_ok=True)
 
     def _join_parts(self) -> None:
-        found = {path: match for path in self.out.iterdir() if (match := _PART_INDEX.fullmatch(path.name))}
+        """Write the index of all parts once all are there; of several that end together, any may."""
+        found = [path for path in self.out.iterdir() if _PART_INDEX.fullmatch(path.name)]
         if len(found) < self.part[1]:
             return
+        self._check_others()
         lengths: dict[str, tuple[int, int]] = {}
-        for path in sorted(found):
-            lengths |= parse_summary(path.read_bytes(), str(path))
-        write_summary(self.out, dict(sorted(lengths.items())))
-        for path in found:
+        try:
+            for path in sorted(found):
+                lengths |= parse_summary(path.read_bytes(), str(path))
+        except FileNotFoundError:  # another part has just joined them
+            return
+        write_summary(self.out, dict(sorted(lengths.items())), owner=self.tag)
+        for path in (*found, *self._journals()):
             path.unlink(missing_ok=True)
+
+    def _journals(self) -> list[Path]:
+        """Of all parts; they stay until the parts are joined, and say with which settings each was written."""
+        return sorted(path for path in self.out.iterdir() if _PART_JOURNAL.fullmatch(path.name))
+
+    def _check_others(self) -> None:
+        """Raise DataError where another part is of other settings, or of another number of parts."""
+        mine = {**self.settings, "part": self.part[1]}
+        for path in self._journals():
+            try:
+                settings = json.loads(path.read_bytes())["settings"]
+                theirs = {**settings, "part": settings["part"][1]}
+            except FileNotFoundError:
+                continue  # the parts have just been joined
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path} is damaged: {error}; remove {self.out} and pack again") from error
+            changed = {k: (theirs.get(k), mine.get(k)) for k in theirs | mine if theirs.get(k) != mine.get(k)}
+            if changed:
+                raise DataError(
+                    f"{path} is of a part with other settings (that part, this one): {changed}; "
+                    "all parts of a set are packed alike: choose another folder, or those settings"
+                )
 
 
 class SplitWriter:

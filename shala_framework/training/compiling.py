@@ -25,15 +25,20 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
     """
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise CompilerError("train.compile needs a C++ compiler; install g++, or set train.compile = false")
-    torch._dynamo.config.suppress_errors = True
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # that a part runs as it is is no news
-    torch.compiler.set_stance("default")
-    for network in networks:
+    config, logger = torch._dynamo.config, logging.getLogger("torch._dynamo")
+    before = config.suppress_errors, logger.level
+    config.suppress_errors = True
+    logger.setLevel(logging.ERROR)  # that a part runs as it is is no news
+    members = list(networks)
+    for network in members:
         network.compile()
     try:
         yield
     finally:
-        torch.compiler.set_stance("force_eager")
+        for network in members:
+            network._compiled_call_impl = None  # sampling, without gradients, would be compiled once more
+        config.suppress_errors = before[0]
+        logger.setLevel(before[1])
 
 
 def uncompiled() -> AbstractContextManager[None]:

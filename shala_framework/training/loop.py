@@ -147,6 +147,7 @@ def train(
             stopping, late = any_process((bool(request.signal_number), late), device)
             if due or late or stopping:
                 with clock.stopped():
+                    _check_finite(stage.name, done, window.mean())
                     tensors, description = _state(stage, optimizers, done, window)
                     if rank() == 0:
                         states.write(tensors, description)
@@ -178,7 +179,7 @@ class _Window:
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def mean(self) -> dict[str, float]:
-        """Of the window's steps and of all processes."""
+        """Of the window's steps and of all processes; nothing where there was none."""
         return {name: float(value) / self.count for name, value in mean_of(self.totals).items()}
 
 

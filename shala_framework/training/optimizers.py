@@ -98,26 +98,28 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take one step; every parameter needs its gradient."""
+        """Take one step; a parameter without a gradient stays."""
         assert closure is None
         (group,) = self.param_groups
-        parameters: list[Tensor] = group["params"]
+        parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         ahead: dict[int, Tensor] = {}
         for of_kind in by_kind(parameters):
             gradients = [p.grad for p in of_kind if p.grad is not None]
-            assert len(gradients) == len(of_kind)
             averages = [self.state[p]["momentum"] for p in of_kind]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, averages, group["momentum"])
             ahead |= {id(p): whole(direction) for p, direction in zip(of_kind, directions, strict=True)}
             torch._foreach_mul_(of_kind, 1 - group["lr"] * group["weight_decay"])
         for (_, columns), members in self.shapes.items():
-            wide_KRC = torch.stack([_wide(ahead[id(p)]).to(self.dtype) for p in members])
+            moved = [p for p in members if id(p) in ahead]
+            if not moved:
+                continue
+            wide_KRC = torch.stack([_wide(ahead[id(p)]).to(self.dtype) for p in moved])
             steps_KRC = orthogonalise(wide_KRC).float()
-            for p, step_RC in zip(members, steps_KRC, strict=True):
+            for p, step_RC in zip(moved, steps_KRC, strict=True):
                 rows, width = _matrix_shape(p)
                 turned = step_RC if rows <= width else step_RC.mT
                 p.add_(split_like(turned.reshape(p.shape), p), alpha=-0.2 * group["lr"] * columns**0.5)

@@ -21,6 +21,7 @@ class StateFiles:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
+        self.damaged = False  # then the next one takes its place, and the one before is kept
         self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
 
     def exist(self) -> bool:
@@ -29,8 +30,9 @@ class StateFiles:
 
     def write(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Save a state; the last one becomes the one before. At no moment is there none."""
-        if self.path.exists():
+        if self.path.exists() and not self.damaged:
             os.replace(self.path, self.previous)
+        self.damaged = False
         write_checkpoint(self.path, tensors, {**description, "fingerprint": self.fingerprint})
 
     def read(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,5 +55,6 @@ class StateFiles:
             if not self.previous.exists():
                 raise
             found = read_checkpoint(self.previous)
+            self.damaged = True
             warn(f"{error}; going on from the state before it")
             return found

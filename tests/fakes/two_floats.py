@@ -149,6 +149,7 @@ class ConvolvedFloats(TwoFloats):
 @hookimpl
 def shala_register_modalities(register: Any) -> None:
     register("two-floats", TwoFloats)
+    register("convolved-floats", ConvolvedFloats)
 
 
 @hookimpl
