@@ -98,6 +98,9 @@ def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
 
 def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[type[Any], dict[str, Any]]) -> Any:
     """The class registered under name, once it is known to keep the outer part of its contract."""
+    other = next((kind for kind, classes in registered.items() if name in classes), None)
+    if name not in registered[contract] and other is not None:
+        raise PluginError(f"{name!r} is a {NOUNS[other]} (of {offer}), not a {NOUNS[contract]}")
     if name not in registered[contract]:
         others = [f"the {NOUNS[kind]} {other!r}" for kind, classes in registered.items() for other in sorted(classes)]
         raise PluginError(

@@ -95,6 +95,28 @@ def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, cap
     assert not err
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.test=nowhere/*.tar", "data.test: no such shards: nowhere/*.tar"),
+        (
+            "modality.first.options.field=z",
+            "data.train: none of the first 200 samples has modality 'first': expected one ",
+        ),
+    ],
+)
+def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_spec, capsys):
+    """What a run would find after hours, such as a test split that is not there, is said at once."""
+    assert call("pack", "two-floats-made", "-", "made") == 0
+    sets = ("--set", "data.train=made/train-*.tar", "--set", override)
+    assert call("check", "two.toml", *sets[:2]) == 0
+    assert "two.toml: sound; 2 modalities" in capsys.readouterr().out
+    assert call("check", "two.toml", *sets) == 2
+    out, err = capsys.readouterr()
+    assert "two.toml: not sound; 2 modalities" in out
+    assert message in err
+
+
 def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_spec, capsys):
     """Without a stand-in, absent shards are an error of each split, with the patterns and what to do."""
     text = two_spec.read_text()
@@ -171,7 +193,7 @@ def test_pack_never_writes_among_other_shards(tmp_path, capsys):
         ),
         (
             ("two-floats", "-", "out"),
-            "two-floats 1.0: expected its entry point 'two-floats' to register a data set of ",
+            "'two-floats' is a modality (of two-floats 1.0), not a data set",
         ),
         (("two-floats-made", "-", "file"), "expected a folder for the shards, got 'file', which is a file"),
         (("two-floats-made", "-", "out", "--set", "trian=3"), "--set: trian: unknown key (did you mean 'train'?)"),

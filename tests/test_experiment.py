@@ -245,9 +245,13 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     for arguments, message in (
         (("--given", "first=bad.a"), "expected a JSON array"),
         (("--given", "first=absent.a"), "cannot be read"),
-        (("--given", "third=one.a"), "expected --given MODALITY=FILE"),
-        (("--given", "second=one.a"), "ending in one of ['b']"),
-        (("--num", "0"), "at least 1"),
+        (("--given", "one.a"), "expected --given MODALITY=FILE, such as first=FILE, got 'one.a'"),
+        (("--given", "frist=one.a"), "--given frist=one.a: did you mean 'first'?"),
+        (("--given", "second=one.a"), "ending in one of ['b'], got one ending in .a"),
+        (("--given", "first=one.a", "--want", "first"), "expected --want of a modality that is not given, got first"),
+        (("--num", "0"), "expected --num of 1 to 4096"),
+        (("--num", "1000000000"), "expected --num of 1 to 4096"),
+        (("--guidance", "-1"), "--guidance: expected a number of at least 0, got -1.0"),
         (("--want", "secnd"), "--want secnd: did you mean 'second'?"),
         (("--out", "/proc/x"), "error: cannot read or write '/proc/x': No such file or directory"),
     ):

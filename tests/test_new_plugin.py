@@ -39,6 +39,18 @@ def test_names_that_no_package_can_have_are_refused(name, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_is_taken_is_refused(tmp_path, capsys):
+    """An installed plugin's, which the new package would replace."""
+    assert call("new-plugin", "two-floats", "--out", tmp_path) == 2
+    assert "got 'two-floats', which two-floats has" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_hides_nothing_that_its_module_imports(tmp_path):
+    assert call("new-plugin", "tensor", "--out", tmp_path) == 0
+    assert "class TensorSignal(Modality):" in (tmp_path / "shala-tensor/shala_tensor/__init__.py").read_text()
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     (tmp_path / "shala-mine").mkdir()
     assert call("new-plugin", "shala-mine", "--out", tmp_path) == 2

@@ -164,8 +164,7 @@ MISTAKES = {
         FIRST,
         'plugin = "two-floats-made"',
         'plugin = "two-floats-made"',
-        "modality.first.plugin: two-floats 1.0: expected its entry point 'two-floats-made' to register a modality of "
-        "that name, got the modality 'two-floats' and the data set 'two-floats-made'",
+        "modality.first.plugin: 'two-floats-made' is a data set (of two-floats 1.0), not a modality",
     ),
     "wrong choice": Mistake(
         "[train.autoencoder]",

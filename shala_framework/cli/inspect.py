@@ -5,7 +5,10 @@ import json
 
 import attrs
 
+from shala_framework.data.presence import absent_from_first
+from shala_framework.data.rows import decode
 from shala_framework.data.shards import read_shards
+from shala_framework.data.splits import SPLITS
 from shala_framework.errors import DataError, Problem, ShalaError, SpecError
 from shala_framework.plugins import installed_offers, load_offer
 from shala_framework.spec import read_spec
@@ -15,7 +18,7 @@ from shala_framework.urls import expand_urls, is_remote
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check a spec and the first sample of each of its splits."""
+    """Check a spec, that its shards are there, and that a sample can be read as it says."""
     lines: list[str] = []
     problems: list[Problem] = []
     try:
@@ -42,20 +45,28 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
     """Put what there is to say of a spec and its shards into the two lists."""
     loaded = read_spec(arguments.spec, arguments.set, allow_pipe=arguments.allow_pipe)
     spec = loaded.spec
-    lines.append(f"{arguments.spec}: sound; {len(spec.modality)} modalities: {', '.join(spec.modality)}")
+    said = f"{len(spec.modality)} modalities: {', '.join(spec.modality)}"
     if loaded.stand_in_used and spec.data.stand_in is not None:
+        lines.append(f"{arguments.spec}: sound; {said}")
         lines.append(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
         return
-    for split in ("train", "validation"):
+    modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality}
+    for split in SPLITS:
         names = getattr(spec.data, split)
         try:
             urls = expand_urls(names) if names else []
             local = [url for url in urls if not is_remote(url)]
             first = next(read_shards(local[:1]), None)
             fields = f"; first sample {first.key!r} has {', '.join(sorted(first.fields))}" if first else ""
-            lines.append(f"{split}: {len(urls)} shards{fields}")
+            if urls:
+                lines.append(f"{split}: {len(urls)} shards{fields}")
+            if first is not None and split == "train":
+                for sentence in absent_from_first(local, modalities):
+                    raise DataError(sentence)
+                decode(first, modalities)
         except DataError as error:
             problems.append(Problem(path=f"data.{split}", message=str(error), origin=loaded.origins(("data", split))))
+    lines.insert(0, f"{arguments.spec}: {'not sound' if problems else 'sound'}; {said}")
 
 
 def plugins(arguments: argparse.Namespace) -> int:

@@ -4,12 +4,14 @@ import argparse
 import importlib.resources
 import keyword
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 from string import Template
 
 from shala_framework.errors import ShalaError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_IMPORTED = {"Any", "Image", "Iterable", "Mapping", "Modality", "Preview", "Tensor"}  # by the template
 _FILES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
@@ -28,19 +30,23 @@ def new_plugin(arguments: argparse.Namespace) -> int:
     name = arguments.name.removeprefix("shala-")
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ShalaError(
-            f"expected a name of lower-case letters, digits and single hyphens, such as 'inertial', "
-            f"got {arguments.name!r}"
+            f"expected a name of lower-case letters, digits and single hyphens that is no keyword of Python, such as "
+            f"'inertial', got {arguments.name!r}"
         )
+    taken = next((entry for entry in entry_points(group="shala.plugins") if entry.name == name), None)
+    if taken is not None and taken.dist is not None:
+        raise ShalaError(f"expected a name that no installed plugin has, got {name!r}, which {taken.dist.name} has")
     distribution = f"shala-{name}"
     folder = arguments.out / distribution
     if folder.exists():
         raise ShalaError(f"{folder} exists; give another name, or another folder with --out")
+    cls = "".join(part.capitalize() for part in name.split("-"))
     values = {
         "name": name,
         "distribution": distribution,
         "module": distribution.replace("-", "_"),
         "table": name.replace("-", "_"),
-        "cls": "".join(part.capitalize() for part in name.split("-")),
+        "cls": cls if cls not in _IMPORTED else f"{cls}Signal",
     }
     templates = importlib.resources.files("shala_framework.templates") / "plugin"
     for target, source in _FILES.items():
@@ -48,7 +54,8 @@ def new_plugin(arguments: argparse.Namespace) -> int:
         _write(folder / Template(target).substitute(values), Template(text).substitute(values))
     _write(folder / values["module"] / "py.typed", "")
     print(f"{folder}: the modality {name!r}, a signal of several channels over time")
-    print(f"next: pip install -e {folder}; pytest {folder}/tests; then make it yours, as its README.md says")
+    print(f"next: pip install -e {folder} pytest; python -m pytest {folder}/tests")
+    print("then make it yours, as its README.md says")
     return 0
 
 

@@ -18,30 +18,38 @@ from shala_framework.spec import unstructure
 from shala_framework.spec.structuring import nearest
 
 MANIFEST = "manifest.json"
+MOST_SAMPLES = 4096
 
 
 def sample(arguments: argparse.Namespace) -> int:
     """Generate and write."""
-    if arguments.num < 1:
-        raise DataError(f"expected --num of at least 1, got {arguments.num}")
+    if not 1 <= arguments.num <= MOST_SAMPLES:
+        raise DataError(
+            f"expected --num of 1 to {MOST_SAMPLES}, which are in memory together, got {arguments.num}; "
+            "call again with another --seed and --out for more"
+        )
     if arguments.steps is not None and arguments.steps < 2:
         raise DataError(f"expected --steps of at least 2, got {arguments.steps}")
     model = load(arguments.run)
     wanted = _wanted(model, arguments.want)
     settings = model.spec.generate
-    if arguments.guidance is not None:
-        settings = attrs.evolve(settings, guidance_scale=arguments.guidance)
-    if arguments.autoguidance is not None:
-        settings = attrs.evolve(settings, autoguidance_scale=arguments.autoguidance)
-    if arguments.steps is not None:
-        settings = attrs.evolve(settings, num_steps=arguments.steps)
+    for option, key in (("guidance", "guidance_scale"), ("autoguidance", "autoguidance_scale"), ("steps", "num_steps")):
+        value = getattr(arguments, option)
+        if value is not None:
+            try:
+                settings = attrs.evolve(settings, **{key: value})
+            except ValueError as error:
+                raise DataError(f"--{option}: {error}") from error
+    rows = _given_rows(model, arguments.given) if arguments.given else None
+    presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
+    names = [name for name, there in zip(model.names, presence, strict=True) if there]
+    if wanted and set(wanted) <= set(names):
+        raise DataError(f"expected --want of a modality that is not given, got {', '.join(wanted)}")
     model.spec = attrs.evolve(model.spec, generate=settings)
     with closing(make_reporter()) as reporter:
         writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance, wanted=wanted)
         reporter.begin("samples", arguments.num, "sample")
-        if arguments.given:
-            rows = _given_rows(model, arguments.given)
-            names = [name for name, there in zip(model.names, rows.presence[0].tolist(), strict=True) if there]
+        if rows is not None:
             writer.cross_modal(rows, names, num_samples=arguments.num, seed=arguments.seed, truth=False)
         else:
             writer.joint(arguments.num, seed=arguments.seed)
@@ -76,12 +84,14 @@ def _given_rows(model: ShaLa, given: list[str]) -> Rows:
     files: dict[str, Path] = {}
     for item in given:
         name, equals, file = item.partition("=")
-        if not equals or name not in model.modalities:
-            raise DataError(f"expected --given MODALITY=FILE with one of {list(model.names)}, got {item!r}")
+        if not equals:
+            raise DataError(f"expected --given MODALITY=FILE, such as {model.names[0]}=FILE, got {item!r}")
+        if name not in model.modalities:
+            raise DataError(f"--given {item}: {nearest(name, model.names, 'modalities of this run')}")
         if name in files:
             raise DataError(f"expected one file for {name!r}, got two")
         files[name] = Path(file)
     try:
         return given_row(model.modalities, files)
     except DataError as error:
-        raise DataError(f"--given {error}") from error
+        raise DataError(f"--given: {error}") from error

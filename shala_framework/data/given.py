@@ -28,7 +28,8 @@ def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> 
         modality = modalities[name]
         field = next((f for f in modality.fields if path.name.lower().endswith("." + f)), None)
         if field is None:
-            raise DataError(f"{name}={path}: expected a file ending in one of {list(modality.fields)}")
+            ending = f"one ending in .{path.name.rpartition('.')[2]}" if "." in path.name else "one without an ending"
+            raise DataError(f"{name}={path}: expected a file ending in one of {list(modality.fields)}, got {ending}")
         try:
             value = modality.read({field: path.read_bytes()})
         except OSError as error:

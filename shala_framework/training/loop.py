@@ -160,6 +160,8 @@ def train(
                     module.train()
                 if held_out:
                     metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
+                    figures_held_out = "  ".join(f"{name} {value:.4g}" for name, value in held_out.items())
+                    reporter.note(f"{stage.name}, held-out rows after step {done}: {figures_held_out}")
             if stopping and done < settings.steps:
                 barrier()  # nobody leaves before the state is written
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
