@@ -101,7 +101,7 @@ def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, cap
         ("data.test=nowhere/*.tar", "data.test: no such shards: nowhere/*.tar"),
         (
             "modality.first.options.field=z",
-            "data.train: none of the first 200 samples has modality 'first': expected one ",
+            "data.train: none of the first 256 samples has modality 'first': ",
         ),
     ],
 )
