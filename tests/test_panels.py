@@ -42,3 +42,17 @@ def test_short_strips_share_a_line() -> None:
     ]
     assert heights[0] == len(contact_sheet([[Strip("s", picture)] * 3], title=""))
     assert heights[1] - heights[0] == heights[2] - heights[1] == 98
+
+
+def test_strips_of_a_sheet_stand_below_each_other() -> None:
+    """Whatever the length of the texts before them; lines of a text stay lines."""
+    blue = np.zeros((96, 96, 3), np.uint8)
+    blue[..., 2] = 255
+    groups = [
+        [Strip("given", Preview(text=text)), Strip("made", Preview(frames=blue[None]))]
+        for text in ("short", "a sentence that needs a page of some width, because it has many words in it")
+    ]
+    drawn = contact_sheet(groups, title="t")
+    starts = {int(np.flatnonzero(row)[0]) for row in (drawn == [0, 0, 255]).all(2) if row.any()}
+    assert len(starts) == 1
+    assert _wrapped("two\nlines", 1_000) == ["two", "lines"]

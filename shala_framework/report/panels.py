@@ -43,7 +43,7 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
         uint8 array [H, W, 3].
     """
     caption_width = 12 + max((_text_width(s.caption) for group in groups for s in group), default=0)
-    strips = [[_strip(strip, caption_width, num_tiles) for strip in group] for group in groups]
+    strips = _aligned([[_strip(strip, caption_width, num_tiles) for strip in group] for group in groups])
     widest = max((strip.shape[1] for group in strips for strip in group), default=0)
     lines = [_lines(group, max(widest, SHEET)) for group in strips]
     width = max([line.shape[1] for group in lines for line in group] + [16 + _text_width(title) + _text_width(alarm)])
@@ -52,6 +52,14 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
         parts += [_pad_width(line, width) for line in group]
         parts.append(_blank(2 * GAP, width))
     return np.concatenate(parts)
+
+
+def _aligned(groups: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """The same, where the n-th strips of all groups are equally wide; groups of several sizes are left as they are."""
+    if len({len(group) for group in groups}) != 1:
+        return groups
+    widths = [max(strip.shape[1] for strip in column) for column in zip(*groups, strict=True)]
+    return [[_pad_width(strip, width) for strip, width in zip(group, widths, strict=True)] for group in groups]
 
 
 def _lines(strips: Sequence[np.ndarray], width: int) -> list[np.ndarray]:
@@ -122,7 +130,11 @@ def _text_page(text: str) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` pixels, broken between words where that is possible."""
+    """Lines of at most `width` pixels, broken between words where that is possible, and where the text is."""
+    return [line for paragraph in text.splitlines() or [""] for line in _wrapped_paragraph(paragraph, width)]
+
+
+def _wrapped_paragraph(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

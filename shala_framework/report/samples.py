@@ -73,16 +73,17 @@ class SampleWriter:
         wanted = [m for m in model.names if m not in given]
         groups = []
         for n, key in enumerate(rows.keys):
-            label = rows.labels[n] or ""
+            label = f" ({rows.labels[n]})" if rows.labels[n] else ""
             head = [(f"given {m}", self._preview(m, rows.x[m][n])) for m in given]
             tail = [(f"true {m}", self._true_preview(rows, m, n)) for m in wanted] if truth else []
-            strips = [Strip(f"{caption} {label}".strip(), preview) for caption, preview in head]
+            strips = [Strip(caption + label, preview) for caption, preview in head]
             for s in range(num_samples):
                 stem = f"{_file_stem(key)}_{s}"
                 made = [(f"generated {m}", self._preview(m, x[m][n, s])) for m in wanted]
                 own = {m: x[m][n, s] for m in self._chosen(wanted)}
                 self._write_sample(name, stem, [*head, *made, *tail], own, {"row": key, "sample": s})
-                strips += [Strip(caption, preview) for caption, preview in made]
+                number = f" {s}" if num_samples > 1 else ""
+                strips += [Strip(caption + number, preview) for caption, preview in made]
                 self.on_file(n * num_samples + s + 1)
             groups.append([*strips, *(Strip(caption, preview) for caption, preview in tail)])
         title = f"{model.spec.name}: {', '.join(wanted)} given {', '.join(given)}"
