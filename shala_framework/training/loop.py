@@ -218,12 +218,12 @@ def _state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     names = {id(p): name for name, p in stage.module.named_parameters()}
     moments = {
-        f"{names[id(p)]}.{moment}": whole(value)
+        f"{names[id(p)]}.{moment}": _whole_in_first(value)
         for optimizer in optimizers
         for p, state in optimizer.state.items()
         for moment, value in state.items()
     }
-    weights = {name: whole(value) for name, value in stage.module.state_dict().items()}
+    weights = {name: _whole_in_first(value) for name, value in stage.module.state_dict().items()}
     tensors = {
         **prefixed(weights, "module"),
         **prefixed(moments, "optimizer"),
@@ -231,6 +231,14 @@ def _state(
         **prefixed(mean_of(window.totals), "window"),
     }
     return tensors, {"stage": stage.name, "step": step, "window_steps": window.count}
+
+
+def _whole_in_first(value: Tensor) -> Tensor:
+    """A tensor; of one that is split the whole, in the first process's memory and never twice on a device."""
+    full = whole(value)
+    if full is value:
+        return value
+    return full.cpu() if rank() == 0 else full.new_empty(0)
 
 
 def _restore(
