@@ -24,6 +24,7 @@ from shala_framework.errors import DataError
 
 LEFT_OUT_FILE = "left_out.txt"
 _JOURNAL_FILE = "unfinished.json"
+_LIST_FILE = "unfinished.left_out.jsonl"  # grows, a line for each entry
 _PART_SHARD = re.compile(r"[a-z]+-p[0-9]{4,}-[0-9]{6,}\.tar")
 _PART_JOURNAL = re.compile(r"unfinished\.p[0-9]+\.json")
 _PART_INDEX = re.compile(r"index\.p([0-9]+)-of-([0-9]+)\.json")
@@ -55,7 +56,8 @@ class Job:
         self.out, self.part, self.settings = out, part, json.loads(json.dumps(settings))
         self.tag = f"p{part[0] + 1:04d}-" if part[1] > 1 else ""
         self.own = re.compile(rf"([a-z]+)-{self.tag}([0-9]{{6,}})\.(tar|partial|index\.json|index\.json\.partial)")
-        self.journal = out / part_file(_JOURNAL_FILE, part)
+        self.journal, self.list = (out / part_file(name, part) for name in (_JOURNAL_FILE, _LIST_FILE))
+        self._listed = 0  # of what was left out
         self.closed: dict[str, list[ShardIndex]] = {}
         self.left_out: list[LeftOut] = []
 
@@ -87,9 +89,9 @@ class Job:
             write_file(self.journal, self._journal())
             return
         try:
-            found = json.loads(self.journal.read_bytes())
-            settings = dict(found["settings"])
-            left_out = [LeftOut(**entry) for entry in found["left_out"]]
+            settings = dict(json.loads(self.journal.read_bytes())["settings"])
+            lines = self.list.read_bytes().split(b"\n")[:-1] if self.list.exists() else []  # the last may be cut
+            left_out = [LeftOut(**json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.journal} is damaged: {error}; remove {self.out} and pack again") from error
         changed = {
@@ -105,13 +107,14 @@ class Job:
         self._take_up()
         keys = self.keys()
         self.left_out = [entry for entry in left_out if entry.key in keys]
+        self.list.unlink(missing_ok=True)
+        self._list_new()
 
     def close_shard(self, split: str, index: ShardIndex) -> None:
         """Note that a shard is whole."""
         write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), index.to_json())
         self.closed.setdefault(split, []).append(index)
-        if self.left_out:
-            write_file(self.journal, self._journal())
+        self._list_new()
 
     def publish(self) -> list[Path]:
         """Give every shard its name and write the index; of several parts, the index of all once all are there."""
@@ -124,6 +127,7 @@ class Job:
                 shards.append(shard)
                 lengths[shard.name] = (index.num_bytes, len(index.samples))
         number, parts = self.part
+        self.list.unlink(missing_ok=True)
         if parts == 1:
             write_summary(self.out, lengths)
             self.journal.unlink()
@@ -144,9 +148,21 @@ class Job:
         self._remove_files()
         self.journal.unlink(missing_ok=True)
 
+    def _list_new(self) -> None:
+        """Write down what was left out since the last time."""
+        lines = [
+            json.dumps({"key": entry.key, "reason": entry.reason, "note": entry.note}) + "\n"
+            for entry in self.left_out[self._listed :]
+        ]
+        if lines:
+            with naming_file(self.list), self.list.open("ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        self._listed = len(self.left_out)
+
     def _journal(self) -> bytes:
-        left_out = [{"key": e.key, "reason": e.reason, "note": e.note} for e in self.left_out]
-        return json.dumps({"settings": self.settings, "left_out": left_out}, indent=1).encode()
+        return json.dumps({"settings": self.settings}, indent=1).encode()
 
     def _refuse_shards(self, going_on: bool) -> None:
         shards = sorted(path.name for path in self.out.glob("*.tar"))
@@ -198,7 +214,7 @@ class Job:
             if self.own.fullmatch(path.name):
                 path.unlink()
         shared = () if self.tag else (PREPARED_FILE, INDEX_FILE)
-        for name in (part_file(LEFT_OUT_FILE, self.part), *shared):
+        for name in (part_file(LEFT_OUT_FILE, self.part), self.list.name, *shared):
             for path in (self.out / name, self.out / f"{name}.partial"):
                 path.unlink(missing_ok=True)
 
