@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -44,12 +44,12 @@ class PackReport:
     left_out: list[tuple[str, str]] = attrs.field(factory=list)
     complete: bool = True
 
-    def count(self, split: str, fields: Iterable[str]) -> None:
-        """Take a sample into the counts."""
-        self.samples[split] = self.samples.get(split, 0) + 1
+    def count(self, split: str, fields: Mapping[str, int], samples: int = 1) -> None:
+        """Take samples into the counts: of how many of them have each field."""
+        self.samples[split] = self.samples.get(split, 0) + samples
         counts = self.fields.setdefault(split, {})
-        for name in fields:
-            counts[name] = counts.get(name, 0) + 1
+        for name, number in fields.items():
+            counts[name] = counts.get(name, 0) + number
 
 
 class WorkerError(ShalaError):
@@ -117,10 +117,9 @@ def pack(
     try:
         if preparation is not None:
             preparation.fit(dataset, source, on_fit)
-        for split, indexes in job.closed.items():
-            for index in indexes:
-                for _, members in index.samples:
-                    report.count(split, members)
+        for split, shards in job.closed.items():
+            for shard in shards:
+                report.count(split, shard.fields, len(shard.keys))
         on_sample(0)
         wanted = _wanted(job, dataset, source, on_sample)
         for sample, left_out in _prepared(wanted, preparation, num_workers):
@@ -133,7 +132,7 @@ def pack(
             if sample.split not in writers:
                 writers[sample.split] = SplitWriter(job, sample.split, shard_samples, shard_bytes)
             writers[sample.split].write(sample.key, fields)
-            report.count(sample.split, fields)
+            report.count(sample.split, dict.fromkeys(fields, 1))
         for writer in writers.values():
             writer.close()
         report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)

@@ -6,10 +6,13 @@ import os
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from shala_framework.checkpoint import naming_file, write_file
 from shala_framework.data.index import (
@@ -36,6 +39,27 @@ def part_file(name: str, part: tuple[int, int]) -> str:
     return f"{stem}.p{part[0] + 1:04d}.{suffix}" if part[1] > 1 else name
 
 
+@attrs.frozen
+class Whole:
+    """What a pack remembers of a shard that is whole: of millions of samples, no more than it needs.
+
+    Attributes:
+        num_bytes: Length of the file.
+        keys: Of its samples.
+        fields: Of how many of them have each field.
+    """
+
+    num_bytes: int
+    keys: tuple[str, ...]
+    fields: Mapping[str, int]
+
+    @classmethod
+    def of(cls, index: ShardIndex) -> "Whole":
+        """The part of a shard's index that is kept."""
+        fields = Counter(name for _, members in index.samples for name in members)
+        return cls(index.num_bytes, tuple(key for key, _ in index.samples), fields)
+
+
 class Job:
     """The files of one pack, or of one part of one.
 
@@ -48,7 +72,7 @@ class Job:
         settings: What the bytes depend on, JSON.
 
     Attributes:
-        closed: Split to the indexes of its whole shards, in order.
+        closed: Split to its whole shards, in order.
         left_out: What preparation has left out of them.
     """
 
@@ -58,7 +82,7 @@ class Job:
         self.own = re.compile(rf"([a-z]+)-{self.tag}([0-9]{{6,}})\.(tar|partial|index\.json|index\.json\.partial)")
         self.journal, self.list = (out / part_file(name, part) for name in (_JOURNAL_FILE, _LIST_FILE))
         self._listed = 0  # of what was left out
-        self.closed: dict[str, list[ShardIndex]] = {}
+        self.closed: dict[str, list[Whole]] = {}
         self.left_out: list[LeftOut] = []
 
     def mine(self, key: str) -> bool:
@@ -72,7 +96,7 @@ class Job:
 
     def keys(self) -> set[str]:
         """Keys of the samples in whole shards."""
-        return {key for indexes in self.closed.values() for index in indexes for key, _ in index.samples}
+        return {key for shards in self.closed.values() for shard in shards for key in shard.keys}
 
     def begin(self) -> None:
         """Find what an earlier call has left, or make sure that nothing is in the way.
@@ -113,19 +137,19 @@ class Job:
     def close_shard(self, split: str, index: ShardIndex) -> None:
         """Note that a shard is whole."""
         write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), index.to_json())
-        self.closed.setdefault(split, []).append(index)
+        self.closed.setdefault(split, []).append(Whole.of(index))
         self._list_new()
 
     def publish(self) -> list[Path]:
         """Give every shard its name and write the index; of several parts, the index of all once all are there."""
         shards, lengths = [], {}
-        for split, indexes in sorted(self.closed.items()):
-            for number, index in enumerate(indexes):
+        for split, wholes in sorted(self.closed.items()):
+            for number, kept in enumerate(wholes):
                 shard = self.shard(split, number, ".tar")
                 if self.shard(split, number).exists():
                     os.replace(self.shard(split, number), shard)
                 shards.append(shard)
-                lengths[shard.name] = (index.num_bytes, len(index.samples))
+                lengths[shard.name] = (kept.num_bytes, len(kept.keys))
         number, parts = self.part
         self.list.unlink(missing_ok=True)
         if parts == 1:
@@ -187,7 +211,7 @@ class Job:
         for split in self._splits():
             number = 0
             while (index := self._whole(split, number)) is not None:
-                self.closed.setdefault(split, []).append(index)
+                self.closed.setdefault(split, []).append(Whole.of(index))
                 number += 1
         for path in self.out.iterdir():
             found = self.own.fullmatch(path.name)
