@@ -6,8 +6,12 @@ from torch import nn
 from two_floats import TwoFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder import Autoencoder
+from shala_framework.data.rows import Rows
 from shala_framework.likelihoods import Normal
 from shala_framework.posterior import GaussianPosterior
+from shala_framework.spec import structure
+from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.training.stages import AutoencoderTraining
 
 LATENT, NOISE = 2, 0.5
 WEIGHTS = {"a": torch.tensor([[1.0, 0.4], [0.0, 0.0]]), "b": torch.tensor([[0.0, 0.0], [0.3, -1.2]])}
@@ -128,3 +132,21 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
     hidden = (seen[0] != presence).any(1)[:3000].float().mean()
     assert abs(float(hidden) - 0.25) < 0.04  # half the rows, half of whose subsets are proper
     assert torch.equal(seen[1], presence)
+
+
+def test_validation_averages_over_the_rows_that_have_a_modality():
+    """Whatever the size of its batches."""
+    torch.manual_seed(0)
+    modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8)
+    x = {name: torch.randn(7, 2) for name in "ab"}
+    presence = torch.tensor([[True, row == 6] for row in range(7)])
+    rows = Rows(x=x, presence=presence, keys=tuple("abcdefg"), labels=(None,) * 7)
+    found = []
+    for size in (2, 7):
+        settings = structure({"batch_size": size}, AutoencoderStage)
+        stage = AutoencoderTraining(autoencoder, Posterior(), settings, torch.device("cpu"), rows)
+        autoencoder.posterior.head.log_var.bias.data.fill_(-60.0)  # hardly a draw
+        found.append(stage.validate())
+    for name in ("elbo", "log_prob/a", "log_prob/b"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-2)

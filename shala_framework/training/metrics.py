@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shala_framework.checkpoint import naming_file
+from shala_framework.checkpoint import naming_file, write_file
 from shala_framework.tracking import Tracker
 
 
@@ -38,8 +38,7 @@ class MetricsFile:
                 continue
             if entry.get("stage") != stage or entry.get("step", 0) <= step:
                 kept.append(line + "\n")
-        with naming_file(self.path):
-            self.path.write_text("".join(kept))
+        write_file(self.path, "".join(kept).encode())
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; trackers are told the numbers of a stage."""

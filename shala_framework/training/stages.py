@@ -84,13 +84,17 @@ class AutoencoderTraining:
             return {}
         self.module.eval()
         totals: dict[str, float] = {}
+        counts: dict[str, float] = {}
         for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
             rows = self.held_out.take(index).to(self.device)
             bound = self.autoencoder.bound(rows.x, rows.presence)
             terms = {"elbo": bound.elbo().mean(), **self._terms(bound, rows.presence)}
+            having = {f"log_prob/{name}": int(n) for name, n in zip(rows.x, rows.presence.sum(0), strict=True)}
             for name, value in terms.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(index) / len(self.held_out)
-        return totals
+                count = having.get(name, len(index))
+                totals[name] = totals.get(name, 0.0) + float(value) * count
+                counts[name] = counts.get(name, 0.0) + count
+        return {name: total / max(1.0, counts[name]) for name, total in totals.items()}
 
     def extra_state(self) -> dict[str, Tensor]:
         return {}
