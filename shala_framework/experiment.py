@@ -453,7 +453,12 @@ class Experiment:
     def _measure(self) -> bool:
         """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
         rows = self.held_out()
-        if not self.spec.evaluate.at_end or rows is None or not any(rows.labels):
+        if not self.spec.evaluate.at_end or rows is None:
+            return False
+        if not any(rows.labels):
+            self.reporter.note(
+                "not evaluated: held-out rows have no class (field cls); `shala evaluate` measures the rest"
+            )
             return False
         train = self.train_rows() if self.spec.data.in_memory else None
         self.evaluation = evaluate_run(

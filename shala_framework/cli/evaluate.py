@@ -58,7 +58,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print((arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json").read_text(), end="")
         return 0
     print_evaluation(evaluation)
-    print(f"wrote {arguments.run / EVALUATION_FOLDER / arguments.split}.json and plots beside it")
+    path = arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json"
+    print(f"wrote {path}{' and plots beside it' if path.with_suffix('.png').exists() else ''}")
     if model.synthetic:
         print(f"{SYNTHETIC}: these figures say nothing about real data", file=sys.stderr)
     return 0
