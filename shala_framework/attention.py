@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 
 class FeatureAttention(nn.Module):
-    """One vector [B, W] from any subset of the modalities' features, the empty one included."""
+    """One vector [B, W] from any subset of the modalities' features, the empty one included.
+
+    Features are taken as they are: a norm at the entry would hide how long they are.
+    """
 
     NUM_LAYERS, NUM_HEADS = 2, 4
 
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, hidden_dim)) for _ in range(num_modalities)
+            nn.Sequential(nn.Linear(feature_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim))
+            for _ in range(num_modalities)
         )
         self.query = nn.Parameter(0.02 * torch.randn(hidden_dim))
         layer = nn.TransformerEncoderLayer(

@@ -102,12 +102,14 @@ class AttentionPosterior(nn.Module):
 
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
+        self.normalise = nn.ModuleList(nn.LayerNorm(feature_dim) for _ in range(num_modalities))
         self.attention = FeatureAttention(num_modalities, feature_dim, hidden_dim)
         self.head = GaussianHead(hidden_dim, latent_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
         """Fuse; arguments as for ConcatenationPosterior."""
-        posterior: GaussianPosterior = self.head(self.attention(h_MBF, presence_BM))
+        seen = [norm(h) for norm, h in zip(self.normalise, h_MBF, strict=True)]
+        posterior: GaussianPosterior = self.head(self.attention(seen, presence_BM))
         return posterior
 
 

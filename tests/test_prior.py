@@ -15,6 +15,7 @@ from shala_framework.prior import (
     row_noise,
     sample_heun,
 )
+from shala_framework.prior.network import CONDITIONS
 from shala_framework.training.stages import MovingAverage
 
 MEAN, STD = torch.tensor([1.0, -0.5]), torch.tensor([0.5, 2.0])
@@ -243,3 +244,13 @@ def test_mixture_density_is_the_closed_form():
     )
     z = torch.randn(10, 3)
     torch.testing.assert_close(mixture.log_prob(z), theirs.log_prob(z))
+
+
+@pytest.mark.parametrize("condition", sorted(CONDITIONS))
+def test_a_condition_tells_the_length_of_a_feature(condition):
+    """Features that differ by a factor alone are different conditions."""
+    torch.manual_seed(0)
+    net = CONDITIONS[condition](num_modalities=1, feature_dim=4, hidden_dim=16).eval()
+    h, there = torch.randn(1, 4), torch.ones(1, 1, dtype=torch.bool)
+    one, two = (net([scale * h], there) for scale in (1.0, 4.0))
+    assert (one - two).abs().mean() > 0.05 * one.abs().mean()
