@@ -118,11 +118,7 @@ class Job:
             left_out = [LeftOut(**json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.journal} is damaged: {error}; remove {self.out} and pack again") from error
-        changed = {
-            key: (settings.get(key), self.settings.get(key))
-            for key in settings | self.settings
-            if settings.get(key) != self.settings.get(key)
-        }
+        changed = _changed(settings, self.settings)
         if changed:
             raise DataError(
                 f"{self.out} holds an unfinished pack with other settings (then, now): {changed}; "
@@ -273,12 +269,17 @@ class Job:
                 continue  # the parts have just been joined
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{path} is damaged: {error}; remove {self.out} and pack again") from error
-            changed = {k: (theirs.get(k), mine.get(k)) for k in theirs | mine if theirs.get(k) != mine.get(k)}
+            changed = _changed(theirs, mine)
             if changed:
                 raise DataError(
                     f"{path} is of a part with other settings (that part, this one): {changed}; "
                     "all parts of a set are packed alike: choose another folder, or those settings"
                 )
+
+
+def _changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two settings: its value in each."""
+    return {key: (then.get(key), now.get(key)) for key in then | now if then.get(key) != now.get(key)}
 
 
 class SplitWriter:

@@ -236,7 +236,7 @@ class Train:
         device: "auto" takes CUDA where there is one.
         precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
         compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
-            take minutes, which a GPU or a large network may win back; small convolutions on a CPU do not.
+            may take minutes; whether later ones win them back is for a trial to say.
         sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
             stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
         autoencoder: Stage 1.

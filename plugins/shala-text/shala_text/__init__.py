@@ -41,7 +41,7 @@ class Text(Modality):
         Attributes:
             fields: Sample fields to look for, in this order; UTF-8 text.
             vocabulary_size: Most tokens of the vocabulary fitted to the training samples, at least 258.
-            max_tokens: Tokens L of x, its end included; longer texts are cut there. English takes one or two a word.
+            max_tokens: Tokens L of x, its end included; longer texts are cut there, and a word may take several.
             lower_case: Whether capitals become small when read.
             sections: Sections of a report to keep, such as ["FINDINGS", "IMPRESSION"]; empty keeps the whole text.
             width: Width of the networks, a multiple of 8.
