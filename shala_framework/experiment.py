@@ -33,7 +33,7 @@ from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
-from shala_framework.spec import LoadedSpec, structure, unstructure
+from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
 from shala_framework.training.compiling import compiled
@@ -95,6 +95,8 @@ class Experiment:
             self._claim_folder()
             if self.loaded.stand_in_used:
                 self._timed("stand_in", self._make_stand_in)
+        for sentence in doubts(self.spec):
+            self.reporter.warn(sentence)
         self.metrics = self._open_metrics()
         with processes.first_before_others():
             self.model = self._fitted_model()

@@ -96,6 +96,11 @@ def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
     return found
 
 
+def kind_of(found: type[Modality] | type[Dataset] | type[Tracker]) -> str:
+    """What a plugin's class is called: a modality, a data set or a tracker."""
+    return next(noun for contract, noun in NOUNS.items() if issubclass(found, contract))
+
+
 def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[type[Any], dict[str, Any]]) -> Any:
     """The class registered under name, once it is known to keep the outer part of its contract."""
     other = next((kind for kind, classes in registered.items() if name in classes), None)

@@ -86,7 +86,8 @@ def test_shala_run_is_a_command_of_its_own(capsys):
 
 def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, capsys):
     """Sound, though its shards are missing: the stand-in serves."""
-    assert call("check", "two.toml") == 0
+    short = ("--set", "train.autoencoder.warmup_steps=9", "--set", "train.prior.warmup_steps=9")
+    assert call("check", "two.toml", *short) == 0
     out, err = capsys.readouterr()
     assert out == (
         "two.toml: sound; 2 modalities: first, second\n"
@@ -115,6 +116,32 @@ def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_s
     out, err = capsys.readouterr()
     assert "two.toml: not sound; 2 modalities" in out
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "train.autoencoder.kl_warmup_steps=400",
+            "train.autoencoder: kl_warmup_steps is 400 and steps 40, so that the KL term ends at 10.0% of kl_weight; ",
+        ),
+        (
+            "train.prior.warmup_steps=100",
+            "train.prior: warmup_steps is 100 and steps 40, so that the learning rate never reaches 0.5; ",
+        ),
+    ],
+)
+def test_check_and_run_say_what_a_long_schedule_does_to_a_short_run(override, said, two_spec, capsys):
+    """A spec's own warm-up outlasts a trial's steps: allowed, and said before a step is made."""
+    sets = ("--set", "train.autoencoder.steps=40", "--set", "train.prior.steps=40")
+    sets += ("--set", "train.autoencoder.kl_warmup_steps=40", "--set", "train.prior.learning_rate=0.5")
+    sets += ("--set", "train.autoencoder.warmup_steps=4", "--set", "train.prior.warmup_steps=39")
+    assert call("check", "two.toml", *sets) == 0
+    assert "warmup" not in "".join(capsys.readouterr())
+    assert call("check", "two.toml", *sets, "--set", override) == 0
+    assert said in capsys.readouterr().out
+    assert call("run", "two.toml", *sets, "--set", override) == 0
+    assert said in "".join(capsys.readouterr())
 
 
 def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_spec, capsys):

@@ -54,8 +54,8 @@ def test_a_run_leaves_everything(two_spec, capsys):
     folder = Path("runs/two")
     assert "two-floats-made" in (folder / "SYNTHETIC_DATA.txt").read_text()
     samples = sorted(str(p.relative_to(folder / "samples")) for p in (folder / "samples").rglob("*.*"))
-    assert {"joint.png", "given_first.png", "given_second.png", "joint/002.mp4", "joint/002.first.json"} <= set(samples)
-    assert sum(name.endswith("_0.mp4") for name in samples) == 4
+    assert {"joint.png", "given_first.png", "given_second.png", "joint/002.png", "joint/002.first.json"} <= set(samples)
+    assert sum(name.endswith("_0.png") for name in samples) == 4
     assert len(list((folder / "samples" / "given_first").glob("*.second.json"))) == 2
     stages = {line["stage"] for line in metric_lines(folder)}
     assert stages == {"autoencoder", "prior", "summary"}
@@ -109,7 +109,7 @@ def test_a_finished_run_is_not_trained_again(two_spec):
     before = [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS]
     run(two_spec, "r", "generate.num_joint=5")
     assert [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS] == before
-    assert len(list((folder / "samples" / "joint").glob("*.mp4"))) == 5
+    assert len(list((folder / "samples" / "joint").glob("*.png"))) == 5
 
 
 def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
@@ -229,7 +229,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     done = shala("sample", str(folder), "--given", "first=one.a", "--num", "3", "--out", "s")
     assert done.returncode == 0, done.stderr
     written = sorted(p.name for p in Path("s/given_first").iterdir())
-    assert written == sorted(f"one_{i}.{e}" for i in range(3) for e in ("mp4", "second.json"))
+    assert written == sorted(f"one_{i}.{e}" for i in range(3) for e in ("png", "second.json"))
     manifest = json.loads(Path("s/manifest.json").read_text())
     assert manifest["given"] == {"first": "one.a"}
     assert [entry["row"] for entry in manifest["samples"]] == ["one"] * 3
@@ -240,7 +240,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     assert jointly.returncode == 0
     assert json.loads(jointly.stdout) == json.loads(Path("j/manifest.json").read_text())
     assert sorted(p.name for p in Path("j/joint").iterdir()) == [
-        *("000.mp4", "000.second.json", "001.mp4", "001.second.json"),
+        *("000.png", "000.second.json", "001.png", "001.second.json"),
     ]
     for arguments, message in (
         (("--given", "first=bad.a"), "expected a JSON array"),

@@ -184,18 +184,23 @@ def test_a_broken_plugin_disturbs_no_one_who_does_not_name_it(install, two_spec)
     assert list(read_spec(two_spec).modality_classes) == ["first", "second"]
 
 
-def test_plugins_are_listed_without_being_imported(install, capsys):
-    """`shala plugins` names each offer, its distribution, version and module, the broken among them."""
-    install("acme-deep", "raise SystemExit('imported')", ("deep", "deep-made"))
+def test_plugins_are_listed_by_kind_and_the_broken_say_why(install, capsys):
+    """`shala plugins` says what each one is and who ships it; one that cannot be loaded hides no other."""
+    install("acme-deep", "raise RuntimeError('no such device')", ("deep", "deep-made"))
     assert status_of(main, "plugins") == 0
     out = capsys.readouterr().out
-    assert re.search(r"^deep-made +acme-deep 2\.1  \(acme_deep\)$", out, re.MULTILINE)
-    assert re.search(r"^two-floats +two-floats 1\.0  \(two_floats\)$", out, re.MULTILINE)
-    assert status_of(main, "plugins", "--json") == 0
-    assert {"name": "deep", "distribution": "acme-deep", "version": "2.1", "module": "acme_deep"} in json.loads(
-        capsys.readouterr().out
+    modalities, _, broken = out.partition("cannot be loaded:\n")
+    assert re.search(
+        r"^modality:\n(  .+\n)*  two-floats +Two floats, less their training mean\.  \(two-floats 1\.0\)$", out, re.MULTILINE
     )
-    assert "acme_deep" not in sys.modules
+    assert re.search(r"^data set:\n(  .+\n)*  two-floats-made ", modalities, re.MULTILINE)
+    for name in ("deep     ", "deep-made"):
+        assert f"  {name}" in broken and "RuntimeError: no such device" in broken
+    assert status_of(main, "plugins", "--json") == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed["deep"]["kind"] is None and "no such device" in listed["deep"]["error"]
+    assert listed["deep"]["distribution"] == "acme-deep" and listed["deep"]["version"] == "2.1"
+    assert listed["two-floats-made"] | {"error": None, "kind": "data set"} == listed["two-floats-made"]
     offers = [(offer.name, offer.distribution) for offer in installed_offers()]
     assert offers == sorted(offers)
 
@@ -206,7 +211,7 @@ def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys
     install("acme-deep", replaced("depth: int = 1", options))
     assert status_of(main, "plugins", "two-floats") == 0
     out = capsys.readouterr().out
-    assert out.startswith("two-floats: Two floats, less their training mean.\n")
+    assert out.startswith("two-floats, a modality: Two floats, less their training mean.\n")
     assert '  field                 string; default "a"\n' in out
     assert "  width                 int; default 32\n" in out
     assert "                Sample field that holds a JSON array of two numbers.\n" in out

@@ -9,9 +9,9 @@ from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import decode
 from shala_framework.data.shards import read_shards
 from shala_framework.data.splits import SPLITS
-from shala_framework.errors import DataError, Problem, ShalaError, SpecError
-from shala_framework.plugins import installed_offers, load_offer
-from shala_framework.spec import read_spec
+from shala_framework.errors import DataError, PluginError, Problem, ShalaError, SpecError
+from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
+from shala_framework.spec import doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
 from shala_framework.spec.structuring import nearest
 from shala_framework.urls import expand_urls, is_remote
@@ -46,8 +46,9 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
     loaded = read_spec(arguments.spec, arguments.set, allow_pipe=arguments.allow_pipe)
     spec = loaded.spec
     said = f"{len(spec.modality)} modalities: {', '.join(spec.modality)}"
+    lines += doubts(spec)
     if loaded.stand_in_used and spec.data.stand_in is not None:
-        lines.append(f"{arguments.spec}: sound; {said}")
+        lines.insert(0, f"{arguments.spec}: sound; {said}")
         lines.append(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
         return
     modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality}
@@ -70,28 +71,57 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
 
 
 def plugins(arguments: argparse.Namespace) -> int:
-    """List plugins, or the options of one."""
+    """List plugins by kind, or the options of one."""
     if arguments.name is None:
-        offers = installed_offers()
-        if arguments.json:
-            print(json.dumps([attrs.asdict(offer) for offer in offers], indent=2))
-            return 0
-        if not offers:
-            print("no plugins are installed; `pip install ./plugins/*` installs this project's own")
-        width = max((len(offer.name) for offer in offers), default=0)
-        for offer in offers:
-            print(f"{offer.name:<{width}}  {offer.distribution} {offer.version}  ({offer.module})")
+        _list(arguments.json)
         return 0
     found = load_offer(arguments.name)
-    summary = (found.__doc__ or "").strip().splitlines() or [found.__name__]
     options = keys_of(found.Options)
     if arguments.json:
-        described = {"name": arguments.name, "summary": summary[0], "options": [attrs.asdict(key) for key in options]}
+        described = {
+            "name": arguments.name,
+            "kind": kind_of(found),
+            "summary": _summary(found),
+            "options": [attrs.asdict(key) for key in options],
+        }
         print(json.dumps(described, indent=2))
         return 0
-    print(f"{arguments.name}: {summary[0]}\n")
+    print(f"{arguments.name}, a {kind_of(found)}: {_summary(found)}\n")
     print(keys_as_text(options))
     return 0
+
+
+def _list(as_json: bool) -> None:
+    """Print every installed plugin under its kind; one that cannot be loaded says why, and stops no other."""
+    listed: list[dict[str, str | None]] = []
+    for offer in installed_offers():
+        row: dict[str, str | None] = {**attrs.asdict(offer), "kind": None, "summary": None, "error": None}
+        try:
+            found = load_offer(offer.name)
+            row |= {"kind": kind_of(found), "summary": _summary(found)}
+        except PluginError as error:
+            row["error"] = str(error)
+        listed.append(row)
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    if not listed:
+        print("no plugins are installed; `pip install ./plugins/*` installs this project's own")
+    width = max((len(row["name"] or "") for row in listed), default=0)
+    for kind in (*NOUNS.values(), None):
+        rows = [row for row in listed if row["kind"] == kind]
+        if rows:
+            print(f"{kind or 'cannot be loaded'}:")
+        for row in rows:
+            said = row["summary"] or row["error"]
+            owner = f"  ({row['distribution']} {row['version']})" if kind else ""
+            print(f"  {row['name']:<{width}}  {said}{owner}")
+
+
+def _summary(found: type) -> str:
+    """The first line of a class's docstring."""
+    lines = (found.__doc__ or "").strip().splitlines() or [found.__name__]
+    return lines[0]
 
 
 def keys(arguments: argparse.Namespace) -> int:

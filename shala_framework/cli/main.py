@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = verb(
         "plugins",
-        "List installed plugins, or the options of one.",
+        "List installed plugins by kind, or the options of one.",
         "  shala plugins\n  shala plugins skeleton\n",
     )
     listing.add_argument("name", nargs="?", metavar="NAME", help="show the options of this modality or data set")

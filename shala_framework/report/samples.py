@@ -44,7 +44,10 @@ class SampleWriter:
         return SYNTHETIC if self.model.synthetic else ""
 
     def joint(self, num_samples: int, *, seed: int = 0, prior: PriorName = "diffusion", name: str = "joint") -> None:
-        """Joint samples: `<name>/000.mp4` with all modalities side by side, each one's own files, a contact sheet."""
+        """Joint samples: all modalities side by side, each one's own files, and a contact sheet.
+
+        They are side by side in `<name>/000.mp4`, or in `<name>/000.png` where nothing moves.
+        """
         x = self.model.generate(num_samples, seed=seed, prior=prior)
         groups = []
         for n in range(num_samples):
@@ -59,7 +62,7 @@ class SampleWriter:
     def cross_modal(
         self, rows: Rows, given: Sequence[str], *, num_samples: int = 1, seed: int = 0, truth: bool = True
     ) -> None:
-        """Every modality generated from some: `given_<names>/<key>_0.mp4` beside the truth, and a contact sheet.
+        """Every modality generated from some: `given_<names>/<key>_0.mp4` (or png) beside the truth, and a contact sheet.
 
         Args:
             rows: Rows that have every given modality.
@@ -107,16 +110,18 @@ class SampleWriter:
         own: Mapping[str, Tensor],
         entry: Mapping[str, Any],
     ) -> None:
-        """A clip with everything side by side, each modality's own files, and an entry of `written`."""
+        """Everything side by side, each modality's own files, and an entry of `written`."""
         frames, rate = side_by_side(previews, alarm=self.alarm)
-        write_file(self.folder / name / f"{stem}.mp4", encode_mp4(frames, rate))
+        moves = len(frames) > 1
+        together = f"{name}/{stem}.{'mp4' if moves else 'png'}"
+        write_file(self.folder / together, encode_mp4(frames, rate) if moves else encode_png(frames[0]))
         files: dict[str, list[str]] = {}
         for modality, x in own.items():
             for extension, content in self.model.modalities[modality].write(x).items():
                 file = f"{name}/{stem}.{modality}.{extension}"
                 write_file(self.folder / file, content)
                 files.setdefault(modality, []).append(file)
-        self.written.append({**entry, "together": f"{name}/{stem}.mp4", "files": files})
+        self.written.append({**entry, "together": together, "files": files})
 
 
 def choose_rows(rows: Rows, column: int, count: int) -> Rows:

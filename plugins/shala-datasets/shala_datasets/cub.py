@@ -27,7 +27,7 @@ LAYOUT = (
 
 
 class CUB(Dataset):
-    """Samples with the fields jpg and txt, one for each caption; an image without captions is one sample."""
+    """CUB as samples with the fields jpg and txt, one a caption; an image without captions is one sample."""
 
     @attrs.frozen(kw_only=True)
     class Options:

@@ -72,7 +72,7 @@ class _Collections:
 
 
 class Digits(Dataset):
-    """Samples with the fields png, wav, npy, txt, mp4 and json."""
+    """Digits in five kinds: samples with the fields png, wav, npy, txt, mp4 and json."""
 
     @attrs.frozen(kw_only=True)
     class Options:

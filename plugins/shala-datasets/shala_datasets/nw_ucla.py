@@ -45,7 +45,7 @@ def _check_subjects(_: object, __: object, subjects: tuple[int, ...]) -> None:
 
 
 class NWUCLA(Dataset):
-    """Samples with the fields skeleton.json (the file as it is: [T, 20, 3], in metres) and txt, the action's name."""
+    """NW-UCLA as samples with the fields skeleton.json (the file as it is: [T, 20, 3], metres) and txt (the action)."""
 
     @attrs.frozen(kw_only=True)
     class Options:

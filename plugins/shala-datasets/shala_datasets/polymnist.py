@@ -32,7 +32,7 @@ _CLASS_STREAM, _SAMPLE_STREAM = 0, 1
 
 
 class PolyMNIST(Dataset):
-    """Samples with the fields m0.png to m4.png, and json: which digits and which crops they were made of."""
+    """PolyMNIST, made here: samples with the fields m0.png to m4.png, and json (which digits and crops)."""
 
     @attrs.frozen(kw_only=True)
     class Options:

@@ -1,0 +1,22 @@
+"""What a spec says that is allowed and rarely meant: mostly of long runs that are tried with few steps."""
+
+from shala_framework.spec.schema import Spec
+
+
+def doubts(spec: Spec) -> list[str]:
+    """One sentence for each key, with what it does as it is and what to change."""
+    found = []
+    first = spec.train.autoencoder
+    if first.kl_warmup_steps > first.steps:
+        found.append(
+            f"train.autoencoder: kl_warmup_steps is {first.kl_warmup_steps} and steps {first.steps}, so that the KL "
+            f"term ends at {first.steps / first.kl_warmup_steps:.1%} of kl_weight; "
+            f"lower kl_warmup_steps, to a third of steps say"
+        )
+    for name, stage in (("autoencoder", first), ("prior", spec.train.prior)):
+        if stage.warmup_steps >= stage.steps:
+            found.append(
+                f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so that the learning "
+                f"rate never reaches {stage.learning_rate:g}; lower warmup_steps"
+            )
+    return found
