@@ -14,11 +14,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from coherence import machine, shards
+from runs import rows_of
 from torch import Tensor
 
-from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
+from shala_framework.machine import describe_machine
 from shala_framework.model import load
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load(args.run)
-    rows = load_rows(shards(args.run, model, args.split), model.modalities)
+    rows = rows_of(args.run, model, args.split)
     columns = [list(rows.x).index(name) for name in (args.given, args.of)]
     both = torch.nonzero(rows.presence[:, columns].all(1))[:, 0]
     chosen = both[torch.linspace(0, len(both) - 1, min(args.rows, len(both))).round().long()]
@@ -94,7 +94,7 @@ def main() -> None:
     low, high = bootstrap_interval(difference, groups, args.seed)
     num_groups = len(groups.unique())
     print(f"{args.run}, {args.split} split, {len(rows)} rows in {num_groups} groups, {args.samples} latents a row")
-    print(machine())
+    print(describe_machine())
     print(f"  log p({args.of} | {args.given}) a unit        {scores[0].mean():8.4f} nats")
     print(f"  the same, given other rows          {torch.stack(scores[1:]).mean():8.4f} nats")
     print(f"  difference                          {difference.mean():8.4f} nats, 95 % from {low:.4f} to {high:.4f}")

@@ -1,17 +1,22 @@
 """What the documentation tells users to write is accepted: specs, command lines, links."""
 
+import ast
 import doctest
 import importlib
 import re
 import shlex
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import tomli
 
+from shala_framework import encode_npy
 from shala_framework.cli.main import _parser
 from shala_framework.spec import read_spec
+from shala_framework.testing import ModalitySuite
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,9 +76,39 @@ def test_a_command_of_the_documentation_is_one(line):
     _parser().parse_args(["run", *arguments] if program == "shala-run" else arguments)
 
 
+NOT_OURS = {"diffusers", "multivae"}  # of systems that are compared with, in an environment of theirs
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=named)
+def test_what_a_benchmark_imports_is_there(path, monkeypatch):
+    """The scripts are run by hand and rarely: what they take from the framework and from each other must still be."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] not in NOT_OURS:
+            module = importlib.import_module(node.module)
+            absent = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not absent, f"{path.name}:{node.lineno}: {node.module} has no {absent}"
+
+
 def test_links_lead_somewhere():
     assert len(set(commands())) > 20
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{named(page)} links to {target}"
+
+
+(VECTORS,) = (text for page, text in blocks("python") if page == "docs/plugins.md" and "class Vectors" in text)
+
+
+class TestVectorsOfTheGuide(ModalitySuite):
+    """The module that the guide shows whole keeps the contract."""
+
+    written: ClassVar[dict[str, Any]] = {}
+    exec(compile(VECTORS, "docs/plugins.md", "exec"), written)
+    modality = written["Vectors"]
+    options: ClassVar[dict[str, Any]] = {"numbers": 6, "width": 24}
+
+    def sample_fields(self, index):
+        generator = np.random.default_rng(index)
+        return {"npy": encode_npy((generator.normal(size=6) * 20 + 5).astype(np.float32))}

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.likelihood import conditional_log_likelihood, importance_weighted_log_likelihood
+from shala_framework.evaluation.likelihood import (
+    conditional_log_likelihood,
+    effective_samples,
+    importance_log_weights,
+    importance_weighted_log_likelihood,
+)
 from shala_framework.likelihoods import Normal
 from shala_framework.model import ShaLa
 from shala_framework.posterior import GaussianPosterior
@@ -77,13 +82,15 @@ def test_importance_weighting_finds_the_marginal_whatever_the_posterior(model, r
     first, second = (model.autoencoder.decoders[name].linear for name in ("first", "second"))
     weight, bias = torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
     evidence = torch.distributions.MultivariateNormal(bias, weight @ weight.T + 0.25 * torch.eye(4))
-    joint = importance_weighted_log_likelihood(model, rows, model.names, prior="normal", num_samples=4000)
+    log_weights = importance_log_weights(model, rows, model.names, prior="normal", num_samples=4000)
+    joint = importance_weighted_log_likelihood(log_weights)
+    assert ((effective_samples(log_weights) > 1) & (effective_samples(log_weights) < 4000)).all()
     exact = evidence.log_prob(torch.cat([rows.x["first"], rows.x["second"]], 1))
     torch.testing.assert_close(joint, exact, atol=0.1, rtol=0.02)
     q = posterior_of_first(model, rows)
     marginal = model.autoencoder.decoders["second"].marginal(q.mean_BD, q.log_var_BD.exp())
     given = importance_weighted_log_likelihood(
-        model, rows, ["second"], ["first"], prior="posterior", num_samples=4000, batch_size=777
+        importance_log_weights(model, rows, ["second"], ["first"], prior="posterior", num_samples=4000, batch_size=777)
     )
     torch.testing.assert_close(given, marginal.log_prob(rows.x["second"]), atol=0.1, rtol=0.02)
     assert dim == model.prior.latent_dim
@@ -105,14 +112,14 @@ def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
 def test_wrong_questions_are_named(model, rows):
     """A target that is given too, none at all, an odd number of samples, and a row that lacks a modality."""
     with pytest.raises(ValueError, match="targets that are not given"):
-        importance_weighted_log_likelihood(model, rows, ["first"], ["first"])
+        importance_log_weights(model, rows, ["first"], ["first"])
     with pytest.raises(ValueError, match="targets that are not given"):
-        importance_weighted_log_likelihood(model, rows, [])
+        importance_log_weights(model, rows, [])
     with pytest.raises(ValueError, match="even num_samples"):
-        importance_weighted_log_likelihood(model, rows, ["first"], num_samples=3)
+        importance_log_weights(model, rows, ["first"], num_samples=3)
     rows.presence[2, 1] = False
     with pytest.raises(ValueError, match="rows that have first, second"):
-        importance_weighted_log_likelihood(model, rows, ["first"], ["second"])
+        importance_log_weights(model, rows, ["first"], ["second"])
 
 
 def test_gaussian_log_prob():

@@ -191,15 +191,20 @@ def test_plugins_are_listed_by_kind_and_the_broken_say_why(install, capsys):
     out = capsys.readouterr().out
     modalities, _, broken = out.partition("cannot be loaded:\n")
     assert re.search(
-        r"^modality:\n(  .+\n)*  two-floats +Two floats, less their training mean\.  \(two-floats 1\.0\)$", out, re.MULTILINE
+        r"^modality:\n(  .+\n)*  two-floats +Two floats, less their training mean\.  \(two-floats 1\.0\)$",
+        out,
+        re.MULTILINE,
     )
     assert re.search(r"^data set:\n(  .+\n)*  two-floats-made ", modalities, re.MULTILINE)
     for name in ("deep     ", "deep-made"):
-        assert f"  {name}" in broken and "RuntimeError: no such device" in broken
+        assert f"  {name}" in broken
+        assert "RuntimeError: no such device" in broken
     assert status_of(main, "plugins", "--json") == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert listed["deep"]["kind"] is None and "no such device" in listed["deep"]["error"]
-    assert listed["deep"]["distribution"] == "acme-deep" and listed["deep"]["version"] == "2.1"
+    assert listed["deep"]["kind"] is None
+    assert "no such device" in listed["deep"]["error"]
+    assert listed["deep"]["distribution"] == "acme-deep"
+    assert listed["deep"]["version"] == "2.1"
     assert listed["two-floats-made"] | {"error": None, "kind": "data set"} == listed["two-floats-made"]
     offers = [(offer.name, offer.distribution) for offer in installed_offers()]
     assert offers == sorted(offers)

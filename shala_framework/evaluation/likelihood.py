@@ -15,7 +15,7 @@ from shala_framework.seeds import mix_seed
 
 
 @torch.no_grad()
-def importance_weighted_log_likelihood(
+def importance_log_weights(
     model: ShaLa,
     rows: Rows,
     targets: Sequence[str],
@@ -26,12 +26,10 @@ def importance_weighted_log_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """Estimate of log p(x_targets | x_given) of each row, the joint log p(X) with every modality as a target.
+    """Log p(x_targets | z) p(z | x_given) / r(z) of each row's samples z ~ r.
 
-    It is log of the mean of p(x_targets | z) p(z | x_given) / r(z) over z ~ r, where half of r is the posterior of all
-    that the row tells, targets included, and half is p(z | x_given) itself: the first finds what explains a picture,
-    the second keeps weights bounded where the first is too narrow. Its expectation is a lower bound that rises with
-    the number of samples.
+    Half of r is the posterior of all that the row tells, targets included, and half is p(z | x_given) itself: the first
+    finds what explains a picture, the second keeps weights bounded where the first is too narrow.
 
     Args:
         model: Trained.
@@ -45,7 +43,7 @@ def importance_weighted_log_likelihood(
         batch_size: Latents decoded at a time.
 
     Returns:
-        float tensor [N], nats.
+        float tensor [N, num_samples], nats.
 
     Raises:
         ValueError: No targets, a target is given as well, a row lacks one of either, or num_samples is odd.
@@ -78,8 +76,25 @@ def importance_weighted_log_likelihood(
     log_weight_NS = log_prior_NS - (torch.logaddexp(log_posterior_NS, log_prior_NS) - math.log(2))
     for target in targets:
         log_weight_NS = log_weight_NS + _decoded_log_prob(model, rows, target, z_NSD, batch_size)
-    nats_N: Tensor = log_weight_NS.logsumexp(1) - math.log(num_samples)
-    return nats_N
+    return log_weight_NS
+
+
+def importance_weighted_log_likelihood(log_weight_NS: Tensor) -> Tensor:
+    """Estimate [N], nats, of log p(x_targets | x_given) of each row from `importance_log_weights` [N, S].
+
+    With every modality as a target it is the joint log p(X). Its expectation is a lower bound that rises with S.
+    """
+    return log_weight_NS.logsumexp(1) - math.log(log_weight_NS.shape[1])
+
+
+def effective_samples(log_weight_NS: Tensor) -> Tensor:
+    """Number [N] of equal weights that are worth as much as the given ones, 1 to S (Kong 1992).
+
+    Example:
+        >>> effective_samples(torch.tensor([[0.0, 0.0], [0.0, -30.0]])).round().tolist()
+        [2.0, 1.0]
+    """
+    return 1 / log_weight_NS.softmax(1).square().sum(1)
 
 
 @torch.no_grad()

@@ -13,13 +13,19 @@ from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
 from shala_framework.evaluation.judges import Judge, Panel, train_judge
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
-from shala_framework.evaluation.likelihood import importance_weighted_log_likelihood
+from shala_framework.evaluation.likelihood import (
+    effective_samples,
+    importance_log_weights,
+    importance_weighted_log_likelihood,
+)
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import row_noise
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter, Silent
+
+FEW_SAMPLES = 2.0  # on which an importance-weighted bound says little
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +72,7 @@ class Evaluation:
         log_likelihood: What is scored under which prior, such as "photo given caption, diffusion", to nats a row.
         reconstruction: Modality to log p(x | z), z ~ q(z | all present), in nats a value of x.
         latent: Of the shared latent.
-        notes: What could not be measured, and why.
+        notes: What could not be measured or not well, and why.
     """
 
     rows: int
@@ -189,15 +195,23 @@ def _log_likelihood(
     chosen = torch.linspace(0, len(rows) - 1, min(settings.likelihood_rows, len(rows))).round().long()
     rows = rows.take(chosen)
     questions = list(_questions(model.names))
-    figures = {}
+    figures, loose = {}, []
     reporter.begin("log-likelihoods", len(questions), "figure")
     for done, (title, targets, given, prior) in enumerate(questions, 1):
-        nats_N = importance_weighted_log_likelihood(
+        log_weight_NS = importance_log_weights(
             model, rows, targets, given, prior=prior, num_samples=settings.importance_samples, seed=seed
         )
-        figures[title] = mean_figure(nats_N[None])
+        figures[title] = mean_figure(importance_weighted_log_likelihood(log_weight_NS)[None])
+        if effective_samples(log_weight_NS).median() < FEW_SAMPLES:
+            loose.append(title)
         reporter.advance(done)
     reporter.finish()
+    if loose:
+        notes.append(
+            f"log-likelihoods of {len(loose)} of {len(questions)} lines rest on fewer than {FEW_SAMPLES:g} of the "
+            f"{settings.importance_samples} samples in the median row, so that they are loose bounds (the first: "
+            f"{loose[0]!r}); raise evaluate.importance_samples where they matter"
+        )
     return figures
 
 

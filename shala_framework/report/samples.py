@@ -62,7 +62,7 @@ class SampleWriter:
     def cross_modal(
         self, rows: Rows, given: Sequence[str], *, num_samples: int = 1, seed: int = 0, truth: bool = True
     ) -> None:
-        """Every modality generated from some: `given_<names>/<key>_0.mp4` (or png) beside the truth, and a contact sheet.
+        """Every modality generated from some: `given_<names>/<key>_0.mp4` (or png) beside the truth, and a sheet.
 
         Args:
             rows: Rows that have every given modality.
