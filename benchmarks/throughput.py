@@ -8,6 +8,8 @@ Sections:
                 this framework's loop as it comes and without its contrastive terms, a bare loop around the same loss
                 and optimiser, and MVTCAE and MoPoE of MultiVae
     stream      rows a second of stage 1 from memory, from prepared shards and from PNG files in shards
+    decoding    files a second of JPEG pictures and H.264 clips, read from shards as modalities, and by Pillow and PyAV
+                alone, all with one thread
     modalities  seconds and memory of a step of 2 to 32 modalities, and the exponent of the seconds in their number
     sampling    seconds for 10,000 latents: 18 Heun steps here, and diffusers' EDM scheduler around the same network
     start       seconds from the command to the first training step with 100 shards, and of --help
@@ -33,6 +35,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 import attrs
+import av
 import numpy as np
 import torch
 from pictures import FEATURE_DIM, SIDE, Picture, as_rows, load_pictures, modalities
@@ -49,6 +52,9 @@ from shala_framework.data.rows import Rows, load_rows, shuffled_batches
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.dataset import Dataset, Sample
 from shala_framework.machine import describe_machine
+from shala_framework.media import encode_mp4
+from shala_framework.modality import Modality
+from shala_framework.plugins import load_modality
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
@@ -300,6 +306,90 @@ def stream(args: argparse.Namespace) -> str:
         return by_turns(measure, args.repeats, ["memory"], "rows a second")
 
 
+class Files(Dataset):
+    """Samples of one field each, of contents that are at hand."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """None."""
+
+    needs_source: ClassVar[bool] = False
+
+    def __init__(self, field: str, contents: list[bytes]) -> None:
+        super().__init__(self.Options())
+        self.field, self.contents = field, contents
+
+    def samples(self, source: Path | None) -> Iterator[Sample]:
+        for number, content in enumerate(self.contents):
+            yield Sample(key=f"{number:06d}", split="train", fields={self.field: content})
+
+
+def moving_clip(seed: int) -> np.ndarray:
+    """Frames uint8 [60, 240, 320, 3] of a picture of smooth noise that moves, with grain of its own in each."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (18, 24, 3), dtype=np.uint8)).resize(
+        (480, 360), Image.Resampling.BICUBIC
+    )
+    picture = np.asarray(coarse).astype(np.int16)
+    frames = [picture[t : t + 240, 2 * t : 2 * t + 320] + rng.integers(-6, 7, (240, 320, 1)) for t in range(60)]
+    return np.stack(frames).clip(0, 255).astype(np.uint8)
+
+
+def by_pillow(content: bytes) -> None:
+    """Decode a picture and scale its middle, as it is read here."""
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    picture.resize((64, 64), Image.Resampling.BICUBIC, (40, 0, 280, 240))
+
+
+def by_pyav(content: bytes) -> None:
+    """Decode every frame of a clip, and do nothing with it."""
+    with av.open(io.BytesIO(content)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for _ in container.decode(video=0):
+            pass
+
+
+def decoding(args: argparse.Namespace) -> str:
+    clips = [moving_clip(seed) for seed in range(24)]
+    pictures = []
+    for clip in clips:
+        for frame in clip[::6]:
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "jpeg", quality=90)
+            pictures.append(buffer.getvalue())
+    films = [encode_mp4(clip, 24) for clip in clips]
+    tables = []
+    for plugin, field, contents, alone in (("image", "jpg", pictures, by_pillow), ("video", "mp4", films, by_pyav)):
+        cls = load_modality(plugin)
+        members = {"x": cls(cls.Options(height=64, width=64))}
+        with tempfile.TemporaryDirectory() as folder:
+            report = pack(Files(field, contents), None, Path(folder), shard_samples=8)
+            urls = [str(path) for path in report.shards]
+
+            def streamed(
+                urls: list[str] = urls, members: Mapping[str, Modality] = members, count: int = len(contents)
+            ) -> float:
+                found = index_shards(urls)
+                assert found is not None
+                order = SampleOrder(found.counts, seed=0, lanes=8, window=512)
+                source = IndexedStream(found, members, order, batch_size=8)
+                begun = time.perf_counter()
+                for _ in islice(source, count // 8):
+                    pass
+                return count / (time.perf_counter() - begun)
+
+            def decoded(contents: list[bytes] = contents, alone: Callable[[bytes], None] = alone) -> float:
+                begun = time.perf_counter()
+                for content in contents:
+                    alone(content)
+                return len(contents) / (time.perf_counter() - begun)
+
+            library = "jpg, decoded and scaled by Pillow" if plugin == "image" else "mp4, decoded by PyAV"
+            measure = {library: decoded, f"{field} in shards, read as 64 x 64": streamed}
+            tables.append(by_turns(measure, args.repeats, [library], "files a second"))
+    return "\n\n".join(tables)
+
+
 def measure_step(count: int, steps: int, threads: int) -> dict[str, float]:
     """Seconds of a step of 32 rows of so many modalities, and the process's peak memory."""
     torch.set_num_threads(threads)
@@ -437,7 +527,14 @@ at_end = false
         )
 
 
-SECTIONS = {"stage1": stage1, "stream": stream, "modalities": many, "sampling": sampling, "start": start}
+SECTIONS = {
+    "stage1": stage1,
+    "stream": stream,
+    "decoding": decoding,
+    "modalities": many,
+    "sampling": sampling,
+    "start": start,
+}
 
 
 def main() -> None:
