@@ -20,6 +20,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.report.latent_map import plane
 from shala_framework.report.media import media_of
 from shala_framework.report.page import spec_as_toml, write_report
+from shala_framework.report.tables import read_evaluation
 from shala_framework.spec import read_spec, unstructure
 
 
@@ -78,6 +79,9 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(run, capsys):
     ):
         assert words in shown
     assert all(a.get("alt") for tag, a in page.elements if tag == "img")
+    notes = read_evaluation(run / "evaluation" / "validation.json").notes
+    assert notes
+    assert all(note in page.text for note in notes)
     curves = json.loads(re.search(r"const curves = (.*);\n", text)[1])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     loss = next(chart for chart in curves if chart["title"] == "autoencoder: loss")["series"][0]

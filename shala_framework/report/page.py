@@ -28,7 +28,7 @@ from shala_framework.model import ShaLa
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
-from shala_framework.report.tables import Table, evaluation_tables, read_evaluation
+from shala_framework.report.tables import evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
 from shala_framework.training.progress import Reporter, Silent
 
@@ -318,7 +318,7 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     }
 
 
-def _evaluations(folder: Path) -> dict[str, list[Table]]:
-    return {
-        path.stem: evaluation_tables(read_evaluation(path)) for path in sorted((folder / "evaluation").glob("*.json"))
-    }
+def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
+    """Tables and notes of each split that was measured."""
+    measured = {path.stem: read_evaluation(path) for path in sorted((folder / "evaluation").glob("*.json"))}
+    return {split: {"tables": evaluation_tables(found), "notes": found.notes} for split, found in measured.items()}
