@@ -67,7 +67,7 @@ def main() -> None:
         for steps, values in found.items()
     ]
     print(markdown([["", "Frechet distance", f"ratio to {max(found)} steps"], *body]))
-    print(f"\nposterior draws: {distance(other):.3f}")
+    print(f"\nposterior draws: {distance(other):.2g}")
 
 
 if __name__ == "__main__":
