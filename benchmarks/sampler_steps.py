@@ -4,8 +4,8 @@
 
 Joint latents of the diffusion prior, without guidance and with the run's own sampler, against as many draws of the
 posteriors of training rows, in standard deviations of those. "ratio" compares each number of steps with the greatest.
-"posterior draws" is the distance of two sets of draws of the posteriors, which a perfect prior would come near. Seeds
-are those of the noise; means over seeds, with the least and the greatest.
+"posterior draws" is the distance of two sets of draws of the same rows' posteriors. Seeds are those of the noise; means
+over seeds, with the least and the greatest.
 """
 
 import argparse
