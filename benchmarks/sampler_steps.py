@@ -16,21 +16,10 @@ from runs import rows_of
 from scripts import cell, markdown
 from torch import Tensor
 
-from shala_framework.data.rows import Rows
+from shala_framework.data.latents import collect_latents
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.machine import describe_machine
-from shala_framework.model import ShaLa, load
-
-
-@torch.no_grad()
-def posterior_draws(model: ShaLa, rows: Rows, num: int) -> Tensor:
-    """Draws [num, D] of q(z | all that a row has), training rows in turn."""
-    draws: list[Tensor] = []
-    while sum(map(len, draws)) < num:
-        for index in torch.arange(len(rows)).split(250):
-            part = rows.take(index).to(model.device)
-            draws.append(model.autoencoder.fuse(model.autoencoder.encode(part.x), part.presence).sample().cpu())
-    return torch.cat(draws)[:num]
+from shala_framework.model import load
 
 
 def main() -> None:
@@ -43,7 +32,8 @@ def main() -> None:
     model = load(args.run)
     torch.manual_seed(0)
     rows = rows_of(args.run, model, "train")
-    reference, other = (posterior_draws(model, rows, args.num) for _ in range(2))
+    store = collect_latents(model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device)
+    reference, other = (store.sample(torch.arange(args.num) % len(store)) for _ in range(2))
     mean, std = reference.mean(0), reference.std(0)
 
     def distance(z: Tensor) -> float:

@@ -28,7 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -230,8 +231,8 @@ class Stored(Picture):
         return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous()
 
 
-class Pictures(Dataset):
-    """The arrays as samples of PNG files."""
+class Files(Dataset):
+    """Samples of files that are at hand."""
 
     @attrs.frozen(kw_only=True)
     class Options:
@@ -239,18 +240,20 @@ class Pictures(Dataset):
 
     needs_source: ClassVar[bool] = False
 
-    def __init__(self, x: Mapping[str, Tensor]) -> None:
+    def __init__(self, fields: Iterable[Mapping[str, bytes]]) -> None:
         super().__init__(self.Options())
-        self.x = x
+        self.fields = fields
 
     def samples(self, source: Path | None) -> Iterator[Sample]:
-        for row in range(len(self.x["m0"])):
-            fields = {}
-            for name, x in self.x.items():
-                buffer = io.BytesIO()
-                Image.fromarray(x[row].permute(1, 2, 0).numpy()).save(buffer, "png")
-                fields[f"{name}.png"] = buffer.getvalue()
-            yield Sample(key=f"{row:06d}", split="train", fields=fields)
+        for number, fields in enumerate(self.fields):
+            yield Sample(key=f"{number:06d}", split="train", fields=fields)
+
+
+def encoded(picture_HWC: np.ndarray, kind: str) -> bytes:
+    """A picture as Pillow writes it."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture_HWC).save(buffer, kind)
+    return buffer.getvalue()
 
 
 def stored_modalities() -> dict[str, Stored]:
@@ -260,7 +263,11 @@ def stored_modalities() -> dict[str, Stored]:
 def pack_pictures(data: Path, folder: Path, *, prepared: bool, count: int, shard_samples: int) -> list[str]:
     x = {name: of_modality[:count] for name, of_modality in load_pictures(data, "train").items()}
     preparation = Preparation(stored_modalities()) if prepared else None
-    report = pack(Pictures(x), None, folder, shard_samples=shard_samples, preparation=preparation)
+    rows = (
+        {f"{name}.png": encoded(of_modality[row].permute(1, 2, 0).numpy(), "png") for name, of_modality in x.items()}
+        for row in range(len(x["m0"]))
+    )
+    report = pack(Files(rows), None, folder, shard_samples=shard_samples, preparation=preparation)
     return [str(path) for path in report.shards]
 
 
@@ -306,24 +313,6 @@ def stream(args: argparse.Namespace) -> str:
         return by_turns(measure, args.repeats, ["memory"], "rows a second")
 
 
-class Files(Dataset):
-    """Samples of one field each, of contents that are at hand."""
-
-    @attrs.frozen(kw_only=True)
-    class Options:
-        """None."""
-
-    needs_source: ClassVar[bool] = False
-
-    def __init__(self, field: str, contents: list[bytes]) -> None:
-        super().__init__(self.Options())
-        self.field, self.contents = field, contents
-
-    def samples(self, source: Path | None) -> Iterator[Sample]:
-        for number, content in enumerate(self.contents):
-            yield Sample(key=f"{number:06d}", split="train", fields={self.field: content})
-
-
 def moving_clip(seed: int) -> np.ndarray:
     """Frames uint8 [60, 240, 320, 3] of a picture of smooth noise that moves, with grain of its own in each."""
     rng = np.random.default_rng(seed)
@@ -349,44 +338,44 @@ def by_pyav(content: bytes) -> None:
             pass
 
 
+def rate_of_decoding(decode: Callable[[bytes], None], contents: Sequence[bytes]) -> float:
+    """Files a second of a library alone."""
+    begun = time.perf_counter()
+    for content in contents:
+        decode(content)
+    return len(contents) / (time.perf_counter() - begun)
+
+
+def rate_of_reading(urls: Sequence[str], modality: Modality, count: int) -> float:
+    """Files a second from shards of so many, in eight batches."""
+    found = index_shards(list(urls))
+    assert found is not None
+    order = SampleOrder(found.counts, seed=0, lanes=8, window=512)
+    source = IndexedStream(found, {"x": modality}, order, batch_size=count // 8)
+    begun = time.perf_counter()
+    for _ in islice(source, 8):
+        pass
+    return count / (time.perf_counter() - begun)
+
+
 def decoding(args: argparse.Namespace) -> str:
     clips = [moving_clip(seed) for seed in range(32)]
-    pictures = []
-    for clip in clips:
-        for frame in clip[::3]:
-            buffer = io.BytesIO()
-            Image.fromarray(frame).save(buffer, "jpeg", quality=90)
-            pictures.append(buffer.getvalue())
-    films = [encode_mp4(clip, 24) for clip in clips]
+    kinds: list[tuple[str, str, str, Callable[[bytes], None], list[bytes]]] = [
+        ("image", "jpg", "Pillow", by_pillow, [encoded(frame, "jpeg") for clip in clips for frame in clip[::3]]),
+        ("video", "mp4", "PyAV", by_pyav, [encode_mp4(clip, 24) for clip in clips]),
+    ]
     tables = []
-    for plugin, field, contents, alone in (("image", "jpg", pictures, by_pillow), ("video", "mp4", films, by_pyav)):
+    for plugin, field, library, decode, contents in kinds:
         cls = load_modality(plugin)
-        members = {"x": cls(cls.Options(height=64, width=64))}
+        modality = cls(cls.Options(height=64, width=64))
         with tempfile.TemporaryDirectory() as folder:
-            report = pack(Files(field, contents), None, Path(folder), shard_samples=len(contents) // 8)
-            urls = [str(path) for path in report.shards]
-
-            def streamed(
-                urls: list[str] = urls, members: Mapping[str, Modality] = members, count: int = len(contents)
-            ) -> float:
-                found = index_shards(urls)
-                assert found is not None
-                order = SampleOrder(found.counts, seed=0, lanes=8, window=512)
-                source = IndexedStream(found, members, order, batch_size=count // 8)
-                begun = time.perf_counter()
-                for _ in islice(source, 8):
-                    pass
-                return count / (time.perf_counter() - begun)
-
-            def decoded(contents: list[bytes] = contents, alone: Callable[[bytes], None] = alone) -> float:
-                begun = time.perf_counter()
-                for content in contents:
-                    alone(content)
-                return len(contents) / (time.perf_counter() - begun)
-
-            library = "jpg, decoded and scaled by Pillow" if plugin == "image" else "mp4, decoded by PyAV"
-            measure = {library: decoded, f"{field} in shards, read as 64 x 64": streamed}
-            tables.append(by_turns(measure, args.repeats, [library], "files a second"))
+            samples = Files([{field: content} for content in contents])
+            urls = [str(p) for p in pack(samples, None, Path(folder), shard_samples=len(contents) // 8).shards]
+            measure = {
+                f"{field} by {library}": partial(rate_of_decoding, decode, contents),
+                f"{field} in shards, read as 64 x 64": partial(rate_of_reading, urls, modality, len(contents)),
+            }
+            tables.append(by_turns(measure, args.repeats, [f"{field} by {library}"], "files a second"))
     return "\n\n".join(tables)
 
 
