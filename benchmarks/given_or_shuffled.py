@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from runs import rows_of
 from torch import Tensor
 
+from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
 from shala_framework.machine import describe_machine
 from shala_framework.model import load
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load(args.run)
-    rows = rows_of(args.run, model, args.split)
+    rows = load_rows(model.urls(args.split, args.run), model.modalities)
     columns = [list(rows.x).index(name) for name in (args.given, args.of)]
     both = torch.nonzero(rows.presence[:, columns].all(1))[:, 0]
     chosen = both[torch.linspace(0, len(both) - 1, min(args.rows, len(both))).round().long()]

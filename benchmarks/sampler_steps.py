@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from runs import rows_of
 from scripts import cell, markdown
 from torch import Tensor
 
 from shala_framework.data.latents import collect_latents
+from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.machine import describe_machine
 from shala_framework.model import load
@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load(args.run)
     torch.manual_seed(0)
-    rows = rows_of(args.run, model, "train")
+    rows = load_rows(model.urls("train", args.run), model.modalities)
     store = collect_latents(model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device)
     reference, other = (store.sample(torch.arange(args.num) % len(store)) for _ in range(2))
     mean, std = reference.mean(0), reference.std(0)

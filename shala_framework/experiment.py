@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,20 @@ from torch import Tensor, nn
 from shala_framework import processes
 from shala_framework.checkpoint import write_file
 from shala_framework.data.fitting import needs_fit
-from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.latents import LatentStore, by_turns, collect_latents
-from shala_framework.data.order import SampleOrder
-from shala_framework.data.packing import PackReport, pack
+from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.rows import Rows, collate, decode, fit_to_shards, load_rows, shuffled_batches
-from shala_framework.data.splits import SPLITS, STAND_IN_FOLDER, Split, split_urls
-from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
+from shala_framework.data.rows import fit_to_shards, shuffled_batches
+from shala_framework.data.splits import SPLITS, STAND_IN_FOLDER
 from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
+from shala_framework.machine import resolve_device
 from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
+from shala_framework.run_data import ORDERED_ROWS, RunData
 from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
@@ -43,8 +41,6 @@ from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.sharding import has_split_layers, shard_layers
 from shala_framework.training.split_tensors import whole
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
-
-LATENT_ROWS = 256  # that are encoded together
 
 
 @attrs.frozen(kw_only=True)
@@ -75,11 +71,8 @@ class Experiment:
         self.loaded, self.spec, self.folder, self.command = loaded, loaded.spec, folder, command
         self.reporter: Reporter = reporter or Silent()
         self.state = folder / "state"
-        self.cache = Path(self.spec.data.cache) if self.spec.data.cache is not None else None
         self.seconds: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
-        self._train_rows: Rows | None = None
-        self._held_out: Rows | None = None
 
     def run(self) -> RunSummary:
         """Do everything that is not done yet; under torchrun, in all processes together.
@@ -88,6 +81,7 @@ class Experiment:
             ShalaError: Something that the user can mend.
             Interrupted: Somebody asked to stop; the same call goes on.
         """
+        self.model = ShaLa(self.loaded)
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
         self._check_shards()
@@ -98,8 +92,15 @@ class Experiment:
         for sentence in doubts(self.spec):
             self.reporter.warn(sentence)
         self.metrics = self._open_metrics()
+        self.data = RunData(
+            spec=self.spec,
+            modalities=self.model.modalities,
+            train_urls=self.model.urls("train", self.folder),
+            validation_urls=self.model.urls("validation", self.folder),
+            reporter=self.reporter,
+        )
         with processes.first_before_others():
-            self.model = self._fitted_model()
+            self._fit_modalities()
         with closing(self.metrics):
             self._timed("autoencoder", self._train_autoencoder)
             self._timed("prior", self._train_prior)
@@ -118,7 +119,7 @@ class Experiment:
         if processes.rank() == 0:
             from shala_framework.report.page import write_report  # seconds of imports that training need not wait for
 
-            write_report(self.model, self.folder, self.held_out(), command=self.command, reporter=self.reporter)
+            write_report(self.model, self.folder, self.data.held_out(), command=self.command, reporter=self.reporter)
         return summary
 
     def _open_metrics(self) -> MetricsFile:
@@ -146,7 +147,7 @@ class Experiment:
             return
         for split in SPLITS:
             try:
-                self.urls(split)
+                self.model.urls(split, self.folder)
             except DataError as error:
                 if split != "test":
                     raise
@@ -223,101 +224,34 @@ class Experiment:
         self.reporter.note(describe_pack(report))
         return True
 
-    def urls(self, split: Split) -> list[str]:
-        """Shards of a split; none where the spec names none."""
-        return split_urls(self.spec.data, split, self.folder / STAND_IN_FOLDER if self.loaded.stand_in_used else None)
-
-    def _fitted_model(self) -> ShaLa:
-        model = ShaLa(self.loaded)
+    def _fit_modalities(self) -> None:
+        """Fit those that learn from data, or load what an earlier call fitted, and make the networks."""
         path = self.state / "modalities.json"
+        modalities = self.model.modalities
         if path.exists():
             states = json.loads(path.read_text())
-            for name, modality in model.modalities.items():
+            for name, modality in modalities.items():
                 modality.load_state(states[name])
         else:
-            prepared = load_preparation(self.urls("train"), model.modalities)
-            for name, modality in model.modalities.items() if not prepared else ():
+            prepared = load_preparation(self.data.train_urls, modalities)
+            for name, modality in modalities.items() if not prepared else ():
                 if needs_fit(modality):
                     self.reporter.note(f"fitting {name} to the training samples")
-                    fit_to_shards(name, modality, self.urls("train"), self.cache)
-            states = {name: modality.state() for name, modality in model.modalities.items()}
+                    fit_to_shards(name, modality, self.data.train_urls, self.data.cache)
+            states = {name: modality.state() for name, modality in modalities.items()}
             write_file(path, json.dumps(states).encode())
-        return model.build().load_stages(self.folder).to(self.device)
-
-    def held_out(self) -> Rows | None:
-        """Validation rows in memory; None where there are none."""
-        urls = self.urls("validation")
-        if self._held_out is None and urls:
-            self._held_out = self._few_rows(urls)
-        return self._held_out
-
-    def _few_rows(self, urls: list[str]) -> Rows:
-        return load_rows(urls, self.model.modalities, limit=self.spec.data.validation_samples, cache=self.cache)
-
-    def train_rows(self) -> Rows:
-        """The training set in memory, read on first use."""
-        if self._train_rows is None:
-            self.reporter.begin("reading", None, "sample")
-            self._train_rows = load_rows(
-                self.urls("train"), self.model.modalities, cache=self.cache, on_sample=self.reporter.advance
-            )
-            self.reporter.finish()
-            self.reporter.note(describe_rows(self._train_rows))
-        return self._train_rows
-
-    def _batches(self, start_step: int) -> Iterator[Rows]:
-        settings, data = self.spec.train.autoencoder, self.spec.data
-        if data.in_memory:
-            rows = self.train_rows()
-            return (
-                rows.take(index[processes.rank() :: processes.world_size()])
-                for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
-            )
-        urls, shards = self.urls("train"), index_shards(self.urls("train"), self.cache)
-        common: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "start_step": start_step,
-            "rank": processes.rank(),
-            "world_size": processes.world_size(),
-        }
-        stream: ShardStream | IndexedStream
-        if shards is None:
-            self.reporter.note(
-                "data.train: no index beside these shards, so that several readers do not begin an epoch at one step; "
-                "`shala index` makes one"
-            )
-            stream = ShardStream(
-                urls, self.model.modalities, buffer_size=data.shuffle_buffer, seed=self.spec.seed, **common
-            )
-        else:
-            order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
-            stream = IndexedStream(shards, self.model.modalities, order, **common)
-        return stream_batches(stream, data.num_workers)
-
-    def _ordered_batches(self) -> Iterator[Rows]:
-        """Every training row once, in order: of batches by turns, those of this process."""
-        rank, size = processes.rank(), processes.world_size()
-        if self.spec.data.in_memory:
-            rows = self.train_rows()
-            yield from (rows.take(index) for index in torch.arange(len(rows)).split(LATENT_ROWS)[rank::size])
-            return
-        raw = read_in_order(self.urls("train"), self.cache)
-        number = 0
-        while batch := list(islice(raw, LATENT_ROWS)):
-            if number % size == rank:
-                yield collate([decode(sample, self.model.modalities) for sample in batch], self.model.modalities)
-            number += 1
+        self.model.build().load_stages(self.folder).to(self.device)
 
     def _train_autoencoder(self) -> bool:
         if "autoencoder" in self.model.stages:
             return False
         state_file = self.state / "autoencoder.safetensors"
         if self.spec.data.in_memory:
-            absent = absent_from_rows(self.train_rows(), self.model.modalities, self.urls("train"))
+            absent = absent_from_rows(self.data.train(), self.model.modalities, self.data.train_urls)
             if absent:
                 raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
         elif not state_file.exists():
-            for sentence in absent_from_first(self.urls("train"), self.model.modalities, self.cache):
+            for sentence in absent_from_first(self.data.train_urls, self.model.modalities, self.data.cache):
                 self.reporter.warn(f"data.train: {sentence}")
         if self.spec.train.sharding == "decoders":
             autoencoder = self.model.autoencoder
@@ -328,14 +262,14 @@ class Experiment:
             self.spec.posterior,
             self.spec.train.autoencoder,
             self.device,
-            self.held_out(),
+            self.data.held_out(),
             autocast=self.spec.train.precision == "bfloat16",
         )
         with self._compiled(self.model.autoencoder.networks):
             train(
                 stage,
                 self.spec.train.autoencoder,
-                self._batches,
+                self.data.batches,
                 seed=self.spec.seed,
                 state_file=state_file,
                 fingerprint=self.fingerprint,
@@ -365,12 +299,12 @@ class Experiment:
         parts = [path.with_name(f"latents.{rank}-of-{size}.safetensors") for rank in range(size)]
         if not path.exists():
             self.reporter.begin("latents", None, "row")
-            own = collect_latents(self.model.autoencoder, self._ordered_batches(), self.device, self.reporter.advance)
+            own = collect_latents(self.model.autoencoder, self.data.in_order(), self.device, self.reporter.advance)
             own.save(parts[processes.rank()])
             self.reporter.finish()
             processes.barrier()
             if processes.rank() == 0:
-                by_turns([LatentStore.load(part) for part in parts], LATENT_ROWS).save(path)
+                by_turns([LatentStore.load(part) for part in parts], ORDERED_ROWS).save(path)
                 for part in parts:
                     part.unlink()
         processes.barrier()
@@ -382,7 +316,7 @@ class Experiment:
         processes.barrier()
 
     def _held_out_latents(self) -> LatentStore | None:
-        rows = self.held_out()
+        rows = self.data.held_out()
         if rows is None:
             return None
         batches = (rows.take(index) for index in torch.arange(len(rows)).split(64))
@@ -437,10 +371,10 @@ class Experiment:
             self.reporter.begin("joint samples", settings.num_joint, "sample")
             writer.joint(settings.num_joint, seed=self.spec.seed)
             self.reporter.finish()
-        rows = self.held_out()
+        rows = self.data.held_out()
         if rows is None:
             self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
-            rows = self._few_rows(self.urls("train"))
+            rows = self.data.few_train()
         if settings.num_rows and len(self.model.names) > 1:
             for column, name in enumerate(self.model.names):
                 chosen = choose_rows(rows, column, settings.num_rows)
@@ -454,7 +388,7 @@ class Experiment:
 
     def _measure(self) -> bool:
         """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
-        rows = self.held_out()
+        rows = self.data.held_out()
         if not self.spec.evaluate.at_end or rows is None:
             return False
         if not any(rows.labels):
@@ -462,7 +396,7 @@ class Experiment:
                 "not evaluated: held-out rows have no class (field cls); `shala evaluate` measures the rest"
             )
             return False
-        train = self.train_rows() if self.spec.data.in_memory else None
+        train = self.data.train() if self.spec.data.in_memory else None
         self.evaluation = evaluate_run(
             self.model,
             self.folder,
@@ -474,34 +408,6 @@ class Experiment:
             reporter=self.reporter,
         )
         return True
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of train.device: "auto" is CUDA where there is one.
-
-    Raises:
-        SpecError: CUDA was asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SpecError([Problem(path="train.device", message="expected a CUDA device, found none", hint='set "auto"')])
-    return torch.device(name)
-
-
-def describe_pack(report: PackReport) -> str:
-    """Counts of samples and fields by split, one line each."""
-    lines = []
-    for split, count in report.samples.items():
-        fields = ", ".join(f"{name} {n}" for name, n in sorted(report.fields[split].items()))
-        lines.append(f"{split}: {count} samples ({fields})")
-    return "\n".join(lines)
-
-
-def describe_rows(rows: Rows) -> str:
-    """How many rows there are and how many have each modality."""
-    counts = ", ".join(f"{name} {int(n)}" for name, n in zip(rows.x, rows.presence.sum(0), strict=True))
-    return f"training set: {len(rows)} rows ({counts})"
 
 
 def _without(described: Mapping[str, Any]) -> dict[str, Any]:

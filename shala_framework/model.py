@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.checkpoint import load_module, part, prefixed, read_checkpoint, write_checkpoint
+from shala_framework.data.splits import Split, split_urls
 from shala_framework.errors import CheckpointError, PluginError, Problem, SpecError
 from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import GaussianPosterior
@@ -106,6 +107,14 @@ class ShaLa:
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.prior.z_mean.device
+
+    def urls(self, split: Split, folder: Path) -> list[str]:
+        """Shards of a split that the run in a folder reads: its stand-in's where it was trained on it.
+
+        Raises:
+            DataError: They are not where the spec says.
+        """
+        return split_urls(self.spec.data, split, folder if self.synthetic else None)
 
     def to(self, device: torch.device | str) -> "ShaLa":
         """Move the networks; returns self."""

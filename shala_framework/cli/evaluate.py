@@ -13,7 +13,7 @@ from shala_framework.cli.progress import make_reporter
 from shala_framework.errors import Problem, SpecError
 from shala_framework.evaluation.run import EVALUATION_FOLDER, evaluate_run
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.experiment import resolve_device
+from shala_framework.machine import resolve_device
 from shala_framework.model import load
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.report.tables import evaluation_tables

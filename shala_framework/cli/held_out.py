@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from shala_framework.data.rows import Rows, load_rows
-from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
 from shala_framework.model import ShaLa
 
 
@@ -13,5 +12,5 @@ def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
     Raises:
         DataError: The shards are not there, or cannot be read.
     """
-    urls = split_urls(model.spec.data, "validation", folder / STAND_IN_FOLDER if model.synthetic else None)
+    urls = model.urls("validation", folder)
     return load_rows(urls, model.modalities, limit=model.spec.data.validation_samples) if urls else None

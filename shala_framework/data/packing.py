@@ -219,3 +219,12 @@ def _prepare_chunk(samples: list[Sample]) -> list[tuple[Sample | None, list[Left
 def _one_line(text: str) -> str:
     """Text on one line and in one column, whatever bytes a file's name has."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def describe_pack(report: PackReport) -> str:
+    """Counts of samples and fields by split, one line each."""
+    lines = []
+    for split, count in report.samples.items():
+        fields = ", ".join(f"{name} {n}" for name, n in sorted(report.fields[split].items()))
+        lines.append(f"{split}: {count} samples ({fields})")
+    return "\n".join(lines)

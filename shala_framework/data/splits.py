@@ -12,19 +12,19 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 STAND_IN_FOLDER = "data"  # within a run's folder
 
 
-def split_urls(data: Data, split: Split, stand_in: Path | None = None) -> list[str]:
+def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> list[str]:
     """Shards of a split; none where the spec names none.
 
     Args:
         data: The spec's table.
         split: Which.
-        stand_in: Folder of the stand-in's shards, where it is used.
+        stand_in_run: Folder of the run, where its stand-in is used.
 
     Raises:
         DataError: What the spec names matches no file.
     """
-    if stand_in is not None:
-        return sorted(str(path) for path in stand_in.glob(f"{split}-*.tar"))
+    if stand_in_run is not None:
+        return sorted(str(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
     names: str | tuple[str, ...] = getattr(data, split)
     try:
         return expand_urls(names) if names else []

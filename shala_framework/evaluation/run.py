@@ -10,7 +10,7 @@ import torch
 
 from shala_framework.checkpoint import write_file
 from shala_framework.data.rows import Rows, load_rows
-from shala_framework.data.splits import STAND_IN_FOLDER, Split, split_urls
+from shala_framework.data.splits import Split
 from shala_framework.errors import DataError
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.machine import describe_machine
@@ -52,11 +52,10 @@ def evaluate_run(
         CheckpointError: A stage is not trained.
     """
     reporter = reporter or Silent()
-    stand_in = folder / STAND_IN_FOLDER if model.synthetic else None
     if held_out is None:
-        held_out = _read(model, split, stand_in, settings.held_out_rows, reporter)
+        held_out = _read(model, split, folder, settings.held_out_rows, reporter)
     train = (
-        _read(model, "train", stand_in, settings.train_rows, reporter)
+        _read(model, "train", folder, settings.train_rows, reporter)
         if train is None
         else _thin(train, settings.train_rows)
     )
@@ -78,8 +77,8 @@ def evaluate_run(
     return evaluation
 
 
-def _read(model: ShaLa, split: Split, stand_in: Path | None, limit: int, reporter: Reporter) -> Rows:
-    urls = split_urls(model.spec.data, split, stand_in)
+def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Reporter) -> Rows:
+    urls = model.urls(split, folder)
     if not urls:
         raise DataError(
             f"expected shards of the {split} split, got none: the spec has no data.{split}; "

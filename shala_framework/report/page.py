@@ -21,7 +21,6 @@ from shala_framework import __version__
 from shala_framework.checkpoint import write_file
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.rows import Rows
-from shala_framework.data.splits import STAND_IN_FOLDER, split_urls
 from shala_framework.errors import DataError
 from shala_framework.machine import describe_machine
 from shala_framework.model import ShaLa
@@ -166,7 +165,7 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None) -> dict[str, Any]:
     left_out = []
     for split in ("train", "validation"):
         try:
-            urls = split_urls(model.spec.data, split, folder / STAND_IN_FOLDER if model.synthetic else None)
+            urls = model.urls(split, folder)
         except DataError:
             continue  # shards that were moved since do not keep a report from being made
         for parent in dict.fromkeys(Path(url).parent for url in urls):

@@ -1,0 +1,118 @@
+"""The rows of a run as its phases read them: the training set in batches, in order or whole, and held-out ones."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from shala_framework import processes
+from shala_framework.data.indexed import index_shards, read_in_order
+from shala_framework.data.order import SampleOrder
+from shala_framework.data.rows import Rows, collate, decode, load_rows, shuffled_batches
+from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
+from shala_framework.modality import Modality
+from shala_framework.spec import Spec
+from shala_framework.training.progress import Reporter
+
+ORDERED_ROWS = 256  # of a batch in order
+
+
+@attrs.define(kw_only=True, eq=False)
+class RunData:
+    """What a run's spec says of its data, with its modalities as they are fitted.
+
+    Attributes:
+        spec: The run's.
+        modalities: Those that decode the rows.
+        train_urls: Shards of the training split.
+        validation_urls: Those of the validation split; none where there is none.
+        reporter: Who is told of progress.
+    """
+
+    spec: Spec
+    modalities: Mapping[str, Modality]
+    train_urls: list[str]
+    validation_urls: list[str]
+    reporter: Reporter
+    _train: Rows | None = attrs.field(default=None, init=False)
+    _held_out: Rows | None = attrs.field(default=None, init=False)
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for copies of remote shards."""
+        return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+
+    def train(self) -> Rows:
+        """The training set in memory, read on first use."""
+        if self._train is None:
+            self.reporter.begin("reading", None, "sample")
+            self._train = load_rows(self.train_urls, self.modalities, cache=self.cache, on_sample=self.reporter.advance)
+            self.reporter.finish()
+            self.reporter.note(describe_rows(self._train))
+        return self._train
+
+    def held_out(self) -> Rows | None:
+        """Validation rows in memory, read on first use; None where there are none."""
+        if self._held_out is None and self.validation_urls:
+            self._held_out = self._few(self.validation_urls)
+        return self._held_out
+
+    def few_train(self) -> Rows:
+        """As many training rows as would be held out."""
+        return self._few(self.train_urls)
+
+    def _few(self, urls: list[str]) -> Rows:
+        return load_rows(urls, self.modalities, limit=self.spec.data.validation_samples, cache=self.cache)
+
+    def batches(self, start_step: int) -> Iterator[Rows]:
+        """Shuffled training batches without end from a step on, of which each process has its share."""
+        settings, data = self.spec.train.autoencoder, self.spec.data
+        if data.in_memory:
+            rows = self.train()
+            return (
+                rows.take(index[processes.rank() :: processes.world_size()])
+                for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
+            )
+        shards = index_shards(self.train_urls, self.cache)
+        common: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "start_step": start_step,
+            "rank": processes.rank(),
+            "world_size": processes.world_size(),
+        }
+        stream: ShardStream | IndexedStream
+        if shards is None:
+            self.reporter.note(
+                "data.train: no index beside these shards, so that several readers do not begin an epoch at one step; "
+                "`shala index` makes one"
+            )
+            stream = ShardStream(
+                self.train_urls, self.modalities, buffer_size=data.shuffle_buffer, seed=self.spec.seed, **common
+            )
+        else:
+            order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
+            stream = IndexedStream(shards, self.modalities, order, **common)
+        return stream_batches(stream, data.num_workers)
+
+    def in_order(self) -> Iterator[Rows]:
+        """Every training row once, in order: of batches of ORDERED_ROWS by turns, those of this process."""
+        rank, size = processes.rank(), processes.world_size()
+        if self.spec.data.in_memory:
+            rows = self.train()
+            yield from (rows.take(index) for index in torch.arange(len(rows)).split(ORDERED_ROWS)[rank::size])
+            return
+        raw = read_in_order(self.train_urls, self.cache)
+        number = 0
+        while batch := list(islice(raw, ORDERED_ROWS)):
+            if number % size == rank:
+                yield collate([decode(sample, self.modalities) for sample in batch], self.modalities)
+            number += 1
+
+
+def describe_rows(rows: Rows) -> str:
+    """How many rows there are and how many have each modality."""
+    counts = ", ".join(f"{name} {int(n)}" for name, n in zip(rows.x, rows.presence.sum(0), strict=True))
+    return f"training set: {len(rows)} rows ({counts})"
