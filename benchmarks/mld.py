@@ -41,13 +41,13 @@ class Autoencoders(nn.Module):
         self.encoders = nn.ModuleList(
             nn.Sequential(Encoder(), nn.Linear(FEATURE_DIM, latent_dim)) for _ in range(count)
         )
-        self.decoders = nn.ModuleList(Decoder(latent_dim).net for _ in range(count))
+        self.decoders = nn.ModuleList(Decoder(latent_dim) for _ in range(count))
 
     def encode(self, x: list[Tensor]) -> Tensor:
         return torch.stack([encoder(of_modality) for encoder, of_modality in zip(self.encoders, x, strict=True)], 1)
 
     def decode(self, z_NMD: Tensor) -> list[Tensor]:
-        return [decoder(z) for decoder, z in zip(self.decoders, z_NMD.unbind(1), strict=True)]
+        return [decoder.mean(z) for decoder, z in zip(self.decoders, z_NMD.unbind(1), strict=True)]
 
 
 class ReconstructionTraining:
