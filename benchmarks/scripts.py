@@ -1,9 +1,10 @@
 """What the benchmarks' scripts share, without the framework: some run where it is not installed."""
 
 import importlib.util
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from types import ModuleType
 
 
@@ -28,3 +29,20 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table; the first line is its head."""
     head, *body = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body))
+
+
+def by_turns(measure: Mapping[str, Callable[[], float]], repeats: int, bases: Sequence[str], unit: str) -> str:
+    """A table of what takes turns: medians, and each one's ratio to some of them, with the least and greatest."""
+    found: dict[str, list[float]] = {name: [] for name in measure}
+    for _ in range(repeats):
+        for name, call in measure.items():
+            found[name].append(call())
+            print(f"  {name}: {found[name][-1]:.4g}", file=sys.stderr, flush=True)
+    lines = [["", unit, *(f"ratio to {base}" for base in bases)]]
+    for name, values in found.items():
+        line = [name, f"{median(values):.4g}"]
+        for base in bases:
+            ratios = [value / other for value, other in zip(values, found[base], strict=True)]
+            line.append(f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        lines.append(line)
+    return markdown(lines)

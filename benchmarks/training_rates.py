@@ -1,0 +1,109 @@
+"""How fast stage 1 trains on the five PolyMNIST modalities, for the sections of throughput.py."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pictures import FEATURE_DIM, modalities
+
+from shala_framework.autoencoder import Autoencoder
+from shala_framework.data.rows import Rows
+from shala_framework.spec import structure
+from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.training.compiling import compiled
+from shala_framework.training.loop import train
+from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.progress import Silent
+from shala_framework.training.stages import AutoencoderTraining
+
+BATCH_SIZE, LATENT_DIM = 128, 64
+
+
+class OutOfTimeError(Exception):
+    """The measurement is over."""
+
+
+class Clock(Silent):
+    """Stops a training after some seconds and knows its rate; the first steps do not count."""
+
+    WARM_UP = 5
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.start, self.rate = seconds, 0.0, 0.0
+
+    def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
+        now = time.perf_counter()
+        if done == self.WARM_UP:
+            self.start = now
+        elif done > self.WARM_UP and now - self.start > self.seconds:
+            self.rate = (done - self.WARM_UP) / (now - self.start)
+            raise OutOfTimeError
+
+
+def new_stage(count: int, *, autocast: bool = False, **posterior: Any) -> tuple[AutoencoderTraining, AutoencoderStage]:
+    """Stage 1 as a run would have it, on so many picture modalities."""
+    torch.manual_seed(0)
+    sizes = {"latent_dim": LATENT_DIM, "feature_dim": FEATURE_DIM, "hidden_dim": 256}
+    table = structure({**sizes, **posterior}, Posterior)
+    settings = structure(
+        {"steps": 1_000_000, "batch_size": BATCH_SIZE, "save_every_steps": 1_000_000}, AutoencoderStage
+    )
+    autoencoder = Autoencoder.from_table(modalities(count), table)
+    return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu"), autocast=autocast), settings
+
+
+def rate_of_loop(
+    batches: Callable[[int], Iterator[Rows]], seconds: float, *, autocast: bool = False, **posterior: Any
+) -> float:
+    """Rows a second of the framework's own loop, in bfloat16 where autocast is on."""
+    stage, settings = new_stage(5, autocast=autocast, **posterior)
+    clock = Clock(seconds)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OutOfTimeError):
+        train(
+            stage,
+            settings,
+            batches,
+            seed=0,
+            state_file=Path(folder) / "state.safetensors",
+            fingerprint="",
+            matrix_dtype=torch.bfloat16,
+            metrics=MetricsFile(Path(folder) / "metrics.jsonl"),
+            reporter=clock,
+        )
+    return clock.rate * BATCH_SIZE
+
+
+def rate_of_compiled_loop(rows: Rows, seconds: float) -> float:
+    """Rows a second of the bare loop, once encoders and decoders are compiled."""
+    stage, settings = new_stage(5)
+    with compiled(stage.autoencoder.networks, torch.device("cpu")):
+        return rate_of_steps(stage, settings, rows, seconds)
+
+
+def rate_of_bare_loop(rows: Rows, seconds: float, **posterior: Any) -> float:
+    """Rows a second of forward, backward and optimiser step on one batch, with nothing around them."""
+    stage, settings = new_stage(5, **posterior)
+    return rate_of_steps(stage, settings, rows, seconds)
+
+
+def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: Rows, seconds: float) -> float:
+    """Of a batch taken again and again; the first steps do not count."""
+    optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.bfloat16)
+    batch, step, start = rows.take(torch.arange(BATCH_SIZE)), 0, 0.0
+    while True:
+        loss, _ = stage.loss(batch, step)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        now = time.perf_counter()
+        if step == Clock.WARM_UP:
+            start = now
+        elif step > Clock.WARM_UP and now - start > seconds:
+            return BATCH_SIZE * (step - Clock.WARM_UP) / (now - start)
