@@ -83,7 +83,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: There is no such file, it is damaged, or something else wrote it.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(
+            f"no checkpoint at {path}: expected the folder of a run whose stage is done; check the path, or repeat the "
+            "run's command, which goes on"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -27,7 +27,7 @@ from shala_framework.errors import CheckpointError, DataError, PluginError, Prob
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.machine import resolve_device
-from shala_framework.model import AUTOENCODER_FILE, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
+from shala_framework.model import AUTOENCODER_FILE, FREE_DATA_KEYS, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.run_data import ORDERED_ROWS, RunData
@@ -165,7 +165,7 @@ class Experiment:
             for path, value, parts in (
                 ("train.autoencoder.batch_size", train.autoencoder.batch_size, train.autoencoder.micro_batches),
                 ("train.prior.batch_size", train.prior.batch_size, train.prior.micro_batches),
-                ("data.lanes", self.spec.data.lanes, 1),
+                ("data.lanes", 0 if self.spec.data.in_memory else self.spec.data.lanes, 1),
             )
             if value % (size * parts)
         ]
@@ -413,6 +413,7 @@ class Experiment:
 def _without(described: Mapping[str, Any]) -> dict[str, Any]:
     """A spec.json without what may change between two calls."""
     spec = {key: value for key, value in described.get("spec", {}).items() if key not in FREE_TO_CHANGE}
+    spec["data"] = {key: value for key, value in spec.get("data", {}).items() if key not in FREE_DATA_KEYS}
     return {"spec": spec, "stand_in_used": described.get("stand_in_used")}
 
 

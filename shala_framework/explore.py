@@ -141,7 +141,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ShalaError("shala explore needs Gradio: pip install 'shala-framework[explore]'") from error
+        raise ShalaError("shala explore needs Gradio: pip install '.[explore]' in the checkout") from error
     settings, names = model.spec.generate, model.names
     labels = (
         []

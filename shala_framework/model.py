@@ -26,7 +26,10 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
 SPEC_FILE = "spec.json"
 FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
+FREE_DATA_KEYS = ("test", "cache")  # of [data], which training does not depend on
+DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
+Sampler = Literal["heun", "dpm"]
 
 
 class ShaLa:
@@ -190,7 +193,8 @@ class ShaLa:
             guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
             autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
             num_steps: Sampler steps; None takes the spec's.
-            seed: Sample s of row n depends on (seed, n, s), not on the batch.
+            seed: Of the noise that samples start from: the same call gives the same samples, and of more rows or more
+                joint samples the first are the same.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
             draw: Whether to draw from each likelihood; otherwise its mode is returned.
@@ -227,10 +231,14 @@ class ShaLa:
         guidance_scale: float | None = None,
         autoguidance_scale: float | None = None,
         num_steps: int | None = None,
+        sampler: Sampler | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
     ) -> Tensor:
-        """The latents that `generate` decodes: float [num_samples, D], or [N * num_samples, D] row by row."""
+        """The latents that `generate` decodes: float [num_samples, D], or [N * num_samples, D] row by row.
+
+        `sampler` None takes the spec's; everything else as for `generate`.
+        """
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}")
         num_rows = self._check_given(given) if given else 1
@@ -258,7 +266,7 @@ class ShaLa:
                 guidance,
                 autoguidance,
             )
-            return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_ND, sigmas))
+            return self.prior.restore(SAMPLERS[sampler or sampling.sampler](denoise, noise_ND, sigmas))
 
     @torch.no_grad()
     def latent_log_prob(
@@ -266,7 +274,7 @@ class ShaLa:
         z_NSD: Tensor,
         *,
         given: Mapping[str, Tensor] | None = None,
-        num_steps: int = 36,
+        num_steps: int = DENSITY_STEPS,
         prior: PriorName = "diffusion",
     ) -> Tensor:
         """Log density of latents: log p(z), or log p(z | x_given); of the diffusion prior without any guidance.
@@ -360,6 +368,8 @@ class ShaLa:
             if tuple(value.shape[1:]) != tuple(self.modalities[name].shape):
                 shape = ("N", *self.modalities[name].shape)
                 raise ValueError(f"expected {name!r} of shape {shape}, got {tuple(value.shape)}")
+            if value.dtype != self.modalities[name].dtype:
+                raise ValueError(f"expected {name!r} of {self.modalities[name].dtype}, got {value.dtype}")
         return next(iter(sizes.values()))
 
     def _presence(self, given: Mapping[str, Tensor], num_rows: int) -> Tensor:
@@ -422,7 +432,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
     _, description = read_checkpoint(folder / AUTOENCODER_FILE)
     if "spec" not in description:
         raise CheckpointError(f"{folder / AUTOENCODER_FILE} is no checkpoint of a model, but of {description!r}")
-    described = description["spec"] | _given_anew(folder / SPEC_FILE)
+    described = description["spec"] | _given_anew(folder / SPEC_FILE, description["spec"])
     model = ShaLa(resolve_spec(described, str(folder / AUTOENCODER_FILE)))
     model.synthetic = bool(description["synthetic"])
     for name, modality in model.modalities.items():
@@ -433,13 +443,14 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
     return model.build().load_stages(folder).to(device)
 
 
-def _given_anew(path: Path) -> dict[str, Any]:
-    """What a finished run may be given anew, by its spec.json; nothing where checkpoints lie alone."""
+def _given_anew(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of a spec with what a finished run was given anew, by its spec.json; none where checkpoints lie alone."""
     if not path.exists():
         return {}
     try:
         spec = json.loads(path.read_bytes())["spec"]
-        return {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
+        free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
+        return free | {"data": described["data"] | {key: spec["data"].get(key) for key in FREE_DATA_KEYS}}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 

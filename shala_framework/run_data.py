@@ -11,6 +11,7 @@ import torch
 from shala_framework import processes
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
+from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows, collate, decode, load_rows, shuffled_batches
 from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
 from shala_framework.modality import Modality
@@ -57,6 +58,7 @@ class RunData:
     def held_out(self) -> Rows | None:
         """Validation rows in memory, read on first use; None where there are none."""
         if self._held_out is None and self.validation_urls:
+            check_preparation(self.validation_urls, self.modalities)
             self._held_out = self._few(self.validation_urls)
         return self._held_out
 

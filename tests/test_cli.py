@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from shala_framework.cli import progress
@@ -154,7 +155,8 @@ def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_s
     assert capsys.readouterr().err == (
         "error: 2 problems\n"
         f"  --set: data.train: no such shards: t/0.tar, t/1.tar, t/2.tar and 2 more {hint}\n"
-        f"  two.toml:8: data.validation: no such shards: v/*.tar {hint}\n"
+        f"  two.toml:8: data.validation: no such shards: v/*.tar {hint}; "
+        "if the set has no validation rows, take data.validation out of the spec\n"
     )
 
 
@@ -183,6 +185,29 @@ def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
     assert "validation: 2 shards; first sample 'validation_0000' has " in out
 
 
+def test_check_fits_a_modality_before_it_reads_a_sample(two_spec, capsys, monkeypatch):
+    """As a run does: some, such as free text, cannot read before they have seen what there is."""
+    assert call("pack", "two-floats-made", "-", "shards", "--set", "train=150") == 0
+    from two_floats import TwoFloats
+
+    seen = []
+
+    def read(modality, sample):
+        if modality not in seen:
+            raise ValueError("not fitted")
+        return torch.zeros(2)
+
+    def fit(modality, samples):
+        assert 0 < len(list(samples)) <= 100
+        seen.append(modality)
+
+    monkeypatch.setattr(TwoFloats, "read", read)
+    monkeypatch.setattr(TwoFloats, "fit", fit)
+    shards = ("--set", "data.train=shards/train-*.tar", "--set", "data.validation=shards/validation-*.tar")
+    assert call("check", "two.toml", *shards) == 0
+    assert len(seen) == 2
+
+
 def test_check_says_as_json_what_is_wrong(two_spec, capsys):
     """Status 2 and every problem with its line, or status 0 and none."""
     assert call("check", "two.toml", "--json") == 0
@@ -207,7 +232,10 @@ def test_pack_never_writes_among_other_shards(tmp_path, capsys):
     assert call(*arguments) == 2
     out_text, err = capsys.readouterr()
     assert not out_text
-    assert f"error: {out} already holds 2 shards, such as train-000000.tar; choose an empty folder\n" in err
+    assert (
+        f"error: {out} already holds 2 shards, such as train-000000.tar; choose an empty folder, or remove them\n"
+        in err
+    )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from shala_framework import load
 from shala_framework.cli.main import dispatch, main, main_run
 from shala_framework.data.rows import load_rows
+from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.judges import Panel, train_judge
 from shala_framework.evaluation.suite import evaluate
 from shala_framework.experiment import Experiment
@@ -95,7 +97,7 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
         (("--split", "test"), "expected shards of the test split, got none: the spec has no data.test"),
         (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected a number of at least 2, got 1"),
         (("--set", "evaluate.num_sample=9"), "num_samples"),
-        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate] or [generate], or data.test or data.validation"),
+        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate] or [data]"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
     ],
 )
@@ -137,7 +139,7 @@ def test_judges_say_what_real_rows_are(two_spec):
         for split in ("train", "validation")
     )
     judges = {
-        name: train_judge(m, name, train.having([name]), steps=200, learning_rate=1e-2)
+        name: train_judge(m, name, train, sorted(set(train.labels)), steps=200, learning_rate=1e-2)
         for name, m in model.modalities.items()
     }
     assert all(judge.accuracy(rows, name) > 0.9 for name, judge in judges.items())
@@ -149,6 +151,66 @@ def test_judges_say_what_real_rows_are(two_spec):
     assert same["frechet"] == pytest.approx(0, abs=1e-6)
     assert (same["precision"], same["recall"]) == (1, 1)
     assert "frechet" not in panel.compare("second", panel.real["second"][:1])
+
+
+def test_classes_that_a_modality_never_has_are_no_misses(two_spec):
+    """Judges number classes alike; of a class that one never saw, its verdicts count neither for nor against."""
+    folder = Path("r")
+    Experiment(read_spec(two_spec, LEARNED), folder).run()
+    model = load(folder)
+    train, rows = (
+        _without_second(load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities))
+        for split in ("train", "validation")
+    )
+    classes = sorted(set(train.labels))
+    judges = {name: train_judge(m, name, train, classes, steps=300) for name, m in model.modalities.items()}
+    assert judges["second"].known == set(classes[1:])
+    assert judges["second"].targets(classes).tolist() == [-1, *range(1, len(classes))]
+    both = rows.having(["first", "second"])
+    agreed = agreement({name: judge.classify(both.x[name]) for name, judge in judges.items()})
+    assert agreed.float().mean() > 0.9
+    evaluation = evaluate(model, train, rows, model.spec.evaluate)
+    figures = next(f for f in evaluation.conditional if f.method == "diffusion")
+    asked = min(model.spec.evaluate.num_rows, len(rows))
+    assert figures.pairs["first"]["second"].count < asked * model.spec.evaluate.num_row_samples
+    assert figures.pairs["first"]["second"].value > 0.7
+
+
+def _without_second(rows):
+    """The same rows in three classes, of which those on the left lack the second modality."""
+    heights = rows.x["first"][:, 1].tolist()
+    labels = tuple(
+        label if label == "left" else f"right, {'above' if y > 0 else 'below'}"
+        for label, y in zip(rows.labels, heights, strict=True)
+    )
+    presence = rows.presence.clone()
+    presence[:, 1] &= torch.tensor([label != "left" for label in labels])
+    return attrs.evolve(rows, presence=presence, labels=labels)
+
+
+@pytest.mark.parametrize("kept", ["one row", "no label of the second", "one label"])
+def test_little_is_measured_without_a_crash(kept, two_spec):
+    """What there is too little of is left out, with a note; the rest is there."""
+    folder = Path("r")
+    Experiment(read_spec(two_spec), folder).run()
+    model = load(folder)
+    train, rows = (
+        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
+        for split in ("train", "validation")
+    )
+    if kept == "one row":
+        rows = rows.having(["first", "second"]).take(torch.tensor([0]))
+    elif kept == "no label of the second":
+        there = rows.presence[:, 1].tolist()
+        rows = attrs.evolve(rows, labels=tuple(None if has else "0" for has in there))
+        rows = attrs.evolve(rows, presence=rows.presence | torch.tensor([True, False]))
+    else:
+        rows = attrs.evolve(rows, labels=(rows.labels[0], *[None] * (len(rows) - 1)))
+    evaluation = evaluate(model, train, rows, model.spec.evaluate)
+    assert "second" not in evaluation.judges
+    assert all(figures.coherence is None for figures in evaluation.joint)
+    assert any("no judge of second" in note or "no judges" in note for note in evaluation.notes)
+    assert evaluation.latent.effective >= 0
 
 
 def test_evaluate_needs_a_run(two_spec, capsys):

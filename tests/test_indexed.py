@@ -1,8 +1,10 @@
 """Indexed shards: what packing says of them is what they hold, damage is an error, and steps are exact."""
 
+import io
 import json
 import re
 import shutil
+import tarfile
 import threading
 from collections import Counter
 from functools import partial
@@ -19,7 +21,7 @@ from shala_framework import urls as urls_module
 from shala_framework.cli.main import main
 from shala_framework.data import indexed
 from shala_framework.data.index import INDEX_FILE
-from shala_framework.data.indexed import index_shards, read_in_order
+from shala_framework.data.indexed import index_shards, read_in_order, read_spread
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.shards import read_shards
@@ -52,6 +54,31 @@ def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_p
     indexed = index_shards(shards)
     assert indexed.counts == [15] * 6 + [13]
     assert indexed.read(2, 4, {"a"}).fields == {"a": expected[34].fields["a"]}
+
+
+def test_a_part_of_a_set_lies_all_over_it(shards, tmp_path):
+    """The first and the last sample are among them; a set that is smaller is read whole, once."""
+    expected = list(read_shards(shards))
+    assert [s.key for s in read_spread(shards, 4)] == [expected[i].key for i in (0, 34, 68, 102)]
+    assert [s.key for s in read_spread(shards, 1)] == [expected[0].key]
+    assert list(read_spread(shards, 500)) == expected
+    bare = [shutil.copy(shard, tmp_path) for shard in shards]
+    assert [s.key for s in read_spread(bare, 4)] == [s.key for s in read_spread(shards, 4)]
+
+
+def test_an_error_of_a_stream_arrives_as_it_is(tmp_path):
+    """Not as the text of a traceback, which is what torch makes of a worker's."""
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("x.a")
+        member.size = 7
+        tar.addfile(member, io.BytesIO(b"no JSON"))
+    stream = stream_of([str(path)], batch_size=1)
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            next(stream_batches(stream, workers))
+        assert "Traceback" not in str(caught.value)
+        assert "sample 'x', modality 'a': field 'a': expected a JSON array" in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "unlisted", "lost index", "other index", "later version"])

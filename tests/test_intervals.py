@@ -35,6 +35,9 @@ def test_rows_that_gave_nothing_count_for_nothing():
     assert figure.value == 0.75
     assert figure.count == 4
     assert figure.seeds == (0.5, 1.0)
+    few = torch.full((1, 200), math.nan)
+    few[0, :2] = 1
+    assert (mean_figure(few).low, mean_figure(few).high) == (1, 1)
     with pytest.raises(ValueError, match="at least one value"):
         mean_figure(torch.full((1, 3), math.nan))
 

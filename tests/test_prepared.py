@@ -12,7 +12,7 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 from shala_framework.cli.main import main
 from shala_framework.data import prepared
 from shala_framework.data.packing import pack
-from shala_framework.data.prepared import PREPARED_FILE, Preparation, load_preparation
+from shala_framework.data.prepared import PREPARED_FILE, Preparation, check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
 from shala_framework.errors import DataError
@@ -68,6 +68,25 @@ def test_prepared_shards_behind_a_url_are_known_as_such(tmp_path):
     assert far["a"].mean == near["a"].mean != [0.0, 0.0]
     assert torch.equal(load_rows(urls, far).x["a"], load_rows([str(path) for path in report.shards], near).x["a"])
     assert not absent_from_first(urls, far)
+
+
+def test_folders_that_were_prepared_apart_do_not_mix(tmp_path):
+    """Each pack learned a state of its own, and with another one the same tensors mean something else."""
+    urls = {}
+    for name, train in (("a", 20), ("b", 33)):
+        report = pack(Made(MadeOptions(train=train)), None, tmp_path / name, preparation=Preparation(modalities()))
+        urls[name] = [str(path) for path in report.shards]
+    fitted = modalities()
+    assert load_preparation(urls["a"], fitted)
+    check_preparation(urls["a"], fitted)
+    with pytest.raises(DataError, match=r"b.prepared.json: the shards were prepared with another state of 'a'"):
+        check_preparation(urls["b"], fitted)
+    with pytest.raises(DataError, match="another state"):
+        load_preparation(urls["a"] + urls["b"], modalities())
+    raw = [str(path) for path in pack(Made(MadeOptions(train=20)), None, tmp_path / "raw").shards]
+    check_preparation(raw, fitted)
+    with pytest.raises(DataError, match=r"a, b would be fitted to the one part alone; pack all shards with --for"):
+        load_preparation(urls["a"] + raw, modalities())
 
 
 def test_what_cannot_be_read_is_noted(tmp_path):

@@ -38,7 +38,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 [
                     Problem(
                         path=format_path(override.path),
-                        message="expected a key of [evaluate] or [generate], or data.test or data.validation",
+                        message="expected a key of [evaluate], [generate] or [data]",
                         origin="--set",
                     )
                 ]
@@ -59,7 +59,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         return 0
     print_evaluation(evaluation)
     path = arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json"
-    print(f"wrote {path}{' and plots beside it' if path.with_suffix('.png').exists() else ''}")
+    plotted = any(path.parent.glob(f"{path.stem}_*.png"))
+    print(f"wrote {path}{' and plots beside it' if plotted else ''}")
     if model.synthetic:
         print(f"{SYNTHETIC}: these figures say nothing about real data", file=sys.stderr)
     return 0

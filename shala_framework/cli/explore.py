@@ -7,12 +7,13 @@ from shala_framework.cli.held_out import held_out_rows
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
 from shala_framework.explore import build_page
+from shala_framework.machine import resolve_device
 from shala_framework.model import load
 
 
 def explore(arguments: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
-    model = load(arguments.run)
+    model = load(arguments.run, device=resolve_device(arguments.device))
     rows: Rows | None = None
     try:
         rows = held_out_rows(model, arguments.run)

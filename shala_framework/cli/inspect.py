@@ -5,16 +5,20 @@ import json
 
 import attrs
 
+from shala_framework.data.fitting import needs_fit
+from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first
-from shala_framework.data.rows import decode
+from shala_framework.data.rows import decode, fit_to_shards
 from shala_framework.data.shards import read_shards
-from shala_framework.data.splits import SPLITS
+from shala_framework.data.splits import SPLITS, split_urls
 from shala_framework.errors import DataError, PluginError, Problem, ShalaError, SpecError
 from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
 from shala_framework.spec import doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
 from shala_framework.spec.structuring import nearest
-from shala_framework.urls import expand_urls, is_remote
+from shala_framework.urls import is_remote
+
+FIT_SAMPLES = 100  # that `check` fits modalities to: enough to read the first one
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -53,9 +57,8 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
         return
     modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality}
     for split in SPLITS:
-        names = getattr(spec.data, split)
         try:
-            urls = expand_urls(names) if names else []
+            urls = split_urls(spec.data, split)
             local = [url for url in urls if not is_remote(url)]
             first = next(read_shards(local[:1]), None)
             fields = f"; first sample {first.key!r} has {', '.join(sorted(first.fields))}" if first else ""
@@ -64,9 +67,14 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
             if first is not None and split == "train":
                 for sentence in absent_from_first(local, modalities):
                     raise DataError(sentence)
+                if not load_preparation(local, modalities):
+                    for name, modality in modalities.items():
+                        if needs_fit(modality) and not first.fields.keys().isdisjoint(modality.fields):
+                            fit_to_shards(name, modality, local, limit=FIT_SAMPLES)
                 decode(first, modalities)
         except DataError as error:
-            problems.append(Problem(path=f"data.{split}", message=str(error), origin=loaded.origins(("data", split))))
+            message = str(error).removeprefix(f"data.{split}: ")
+            problems.append(Problem(path=f"data.{split}", message=message, origin=loaded.origins(("data", split))))
     lines.insert(0, f"{arguments.spec}: {'not sound' if problems else 'sound'}; {said}")
 
 

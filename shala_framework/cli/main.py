@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "List installed plugins by kind, or the options of one.",
         "  shala plugins\n  shala plugins skeleton\n",
     )
-    listing.add_argument("name", nargs="?", metavar="NAME", help="show the options of this modality or data set")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="a modality, data set or tracker: show its options")
     _add_json(listing, "the list")
     listing.set_defaults(verb="plugins")
 
@@ -212,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--guidance", type=float, metavar="W", help="guidance scale (default: the spec's)")
     sampling.add_argument("--autoguidance", type=float, metavar="V", help="autoguidance scale (default: the spec's)")
     sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
+    _add_device(sampling)
     _add_json(sampling, "the manifest")
     sampling.set_defaults(verb="sample")
 
@@ -219,8 +220,8 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         "Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent.",
         "  shala evaluate runs/ntu_rgb_skeleton\n"
-        "  shala evaluate runs/mine --split test --set data.test=shards/mine/test-*.tar\n"
-        "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set evaluate.guidance_scales=[1,1.5,2,3]\n",
+        "  shala evaluate runs/mine --split test --set 'data.test=shards/mine/test-*.tar'\n"
+        "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n",
     )
     measuring.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     measuring.add_argument("--split", choices=["validation", "test"], default="validation", help="default: validation")
@@ -232,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a key of [evaluate], [generate] or [data]; may be repeated",
     )
     measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
-    measuring.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    _add_device(measuring)
     _add_json(measuring, "every figure")
     measuring.set_defaults(verb="evaluate")
 
@@ -242,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         "  shala report runs/ntu_rgb_skeleton\n",
     )
     reporting.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    _add_device(reporting)
     reporting.set_defaults(verb="report")
 
     exploring = verb(
@@ -254,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone"
     )
     exploring.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
+    _add_device(exploring)
     exploring.set_defaults(verb="explore")
     return parser
 
@@ -264,6 +267,10 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from shala_framework.cli.progress import make_reporter
 from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
+from shala_framework.machine import resolve_device
 from shala_framework.model import ShaLa, load
 from shala_framework.report.samples import SYNTHETIC, SampleWriter
 from shala_framework.spec import unstructure
@@ -30,7 +31,7 @@ def sample(arguments: argparse.Namespace) -> int:
         )
     if arguments.steps is not None and arguments.steps < 2:
         raise DataError(f"expected --steps of at least 2, got {arguments.steps}")
-    model = load(arguments.run)
+    model = load(arguments.run, device=resolve_device(arguments.device))
     wanted = _wanted(model, arguments.want)
     settings = model.spec.generate
     for option, key in (("guidance", "guidance_scale"), ("autoguidance", "autoguidance_scale"), ("steps", "num_steps")):

@@ -37,7 +37,10 @@ def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> 
         except DataError as error:
             raise DataError(f"{name}={path}: {error}") from error
         if value is None:
-            raise DataError(f"{name}={path}: the file holds no {name}")
+            raise DataError(
+                f"{name}={path}: the file holds no {name}: it is empty, or the modality's options leave nothing of it; "
+                "give another"
+            )
         x[name] = value[None]
         stems.append(path.name.partition(".")[0])
     if len(x) == len(modalities):

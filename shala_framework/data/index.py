@@ -219,7 +219,7 @@ def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) 
                 index = scan_shard(file, sums=True)
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
-            raise DataError(f"{shard}: not a readable shard: {reason}") from error
+            raise DataError(f"{shard}: not a readable shard: {reason}; copy or pack it again") from error
         write_file(Path(shard_index_name(str(shard))), index.to_json())
         lengths[shard.name] = (index.num_bytes, len(index.samples))
         on_shard(done)

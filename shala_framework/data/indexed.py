@@ -5,8 +5,10 @@ import os
 import shutil
 import tarfile
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -169,7 +171,7 @@ def index_shards(
                 scanned[number] = scan_shard(file)
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
-            raise DataError(f"{url}: not a readable shard: {reason}") from error
+            raise DataError(f"{url}: not a readable shard: {reason}; copy or pack it again") from error
         lengths.append((scanned[number].num_bytes, len(scanned[number].samples)))
     found = IndexedShards(urls, lengths, cache)
     found.scanned = scanned
@@ -197,6 +199,28 @@ def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[Ra
                 yield shard.read(0, number)
         finally:
             shard.close()
+
+
+def read_spread(urls: Sequence[str], limit: int, cache: Path | None = None) -> Iterator[RawSample]:
+    """At most so many samples, at equal distances in the whole set; the first where its length is not known.
+
+    Raises:
+        DataError: As `read_in_order`.
+    """
+    shards = index_shards(urls, cache)
+    if shards is None:
+        yield from islice(read_in_order(urls, cache), limit)
+        return
+    ends = list(accumulate(shards.counts))
+    total = ends[-1] if ends else 0
+    count = min(limit, total)
+    try:
+        for number in range(count):
+            position = number * (total - 1) // max(1, count - 1)
+            shard = bisect_right(ends, position)
+            yield shards.read(shard, position - ends[shard] + shards.counts[shard])
+    finally:
+        shards.close()
 
 
 def _check_size(url: str, expected: int) -> None:

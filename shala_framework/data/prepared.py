@@ -185,35 +185,68 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
         Whether the shards are prepared ones.
 
     Raises:
-        DataError: They were prepared for other modalities or options, or their description is damaged.
+        DataError: They were prepared for other modalities or options, with different states in two folders, or lie
+            beside raw ones that need a state; or their description is damaged.
     """
-    if not urls:
+    found = _descriptions(urls)
+    prepared = {path: content for path, content in found.items() if content is not None}
+    if not prepared:
         return False
-    folder, _, _ = urls[0].rpartition("/")
-    path = f"{folder}/{PREPARED_FILE}" if folder else PREPARED_FILE
-    content = read_url_if_there(path)
-    if content is None:
-        return False
-    described = _described(content, path)
+    first, content = next(iter(prepared.items()))
+    described = _described(content, first)
     for name, modality in modalities.items():
-        if name not in described:
-            raise DataError(f"{path}: expected shards prepared for {name!r} too, got only {sorted(described)}")
-        before, now = described[name]["options"], json.loads(json.dumps(unstructure(modality.options)))
-        changed = {
-            key: (before.get(key), now.get(key))
-            for key in before | now
-            if key not in modality.network_options and before.get(key) != now.get(key)
-        }
-        if changed:
-            raise DataError(
-                f"{path}: the shards were prepared for other options of {name!r} (prepared, this spec): {changed}; "
-                "pack them again, or train with those"
-            )
+        _check_options(first, described, name, modality)
         try:
             modality.load_state(described[name]["state"])
         except (ValueError, TypeError, LookupError) as error:
-            raise DataError(_damaged(path, f"a state of {name!r} that it cannot load: {error}")) from error
+            raise DataError(_damaged(first, f"a state of {name!r} that it cannot load: {error}")) from error
+    check_preparation(urls, modalities)
+    raw = [path for path, content in found.items() if content is None]
+    fitted = [name for name, modality in modalities.items() if needs_fit(modality)]
+    if raw and fitted:
+        raise DataError(
+            f"{first} is of prepared shards, and there is no {raw[0]}: {', '.join(fitted)} would be fitted to the one "
+            "part alone; pack all shards with --for, or none"
+        )
     return True
+
+
+def check_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -> None:
+    """Raise DataError where shards were prepared with other options or states than fitted modalities have."""
+    for path, content in _descriptions(urls).items():
+        if content is None:
+            continue
+        described = _described(content, path)
+        for name, modality in modalities.items():
+            _check_options(path, described, name, modality)
+            if described[name]["state"] != json.loads(json.dumps(modality.state())):
+                raise DataError(
+                    f"{path}: the shards were prepared with another state of {name!r} than the training shards', which "
+                    "it learned from other samples; pack all splits in one call"
+                )
+
+
+def _descriptions(urls: Sequence[str]) -> dict[str, bytes | None]:
+    """What is said beside the shards of each folder, by its path; None where there is nothing."""
+    folders = dict.fromkeys(url.rpartition("/")[0] for url in urls)
+    paths = [f"{folder}/{PREPARED_FILE}" if folder else PREPARED_FILE for folder in folders]
+    return {path: read_url_if_there(path) for path in paths}
+
+
+def _check_options(path: str, described: Mapping[str, Mapping[str, Any]], name: str, modality: Modality) -> None:
+    if name not in described:
+        raise DataError(f"{path}: expected shards prepared for {name!r} too, got only {sorted(described)}")
+    before, now = described[name]["options"], json.loads(json.dumps(unstructure(modality.options)))
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in before | now
+        if key not in modality.network_options and before.get(key) != now.get(key)
+    }
+    if changed:
+        raise DataError(
+            f"{path}: the shards were prepared for other options of {name!r} (prepared, this spec): {changed}; "
+            "pack them again, or train with those"
+        )
 
 
 def _described(content: bytes, path: str) -> dict[str, dict[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ Shapes: B rows of a batch, N rows of a set, M modalities.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched
-from shala_framework.data.indexed import read_in_order
+from shala_framework.data.indexed import read_in_order, read_spread
 from shala_framework.data.prepared import prepared_field, read_prepared
 from shala_framework.data.shards import RawSample
 from shala_framework.errors import DataError, PluginError
@@ -95,7 +96,7 @@ def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
         wanted = {name: list(modality.fields) for name, modality in modalities.items()}
         raise DataError(
             f"{sample.shard}: sample {sample.key!r} has fields {sorted(sample.fields)} "
-            f"and none of the modalities' ({wanted})"
+            f"and none of the modalities' ({wanted}); set the option fields of a modality, or remove the sample"
         )
     return Decoded(sample.key, sample.label, x)
 
@@ -140,7 +141,8 @@ def load_rows(
     Args:
         urls: Shards, in order.
         modalities: By name.
-        limit: Most rows to read.
+        limit: Most rows to read: of a larger set rows all over it, as samples may be sorted by class, and the first
+            ones of shards behind a URL without an index.
         cache: Folder for copies of remote shards.
         on_sample: Called with the number of rows read so far.
 
@@ -148,13 +150,11 @@ def load_rows(
         DataError: A shard or sample cannot be read, or there is no sample at all.
     """
     samples: list[Decoded] = []
-    for raw in read_in_order(urls, cache):
-        if limit is not None and len(samples) >= limit:
-            break
+    for raw in read_in_order(urls, cache) if limit is None else read_spread(urls, limit, cache):
         samples.append(decode(raw, modalities))
         on_sample(len(samples))
     if not samples:
-        raise DataError(f"no samples in {', '.join(urls)}")
+        raise DataError(f"expected samples, got none from {len(urls)} shards, such as {urls[0]}; pack them again")
     return collate(samples, modalities)
 
 
@@ -182,13 +182,22 @@ def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int 
             step += 1
 
 
-def fit_to_shards(name: str, modality: Modality, urls: Sequence[str], cache: Path | None = None) -> None:
-    """Fit a modality to the samples of raw shards; remote ones are copied to `cache`, if there is one.
+def fit_to_shards(
+    name: str, modality: Modality, urls: Sequence[str], cache: Path | None = None, limit: int | None = None
+) -> None:
+    """Fit a modality to the samples of raw shards, or to the first of them.
+
+    Args:
+        name: Of the modality, for messages.
+        modality: That learns from training samples.
+        urls: The shards.
+        cache: Folder for copies of remote shards.
+        limit: Most samples to read.
 
     Raises:
         DataError: A shard or a sample cannot be read, or there is too little to learn from; says which, of what.
     """
-    watched = Watched(read_in_order(urls, cache))
+    watched = Watched(islice(read_in_order(urls, cache), limit))
     try:
         modality.fit(iter(watched))
     except DataError as error:

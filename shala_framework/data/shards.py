@@ -53,7 +53,9 @@ def read_shards(urls: Iterable[str]) -> Iterator[RawSample]:
                     yield RawSample(key, fields, url)
         except (OSError, tarfile.TarError, EOFError, ValueError) as error:
             reason = str(error.args[0]) if error.args else type(error).__name__
-            raise DataError(f"{url}: not a readable shard: {reason}; after {len(keys)} whole samples") from error
+            raise DataError(
+                f"{url}: not a readable shard: {reason}; after {len(keys)} whole samples; copy or pack it again"
+            ) from error
 
 
 def _check_end(url: str) -> None:

@@ -29,4 +29,5 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
     try:
         return expand_urls(names) if names else []
     except DataError as error:
-        raise DataError(f"data.{split}: {error}") from error
+        hint = "" if split == "train" else f"; if the set has no {split} rows, take data.{split} out of the spec"
+        raise DataError(f"data.{split}: {error}{hint}") from error

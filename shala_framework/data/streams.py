@@ -128,7 +128,10 @@ class ShardStream(IterableDataset[Rows]):
             while buffer:
                 yield self._draw(buffer, generator)
             if not num_samples:
-                raise DataError(f"no samples for reader {index} of {count} in {', '.join(self.urls)}")
+                raise DataError(
+                    f"reader {index} of {count} (processes times workers) got no sample of {len(self.urls)} shards, "
+                    f"such as {self.urls[0]}; lower data.num_workers, or write an index with `shala index`"
+                )
             epoch += 1
 
     @staticmethod
@@ -139,15 +142,39 @@ class ShardStream(IterableDataset[Rows]):
 
 
 def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[Rows]:
-    """Batches of a stream, decoded by worker processes (none: in this one)."""
-    loader: DataLoader[Rows] = DataLoader(
-        stream,
+    """Batches of a stream, decoded by worker processes (none: in this one).
+
+    Raises:
+        DataError: What the stream raises, in the words of the worker that met it.
+    """
+    loader: DataLoader[Rows | DataError] = DataLoader(
+        _Telling(stream),
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         worker_init_fn=_ignore_signals if num_workers else None,
     )
-    return iter(loader)
+    return _raising(iter(loader))  # begun here, and not in a step: it draws from torch's generator
+
+
+def _raising(batches: Iterator[Rows | DataError]) -> Iterator[Rows]:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+class _Telling(IterableDataset[Rows | DataError]):
+    """A stream that ends with its error as a value: torch would pass a worker's on with the whole traceback as text."""
+
+    def __init__(self, stream: IterableDataset[Rows]) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Rows | DataError]:
+        try:
+            yield from self.stream
+        except DataError as error:
+            yield error
 
 
 def _ignore_signals(_: int) -> None:

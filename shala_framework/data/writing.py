@@ -199,7 +199,8 @@ class Job:
             in_the_way = in_the_way or [name for name in shards if self.own.fullmatch(name)]
         if in_the_way:
             raise DataError(
-                f"{self.out} already holds {len(in_the_way)} shards, such as {in_the_way[0]}; choose an empty folder"
+                f"{self.out} already holds {len(in_the_way)} shards, such as {in_the_way[0]}; choose an empty "
+                "folder, or remove them"
             )
 
     def _take_up(self) -> None:

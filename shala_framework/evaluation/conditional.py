@@ -94,14 +94,16 @@ class _Tally:
         self.distances: list[float] = []
 
     def add(self, given: Sequence[str], name: str, index: Tensor, x_NS: Tensor) -> None:
-        """Judge samples [N, S, ...] of a modality, made from the rows of an index."""
+        """Judge samples [N, S, ...] of a modality, made from the rows of an index; of classes that the judge knows."""
         judge, num_samples = self.panel.judges[name], x_NS.shape[1]
+        targets_N = judge.targets([self.rows.labels[i] for i in index.tolist()])
+        if not (targets_N >= 0).any():
+            return
         features_NSF = judge.features(x_NS.flatten(0, 1)).unflatten(0, (len(index), num_samples))
         verdicts_NS = judge.verdicts(features_NSF)
-        targets_N = judge.targets([self.rows.labels[i] for i in index.tolist()])
-        hits_SN = self._spread_out((verdicts_NS == targets_N[:, None]).T, index)
+        hits_SN = self._spread_out(_hits(verdicts_NS.T, targets_N), index)
         self.hits.append(hits_SN)
-        self.vote_hits.append(self._spread_out((votes(verdicts_NS) == targets_N)[None], index))
+        self.vote_hits.append(self._spread_out(_hits(votes(verdicts_NS)[None], targets_N), index))
         self.distances.append(frechet_distance(features_NSF[:, 0], self.panel.real[name]))
         if num_samples > 1:
             self.ratios.append(self._spread_out((spread(features_NSF) / self.spread_of[name])[None], index))
@@ -123,8 +125,13 @@ class _Tally:
     def _spread_out(self, values_SN: Tensor, index: Tensor) -> Tensor:
         """Values of some rows in the columns of all: float [S, all rows]."""
         wide = torch.full((len(values_SN), len(self.rows)), math.nan)
-        wide[:, index] = values_SN.float()
+        wide[:, index] = values_SN
         return wide
+
+
+def _hits(verdicts_SN: Tensor, targets_N: Tensor) -> Tensor:
+    """Whether a verdict is the row's class: float [S, N], NaN where the judge does not know that class."""
+    return torch.where(targets_N >= 0, (verdicts_SN == targets_N).float(), math.nan)
 
 
 def _diversity(ratios: Sequence[Tensor]) -> Figure | None:

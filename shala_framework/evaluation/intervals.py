@@ -44,14 +44,16 @@ def mean_figure(values_SN: Tensor, *, seed: int = 0) -> Figure:
     known_SN = ~values_SN.isnan()
     if not known_SN.any():
         raise ValueError("expected at least one value, got none")
-    values_SN = values_SN.double().nan_to_num(0.0)
+    some_N = known_SN.any(0)  # rows without any value are drawn by no resample
+    values_SN, known_SN = values_SN[:, some_N], known_SN[:, some_N]
+    values_SN = torch.where(known_SN, values_SN.double(), 0.0)
     total_N, count_N = values_SN.sum(0), known_SN.sum(0).double()
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(total_N)
     means = []
     for _ in range(NUM_RESAMPLES):
         rows = torch.randint(num_rows, (num_rows,), generator=generator)
-        means.append(total_N[rows].sum() / count_N[rows].sum().clamp_min(1))
+        means.append(total_N[rows].sum() / count_N[rows].sum())
     low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     per_seed = values_SN.sum(1) / known_SN.sum(1).clamp_min(1)
     return Figure(

@@ -28,7 +28,7 @@ class JointFigures:
     Attributes:
         method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows", training rows that
             show what the distances of real data are.
-        coherence: Share of samples for which all judges name one class.
+        coherence: Share of samples for which all judges name one class; None of one judge.
         frechet: Modality to the distance from the held-out rows, in its judge's features.
         precision: Modality to the share of samples that look real.
         recall: Modality to the share of held-out rows that samples cover.
@@ -73,7 +73,7 @@ def measure_joint(
         figures.append(
             JointFigures(
                 method=method.title,
-                coherence=mean_figure(_apart(torch.stack(agreed).float())),
+                coherence=mean_figure(_apart(torch.stack(agreed).float())) if len(panel.judges) > 1 else None,
                 evaluations=method.num_evaluations(model.spec.generate),
                 milliseconds=1e3 * seconds / (settings.num_seeds * settings.num_samples),
                 frechet=_figures(found["frechet"], settings.num_samples),
@@ -95,7 +95,7 @@ def measure_real(train: Rows, panel: Panel, settings: Evaluate) -> JointFigures:
         chosen = torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()
         for what, value in panel.compare(name, judge.features(rows.x[name][chosen])).items():
             found[what][name] = [value]
-    coherence = mean_figure(agreement(verdicts).float()[None]) if verdicts else None
+    coherence = mean_figure(agreement(verdicts).float()[None]) if len(verdicts) > 1 else None
     return JointFigures(
         method="real rows",
         coherence=coherence,

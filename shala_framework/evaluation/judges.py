@@ -5,7 +5,7 @@ Shapes: N rows, F feature_dim.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,16 @@ class Judge(nn.Module):
     """A modality's encoder with a linear layer over classes.
 
     Attributes:
-        classes: Class names, in the order of the outputs.
+        classes: Class names, in the order of the outputs; the same for the judges of all modalities, so that their
+            verdicts compare.
+        known: Those of them that it has seen: some may have no row with the modality.
     """
 
-    def __init__(self, modality: Modality, classes: Sequence[str], feature_dim: int = 128) -> None:
+    def __init__(
+        self, modality: Modality, classes: Sequence[str], known: Collection[str], feature_dim: int = 128
+    ) -> None:
         super().__init__()
-        self.classes = tuple(classes)
+        self.classes, self.known = tuple(classes), frozenset(known)
         self.encoder = modality.encoder(feature_dim)
         self.head = nn.Sequential(nn.LayerNorm(feature_dim), nn.SiLU(), nn.Linear(feature_dim, len(self.classes)))
 
@@ -57,9 +61,8 @@ class Judge(nn.Module):
         return classes
 
     def targets(self, labels: Sequence[str | None]) -> Tensor:
-        """Class index of each label, -1 for one that was not in the training set: int64 [N]."""
-        index = {name: i for i, name in enumerate(self.classes)}
-        return torch.tensor([index.get(label, -1) if label is not None else -1 for label in labels])
+        """Class index of each label, -1 for one that the judge does not know: int64 [N]."""
+        return class_indices([label if label in self.known else None for label in labels], self.classes)
 
     def accuracy(self, rows: Rows, name: str) -> float:
         """Share of labelled rows that have the modality and are classified as their label."""
@@ -68,10 +71,17 @@ class Judge(nn.Module):
         return float((self.classify(rows.x[name][usable]) == targets[usable]).float().mean())
 
 
+def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tensor:
+    """Place of each label among the classes, -1 for one that is none of them: int64 [N]."""
+    index = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([-1 if label is None else index.get(label, -1) for label in labels], dtype=torch.int64)
+
+
 def train_judge(
     modality: Modality,
     name: str,
     rows: Rows,
+    classes: Sequence[str],
     *,
     steps: int = 400,
     batch_size: int = 64,
@@ -85,6 +95,7 @@ def train_judge(
         modality: Whose x it looks at.
         name: Of the modality in rows.
         rows: Training rows; those without the modality or a label are passed over.
+        classes: Of the whole training set, in the order of the outputs.
         steps: Optimiser steps.
         batch_size: Rows a step.
         learning_rate: Peak of a one-cycle schedule.
@@ -92,16 +103,17 @@ def train_judge(
         on_step: Called with the number of steps done.
 
     Raises:
-        DataError: Fewer than two classes are labelled.
+        DataError: Fewer than two classes have a row with the modality.
     """
-    classes = sorted({label for label in rows.labels if label is not None})
-    if len(classes) < 2:
+    known = {label for label in rows.having([name]).labels if label is not None}
+    if len(known) < 2:
         raise DataError(
-            f"expected labels of at least two classes to train a judge, got {classes}; labels are the field cls"
+            f"expected rows of at least two classes to train a judge of {name}, got those of {sorted(known)}; labels "
+            "are the field cls"
         )
     with torch.random.fork_rng():
         torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, classes)
+        judge = Judge(modality, classes, known)
         targets = judge.targets(rows.labels)
         usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets >= 0))[:, 0]
         optimizer = torch.optim.AdamW(judge.parameters(), learning_rate, weight_decay=1e-2, fused=True)
@@ -138,7 +150,9 @@ class Panel:
         NaN where no two rows share a class, or those that do are as good as equal, like the word for a class.
         """
         targets_N = self.judges[name].targets(self.held_out.having([name]).labels)
-        within, all_rows = class_spread(self.real[name], targets_N), class_spread(self.real[name], targets_N * 0)
+        known = targets_N >= 0
+        within = class_spread(self.real[name][known], targets_N[known])
+        all_rows = class_spread(self.real[name], torch.zeros_like(targets_N))
         return within if within > NEGLIGIBLE_SPREAD * all_rows else math.nan
 
     def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:

@@ -50,6 +50,7 @@ def active_dimensions(mean_ND: Tensor) -> int:
 
 
 def effective_dimensions(mean_ND: Tensor) -> float:
-    """Participation ratio of the posterior means' covariance: D for equal variances, 1 for a line."""
-    eigenvalues = torch.linalg.eigvalsh(mean_ND.double().T.cov().reshape(mean_ND.shape[1], -1)).clamp_min(0)
+    """Participation ratio of the posterior means' covariance: D for equal variances, 1 for a line, 0 for a point."""
+    covariance_DD = mean_ND.double().T.cov(correction=0).reshape(mean_ND.shape[1], -1)
+    eigenvalues = torch.linalg.eigvalsh(covariance_DD).clamp_min(0)
     return float(eigenvalues.sum().square() / eigenvalues.square().sum().clamp_min(1e-30))

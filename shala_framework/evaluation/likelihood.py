@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.model import PriorName, ShaLa
+from shala_framework.model import DENSITY_STEPS, PriorName, ShaLa
 from shala_framework.seeds import mix_seed
 
 
@@ -62,14 +62,16 @@ def importance_log_weights(
     condition = {name: rows.x[name] for name in given}
     half = num_samples // 2
     drawn = model.sample_latents(half, given=known, prior="posterior", seed=seed)
-    if given:
-        other = model.sample_latents(
-            half, given=condition, prior=prior, seed=mix_seed(seed, 5), guidance_scale=1, autoguidance_scale=1
-        )
-    else:
-        other = model.sample_latents(
-            half * len(rows), prior=prior, seed=mix_seed(seed, 5), guidance_scale=1, autoguidance_scale=1
-        )
+    other = model.sample_latents(
+        half if given else half * len(rows),
+        given=condition,
+        prior=prior,
+        seed=mix_seed(seed, 5),
+        guidance_scale=1,
+        autoguidance_scale=1,
+        num_steps=DENSITY_STEPS,  # the very flow whose density divides it, whatever the spec samples by
+        sampler="heun",
+    )
     z_NSD = torch.cat([z.cpu().unflatten(0, (len(rows), half)) for z in (drawn, other)], 1)
     log_posterior_NS = model.latent_log_prob(z_NSD, given=known, prior="posterior")
     log_prior_NS = model.latent_log_prob(z_NSD, given=condition, prior=prior)

@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from shala_framework.checkpoint import write_file
+from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.data.splits import Split
 from shala_framework.errors import DataError
@@ -16,7 +17,6 @@ from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.machine import describe_machine
 from shala_framework.model import ShaLa
 from shala_framework.report.plots import draw_evaluation
-from shala_framework.seeds import mix_seed
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter, Silent
@@ -52,8 +52,11 @@ def evaluate_run(
         CheckpointError: A stage is not trained.
     """
     reporter = reporter or Silent()
-    if held_out is None:
-        held_out = _read(model, split, folder, settings.held_out_rows, reporter)
+    held_out = (
+        _read(model, split, folder, settings.held_out_rows, reporter)
+        if held_out is None
+        else _thin(held_out, settings.held_out_rows)
+    )
     train = (
         _read(model, "train", folder, settings.train_rows, reporter)
         if train is None
@@ -84,11 +87,10 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
             f"expected shards of the {split} split, got none: the spec has no data.{split}; "
             f"name them with --set data.{split}=..., or choose another --split"
         )
-    # Shards may be sorted by class: where not all are read, those that are lie all over the split.
-    order = torch.randperm(len(urls), generator=torch.Generator().manual_seed(mix_seed(0, len(urls))))
-    urls = [urls[i] for i in order.tolist()]
+    check_preparation(urls, model.modalities)
     reporter.begin(f"reading {split}", None, "sample")
-    rows = load_rows(urls, model.modalities, limit=limit, on_sample=reporter.advance)
+    cache = Path(model.spec.data.cache) if model.spec.data.cache is not None else None
+    rows = load_rows(urls, model.modalities, limit=limit, cache=cache, on_sample=reporter.advance)
     reporter.finish()
     return rows
 

@@ -1,7 +1,7 @@
 """Everything that is measured of a trained model, each figure beside its controls."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
-from shala_framework.evaluation.judges import Judge, Panel, train_judge
+from shala_framework.evaluation.judges import Judge, Panel, class_indices, train_judge
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
 from shala_framework.evaluation.likelihood import (
     effective_samples,
@@ -103,7 +103,8 @@ def evaluate(
     """
     reporter = reporter or Silent()
     notes: list[str] = []
-    judges = _train_judges(model, train, held_out, settings, seed, reporter, notes)
+    classes = sorted({label for label in train.labels if label is not None})
+    judges = _train_judges(model, train, held_out, classes, settings, seed, reporter, notes)
     panel = Panel(judges, held_out)
     q = _posteriors(model, held_out)
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
@@ -123,16 +124,22 @@ def evaluate(
         conditional=conditional,
         log_likelihood=_log_likelihood(model, held_out, settings, seed, reporter, notes),
         reconstruction=_reconstruction(model, held_out, z_ND),
-        latent=_latent(model, train, held_out, q, next(iter(judges.values()), None)),
+        latent=_latent(model, train, held_out, q, classes),
         notes=notes,
     )
 
 
 def _train_judges(
-    model: ShaLa, train: Rows, held_out: Rows, settings: Evaluate, seed: int, reporter: Reporter, notes: list[str]
+    model: ShaLa,
+    train: Rows,
+    held_out: Rows,
+    classes: Sequence[str],
+    settings: Evaluate,
+    seed: int,
+    reporter: Reporter,
+    notes: list[str],
 ) -> dict[str, Judge]:
-    classes = {label for label in train.labels if label is not None}
-    if len(classes) < 2 or not classes & set(held_out.labels):
+    if len(classes) < 2 or not set(classes) & set(held_out.labels):
         notes.append(
             f"no judges, and so no coherence, distances, precision, recall, diversity or probe: the field cls names "
             f"{len(classes)} classes in the training rows, and held-out rows "
@@ -141,15 +148,19 @@ def _train_judges(
         return {}
     judges = {}
     for name, modality in model.modalities.items():
-        with_it = train.having([name])
-        if len({label for label in with_it.labels if label is not None}) < 2 or len(held_out.having([name])) < 2:
-            notes.append(f"no judge of {name}: too few labelled rows have it")
+        known = {label for label in train.having([name]).labels if label is not None}
+        if len(known) < 2 or sum(label in known for label in held_out.having([name]).labels) < 2:
+            notes.append(
+                f"no judge of {name}: that takes training rows with it of two classes, and two held-out rows of those"
+            )
             continue
         reporter.begin(f"judge of {name}", settings.judge_steps, "step")
         judges[name] = train_judge(
-            modality, name, with_it, steps=settings.judge_steps, seed=seed, on_step=reporter.advance
+            modality, name, train, classes, steps=settings.judge_steps, seed=seed, on_step=reporter.advance
         )
         reporter.finish()
+    if len(judges) == 1:
+        notes.append("no joint coherence: there is one judge, with which no other could agree")
     return judges
 
 
@@ -230,14 +241,14 @@ def _reconstruction(model: ShaLa, held_out: Rows, z_ND: Tensor, batch_size: int 
     return figures
 
 
-def _latent(model: ShaLa, train: Rows, held_out: Rows, q: GaussianPosterior, judge: Judge | None) -> LatentFigures:
+def _latent(model: ShaLa, train: Rows, held_out: Rows, q: GaussianPosterior, classes: Sequence[str]) -> LatentFigures:
     probe = None
-    if judge is not None:
-        classes_N = judge.targets(train.labels)
+    targets_N = class_indices(held_out.labels, classes)
+    if len(classes) > 1 and (targets_N >= 0).any():
+        classes_N = class_indices(train.labels, classes)
         labelled = torch.nonzero(classes_N >= 0)[:, 0]
         z_ND = _posteriors(model, train.take(labelled)).mean_BD
-        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(judge.classes))
-        targets_N = judge.targets(held_out.labels)
+        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(classes))
         probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None])
     return LatentFigures(
         probe=probe,

@@ -2,6 +2,8 @@
 
 from shala_framework.spec.schema import Spec
 
+ADAMW_RATE = 7e-3  # from which on a learning rate is rarely meant for AdamW
+
 
 def doubts(spec: Spec) -> list[str]:
     """One sentence for each key, with what it does as it is and what to change."""
@@ -18,5 +20,10 @@ def doubts(spec: Spec) -> list[str]:
             found.append(
                 f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so that the learning "
                 f"rate never reaches {stage.learning_rate:g}; lower warmup_steps"
+            )
+        if stage.optimizer == "adamw" and stage.learning_rate >= ADAMW_RATE:
+            found.append(
+                f'train.{name}: optimizer is "adamw" and learning_rate {stage.learning_rate:g}, a rate of "muon"; '
+                f"AdamW wants about a tenth of it"
             )
     return found

@@ -145,6 +145,8 @@ def train(
             due = done % settings.save_every_steps == 0 or done == settings.steps
             late = time.monotonic() - saved_at > 60 * settings.save_every_minutes
             stopping, late = any_process((bool(request.signal_number), late), device)
+            if due and not stopping:  # before the state: who goes on from it does not measure again
+                _validate(stage, done, split, clock, metrics, reporter)
             if due or late or stopping:
                 with clock.stopped():
                     _check_finite(stage.name, done, window.mean())
@@ -152,21 +154,30 @@ def train(
                     if rank() == 0:
                         states.write(tensors, description)
                     saved_at = time.monotonic()
-            if due:
-                with clock.stopped():
-                    with uncompiled():
-                        held_out = stage.validate() if rank() == 0 or split else {}  # split layers need all processes
-                    barrier()
-                    module.train()
-                if held_out:
-                    metrics.write(stage.name, done, {f"validation_{k}": v for k, v in held_out.items()})
-                    figures_held_out = "  ".join(f"{name} {value:.4g}" for name, value in held_out.items())
-                    reporter.note(f"{stage.name}, held-out rows after step {done}: {figures_held_out}")
-            if stopping and done < settings.steps:
+            if due and stopping:
+                _validate(stage, done, split, clock, metrics, reporter)
+            if done == settings.steps:  # there may have been time to ask while the last step was measured
+                (stopping,) = any_process((bool(request.signal_number),), device)
+            if stopping:
                 barrier()  # nobody leaves before the state is written
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
                 raise Interrupted(request.signal_number)
     reporter.finish()
+
+
+def _validate(
+    stage: Trainable[Batch], done: int, split: bool, clock: "_Clock", metrics: MetricsFile, reporter: Reporter
+) -> None:
+    """Measure the stage on held-out rows, and say so; split layers need all processes for it."""
+    with clock.stopped():
+        with uncompiled():
+            held_out = stage.validate() if rank() == 0 or split else {}
+        barrier()
+        stage.module.train()
+    if held_out:
+        metrics.write(stage.name, done, {f"validation_{name}": value for name, value in held_out.items()})
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in held_out.items())
+        reporter.note(f"{stage.name}, held-out rows after step {done}: {figures}")
 
 
 class _Window:

@@ -94,7 +94,7 @@ class AutoencoderTraining:
                 count = having.get(name, len(index))
                 totals[name] = totals.get(name, 0.0) + float(value) * count
                 counts[name] = counts.get(name, 0.0) + count
-        return {name: total / max(1.0, counts[name]) for name, total in totals.items()}
+        return {name: total / counts[name] for name, total in totals.items() if counts[name]}
 
     def extra_state(self) -> dict[str, Tensor]:
         return {}
