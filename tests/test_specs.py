@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from shala_framework import load
 from shala_framework.cli.main import _parser, dispatch
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.model import ShaLa
-from shala_framework.spec import read_spec
+from shala_framework.spec import doubts, read_spec
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
@@ -30,6 +31,15 @@ def need_plugins(path: Path) -> None:
     missing = wanted - {entry.name for entry in entry_points(group="shala.plugins")}
     if missing:
         pytest.skip(f"plugins not installed: {sorted(missing)}")
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_shorter_run_that_a_spec_names_is_one(path, tmp_path, monkeypatch):
+    """Its settings are sound together, and no schedule outlasts it."""
+    need_plugins(path)
+    named = [line for line in path.read_text().splitlines() if line.startswith("#     --set ")]
+    monkeypatch.chdir(tmp_path)
+    assert not doubts(read_spec(path, re.findall(r"--set (\S+)", " ".join(named))).spec)
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

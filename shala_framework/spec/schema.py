@@ -171,8 +171,8 @@ class Stage:
     Attributes:
         steps: Optimiser steps.
         batch_size: Rows a step, over all processes.
-        micro_batches: Parts that a process's rows of a step are gone through in, one by one, to save memory. Rows are
-            then contrasted with those of their own part alone.
+        micro_batches: Parts into which a process splits its rows of a step, one computed after the other, to save
+            memory. In stage 1 rows are then contrasted with those of their own part alone.
         optimizer: "muon" makes the steps of linear and convolutional weights orthogonal and leaves the rest to AdamW;
             "adamw" trains everything by AdamW, at about a tenth of the learning rate.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
@@ -236,7 +236,7 @@ class Train:
         device: "auto" takes CUDA where there is one.
         precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
         compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
-            may take minutes; whether later ones win them back is for a trial to say.
+            may take minutes; try whether later ones win them back.
         sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
             stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
         autoencoder: Stage 1.
