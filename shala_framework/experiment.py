@@ -52,7 +52,7 @@ class RunSummary:
         seconds: Wall time by phase; phases that were already done are absent.
         peak_memory_gib: Largest resident set of this process.
         synthetic: Whether the training data were made by a stand-in.
-        evaluation: What was measured at the end; None where it was measured before, or is not asked for.
+        evaluation: What was measured at the end; None where that is not asked for, or held-out rows have no labels.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class RunSummary:
 
 
 class Experiment:
-    """The phases of a run; each leaves a file, and a phase whose file is there is not done again."""
+    """The phases of a run: stages whose files are there are not trained again, samples and figures are made anew."""
 
     def __init__(
         self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None, *, command: str = ""
