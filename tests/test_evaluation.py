@@ -26,6 +26,14 @@ LEARNED = (
 )
 
 
+def trained(spec, *overrides):
+    """A model, its training and its validation rows."""
+    folder = Path("r")
+    Experiment(read_spec(spec, overrides), folder).run()
+    model = load(folder)
+    return model, *(load_rows(model.urls(split, folder), model.modalities) for split in ("train", "validation"))
+
+
 def call(*arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
@@ -112,13 +120,7 @@ def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, c
 
 def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
     """No judges, no coherence; likelihoods, reconstruction and the latent's dimensions are there."""
-    folder = Path("r")
-    Experiment(read_spec(two_spec, ("data.stand_in.options.missing=0.5",)), folder).run()
-    model = load(folder)
-    train, rows = (
-        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
-        for split in ("train", "validation")
-    )
+    model, train, rows = trained(two_spec, "data.stand_in.options.missing=0.5")
     unlabelled = [type(r)(x=r.x, presence=r.presence, keys=r.keys, labels=(None,) * len(r)) for r in (train, rows)]
     evaluation = evaluate(model, *unlabelled, model.spec.evaluate)
     assert not evaluation.judges
@@ -131,13 +133,7 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
 
 def test_judges_say_what_real_rows_are(two_spec):
     """They learn the class; the panel compares samples with the real rows that have the modality."""
-    folder = Path("r")
-    Experiment(read_spec(two_spec), folder).run()
-    model = load(folder)
-    train, rows = (
-        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
-        for split in ("train", "validation")
-    )
+    model, train, rows = trained(two_spec)
     judges = {
         name: train_judge(m, name, train, sorted(set(train.labels)), steps=200, learning_rate=1e-2)
         for name, m in model.modalities.items()
@@ -155,13 +151,8 @@ def test_judges_say_what_real_rows_are(two_spec):
 
 def test_classes_that_a_modality_never_has_are_no_misses(two_spec):
     """Judges number classes alike; of a class that one never saw, its verdicts count neither for nor against."""
-    folder = Path("r")
-    Experiment(read_spec(two_spec, LEARNED), folder).run()
-    model = load(folder)
-    train, rows = (
-        _without_second(load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities))
-        for split in ("train", "validation")
-    )
+    model, train, rows = trained(two_spec, *LEARNED)
+    train, rows = _without_second(train), _without_second(rows)
     classes = sorted(set(train.labels))
     judges = {name: train_judge(m, name, train, classes, steps=300) for name, m in model.modalities.items()}
     assert judges["second"].known == set(classes[1:])
@@ -191,13 +182,7 @@ def _without_second(rows):
 @pytest.mark.parametrize("kept", ["one row", "no label of the second", "one label"])
 def test_little_is_measured_without_a_crash(kept, two_spec):
     """What there is too little of is left out, with a note; the rest is there."""
-    folder = Path("r")
-    Experiment(read_spec(two_spec), folder).run()
-    model = load(folder)
-    train, rows = (
-        load_rows([str(p) for p in folder.glob(f"data/{split}-*.tar")], model.modalities)
-        for split in ("train", "validation")
-    )
+    model, train, rows = trained(two_spec)
     if kept == "one row":
         rows = rows.having(["first", "second"]).take(torch.tensor([0]))
     elif kept == "no label of the second":
