@@ -17,11 +17,12 @@ nox.options.sessions = ["lint", "types", "tests"]
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
 CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "noxfile.py"]
 EXAMPLE = "examples/shala-inertial"
-TEST_TOOLS = ["pytest>=8"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
+MOST_PROCESSES = "8"  # each holds torch
 
 
 def install_project(session: nox.Session, *plugins: str) -> None:
@@ -33,10 +34,14 @@ def install_project(session: nox.Session, *plugins: str) -> None:
 
 
 def run_tests(session: nox.Session, *paths: str) -> None:
-    """Run pytest on the installed packages from the checkout's root."""
-    # Two threads that wait for work by spinning slow each other down where other programs run as well.
-    environment = {"OMP_WAIT_POLICY": "passive", "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data")}
-    session.run("pytest", *paths, *session.posargs, env=environment)
+    """Run pytest on the installed packages from the checkout's root, a process for each core and a thread in each."""
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",  # threads that wait by spinning slow down what else runs
+        "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data"),
+    }
+    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
+    session.run("pytest", *processes, *paths, *session.posargs, env=environment)
 
 
 @nox.session
