@@ -11,6 +11,8 @@ from shala_framework.likelihoods import Normal
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.training.metrics import weighted
+from shala_framework.training.parallel import shared_loss
 from shala_framework.training.stages import AutoencoderTraining
 
 LATENT, NOISE = 2, 0.5
@@ -134,8 +136,8 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
     assert torch.equal(seen[1], presence)
 
 
-def test_validation_averages_over_the_rows_that_have_a_modality():
-    """Whatever the size of its batches."""
+def test_figures_are_of_the_rows_that_have_a_modality():
+    """Whatever the size of batches and micro-batches; in validation and in training."""
     torch.manual_seed(0)
     modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     autoencoder = Autoencoder(modalities, latent_dim=LATENT, feature_dim=4, hidden_dim=8)
@@ -150,3 +152,11 @@ def test_validation_averages_over_the_rows_that_have_a_modality():
         found.append(stage.validate())
     for name in ("elbo", "log_prob/a", "log_prob/b"):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-2)
+    step_loss = shared_loss(stage, torch.device("cpu"))
+    for parts in (1, 7):
+        _, terms = step_loss(rows, 0, parts)
+        means = weighted({name: float(value) for name, value in terms.items()})
+        for name in ("log_prob/a", "log_prob/b"):
+            assert means[name] == pytest.approx(found[0][name], rel=1e-2)
+    _, terms = step_loss(rows.take(torch.arange(6)), 0, 1)
+    assert "log_prob/b" not in weighted({name: float(value) for name, value in terms.items()})

@@ -21,7 +21,7 @@ from shala_framework.processes import any_process, barrier, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.compiling import uncompiled
-from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.progress import Reporter
@@ -44,7 +44,7 @@ class Trainable(Protocol[Batch]):
     module: nn.Module
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and detached terms worth logging."""
+        """The scalar to minimise, and detached terms worth logging, which are means over rows (of some: `weighted`)."""
         ...
 
     def after_step(self, step: int) -> None:
@@ -193,7 +193,7 @@ class _Window:
 
     def mean(self) -> dict[str, float]:
         """Of the window's steps and of all processes; nothing where there was none."""
-        return {name: float(value) / self.count for name, value in mean_of(self.totals).items()}
+        return weighted({name: float(value) / self.count for name, value in mean_of(self.totals).items()})
 
 
 class _Clock:

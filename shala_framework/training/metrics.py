@@ -8,6 +8,25 @@ from typing import Any
 from shala_framework.checkpoint import naming_file, write_file
 from shala_framework.tracking import Tracker
 
+WEIGHT = "weight/"  # begins the name of a term that another term's mean is divided by
+
+
+def weighted(means: Mapping[str, float]) -> dict[str, float]:
+    """Means over the rows that count: a term is divided by its companion `weight/NAME`, or left out where that is 0.
+
+    Of a modality that few rows have, the mean log-likelihood and the share of rows are both taken over all rows, so
+    that their quotient is of the rows that have it, however they fall into batches, micro-batches and processes.
+
+        >>> weighted({"kl": 2.0, "log_prob/a": -3.0, "weight/log_prob/a": 0.5})
+        {'kl': 2.0, 'log_prob/a': -6.0}
+    """
+    weights = {name.removeprefix(WEIGHT): value for name, value in means.items() if name.startswith(WEIGHT)}
+    return {
+        name: value / weights.get(name, 1.0)
+        for name, value in means.items()
+        if not name.startswith(WEIGHT) and weights.get(name, 1.0)
+    }
+
 
 class MetricsFile:
     """Appends to a run's metrics; lines past the step at which a stage goes on are dropped.

@@ -12,6 +12,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior
 from shala_framework.processes import rows_randn
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.training.metrics import WEIGHT, weighted
 
 
 class AutoencoderTraining:
@@ -70,7 +71,8 @@ class AutoencoderTraining:
         if self.autoencoder.textured:
             terms["texture"] = bound.texture.detach()
         for i, (name, value) in enumerate(bound.log_prob.items()):
-            terms[f"log_prob/{name}"] = value.detach().sum() / presence_BM[:, i].sum().clamp_min(1)
+            terms[f"log_prob/{name}"] = value.detach().mean()
+            terms[WEIGHT + f"log_prob/{name}"] = presence_BM[:, i].float().mean()
         return terms
 
     def split(self, batch: Rows, parts: int) -> list[Rows]:
@@ -84,17 +86,13 @@ class AutoencoderTraining:
             return {}
         self.module.eval()
         totals: dict[str, float] = {}
-        counts: dict[str, float] = {}
         for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
             rows = self.held_out.take(index).to(self.device)
             bound = self.autoencoder.bound(rows.x, rows.presence)
             terms = {"elbo": bound.elbo().mean(), **self._terms(bound, rows.presence)}
-            having = {f"log_prob/{name}": int(n) for name, n in zip(rows.x, rows.presence.sum(0), strict=True)}
             for name, value in terms.items():
-                count = having.get(name, len(index))
-                totals[name] = totals.get(name, 0.0) + float(value) * count
-                counts[name] = counts.get(name, 0.0) + count
-        return {name: total / counts[name] for name, total in totals.items() if counts[name]}
+                totals[name] = totals.get(name, 0.0) + float(value) * len(index)
+        return weighted({name: total / len(self.held_out) for name, total in totals.items()})
 
     def extra_state(self) -> dict[str, Tensor]:
         return {}
