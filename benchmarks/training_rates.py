@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pictures import FEATURE_DIM, modalities
+from torch.utils.flop_counter import FlopCounterMode
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.data.rows import Rows
@@ -107,3 +108,26 @@ def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: 
             start = now
         elif step > Clock.WARM_UP and now - start > seconds:
             return BATCH_SIZE * (step - Clock.WARM_UP) / (now - start)
+
+
+def operations_per_row(rows: Rows, **posterior: Any) -> int:
+    """Floating-point operations of the matrix products and convolutions, forward and backward."""
+    stage, _ = new_stage(5, **posterior)
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = stage.loss(rows.take(torch.arange(BATCH_SIZE)), 0)
+        loss.backward()
+    return counter.get_total_flops() // BATCH_SIZE
+
+
+def rate_of_products(seconds: float, size: int = 2048) -> float:
+    """Floating-point operations a second of large float32 matrix products, the most that a layer could have."""
+    a, b = torch.randn(2, size, size)
+    count, start = 0, 0.0
+    while True:
+        torch.mm(a, b)
+        count += 1
+        now = time.perf_counter()
+        if count == Clock.WARM_UP:
+            start = now
+        elif count > Clock.WARM_UP and now - start > seconds:
+            return 2 * size**3 * (count - Clock.WARM_UP) / (now - start)
