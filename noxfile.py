@@ -97,7 +97,7 @@ def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
     install_project(session, *PLUGINS)
     session.install(*TEST_TOOLS, *BROWSER_TOOLS)
-    run_tests(session, "browser")
+    run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
 
 
 @nox.session
