@@ -22,7 +22,7 @@ LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
-MOST_PROCESSES = "8"  # each holds torch
+MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 
 
 def install_project(session: nox.Session, *plugins: str) -> None:
