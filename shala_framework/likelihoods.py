@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 
-def _sum_events(values: Tensor) -> Tensor:
-    return values.flatten(1).sum(1)
+def _scaled_sum(values: Tensor, factor: Tensor, log_scale: Tensor) -> Tensor:
+    """Sum over an event of values * factor + log_scale, where both are one number or broadcast: [B]."""
+    if log_scale.numel() == 1:  # one number is worth no pass over all values
+        one_factor, one_scale = factor.reshape(()), log_scale.reshape(())
+        return values.flatten(1).sum(1) * one_factor + values[0].numel() * one_scale
+    return (values * factor + log_scale).flatten(1).sum(1)
 
 
 class Normal:
@@ -31,8 +35,10 @@ class Normal:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x [B, ...] in nats: [B]."""
-        standardised = (x - self.mean) * torch.exp(-self.log_scale)
-        return _sum_events(-0.5 * standardised.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
+        gap = x - self.mean
+        half_precision = 0.5 * torch.exp(-2 * self.log_scale)
+        constant = 0.5 * math.log(2 * math.pi) * gap[0].numel()
+        return -_scaled_sum(gap * gap, half_precision, self.log_scale) - constant
 
     def mode(self) -> Tensor:
         return self.mean
@@ -55,8 +61,8 @@ class Laplace:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x [B, ...] in nats: [B]."""
-        standardised = (x - self.location).abs() * torch.exp(-self.log_scale)
-        return _sum_events(-standardised - self.log_scale - math.log(2))
+        gap = x - self.location
+        return -_scaled_sum(gap.abs(), torch.exp(-self.log_scale), self.log_scale) - gap[0].numel() * math.log(2)
 
     def mode(self) -> Tensor:
         return self.location
