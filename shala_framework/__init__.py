@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from shala_framework.dataset import Dataset, Sample
     from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
     from shala_framework.hookspecs import hookimpl
-    from shala_framework.layers import ConditionedResidual, Residual, group_norm, initialise
+    from shala_framework.layers import (
+        ConditionedResidual,
+        Residual,
+        Standardise,
+        group_norm,
+        initialise,
+        unfold_time,
+    )
     from shala_framework.likelihoods import (
         LOCATION_SCALE,
         Laplace,
@@ -34,7 +41,7 @@ _HOMES = {
     "dataset": ("Dataset", "Sample"),
     "errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
     "hookspecs": ("hookimpl",),
-    "layers": ("ConditionedResidual", "Residual", "group_norm", "initialise"),
+    "layers": ("ConditionedResidual", "Residual", "Standardise", "group_norm", "initialise", "unfold_time"),
     "likelihoods": ("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
     "media": ("encode_gif", "encode_mp4", "encode_png", "encode_wav"),
     "modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
@@ -47,9 +54,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
-    "ShaLa", "ShalaError", "SpecError", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
-    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl",
-    "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unit_to_pixels",
+    "ShaLa", "ShalaError", "SpecError", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
+    "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm",
+    "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Layers that the networks of several modalities share.
 
 Group norm everywhere: without it such networks reconstruct little more than the mean of their training data within a
-small budget. Shapes: N rows, C channels, an ellipsis for one or two dimensions of time or space.
+small budget. Shapes: N rows, C channels, T positions in time, an ellipsis for dimensions of time or space.
 """
 
 import math
@@ -26,6 +26,39 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+class Standardise(nn.Module):
+    """x to and from (x - mean) / scale, which are fitted to the training samples and saved with the network.
+
+    Args:
+        mean: Broadcasts to x without its rows.
+        scale: In the unit of x.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform x [N, ...]."""
+        return (x - self.mean) / self.scale
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Take it back."""
+        return x * self.scale + self.mean
+
+
+def unfold_time(h_NCT: Tensor, factor: int) -> Tensor:
+    """[N, factor * C, T] to [N, C, factor * T]: each position's shares of the channels become positions.
+
+    Every one has weights of its own in the layer before, so that they differ from the start.
+    """
+    return h_NCT.unflatten(1, (factor, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
 
 
 class Residual(nn.Module):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from shala_audio.drawing import draw_spectrum
-from shala_audio.networks import SpectrumDecoder, SpectrumEncoder, Standardise
+from shala_audio.networks import SpectrumDecoder, SpectrumEncoder
 from shala_audio.reading import cut, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
 from shala_framework import (
     DataError,
     Modality,
     Preview,
+    Standardise,
     above,
     at_least,
     between,
@@ -240,13 +241,13 @@ class Audio(Modality):
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, mels, T], as h [B, feature_dim]."""
         return SpectrumEncoder(
-            Standardise(self._mean, self._scale), self.options.num_frames, self.options.width, feature_dim
+            Standardise(self._mean[:, None], self._scale), self.options.num_frames, self.options.width, feature_dim
         )
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of levels in decibels."""
         return SpectrumDecoder(
-            Standardise(self._mean, self._scale),
+            Standardise(self._mean[:, None], self._scale),
             self.options.num_frames,
             self.options.width,
             latent_dim,

@@ -20,8 +20,10 @@ from shala_framework import (
     LogScale,
     Normal,
     Residual,
+    Standardise,
     group_norm,
     initialise,
+    unfold_time,
 )
 
 FOLD = 4  # frames that the first layer folds into channels and the last one unfolds
@@ -38,32 +40,6 @@ def padding(num_frames: int) -> int:
     """Frames to add so that folding and every halving come out even."""
     together: int = FOLD * 2 ** halvings(num_frames)
     return -num_frames % together
-
-
-class Standardise(nn.Module):
-    """x to and from (x - mean) / scale, with the mean [M] of each band and one scale, in decibels."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean: Tensor, scale: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.clone()[:, None])
-        self.register_buffer("scale", torch.tensor(scale))
-
-    def forward(self, x_BMT: Tensor) -> Tensor:
-        return (x_BMT - self.mean) / self.scale
-
-    def inverse(self, x_BMT: Tensor) -> Tensor:
-        return x_BMT * self.scale + self.mean
-
-
-def unfold_time(h_BCS: Tensor, factor: int) -> Tensor:
-    """[B, factor * C, S] to [B, C, factor * S]: each position's shares of the channels become positions.
-
-    Every one has weights of its own in the layer before, so that they differ from the start.
-    """
-    return h_BCS.unflatten(1, (factor, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
 
 
 def residual(width: int) -> Residual:

@@ -13,6 +13,7 @@ from shala_framework import (
     DataError,
     Modality,
     Preview,
+    Standardise,
     above,
     at_least,
     between,
@@ -25,7 +26,7 @@ from shala_framework import (
 )
 from shala_skeleton.bones import NAMED_BONES, bone_list
 from shala_skeleton.drawing import draw_clip
-from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, Standardise
+from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder
 from shala_skeleton.parsing import FORMATS, interpolate, parse
 
 PREVIEW_SIDE = 192

@@ -12,30 +12,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from shala_framework import LOCATION_SCALE, Laplace, LogScale, Normal, Residual, group_norm, initialise
-
-
-class Standardise(nn.Module):
-    """x to and from (x - mean) / scale, with the mean [P, J, C] and one scale of the training samples."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean: Tensor, scale: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("scale", torch.tensor(scale))
-
-    def forward(self, x_BTPJC: Tensor) -> Tensor:
-        return (x_BTPJC - self.mean) / self.scale
-
-    def inverse(self, x_BTPJC: Tensor) -> Tensor:
-        return x_BTPJC * self.scale + self.mean
-
-
-def double_time(h_BCT: Tensor) -> Tensor:
-    """[B, 2 * C, T] to [B, C, 2 * T]: each frame's two halves of channels become two frames."""
-    return h_BCT.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
+from shala_framework import (
+    LOCATION_SCALE,
+    Laplace,
+    LogScale,
+    Normal,
+    Residual,
+    Standardise,
+    group_norm,
+    initialise,
+    unfold_time,
+)
 
 
 class SkeletonEncoder(nn.Module):
@@ -109,9 +96,10 @@ class SkeletonDecoder(nn.Module):
 
     def forward(self, z_BD: Tensor) -> Normal | Laplace:
         h_BCT = self.to_time(z_BD)
-        h_BCT = double_time(self.to_fine(self.coarse(h_BCT)))
+        h_BCT = unfold_time(self.to_fine(self.coarse(h_BCT)), 2)
         h_BCT = self.fine(h_BCT + self.fine_condition(z_BD)[:, :, None])
         x_BCT: Tensor = self.to_joints(nn.functional.silu(self.norm(h_BCT)))
-        x_BTC = double_time(x_BCT).transpose(1, 2)[:, : self.num_frames].float() + self.mean_pose(z_BD).float()[:, None]
+        x_BTC = unfold_time(x_BCT, 2).transpose(1, 2)[:, : self.num_frames].float()
+        x_BTC = x_BTC + self.mean_pose(z_BD).float()[:, None]
         mean_BTPJC = self.standardise.inverse(x_BTC.unflatten(2, self.standardise.mean.shape))
         return self.likelihood(mean_BTPJC, self.log_scale() + self.standardise.scale.log())
