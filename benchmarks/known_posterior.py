@@ -30,7 +30,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latents import LatentStore
+from shala_framework.data.latents import LatentStore, latent_statistics
 from shala_framework.data.rows import shuffled_batches
 from shala_framework.machine import describe_machine
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
@@ -118,7 +118,7 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
     prior = DiffusionPrior(
         latent_dim=DIM, num_modalities=NUM_MODALITIES, feature_dim=FEATURE_DIM, hidden_dim=HIDDEN_DIM
     )
-    prior.set_statistics(*store.statistics())
+    prior.set_statistics(*latent_statistics(store))
     stage = PriorTraining(prior, structure(PRIOR, Prior), settings, store)
 
     def batches(start: int) -> Iterator[Tensor]:

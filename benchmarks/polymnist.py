@@ -22,7 +22,7 @@ from pictures import FEATURE_DIM, as_rows, load_pictures, modalities, train_with
 from torch import Tensor
 
 from shala_framework.autoencoder import Autoencoder
-from shala_framework.data.latents import collect_latents
+from shala_framework.data.latents import collect_latents, latent_statistics
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.machine import describe_machine
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
@@ -126,7 +126,7 @@ def train_prior(model: Model, rows: Rows, seconds: float) -> dict[str, float]:
     )
     if recipe.posterior_means:
         store = attrs.evolve(store, log_var_ND=torch.full_like(store.log_var_ND, -30.0))
-    model.prior.set_statistics(*store.statistics())
+    model.prior.set_statistics(*latent_statistics(store))
     settings = structure({"steps": 1, **recipe.prior_stage}, PriorStage)
     stage = PriorTraining(model.prior, model.prior_table, settings, store)
     index: Iterator[Tensor] = shuffled_batches(len(store), settings.batch_size, recipe.seed)
@@ -136,7 +136,7 @@ def train_prior(model: Model, rows: Rows, seconds: float) -> dict[str, float]:
     figures = {"prior_steps": steps, "prior_seconds": round(time.perf_counter() - start, 1)}
     with torch.no_grad():  # the control's fit is not charged to the budget
         chosen = torch.randperm(len(store))[:10_000]
-        model.mixture.fit(model.prior.standardise(store.sample(chosen)), seed=recipe.seed)
+        model.mixture.fit(model.prior.standardise(store.take(chosen).sample()), seed=recipe.seed)
     return figures
 
 

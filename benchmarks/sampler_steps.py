@@ -33,7 +33,7 @@ def main() -> None:
     torch.manual_seed(0)
     rows = load_rows(model.urls("train", args.run), model.modalities)
     store = collect_latents(model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device)
-    reference, other = (store.sample(torch.arange(args.num) % len(store)) for _ in range(2))
+    reference, other = (store.take(torch.arange(args.num) % len(store)).sample() for _ in range(2))
     mean, std = reference.mean(0), reference.std(0)
 
     def distance(z: Tensor) -> float:

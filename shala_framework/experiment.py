@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from shala_framework import processes
 from shala_framework.checkpoint import write_file
 from shala_framework.data.fitting import needs_fit
-from shala_framework.data.latents import LatentStore, by_turns, collect_latents
+from shala_framework.data.latent_files import LatentFiles, finish_latents, write_latents
+from shala_framework.data.latents import Latents, LatentStore, collect_latents, encoded, latent_statistics
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
@@ -30,7 +31,7 @@ from shala_framework.machine import resolve_device
 from shala_framework.model import AUTOENCODER_FILE, FREE_DATA_KEYS, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
-from shala_framework.run_data import ORDERED_ROWS, RunData
+from shala_framework.run_data import RunData
 from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
@@ -41,6 +42,8 @@ from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.sharding import has_split_layers, shard_layers
 from shala_framework.training.split_tensors import whole
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+
+MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
 
 @attrs.frozen(kw_only=True)
@@ -293,22 +296,26 @@ class Experiment:
             self.model.build().to(self.device)
             self.model.autoencoder.load_state_dict(trained)
 
-    def _latents(self) -> LatentStore:
-        """Posterior and features of every training row: each process encodes a share, the first joins them."""
-        path, size = self.state / "latents.safetensors", processes.world_size()
-        parts = [path.with_name(f"latents.{rank}-of-{size}.safetensors") for rank in range(size)]
-        if not path.exists():
+    def _latents(self) -> Latents:
+        """Posterior and features of every training row: each process encodes and writes a share, and reads all."""
+        folder, size = self.state / "latents", processes.world_size()
+        if not LatentFiles.exist(folder):
             self.reporter.begin("latents", None, "row")
-            own = collect_latents(self.model.autoencoder, self.data.in_order(), self.device, self.reporter.advance)
-            own.save(parts[processes.rank()])
+            with torch.random.fork_rng():  # worker processes are seeded from it
+                write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance)
             self.reporter.finish()
             processes.barrier()
             if processes.rank() == 0:
-                by_turns([LatentStore.load(part) for part in parts], ORDERED_ROWS).save(path)
-                for part in parts:
-                    part.unlink()
+                finish_latents(folder, size)
         processes.barrier()
-        return LatentStore.load(path).to(self.device)
+        files = LatentFiles(folder)
+        if files.num_bytes > MOST_LATENT_BYTES:
+            self.reporter.note(f"latents: {files.num_bytes / 2**30:.1f} GiB are read from {folder} as they are needed")
+            return files
+        return files.take(torch.arange(len(files))).to(self.device)
+
+    def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
+        return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
 
     def _save_model(self) -> None:
         if processes.rank() == 0:
@@ -325,14 +332,14 @@ class Experiment:
     def _train_prior(self) -> bool:
         if "prior" in self.model.stages:
             return False
-        store = self._latents()
+        latents = self._latents()
         prior, settings = self.model.prior, self.spec.train.prior
-        prior.set_statistics(*store.statistics())
-        self._fit_mixture(store)
-        stage = PriorTraining(prior, self.spec.prior, settings, store, self._held_out_latents())
+        prior.set_statistics(*latent_statistics(latents))
+        self._fit_mixture(latents)
+        stage = PriorTraining(prior, self.spec.prior, settings, latents, self._held_out_latents())
 
         def batches(start_step: int) -> Iterator[Tensor]:
-            batches = shuffled_batches(len(store), settings.batch_size, self.spec.seed, start_step)
+            batches = shuffled_batches(len(latents), settings.batch_size, self.spec.seed, start_step)
             return (index[processes.rank() :: processes.world_size()] for index in batches)
 
         with self._compiled([prior.network, prior.guide]):
@@ -353,12 +360,12 @@ class Experiment:
         self.reporter.note(f"wrote {self.folder / PRIOR_FILE}")
         return True
 
-    def _fit_mixture(self, store: LatentStore, most_rows: int = 10_000) -> None:
+    def _fit_mixture(self, latents: Latents, most_rows: int = 10_000) -> None:
         """Fit the control to draws of the aggregate posterior, several a row where rows are few."""
         with torch.random.fork_rng():
             torch.manual_seed(self.spec.seed)
-            rows = torch.randperm(len(store)).repeat(max(1, -(-1_000 // len(store))))[:most_rows]
-            draws = self.model.prior.standardise(store.sample(rows.to(self.device)))
+            rows = torch.randperm(len(latents)).repeat(max(1, -(-1_000 // len(latents))))[:most_rows]
+            draws = self.model.prior.standardise(latents.take(rows).to(self.device).sample())
         with torch.no_grad():
             self.model.mixture.fit(draws, seed=self.spec.seed)
 

@@ -1,7 +1,7 @@
 """The rows of a run as its phases read them: the training set in batches, in order or whole, and held-out ones."""
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows, collate, decode, load_rows, shuffled_batches
-from shala_framework.data.streams import IndexedStream, ShardStream, stream_batches
+from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, stream_batches
 from shala_framework.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.training.progress import Reporter
-
-ORDERED_ROWS = 256  # of a batch in order
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -99,19 +97,33 @@ class RunData:
             stream = IndexedStream(shards, self.modalities, order, **common)
         return stream_batches(stream, data.num_workers)
 
-    def in_order(self) -> Iterator[Rows]:
-        """Every training row once, in order: of batches of ORDERED_ROWS by turns, those of this process."""
+    def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
+        """Every training row once, in order: of batches of so many rows by turns, those of this process.
+
+        Args:
+            num_rows: Of a batch; the last one may have fewer.
+            start: How many of this process's batches are left out.
+        """
         rank, size = processes.rank(), processes.world_size()
         if self.spec.data.in_memory:
             rows = self.train()
-            yield from (rows.take(index) for index in torch.arange(len(rows)).split(ORDERED_ROWS)[rank::size])
-            return
+            return (rows.take(index) for index in torch.arange(len(rows)).split(num_rows)[rank::size][start:])
+        shards = index_shards(self.train_urls, self.cache)
+        if shards is None:
+            return self._read_in_order(num_rows, start)
+        stream = OrderedStream(shards, self.modalities, num_rows=num_rows, start=start, rank=rank, world_size=size)
+        return stream_batches(stream, self.spec.data.num_workers)
+
+    def _read_in_order(self, num_rows: int, start: int) -> Iterator[Rows]:
+        """The same of shards without an index, of which every process reads all."""
         raw = read_in_order(self.train_urls, self.cache)
-        number = 0
-        while batch := list(islice(raw, ORDERED_ROWS)):
-            if number % size == rank:
+        for number in count():
+            batch = list(islice(raw, num_rows))
+            if not batch:
+                return
+            turn, rank = divmod(number, processes.world_size())
+            if rank == processes.rank() and turn >= start:
                 yield collate([decode(sample, self.modalities) for sample in batch], self.modalities)
-            number += 1
 
 
 def describe_rows(rows: Rows) -> str:

@@ -6,11 +6,11 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-import attrs
 import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
+from shala_framework.data import latents
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.packing import pack
 from shala_framework.data.rows import load_rows, shuffled_batches
@@ -162,8 +162,9 @@ def test_shard_names(tmp_path):
         expand_urls(str(tmp_path / "a-{0..8}.tar"))
 
 
-def test_latent_statistics_follow_the_law_of_total_variance(tmp_path):
-    """Standardised draws have mean 0 and variance 1; features count only where present; files round trip."""
+def test_latent_statistics_follow_the_law_of_total_variance(monkeypatch):
+    """Standardised draws have mean 0 and variance 1; features count only where present."""
+    monkeypatch.setattr(latents, "STATISTICS_ROWS", 900)
     torch.manual_seed(0)
     presence = torch.rand(4000, 2) < 0.7
     store = LatentStore(
@@ -172,13 +173,9 @@ def test_latent_statistics_follow_the_law_of_total_variance(tmp_path):
         (torch.randn(4000, 2, 3) * 2 + 1) * presence[:, :, None],
         presence,
     )
-    z_mean, z_std, h_mean, h_std = store.statistics()
-    z = (store.sample(torch.arange(4000)) - z_mean) / z_std
+    z_mean, z_std, h_mean, h_std = latents.latent_statistics(store)
+    z = (store.sample() - z_mean) / z_std
     torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=0.05, rtol=0)
     torch.testing.assert_close(z.std(0), torch.ones(2), atol=0.05, rtol=0)
     torch.testing.assert_close(h_mean, torch.ones(2, 3), atol=0.15, rtol=0)
     torch.testing.assert_close(h_std, torch.full((2, 3), 2.0), atol=0.15, rtol=0)
-    store.save(tmp_path / "l.safetensors")
-    again = LatentStore.load(tmp_path / "l.safetensors")
-    for a, b in zip(attrs.astuple(store, recurse=False), attrs.astuple(again, recurse=False), strict=True):
-        assert torch.equal(a, b)

@@ -205,7 +205,7 @@ def test_damaged_checkpoints_are_named(two_spec):
         (folder / CHECKPOINTS[0]).write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"autoencoder\.safetensors is damaged"):
             load(folder)
-    shutil.copy(folder / "state" / "latents.safetensors", folder / CHECKPOINTS[0])
+    shutil.copy(folder / "state" / "latents" / "0-of-1" / "000000.safetensors", folder / CHECKPOINTS[0])
     with pytest.raises(CheckpointError, match="no checkpoint of a model"):
         load(folder)
 

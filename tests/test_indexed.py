@@ -27,6 +27,9 @@ from shala_framework.data.packing import pack
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.errors import DataError
+from shala_framework.run_data import RunData
+from shala_framework.spec import read_spec
+from shala_framework.training.progress import Silent
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
@@ -64,6 +67,28 @@ def test_a_part_of_a_set_lies_all_over_it(shards, tmp_path):
     assert list(read_spread(shards, 500)) == expected
     bare = [shutil.copy(shard, tmp_path) for shard in shards]
     assert [s.key for s in read_spread(bare, 4)] == [s.key for s in read_spread(shards, 4)]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_every_row_is_read_in_order(shards, two_spec, monkeypatch, indexed):
+    """By processes that take batches by turns, from any batch on; by workers where there is an index."""
+    if not indexed:
+        shards = [shutil.copy(shard, two_spec.parent) for shard in shards]
+    expected = [[s.key for s in batch] for batch in batched(read_in_order(shards), 8)]
+    for size, workers in ((1, 0), (1, 2), (3, 0), (20, 0)):
+        spec = read_spec(two_spec, ["data.in_memory=false", f"data.num_workers={workers}"]).spec
+        data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
+        monkeypatch.setattr("shala_framework.processes.world_size", lambda size=size: size)
+        for rank in range(size):
+            monkeypatch.setattr("shala_framework.processes.rank", lambda rank=rank: rank)
+            for start in (0, 2):
+                found = [list(rows.keys) for rows in data.in_order(8, start)]
+                assert found == expected[rank::size][start:]
+
+
+def batched(samples, size):
+    while batch := list(islice(samples, size)):
+        yield batch
 
 
 def test_an_error_of_a_stream_arrives_as_it_is(tmp_path):

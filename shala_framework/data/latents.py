@@ -1,24 +1,36 @@
-"""The latent store: what stage 2 needs of the training set, so that it never touches encoders or media again.
+"""Latents: what stage 2 needs of the training set, so that it never touches encoders or media again.
 
 Shapes: N rows, B batch, M modalities, F feature_dim, D latent_dim.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import zip_longest
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
 from shala_framework.autoencoder import Autoencoder
-from shala_framework.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.data.rows import Rows
+
+STATISTICS_ROWS = 65_536  # that are summed up at a time
+
+
+class Latents(Protocol):
+    """Posterior and features of every training row, in memory or in files."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def take(self, rows: Tensor) -> "LatentStore":
+        """Some rows, by number, in memory."""
+        ...
 
 
 @attrs.frozen(eq=False)
 class LatentStore:
-    """Posterior and features of every training row.
+    """Posteriors and features of rows, in memory.
 
     Attributes:
         mean_ND: Mean of q(z | all that is present).
@@ -35,78 +47,76 @@ class LatentStore:
     def __len__(self) -> int:
         return len(self.mean_ND)
 
-    def sample(self, rows: Tensor, noise_BD: Tensor | None = None) -> Tensor:
-        """Draws z [B, D] of the posteriors of some rows, from torch's global generator or of given normal noise."""
-        mean_BD = self.mean_ND[rows]
-        noise_BD = torch.randn_like(mean_BD) if noise_BD is None else noise_BD
-        return mean_BD + torch.exp(0.5 * self.log_var_ND[rows]) * noise_BD
+    def take(self, rows: Tensor) -> "LatentStore":
+        """Some rows, by number."""
+        return LatentStore(*(value[rows] for value in attrs.astuple(self, recurse=False)))
 
-    def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F]."""
-        # Var z = Var E[z|x] + E Var[z|x], the law of total variance.
-        z_std_D = (self.mean_ND.var(0, correction=0) + self.log_var_ND.exp().mean(0)).sqrt().clamp_min(1e-6)
-        weights_NM1 = self.presence_NM[:, :, None].to(self.h_NMF.dtype)
-        count_M1 = weights_NM1.sum(0).clamp_min(1)
-        h_mean_MF = (self.h_NMF * weights_NM1).sum(0) / count_M1
-        h_var_MF = ((self.h_NMF - h_mean_MF).square() * weights_NM1).sum(0) / count_M1
-        return self.mean_ND.mean(0), z_std_D, h_mean_MF, h_var_MF.sqrt().clamp_min(1e-4)
+    def sample(self, noise_ND: Tensor | None = None) -> Tensor:
+        """A draw z [N, D] of every row's posterior, from torch's global generator or of given normal noise."""
+        noise_ND = torch.randn_like(self.mean_ND) if noise_ND is None else noise_ND
+        return self.mean_ND + torch.exp(0.5 * self.log_var_ND) * noise_ND
 
     def to(self, device: torch.device) -> "LatentStore":
-        """The same store on a device."""
+        """The same rows on a device."""
         return LatentStore(*(value.to(device) for value in attrs.astuple(self, recurse=False)))
 
-    def save(self, path: Path) -> None:
-        """Write the store as a safetensors file."""
-        write_checkpoint(path, attrs.asdict(self, recurse=False), {"kind": "latents"})
 
-    @classmethod
-    def load(cls, path: Path) -> "LatentStore":
-        """Read what `save` wrote.
+def join_latents(parts: Sequence[LatentStore]) -> LatentStore:
+    """The rows of several, one after the other."""
+    columns = zip(*(attrs.astuple(rows, recurse=False) for rows in parts), strict=True)
+    return LatentStore(*(torch.cat(column) for column in columns))
 
-        Raises:
-            CheckpointError: There is no such file or it is damaged.
-        """
-        tensors, _ = read_checkpoint(path)
-        return cls(**tensors)
+
+def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F].
+
+    Sums are in float64 and over so many rows at a time, so that memory does not grow with the set.
+    """
+
+    def summed(values: Callable[[LatentStore], Sequence[Tensor]]) -> list[Tensor]:
+        totals: list[Tensor] = []
+        for rows in torch.arange(len(latents)).split(STATISTICS_ROWS):
+            sums = [value.double().sum(0) for value in values(latents.take(rows))]
+            totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+        return totals
+
+    def weights(rows: LatentStore) -> Tensor:
+        return rows.presence_NM[:, :, None].to(rows.h_NMF.dtype)
+
+    z_sum_D, variance_sum_D, h_sum_MF, count_M1 = summed(
+        lambda rows: (rows.mean_ND, rows.log_var_ND.exp(), rows.h_NMF * weights(rows), weights(rows))
+    )
+    z_mean_D, h_mean_MF = z_sum_D / len(latents), h_sum_MF / count_M1.clamp_min(1)
+    z_squares_D, h_squares_MF = summed(
+        lambda rows: (
+            (rows.mean_ND - z_mean_D).square(),
+            (rows.h_NMF - h_mean_MF).square() * weights(rows),
+        )
+    )
+    # Var z = Var E[z|x] + E Var[z|x], the law of total variance.
+    z_std_D = ((z_squares_D + variance_sum_D) / len(latents)).sqrt().clamp_min(1e-6)
+    h_std_MF = (h_squares_MF / count_M1.clamp_min(1)).sqrt().clamp_min(1e-4)
+    return z_mean_D.float(), z_std_D.float(), h_mean_MF.float(), h_std_MF.float()
 
 
 @torch.no_grad()
-def collect_latents(
-    autoencoder: Autoencoder,
-    batches: Iterable[Rows],
-    device: torch.device,
-    on_rows: Callable[[int], None] = lambda _: None,
-) -> LatentStore:
-    """Encode every row once.
+def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> Iterator[LatentStore]:
+    """The latents of each batch, on the CPU.
 
     Args:
         autoencoder: Trained; it is put into evaluation mode.
-        batches: Every row of the training set exactly once.
+        batches: Rows.
         device: Where the autoencoder is.
-        on_rows: Called with the number of rows done so far.
     """
     autoencoder.eval()
-    parts: list[tuple[Tensor, ...]] = []
-    done = 0
     for rows in batches:
         moved = rows.to(device)
         h = autoencoder.encode(moved.x)
         posterior = autoencoder.fuse(h, moved.presence)
         h_BMF = torch.stack([h[name] for name in autoencoder.names], 1) * moved.presence[:, :, None]
-        parts.append((posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence))
-        done += len(rows)
-        on_rows(done)
-    if not parts:  # a process whose share is empty
-        num, dim, feature_dim = len(autoencoder.names), autoencoder.latent_dim, autoencoder.feature_dim
-        presence = torch.zeros(0, num, dtype=torch.bool)
-        return LatentStore(torch.zeros(0, dim), torch.zeros(0, dim), torch.zeros(0, num, feature_dim), presence)
-    return LatentStore(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence)
 
 
-def by_turns(parts: Sequence[LatentStore], num_rows: int) -> LatentStore:
-    """One store of several, which have batches of so many rows by turns: the first from the first, and so on."""
-    columns = []
-    for column in zip(*(attrs.astuple(part, recurse=False) for part in parts), strict=True):
-        batches = [tensor.split(num_rows) if len(tensor) else () for tensor in column]
-        columns.append(torch.cat([batch for turn in zip_longest(*batches) for batch in turn if batch is not None]))
-    return LatentStore(*columns)
+def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> LatentStore:
+    """All of `encoded`, of at least one batch, in memory."""
+    return join_latents(list(encoded(autoencoder, batches, device)))

@@ -1,7 +1,9 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
 import signal
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import attrs
 import torch
@@ -68,6 +70,46 @@ class IndexedStream(IterableDataset[Rows]):
         places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
         samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
         return collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+
+
+class OrderedStream(IterableDataset[Rows]):
+    """Every sample of indexed shards once, in order: rank r of W has the batches r, r + W, ... of so many rows.
+
+    Args:
+        shards: Where samples are read.
+        modalities: By name.
+        num_rows: Of a batch; the last one may have fewer.
+        start: How many of this rank's batches are left out.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        shards: IndexedShards,
+        modalities: Mapping[str, Modality],
+        *,
+        num_rows: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.shards, self.modalities, self.fields = shards, dict(modalities), wanted_fields(modalities)
+        self.num_rows, self.start, self.rank, self.world_size = num_rows, start, rank, world_size
+
+    def __iter__(self) -> Iterator[Rows]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        ends = list(accumulate(self.shards.counts))
+        number = self.start + first
+        while (begin := (number * self.world_size + self.rank) * self.num_rows) < ends[-1]:
+            samples = []
+            for position in range(begin, min(begin + self.num_rows, ends[-1])):
+                shard = bisect_right(ends, position)
+                place = position - ends[shard] + self.shards.counts[shard]
+                samples.append(decode(self.shards.read(shard, place, self.fields), self.modalities))
+            yield collate(samples, self.modalities)
+            number += stride
 
 
 class ShardStream(IterableDataset[Rows]):

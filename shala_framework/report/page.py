@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shala_framework import __version__
 from shala_framework.checkpoint import write_file
-from shala_framework.data.latents import LatentStore
+from shala_framework.data.latent_files import LatentFiles
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
 from shala_framework.machine import describe_machine
@@ -156,10 +156,10 @@ def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> 
 def _data(model: ShaLa, folder: Path, held_out: Rows | None) -> dict[str, Any]:
     """Rows by split and modality, and what packing left out."""
     lines = []
-    store = folder / "state" / "latents.safetensors"
-    if store.exists():
-        presence_NM = LatentStore.load(store).presence_NM
-        lines.append(["train", len(presence_NM), *presence_NM.sum(0).tolist()])
+    latents = folder / "state" / "latents"
+    if LatentFiles.exist(latents):
+        files = LatentFiles(latents)
+        lines.append(["train", len(files), *files.presence_counts()])
     if held_out is not None:
         lines.append(["held out, in memory", len(held_out), *held_out.presence.sum(0).tolist()])
     left_out = []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder import Autoencoder, Bound
-from shala_framework.data.latents import LatentStore
+from shala_framework.data.latents import Latents, LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior
 from shala_framework.processes import rows_randn
@@ -110,28 +110,27 @@ class PriorTraining:
         prior: DiffusionPrior,
         table: Prior,
         settings: PriorStage,
-        store: LatentStore,
+        latents: Latents,
         held_out: LatentStore | None = None,
     ) -> None:
         self.prior = prior
         self.module: nn.Module = prior
         self.table, self.settings = table, settings
-        self.store, self.held_out = store, held_out
+        self.latents, self.held_out = latents, held_out
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rows_B = batch.to(self.store.mean_ND.device)
-        own, guide = (self._loss(self.store, rows_B, guide=guide) for guide in (False, True))
+        rows = self.latents.take(batch).to(self.prior.z_mean.device)
+        own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
         # They share no parameter, so that the gradient of each is its own.
         return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
 
-    def _loss(self, store: LatentStore, rows_B: Tensor, *, guide: bool = False) -> Tensor:
+    def _loss(self, rows: LatentStore, *, guide: bool = False) -> Tensor:
         table = self.table
-        h_BMF = store.h_NMF[rows_B]
         return self.prior.loss(
-            store.sample(rows_B, rows_randn(len(rows_B), store.mean_ND.shape[1], device=h_BMF.device)),
-            h_BMF.unbind(1),
-            store.presence_NM[rows_B],
+            rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device)),
+            rows.h_NMF.unbind(1),
+            rows.presence_NM,
             unconditional_share=table.unconditional_share,
             log_sigma_mean=table.log_sigma_mean,
             log_sigma_std=table.log_sigma_std,
@@ -152,7 +151,7 @@ class PriorTraining:
         torch.manual_seed(0)  # the same noise each time, so that figures compare
         rows = torch.arange(len(self.held_out), device=self.held_out.mean_ND.device)
         with self.average.applied():
-            return {"denoising": float(self._loss(self.held_out, rows.repeat(8)))}
+            return {"denoising": float(self._loss(self.held_out.take(rows.repeat(8))))}
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.average.shadow
