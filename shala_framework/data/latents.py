@@ -13,7 +13,7 @@ from torch import Tensor
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.data.rows import Rows
 
-STATISTICS_ROWS = 65_536  # that are summed up at a time
+STATISTICS_ROWS = 16_384  # that are summed up at a time
 
 
 class Latents(Protocol):
@@ -76,7 +76,7 @@ def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]
     def summed(values: Callable[[LatentStore], Sequence[Tensor]]) -> list[Tensor]:
         totals: list[Tensor] = []
         for rows in torch.arange(len(latents)).split(STATISTICS_ROWS):
-            sums = [value.double().sum(0) for value in values(latents.take(rows))]
+            sums = [value.sum(0, dtype=torch.float64) for value in values(latents.take(rows))]
             totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
         return totals
 
