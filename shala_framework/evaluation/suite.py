@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import attrs
 import torch
@@ -69,6 +70,8 @@ class Evaluation:
         judges: By modality; empty where the data have no labels.
         joint: Real rows, and then one a method; empty without judges.
         conditional: One a method and size of subset; empty without judges.
+        conditional_real: Frechet distance of as many training rows, a mean over modalities, beside which those of
+            `conditional` are to be read.
         log_likelihood: What is scored under which prior, such as "photo given caption, diffusion", to nats a row.
         reconstruction: Modality to log p(x | z), z ~ q(z | all present), in nats a value of x.
         latent: Of the shared latent.
@@ -83,6 +86,7 @@ class Evaluation:
     reconstruction: dict[str, Figure]
     latent: LatentFigures
     notes: list[str]
+    conditional_real: Figure | None = None
 
 
 def evaluate(
@@ -110,13 +114,18 @@ def evaluate(
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
     )
-    joint, conditional = [], []
+    joint, conditional, conditional_real = [], [], None
     if judges:
         joint = [
             measure_real(train, panel, settings),
             *measure_joint(model, panel, settings, seed=seed, reporter=reporter),
         ]
         conditional = measure_conditional(model, panel, settings, seed=seed, reporter=reporter)
+    if conditional:
+        count = conditional[0].frechet.count
+        distances = measure_real(train, panel, attrs.evolve(settings, num_samples=count)).frechet.values()
+        if distances:
+            conditional_real = Figure(value=fmean(figure.value for figure in distances), count=count)
     return Evaluation(
         rows=len(held_out),
         judges=_judge_figures(model, panel, z_ND) if judges else {},
@@ -126,6 +135,7 @@ def evaluate(
         reconstruction=_reconstruction(model, held_out, z_ND),
         latent=_latent(model, train, held_out, q, classes),
         notes=notes,
+        conditional_real=conditional_real,
     )
 
 

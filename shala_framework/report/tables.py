@@ -66,8 +66,11 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
             ],
         )
     if evaluation.conditional:
+        title = f"samples from given modalities; Frechet distance with n = {evaluation.conditional[0].frechet.count}"
+        if evaluation.conditional_real is not None:
+            title += f", of real rows {show(evaluation.conditional_real)}"
         yield (
-            "samples from given modalities",
+            title,
             ["", "given", "coherence", "of the vote", "Frechet", "diversity"],
             [
                 [
