@@ -6,6 +6,7 @@ import re
 import shutil
 import tarfile
 import threading
+from bisect import bisect_right
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from shala_framework.cli.main import main
 from shala_framework.data import indexed
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.indexed import index_shards, read_in_order, read_spread
-from shala_framework.data.order import SampleOrder
+from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
@@ -60,13 +61,22 @@ def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_p
 
 
 def test_a_part_of_a_set_lies_all_over_it(shards, tmp_path):
-    """The first and the last sample are among them; a set that is smaller is read whole, once."""
-    expected = list(read_shards(shards))
-    assert [s.key for s in read_spread(shards, 4)] == [expected[i].key for i in (0, 34, 68, 102)]
-    assert [s.key for s in read_spread(shards, 1)] == [expected[0].key]
-    assert list(read_spread(shards, 500)) == expected
+    """One sample is in each of as many parts; a set that is smaller is read whole, once."""
+    keys = [s.key for s in read_shards(shards)]
+    places = [keys.index(s.key) for s in read_spread(shards, 4)]
+    assert [bisect_right((25, 51, 77), place) for place in places] == [0, 1, 2, 3]
+    assert len(list(read_spread(shards, 1))) == 1
+    assert [s.key for s in read_spread(shards, 500)] == keys
     bare = [shutil.copy(shard, tmp_path) for shard in shards]
-    assert [s.key for s in read_spread(bare, 4)] == [s.key for s in read_spread(shards, 4)]
+    assert [s.key for s in read_spread(bare, 4)] == [keys[place] for place in places]
+
+
+def test_a_part_of_a_set_has_its_classes_whatever_their_order():
+    """Sorted by class, and by turns: classes keep their shares, where equal steps would meet some classes alone."""
+    for num_rows, count in ((20_000, 4_000), (20_000, 5_000), (1_000, 100)):
+        for classes in (torch.arange(num_rows) % 10, torch.arange(num_rows) * 10 // num_rows):
+            shares = classes[spread_positions(num_rows, count)].bincount(minlength=10) / count
+            assert (shares - 0.1).abs().max() < 4 * (0.1 * 0.9 / count) ** 0.5
 
 
 @pytest.mark.parametrize("indexed", [True, False])

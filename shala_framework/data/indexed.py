@@ -20,6 +20,7 @@ from shala_framework.data.index import (
     scan_shard,
     shard_index_name,
 )
+from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
 from shala_framework.errors import DataError
 from shala_framework.urls import (
@@ -202,7 +203,7 @@ def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[Ra
 
 
 def read_spread(urls: Sequence[str], limit: int, cache: Path | None = None) -> Iterator[RawSample]:
-    """At most so many samples, at equal distances in the whole set; the first where its length is not known.
+    """At most so many samples from all over the set, in order; the first where its length is not known.
 
     Raises:
         DataError: As `read_in_order`.
@@ -212,11 +213,8 @@ def read_spread(urls: Sequence[str], limit: int, cache: Path | None = None) -> I
         yield from islice(read_in_order(urls, cache), limit)
         return
     ends = list(accumulate(shards.counts))
-    total = ends[-1] if ends else 0
-    count = min(limit, total)
     try:
-        for number in range(count):
-            position = number * (total - 1) // max(1, count - 1)
+        for position in spread_positions(ends[-1] if ends else 0, limit):
             shard = bisect_right(ends, position)
             yield shards.read(shard, position - ends[shard] + shards.counts[shard])
     finally:

@@ -10,11 +10,28 @@ window is shuffled as a whole.
 
 import bisect
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 
 from shala_framework.seeds import mix_seed
+
+
+def spread_positions(total: int, count: int, seed: int = 0) -> list[int]:
+    """At most so many of the numbers below a total, rising, one at a random place in each of as many equal parts.
+
+    So they lie all over a set, whose samples may be sorted by class, and keep no step with classes that take turns.
+
+    Example:
+        >>> spread_positions(3, 5)
+        [0, 1, 2]
+        >>> [position // 25 for position in spread_positions(100, 4)]
+        [0, 1, 2, 3]
+    """
+    count = min(count, total)
+    ends = [number * total // max(1, count) for number in range(count + 1)]
+    generator = torch.Generator().manual_seed(seed)
+    return [int(torch.randint(low, high, (), generator=generator)) for low, high in pairwise(ends)]
 
 
 class SampleOrder:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shala_framework.data.fitting import Watched
 from shala_framework.data.indexed import read_in_order, read_spread
+from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field, read_prepared
 from shala_framework.data.shards import RawSample
 from shala_framework.errors import DataError, PluginError
@@ -57,6 +58,10 @@ class Rows:
     def having(self, names: Sequence[str]) -> "Rows":
         """The rows that have every modality named."""
         return self.take(self.index_having(names))
+
+    def spread(self, most: int) -> "Rows":
+        """At most so many rows from all over them, in order."""
+        return self.take(torch.tensor(spread_positions(len(self), most), dtype=torch.long))
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on a device."""

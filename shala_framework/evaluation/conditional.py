@@ -54,7 +54,7 @@ def measure_conditional(
     rows = panel.held_out.take(
         torch.nonzero(torch.tensor([label is not None for label in panel.held_out.labels]))[:, 0]
     )
-    rows = rows.take(torch.linspace(0, len(rows) - 1, min(settings.num_rows, len(rows))).round().long())
+    rows = rows.spread(settings.num_rows)
     figures = []
     for method in conditional_methods(settings, model.spec.generate):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")

@@ -91,9 +91,8 @@ def measure_real(train: Rows, panel: Panel, settings: Evaluate) -> JointFigures:
     found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
     count = min(settings.num_samples, len(train))
     for name, judge in panel.judges.items():
-        rows = train.having([name])
-        chosen = torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()
-        for what, value in panel.compare(name, judge.features(rows.x[name][chosen])).items():
+        rows = train.having([name]).spread(count)
+        for what, value in panel.compare(name, judge.features(rows.x[name])).items():
             found[what][name] = [value]
     coherence = mean_figure(agreement(verdicts).float()[None]) if len(verdicts) > 1 else None
     return JointFigures(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 from shala_framework.checkpoint import write_file
 from shala_framework.data.prepared import check_preparation
@@ -55,12 +54,12 @@ def evaluate_run(
     held_out = (
         _read(model, split, folder, settings.held_out_rows, reporter)
         if held_out is None
-        else _thin(held_out, settings.held_out_rows)
+        else held_out.spread(settings.held_out_rows)
     )
     train = (
         _read(model, "train", folder, settings.train_rows, reporter)
         if train is None
-        else _thin(train, settings.train_rows)
+        else train.spread(settings.train_rows)
     )
     evaluation = evaluate(model, train, held_out, settings, seed=seed, reporter=reporter)
     description = {
@@ -93,11 +92,6 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
     rows = load_rows(urls, model.modalities, limit=limit, cache=cache, on_sample=reporter.advance)
     reporter.finish()
     return rows
-
-
-def _thin(rows: Rows, most: int) -> Rows:
-    """At most so many rows, spread over all."""
-    return rows.take(torch.linspace(0, len(rows) - 1, min(most, len(rows))).round().long())
 
 
 def _without_nan(value: Any) -> Any:

@@ -213,8 +213,7 @@ def _log_likelihood(
     if not len(rows):
         notes.append("no log-likelihoods: no held-out row has every modality")
         return {}
-    chosen = torch.linspace(0, len(rows) - 1, min(settings.likelihood_rows, len(rows))).round().long()
-    rows = rows.take(chosen)
+    rows = rows.spread(settings.likelihood_rows)
     questions = list(_questions(model.names))
     figures, loose = {}, []
     reporter.begin("log-likelihoods", len(questions), "figure")

@@ -292,8 +292,7 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
 @torch.no_grad()
 def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     """Points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
-    index = torch.linspace(0, len(held_out) - 1, min(MOST_POINTS, len(held_out))).round().long()
-    rows = held_out.take(index)
+    rows = held_out.spread(MOST_POINTS)
     model.autoencoder.eval()
     means, kls = [], []
     for part in torch.arange(len(rows)).split(64):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from shala_framework.checkpoint import write_file
@@ -125,11 +124,8 @@ class SampleWriter:
 
 
 def choose_rows(rows: Rows, column: int, count: int) -> Rows:
-    """Rows that have the modality of a presence column, spread evenly over the set."""
-    able = torch.nonzero(rows.presence[:, column])[:, 0]
-    if len(able) > count:
-        able = able[torch.linspace(0, len(able) - 1, count).round().long()]
-    return rows.take(able)
+    """Rows that have the modality of a presence column, from all over the set."""
+    return rows.having([list(rows.x)[column]]).spread(count)
 
 
 def _file_stem(key: str) -> str:
