@@ -13,9 +13,10 @@ compared with 2,000 draws of the exact p(z | x_S):
     covariance   largest relative error of a variance over all directions (generalised eigenvalues, less 1)
     p            two-sample test by kernel MMD (Gretton et al. 2012), Gaussian kernel, median distance, by permutation
 
-Beside them is the same of as many exact draws, the least that 2,000 samples can show. A perfect sampler's p is uniform:
-of so many tests about 5 % fall below 0.05, which the last lines count, beside as many tests of two exact samples. What
-all seeds say of a conditional together is their p by Fisher's method.
+Beside them is the same of a perfect network, the exact denoiser of each posterior from the same noise by the same
+sampler, which shows what is chance and what the sampler's; and of as many exact draws, the least that 2,000 samples can
+show. A perfect sampler's p is uniform: of so many tests about 5 % fall below 0.05, which the last lines count. What all
+seeds say of a conditional together is their p by Fisher's method.
 """
 
 import argparse
@@ -61,6 +62,15 @@ class Mixture:
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[component] + noise @ torch.linalg.cholesky(self.covariance).T
+
+    def denoise(self, z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+        """E[z | z + sigma * noise] under one sigma for all, the best that a network can learn: [N, D]."""
+        noisy = self.covariance + sigma_N[0].double() ** 2 * torch.eye(z_ND.shape[1], dtype=torch.float64)
+        gap_NKD = z_ND.double()[:, None] - self.means
+        solved_NKD = torch.linalg.solve(noisy, gap_NKD.mT).mT
+        share_NK = (self.weights.log() - 0.5 * (gap_NKD * solved_NKD).sum(2)).softmax(1)
+        denoised_NKD = self.means + solved_NKD @ self.covariance
+        return (share_NK[:, :, None] * denoised_NKD).sum(1).to(z_ND.dtype)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and covariance [D, D]."""
@@ -141,12 +151,16 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
 
 
 @torch.no_grad()
-def sample(prior: DiffusionPrior, x: Tensor, subset: tuple[bool, ...], count: int, steps: int, seed: int) -> Tensor:
+def sample(prior: DiffusionPrior, x: Tensor, subset: tuple[bool, ...], noise: Tensor, steps: int) -> Tensor:
     """Draws of p(z | x_S) [count, D]."""
-    h = features(x[None]).expand(count, -1, -1).unbind(1)
-    denoise = prior.denoiser(list(h), torch.tensor(subset).expand(count, -1))
-    noise = row_noise(seed, range(count), DIM)
+    h = features(x[None]).expand(len(noise), -1, -1).unbind(1)
+    denoise = prior.denoiser(list(h), torch.tensor(subset).expand(len(noise), -1))
     return prior.restore(sample_heun(denoise, noise, karras_sigmas(steps, 0.002, 40.0))).double()
+
+
+def sample_perfectly(posterior: Mixture, noise: Tensor, steps: int) -> Tensor:
+    """The same by the exact denoiser."""
+    return sample_heun(posterior.denoise, noise, karras_sigmas(steps, 0.002, 40.0)).double()
 
 
 def mmd_test(a: Tensor, b: Tensor, permutations: int, generator: torch.Generator) -> float:
@@ -172,7 +186,7 @@ def gaps(drawn: Tensor, posterior: Mixture) -> str:
     distance = float((gap @ torch.linalg.solve(covariance, gap)).sqrt())
     root = torch.linalg.inv(torch.linalg.cholesky(covariance))
     variances = torch.linalg.eigvalsh(root @ drawn.T.cov() @ root.T)
-    return f"{distance:.3f} | {float((variances - 1).abs().max()):.3f}"
+    return f"{distance:.3f}, {float((variances - 1).abs().max()):.3f}"
 
 
 def fisher(p_values: Sequence[float]) -> float:
@@ -194,10 +208,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.steps} steps of {args.batch_size}, {args.rows} rows; {describe_machine()}\n")
-    print("| seed | given | mean | covariance | p | mean, exact | covariance, exact | p, exact |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| seed | given | mean, covariance, p | of a perfect network | of exact draws |")
+    print("|---|---|---|---|---|")
     p_values: dict[str, list[float]] = {}
-    exact_values = []
+    perfect_values, exact_values = [], []
     start = time.perf_counter()
     for seed in range(args.seeds):
         world = World(seed)
@@ -206,20 +220,26 @@ def main() -> None:
         _, observed = world.draw(1, generator)
         for number, subset in enumerate(product((False, True), repeat=NUM_MODALITIES)):
             posterior = world.posterior(observed[0], subset)
-            drawn = sample(prior, observed[0], subset, args.samples, args.sampler_steps, 10 * seed + number)
+            noise = row_noise(10 * seed + number, range(args.samples), DIM)
+            drawn = sample(prior, observed[0], subset, noise, args.sampler_steps)
+            perfect = sample_perfectly(posterior, noise, args.sampler_steps)
             exact, one, other = (posterior.sample(args.samples, generator) for _ in range(3))
             given = " ".join(f"x{i + 1}" for i, there in enumerate(subset) if there) or "nothing"
             p = mmd_test(drawn, exact, args.permutations, generator)
             p_values.setdefault(given, []).append(p)
             exact_values.append(mmd_test(one, other, args.permutations, generator))
+            same = torch.Generator().manual_seed(3_000 + seed)
+            perfect_values.append(mmd_test(perfect, exact, args.permutations, same))
             print(
-                f"| {seed} | {given} | {gaps(drawn, posterior)} | {p:.3f} "
-                f"| {gaps(one, posterior)} | {exact_values[-1]:.3f} |",
+                f"| {seed} | {given} | {gaps(drawn, posterior)}, {p:.3f} "
+                f"| {gaps(perfect, posterior)}, {perfect_values[-1]:.3f} "
+                f"| {gaps(one, posterior)}, {exact_values[-1]:.3f} |",
                 flush=True,
             )
     rejected = sum(p < 0.05 for found in p_values.values() for p in found)
-    rejected_exact = sum(p < 0.05 for p in exact_values)
-    print(f"\nrejected at 5 %: {rejected} of {len(exact_values)}; of two exact samples {rejected_exact}")
+    perfect_rejected, exact_rejected = (sum(p < 0.05 for p in values) for values in (perfect_values, exact_values))
+    print(f"\nrejected at 5 %: {rejected} of {len(exact_values)}, of a perfect network {perfect_rejected}, ", end="")
+    print(f"of two exact samples {exact_rejected}")
     print("\n| given | p of all seeds |\n|---|---|")
     for given, found in p_values.items():
         print(f"| {given} | {fisher(found):.3f} |")
