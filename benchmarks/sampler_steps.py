@@ -6,6 +6,9 @@ Joint latents of the diffusion prior, without guidance and with the run's own sa
 posteriors of training rows, in standard deviations of those. "ratio" compares each number of steps with the greatest.
 "posterior draws" is the distance of two sets of draws of the same rows' posteriors. Seeds are those of the noise; means
 over seeds, with the least and the greatest.
+
+The second table needs no network: what the run's noise levels make of the variance of a Gaussian, whose denoiser is
+known, by both samplers and about as many evaluations. 1 is exact.
 """
 
 import argparse
@@ -20,6 +23,20 @@ from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.machine import describe_machine
 from shala_framework.model import load
+from shala_framework.prior import karras_sigmas
+from shala_framework.prior.sampling import SAMPLERS, num_evaluations
+
+DEVIATIONS = (1.0, 0.5, 0.25, 0.1)  # of the Gaussians, in those of the latent
+
+
+def variance_ratio(sampler: str, sigmas: Tensor, deviation: float) -> float:
+    """Variance of what a sampler draws of N(0, deviation^2) by its exact denoiser, over the true one."""
+
+    def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+        return z_ND * (deviation**2 / (deviation**2 + sigma_N**2))[:, None]
+
+    drawn = SAMPLERS[sampler](denoise, torch.ones(1, 1, dtype=torch.float64), sigmas)  # linear in the noise
+    return float((drawn / deviation) ** 2)
 
 
 def main() -> None:
@@ -57,7 +74,14 @@ def main() -> None:
         for steps, values in found.items()
     ]
     print(markdown([["", "Frechet distance", f"ratio to {max(found)} steps"], *body]))
-    print(f"\nposterior draws: {distance(other):.2g}")
+    print(f"\nposterior draws: {distance(other):.2g}\n")
+    body = []
+    for steps in sorted(args.steps):
+        for sampler, count in (("heun", steps), ("dpm", 2 * steps)):
+            sigmas = karras_sigmas(count, model.spec.prior.sigma_min, model.spec.prior.sigma_max)
+            ratios = [f"{variance_ratio(sampler, sigmas, deviation):.3f}" for deviation in DEVIATIONS]
+            body.append([f"{sampler}, {count} steps", str(num_evaluations(sampler, count)), *ratios])
+    print(markdown([["variance of a Gaussian of deviation", "evaluations", *map(str, DEVIATIONS)], *body]))
 
 
 if __name__ == "__main__":
