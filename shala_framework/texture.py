@@ -58,7 +58,7 @@ def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:
     found = []
     for channels in maps:
         places = channels.float().flatten(2)
-        # Sums of products: torch's own variance takes ten times as long on a CPU.
+        # Sums of products, as torch's own variance is slow on a CPU.
         mean = places.sum(2) / places.shape[2]
         centred = places - mean[:, :, None]
         variance = (centred * centred).sum(2) / places.shape[2]

@@ -49,6 +49,7 @@ class LatentStore:
 
     def take(self, rows: Tensor) -> "LatentStore":
         """Some rows, by number."""
+        rows = rows.to(self.mean_ND.device)  # once for all four
         return LatentStore(*(value[rows] for value in attrs.astuple(self, recurse=False)))
 
     def sample(self, noise_ND: Tensor | None = None) -> Tensor:
