@@ -48,6 +48,7 @@ class IndexedShards:
         self.urls = list(urls)
         self.num_bytes = [num_bytes for num_bytes, _ in lengths]
         self.counts = [num_samples for _, num_samples in lengths]
+        self.ends = list(accumulate(self.counts))
         self.cache = cache
         self.scanned: dict[int, ShardIndex] = {}
         self._open: OrderedDict[int, tuple[BinaryIO, ShardIndex]] = OrderedDict()
@@ -62,6 +63,14 @@ class IndexedShards:
         """Close every file; reading opens them again."""
         while self._open:
             self._open.popitem()[1][0].close()
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Shard and number within it of a sample of the whole set, in order."""
+        shard = bisect_right(self.ends, position)
+        return shard, position - self.ends[shard] + self.counts[shard]
 
     def keys(self, shard: int) -> list[str]:
         """Key of each sample of a shard."""
@@ -212,11 +221,9 @@ def read_spread(urls: Sequence[str], limit: int, cache: Path | None = None) -> I
     if shards is None:
         yield from islice(read_in_order(urls, cache), limit)
         return
-    ends = list(accumulate(shards.counts))
     try:
-        for position in spread_positions(ends[-1] if ends else 0, limit):
-            shard = bisect_right(ends, position)
-            yield shards.read(shard, position - ends[shard] + shards.counts[shard])
+        for position in spread_positions(len(shards), limit):
+            yield shards.read(*shards.locate(position))
     finally:
         shards.close()
 

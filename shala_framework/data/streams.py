@@ -1,9 +1,7 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
 import signal
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 
 import attrs
 import torch
@@ -100,15 +98,11 @@ class OrderedStream(IterableDataset[Rows]):
     def __iter__(self) -> Iterator[Rows]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        ends = list(accumulate(self.shards.counts))
         number = self.start + first
-        while (begin := (number * self.world_size + self.rank) * self.num_rows) < ends[-1]:
-            samples = []
-            for position in range(begin, min(begin + self.num_rows, ends[-1])):
-                shard = bisect_right(ends, position)
-                place = position - ends[shard] + self.shards.counts[shard]
-                samples.append(decode(self.shards.read(shard, place, self.fields), self.modalities))
-            yield collate(samples, self.modalities)
+        while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
+            places = map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards))))
+            samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
+            yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
             number += stride
 
 
