@@ -21,11 +21,9 @@ seeds say of a conditional together is their p by Fisher's method.
 
 import argparse
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 
 import attrs
 import torch
@@ -38,8 +36,6 @@ from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, samp
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.training.loop import train
-from shala_framework.training.metrics import MetricsFile
-from shala_framework.training.progress import Silent
 from shala_framework.training.stages import PriorTraining
 
 DIM, OBSERVED, FEATURE_DIM, NUM_MODALITIES = 4, 2, 16, 3
@@ -134,18 +130,7 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
     def batches(start: int) -> Iterator[Tensor]:
         return shuffled_batches(rows, batch_size, seed, start)
 
-    with tempfile.TemporaryDirectory() as folder:
-        train(
-            stage,
-            settings,
-            batches,
-            seed=seed,
-            state_file=Path(folder) / "state.safetensors",
-            fingerprint="",
-            matrix_dtype=torch.float32,
-            metrics=MetricsFile(Path(folder) / "metrics.jsonl"),
-            reporter=Silent(),
-        )
+    train(stage, settings, batches, seed=seed, matrix_dtype=torch.float32)
     stage.average.copy_to_module()
     return prior.eval()
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from shala_framework.prior import karras_sigmas, row_noise, sample_heun
 from shala_framework.prior.network import NoiseEmbedding, ResidualBlock
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage
+from shala_framework.training.precision import choose_precision
 from shala_framework.training.stages import MovingAverage
 
 NUM_JOINT, SAMPLER_STEPS, UNCONDITIONAL_SHARE = 2_000, 18, 0.5
@@ -66,6 +68,14 @@ class ReconstructionTraining:
         return total, {"error": total.detach()}
 
     def after_step(self, step: int) -> None: ...
+
+    def validate(self) -> dict[str, float]:
+        return {}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class MaskedDenoiser(nn.Module):
@@ -125,6 +135,16 @@ class MaskedDiffusionTraining:
     def after_step(self, step: int) -> None:
         self.average.update(step)
 
+    def validate(self) -> dict[str, float]:
+        return {}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.average.shadow
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in self.average.shadow.items():
+            value.copy_(tensors[name])
+
 
 class Model:
     """Both stages, and how samples come of them."""
@@ -161,19 +181,24 @@ def train(args: argparse.Namespace, x: Mapping[str, Tensor]) -> tuple[Model, dic
     model = Model(len(x), args.latent_dim)
     start = time.perf_counter()
     num_rows = len(next(iter(x.values())))
-    settings = structure({"batch_size": args.batch_size, "steps": 1}, AutoencoderStage)
-    batches = ([v[i] for v in x.values()] for i in shuffled_batches(num_rows, settings.batch_size, args.seed))
+    settings = structure({"batch_size": args.batch_size}, AutoencoderStage)
+    precision = choose_precision("auto", torch.device("cpu"))
+
+    def batches(start_step: int) -> Iterator[list[Tensor]]:
+        order = shuffled_batches(num_rows, settings.batch_size, args.seed, start_step)
+        return ([v[i] for v in x.values()] for i in order)
+
     stage = ReconstructionTraining(model.autoencoders)
-    steps = train_within(stage, settings, batches, args.seconds * args.first_share, torch.bfloat16)  # type: ignore[arg-type]
+    steps = train_within(stage, settings, batches, args.seconds * args.first_share, precision, seed=args.seed)  # type: ignore[arg-type]
     z_NE = model.encode(x)
     model.denoiser.z_mean.copy_(z_NE.mean(0))
     model.denoiser.z_std.copy_(z_NE.std(0).clamp_min(1e-6))
     z_NE = (z_NE - model.denoiser.z_mean) / model.denoiser.z_std
-    prior_settings = structure({"batch_size": 512, "steps": 1, "ema_halflife_steps": 300.0}, PriorStage)
+    prior_settings = structure({"batch_size": 512, "ema_halflife_steps": 300.0}, PriorStage)
     prior_stage = MaskedDiffusionTraining(model.denoiser, z_NE, prior_settings)
-    index: Iterator[Tensor] = shuffled_batches(num_rows, prior_settings.batch_size, args.seed)
+    index = partial(shuffled_batches, num_rows, prior_settings.batch_size, args.seed)
     left = args.seconds - (time.perf_counter() - start)
-    prior_steps = train_within(prior_stage, prior_settings, index, left, torch.float32)  # type: ignore[arg-type]
+    prior_steps = train_within(prior_stage, prior_settings, index, left, precision, seed=args.seed)  # type: ignore[arg-type]
     prior_stage.average.copy_to_module()
     return model, {
         "seconds": round(time.perf_counter() - start, 1),

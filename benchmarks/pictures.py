@@ -5,7 +5,6 @@ compared is how they are joined and trained. Some layers have their channels las
 batch, F feature_dim, D latent_dim.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 from shala_framework import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
 from shala_framework.data.rows import Rows
 from shala_framework.spec.schema import Stage
-from shala_framework.training.loop import Trainable
-from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.budget import TIMED_SHARE, measure_stage
+from shala_framework.training.loop import Trainable, train
+from shala_framework.training.precision import Precision
 
 SIDE, FEATURE_DIM = 28, 256
 
@@ -122,41 +122,39 @@ def as_rows(x: Mapping[str, Tensor]) -> Rows:
 def train_within(
     stage: Trainable[Any],
     settings: Stage,
-    batches: Iterator[Any],
+    batches: Callable[[int], Iterator[Any]],
     seconds: float,
-    matrix_dtype: torch.dtype,
+    precision: Precision,
+    *,
     steps: int = 0,
+    seed: int = 0,
 ) -> int:
     """Train for a time, or for some steps if it is given them; returns the number of steps.
 
-    The learning rate falls to zero over the budget, by a cosine. Batches are made within the time.
+    The rate is measured in a few steps that do not count, and fixes how many the time has room for.
+
+    Args:
+        stage: What is trained.
+        settings: Its schedule, but for the number of steps.
+        batches: Given a step, the endless batches from that step on.
+        seconds: For measuring and training together.
+        precision: In which matrices are multiplied.
+        steps: Where not 0, the number of steps, and the time does not count.
+        seed: Of everything random in the loop.
 
     Raises:
-        ValueError: No time is left for the stage.
+        ValueError: No time is left for a step of the stage.
     """
-    if seconds <= 0 and not steps:
-        raise ValueError(f"expected time for stage {stage.name}, got {seconds:.1f} s: what went before took the budget")
-    optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype)
-    stage.module.train()
-    start, step, spent = time.perf_counter(), 0, 0.0
-    while (progress := step / steps if steps else spent / seconds) < 1:
-        factor = min(1.0, (step + 1) / (settings.warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = settings.learning_rate * factor
-        loss, terms = stage.loss(next(batches), step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(stage.module.parameters(), settings.gradient_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        stage.after_step(step)
-        step += 1
-        spent = time.perf_counter() - start
-        if step % 500 == 0:
-            figures = "  ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
-            print(f"  {stage.name} {spent:5.0f} s  step {step}  {figures}", flush=True)
+    if not steps:
+        start = time.perf_counter()
+        cost = measure_stage(stage, settings, batches, matrix_dtype=precision.dtype, seconds=TIMED_SHARE * seconds)
+        steps = int((seconds - (time.perf_counter() - start)) / cost.step_seconds)
+    if steps < 1:
+        raise ValueError(f"expected time for a step of stage {stage.name}, got {seconds:.1f} s")
+    settings = attrs.evolve(settings, steps=steps, save_every_steps=steps)
+    train(stage, settings, batches, seed=seed, matrix_dtype=precision.dtype)
     stage.module.eval()
-    return step
+    return steps
 
 
 def given_subsets(count: int, sizes: Sequence[int] = (1, 2, 4)) -> Iterator[tuple[int, ...]]:

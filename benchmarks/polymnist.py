@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from shala_framework.machine import describe_machine
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.training.precision import choose_precision
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 
 NUM_JOINT = 2_000
@@ -61,6 +63,7 @@ class Model:
 
     def __init__(self, names: Mapping[str, Any], recipe: Recipe) -> None:
         self.recipe, self.names = recipe, list(names)
+        self.precision = choose_precision("auto", torch.device("cpu"))  # of Muon and stage 2
         sizes = {"latent_dim": recipe.latent_dim, "feature_dim": FEATURE_DIM, "hidden_dim": recipe.hidden_dim}
         self.table = structure({**sizes, **recipe.posterior}, Posterior)
         self.prior_table = structure(recipe.prior, Prior)
@@ -110,10 +113,15 @@ class Model:
 def train_autoencoder(model: Model, rows: Rows) -> dict[str, float]:
     """Stage 1, within its share of the budget."""
     recipe, start = model.recipe, time.perf_counter()
-    settings = structure({"steps": 1, **recipe.autoencoder}, AutoencoderStage)
+    settings = structure(recipe.autoencoder, AutoencoderStage)
     stage = AutoencoderTraining(model.autoencoder, model.table, settings, torch.device("cpu"))
-    batches = (rows.take(index) for index in shuffled_batches(len(rows), settings.batch_size, recipe.seed))
-    steps = train_within(stage, settings, batches, recipe.seconds * recipe.first_share, torch.bfloat16, recipe.steps)
+
+    def batches(start_step: int) -> Iterator[Rows]:
+        order = shuffled_batches(len(rows), settings.batch_size, recipe.seed, start_step)
+        return (rows.take(index) for index in order)
+
+    seconds = recipe.seconds * recipe.first_share
+    steps = train_within(stage, settings, batches, seconds, model.precision, steps=recipe.steps, seed=recipe.seed)
     rate = steps * settings.batch_size / (time.perf_counter() - start)
     return {"autoencoder_steps": steps, "autoencoder_rows_per_second": round(rate)}
 
@@ -127,11 +135,11 @@ def train_prior(model: Model, rows: Rows, seconds: float) -> dict[str, float]:
     if recipe.posterior_means:
         store = attrs.evolve(store, log_var_ND=torch.full_like(store.log_var_ND, -30.0))
     model.prior.set_statistics(*latent_statistics(store))
-    settings = structure({"steps": 1, **recipe.prior_stage}, PriorStage)
-    stage = PriorTraining(model.prior, model.prior_table, settings, store)
-    index: Iterator[Tensor] = shuffled_batches(len(store), settings.batch_size, recipe.seed)
+    settings = structure(recipe.prior_stage, PriorStage)
+    stage = PriorTraining(model.prior, model.prior_table, settings, store, precision=model.precision)
+    batches = partial(shuffled_batches, len(store), settings.batch_size, recipe.seed)
     left = seconds - (time.perf_counter() - start)
-    steps = train_within(stage, settings, index, left, torch.bfloat16, recipe.prior_steps)
+    steps = train_within(stage, settings, batches, left, model.precision, steps=recipe.prior_steps, seed=recipe.seed)
     stage.average.copy_to_module()
     figures = {"prior_steps": steps, "prior_seconds": round(time.perf_counter() - start, 1)}
     with torch.no_grad():  # the control's fit is not charged to the budget

@@ -5,7 +5,8 @@
 
 Sections:
     stage1      rows a second of stage 1 on the five PolyMNIST modalities, with layers and batch of BENCH's peers.py:
-                this framework's loop as it comes, without its contrastive terms and in bfloat16, a bare loop around
+                this framework's loop in float32, without its contrastive terms and in the format that precision =
+                "auto" takes on this machine, a bare loop around
                 the same loss and optimiser, and MVTCAE and MoPoE of MultiVae; and the most that the same layers could
                 reach in float32 if they ran as fast as large matrix products
     stream      rows a second of stage 1 from memory, from prepared shards and from PNG files in shards
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from training_rates import (
     BATCH_SIZE,
     LATENT_DIM,
+    matrix_dtype,
     new_stage,
     operations_per_row,
     rate_of_bare_loop,
@@ -52,6 +54,7 @@ from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.machine import describe_machine
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.precision import choose_precision
 
 HERE = Path(__file__).parent
 BASES = ("bare loop", "bare loop, no contrastive terms", "MVTCAE", "MoPoE")
@@ -83,15 +86,17 @@ def stage1(args: argparse.Namespace) -> str:
         line += [str(args.seconds), str(args.threads)]
         return float(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
+    fast = choose_precision("auto", torch.device("cpu"))
+    auto = f"precision auto ({fast.name})"
     operations = operations_per_row(rows, **PLAIN)
     measure: dict[str, Callable[[], float]] = {
         "this framework": lambda: rate_of_loop(batches, args.seconds),
         "bare loop": lambda: rate_of_bare_loop(rows, args.seconds),
         "bare loop, compiled": lambda: rate_of_compiled_loop(rows, args.seconds),
-        "this framework, bfloat16": lambda: rate_of_loop(batches, args.seconds, autocast=True),
+        f"this framework, {auto}": lambda: rate_of_loop(batches, args.seconds, precision=fast),
         "this framework, no contrastive terms": lambda: rate_of_loop(batches, args.seconds, **PLAIN),
-        "this framework, bfloat16, no contrastive terms": lambda: rate_of_loop(
-            batches, args.seconds, autocast=True, **PLAIN
+        f"this framework, {auto}, no contrastive terms": lambda: rate_of_loop(
+            batches, args.seconds, precision=fast, **PLAIN
         ),
         "bare loop, no contrastive terms": lambda: rate_of_bare_loop(rows, args.seconds, **PLAIN),
         "as fast as products, no contrastive terms": lambda: rate_of_products(args.seconds) / operations,
@@ -105,7 +110,7 @@ def measure_step(count: int, steps: int, threads: int) -> dict[str, float]:
     """Seconds of a step of 32 rows of so many modalities, and the process's peak memory."""
     torch.set_num_threads(threads)
     stage, settings = new_stage(count)
-    optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.bfloat16)
+    optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype())
     x = {f"m{i}": torch.randint(0, 256, (32, 3, SIDE, SIDE), dtype=torch.uint8) for i in range(count)}
     rows, seconds = as_rows(x), []
     for step in range(steps + 3):

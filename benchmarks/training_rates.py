@@ -1,10 +1,8 @@
 """How fast stage 1 trains on the five PolyMNIST modalities, for the sections of throughput.py."""
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,8 @@ from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
-from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.precision import FLOAT32, Precision, choose_precision
 from shala_framework.training.progress import Silent
 from shala_framework.training.stages import AutoencoderTraining
 
@@ -46,7 +44,14 @@ class Clock(Silent):
             raise OutOfTimeError
 
 
-def new_stage(count: int, *, autocast: bool = False, **posterior: Any) -> tuple[AutoencoderTraining, AutoencoderStage]:
+def matrix_dtype() -> torch.dtype:
+    """In which Muon multiplies matrices on this machine."""
+    return choose_precision("auto", torch.device("cpu")).dtype
+
+
+def new_stage(
+    count: int, *, precision: Precision = FLOAT32, **posterior: Any
+) -> tuple[AutoencoderTraining, AutoencoderStage]:
     """Stage 1 as a run would have it, on so many picture modalities."""
     torch.manual_seed(0)
     sizes = {"latent_dim": LATENT_DIM, "feature_dim": FEATURE_DIM, "hidden_dim": 256}
@@ -55,27 +60,17 @@ def new_stage(count: int, *, autocast: bool = False, **posterior: Any) -> tuple[
         {"steps": 1_000_000, "batch_size": BATCH_SIZE, "save_every_steps": 1_000_000}, AutoencoderStage
     )
     autoencoder = Autoencoder.from_table(modalities(count), table)
-    return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu"), autocast=autocast), settings
+    return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu"), precision=precision), settings
 
 
 def rate_of_loop(
-    batches: Callable[[int], Iterator[Rows]], seconds: float, *, autocast: bool = False, **posterior: Any
+    batches: Callable[[int], Iterator[Rows]], seconds: float, *, precision: Precision = FLOAT32, **posterior: Any
 ) -> float:
-    """Rows a second of the framework's own loop, in bfloat16 where autocast is on."""
-    stage, settings = new_stage(5, autocast=autocast, **posterior)
+    """Rows a second of the framework's own loop, in a number format."""
+    stage, settings = new_stage(5, precision=precision, **posterior)
     clock = Clock(seconds)
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OutOfTimeError):
-        train(
-            stage,
-            settings,
-            batches,
-            seed=0,
-            state_file=Path(folder) / "state.safetensors",
-            fingerprint="",
-            matrix_dtype=torch.bfloat16,
-            metrics=MetricsFile(Path(folder) / "metrics.jsonl"),
-            reporter=clock,
-        )
+    with contextlib.suppress(OutOfTimeError):
+        train(stage, settings, batches, seed=0, matrix_dtype=matrix_dtype(), reporter=clock)
     return clock.rate * BATCH_SIZE
 
 
@@ -94,7 +89,7 @@ def rate_of_bare_loop(rows: Rows, seconds: float, **posterior: Any) -> float:
 
 def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: Rows, seconds: float) -> float:
     """Of a batch taken again and again; the first steps do not count."""
-    optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.bfloat16)
+    optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype())
     batch, step, start = rows.take(torch.arange(BATCH_SIZE)), 0, 0.0
     while True:
         loss, _ = stage.loss(batch, step)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shala_framework.data.latents import Latents, LatentStore, collect_latents, 
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.rows import fit_to_shards, shuffled_batches
+from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.splits import SPLITS, STAND_IN_FOLDER
 from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
@@ -35,9 +36,12 @@ from shala_framework.run_data import RunData
 from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
+from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage, stages_of, steps_within
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.plan import TrainingPlan
+from shala_framework.training.precision import choose_precision, doubt_precision
 from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.sharding import has_split_layers, shard_layers
 from shala_framework.training.split_tensors import whole
@@ -92,8 +96,6 @@ class Experiment:
             self._claim_folder()
             if self.loaded.stand_in_used:
                 self._timed("stand_in", self._make_stand_in)
-        for sentence in doubts(self.spec):
-            self.reporter.warn(sentence)
         self.metrics = self._open_metrics()
         self.data = RunData(
             spec=self.spec,
@@ -104,7 +106,10 @@ class Experiment:
         )
         with processes.first_before_others():
             self._fit_modalities()
+            self._choose_precision()
         with closing(self.metrics):
+            self._shard_layers()
+            self._fix_steps()
             self._timed("autoencoder", self._train_autoencoder)
             self._timed("prior", self._train_prior)
         if processes.rank() == 0:
@@ -245,6 +250,103 @@ class Experiment:
             write_file(path, json.dumps(states).encode())
         self.model.build().load_stages(self.folder).to(self.device)
 
+    def _choose_precision(self) -> None:
+        """Fix the number format that the run computes in, or take the one that it began with."""
+        plan = TrainingPlan.read(self.state)
+        if plan is None:
+            precision = choose_precision(self.spec.train.precision, self.device)
+            plan = TrainingPlan(precision=precision.name, reason=precision.reason)
+            if processes.rank() == 0:
+                plan.write(self.state)
+            doubt = doubt_precision(precision)
+            if doubt:
+                self.reporter.warn(doubt)
+        self.plan, self.precision = plan, plan.number_format()
+        self.reporter.note(f"computing in {plan.precision}: {plan.reason}")
+
+    def _shard_layers(self) -> None:
+        """Split large layers of stage 1 among the processes, where the spec asks for it."""
+        if self.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
+            autoencoder = self.model.autoencoder
+            count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
+            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
+
+    def _fix_steps(self) -> None:
+        """Fix the number of steps of every stage, where the spec gives a time in place of it."""
+        settings = self.spec.train
+        if settings.minutes is not None and not self.plan.steps:
+            if self.spec.data.in_memory:
+                self.data.train()  # reading is not charged to the budget
+            costs, encoding = self._measure_stages(60 * settings.minutes)
+            left = 60 * settings.minutes - encoding
+            steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
+            self.plan = attrs.evolve(self.plan, minutes=settings.minutes, steps=steps, costs=costs)
+            if processes.rank() == 0:
+                self.plan.write(self.state)
+        if self.plan.steps:
+            self.reporter.note(self.plan.describe())
+        self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))
+        self.model.spec = self.spec
+        for sentence in doubts(self.spec):
+            self.reporter.warn(sentence)
+
+    def _measure_stages(self, seconds: float) -> tuple[dict[str, StageCost], float]:
+        """What steps of both stages cost, and the seconds that measuring took and encoding the training set will."""
+        start = time.perf_counter()
+        self.reporter.begin("measuring the rate of training", None, "stage")
+        limit = seconds * TIMED_SHARE
+        settings, cost = self.spec.train, {}
+        seen: list[Rows] = []
+
+        def batches(start_step: int) -> Iterator[Rows]:
+            for batch in self.data.batches(start_step):
+                seen[:] = [batch]
+                yield batch
+
+        stage = self._autoencoder_stage()
+        with self._compiled(self.model.autoencoder.networks):
+            cost["autoencoder"] = measure_stage(
+                stage, settings.autoencoder, batches, matrix_dtype=self.precision.dtype, seconds=limit
+            )
+        self.reporter.advance(1)
+        (few,) = seen
+        began = time.perf_counter()
+        latents = collect_latents(self.model.autoencoder, [few], self.device).to(self.device)
+        row_seconds = (time.perf_counter() - began) / len(few)
+        num_rows = self.data.num_train_rows() or 0
+        encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
+        prior = PriorTraining(self.model.prior, self.spec.prior, settings.prior, latents, precision=self.precision)
+        statistics = {name: buffer.clone() for name, buffer in self.model.prior.named_buffers()}
+        self.model.prior.set_statistics(*latent_statistics(latents))
+        with self._compiled([self.model.prior.network, self.model.prior.guide]):
+            cost["prior"] = measure_stage(
+                prior,
+                settings.prior,
+                partial(self._prior_batches, len(latents)),
+                matrix_dtype=self.precision.dtype,
+                seconds=limit,
+            )
+        for name, buffer in self.model.prior.named_buffers():
+            buffer.copy_(statistics[name])
+        self.reporter.advance(2)
+        self.reporter.finish()
+        return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
+
+    def _autoencoder_stage(self) -> AutoencoderTraining:
+        return AutoencoderTraining(
+            self.model.autoencoder,
+            self.spec.posterior,
+            self.spec.train.autoencoder,
+            self.device,
+            self.data.held_out(),
+            precision=self.precision,
+        )
+
+    def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
+        """Endless row numbers of stage 2's steps, of which each process has its share."""
+        batches = shuffled_batches(num_rows, self.spec.train.prior.batch_size, self.spec.seed, start_step)
+        return (index[processes.rank() :: processes.world_size()] for index in batches)
+
     def _train_autoencoder(self) -> bool:
         if "autoencoder" in self.model.stages:
             return False
@@ -256,18 +358,7 @@ class Experiment:
         elif not state_file.exists():
             for sentence in absent_from_first(self.data.train_urls, self.model.modalities, self.data.cache):
                 self.reporter.warn(f"data.train: {sentence}")
-        if self.spec.train.sharding == "decoders":
-            autoencoder = self.model.autoencoder
-            count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
-            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
-        stage = AutoencoderTraining(
-            self.model.autoencoder,
-            self.spec.posterior,
-            self.spec.train.autoencoder,
-            self.device,
-            self.data.held_out(),
-            autocast=self.spec.train.precision == "bfloat16",
-        )
+        stage = self._autoencoder_stage()
         with self._compiled(self.model.autoencoder.networks):
             train(
                 stage,
@@ -276,7 +367,7 @@ class Experiment:
                 seed=self.spec.seed,
                 state_file=state_file,
                 fingerprint=self.fingerprint,
-                matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
+                matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
@@ -336,12 +427,10 @@ class Experiment:
         prior, settings = self.model.prior, self.spec.train.prior
         prior.set_statistics(*latent_statistics(latents))
         self._fit_mixture(latents)
-        stage = PriorTraining(prior, self.spec.prior, settings, latents, self._held_out_latents())
-
-        def batches(start_step: int) -> Iterator[Tensor]:
-            batches = shuffled_batches(len(latents), settings.batch_size, self.spec.seed, start_step)
-            return (index[processes.rank() :: processes.world_size()] for index in batches)
-
+        stage = PriorTraining(
+            prior, self.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
+        )
+        batches = partial(self._prior_batches, len(latents))
         with self._compiled([prior.network, prior.guide]):
             train(
                 stage,
@@ -350,7 +439,7 @@ class Experiment:
                 seed=self.spec.seed,
                 state_file=self.state / "prior.safetensors",
                 fingerprint=self.fingerprint,
-                matrix_dtype=torch.bfloat16 if self.spec.train.precision == "bfloat16" else torch.float32,
+                matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
             )

@@ -125,3 +125,12 @@ def gather_rows(x: Tensor) -> Tensor:
         return x
     gathered: Tensor = _Gather.apply(x)
     return gathered
+
+
+def largest(value: float, device: torch.device) -> float:
+    """The largest of all processes' values; all have to ask."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return float(found)

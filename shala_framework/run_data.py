@@ -53,6 +53,13 @@ class RunData:
             self.reporter.note(describe_rows(self._train))
         return self._train
 
+    def num_train_rows(self) -> int | None:
+        """Rows of the training set; None of shards that have no index and are not in memory."""
+        if self.spec.data.in_memory:
+            return len(self.train())
+        shards = index_shards(self.train_urls, self.cache)
+        return len(shards) if shards is not None else None
+
     def held_out(self) -> Rows | None:
         """Validation rows in memory, read on first use; None where there are none."""
         if self._held_out is None and self.validation_urls:

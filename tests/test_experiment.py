@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from small_runs import CHECKPOINTS, StopAt, metric_lines, run, without_rates
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework import CheckpointError, DataError, load
@@ -23,25 +24,6 @@ from shala_framework.spec import read_spec
 from shala_framework.training.loop import TrainingError, learning_rate_factor
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Silent
-
-CHECKPOINTS = ("autoencoder.safetensors", "prior.safetensors")
-
-
-def run(spec: Path, out: str, *overrides: str, reporter=None) -> Path:
-    folder = Path(out)
-    Experiment(read_spec(spec, overrides), folder, reporter).run()
-    return folder
-
-
-def metric_lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_rates(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")}
-        for line in metric_lines(folder)
-    ]
 
 
 def test_a_run_leaves_everything(two_spec, capsys):
@@ -74,20 +56,6 @@ def test_same_seed_gives_the_same_bytes(two_spec):
         assert (one / name).read_bytes() == (two / name).read_bytes()
         assert (one / name).read_bytes() != (other / name).read_bytes()
     assert without_rates(one) == without_rates(two)
-
-
-class StopAt(Silent):
-    """Interrupts like Ctrl-C once a stage has done so many steps."""
-
-    def __init__(self, stage: str, step: int) -> None:
-        self.stage, self.step, self.title = stage, step, ""
-
-    def begin(self, title, total, unit="step", done=0):
-        self.title = title
-
-    def advance(self, done, terms=None):
-        if self.title == self.stage and done == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("in_memory", ["true", "false"])

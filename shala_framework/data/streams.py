@@ -194,10 +194,15 @@ def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[
 
 
 def _raising(batches: Iterator[Rows | DataError]) -> Iterator[Rows]:
-    for batch in batches:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    finally:  # workers ignore signals: left alive, they would keep this process from ending
+        stop_workers = getattr(batches, "_shutdown_workers", None)
+        if stop_workers is not None:
+            stop_workers()
 
 
 class _Telling(IterableDataset[Rows | DataError]):

@@ -164,12 +164,16 @@ class Prior:
             raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
+SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that keep their proportion to a stage's steps
+
+
 @attrs.frozen(kw_only=True)
 class Stage:
     """Settings of the training loop that both stages share.
 
     Attributes:
-        steps: Optimiser steps.
+        steps: Optimiser steps. Under train.minutes the time decides how many are taken, and the warm-ups, intervals and
+            half-life below keep their proportion to them.
         batch_size: Rows a step, over all processes.
         micro_batches: Parts into which a process splits its rows of a step, one computed after the other, to save
             memory. In stage 1 rows are then contrasted with those of their own part alone.
@@ -182,6 +186,7 @@ class Stage:
         log_every_steps: Steps between two lines of metrics.jsonl.
         save_every_steps: Steps between two saved states from which the stage can go on, each with a validation.
         save_every_minutes: A state is saved after so many minutes too, however few steps they held.
+        time_share: This stage's part of train.minutes, relative to the other stages' parts.
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(1))
@@ -189,12 +194,13 @@ class Stage:
     micro_batches: int = attrs.field(default=1, validator=at_least(1))
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = attrs.field(default=1e-2, validator=above(0))
-    warmup_steps: int = attrs.field(default=100, validator=at_least(0))
+    warmup_steps: int = attrs.field(default=100, validator=at_least(0), metadata=SCALES_WITH_STEPS)
     weight_decay: float = attrs.field(default=1e-4, validator=at_least(0))
     gradient_clip: float = attrs.field(default=1.0, validator=above(0))
-    log_every_steps: int = attrs.field(default=50, validator=at_least(1))
-    save_every_steps: int = attrs.field(default=500, validator=at_least(1))
+    log_every_steps: int = attrs.field(default=50, validator=at_least(1), metadata=SCALES_WITH_STEPS)
+    save_every_steps: int = attrs.field(default=500, validator=at_least(1), metadata=SCALES_WITH_STEPS)
     save_every_minutes: float = attrs.field(default=10.0, validator=above(0))
+    time_share: float = attrs.field(default=0.7, validator=above(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -210,7 +216,7 @@ class AutoencoderStage(Stage):
     """
 
     kl_weight: float = attrs.field(default=1.0, validator=at_least(0))
-    kl_warmup_steps: int = attrs.field(default=1_000, validator=at_least(0))
+    kl_warmup_steps: int = attrs.field(default=1_000, validator=at_least(0), metadata=SCALES_WITH_STEPS)
     likelihood_rescaling: bool = True
 
 
@@ -225,7 +231,8 @@ class PriorStage(Stage):
     batch_size: int = attrs.field(default=256, validator=at_least(1))
     optimizer: Literal["muon", "adamw"] = "adamw"
     learning_rate: float = attrs.field(default=1e-3, validator=above(0))
-    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0))
+    time_share: float = attrs.field(default=0.3, validator=above(0))
+    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0), metadata=SCALES_WITH_STEPS)
 
 
 @attrs.frozen(kw_only=True)
@@ -234,7 +241,11 @@ class Train:
 
     Attributes:
         device: "auto" takes CUDA where there is one.
-        precision: "bfloat16" runs stage 1 under autocast; worth it on hardware with matrix units for it.
+        precision: Number format of matrix products in training. "auto" takes bfloat16 where the device has units for it
+            and a measurement at the start of the run finds it faster, and float32 elsewhere; a resumed run keeps it.
+        minutes: Time for both stages together, in place of their numbers of steps. The run measures its rate in a few
+            steps that do not count, fixes the steps of every stage from it, and records them for when it is resumed.
+            Reading data, samples and evaluation come on top.
         compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
             may take minutes; try whether later ones win them back.
         sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
@@ -244,7 +255,8 @@ class Train:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
     compile: bool = False
     sharding: Literal["none", "decoders"] = "none"
     autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)

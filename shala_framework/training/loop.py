@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,8 +24,8 @@ from shala_framework.spec.schema import Stage
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
-from shala_framework.training.parallel import shared_loss
-from shala_framework.training.progress import Reporter
+from shala_framework.training.parallel import Loss, shared_loss
+from shala_framework.training.progress import Reporter, Silent
 from shala_framework.training.sharding import clip_gradients, has_split_layers
 from shala_framework.training.split_tensors import split_like, whole
 from shala_framework.training.states import StateFiles
@@ -80,11 +81,11 @@ def train(
     batches: Callable[[int], Iterator[Batch]],
     *,
     seed: int,
-    state_file: Path,
-    fingerprint: str,
     matrix_dtype: torch.dtype,
-    metrics: MetricsFile,
-    reporter: Reporter,
+    state_file: Path | None = None,
+    fingerprint: str = "",
+    metrics: MetricsFile | None = None,
+    reporter: Reporter | None = None,
 ) -> None:
     """Train one stage to its last step, going on from its state file where there is one.
 
@@ -93,11 +94,11 @@ def train(
         settings: Steps, batch size, optimiser, intervals.
         batches: Given a step, the endless batches from that step on.
         seed: Of everything random in the loop.
-        state_file: Where the state is saved, at intervals, at the end and when interrupted.
-        fingerprint: What the state belongs to; another one's is refused.
         matrix_dtype: In which the optimiser multiplies matrices.
-        metrics: Where figures go.
-        reporter: Who is told.
+        state_file: Where the state is saved, at intervals, at the end and when interrupted; None saves none.
+        fingerprint: What the state belongs to; another one's is refused.
+        metrics: Where figures go; None keeps none.
+        reporter: Receives progress.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -108,8 +109,9 @@ def train(
     split = has_split_layers(module)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
     start, window = 0, _Window()
-    states = StateFiles(state_file, fingerprint)
-    if states.exist():
+    metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
+    states = StateFiles(state_file, fingerprint) if state_file is not None else None
+    if states is not None and states.exist():
         tensors, description = states.read(reporter.warn)
         start, window = _restore(stage, optimizers, tensors, description)
     metrics.rewind(stage.name, start)
@@ -119,20 +121,11 @@ def train(
     clock, saved_at = _Clock(), time.monotonic()
     module.train()
     step_loss = shared_loss(stage, device)
-    with torch.random.fork_rng(), stop_request() as request:
-        stream = batches(start) if start < settings.steps else iter(())
+    remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
+    with torch.random.fork_rng(), stop_request() as request, closed_after(remaining) as stream:
         for step in range(start, settings.steps):
             torch.manual_seed(mix_seed(stage_seed, step))
-            factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = settings.learning_rate * factor
-            loss, terms = step_loss(next(stream), step, settings.micro_batches)
-            norm = clip_gradients(module, settings.gradient_clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            stage.after_step(step)
-            window.add({"loss": loss, "gradient_norm": norm.detach(), **terms})
+            window.add(take_step(stage, settings, optimizers, step_loss, next(stream), step))
             done = step + 1
             if done % settings.log_every_steps == 0 or done == settings.steps:
                 figures = window.mean()
@@ -147,7 +140,7 @@ def train(
             stopping, late = any_process((bool(request.signal_number), late), device)
             if due and not stopping:  # before the state: who goes on from it does not measure again
                 _validate(stage, done, split, clock, metrics, reporter)
-            if due or late or stopping:
+            if states is not None and (due or late or stopping):
                 with clock.stopped():
                     _check_finite(stage.name, done, window.mean())
                     tensors, description = _state(stage, optimizers, done, window)
@@ -160,9 +153,31 @@ def train(
                 (stopping,) = any_process((bool(request.signal_number),), device)
             if stopping:
                 barrier()  # nobody leaves before the state is written
-                reporter.warn(f"stopped after step {done} of stage {stage.name}; the same command goes on from there")
+                kept = "the same command resumes there" if states is not None else "nothing was saved"
+                reporter.warn(f"stopped after step {done} of stage {stage.name}; {kept}")
                 raise Interrupted(request.signal_number)
     reporter.finish()
+
+
+def take_step(
+    stage: Trainable[Batch],
+    settings: Stage,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step_loss: Loss,
+    batch: Batch,
+    step: int,
+) -> dict[str, Tensor]:
+    """One optimiser step at its place in the schedule; returns the loss, the gradient's norm and the stage's terms."""
+    factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = settings.learning_rate * factor
+    loss, terms = step_loss(batch, step, settings.micro_batches)
+    norm = clip_gradients(stage.module, settings.gradient_clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    stage.after_step(step)
+    return {"loss": loss, "gradient_norm": norm.detach(), **terms}
 
 
 def _validate(
@@ -178,6 +193,18 @@ def _validate(
         metrics.write(stage.name, done, {f"validation_{name}": value for name, value in held_out.items()})
         figures = "  ".join(f"{name} {value:.4g}" for name, value in held_out.items())
         reporter.note(f"{stage.name}, held-out rows after step {done}: {figures}")
+
+
+@contextmanager
+def closed_after(begin: Callable[[], Iterator[Batch]]) -> Iterator[Iterator[Batch]]:
+    """A context in which batches are drawn, and whose end stops the processes that make them, whatever ends it."""
+    stream = begin()
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()
 
 
 class _Window:

@@ -29,7 +29,7 @@ class _LossModule(nn.Module):
         return self._loss(batch, step)
 
 
-def shared_loss(stage: "Trainable[Any]", device: torch.device) -> Loss:
+def shared_loss(stage: "Trainable[Any]", device: torch.device, *, exchange_gradients: bool = True) -> Loss:
     """What computes a step: given a batch, the step and a number of parts, it leaves gradients behind.
 
     The parts of a batch are gone through one by one, which takes less memory; gradients are those of the parts' mean,
@@ -38,12 +38,14 @@ def shared_loss(stage: "Trainable[Any]", device: torch.device) -> Loss:
     Args:
         stage: Whose loss it is.
         device: Of its parameters.
+        exchange_gradients: False keeps each process's own gradients, for steps that are measured and undone.
 
     Returns:
         A function to the mean loss and terms of this process's parts, detached.
     """
     compute: Any = stage.loss
-    if world_size() > 1:
+    exchanged = exchange_gradients and world_size() > 1
+    if exchanged:
         module = _LossModule(stage)
         # Layers that are split among the processes exchange their gradients themselves.
         split = [name for name, p in module.named_parameters() if is_split(p)]
@@ -57,7 +59,7 @@ def shared_loss(stage: "Trainable[Any]", device: torch.device) -> Loss:
         loss_sum: Tensor | None = None
         pieces = stage.split(batch, parts) if parts > 1 else [batch]
         for number, piece in enumerate(pieces, 1):
-            alone = world_size() > 1 and number < len(pieces)
+            alone = exchanged and number < len(pieces)
             with compute.no_sync() if alone else nullcontext():
                 loss, terms = compute(piece, step)
                 (loss / len(pieces)).backward()

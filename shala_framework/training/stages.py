@@ -13,6 +13,7 @@ from shala_framework.prior import DiffusionPrior
 from shala_framework.processes import rows_randn
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 from shala_framework.training.metrics import WEIGHT, weighted
+from shala_framework.training.precision import FLOAT32, Precision
 
 
 class AutoencoderTraining:
@@ -35,12 +36,12 @@ class AutoencoderTraining:
         device: torch.device,
         held_out: Rows | None = None,
         *,
-        autocast: bool = False,
+        precision: Precision = FLOAT32,
     ) -> None:
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
         self.table, self.settings = table, settings
-        self.device, self.held_out, self.autocast = device, held_out, autocast
+        self.device, self.held_out, self.precision = device, held_out, precision
         num_values = autoencoder.num_values
         largest = max(num_values.values())
         rescaling = self.settings.likelihood_rescaling
@@ -53,7 +54,7 @@ class AutoencoderTraining:
 
     def loss(self, batch: Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.precision.autocast(self.device):
             bound = self.autoencoder.bound(rows.x, rows.presence)
         loss = -bound.elbo(self.kl_weight(step), self.likelihood_weights).mean() / self.loss_unit
         loss = loss + self.table.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
@@ -112,16 +113,19 @@ class PriorTraining:
         settings: PriorStage,
         latents: Latents,
         held_out: LatentStore | None = None,
+        *,
+        precision: Precision = FLOAT32,
     ) -> None:
         self.prior = prior
         self.module: nn.Module = prior
         self.table, self.settings = table, settings
-        self.latents, self.held_out = latents, held_out
+        self.latents, self.held_out, self.precision = latents, held_out, precision
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.latents.take(batch).to(self.prior.z_mean.device)
-        own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
+        with self.precision.autocast(rows.mean_ND.device):
+            own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
         # They share no parameter, so that the gradient of each is its own.
         return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
 

@@ -7,6 +7,7 @@ from one motion through one camera. Every sample depends on the seed, its split 
 import json
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class NTUSynthetic(Dataset):
             validation: Number of validation samples.
             test: Number of test samples.
             seed: Of everything random.
-            frames: Length of a clip, at 16 frames per second.
+            frames: Length of a performance, at 16 frames per second.
+            rgb_stride: The RGB clip shows every so many frames of it, and has 16 / rgb_stride frames per second.
             size: Height and width of the RGB clip, in pixels.
             rgb_missing: Share of the training samples without an RGB clip. Validation and test samples are
                 complete, since what is inferred must be compared with what was there.
@@ -88,6 +90,7 @@ class NTUSynthetic(Dataset):
         test: int = attrs.field(default=300, validator=at_least(0))
         seed: int = attrs.field(default=0, validator=at_least(0))
         frames: int = attrs.field(default=32, validator=at_least(2))
+        rgb_stride: int = attrs.field(default=1, validator=between(1, FRAMES_PER_SECOND))
         size: int = attrs.field(default=64, validator=_check_size)
         rgb_missing: float = attrs.field(default=0.0, validator=between(0, 1))
         skeleton_missing: float = attrs.field(default=0.0, validator=between(0, 1))
@@ -122,8 +125,9 @@ class NTUSynthetic(Dataset):
         fields: dict[str, bytes] = {}
         has_skeleton, has_rgb = self._presence(split, index)
         if has_rgb:
-            frames = render(scene.joints, scene.body, scene.outfit, scene.background, options.size)
-            fields["avi"] = encode_avi(frames, FRAMES_PER_SECOND)
+            joints = scene.joints[:: options.rgb_stride]
+            frames = render(joints, scene.body, scene.outfit, scene.background, options.size)
+            fields["avi"] = encode_avi(frames, Fraction(FRAMES_PER_SECOND, options.rgb_stride))
         fields["json"] = json.dumps(self._facts(scene, index), sort_keys=True).encode()
         if has_skeleton:
             depth, colour = to_depth_pixels(scene.joints), to_pixels(scene.joints, options.size)

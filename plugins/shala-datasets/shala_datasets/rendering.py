@@ -4,6 +4,7 @@ Shapes: T frames, J = 25 joints, P parts, V vertices of an outline.
 """
 
 import io
+from fractions import Fraction
 
 import attrs
 import av
@@ -167,7 +168,7 @@ def _unit(angles: FloatArray) -> FloatArray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def encode_avi(frames: NDArray[np.uint8], frames_per_second: int) -> bytes:
+def encode_avi(frames: NDArray[np.uint8], frames_per_second: int | Fraction) -> bytes:
     """MPEG-4 in AVI at a fixed high quality; equal frames give equal bytes.
 
     NTU's own clips are H.264 in AVI, which takes 2.5 times as long to make and no less space at 64x64 pixels.

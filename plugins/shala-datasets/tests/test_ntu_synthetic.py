@@ -149,3 +149,15 @@ def test_entry_points_name_what_the_plugin_registers() -> None:
     assert set(project["entry-points"]["shala.plugins"]) == set(offered)
     assert offered["ntu-synthetic"].synthetic  # type: ignore[attr-defined]
     assert not offered["ntu-synthetic"].needs_source  # type: ignore[attr-defined]
+
+
+def test_a_stride_leaves_out_frames_of_the_clip_alone(dataset: NTUSynthetic) -> None:
+    """Every second frame of the same picture at half the rate, as long as before; the skeleton stays."""
+    whole = dataset.sample("train", 3).fields
+    halved = NTUSynthetic(NTUSynthetic.Options(rgb_stride=2)).sample("train", 3).fields
+    assert halved["skeleton"] == whole["skeleton"]
+    frames, kept = decode(whole["avi"]).astype(int), decode(halved["avi"]).astype(int)
+    assert len(kept) * 2 == len(frames)
+    assert np.abs(kept - frames[::2]).mean() < 3  # two encodings of one picture
+    with av.open(io.BytesIO(halved["avi"]), "r") as container:
+        assert container.streams.video[0].average_rate == 8

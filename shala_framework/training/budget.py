@@ -1,0 +1,151 @@
+"""A time budget in place of numbers of steps: what a step of each stage costs, and how many fit.
+
+A few steps are taken, timed and undone, so that training then is exactly that of a spec with these numbers of steps.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+import torch
+
+from shala_framework.errors import Problem, SpecError
+from shala_framework.processes import largest
+from shala_framework.spec.schema import Stage, Train
+from shala_framework.training.loop import Trainable, closed_after, take_step
+from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.parallel import shared_loss
+
+UNTIMED_STEPS = 2  # which set up memory and kernels
+LEAST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 20
+TIMED_SHARE = 0.01  # of the budget, that the timed steps of a stage may take
+
+Batch = TypeVar("Batch")
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+@attrs.frozen(kw_only=True)
+class StageCost:
+    """What a stage takes on this machine.
+
+    Attributes:
+        step_seconds: Of one step.
+        validation_seconds: Of one validation.
+    """
+
+    step_seconds: float
+    validation_seconds: float = 0.0
+
+
+def measure_stage(
+    stage: Trainable[Batch],
+    settings: Stage,
+    batches: Callable[[int], Iterator[Batch]],
+    *,
+    matrix_dtype: torch.dtype,
+    seconds: float,
+) -> StageCost:
+    """Take some steps of a stage, and undo them; all processes have to measure together.
+
+    Args:
+        stage: Whose module, random state and extra state are as before afterwards.
+        settings: Batch size, optimiser and schedule.
+        batches: As `train` takes it.
+        matrix_dtype: In which the optimiser multiplies matrices.
+        seconds: That the timed steps may take.
+    """
+    module = stage.module
+    weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    extra = {name: value.detach().clone() for name, value in stage.extra_state().items()}
+    device = next(module.parameters()).device
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
+    step_loss = shared_loss(stage, device, exchange_gradients=False)
+    module.train()
+    with torch.random.fork_rng(), closed_after(partial(batches, 0)) as stream:
+
+        def timed(step: int) -> float:
+            start = time.perf_counter()
+            take_step(stage, settings, optimizers, step_loss, next(stream), step)
+            _wait(device)
+            return time.perf_counter() - start
+
+        for step in range(UNTIMED_STEPS):
+            timed(step)
+        times = [timed(UNTIMED_STEPS + n) for n in range(LEAST_TIMED_STEPS)]
+        more = int(seconds / largest(sum(times) / len(times), device)) - len(times)
+        times += [timed(UNTIMED_STEPS + n) for n in range(min(more, MOST_TIMED_STEPS))]
+        start = time.perf_counter()
+        stage.validate()
+        _wait(device)
+        validation_seconds = time.perf_counter() - start
+    module.load_state_dict(weights)
+    stage.load_extra_state(extra)
+    return StageCost(
+        step_seconds=largest(sum(times) / len(times), device),
+        validation_seconds=largest(validation_seconds, device),
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def steps_within(
+    seconds: float, stages: Mapping[str, Stage], costs: Mapping[str, StageCost], *, minutes: float
+) -> dict[str, int]:
+    """How many steps of each stage fit into a time.
+
+    Args:
+        seconds: For all stages together.
+        stages: Settings by name; `time_share` says how they share the time.
+        costs: Of each.
+        minutes: What the spec says, for the error.
+
+    Raises:
+        SpecError: Not one step of some stage fits; says what a step takes.
+    """
+    total = sum(stage.time_share for stage in stages.values())
+    found, lacking = {}, []
+    for name, stage in stages.items():
+        cost = costs[name]
+        validations = -(-stage.steps // stage.save_every_steps) * cost.validation_seconds
+        found[name] = int((seconds * stage.time_share / total - validations) / cost.step_seconds)
+        if found[name] < 1:
+            lacking.append((cost.step_seconds + validations) * total / stage.time_share - seconds)
+    if lacking:
+        each = ", ".join(
+            f"a step of {name} takes {costs[name].step_seconds:.3g} s and a validation "
+            f"{costs[name].validation_seconds:.3g} s"
+            for name in stages
+        )
+        least = minutes + max(lacking) / 60
+        raise SpecError(
+            [
+                Problem(
+                    path="train.minutes",
+                    message=f"expected time for at least one step of each stage, got {minutes:g} minutes",
+                    hint=f"on this machine {each}; set it to more than {least:.2g}",
+                )
+            ]
+        )
+    return found
+
+
+def resized(settings: AnyStage, steps: int) -> AnyStage:
+    """A stage's settings for another number of steps: warm-ups, intervals and half-life keep their proportion to it."""
+    changes: dict[str, Any] = {"steps": steps}
+    for field in attrs.fields(type(settings)):
+        if field.metadata.get("scales_with_steps"):
+            value = getattr(settings, field.name)
+            scaled = value * steps / settings.steps
+            least = 0 if value == 0 else 1
+            changes[field.name] = max(least, scaled) if isinstance(value, float) else max(least, round(scaled))
+    return attrs.evolve(settings, **changes)
+
+
+def stages_of(settings: Train) -> dict[str, Stage]:
+    """The settings of every stage, by name, in the order in which they are trained."""
+    return {"autoencoder": settings.autoencoder, "prior": settings.prior}

@@ -1,0 +1,41 @@
+"""Runs of a small spec, and what tests look at in their folders."""
+
+import json
+from pathlib import Path
+
+from shala_framework.experiment import Experiment
+from shala_framework.spec import read_spec
+from shala_framework.training.progress import Silent
+
+CHECKPOINTS = ("autoencoder.safetensors", "prior.safetensors")
+
+
+def run(spec: Path, out: str, *overrides: str, reporter=None) -> Path:
+    folder = Path(out)
+    Experiment(read_spec(spec, overrides), folder, reporter).run()
+    return folder
+
+
+def metric_lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_rates(folder: Path) -> list[dict]:
+    return [
+        {k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")}
+        for line in metric_lines(folder)
+    ]
+
+
+class StopAt(Silent):
+    """Interrupts like Ctrl-C once a stage has done so many steps."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step, self.title = stage, step, ""
+
+    def begin(self, title, total, unit="step", done=0):
+        self.title = title
+
+    def advance(self, done, terms=None):
+        if self.title == self.stage and done == self.step:
+            raise KeyboardInterrupt

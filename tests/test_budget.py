@@ -1,0 +1,96 @@
+"""A time in place of numbers of steps: fixed once, recorded, and the same run as one whose spec gives these numbers."""
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from small_runs import CHECKPOINTS, StopAt, run, without_rates
+
+from shala_framework import SpecError, experiment, load
+from shala_framework.spec import unstructure
+from shala_framework.spec.schema import AutoencoderStage, PriorStage
+from shala_framework.training.budget import StageCost, measure_stage, resized, steps_within
+from shala_framework.training.plan import TrainingPlan
+
+MINUTES = "train.minutes=0.5"
+
+
+@pytest.fixture
+def slow_steps(monkeypatch):
+    """Steps are measured as they are, and then said to take 0.4 s, so that few fit on any machine."""
+
+    def measured(*arguments, **settings) -> StageCost:
+        measure_stage(*arguments, **settings)
+        return StageCost(step_seconds=0.4)
+
+    monkeypatch.setattr(experiment, "measure_stage", measured)
+
+
+def explicit(folder: Path) -> list[str]:
+    """Overrides that say what a finished run decided."""
+    train = unstructure(load(folder).spec.train)
+    assert train.pop("minutes") is None
+    found = []
+    for key, value in train.items():
+        inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+        found += [f"train.{name}={json.dumps(v)}" for name, v in inner.items()]
+    return found
+
+
+def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slow_steps):
+    """Stopped in both stages and resumed, it has the bytes of an undisturbed run whose spec gives the steps."""
+    for stage in ("autoencoder", "prior"):
+        with pytest.raises(KeyboardInterrupt):
+            run(two_spec, "cut", MINUTES, reporter=StopAt(stage, 7))
+    plan = TrainingPlan.read(Path("cut/state"))
+    cut = run(two_spec, "cut", MINUTES)
+    assert TrainingPlan.read(cut / "state") == plan
+    steps = {line["stage"]: line["step"] for line in without_rates(cut)}
+    assert {name: steps[name] for name in plan.steps} == plan.steps
+    whole = run(two_spec, "whole", *explicit(cut))
+    for name in CHECKPOINTS:
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert without_rates(cut) == without_rates(whole)
+
+
+def test_a_budget_is_shared_by_what_was_measured(two_spec):
+    """The steps of both stages take no more than their shares of the time, at what was measured of a step."""
+    plan = TrainingPlan.read(run(two_spec, "r", "train.minutes=0.2") / "state")
+    assert plan.minutes == 0.2
+    for name, share in (("autoencoder", 0.7), ("prior", 0.3)):
+        assert 0 < plan.steps[name] * plan.costs[name].step_seconds <= share * 60 * 0.2
+
+
+def test_a_budget_too_short_for_a_step_is_an_error(two_spec):
+    """The message says what a step of each stage takes, and what would do."""
+    with pytest.raises(SpecError, match=r"one step of each stage, got 1e-07 minutes \(on this machine a step of autoe"):
+        run(two_spec, "r", "train.minutes=1e-7")
+
+
+def test_steps_follow_costs_and_shares():
+    """60 s shared 3 to 1, less the validations: 2 s a step and 1 s for each of 10 validations; 0.1 s a step."""
+    stages = {
+        "autoencoder": AutoencoderStage(steps=1_000, save_every_steps=100, time_share=3.0),
+        "prior": PriorStage(steps=1_000, save_every_steps=1_000, time_share=1.0),
+    }
+    costs = {
+        "autoencoder": StageCost(step_seconds=2.0, validation_seconds=1.0),
+        "prior": StageCost(step_seconds=0.1),
+    }
+    assert steps_within(60.0, stages, costs, minutes=1) == {"autoencoder": 17, "prior": 150}
+    with pytest.raises(SpecError, match=r"set it to more than 0\.27"):
+        steps_within(10.0, stages, costs, minutes=10 / 60)
+
+
+def test_schedules_keep_their_proportion():
+    """Warm-ups, intervals and half-life shrink with the steps, to no less than one; what is not in steps stays."""
+    settings = AutoencoderStage(steps=1_000, warmup_steps=100, kl_warmup_steps=300, log_every_steps=2)
+    small = resized(settings, 100)
+    assert (small.steps, small.warmup_steps, small.kl_warmup_steps, small.log_every_steps) == (100, 10, 30, 1)
+    assert (
+        attrs.evolve(small, steps=1_000, warmup_steps=100, kl_warmup_steps=300, log_every_steps=2, save_every_steps=500)
+        == settings
+    )
+    assert resized(PriorStage(steps=1_000, ema_halflife_steps=50.0), 10).ema_halflife_steps == 1.0
+    assert resized(AutoencoderStage(warmup_steps=0), 5).warmup_steps == 0
