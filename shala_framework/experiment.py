@@ -39,7 +39,7 @@ from shala_framework.tracking import TrackedRun
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage, stages_of, steps_within
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
-from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.metrics import MetricsFile, training_seconds
 from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import choose_precision, doubt_precision
 from shala_framework.training.progress import Reporter, Silent
@@ -47,6 +47,7 @@ from shala_framework.training.sharding import has_split_layers, shard_layers
 from shala_framework.training.split_tensors import whole
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 
+EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
 
@@ -482,6 +483,12 @@ class Experiment:
                 self.reporter.finish()
         return True
 
+    def _evaluation_seconds(self) -> float:
+        """Time for what the spec leaves open: what it says, or a quarter of the training."""
+        minutes = self.spec.evaluate.minutes
+        trained = training_seconds(self.folder / "metrics.jsonl")
+        return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained
+
     def _measure(self) -> bool:
         """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
         rows = self.data.held_out()
@@ -500,6 +507,7 @@ class Experiment:
             self.spec.evaluate,
             train=train,
             held_out=rows,
+            seconds=self._evaluation_seconds(),
             seed=self.spec.seed,
             reporter=self.reporter,
         )

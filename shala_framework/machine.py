@@ -1,11 +1,50 @@
 """The machine: the device that computes, and how figures name what they were measured on."""
 
+import math
+import os
 import platform
 from pathlib import Path
 
 import torch
 
 from shala_framework.errors import Problem, SpecError
+
+
+def available_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those of its affinity, or what the quota of its control group comes to, if less.
+
+    Args:
+        cgroups: Where the system describes control groups.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroups)
+    return max(1, min(cores, math.ceil(quota)) if quota is not None else cores)
+
+
+def _quota(cgroups: Path) -> float | None:
+    """Cores' worth of time that the control group grants, version 2 or 1; None without a limit."""
+    try:
+        granted, _, period = (cgroups / "cpu.max").read_text().strip().partition(" ")
+        return None if granted == "max" else int(granted) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    try:
+        granted, period = ((cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(granted) / int(period) if int(granted) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def limit_threads() -> int:
+    """Let torch use no more threads than this process has cores; returns how many it uses.
+
+    torch counts the cores of the machine, which a container or a job of a cluster may not have. OMP_NUM_THREADS, which
+    torchrun sets too, stays a limit.
+    """
+    allowed = available_cores()
+    if torch.get_num_threads() > allowed:
+        torch.set_num_threads(allowed)
+    return torch.get_num_threads()
 
 
 def describe_machine(device: torch.device | None = None) -> str:

@@ -36,6 +36,16 @@ def above(minimum: float) -> Validator:
     return check
 
 
+def none_or_at_least(minimum: float) -> Validator:
+    """Accept 0, which leaves something out, and numbers >= minimum."""
+
+    def check(_: Any, __: Any, value: float) -> None:
+        if value != 0 and value < minimum:
+            raise ValueError(f"expected 0 or a number of at least {minimum}, got {value!r}")
+
+    return check
+
+
 def between(minimum: float, maximum: float) -> Validator:
     """Accept numbers in [minimum, maximum]."""
 

@@ -12,8 +12,14 @@ from shala_framework import processes
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation
-from shala_framework.data.rows import Rows, collate, decode, load_rows, shuffled_batches
-from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, stream_batches
+from shala_framework.data.rows import Rows, collate, decode, shuffled_batches
+from shala_framework.data.streams import (
+    IndexedStream,
+    OrderedStream,
+    ShardStream,
+    load_rows_in_workers,
+    stream_batches,
+)
 from shala_framework.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.training.progress import Reporter
@@ -48,7 +54,13 @@ class RunData:
         """The training set in memory, read on first use."""
         if self._train is None:
             self.reporter.begin("reading", None, "sample")
-            self._train = load_rows(self.train_urls, self.modalities, cache=self.cache, on_sample=self.reporter.advance)
+            self._train = load_rows_in_workers(
+                self.train_urls,
+                self.modalities,
+                cache=self.cache,
+                num_workers=self.spec.data.num_workers,
+                on_sample=self.reporter.advance,
+            )
             self.reporter.finish()
             self.reporter.note(describe_rows(self._train))
         return self._train
@@ -72,7 +84,10 @@ class RunData:
         return self._few(self.train_urls)
 
     def _few(self, urls: list[str]) -> Rows:
-        return load_rows(urls, self.modalities, limit=self.spec.data.validation_samples, cache=self.cache)
+        data = self.spec.data
+        return load_rows_in_workers(
+            urls, self.modalities, limit=data.validation_samples, cache=self.cache, num_workers=data.num_workers
+        )
 
     def batches(self, start_step: int) -> Iterator[Rows]:
         """Shuffled training batches without end from a step on, of which each process has its share."""

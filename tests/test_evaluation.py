@@ -13,7 +13,8 @@ from shala_framework import load
 from shala_framework.cli.main import dispatch, main, main_run
 from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.coherence import agreement
-from shala_framework.evaluation.judges import Panel, train_judge
+from shala_framework.evaluation.judge_training import train_judge
+from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.suite import evaluate
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
@@ -105,7 +106,7 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
     ("arguments", "expected"),
     [
         (("--split", "test"), "expected shards of the test split, got none: the spec has no data.test"),
-        (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected a number of at least 2, got 1"),
+        (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected 0 or a number of at least 2, got 1"),
         (("--set", "evaluate.num_sample=9"), "num_samples"),
         (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate] or [data]"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),

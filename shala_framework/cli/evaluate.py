@@ -52,7 +52,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     with closing(make_reporter()) as reporter:
         evaluation = evaluate_run(
-            model, arguments.run, arguments.split, settings, seed=arguments.seed, reporter=reporter
+            model,
+            arguments.run,
+            arguments.split,
+            settings,
+            seconds=60 * settings.minutes if settings.minutes is not None else None,
+            seed=arguments.seed,
+            reporter=reporter,
         )
     if arguments.json:
         print((arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json").read_text(), end="")

@@ -1,20 +1,25 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from shala_framework.data.indexed import IndexedShards
-from shala_framework.data.order import SampleOrder
+from shala_framework.data.indexed import IndexedShards, index_shards
+from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.rows import Rows, collate, decode
+from shala_framework.data.rows import Rows, collate, decode, load_rows
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.errors import DataError
+from shala_framework.machine import available_cores
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
+
+ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started
+ROWS_OF_A_WORKER = 32  # that it decodes at a time
 
 
 def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
@@ -106,6 +111,31 @@ class OrderedStream(IterableDataset[Rows]):
             number += stride
 
 
+class PlacesStream(IterableDataset[Rows]):
+    """Samples of indexed shards by their positions in the set, in batches of so many rows, one after the other.
+
+    Args:
+        shards: Where samples are read.
+        modalities: By name.
+        positions: Of the samples.
+        num_rows: Of a batch; the last one may have fewer.
+    """
+
+    def __init__(
+        self, shards: IndexedShards, modalities: Mapping[str, Modality], positions: Sequence[int], *, num_rows: int
+    ) -> None:
+        self.shards, self.modalities, self.fields = shards, dict(modalities), wanted_fields(modalities)
+        self.positions, self.num_rows = list(positions), num_rows
+
+    def __iter__(self) -> Iterator[Rows]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
+            places = map(self.shards.locate, self.positions[begin : begin + self.num_rows])
+            samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
+            yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+
+
 class ShardStream(IterableDataset[Rows]):
     """Batches of shards that are only read from their start, such as those behind a URL without an index.
 
@@ -175,6 +205,51 @@ class ShardStream(IterableDataset[Rows]):
         i = int(torch.randint(len(buffer), (), generator=generator))
         buffer[i], buffer[-1] = buffer[-1], buffer[i]
         return buffer.pop()
+
+
+def load_rows_in_workers(
+    urls: Sequence[str],
+    modalities: Mapping[str, Modality],
+    *,
+    limit: int | None = None,
+    cache: Path | None = None,
+    num_workers: int = 0,
+    on_sample: Callable[[int], None] = lambda _: None,
+) -> Rows:
+    """The rows that `load_rows` gives, decoded by worker processes where there are enough of them to be worth it.
+
+    Args:
+        urls: Shards, in order.
+        modalities: By name.
+        limit: Most rows to read, from all over a larger set.
+        cache: Folder for copies of remote shards.
+        num_workers: Processes that decode; 0 decodes in this one, as do shards without an index.
+        on_sample: Called with the number of rows read so far.
+
+    Raises:
+        DataError: As `load_rows`.
+    """
+    shards = index_shards(urls, cache) if num_workers else None
+    if shards is None or min(len(shards), limit or len(shards)) < ROWS_WORTH_A_WORKER:
+        return load_rows(urls, modalities, limit=limit, cache=cache, on_sample=on_sample)
+    positions = spread_positions(len(shards), len(shards) if limit is None else limit)
+    stream = PlacesStream(shards, modalities, positions, num_rows=ROWS_OF_A_WORKER)
+    parts, count = [], 0
+    for rows in stream_batches(stream, min(num_workers, available_cores(), -(-len(positions) // ROWS_OF_A_WORKER))):
+        parts.append(rows)
+        count += len(rows)
+        on_sample(count)
+    return join_rows(parts)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of several, one after the other; at least one."""
+    return Rows(
+        x={name: torch.cat([rows.x[name] for rows in parts]) for name in parts[0].x},
+        presence=torch.cat([rows.presence for rows in parts]),
+        keys=tuple(key for rows in parts for key in rows.keys),
+        labels=tuple(label for rows in parts for label in rows.labels),
+    )
 
 
 def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[Rows]:

@@ -5,6 +5,7 @@ Shapes: N rows, S samples a row, F features.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import torch
@@ -15,9 +16,11 @@ from shala_framework.evaluation.coherence import spread, votes
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.judges import Panel
-from shala_framework.evaluation.methods import conditional_methods
+from shala_framework.evaluation.methods import Method, conditional_methods
+from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
+from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter
 
@@ -47,39 +50,69 @@ class ConditionalFigures:
 
 
 def measure_conditional(
-    model: ShaLa, panel: Panel, settings: Evaluate, *, seed: int, reporter: Reporter
+    model: ShaLa, panel: Panel, settings: Evaluate, num_rows: int, *, seed: int, reporter: Reporter, parts: Parts
 ) -> list[ConditionalFigures]:
-    """Figures of each method for each size of subset; a size that no labelled row has is left out."""
+    """Figures of each method for each size of subset; a size that no labelled row has is left out.
+
+    Args:
+        model: With both stages trained.
+        panel: The judges.
+        settings: Scales of guidance, and samples for each row.
+        num_rows: Most held-out rows whose modalities are given.
+        seed: Of the samples.
+        reporter: Receives progress.
+        parts: Where the figures of each method and size are kept.
+    """
     spread_of = {name: panel.class_spread(name) for name in panel.judges}
     rows = panel.held_out.take(
         torch.nonzero(torch.tensor([label is not None for label in panel.held_out.labels]))[:, 0]
     )
-    rows = rows.spread(settings.num_rows)
+    rows = rows.spread(num_rows)
     figures = []
     for method in conditional_methods(settings, model.spec.generate):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
-            tally = _Tally(rows, panel, spread_of)
-            for given in cyclic_subsets(model.names, size):
-                index = rows.index_having(given)
-                if len(index) < 2:
-                    continue
-                x = model.generate(
-                    settings.num_row_samples,
-                    given={name: rows.x[name][index] for name in given},
-                    prior=method.prior,
-                    guidance_scale=method.guidance_scale,
-                    autoguidance_scale=method.autoguidance_scale,
-                    seed=seed,
-                )
-                for name in panel.judges:
-                    if name not in given:
-                        tally.add(given, name, index, x[name])
-            if tally.hits:
-                figures.append(tally.figures(method.title, size))
+            found = parts.value(
+                f"given {size}, {method.title}",
+                [num_rows, settings.num_row_samples, unstructure(model.spec.generate), panel.description()],
+                ConditionalFigures | None,
+                partial(_measure_size, model, panel, rows, method, size, settings.num_row_samples, spread_of, seed),
+            )
+            if found is not None:
+                figures.append(found)
             reporter.advance(size)
         reporter.finish()
     return figures
+
+
+def _measure_size(
+    model: ShaLa,
+    panel: Panel,
+    rows: Rows,
+    method: Method,
+    size: int,
+    num_samples: int,
+    spread_of: dict[str, float],
+    seed: int,
+) -> ConditionalFigures | None:
+    """One method, given subsets of one size."""
+    tally = _Tally(rows, panel, spread_of)
+    for given in cyclic_subsets(model.names, size):
+        index = rows.index_having(given)
+        if len(index) < 2:
+            continue
+        x = model.generate(
+            num_samples,
+            given={name: rows.x[name][index] for name in given},
+            prior=method.prior,
+            guidance_scale=method.guidance_scale,
+            autoguidance_scale=method.autoguidance_scale,
+            seed=seed,
+        )
+        for name in panel.judges:
+            if name not in given:
+                tally.add(given, name, index, x[name])
+    return tally.figures(method.title, size) if tally.hits else None
 
 
 class _Tally:

@@ -5,6 +5,7 @@ Shapes: K samples.
 
 import math
 import time
+from functools import partial
 
 import attrs
 import torch
@@ -14,9 +15,11 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
 from shala_framework.evaluation.judges import Panel
-from shala_framework.evaluation.methods import joint_methods
+from shala_framework.evaluation.methods import Method, joint_methods
+from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
 from shala_framework.seeds import mix_seed
+from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.training.progress import Reporter
 
@@ -46,50 +49,70 @@ class JointFigures:
 
 
 def measure_joint(
-    model: ShaLa, panel: Panel, settings: Evaluate, *, seed: int, reporter: Reporter
+    model: ShaLa, panel: Panel, settings: Evaluate, num_samples: int, *, seed: int, reporter: Reporter, parts: Parts
 ) -> list[JointFigures]:
-    """Figures of each method's samples under each seed."""
-    figures = []
-    for method in joint_methods(settings):
-        reporter.begin(f"joint samples, {method.title}", settings.num_seeds, "seed")
-        agreed: list[Tensor] = []
-        found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
-        seconds = 0.0
-        for number in range(settings.num_seeds):
-            start = time.perf_counter()
-            x = model.generate(
-                settings.num_samples,
-                prior=method.prior,
-                autoguidance_scale=method.autoguidance_scale,
-                seed=mix_seed(seed, number),
-            )
-            seconds += time.perf_counter() - start
-            agreed.append(agreement({name: judge.classify(x[name]) for name, judge in panel.judges.items()}))
-            for name, judge in panel.judges.items():
-                for what, value in panel.compare(name, judge.features(x[name])).items():
-                    found[what].setdefault(name, []).append(value)
-            reporter.advance(number + 1)
-        reporter.finish()
-        figures.append(
-            JointFigures(
-                method=method.title,
-                coherence=mean_figure(_apart(torch.stack(agreed).float())) if len(panel.judges) > 1 else None,
-                evaluations=method.num_evaluations(model.spec.generate),
-                milliseconds=1e3 * seconds / (settings.num_seeds * settings.num_samples),
-                frechet=_figures(found["frechet"], settings.num_samples),
-                precision=_figures(found["precision"], settings.num_samples),
-                recall=_figures(found["recall"], settings.num_samples),
-            )
+    """Figures of each method's samples under each seed.
+
+    Args:
+        model: With both stages trained.
+        panel: The judges.
+        settings: Scales of autoguidance, and the number of seeds.
+        num_samples: Samples a seed.
+        seed: Of the samples.
+        reporter: Receives progress.
+        parts: Where the figures of each method are kept.
+    """
+    return [
+        parts.value(
+            f"joint, {method.title}",
+            [num_samples, settings.num_seeds, unstructure(model.spec.generate), panel.description()],
+            JointFigures,
+            partial(_measure_method, model, panel, method, num_samples, settings.num_seeds, seed, reporter),
         )
-    return figures
+        for method in joint_methods(settings)
+    ]
 
 
-def measure_real(train: Rows, panel: Panel, settings: Evaluate) -> JointFigures:
+def _measure_method(
+    model: ShaLa, panel: Panel, method: Method, num_samples: int, num_seeds: int, seed: int, reporter: Reporter
+) -> JointFigures:
+    reporter.begin(f"joint samples, {method.title}", num_seeds, "seed")
+    agreed: list[Tensor] = []
+    found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
+    seconds = 0.0
+    for number in range(num_seeds):
+        start = time.perf_counter()
+        x = model.generate(
+            num_samples,
+            prior=method.prior,
+            autoguidance_scale=method.autoguidance_scale,
+            seed=mix_seed(seed, number),
+        )
+        seconds += time.perf_counter() - start
+        features = {name: judge.features(x[name]) for name, judge in panel.judges.items()}
+        agreed.append(agreement({name: panel.judges[name].verdicts(value) for name, value in features.items()}))
+        for name, value in features.items():
+            for what, figure in panel.compare(name, value).items():
+                found[what].setdefault(name, []).append(figure)
+        reporter.advance(number + 1)
+    reporter.finish()
+    return JointFigures(
+        method=method.title,
+        coherence=mean_figure(_apart(torch.stack(agreed).float())) if len(panel.judges) > 1 else None,
+        evaluations=method.num_evaluations(model.spec.generate),
+        milliseconds=1e3 * seconds / (num_seeds * num_samples),
+        frechet=_figures(found["frechet"], num_samples),
+        precision=_figures(found["precision"], num_samples),
+        recall=_figures(found["recall"], num_samples),
+    )
+
+
+def measure_real(train: Rows, panel: Panel, num_samples: int) -> JointFigures:
     """What held-out rows agree in, and how far training rows, as many as there would be samples, are from them."""
     complete = panel.held_out.having(list(panel.judges))
     verdicts = {name: judge.classify(complete.x[name]) for name, judge in panel.judges.items()} if len(complete) else {}
     found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
-    count = min(settings.num_samples, len(train))
+    count = min(num_samples, len(train))
     for name, judge in panel.judges.items():
         rows = train.having([name]).spread(count)
         for what, value in panel.compare(name, judge.features(rows.x[name])).items():

@@ -4,19 +4,18 @@ A judge's verdict on generated x counts for no more than its accuracy on real he
 Shapes: N rows, F feature_dim.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.errors import DataError
+from shala_framework.data.rows import Rows
 from shala_framework.evaluation.coherence import class_spread
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
 from shala_framework.modality import Modality
-from shala_framework.seeds import mix_seed
 
 NEGLIGIBLE_SPREAD = 0.01  # of the distance between rows of any class
 
@@ -77,60 +76,6 @@ def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tenso
     return torch.tensor([-1 if label is None else index.get(label, -1) for label in labels], dtype=torch.int64)
 
 
-def train_judge(
-    modality: Modality,
-    name: str,
-    rows: Rows,
-    classes: Sequence[str],
-    *,
-    steps: int = 400,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> Judge:
-    """Train a judge by cross-entropy.
-
-    Args:
-        modality: Whose x it looks at.
-        name: Of the modality in rows.
-        rows: Training rows; those without the modality or a label are passed over.
-        classes: Of the whole training set, in the order of the outputs.
-        steps: Optimiser steps.
-        batch_size: Rows a step.
-        learning_rate: Peak of a one-cycle schedule.
-        seed: Of initialisation and order.
-        on_step: Called with the number of steps done.
-
-    Raises:
-        DataError: Fewer than two classes have a row with the modality.
-    """
-    known = {label for label in rows.having([name]).labels if label is not None}
-    if len(known) < 2:
-        raise DataError(
-            f"expected rows of at least two classes to train a judge of {name}, got those of {sorted(known)}; labels "
-            "are the field cls"
-        )
-    with torch.random.fork_rng():
-        torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, classes, known)
-        targets = judge.targets(rows.labels)
-        usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets >= 0))[:, 0]
-        optimizer = torch.optim.AdamW(judge.parameters(), learning_rate, weight_decay=1e-2, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
-        judge.train()
-        batches = shuffled_batches(len(usable), batch_size, seed)
-        for step in range(steps):
-            chosen = usable[next(batches)]
-            loss = nn.functional.cross_entropy(judge(rows.x[name][chosen]), targets[chosen], label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            on_step(step + 1)
-    return judge.eval()
-
-
 class Panel:
     """The judges of all modalities, and what they see of the held-out rows.
 
@@ -143,6 +88,10 @@ class Panel:
     def __init__(self, judges: Mapping[str, Judge], held_out: Rows) -> None:
         self.judges, self.held_out = dict(judges), held_out
         self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
+
+    def description(self) -> dict[str, str]:
+        """What tells these judges from others, as JSON values: a hash of the weights of each."""
+        return {name: _digest(judge) for name, judge in self.judges.items()}
 
     def class_spread(self, name: str) -> float:
         """Mean distance between two real rows of one class in a judge's features.
@@ -164,3 +113,11 @@ class Panel:
         if min(len(samples_KF), len(real_NF)) > NUM_NEIGHBOURS:
             found["precision"], found["recall"] = precision_recall(samples_KF, real_NF)
         return found
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

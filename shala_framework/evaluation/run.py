@@ -1,5 +1,6 @@
 """The evaluation of a run's folder: its shards in, figures as JSON and plots out."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -9,18 +10,21 @@ import attrs
 
 from shala_framework.checkpoint import write_file
 from shala_framework.data.prepared import check_preparation
-from shala_framework.data.rows import Rows, load_rows
+from shala_framework.data.rows import Rows
 from shala_framework.data.splits import Split
+from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.errors import DataError
+from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.machine import describe_machine
-from shala_framework.model import ShaLa
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
+from shala_framework.training.precision import choose_precision
 from shala_framework.training.progress import Reporter, Silent
 
-EVALUATION_FOLDER = "evaluation"
+EVALUATION_FOLDER, PARTS_FOLDER = "evaluation", "parts"
 
 
 def evaluate_run(
@@ -31,10 +35,14 @@ def evaluate_run(
     *,
     train: Rows | None = None,
     held_out: Rows | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Measure a run's model on a split and write `evaluation/<split>.json` and the plots beside it.
+
+    Finished parts are kept in `evaluation/parts/`; the same call takes them from there, and so resumes where it was
+    stopped.
 
     Args:
         model: Of the run.
@@ -43,8 +51,9 @@ def evaluate_run(
         settings: How much is measured.
         train: Training rows, if they are at hand; else they are read.
         held_out: Rows of the split, likewise.
+        seconds: That counts which the settings leave open are fitted to; None is without a limit.
         seed: Of judges and samples.
-        reporter: Who is told of progress.
+        reporter: Receives progress.
 
     Raises:
         DataError: The run has no shards of the split, or they cannot be read.
@@ -61,7 +70,23 @@ def evaluate_run(
         if train is None
         else train.spread(settings.train_rows)
     )
-    evaluation = evaluate(model, train, held_out, settings, seed=seed, reporter=reporter)
+    target = folder / EVALUATION_FOLDER
+    parts = Parts(target / PARTS_FOLDER, _context(model, folder, split, train, held_out, seed))
+    try:
+        evaluation = evaluate(
+            model,
+            train,
+            held_out,
+            settings,
+            seconds=seconds,
+            seed=seed,
+            reporter=reporter,
+            parts=parts,
+            precision=choose_precision("auto", model.device),
+        )
+    except KeyboardInterrupt:
+        reporter.warn("stopped while evaluating; finished parts are kept, and the same command resumes there")
+        raise
     description = {
         "run": folder.name,
         "split": split,
@@ -71,8 +96,6 @@ def evaluate_run(
         "synthetic": model.synthetic,
         **_without_nan(attrs.asdict(evaluation)),
     }
-    target = folder / EVALUATION_FOLDER
-    target.mkdir(exist_ok=True)
     write_file(target / f"{split}.json", (json.dumps(description, indent=2) + "\n").encode())
     for name, picture in draw_evaluation(evaluation, title=f"{folder.name}, {split} split").items():
         write_file(target / f"{split}_{name}.png", picture)
@@ -89,9 +112,27 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
     check_preparation(urls, model.modalities)
     reporter.begin(f"reading {split}", None, "sample")
     cache = Path(model.spec.data.cache) if model.spec.data.cache is not None else None
-    rows = load_rows(urls, model.modalities, limit=limit, cache=cache, on_sample=reporter.advance)
+    rows = load_rows_in_workers(
+        urls,
+        model.modalities,
+        limit=limit,
+        cache=cache,
+        num_workers=model.spec.data.num_workers,
+        on_sample=reporter.advance,
+    )
     reporter.finish()
     return rows
+
+
+def _context(model: ShaLa, folder: Path, split: Split, train: Rows, held_out: Rows, seed: int) -> dict[str, Any]:
+    """What every part depends on, as JSON values: the run's weights, the rows by keys and labels, the seed."""
+    weights = []
+    for name in (AUTOENCODER_FILE, PRIOR_FILE):
+        if (folder / name).exists():
+            with (folder / name).open("rb") as file:
+                weights.append(hashlib.file_digest(file, "sha256").hexdigest())
+    rows = hashlib.sha256(json.dumps([[r.keys, r.labels, r.presence.tolist()] for r in (train, held_out)]).encode())
+    return {"split": split, "seed": seed, "weights": weights, "rows": rows.hexdigest(), "device": model.device.type}
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """Everything that is measured of a trained model, each figure beside its controls."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import fmean
 
 import attrs
@@ -10,23 +12,29 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
+from shala_framework.evaluation.counts import Counts
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
-from shala_framework.evaluation.judges import Judge, Panel, class_indices, train_judge
+from shala_framework.evaluation.judge_training import JudgeTraining
+from shala_framework.evaluation.judges import Panel, class_indices
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
 from shala_framework.evaluation.likelihood import (
     effective_samples,
     importance_log_weights,
     importance_weighted_log_likelihood,
 )
+from shala_framework.evaluation.pace import Pace
+from shala_framework.evaluation.parts import Parts
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import row_noise
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Evaluate
+from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.progress import Reporter, Silent
 
 FEW_SAMPLES = 2.0  # on which an importance-weighted bound says little
+MOST_LIKELIHOOD_ROWS = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +98,16 @@ class Evaluation:
 
 
 def evaluate(
-    model: ShaLa, train: Rows, held_out: Rows, settings: Evaluate, *, seed: int = 0, reporter: Reporter | None = None
+    model: ShaLa,
+    train: Rows,
+    held_out: Rows,
+    settings: Evaluate,
+    *,
+    seconds: float | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+    parts: Parts | None = None,
+    precision: Precision = FLOAT32,
 ) -> Evaluation:
     """Measure a model.
 
@@ -99,79 +116,64 @@ def evaluate(
         train: Training rows, for judges and the linear probe.
         held_out: Rows that every figure is of.
         settings: How much is drawn and given.
+        seconds: That counts which the settings leave open are fitted to; None is without a limit.
         seed: Of judges and samples.
-        reporter: Who is told of progress.
+        reporter: Receives progress.
+        parts: Where finished parts are kept, and taken from; None keeps none.
+        precision: In which judges are trained.
 
     Raises:
         CheckpointError: A stage is not trained.
     """
-    reporter = reporter or Silent()
+    reporter, parts, pace = reporter or Silent(), parts or Parts(), Pace(seconds)
     notes: list[str] = []
     classes = sorted({label for label in train.labels if label is not None})
-    judges = _train_judges(model, train, held_out, classes, settings, seed, reporter, notes)
+    training = JudgeTraining(model, train, held_out, classes, settings.judge_steps, seed, precision)
+    judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out)
     q = _posteriors(model, held_out)
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
     )
-    joint, conditional, conditional_real = [], [], None
+    joint: list[JointFigures] = []
+    conditional: list[ConditionalFigures] = []
+    conditional_real = None
+    counts = Counts(model, panel, settings, pace, parts, notes)
     if judges:
-        joint = [
-            measure_real(train, panel, settings),
-            *measure_joint(model, panel, settings, seed=seed, reporter=reporter),
-        ]
-        conditional = measure_conditional(model, panel, settings, seed=seed, reporter=reporter)
+        num_samples = counts.joint_samples()
+        if num_samples:
+            joint = [
+                measure_real(train, panel, num_samples),
+                *measure_joint(model, panel, settings, num_samples, seed=seed, reporter=reporter, parts=parts),
+            ]
+        pace.finish("joint")
+        num_rows = counts.conditional_rows()
+        if num_rows:
+            conditional = measure_conditional(
+                model, panel, settings, num_rows, seed=seed, reporter=reporter, parts=parts
+            )
+    for part in ("joint", "conditional"):
+        pace.finish(part)
     if conditional:
         count = conditional[0].frechet.count
-        distances = measure_real(train, panel, attrs.evolve(settings, num_samples=count)).frechet.values()
+        distances = measure_real(train, panel, count).frechet.values()
         if distances:
             conditional_real = Figure(value=fmean(figure.value for figure in distances), count=count)
     return Evaluation(
         rows=len(held_out),
-        judges=_judge_figures(model, panel, z_ND) if judges else {},
+        judges=parts.value(
+            "judgements", panel.description(), dict[str, JudgeFigures], partial(_judge_figures, model, panel, z_ND)
+        ),
         joint=joint,
         conditional=conditional,
-        log_likelihood=_log_likelihood(model, held_out, settings, seed, reporter, notes),
-        reconstruction=_reconstruction(model, held_out, z_ND),
-        latent=_latent(model, train, held_out, q, classes),
+        log_likelihood=_log_likelihood(model, held_out, settings, seed, reporter, notes, pace, parts),
+        reconstruction=parts.value(
+            "reconstruction", None, dict[str, Figure], partial(_reconstruction, model, held_out, z_ND)
+        ),
+        latent=parts.value("latent", None, LatentFigures, partial(_latent, model, train, held_out, q, classes)),
         notes=notes,
         conditional_real=conditional_real,
     )
-
-
-def _train_judges(
-    model: ShaLa,
-    train: Rows,
-    held_out: Rows,
-    classes: Sequence[str],
-    settings: Evaluate,
-    seed: int,
-    reporter: Reporter,
-    notes: list[str],
-) -> dict[str, Judge]:
-    if len(classes) < 2 or not set(classes) & set(held_out.labels):
-        notes.append(
-            f"no judges, and so no coherence, distances, precision, recall, diversity or probe: the field cls names "
-            f"{len(classes)} classes in the training rows, and held-out rows "
-            f"{'have labels' if any(held_out.labels) else 'have no label'}"
-        )
-        return {}
-    judges = {}
-    for name, modality in model.modalities.items():
-        known = {label for label in train.having([name]).labels if label is not None}
-        if len(known) < 2 or sum(label in known for label in held_out.having([name]).labels) < 2:
-            notes.append(
-                f"no judge of {name}: that takes training rows with it of two classes, and two held-out rows of those"
-            )
-            continue
-        reporter.begin(f"judge of {name}", settings.judge_steps, "step")
-        judges[name] = train_judge(
-            modality, name, train, classes, steps=settings.judge_steps, seed=seed, on_step=reporter.advance
-        )
-        reporter.finish()
-    if len(judges) == 1:
-        notes.append("no joint coherence: there is one judge, with which no other could agree")
-    return judges
 
 
 def _judge_figures(model: ShaLa, panel: Panel, z_ND: Tensor) -> dict[str, JudgeFigures]:
@@ -207,22 +209,64 @@ _CONDITIONAL_PRIORS: tuple[PriorName, ...] = ("diffusion", "posterior")
 
 
 def _log_likelihood(
-    model: ShaLa, held_out: Rows, settings: Evaluate, seed: int, reporter: Reporter, notes: list[str]
+    model: ShaLa,
+    held_out: Rows,
+    settings: Evaluate,
+    seed: int,
+    reporter: Reporter,
+    notes: list[str],
+    pace: Pace,
+    parts: Parts,
 ) -> dict[str, Figure]:
     rows = held_out.having(model.names)
     if not len(rows):
         notes.append("no log-likelihoods: no held-out row has every modality")
         return {}
-    rows = rows.spread(settings.likelihood_rows)
     questions = list(_questions(model.names))
-    figures, loose = {}, []
-    reporter.begin("log-likelihoods", len(questions), "figure")
-    for done, (title, targets, given, prior) in enumerate(questions, 1):
+
+    def scored(rows: Rows, question: tuple[str, tuple[str, ...], tuple[str, ...], PriorName]) -> ScoredQuestion:
+        _, targets, given, prior = question
         log_weight_NS = importance_log_weights(
             model, rows, targets, given, prior=prior, num_samples=settings.importance_samples, seed=seed
         )
-        figures[title] = mean_figure(importance_weighted_log_likelihood(log_weight_NS)[None])
-        if effective_samples(log_weight_NS).median() < FEW_SAMPLES:
+        figure = mean_figure(importance_weighted_log_likelihood(log_weight_NS)[None])
+        return ScoredQuestion(figure, float(effective_samples(log_weight_NS).median()))
+
+    def row_seconds() -> float:
+        few = rows.spread(1)
+        scored(few, questions[0])
+        start = time.perf_counter()
+        scored(few, questions[0])
+        return (time.perf_counter() - start) * len(questions)
+
+    most = min(MOST_LIKELIHOOD_ROWS, len(rows))
+    asked = settings.likelihood_rows
+    count = (
+        asked
+        if asked is not None
+        else parts.value("number for likelihood", None, int, lambda: pace.count("likelihood", most, 1, row_seconds))
+    )
+    if not count:
+        notes.append(
+            "no log-likelihoods: evaluate.likelihood_rows is 0"
+            if asked is not None
+            else "no log-likelihoods: those of one row take longer than their share of the time; raise "
+            "evaluate.minutes, or set evaluate.likelihood_rows"
+        )
+        return {}
+    rows = rows.spread(count)
+    figures, loose = {}, []
+    reporter.begin("log-likelihoods", len(questions), "figure")
+    for done, question in enumerate(questions, 1):
+        title = question[0]
+        found = parts.value(
+            f"log-likelihood, {title}",
+            [count, settings.importance_samples],
+            ScoredQuestion,
+            partial(scored, rows, question),
+        )
+        figures[title] = found.figure
+        if found.effective_samples < FEW_SAMPLES:
             loose.append(title)
         reporter.advance(done)
     reporter.finish()
@@ -233,6 +277,19 @@ def _log_likelihood(
             f"{loose[0]!r}); raise evaluate.importance_samples where they matter"
         )
     return figures
+
+
+@attrs.frozen
+class ScoredQuestion:
+    """A log-likelihood.
+
+    Attributes:
+        figure: Its mean over rows, nats.
+        effective_samples: Of the median row.
+    """
+
+    figure: Figure
+    effective_samples: float
 
 
 @torch.no_grad()

@@ -50,7 +50,9 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
             ["", "real rows", "reconstructions"],
             [[name, show(j.real), show(j.reconstructed)] for name, j in evaluation.judges.items()],
         )
-        count = evaluation.joint[1].frechet[next(iter(evaluation.judges))].count if evaluation.joint[1].frechet else 0
+    if evaluation.joint:
+        distances = evaluation.joint[1].frechet
+        count = next(iter(distances.values())).count if distances else 0
         yield (
             f"joint samples; Frechet distance, precision and recall are means over modalities and seeds, n = {count}",
             ["", "coherence", "Frechet", "precision", "recall", "evaluations", "ms"],

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import attrs
 
-from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
+from shala_framework.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
 
 
@@ -291,33 +291,39 @@ class Generate:
 class Evaluate:
     """[evaluate]: what is measured at the end of a run, and by `shala evaluate`.
 
+    A count that is left out follows the number of rows and the time that there is; 0 leaves its part out.
+
     Attributes:
         at_end: Whether a run ends with it; only where held-out rows have labels.
-        num_samples: Joint samples a seed.
+        minutes: Time that counts which are left out are fitted to; without it a quarter of the run's training time at
+            its end, and no limit for `shala evaluate`.
+        num_samples: Joint samples a seed, at most 500 unless it is given.
         num_seeds: Seeds of the joint samples.
-        num_rows: Most held-out rows whose modalities are given.
+        num_rows: Most held-out rows whose modalities are given, at most 200 unless it is given.
         num_row_samples: Samples for each of them; what differs between them is the diversity.
         autoguidance_scales: Autoguidance scales of joint samples, one method each.
         guidance_scales: Guidance scales of samples from given modalities, one method each; autoguidance is
             [generate]'s.
-        judge_steps: Training steps of each judge.
+        judge_steps: Training steps of each judge, at most 400 unless it is given. Without judges nothing is measured
+            that needs classes.
         train_rows: Most training rows that judges and the linear probe learn from.
         held_out_rows: Most rows of the split that is measured.
-        likelihood_rows: Held-out rows whose log-likelihood is estimated.
+        likelihood_rows: Held-out rows whose log-likelihood is estimated, at most 16 unless it is given.
         importance_samples: Samples of z for each of those, an even number.
     """
 
     at_end: bool = True
-    num_samples: int = attrs.field(default=500, validator=at_least(2))
+    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+    num_samples: int | None = attrs.field(default=None, validator=attrs.validators.optional(none_or_at_least(2)))
     num_seeds: int = attrs.field(default=3, validator=at_least(1))
-    num_rows: int = attrs.field(default=200, validator=at_least(2))
+    num_rows: int | None = attrs.field(default=None, validator=attrs.validators.optional(none_or_at_least(2)))
     num_row_samples: int = attrs.field(default=4, validator=at_least(1))
     autoguidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
     guidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
-    judge_steps: int = attrs.field(default=600, validator=at_least(1))
+    judge_steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(at_least(0)))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2))
     held_out_rows: int = attrs.field(default=5_000, validator=at_least(2))
-    likelihood_rows: int = attrs.field(default=16, validator=at_least(1))
+    likelihood_rows: int | None = attrs.field(default=None, validator=attrs.validators.optional(at_least(0)))
     importance_samples: int = attrs.field(default=8, validator=[at_least(2), multiple_of(2)])
 
 

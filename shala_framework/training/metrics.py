@@ -28,6 +28,21 @@ def weighted(means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def training_seconds(path: Path) -> float:
+    """Seconds that a run's stages have trained, those of earlier calls included, without saving and validating."""
+    total, last = 0.0, {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry.get("steps_per_second"):
+            step = entry["step"]
+            total += (step - last.get(entry["stage"], 0)) / entry["steps_per_second"]
+            last[entry["stage"]] = step
+    return total
+
+
 class MetricsFile:
     """Appends to a run's metrics; lines past the step at which a stage goes on are dropped.
 

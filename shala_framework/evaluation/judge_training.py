@@ -1,0 +1,195 @@
+"""The training of judges: how long, on which rows, and what is said where a modality can have none.
+
+Shapes: N rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import torch
+from torch import nn
+
+from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.errors import DataError
+from shala_framework.evaluation.judges import Judge
+from shala_framework.evaluation.pace import Pace
+from shala_framework.evaluation.parts import Parts
+from shala_framework.modality import Modality
+from shala_framework.model import ShaLa
+from shala_framework.seeds import mix_seed
+from shala_framework.spec.schema import Stage
+from shala_framework.training.loop import learning_rate_factor
+from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.precision import FLOAT32, Precision
+from shala_framework.training.progress import Reporter
+
+BATCH_SIZE = 64
+EPOCHS, LEAST_WORTH_STEPS, MOST_STEPS = 25, 100, 400  # what the training rows are worth, without a limit of time
+LEAST_STEPS, TRIAL_STEPS = 30, 4
+
+
+@attrs.frozen
+class JudgeTraining:
+    """What the judges of a model's modalities are trained on.
+
+    Attributes:
+        model: Whose modalities they look at.
+        train: Training rows.
+        held_out: Rows that they will look at.
+        classes: Of the training rows, in the order of the judges' outputs.
+        steps: Of each; None fits them to the rows and to the time.
+        seed: Of initialisation and order.
+        precision: In which they are trained.
+    """
+
+    model: ShaLa
+    train: Rows
+    held_out: Rows
+    classes: Sequence[str]
+    steps: int | None
+    seed: int
+    precision: Precision
+
+    def judges(self, pace: Pace, parts: Parts, reporter: Reporter, notes: list[str]) -> dict[str, Judge]:
+        """A judge of every modality that can have one, as many steps as time allows; the others are noted."""
+        judges: dict[str, Judge] = {}
+        names = self._possible(notes)
+        seconds = pace.seconds("judges")
+        for name in names:
+            steps = self.steps
+            if steps is None:
+                share = None if seconds is None else seconds / len(names)
+                steps = parts.value(f"steps of the judge of {name}", None, int, partial(self._fitting, name, share))
+                if not steps:
+                    notes.append(
+                        f"no judge of {name}: {LEAST_STEPS} training steps take longer than its share of the time; "
+                        "raise evaluate.minutes, or set evaluate.judge_steps"
+                    )
+            if not steps:
+                continue
+            reporter.begin(f"judge of {name}", steps, "step")
+            judges[name] = parts.module(
+                f"judge of {name}",
+                steps,
+                partial(self._untrained, name),
+                partial(self._trained, name, steps, reporter.advance),
+            )
+            reporter.finish()
+        pace.finish("judges")
+        if self.steps == 0:
+            notes.append("no judges, and nothing that needs classes: evaluate.judge_steps is 0")
+        if len(judges) == 1:
+            notes.append("no joint coherence: there is one judge, with which no other could agree")
+        return judges
+
+    def _possible(self, notes: list[str]) -> list[str]:
+        if len(self.classes) < 2 or not set(self.classes) & set(self.held_out.labels):
+            notes.append(
+                f"no judges, and so no coherence, distances, precision, recall, diversity or probe: the field cls "
+                f"names {len(self.classes)} classes in the training rows, and held-out rows "
+                f"{'have labels' if any(self.held_out.labels) else 'have no label'}"
+            )
+            return []
+        names = []
+        for name in self.model.names:
+            known = self._known(name)
+            if len(known) < 2 or sum(label in known for label in self.held_out.having([name]).labels) < 2:
+                notes.append(
+                    f"no judge of {name}: that takes training rows with it of two classes, and two held-out rows of "
+                    "those"
+                )
+            else:
+                names.append(name)
+        return names
+
+    def _known(self, name: str) -> set[str]:
+        return {label for label in self.train.having([name]).labels if label is not None}
+
+    def _fitting(self, name: str, seconds: float | None) -> int:
+        """Steps that the rows are worth and the seconds allow."""
+        most = min(MOST_STEPS, max(LEAST_WORTH_STEPS, EPOCHS * len(self.train) // BATCH_SIZE))
+        if seconds is None:
+            return most
+        times: list[float] = []
+        start = time.perf_counter()
+        self._trained(name, TRIAL_STEPS, lambda _: times.append(time.perf_counter()))
+        left = seconds - (times[-1] - start)
+        fitting = int(left * (len(times) - 1) / max(times[-1] - times[0], 1e-9))
+        return 0 if fitting < LEAST_STEPS else min(most, fitting)
+
+    def _untrained(self, name: str) -> Judge:
+        return Judge(self.model.modalities[name], self.classes, self._known(name))
+
+    def _trained(self, name: str, steps: int, on_step: Callable[[int], None]) -> Judge:
+        return train_judge(
+            self.model.modalities[name],
+            name,
+            self.train,
+            self.classes,
+            steps=steps,
+            seed=self.seed,
+            precision=self.precision,
+            on_step=on_step,
+        )
+
+
+def train_judge(
+    modality: Modality,
+    name: str,
+    rows: Rows,
+    classes: Sequence[str],
+    *,
+    steps: int = 200,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    precision: Precision = FLOAT32,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Judge:
+    """Train a judge by cross-entropy, with Muon.
+
+    Args:
+        modality: Whose x it looks at.
+        name: Of the modality in rows.
+        rows: Training rows; those without the modality or a label are passed over.
+        classes: Of the whole training set, in the order of the outputs.
+        steps: Optimiser steps.
+        batch_size: Rows a step.
+        learning_rate: Peak of the schedule: a warm-up over a tenth of the steps, then a cosine to zero.
+        seed: Of initialisation and order.
+        precision: In which it is trained.
+        on_step: Called with the number of steps done.
+
+    Raises:
+        DataError: Fewer than two classes have a row with the modality.
+    """
+    known = {label for label in rows.having([name]).labels if label is not None}
+    if len(known) < 2:
+        raise DataError(
+            f"expected rows of at least two classes to train a judge of {name}, got those of {sorted(known)}; labels "
+            "are the field cls"
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(mix_seed(seed, 3))
+        judge = Judge(modality, classes, known)
+        targets = judge.targets(rows.labels)
+        usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets >= 0))[:, 0]
+        settings = Stage(steps=steps, learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=steps // 10)
+        optimizers = make_optimizers(judge, settings, matrix_dtype=precision.dtype)
+        judge.train()
+        batches = shuffled_batches(len(usable), batch_size, seed)
+        for step in range(steps):
+            chosen = usable[next(batches)]
+            rate = learning_rate * learning_rate_factor(step, steps, settings.warmup_steps)
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = rate
+            with precision.autocast(chosen.device):
+                logits = judge(rows.x[name][chosen])
+            nn.functional.cross_entropy(logits.float(), targets[chosen], label_smoothing=0.05).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            on_step(step + 1)
+    return judge.eval()

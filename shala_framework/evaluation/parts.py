@@ -1,0 +1,85 @@
+"""The finished parts of an evaluation, each kept in a file, so that one that was stopped resumes where it was."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+from torch import nn
+
+from shala_framework.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
+from shala_framework.errors import CheckpointError
+
+Value = TypeVar("Value")
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Parts:
+    """Values and trained judges by what they depend on.
+
+    A part is used again only where its name, its settings and the context are those that it was computed with; a
+    damaged file is computed again.
+
+    Args:
+        folder: Where they are kept; None keeps nothing.
+        context: What all parts depend on, as JSON values: the model, the rows and the seed.
+    """
+
+    def __init__(self, folder: Path | None = None, context: Any = None) -> None:
+        self.folder, self.context = folder, context
+        self.converter = cattrs.Converter()
+
+    def value(self, name: str, settings: Any, kind: Any, compute: Callable[[], Value]) -> Value:
+        """A value of an attrs class, or of any type that JSON can hold.
+
+        Args:
+            name: What it is.
+            settings: What it depends on beside the context, as JSON values.
+            kind: Its type.
+            compute: Makes it where it is not kept.
+        """
+        path = self._path(name, settings, ".json")
+        if path is not None and path.exists():
+            try:
+                kept: Value = self.converter.structure(json.loads(path.read_bytes())["value"], kind)
+            except Exception:  # computed again, whatever is wrong with the file
+                path.unlink(missing_ok=True)
+            else:
+                return kept
+        computed = compute()
+        if path is not None:
+            described = {"name": name, "value": self.converter.unstructure(computed)}
+            write_file(path, json.dumps(described).encode())
+        return computed
+
+    def module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
+        """A trained module.
+
+        Args:
+            name: What it is.
+            settings: As for `value`.
+            build: Makes it with weights of no account.
+            train: Makes it trained, where it is not kept.
+        """
+        path = self._path(name, settings, ".safetensors")
+        if path is not None and path.exists():
+            try:
+                kept = build()
+                load_module(kept, read_checkpoint(path)[0], path)
+            except CheckpointError:
+                path.unlink(missing_ok=True)
+            else:
+                return kept.eval()
+        trained = train()
+        if path is not None:
+            write_checkpoint(path, trained.state_dict(), {"name": name})
+        return trained
+
+    def _path(self, name: str, settings: Any, suffix: str) -> Path | None:
+        if self.folder is None:
+            return None
+        key = hashlib.sha256(json.dumps([name, settings, self.context], sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')[:60]}-{key}{suffix}"
