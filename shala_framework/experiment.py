@@ -5,7 +5,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from shala_framework.model import AUTOENCODER_FILE, FREE_DATA_KEYS, FREE_TO_CHAN
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.run_data import RunData
+from shala_framework.run_phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
 from shala_framework.tracking import TrackedRun
@@ -47,6 +48,8 @@ from shala_framework.training.sharding import has_split_layers, shard_layers
 from shala_framework.training.split_tensors import whole
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 
+STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
+SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
 EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
@@ -93,10 +96,11 @@ class Experiment:
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
         self._check_shards()
+        self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
             self._claim_folder()
             if self.loaded.stand_in_used:
-                self._timed("stand_in", self._make_stand_in)
+                self._timed("stand_in", STAND_IN, self._make_stand_in)
         self.metrics = self._open_metrics()
         self.data = RunData(
             spec=self.spec,
@@ -109,13 +113,15 @@ class Experiment:
             self._fit_modalities()
             self._choose_precision()
         with closing(self.metrics):
+            self._timed("reading", READING, self._read)
             self._shard_layers()
             self._fix_steps()
-            self._timed("autoencoder", self._train_autoencoder)
-            self._timed("prior", self._train_prior)
+            self._timed("autoencoder", STAGE_1, self._train_autoencoder)
+            self._timed("prior", STAGE_2, self._train_prior)
         if processes.rank() == 0:
-            self._timed("samples", self._write_samples)
-            self._timed("evaluation", self._measure)
+            self._timed("samples", SAMPLES, self._write_samples)
+            self._timed("report", REPORT, self._write_report)
+            self._timed("evaluation", EVALUATION, self._measure)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         summary = RunSummary(
             folder=self.folder,
@@ -126,10 +132,21 @@ class Experiment:
         )
         self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
         if processes.rank() == 0:
-            from shala_framework.report.page import write_report  # seconds of imports that training need not wait for
-
-            write_report(self.model, self.folder, self.data.held_out(), command=self.command, reporter=self.reporter)
+            self.report.write()
         return summary
+
+    def _phase_titles(self) -> list[str]:
+        """What is still to be done, in order."""
+        missing = [
+            (STAND_IN, self.loaded.stand_in_used and not (self.folder / STAND_IN_FOLDER).exists()),
+            (READING, self.spec.data.in_memory),
+            (STAGE_1, not (self.folder / AUTOENCODER_FILE).exists()),
+            (STAGE_2, not (self.folder / PRIOR_FILE).exists()),
+            (SAMPLES, True),
+            (REPORT, True),
+            (EVALUATION, self.spec.evaluate.at_end),
+        ]
+        return [title for title, wanted in missing if wanted]
 
     def _open_metrics(self) -> MetricsFile:
         if processes.rank() != 0:
@@ -145,10 +162,22 @@ class Experiment:
                 ) from error
         return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn)
 
-    def _timed(self, name: str, phase: Any) -> None:
+    def _timed(self, name: str, title: str, work: Callable[[], bool]) -> None:
+        """Do a phase's work, if any is left, and keep the seconds that it took."""
+        if title not in self.phases.titles:
+            return
         start = time.perf_counter()
-        if phase():
+        with self.phases.phase(title):
+            done = work()
+        if done:
             self.seconds[name] = round(time.perf_counter() - start, 2)
+
+    def _read(self) -> bool:
+        """Read the training set, where it is kept in memory and a stage is still to be trained."""
+        if len(self.model.stages) == 2:
+            return False
+        self.data.train()
+        return True
 
     def _check_shards(self) -> None:
         """Raise DataError where shards are not there, before a file is written; a run does without its test split."""
@@ -276,8 +305,6 @@ class Experiment:
         """Fix the number of steps of every stage, where the spec gives a time in place of it."""
         settings = self.spec.train
         if settings.minutes is not None and not self.plan.steps:
-            if self.spec.data.in_memory:
-                self.data.train()  # reading is not charged to the budget
             costs, encoding = self._measure_stages(60 * settings.minutes)
             left = 60 * settings.minutes - encoding
             steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
@@ -290,6 +317,22 @@ class Experiment:
         self.model.spec = self.spec
         for sentence in doubts(self.spec):
             self.reporter.warn(sentence)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Say what is known of how long the phases will take."""
+        expected = {name: steps * self.plan.costs[name].step_seconds for name, steps in self.plan.steps.items()}
+        if not expected and "prior" not in self.model.stages:
+            settings = self.spec.train.prior
+            cost = self._measure_prior(seconds=0.0)
+            expected = {STAGE_2: settings.steps * cost.step_seconds}
+        generate = self.spec.generate
+        samples = generate.num_joint + len(self.model.names) * generate.num_rows * generate.num_samples
+        minutes = self.spec.evaluate.minutes
+        evaluation = EVALUATION_SHARE * sum(expected.values()) if minutes is None else 60 * minutes
+        self.phases.expect(
+            {**expected, SAMPLES: SAMPLE_SECONDS * samples, REPORT: REPORT_SECONDS, EVALUATION: evaluation}
+        )
 
     def _measure_stages(self, seconds: float) -> tuple[dict[str, StageCost], float]:
         """What steps of both stages cost, and the seconds that measuring took and encoding the training set will."""
@@ -312,26 +355,34 @@ class Experiment:
         self.reporter.advance(1)
         (few,) = seen
         began = time.perf_counter()
-        latents = collect_latents(self.model.autoencoder, [few], self.device).to(self.device)
+        collect_latents(self.model.autoencoder, [few], self.device)
         row_seconds = (time.perf_counter() - began) / len(few)
         num_rows = self.data.num_train_rows() or 0
         encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
-        prior = PriorTraining(self.model.prior, self.spec.prior, settings.prior, latents, precision=self.precision)
-        statistics = {name: buffer.clone() for name, buffer in self.model.prior.named_buffers()}
-        self.model.prior.set_statistics(*latent_statistics(latents))
-        with self._compiled([self.model.prior.network, self.model.prior.guide]):
-            cost["prior"] = measure_stage(
-                prior,
-                settings.prior,
-                partial(self._prior_batches, len(latents)),
-                matrix_dtype=self.precision.dtype,
-                seconds=limit,
-            )
-        for name, buffer in self.model.prior.named_buffers():
-            buffer.copy_(statistics[name])
+        cost["prior"] = self._measure_prior(limit)
         self.reporter.advance(2)
         self.reporter.finish()
         return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
+
+    def _measure_prior(self, seconds: float) -> StageCost:
+        """What a step of stage 2 costs, on made latents: the real ones come of stage 1."""
+        table, settings = self.spec.posterior, self.spec.train.prior
+        count, modalities = settings.batch_size, len(self.model.names)
+        latents = LatentStore(
+            torch.zeros(count, table.latent_dim),
+            torch.zeros(count, table.latent_dim),
+            torch.zeros(count, modalities, table.feature_dim),
+            torch.ones(count, modalities, dtype=torch.bool),
+        ).to(self.device)
+        stage = PriorTraining(self.model.prior, self.spec.prior, settings, latents, precision=self.precision)
+        with self._compiled([self.model.prior.network, self.model.prior.guide]):
+            return measure_stage(
+                stage,
+                settings,
+                partial(self._prior_batches, count),
+                matrix_dtype=self.precision.dtype,
+                seconds=seconds,
+            )
 
     def _autoencoder_stage(self) -> AutoencoderTraining:
         return AutoencoderTraining(
@@ -481,6 +532,14 @@ class Experiment:
                 self.reporter.begin(f"given {name}", len(chosen) * settings.num_samples, "sample")
                 writer.cross_modal(chosen, [name], num_samples=settings.num_samples, seed=self.spec.seed)
                 self.reporter.finish()
+        return True
+
+    def _write_report(self) -> bool:
+        from shala_framework.report.page import Report  # seconds of imports that training need not wait for
+
+        held_out = self.data.held_out()
+        self.report = Report(self.model, self.folder, held_out, command=self.command, reporter=self.reporter)
+        self.report.write(evaluating=self.spec.evaluate.at_end and held_out is not None and any(held_out.labels))
         return True
 
     def _evaluation_seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import attrs
@@ -15,9 +16,12 @@ from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.pace import Pace
+from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import evaluate
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.training.progress import Silent
 
 LEARNED = (
     "data.stand_in.options.validation=60",
@@ -207,3 +211,85 @@ def test_evaluate_needs_a_run(two_spec, capsys):
 
     assert dispatch(_parser(), ["evaluate", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+class Watching(Silent):
+    """Keeps the titles of tasks, and interrupts when one begins."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.titles, self.stop_at, self.warnings = [], stop_at, []
+
+    def begin(self, title, total, unit="step", done=0):
+        self.titles.append(title)
+        if self.stop_at and title.startswith(self.stop_at):
+            raise KeyboardInterrupt
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_a_stopped_evaluation_resumes(two_spec):
+    """Parts that were finished are not computed again; the figures are those of an undisturbed one."""
+    model, train, held_out = trained(two_spec)
+    settings = model.spec.evaluate
+
+    def measure(folder: str, reporter: Watching):
+        shutil.copytree("r", folder, dirs_exist_ok=True)
+        return evaluate_run(
+            model, Path(folder), "validation", settings, train=train, held_out=held_out, reporter=reporter
+        )
+
+    stopped = Watching("joint samples, mixture")
+    with pytest.raises(KeyboardInterrupt):
+        measure("stopped", stopped)
+    assert "the same command resumes there" in stopped.warnings[-1]
+    resumed = Watching()
+    found = figures_without_times(measure("stopped", resumed))
+    assert "joint samples, diffusion" in stopped.titles
+    assert "joint samples, diffusion" not in resumed.titles
+    assert {"joint samples, mixture", "joint samples, normal"} <= set(resumed.titles)
+    assert found == figures_without_times(measure("whole", Watching()))
+    for path in Path("stopped/evaluation/parts").iterdir():
+        path.write_bytes(b"{")
+    assert figures_without_times(measure("stopped", Watching())) == found
+
+
+def figures_without_times(evaluation):
+    return attrs.evolve(evaluation, joint=[attrs.evolve(j, milliseconds=None) for j in evaluation.joint])
+
+
+def test_parts_are_left_out_by_zero_and_by_time(two_spec):
+    """0 switches a part off, too little time what does not fit; both are noted. Numbers are always heeded."""
+    model, train, held_out = trained(two_spec)
+    none = {"judge_steps": 0, "likelihood_rows": 0}
+    off = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **none))
+    assert (off.judges, off.joint, off.conditional, off.log_likelihood) == ({}, [], [], {})
+    assert [note.rpartition(" ")[0] for note in off.notes] == [
+        "no judges, and nothing that needs classes: evaluate.judge_steps is",
+        "no log-likelihoods: evaluate.likelihood_rows is",
+    ]
+    asked = attrs.evolve(model.spec.evaluate, num_samples=None, num_rows=0, likelihood_rows=None)
+    short = evaluate(model, train, held_out, asked, seconds=1e-3)
+    assert short.judges  # their steps are given
+    assert (short.joint, short.conditional, short.log_likelihood) == ([], [], {})
+    assert sum("raise evaluate.minutes" in note for note in short.notes) == 2
+    open_counts = {"judge_steps": None, "num_samples": None, "num_rows": None, "likelihood_rows": None}
+    rest = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **open_counts), seconds=1e-3)
+    assert not rest.judges
+    assert sum("raise evaluate.minutes, or set evaluate.judge_steps" in note for note in rest.notes) == 2
+
+
+def test_time_is_shared_and_handed_on():
+    """What one part leaves over goes to those after it; without a limit everything is worth its most."""
+    now = [0.0]
+    pace = Pace(100.0, clock=lambda: now[0])
+    assert pace.seconds("judges") == pytest.approx(50)
+    now[0] = 10
+    pace.finish("judges")
+    assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.5)
+    assert pace.count("joint", 500, 40, lambda: 0.5) == 72
+    assert pace.count("joint", 500, 80, lambda: 0.5) == 0
+    assert pace.count("joint", 30, 40, lambda: 0.5) == 30
+    now[0] = 200
+    assert pace.seconds("likelihood") == 0
+    assert Pace(None).count("joint", 500, 40, lambda: 1 / 0) == 500

@@ -8,6 +8,7 @@ import wave
 from html.parser import HTMLParser
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import tomli
@@ -19,9 +20,10 @@ from shala_framework.cli.main import main, main_run
 from shala_framework.data.rows import Rows
 from shala_framework.report.latent_map import plane
 from shala_framework.report.media import media_of
-from shala_framework.report.page import spec_as_toml, write_report
+from shala_framework.report.page import Report, spec_as_toml
 from shala_framework.report.tables import read_evaluation
-from shala_framework.spec import read_spec, unstructure
+from shala_framework.spec import Spec, read_spec, structure, unstructure
+from shala_framework.training.plan import TrainingPlan
 
 
 class Page(HTMLParser):
@@ -88,7 +90,9 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(run, capsys):
     assert loss["y"] == [line["loss"] for line in lines if line["stage"] == "autoencoder" and "loss" in line]
     again = next(piece for piece in page.text if piece.startswith("schema = 1"))
     Path("again.toml").write_text(again)
-    assert unstructure(read_spec(Path("again.toml")).spec) == json.loads((run / "spec.json").read_text())["spec"]
+    asked = structure(json.loads((run / "spec.json").read_text())["spec"], Spec)
+    decided = attrs.evolve(asked, train=TrainingPlan.read(run / "state").applied(asked.train))
+    assert unstructure(read_spec(Path("again.toml")).spec) == unstructure(decided)
     before = text
     assert status(main, "report", run) == 0
     assert Page((run / "report.html").read_text()).elements[-1] == Page(before).elements[-1]
@@ -103,7 +107,7 @@ def test_names_from_the_data_are_text_and_nothing_else(run):
         keys=tuple(f"{hostile}{n}" for n in range(40)),
         labels=(hostile, None) * 20,
     )
-    write_report(model, run, rows, command=hostile)
+    Report(model, run, rows, command=hostile).write()
     text = (run / "report.html").read_text()
     assert hostile not in text
     page = Page(text)
@@ -112,7 +116,7 @@ def test_names_from_the_data_are_text_and_nothing_else(run):
 
 
 def test_a_run_without_held_out_rows_has_a_page_too(run):
-    text = write_report(load(run), run, None).read_text()
+    text = Report(load(run), run, None).write().read_text()
     ids = {a.get("id") for _, a in Page(text).elements}
     assert "joint" in ids
     assert not ids & {"cross", "interpolation", "latent"}

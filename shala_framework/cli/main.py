@@ -11,6 +11,7 @@ from pathlib import Path
 from shala_framework import __version__
 from shala_framework.cli.completion import complete
 from shala_framework.errors import ShalaError, SpecError
+from shala_framework.training.stopping import raising_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +40,8 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
         parser.print_help()
         return 0
     try:
-        return _VERBS[parsed.verb](parsed)
+        with raising_signals():
+            return _VERBS[parsed.verb](parsed)
     except ShalaError as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column
 
+from shala_framework.training.progress import Outlook
+
 BAR_WIDTH = 24
 LEAST_WIDTH_WITH_BAR = 110  # of a terminal; on a narrower one figures matter more
 
@@ -29,18 +31,53 @@ class _Rate:
     def per_second(self) -> float:
         return (self.done - self.first) / max(1e-9, time.perf_counter() - self.start)
 
+    @property
+    def seconds_left(self) -> float | None:
+        rate = self.per_second
+        return (self.total - self.done) / rate if self.total is not None and rate > 0 else None
+
     def describe(self) -> str:
         rate = self.per_second
         text = f"{rate:.1f} {self.unit}s/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{self.unit}"
-        if self.total is not None and rate > 0:
-            text += f", {_clock((self.total - self.done) / rate)} left"
-        return text
+        left = self.seconds_left
+        return text if left is None else f"{text}, {_clock(left)} left"
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Run:
+    """When the whole run will end, by its latest outlook and the rate of the task under way."""
+
+    def __init__(self) -> None:
+        self.outlook: Outlook | None = None
+        self.phase_start = 0.0
+
+    def take(self, outlook: Outlook) -> str:
+        """Keep an outlook; returns a line for a phase that begins."""
+        before, self.outlook = self.outlook, outlook
+        if before is not None and before.current == outlook.current:
+            return ""
+        self.phase_start = time.perf_counter()
+        listed = "" if before is not None else f" of: {', '.join(outlook.phases)}"
+        end = f"; {self.describe(None)}" if before is not None and outlook.later_seconds else ""
+        return f"phase {outlook.current + 1}/{len(outlook.phases)}, {outlook.phases[outlook.current]}{listed}{end}"
+
+    def describe(self, task_seconds: float | None) -> str:
+        """When the run will end, with the time that the task under way still takes; empty where nothing is known."""
+        if self.outlook is None:
+            return ""
+        expected = self.outlook.seconds
+        known = [task_seconds] if task_seconds is not None else []
+        known += [expected - (time.perf_counter() - self.phase_start)] if expected is not None else []
+        if not known:
+            return ""
+        left = max(0.0, *known) + self.outlook.later_seconds
+        about = "about" if self.outlook.complete else "not before"
+        return f"the run ends {about} {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
 
 
 def _figures(terms: Mapping[str, float]) -> str:
@@ -56,6 +93,7 @@ class TerminalProgress:
         self.task = TaskID(0)
         self.terms = ""
         self.title = ""
+        self.run = _Run()
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
         self.close()
@@ -80,7 +118,8 @@ class TerminalProgress:
 
     def _line(self) -> str:
         of = f"/{self.rate.total}" if self.rate.total is not None else ""
-        return f"{self.title} {self.rate.done}{of}  {self.rate.describe()}  {self.terms}".rstrip()
+        parts = (self.rate.describe(), self.run.describe(self.rate.seconds_left), self.terms)
+        return "  ".join([f"{self.title} {self.rate.done}{of}", *filter(None, parts)])
 
     def close(self) -> None:
         """Take the live line away, as an error does before its message; else the cursor would stay hidden."""
@@ -96,6 +135,11 @@ class TerminalProgress:
             text = f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}"
             self.console.print(text, markup=False)
 
+    def outlook(self, outlook: Outlook) -> None:
+        line = self.run.take(outlook)
+        if line:
+            self.note(line)
+
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
@@ -110,6 +154,7 @@ class LogProgress:
     def __init__(self, interval_seconds: float = 15.0) -> None:
         self.interval_seconds = interval_seconds
         self.terms = ""
+        self.run = _Run()
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
         self.title, self.terms, self.rate = title, "", _Rate(total, unit, done)
@@ -124,7 +169,9 @@ class LogProgress:
         if time.perf_counter() - self.printed >= self.interval_seconds:
             self.printed = time.perf_counter()
             of = f"/{self.rate.total}" if self.rate.total is not None else ""
-            self._print(f"{self.title}: {done}{of} {self.rate.unit}s, {self.rate.describe()}  {self.terms}".rstrip())
+            end = self.run.describe(self.rate.seconds_left)
+            rate = ", ".join(filter(None, (f"{done}{of} {self.rate.unit}s", self.rate.describe(), end)))
+            self._print(f"{self.title}: {rate}  {self.terms}".rstrip())
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -134,6 +181,11 @@ class LogProgress:
         self._print(
             f"{self.title}: done, {self.rate.done} {self.rate.unit}s in {_clock(seconds)}  {self.terms}".rstrip()
         )
+
+    def outlook(self, outlook: Outlook) -> None:
+        line = self.run.take(outlook)
+        if line:
+            self._print(line)
 
     def note(self, text: str) -> None:
         self._print(text)

@@ -66,47 +66,59 @@ class Panel:
     cells: list[Cell]
 
 
-def write_report(
-    model: ShaLa, folder: Path, held_out: Rows | None, *, command: str = "", reporter: Reporter | None = None
-) -> Path:
-    """Write `report.html` into a run's folder; returns its path.
+class Report:
+    """The page of a run: samples and maps are made once, figures are read anew whenever it is written.
 
     Args:
         model: Of the run, with both stages trained.
         folder: The run's.
         held_out: Rows that cross-modal panels, the latent map and the interpolation are of; None leaves them out.
         command: That made the run, for whoever wants to make it again.
-        reporter: Who is told of progress.
+        reporter: Receives progress.
     """
-    reporter = reporter or Silent()
-    metrics = _read_metrics(folder / "metrics.jsonl")
-    context = {
-        "name": model.spec.name,
-        "synthetic": SYNTHETIC if model.synthetic else "",
-        "names": model.names,
-        "facts": _facts(model, folder, metrics),
-        "data": _data(model, folder, held_out),
-        "curves": _curves(metrics),
-        "joint": _joint(model),
-        "cross": _cross_modal(model, held_out) if held_out is not None else {},
-        "interpolation": _interpolation(model, held_out) if held_out is not None else None,
-        "map": _latent_map(model, held_out) if held_out is not None and len(held_out) > 1 else None,
-        "evaluations": _evaluations(folder),
-        "spec": spec_as_toml(unstructure(model.spec)),
-        "command": command,
-        "plotly": plotly.offline.get_plotlyjs(),
-    }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shala_framework", "templates/report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    path = folder / REPORT_FILE
-    write_file(path, environment.get_template("report.html.jinja").render(context).encode())
-    reporter.note(f"wrote {path}")
-    return path
+
+    def __init__(
+        self, model: ShaLa, folder: Path, held_out: Rows | None, *, command: str = "", reporter: Reporter | None = None
+    ) -> None:
+        self.model, self.folder, self.reporter = model, folder, reporter or Silent()
+        self.fixed = {
+            "name": model.spec.name,
+            "synthetic": SYNTHETIC if model.synthetic else "",
+            "names": model.names,
+            "data": _data(model, folder, held_out),
+            "joint": _joint(model),
+            "cross": _cross_modal(model, held_out) if held_out is not None else {},
+            "interpolation": _interpolation(model, held_out) if held_out is not None else None,
+            "map": _latent_map(model, held_out) if held_out is not None and len(held_out) > 1 else None,
+            "spec": spec_as_toml(unstructure(model.spec)),
+            "command": command,
+            "plotly": plotly.offline.get_plotlyjs(),
+        }
+
+    def write(self, *, evaluating: bool = False) -> Path:
+        """Write `report.html` into the run's folder, with the curves and figures that are there; returns its path.
+
+        Args:
+            evaluating: Whether figures are still to come, which the page then says.
+        """
+        metrics = _read_metrics(self.folder / "metrics.jsonl")
+        context = self.fixed | {
+            "facts": _facts(self.model, self.folder, metrics),
+            "curves": _curves(metrics),
+            "evaluations": _evaluations(self.folder),
+            "evaluating": evaluating,
+        }
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("shala_framework", "templates/report"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        path = self.folder / REPORT_FILE
+        write_file(path, environment.get_template("report.html.jinja").render(context).encode())
+        self.reporter.note(f"wrote {path}{', without the evaluation that follows' if evaluating else ''}")
+        return path
 
 
 def spec_as_toml(spec: Mapping[str, Any]) -> str:

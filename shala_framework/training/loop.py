@@ -5,6 +5,7 @@ a state file needs no random state and a stage that goes on takes exactly the st
 """
 
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from shala_framework.checkpoint import part, prefixed
 from shala_framework.errors import CheckpointError, ShalaError
+from shala_framework.machine import available_cores
 from shala_framework.processes import any_process, barrier, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
@@ -118,7 +120,7 @@ def train(
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
     device = next(module.parameters()).device
-    clock, saved_at = _Clock(), time.monotonic()
+    clock, watch, saved_at = _Clock(), RateWatch(), time.monotonic()
     module.train()
     step_loss = shared_loss(stage, device)
     remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
@@ -130,7 +132,11 @@ def train(
             if done % settings.log_every_steps == 0 or done == settings.steps:
                 figures = window.mean()
                 _check_finite(stage.name, done, figures)
-                metrics.write(stage.name, done, {**figures, "steps_per_second": clock.rate(done - start)})
+                rate = clock.rate(done - start)
+                metrics.write(stage.name, done, {**figures, "steps_per_second": rate})
+                slowed = watch.see(rate)
+                if slowed:
+                    reporter.warn(f"stage {stage.name}: {slowed}")
                 reporter.advance(done, figures)
                 window = _Window()
             else:
@@ -240,6 +246,30 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.pause += time.perf_counter() - start
+
+
+class RateWatch:
+    """Notices that a stage has become far slower than it was at first, as when something else uses the cores."""
+
+    SLOW = 0.5  # of the first rate
+    WINDOWS = 3  # one after the other that are slow
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.slow = 0
+
+    def see(self, rate: float) -> str:
+        """Take the rate of another window of steps; returns a sentence when there is something to say, once."""
+        if self.first is None:
+            self.first = rate
+        self.slow = self.slow + 1 if rate < self.SLOW * self.first else 0
+        if self.slow != self.WINDOWS:
+            return ""
+        load = f"; the machine's load is {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+        return (
+            f"a step takes {1 / rate:.3g} s, and took {1 / self.first:.3g} s at first: something else uses the "
+            f"processor or the disk{load}, and this process may use {available_cores()} cores"
+        )
 
 
 def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:

@@ -1,7 +1,28 @@
 """What long work tells whoever watches; the command line draws it, a library user may ignore it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Outlook:
+    """Where a run is as a whole, when one of its phases begins or more is known of the later ones.
+
+    Attributes:
+        phases: Titles of all phases, in order.
+        current: Index of the one under way.
+        seconds: That this phase is expected to take; None where nothing is known of it yet.
+        later_seconds: That the phases after it are expected to take, as far as is known.
+        complete: Whether something is known of each of them.
+    """
+
+    phases: Sequence[str]
+    current: int
+    seconds: float | None
+    later_seconds: float
+    complete: bool
 
 
 class Reporter(Protocol):
@@ -15,6 +36,9 @@ class Reporter(Protocol):
 
     def finish(self) -> None:
         """The task is over."""
+
+    def outlook(self, outlook: Outlook) -> None:
+        """A phase of the whole run begins, or more is known of when the run will end."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
@@ -31,6 +55,8 @@ class Silent:
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None: ...
 
     def finish(self) -> None: ...
+
+    def outlook(self, outlook: Outlook) -> None: ...
 
     def note(self, text: str) -> None: ...
 

@@ -19,6 +19,26 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """A context in which SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt, so that work is put in order.
+
+    Outside the main thread it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopRequest:
     """Whether somebody has asked.
 
