@@ -1,12 +1,14 @@
 """Progress as a person sees it: one live line on a terminal, plain lines now and then in a log."""
 
-import sys
 import time
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column
+
+from shala_framework.cli.output import remark
+from shala_framework.escaping import printable
 
 BAR_WIDTH = 24
 LEAST_WIDTH_WITH_BAR = 110  # of a terminal; on a narrower one figures matter more
@@ -80,7 +82,7 @@ class TerminalProgress:
 
     def _line(self) -> str:
         of = f"/{self.rate.total}" if self.rate.total is not None else ""
-        return f"{self.title} {self.rate.done}{of}  {self.rate.describe()}  {self.terms}".rstrip()
+        return printable(f"{self.title} {self.rate.done}{of}  {self.rate.describe()}  {self.terms}".rstrip())
 
     def close(self) -> None:
         """Take the live line away, as an error does before its message; else the cursor would stay hidden."""
@@ -94,14 +96,14 @@ class TerminalProgress:
             seconds = time.perf_counter() - self.rate.start
             detail = f"  {self.terms}" if self.terms else ""
             text = f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}"
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         self.close()
-        self.console.print(text, style="bold red", markup=False)
+        self.console.print(printable(text), style="bold red", markup=False)
 
 
 class LogProgress:
@@ -144,4 +146,4 @@ class LogProgress:
 
     @staticmethod
     def _print(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        remark(text)
