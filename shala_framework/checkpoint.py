@@ -24,7 +24,7 @@ def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{owner}partial")
     try:
-        with naming_file(temporary), temporary.open("wb") as file:
+        with naming_file(temporary), open(temporary, "wb", opener=_not_through_links) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -38,6 +38,11 @@ def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """Open a file, but not what a link in somebody else's folder points at, which may be any file."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager

@@ -1,13 +1,18 @@
 """A local page on which a person gives a model any of its modalities and gets the others.
 
-Gradio draws the page; what comes out is shown by the elements of the report.
+Gradio draws the page; what comes out is shown by the elements of the report. Browsers let any page that a person has
+open send requests to local addresses, and let a foreign name point at one; `OwnPageOnly` answers neither.
 """
 
+import html
 import io
+import ipaddress
+import socket
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import jinja2
@@ -17,10 +22,13 @@ from shala_framework.checkpoint import write_file
 from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError, ShalaError
+from shala_framework.escaping import printable
 from shala_framework.model import ShaLa
+from shala_framework.options import at_least, between
 from shala_framework.report.media import media_of
 from shala_framework.report.page import Cell, Panel
 from shala_framework.report.samples import SYNTHETIC
+from shala_framework.spec.schema import MOST_GUIDANCE
 
 MOST_SAMPLES = 16
 MOST_STEPS = 100
@@ -46,11 +54,70 @@ class Request:
     files: Mapping[str, Path] = attrs.field(factory=dict)
     row: int | None = None
     from_row: Sequence[str] = ()
-    num_samples: int = 4
-    guidance_scale: float = 1.0
-    autoguidance_scale: float = 1.0
-    num_steps: int = 18
-    seed: int = 0
+    num_samples: int = attrs.field(default=4, validator=between(1, MOST_SAMPLES))
+    guidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
+    autoguidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
+    num_steps: int = attrs.field(default=18, validator=between(2, MOST_STEPS))
+    seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
+
+
+class OwnPageOnly:
+    """ASGI middleware that refuses requests which the page itself did not send.
+
+    A page of another site can make a browser send requests here, which have its Origin. It can also let its own name
+    point at this machine, so that the browser takes both for one site; such requests have its name as Host.
+
+    Args:
+        app: What answers the others.
+        host: Address on which the page is served.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], host: str) -> None:
+        self.app = app
+        self.names = {"localhost", "127.0.0.1", "::1", host.strip("[]").lower()}
+        self.everywhere = host in ("0.0.0.0", "::", "")  # where it is served to other machines, by any address
+        if self.everywhere:
+            self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Answer, or refuse with status 403."""
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope.get("headers", ())]
+        reason = self.refusal(headers) if scope["type"] in ("http", "websocket") else ""
+        if not reason:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            text = f"refused: {reason}\n".encode()
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": text})
+
+    def refusal(self, headers: Sequence[tuple[str, str]]) -> str:
+        """Why a request with these headers is refused; empty where it is not."""
+        hosts = [value for name, value in headers if name.lower() == "host"]
+        if len(hosts) != 1 or not self._is_own(hosts[0]):
+            return "expected this page's own address as Host"
+        for name, value in headers:
+            if name.lower() == "origin" and urlsplit(value).netloc.lower() != hosts[0].lower():
+                return "expected a request of this page, got one of another"
+            if name.lower() == "sec-fetch-site" and value in ("cross-site", "same-site"):
+                modes = [mode for other, mode in headers if other.lower() == "sec-fetch-mode"]
+                if modes != ["navigate"]:
+                    return "expected a request of this page, got one of another site"
+        return ""
+
+    def _is_own(self, host: str) -> bool:
+        """Whether a Host header names this machine; an address cannot be pointed elsewhere, as a name can."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        try:
+            return self.everywhere and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
 
 
 def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
@@ -127,6 +194,11 @@ def panels_as_html(panels: Sequence[Panel]) -> str:
     return environment.get_template("panels.html.jinja").render(panels=panels)
 
 
+def refusal_as_html(error: Exception) -> str:
+    """Why something cannot be done, as a piece of a page."""
+    return f"<p><strong>Cannot be done.</strong> {html.escape(printable(str(error)))}</p>"
+
+
 def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
     """The Gradio page.
 
@@ -147,7 +219,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
         []
         if rows is None
         else [
-            f"{n}: {key} {label or ''}".strip()
+            printable(f"{n}: {key} {label or ''}".strip(), lines=False)
             for n, (key, label) in enumerate(zip(rows.keys, rows.labels, strict=True))
         ]
     )
@@ -156,20 +228,20 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
         row: str, from_row: list[str], count: float, guidance: float, autoguidance: float, steps: float, seed: float,
         *files: str | None,
     ) -> tuple[str, str | None, str]:  # fmt: skip
-        request = Request(
-            files={name: Path(file) for name, file in zip(names, files, strict=True) if file},
-            row=None if row == NOTHING else labels.index(row),
-            from_row=from_row,
-            num_samples=int(count),
-            guidance_scale=guidance,
-            autoguidance_scale=autoguidance,
-            num_steps=int(steps),
-            seed=int(seed),
-        )
         try:
+            request = Request(
+                files={name: Path(file) for name, file in zip(names, files, strict=True) if file},
+                row=None if row == NOTHING else labels.index(row),
+                from_row=from_row,
+                num_samples=int(count),
+                guidance_scale=guidance,
+                autoguidance_scale=autoguidance,
+                num_steps=int(steps),
+                seed=int(seed),
+            )
             panels, archive = answer(model, rows, request)
-        except ShalaError as error:
-            return "", None, f"**Cannot be done.** {error}"
+        except (ShalaError, ValueError, OverflowError) as error:  # the last two of values that no slider has
+            return "", None, refusal_as_html(error)
         path = Path(folder) / FILES
         write_file(path, archive)
         return panels_as_html(panels), str(path), ""
@@ -200,7 +272,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
                 seed = gradio.Number(0, precision=0, minimum=0, label="seed")
                 go = gradio.Button("Generate", variant="primary", elem_id="go")
             with gradio.Column(scale=2):
-                message = gradio.Markdown(elem_id="message")
+                message = gradio.HTML(elem_id="message")
                 shown = gradio.HTML(elem_id="shown")
                 archive = gradio.File(label="the samples' files", interactive=False, elem_id="archive")
         go.click(

@@ -10,40 +10,51 @@ Example:
     ValueError: expected a number of at least 1, got 0
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 Validator = Callable[[Any, Any, Any], None]
 
 
-def at_least(minimum: float) -> Validator:
-    """Accept numbers >= minimum."""
+def at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+    """Accept finite numbers >= minimum, up to a bound that no use meets, such as what fits into memory."""
 
     def check(_: Any, __: Any, value: float) -> None:
         if not value >= minimum:
             raise ValueError(f"expected a number of at least {minimum}, got {value!r}")
+        _check_upper(value, at_most)
 
     return check
 
 
-def above(minimum: float) -> Validator:
-    """Accept numbers > minimum."""
+def above(minimum: float, *, at_most: float = math.inf) -> Validator:
+    """Accept finite numbers > minimum, up to a bound that no use meets."""
 
     def check(_: Any, __: Any, value: float) -> None:
         if not value > minimum:
             raise ValueError(f"expected a number above {minimum}, got {value!r}")
+        _check_upper(value, at_most)
 
     return check
 
 
-def none_or_at_least(minimum: float) -> Validator:
+def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
     """Accept 0, which leaves something out, and numbers >= minimum."""
 
     def check(_: Any, __: Any, value: float) -> None:
         if value != 0 and value < minimum:
             raise ValueError(f"expected 0 or a number of at least {minimum}, got {value!r}")
+        _check_upper(value, at_most)
 
     return check
+
+
+def _check_upper(value: float, at_most: float) -> None:
+    if value > at_most:
+        raise ValueError(f"expected a number of at most {at_most:,}, got {value!r}")
+    if math.isinf(value):
+        raise ValueError(f"expected a finite number, got {value!r}")
 
 
 def between(minimum: float, maximum: float) -> Validator:

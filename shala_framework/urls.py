@@ -1,18 +1,90 @@
-"""Names of shards: braces, globs, URLs; and opening what they name."""
+"""Names of shards: braces, globs, URLs; and opening what they name.
 
+Specs, saved ones included, come from other people, and so do the names in them. A name is therefore opened by its
+scheme and by nothing else: a path is a path, a scheme of `CLIENTS` transfers bytes, and every other one (`pipe:`, which
+runs a shell command, chains of fsspec such as `simplecache::`, whatever packages have registered) is refused unless
+this process was permitted to open it, which the command line does for --allow-pipe. No spec can carry that permission.
+"""
+
+import errno
 import glob
+import importlib.util
+import os
+import re
+import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 
-from shala_framework.errors import DataError
+from shala_framework.errors import DataError, ShalaError
 
 T = TypeVar("T")
 RETRY_SECONDS = (0.5, 2.0, 8.0)  # that a server is given before it is asked again
+MOST_NAMES = 1_000_000  # that braces may stand for; the largest public sets have a quarter of it
+MOST_CHARACTERS = 200_000_000  # of all names together
+MOST_NESTED = 16  # braces inside one another
+MOST_DIGITS = 18  # of a number in braces
+
+CLIENTS: Final[dict[str, tuple[str, str]]] = {
+    "http": ("aiohttp", "aiohttp"),
+    "https": ("aiohttp", "aiohttp"),
+    "s3": ("s3fs", "s3fs"),
+    "s3a": ("s3fs", "s3fs"),
+    "gs": ("gcsfs", "gcsfs"),
+    "gcs": ("gcsfs", "gcsfs"),
+    "az": ("adlfs", "adlfs"),
+    "abfs": ("adlfs", "adlfs"),
+    "abfss": ("adlfs", "adlfs"),
+    "hf": ("huggingface_hub", "huggingface_hub"),
+    "oci": ("ocifs", "ocifs"),
+    "oss": ("ossfs", "ossfs"),
+    "tos": ("tosfs", "tosfs"),
+    "lakefs": ("lakefs_spec", "lakefs-spec"),
+    "webdav": ("webdav4", "webdav4[fsspec]"),
+    "hdfs": ("pyarrow", "pyarrow"),
+    "webhdfs": ("requests", "requests"),
+    "sftp": ("paramiko", "paramiko"),
+    "ssh": ("paramiko", "paramiko"),
+    "smb": ("smbprotocol", "smbprotocol"),
+    "ftp": ("fsspec", "fsspec"),
+    "memory": ("fsspec", "fsspec"),
+}
+"""Schemes that transfer bytes and do nothing else, with the module that fsspec needs for each and its package."""
+
+
+class _Permission:
+    """What this process may open; see `permit_pipes`."""
+
+    pipes = False
+
+
+def pipes_permitted() -> bool:
+    """Whether this process may open names that run commands."""
+    return _Permission.pipes
+
+
+def set_pipes_permitted(permitted: bool) -> None:
+    """Pass on to a worker process what the process that started it may open."""
+    _Permission.pipes = permitted
+
+
+@contextmanager
+def permit_pipes(permitted: bool = True) -> Iterator[None]:
+    """Permit names that run commands, such as `pipe:cat a.tar`, or refuse them, within the block.
+
+    Only who starts a program can know whether to trust what it will open: the command line permits by --allow-pipe.
+    """
+    before = _Permission.pipes
+    _Permission.pipes = permitted
+    try:
+        yield
+    finally:
+        _Permission.pipes = before
 
 
 def is_remote(url: str) -> bool:
@@ -20,9 +92,43 @@ def is_remote(url: str) -> bool:
     return _scheme(url) not in ("", "file")
 
 
+def is_pipe(url: str) -> bool:
+    """Whether a shard's name is a shell command."""
+    return _scheme(url) == "pipe"
+
+
 def local_path(url: str) -> Path:
     """The path of what is not remote."""
     return Path(url.removeprefix("file:"))
+
+
+def local_name(path: str | Path) -> str:
+    """A path as a name that is never taken for a URL, whatever its folders are called."""
+    return f"./{path}" if _scheme(str(path)) else str(path)
+
+
+def check_url(url: str) -> None:
+    """Refuse a name that may run commands, unless this process may open such names.
+
+    Raises:
+        DataError: It is refused.
+    """
+    scheme = _scheme(url)
+    if scheme in ("", "file") or scheme in CLIENTS or pipes_permitted():
+        return
+    what = "which runs a shell command" if scheme == "pipe" else f"and the scheme {scheme!r} may run commands"
+    raise DataError(f"expected a path or URL, got {shortened(url)}, {what}; allow it with --allow-pipe")
+
+
+def check_client(url: str) -> None:
+    """Say which package a URL needs and the environment lacks.
+
+    Raises:
+        DataError: It has to be installed first.
+    """
+    module, package = CLIENTS.get(_scheme(url), ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise DataError(f"{shortened(url)} needs the package {package}: pip install {package}")
 
 
 def asking_again(url: str, action: Callable[[], T]) -> T:
@@ -31,11 +137,12 @@ def asking_again(url: str, action: Callable[[], T]) -> T:
     Raises:
         OSError: It failed each time, whatever the kind of error of those who tried.
         FileNotFoundError: The file is not there, or the server does not say that it is.
+        DataError: The URL may not be opened, or a package is missing.
     """
     for seconds in (*RETRY_SECONDS, None):
         try:
             return action()
-        except FileNotFoundError:
+        except (FileNotFoundError, ShalaError):
             raise
         except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
             if getattr(error, "status", None) in (401, 403, 404, 410):
@@ -47,12 +154,56 @@ def asking_again(url: str, action: Callable[[], T]) -> T:
 
 
 def open_url(url: str, *, whole: bool = True) -> BinaryIO:
-    """A remote file, to be read as a whole, or here and there."""
+    """A remote file, to be read as a whole, or here and there.
+
+    Raises:
+        DataError: The URL may not be opened, or a package is missing.
+    """
     import fsspec
 
-    system, path = fsspec.url_to_fs(url)
+    check_url(url)
+    check_client(url)
+    scheme = _scheme(url)
+    try:
+        if scheme in CLIENTS:
+            # Not url_to_fs, which would take "::" in a name for a chain of file systems.
+            kind: Any = fsspec.get_filesystem_class(scheme)
+            system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+        else:
+            system, path = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # of a client that is broken, or a scheme that nothing opens
+        raise DataError(f"{shortened(url)}: no client of fsspec opens it: {error}") from error
     # Files over HTTP read megabytes ahead by default, which reading here and there throws away.
     return cast(BinaryIO, system.open(path, "rb", **({} if whole else {"cache_type": "none"})))
+
+
+def open_local(url: str) -> BinaryIO:
+    """A local file.
+
+    Raises:
+        OSError: It is not there, or no regular file: opening a named pipe would wait for ever.
+    """
+    path = local_path(url)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "expected a regular file", str(path))
+    return path.open("rb")
+
+
+def open_stream(url: str) -> BinaryIO:
+    """A shard to be read once from its start, on disk, behind a URL or, where that is permitted, from a command.
+
+    Raises:
+        DataError: The name may not be opened, or a package is missing.
+        OSError: It cannot be opened.
+    """
+    if is_pipe(url):
+        from webdataset.gopen import gopen_pipe
+
+        check_url(url)
+        return cast(BinaryIO, gopen_pipe(f"pipe:{url.partition(':')[2]}", "rb"))
+    if is_remote(url):
+        return asking_again(url, lambda: open_url(url))
+    return open_local(url)
 
 
 def read_url(url: str) -> bytes:
@@ -60,9 +211,11 @@ def read_url(url: str) -> bytes:
 
     Raises:
         OSError: It cannot be read.
+        DataError: The URL may not be opened, or a package is missing.
     """
     if not is_remote(url):
-        return local_path(url).read_bytes()
+        with open_local(url) as file:
+            return file.read()
 
     def read() -> bytes:
         with open_url(url) as file:
@@ -72,7 +225,9 @@ def read_url(url: str) -> bytes:
 
 
 def read_url_if_there(url: str) -> bytes | None:
-    """The same, None where there is no such file."""
+    """The same, None where there is no such file; nothing lies beside the output of a command."""
+    if is_pipe(url):
+        return None
     try:
         return read_url(url)
     except FileNotFoundError:
@@ -80,11 +235,12 @@ def read_url_if_there(url: str) -> bytes | None:
 
 
 def _scheme(name: str) -> str:
-    """The scheme, in lower case, by the very rule by which webdataset chooses how to open a name."""
+    """The scheme, in lower case; spaces before it, tabs and line breaks inside it do not hide it."""
     try:
         return urlsplit(name).scheme
     except ValueError:  # brackets of a glob that look like a broken IPv6 address
-        return ""
+        head, colon, _ = name.partition(":")
+        return "" if "/" in head else urlsplit(head + colon).scheme
 
 
 def _matches(name: str) -> list[str]:
@@ -92,20 +248,99 @@ def _matches(name: str) -> list[str]:
     if is_remote(name):
         return [name]
     path = name[len("file:") :] if _scheme(name) == "file" else name
-    return [f"./{match}" if _scheme(match) else match for match in sorted(glob.glob(path))]
+    return [local_name(match) for match in sorted(glob.glob(path))]
+
+
+_INT_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_CHAR_RANGE = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
+
+
+def count_names(pattern: str) -> int:
+    """How many names the braces of a pattern stand for, without making any; one more than `MOST_NAMES` for any more.
+
+    Raises:
+        DataError: Braces are nested too deeply to look at.
+    """
+    depth = deepest = 0
+    for character in pattern:
+        depth += (character == "{") - (character == "}")
+        deepest = max(deepest, depth)
+    if deepest > MOST_NESTED:
+        raise DataError(f"expected braces of at most {MOST_NESTED} levels, got {deepest} in {shortened(pattern)}")
+    return _count(pattern)
+
+
+def _count(pattern: str) -> int:
+    total = 1
+    for expression in _split(pattern)[0]:
+        total = min(total * _count_expression(expression), MOST_NAMES + 1)
+    return total
+
+
+def _count_expression(text: str) -> int:
+    """Of what stands between braces."""
+    if found := _INT_RANGE.fullmatch(text):
+        if any(len(number) > MOST_DIGITS for number in found.groups() if number):
+            return MOST_NAMES + 1
+        start, end, step = int(found[1]), int(found[2]), int(found[3] or 1) or 1
+        return min(abs(end - start) // step + 1, MOST_NAMES + 1)
+    if _CHAR_RANGE.fullmatch(text):
+        return len(list(braceexpand(f"{{{text}}}")))
+    _, parts = _split(text)
+    return min(sum(map(_count, parts)) if len(parts) > 1 else _count(text), MOST_NAMES + 1)
+
+
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """The insides of its outermost braces, and its parts between commas that are in none; as braceexpand has them."""
+    insides, parts = [], []
+    start = begin = depth = position = 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+            continue
+        if character == "{":
+            if depth == 0:
+                start = position
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if depth == 0:
+                insides.append(text[start + 1 : position])
+        elif character == "," and depth == 0:
+            parts.append(text[begin:position])
+            begin = position + 1
+        position += 1
+    return insides, [*parts, text[begin:]]
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """Text for a message: quoted, and the start of it where it is long."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text):,} characters)"
 
 
 def expand_braces(urls: str | Sequence[str]) -> list[str]:
     """Every name that braces stand for, in order; globs stay as they are.
 
     Raises:
-        DataError: Braces are not balanced.
+        DataError: Braces are not balanced, or stand for too many names.
     """
-    names = [urls] if isinstance(urls, str) else list(urls)
-    try:
-        return [str(name) for pattern in names for name in braceexpand(pattern)]
-    except ValueError as error:  # its UnbalancedBracesError, which its types do not export
-        raise DataError(f"expected balanced braces in shard names, got {urls!r}") from error
+    patterns = [urls] if isinstance(urls, str) else list(urls)
+    names: list[str] = []
+    number = characters = 0
+    for pattern in patterns:
+        count = count_names(pattern)
+        number, characters = number + count, characters + count * len(pattern)
+        if number > MOST_NAMES or characters > MOST_CHARACTERS:
+            raise DataError(
+                f"expected braces that stand for at most {MOST_NAMES:,} shard names of {MOST_CHARACTERS:,} "
+                f"characters in all, got more in {shortened(pattern)}"
+            )
+        try:
+            names += [str(name) for name in braceexpand(pattern)]
+        except ValueError as error:  # its UnbalancedBracesError, which its types do not export
+            raise DataError(f"expected balanced braces in shard names, got {shortened(pattern)}") from error
+    return names
 
 
 def any_exists(urls: str | Sequence[str]) -> bool:
@@ -127,11 +362,13 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
         Paths and URLs; matches of one glob are sorted.
 
     Raises:
-        DataError: A pattern matches no file, or braces are not balanced.
+        DataError: A pattern matches no file, may not be opened or needs a package, or braces are not balanced.
     """
     found: list[str] = []
     missing = []
     for name in expand_braces(urls):
+        check_url(name)
+        check_client(name)
         matches = _matches(name)
         found += matches
         if not matches:
@@ -145,13 +382,29 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
 
 
 def refuse_pipes(urls: str | Sequence[str]) -> None:
-    """Raise DataError where a name would run a shell command, once its braces are expanded and in any case of letters.
+    """Refuse names that may run commands, once their braces are expanded; see `check_url`.
 
     Raises:
-        DataError: A name would, or braces are not balanced.
+        DataError: A name may, or braces are not balanced.
     """
     for name in expand_braces(urls):
-        if _scheme(name) == "pipe":
-            raise DataError(
-                f"expected a path or URL, got {name!r}, which runs a shell command; allow it with --allow-pipe"
-            )
+        check_url(name)
+
+
+CACHE_MARK = "shala-cache.txt"
+
+
+def mark_cache(folder: Path) -> None:
+    """Make a folder for copies of remote shards, and note that it is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / CACHE_MARK
+    if not os.path.lexists(mark):
+        mark.write_text("This folder holds copies of remote shards, made by shala_framework; it can be removed.\n")
+
+
+def is_cache(folder: str | Path) -> bool:
+    """Whether a run of one's own has used a folder for copies of remote shards.
+
+    A saved spec of somebody else may name any folder, and what copies hold comes from their server.
+    """
+    return (Path(folder) / CACHE_MARK).is_file()

@@ -31,6 +31,7 @@ from shala_framework.errors import DataError
 from shala_framework.run_data import RunData
 from shala_framework.spec import read_spec
 from shala_framework.training.progress import Silent
+from shala_framework.urls import is_cache
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
@@ -215,7 +216,8 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
     for _ in range(2):
         assert [(s.key, s.fields) for s in read_in_order(served, cache)] == expected
     if cached:
-        assert len(list(cache.iterdir())) == len(shards)
+        assert len(list(cache.glob("*.tar"))) == len(shards)
+        assert is_cache(cache)
         copied = sum(path.endswith(".tar") for path in Server.asked)
         assert list(read_in_order(served, cache))
         assert sum(path.endswith(".tar") for path in Server.asked) == copied

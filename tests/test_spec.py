@@ -14,6 +14,7 @@ from shala_framework import SpecError
 from shala_framework.cli.main import main, main_run
 from shala_framework.spec import parse_override, read_spec, resolve_spec, unstructure
 from shala_framework.spec.lines import key_lines
+from shala_framework.urls import permit_pipes
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
 TRAIN = 'train = "nowhere/train-{000..001}.tar"'
@@ -197,7 +198,7 @@ MISTAKES = {
     "string without quotes": Mistake('"two"', "two", "name", "not valid TOML: Invalid value at column 8"),
     # Names of shards.
     "unbalanced braces": Mistake(
-        TRAIN, 'train = "a-{0..9.tar"', "train =", "data.train: expected balanced braces in shard names, got ['a-{0..."
+        TRAIN, 'train = "a-{0..9.tar"', "train =", "data.train: expected balanced braces in shard names, got 'a-{0..."
     ),
     "shell command": Mistake(
         TRAIN,
@@ -439,7 +440,10 @@ def test_a_byte_order_mark_and_crlf_are_no_mistakes(two_spec, capsys):
 def test_pipes_run_where_the_command_line_allows_them(two_spec):
     """--allow-pipe lets a pipe: URL through the schema."""
     two_spec.write_text(two_spec.read_text().replace(TRAIN, 'train = "pipe:cat a.tar"'))
-    assert read_spec(two_spec, allow_pipe=True).spec.data.train == "pipe:cat a.tar"
+    with permit_pipes():
+        assert read_spec(two_spec).spec.data.train == "pipe:cat a.tar"
+    with pytest.raises(SpecError, match="--allow-pipe"):
+        read_spec(two_spec)
 
 
 @pytest.mark.parametrize(

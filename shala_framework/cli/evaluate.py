@@ -1,16 +1,18 @@
 """`shala evaluate`: the figures of a run, as tables, JSON and plots."""
 
 import argparse
-import sys
 from contextlib import closing
 
 import attrs
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.cli.progress import make_reporter
 from shala_framework.errors import Problem, SpecError
+from shala_framework.escaping import printable
 from shala_framework.evaluation.run import EVALUATION_FOLDER, evaluate_run
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.machine import resolve_device
@@ -66,9 +68,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     print_evaluation(evaluation)
     path = arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json"
     plotted = any(path.parent.glob(f"{path.stem}_*.png"))
-    print(f"wrote {path}{' and plots beside it' if plotted else ''}")
+    say(f"wrote {path}{' and plots beside it' if plotted else ''}")
     if model.synthetic:
-        print(f"{SYNTHETIC}: these figures say nothing about real data", file=sys.stderr)
+        remark(f"{SYNTHETIC}: these figures say nothing about real data")
     return 0
 
 
@@ -78,14 +80,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if not console.is_terminal:
         console.width = 120
     for found in evaluation_tables(evaluation):
-        console.print(found.title, style="bold")
+        console.print(Text(printable(found.title), style="bold"))
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column(found.head[0])
+        table.add_column(Text(printable(found.head[0])))
         for text in found.head[1:]:
-            table.add_column(text, justify="right")
+            table.add_column(Text(printable(text)), justify="right")
         for line in found.lines:
-            table.add_row(*line)
+            table.add_row(*(Text(printable(cell)) for cell in line))
         console.print(table)
         console.print()
     for note in evaluation.notes:
-        print(f"note: {note}", file=sys.stderr)
+        remark(f"note: {note}")

@@ -3,6 +3,7 @@
 import argparse
 from contextlib import closing
 
+from shala_framework.cli.output import say
 from shala_framework.cli.progress import make_reporter
 from shala_framework.data.index import write_index
 from shala_framework.errors import DataError
@@ -17,5 +18,5 @@ def index(arguments: argparse.Namespace) -> int:
         lengths = write_index(arguments.shards, reporter.advance)
         reporter.finish()
     num_bytes, num_samples = (sum(column) for column in zip(*lengths.values(), strict=True))
-    print(f"{arguments.shards}: {len(lengths)} shards, {num_samples} samples, {num_bytes / 2**20:.1f} MiB")
+    say(f"{arguments.shards}: {len(lengths)} shards, {num_samples} samples, {num_bytes / 2**20:.1f} MiB")
     return 0

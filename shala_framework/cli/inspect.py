@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 
 import attrs
 
+from shala_framework.cli.output import say
 from shala_framework.data.fitting import needs_fit
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import absent_from_first
@@ -12,6 +14,7 @@ from shala_framework.data.rows import decode, fit_to_shards
 from shala_framework.data.shards import read_shards
 from shala_framework.data.splits import SPLITS, split_urls
 from shala_framework.errors import DataError, PluginError, Problem, ShalaError, SpecError
+from shala_framework.escaping import printable
 from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
 from shala_framework.spec import doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
@@ -39,7 +42,7 @@ def check(arguments: argparse.Namespace) -> int:
         )
         return 2 if problems else 0
     for line in lines:
-        print(line)
+        say(line)
     if problems:
         raise SpecError(problems)
     return 0
@@ -47,7 +50,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Problem]) -> None:
     """Put what there is to say of a spec and its shards into the two lists."""
-    loaded = read_spec(arguments.spec, arguments.set, allow_pipe=arguments.allow_pipe)
+    loaded = read_spec(arguments.spec, arguments.set)
     spec = loaded.spec
     said = f"{len(spec.modality)} modalities: {', '.join(spec.modality)}"
     lines += doubts(spec)
@@ -61,7 +64,7 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
             urls = split_urls(spec.data, split)
             local = [url for url in urls if not is_remote(url)]
             first = next(read_shards(local[:1]), None)
-            fields = f"; first sample {first.key!r} has {', '.join(sorted(first.fields))}" if first else ""
+            fields = f"; first sample {first.key!r} has {_names(first.fields)}" if first else ""
             if urls:
                 lines.append(f"{split}: {len(urls)} shards{fields}")
             if first is not None and split == "train":
@@ -76,6 +79,10 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
             message = str(error).removeprefix(f"data.{split}: ")
             problems.append(Problem(path=f"data.{split}", message=message, origin=loaded.origins(("data", split))))
     lines.insert(0, f"{arguments.spec}: {'not sound' if problems else 'sound'}; {said}")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, lines=False) for name in sorted(names))
 
 
 def plugins(arguments: argparse.Namespace) -> int:
@@ -94,8 +101,8 @@ def plugins(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(described, indent=2))
         return 0
-    print(f"{arguments.name}, a {kind_of(found)}: {_summary(found)}\n")
-    print(keys_as_text(options))
+    say(f"{arguments.name}, a {kind_of(found)}: {_summary(found)}\n")
+    say(keys_as_text(options))
     return 0
 
 
@@ -114,16 +121,16 @@ def _list(as_json: bool) -> None:
         print(json.dumps(listed, indent=2))
         return
     if not listed:
-        print("no plugins are installed; `pip install ./plugins/*` installs this project's own")
+        say("no plugins are installed; `pip install ./plugins/*` installs this project's own")
     width = max((len(row["name"] or "") for row in listed), default=0)
     for kind in (*NOUNS.values(), None):
         rows = [row for row in listed if row["kind"] == kind]
         if rows:
-            print(f"{kind or 'cannot be loaded'}:")
+            say(f"{kind or 'cannot be loaded'}:")
         for row in rows:
             said = row["summary"] or row["error"]
             owner = f"  ({row['distribution']} {row['version']})" if kind else ""
-            print(f"  {row['name']:<{width}}  {said}{owner}")
+            say(f"  {row['name']:<{width}}  {said}{owner}")
 
 
 def _summary(found: type) -> str:

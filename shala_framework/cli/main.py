@@ -5,22 +5,28 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from shala_framework import __version__
 from shala_framework.cli.completion import complete
+from shala_framework.cli.output import remark
 from shala_framework.errors import ShalaError, SpecError
 from shala_framework.training.stopping import raising_signals
+from shala_framework.urls import permit_pipes, shortened
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `shala`: run one verb and exit."""
+    sys.excepthook = _show_traceback
     sys.exit(dispatch(_parser(), arguments))
 
 
 def main_run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `shala-run`, which is `shala run`."""
+    sys.excepthook = _show_traceback
     parser = argparse.ArgumentParser(
         prog="shala-run", description=_RUN, formatter_class=_Format, epilog=_RUN_EXAMPLES, allow_abbrev=False
     )
@@ -40,10 +46,10 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
         parser.print_help()
         return 0
     try:
-        with raising_signals():
+        with permit_pipes(getattr(parsed, "allow_pipe", False)), raising_signals():
             return _VERBS[parsed.verb](parsed)
     except ShalaError as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
+        remark(f"error: {_message(error)}")
         return 2
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
@@ -54,8 +60,25 @@ def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = 
         if error.filename is None or isinstance(error.filename, int):
             raise
         file = os.fsdecode(error.filename)
-        print(f"error: cannot read or write {file!r}: {error.strerror or error}", file=sys.stderr)
+        remark(f"error: cannot read or write {file!r}: {error.strerror or error}")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        hint = "lower the sizes in the spec, such as hidden_dim, batch_size or a modality's options, or num_rows"
+        remark(f"error: not enough memory: {str(error).strip().splitlines()[0] if str(error) else 'none left'}; {hint}")
+        return 2
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a device, as Python, NumPy and torch say it."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python does, but with whatever a terminal would obey in the messages escaped."""
+    remark("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def _message(error: ShalaError) -> str:
@@ -210,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sampling.add_argument("--num", type=int, default=8, metavar="N", help="samples (default: 8)")
     sampling.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
-    sampling.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    sampling.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     sampling.add_argument("--guidance", type=float, metavar="W", help="guidance scale (default: the spec's)")
     sampling.add_argument("--autoguidance", type=float, metavar="V", help="autoguidance scale (default: the spec's)")
     sampling.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the spec's)")
@@ -234,8 +257,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a key of [evaluate], [generate] or [data]; may be repeated",
     )
-    measuring.add_argument("--seed", type=int, default=0, metavar="N", help="of judges and samples (default: 0)")
+    measuring.add_argument("--seed", type=_seed, default=0, metavar="N", help="of judges and samples (default: 0)")
     _add_device(measuring)
+    _add_allow_pipe(measuring)
     _add_json(measuring, "every figure")
     measuring.set_defaults(verb="evaluate")
 
@@ -246,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reporting.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     _add_device(reporting)
+    _add_allow_pipe(reporting)
     reporting.set_defaults(verb="report")
 
     exploring = verb(
@@ -259,8 +284,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     exploring.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860")
     _add_device(exploring)
+    _add_allow_pipe(exploring)
     exploring.set_defaults(verb="explore")
     return parser
+
+
+def _seed(text: str) -> int:
+    """A seed that every generator takes."""
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**63 - 1, got {shortened(text)}")
+    return int(text)
 
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
@@ -280,7 +313,15 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec; may be repeated"
     )
-    parser.add_argument("--allow-pipe", action="store_true", help="allow pipe: URLs, which run shell commands")
+    _add_allow_pipe(parser)
+
+
+def _add_allow_pipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-pipe",
+        action="store_true",
+        help="allow shards by pipe: and other URLs that run commands, whoever wrote them",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

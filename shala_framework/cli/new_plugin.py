@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from string import Template
 
+from shala_framework.cli.output import say
 from shala_framework.errors import ShalaError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -53,9 +54,9 @@ def new_plugin(arguments: argparse.Namespace) -> int:
         text = (templates / f"{source}.template").read_text(encoding="utf-8")
         _write(folder / Template(target).substitute(values), Template(text).substitute(values))
     _write(folder / values["module"] / "py.typed", "")
-    print(f"{folder}: the modality {name!r}, a signal of several channels over time")
-    print(f"next: pip install -e {folder} pytest; python -m pytest {folder}/tests")
-    print("then make it yours, as its README.md says")
+    say(f"{folder}: the modality {name!r}, a signal of several channels over time")
+    say(f"next: pip install -e {folder} pytest; python -m pytest {folder}/tests")
+    say("then make it yours, as its README.md says")
     return 0
 
 

@@ -1,10 +1,10 @@
 """`shala pack`: raw files to shards."""
 
 import argparse
-import sys
 from contextlib import closing
 from pathlib import Path
 
+from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.cli.progress import make_reporter
 from shala_framework.data.packing import describe_pack
@@ -16,6 +16,9 @@ from shala_framework.plugins import load_dataset
 from shala_framework.spec import parse_override, read_spec
 from shala_framework.spec.structuring import format_path
 from shala_framework.training.progress import Reporter
+from shala_framework.urls import permit_pipes, shortened
+
+MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
 
 
 def pack(arguments: argparse.Namespace) -> int:
@@ -31,8 +34,9 @@ def pack(arguments: argparse.Namespace) -> int:
         raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
-    if arguments.workers < 0:
-        raise DataError(f"expected --workers of at least 0, got {arguments.workers}")
+    if not 0 <= arguments.workers <= MOST_WORKERS:
+        least = "at least 0" if arguments.workers < 0 else f"at most {MOST_WORKERS}"
+        raise DataError(f"expected --workers of {least}, got {arguments.workers}")
     part = _part(arguments.part)
     preparation = _preparation(arguments.spec) if arguments.spec is not None else None
     with closing(make_reporter()) as reporter:
@@ -57,15 +61,15 @@ def pack(arguments: argparse.Namespace) -> int:
         phases.finish()
         if dataset_class.synthetic:
             reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
-    print(describe_pack(report))
-    print(f"{len(report.shards)} shards in {arguments.out}")
+    say(describe_pack(report))
+    say(f"{len(report.shards)} shards in {arguments.out}")
     if not report.complete:
-        print(f"part {arguments.part}: the set has its index once all parts are there")
+        say(f"part {arguments.part}: the set has its index once all parts are there")
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        remark(f"note: {note}")
     if report.left_out:
         listing = arguments.out / part_file(LEFT_OUT_FILE, part)
-        print(f"note: {listing} lists everything left out ({len(report.left_out)})", file=sys.stderr)
+        remark(f"note: {listing} lists everything left out ({len(report.left_out)})")
     return 0
 
 
@@ -91,13 +95,14 @@ class _Phases:
 def _part(text: str) -> tuple[int, int]:
     """Number of the part, from 0, and of all parts, of text such as "3/8"."""
     number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise DataError(f"expected --part as I/N with I from 1 to N, such as 3/8, got {text!r}")
+    if len(text) > 20 or not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise DataError(f"expected --part as I/N with I from 1 to N, such as 3/8, got {shortened(text)}")
     return int(number) - 1, int(parts)
 
 
 def _preparation(path: Path) -> Preparation:
-    loaded = read_spec(path, use_stand_in=False)
+    with permit_pipes():  # shards that the spec names are not opened
+        loaded = read_spec(path, use_stand_in=False)
     return Preparation({name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality})
 
 

@@ -1,6 +1,5 @@
 """Progress as a person sees it: one live line on a terminal, plain lines now and then in a log."""
 
-import sys
 import time
 from collections.abc import Mapping
 
@@ -8,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column
 
+from shala_framework.cli.output import remark
+from shala_framework.escaping import printable
 from shala_framework.training.progress import Outlook
 
 BAR_WIDTH = 24
@@ -119,7 +120,7 @@ class TerminalProgress:
     def _line(self) -> str:
         of = f"/{self.rate.total}" if self.rate.total is not None else ""
         parts = (self.rate.describe(), self.run.describe(self.rate.seconds_left), self.terms)
-        return "  ".join([f"{self.title} {self.rate.done}{of}", *filter(None, parts)])
+        return printable("  ".join([f"{self.title} {self.rate.done}{of}", *filter(None, parts)]))
 
     def close(self) -> None:
         """Take the live line away, as an error does before its message; else the cursor would stay hidden."""
@@ -133,7 +134,7 @@ class TerminalProgress:
             seconds = time.perf_counter() - self.rate.start
             detail = f"  {self.terms}" if self.terms else ""
             text = f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}"
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
 
     def outlook(self, outlook: Outlook) -> None:
         line = self.run.take(outlook)
@@ -141,11 +142,11 @@ class TerminalProgress:
             self.note(line)
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         self.close()
-        self.console.print(text, style="bold red", markup=False)
+        self.console.print(printable(text), style="bold red", markup=False)
 
 
 class LogProgress:
@@ -196,4 +197,4 @@ class LogProgress:
 
     @staticmethod
     def _print(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        remark(text)

@@ -8,13 +8,14 @@ import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+from shala_framework.cli.output import remark, say
 from shala_framework.cli.progress import make_reporter
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a spec, or describe it where --dry-run asks for that."""
-    loaded = read_spec(arguments.spec, arguments.set, allow_pipe=arguments.allow_pipe)
+    loaded = read_spec(arguments.spec, arguments.set)
     if arguments.dry_run:
         _describe(loaded)
         return 0
@@ -43,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_evaluation(summary.evaluation)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
-    print(f"{folder}: {phases}; peak memory {summary.peak_memory_gib:.2f} GiB")
-    print(f"look at {folder / REPORT_FILE} and {folder / 'samples'}")
+    say(f"{folder}: {phases}; peak memory {summary.peak_memory_gib:.2f} GiB")
+    say(f"look at {folder / REPORT_FILE} and {folder / 'samples'}")
     if summary.synthetic:
-        print(f"{SYNTHETIC}: nothing in {folder} was learned from real recordings", file=sys.stderr)
+        remark(f"{SYNTHETIC}: nothing in {folder} was learned from real recordings")
     return 0
 
 
@@ -56,19 +57,19 @@ def _describe(loaded: LoadedSpec) -> None:
 
     if loaded.stand_in_used:
         stand_in = loaded.spec.data.stand_in
-        print(f"{SYNTHETIC}: no training shard is there; would train on {stand_in.dataset if stand_in else ''!r}\n")
-    print(json.dumps(unstructure(loaded.spec), indent=2))
+        say(f"{SYNTHETIC}: no training shard is there; would train on {stand_in.dataset if stand_in else ''!r}\n")
+    say(json.dumps(unstructure(loaded.spec), indent=2))
     model = ShaLa(loaded).build()
-    print("\nparameters")
+    say("\nparameters")
     total = 0
     for name, module in model.parts().items():
         count = sum(parameter.numel() for parameter in module.parameters())
         total += count
-        print(f"  {name:<24}{count:>12,}")
-    print(f"  {'total':<24}{total:>12,}")
+        say(f"  {name:<24}{count:>12,}")
+    say(f"  {'total':<24}{total:>12,}")
     spec = loaded.spec
-    print("\nshapes (B rows)")
+    say("\nshapes (B rows)")
     for name, modality in model.modalities.items():
-        print(f"  x {name:<22}[B, {', '.join(map(str, modality.shape))}] {str(modality.dtype).removeprefix('torch.')}")
-        print(f"  h {name:<22}[B, {spec.posterior.feature_dim}]")
-    print(f"  {'z':<24}[B, {spec.posterior.latent_dim}]")
+        say(f"  x {name:<22}[B, {', '.join(map(str, modality.shape))}] {str(modality.dtype).removeprefix('torch.')}")
+        say(f"  h {name:<22}[B, {spec.posterior.feature_dim}]")
+    say(f"  {'z':<24}[B, {spec.posterior.latent_dim}]")

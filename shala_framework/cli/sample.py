@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from shala_framework.checkpoint import write_file
+from shala_framework.cli.output import say
 from shala_framework.cli.progress import make_reporter
 from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
@@ -69,7 +70,7 @@ def sample(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(manifest, indent=2))
     else:
-        print(f"wrote {arguments.num} samples to {arguments.out}; {MANIFEST} lists their files")
+        say(f"wrote {arguments.num} samples to {arguments.out}; {MANIFEST} lists their files")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -26,8 +27,11 @@ from shala_framework.errors import DataError
 from shala_framework.urls import (
     RETRY_SECONDS,
     asking_again,
+    is_pipe,
     is_remote,
     local_path,
+    mark_cache,
+    open_local,
     open_url,
     read_url,
     read_url_if_there,
@@ -121,13 +125,14 @@ class IndexedShards:
 
     def _file(self, url: str, num_bytes: int) -> BinaryIO:
         if not is_remote(url):
-            return open(local_path(url), "rb")
+            return open_local(url)
         if self.cache is None:
             return asking_again(url, lambda: open_url(url, whole=False))
-        kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", url.rsplit("/", 1)[-1])[-100:]
+        kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
         if not kept.exists() or kept.stat().st_size != num_bytes:
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-            partial.parent.mkdir(parents=True, exist_ok=True)
+            mark_cache(self.cache)
             asking_again(url, lambda: _copy(url, partial))
             if partial.stat().st_size != num_bytes:
                 size = partial.stat().st_size
@@ -161,6 +166,8 @@ def index_shards(
     summaries = {} if summaries is None else summaries
     lengths, scanned = [], {}
     for number, url in enumerate(urls):
+        if is_pipe(url):
+            return None
         folder, _, name = url.rpartition("/")
         source = f"{folder}/{INDEX_FILE}" if folder else INDEX_FILE
         if source not in summaries:
@@ -177,7 +184,7 @@ def index_shards(
         if is_remote(url) or not url.endswith(".tar"):
             return None
         try:
-            with open(local_path(url), "rb") as file:
+            with open_local(url) as file:
                 scanned[number] = scan_shard(file)
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__

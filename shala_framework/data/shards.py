@@ -5,12 +5,11 @@ import tarfile
 from collections.abc import Iterable, Iterator
 
 import attrs
-from webdataset.gopen import gopen
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from shala_framework.errors import DataError
-from shala_framework.urls import is_remote
+from shala_framework.urls import is_remote, local_path, open_stream
 
 LABEL_FIELD = "cls"
 
@@ -38,8 +37,8 @@ def read_shards(urls: Iterable[str]) -> Iterator[RawSample]:
     for url in urls:
         keys: set[str] = set()
         try:
-            # Opened here and not by webdataset's own pipeline, which leaves the file to the garbage collector.
-            with gopen(url, "rb") as stream:
+            # Not opened by webdataset, which starts programs for URLs and leaves files to the garbage collector.
+            with open_stream(url) as stream:
                 _check_end(url)
                 members = ({**m, "__url__": url} for m in tar_file_iterator(stream, handler=reraise_exception))
                 for sample in group_by_keys(members, handler=reraise_exception):
@@ -51,8 +50,12 @@ def read_shards(urls: Iterable[str]) -> Iterator[RawSample]:
                     keys.add(key)
                     fields = {name: data for name, data in sample.items() if not name.startswith("__")}
                     yield RawSample(key, fields, url)
-        except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-            reason = str(error.args[0]) if error.args else type(error).__name__
+        except DataError:
+            raise
+        except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
+            if not isinstance(error, OSError | tarfile.TarError | EOFError | ValueError) and not is_remote(url):
+                raise
+            reason = getattr(error, "strerror", None) or (str(error.args[0]) if error.args else type(error).__name__)
             raise DataError(
                 f"{url}: not a readable shard: {reason}; after {len(keys)} whole samples; copy or pack it again"
             ) from error
@@ -62,7 +65,7 @@ def _check_end(url: str) -> None:
     """Raise TarError where a local tar file lacks its end mark, as one that was cut between two members does."""
     if is_remote(url) or not url.endswith(".tar"):
         return
-    with open(url.removeprefix("file:"), "rb") as file:
+    with local_path(url).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1024))
         if size < 1024 or file.read().strip(b"\0"):

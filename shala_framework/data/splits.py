@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from shala_framework.errors import DataError
 from shala_framework.spec.schema import Data
-from shala_framework.urls import expand_urls
+from shala_framework.urls import expand_urls, local_name
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
@@ -24,10 +24,11 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
         DataError: What the spec names matches no file.
     """
     if stand_in_run is not None:
-        return sorted(str(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
+        return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
     names: str | tuple[str, ...] = getattr(data, split)
     try:
         return expand_urls(names) if names else []
     except DataError as error:
-        hint = "" if split == "train" else f"; if the set has no {split} rows, take data.{split} out of the spec"
+        absent = split != "train" and str(error).startswith("no such shards")
+        hint = f"; if the set has no {split} rows, take data.{split} out of the spec" if absent else ""
         raise DataError(f"data.{split}: {error}{hint}") from error

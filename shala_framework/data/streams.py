@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -17,6 +18,7 @@ from shala_framework.errors import DataError
 from shala_framework.machine import available_cores
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
+from shala_framework.urls import pipes_permitted, set_pipes_permitted
 
 ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started
 ROWS_OF_A_WORKER = 32  # that it decodes at a time
@@ -263,7 +265,7 @@ def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
-        worker_init_fn=_ignore_signals if num_workers else None,
+        worker_init_fn=partial(_begin_worker, pipes_permitted()) if num_workers else None,
     )
     return _raising(iter(loader))  # begun here, and not in a step: it draws from torch's generator
 
@@ -293,7 +295,13 @@ class _Telling(IterableDataset[Rows | DataError]):
             yield error
 
 
-def _ignore_signals(_: int) -> None:
+def _begin_worker(permitted: bool, _: int) -> None:
+    """Let a worker process open what the training process may, and leave signals to that one."""
+    set_pipes_permitted(permitted)
+    _ignore_signals()
+
+
+def _ignore_signals() -> None:
     """Leave it to the training process to stop: it saves first, and a worker ends when that process does.
 
     Terminals, schedulers and torchrun signal all processes of a group; a worker that died of it would take the step

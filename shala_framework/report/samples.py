@@ -1,5 +1,6 @@
 """Writes the samples of a run as files that a person opens."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from shala_framework.checkpoint import write_file
 from shala_framework.data.rows import Rows
+from shala_framework.escaping import printable
 from shala_framework.media import encode_mp4, encode_png
 from shala_framework.modality import Preview
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.report.panels import Strip, contact_sheet, side_by_side
 
+LONGEST_STEM = 100  # characters of a file's name, before the number, the modality and the extension
+LONGEST_CAPTION = 60  # characters of a label
 SYNTHETIC = "SYNTHETIC STAND-IN DATA"
 REPORT_FILE = "report.html"
 
@@ -70,12 +74,12 @@ class SampleWriter:
             seed: Of the sampler.
             truth: Whether to show the true x of the generated modalities.
         """
-        model, name = self.model, "given_" + "_".join(given)
+        model, name = self.model, _file_stem("given_" + "_".join(given))
         x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed)
         wanted = [m for m in model.names if m not in given]
         groups = []
         for n, key in enumerate(rows.keys):
-            label = f" ({rows.labels[n]})" if rows.labels[n] else ""
+            label = f" ({_caption(rows.labels[n] or '')})" if rows.labels[n] else ""
             head = [(f"given {m}", self._preview(m, rows.x[m][n])) for m in given]
             tail = [(f"true {m}", self._true_preview(rows, m, n)) for m in wanted] if truth else []
             strips = [Strip(caption + label, preview) for caption, preview in head]
@@ -129,4 +133,13 @@ def choose_rows(rows: Rows, column: int, count: int) -> Rows:
 
 
 def _file_stem(key: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", key)
+    """A key as the head of a file's name; file systems limit names to 255 bytes, and long keys often end alike."""
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", key)
+    if len(stem) <= LONGEST_STEM:
+        return stem
+    return f"{stem[: LONGEST_STEM - 17]}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def _caption(label: str) -> str:
+    """A label as one line of a picture that is not as wide as the label is long."""
+    return printable(label[:LONGEST_CAPTION], lines=False) + ("..." if len(label) > LONGEST_CAPTION else "")

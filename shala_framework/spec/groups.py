@@ -5,28 +5,47 @@ Within its options, text that has the very braces of the name has the member's v
 """
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
+import attrs
 from braceexpand import braceexpand
 
-from shala_framework.spec.structuring import Finding, KeyPath
+from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath
+from shala_framework.urls import count_names, shortened
 
+MOST_MEMBERS = 1_000  # tables that a name's braces may stand for, each of them a network
+MOST_CHARACTERS = 200  # of a name with braces
 _BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
 
 
 def members(pattern: str) -> dict[str, dict[str, str]]:
     """Names that a pattern stands for, and what each has in the place of each of the braces; itself without braces.
 
+    Raises:
+        InvalidValueError: They stand for too many tables to have, or are not balanced.
+
     Example:
         >>> members("view_{08..10}")
         {'view_08': {'{08..10}': '08'}, 'view_09': {'{08..10}': '09'}, 'view_10': {'{08..10}': '10'}}
     """
+    if "{" not in pattern:
+        return {pattern: {}}
+    if len(pattern) > MOST_CHARACTERS:
+        raise InvalidValueError([Finding((), f"expected a name of at most {MOST_CHARACTERS} characters, got more")])
     braces = _BRACES.findall(pattern)
+    try:
+        if math.prod(map(count_names, braces)) > MOST_MEMBERS:
+            message = f"expected braces that stand for at most {MOST_MEMBERS:,} tables, got more in {pattern!r}"
+            raise InvalidValueError([Finding((), message)])
+        choices = [list(braceexpand(text)) for text in braces]
+    except ValueError as error:
+        raise InvalidValueError([Finding((), f"expected balanced braces, got {shortened(pattern)}")]) from error
     found = {}
-    for values in product(*(list(braceexpand(text)) for text in braces)):
+    for values in product(*choices):
         name = pattern
         for text, value in zip(braces, values, strict=True):
             name = name.replace(text, value, 1)
@@ -48,7 +67,12 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
     for pattern, table in tables.items():
         if isinstance(table, dict) and "group" in table:
             findings.append(Finding(("modality", pattern, "group"), "expected no such key", "share = true makes one"))
-        for name, values in members(pattern).items():
+        try:
+            named = members(pattern)
+        except InvalidValueError as error:
+            findings += [attrs.evolve(finding, path=("modality", pattern)) for finding in error.findings]
+            continue
+        for name, values in named.items():
             if name in expanded or (name != pattern and name in tables):
                 findings.append(Finding(("modality", pattern), f"expected names of its own, got {name!r} once more"))
             expanded[name] = _filled(table, values) if values else table
@@ -62,10 +86,14 @@ def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[
     """Lines of keys, for the tables that braces stand for too."""
     found = dict(lines)
     for pattern in patterns:
-        for name in members(pattern):
-            for path, line in lines.items():
-                if path[:2] == ("modality", pattern):
-                    found["modality", name, *path[2:]] = line
+        try:
+            named = members(pattern)
+        except InvalidValueError:  # a finding of the table's
+            continue
+        of_table = [(path, line) for path, line in lines.items() if path[:2] == ("modality", pattern)]
+        for name in named:
+            for path, line in of_table:
+                found["modality", name, *path[2:]] = line
     return found
 
 

@@ -33,6 +33,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
+        self.counted = (0, 1)  # a position and its line, from which on lines are counted
         self.lines: dict[KeyPath, int] = {}
         self.tables: dict[KeyPath, int] = {}
 
@@ -57,7 +58,9 @@ class _Scanner:
         return self.lines
 
     def _record(self, path: KeyPath) -> None:
-        self.lines.setdefault(path, self.text.count("\n", 0, self.position) + 1)
+        position, line = self.counted
+        self.counted = (self.position, line + self.text.count("\n", position, self.position))
+        self.lines.setdefault(path, self.counted[1])
 
     def _skip_blank(self) -> bool:
         match = _BLANK.match(self.text, self.position)

@@ -21,7 +21,8 @@ from shala_framework.spec.structuring import (
     structure,
     unstructure,
 )
-from shala_framework.urls import any_exists, expand_braces, refuse_pipes
+from shala_framework.spec.toml import LimitError, parse_toml
+from shala_framework.urls import any_exists, expand_braces, is_cache, refuse_pipes, shortened
 
 
 @attrs.frozen
@@ -65,17 +66,25 @@ def parse_override(text: str) -> Override:
     key, equals, value = text.partition("=")
     hint = "such as --set train.prior.steps=2000"
     if not equals:
-        raise SpecError([Problem(path="", message=f"expected KEY=VALUE, got {text!r}", hint=hint, origin="--set")])
+        message = f"expected KEY=VALUE, got {shortened(text)}"
+        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")])
     try:
         path = _dotted(key)
     except ValueError:
-        message = f"expected a dotted key before '=', got {key!r}"
+        message = f"expected a dotted key before '=', got {shortened(key)}"
         raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
-    return Override(path, _toml_value(value.strip()), "--set")
+    try:
+        return Override(path, _toml_value(value.strip()), "--set")
+    except LimitError as error:
+        raise SpecError([Problem(path=format_path(path), message=str(error), origin="--set")]) from None
 
 
 def _members(override: Override) -> list[Override]:
-    """An override of a table whose name has braces is one of each table that they stand for."""
+    """An override of a table whose name has braces is one of each table that they stand for.
+
+    Raises:
+        InvalidValueError: They stand for too many.
+    """
     head, *rest = override.path
     if head != "modality" or not rest:
         return [override]
@@ -84,7 +93,7 @@ def _members(override: Override) -> list[Override]:
 
 def _dotted(key: str) -> KeyPath:
     """The keys of one dotted key; ValueError (TOMLDecodeError is one) for anything else."""
-    table: Any = tomli.loads(f"{key} = 'end'")
+    table: Any = parse_toml(f"{key} = 'end'")
     path: KeyPath = ()
     while isinstance(table, dict):
         ((name, table),) = table.items()
@@ -95,9 +104,13 @@ def _dotted(key: str) -> KeyPath:
 
 
 def _toml_value(text: str) -> Any:
-    """What a TOML value says; any other text, a path or a word without quotes, stands for itself."""
+    """What a TOML value says; any other text, a path or a word without quotes, stands for itself.
+
+    Raises:
+        LimitError: It is too deep or too long for a value.
+    """
     try:
-        table = tomli.loads(f"value = {text}")
+        table = parse_toml(f"value = {text}")
     except tomli.TOMLDecodeError:
         return text
     return table["value"] if len(table) == 1 else text
@@ -148,9 +161,7 @@ class _Places:
         )
 
 
-def read_spec(
-    path: Path, overrides: Sequence[str] = (), *, allow_pipe: bool = False, use_stand_in: bool = True
-) -> LoadedSpec:
+def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool = True) -> LoadedSpec:
     """Read, override, check and complete a spec.
 
     While `data.train` matches no file and there is a [data.stand_in], the stand-in's `set` is applied first and
@@ -159,7 +170,6 @@ def read_spec(
     Args:
         path: The TOML file.
         overrides: `KEY=VALUE` texts.
-        allow_pipe: Whether `pipe:` URLs, which run a shell command, may be named.
         use_stand_in: Whether the stand-in may take the place of shards that are not there.
 
     Returns:
@@ -170,7 +180,7 @@ def read_spec(
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        raw = tomli.loads(text)
+        raw = parse_toml(text)
     except OSError as error:
         raise SpecError([Problem(path="", message=f"cannot be read: {error.strerror}", origin=str(path))]) from error
     except UnicodeDecodeError as error:
@@ -178,6 +188,8 @@ def read_spec(
         message = f"expected UTF-8 text, got byte {error.object[error.start]:#04x} at offset {error.start}"
         hint = "save the file as UTF-8"
         raise SpecError([Problem(path="", message=message, hint=hint, origin=f"{path}:{line}")]) from error
+    except LimitError as error:
+        raise SpecError([Problem(path="", message=str(error), origin=f"{path}:{error.line}")]) from error
     except tomli.TOMLDecodeError as error:
         message = f"not valid TOML: {error.msg} at column {error.colno}"
         problem = Problem(path="", message=message, origin=f"{path}:{error.lineno}")
@@ -185,12 +197,18 @@ def read_spec(
     lines = key_lines(text)
     places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
     wrong = [places.problem(finding) for finding in expand_tables(raw)]
-    given = [member for item in overrides for member in _members(parse_override(item))]
+    given: list[Override] = []
+    for override in map(parse_override, overrides):
+        try:
+            given += _members(override)
+        except InvalidValueError as error:
+            path_there = format_path(override.path[:2])
+            wrong += [Problem(path=path_there, message=f.message, origin="--set") for f in error.findings]
     base = copy.deepcopy(raw)
     problems = wrong + _apply(base, given, places)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
-        loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
+        loaded = _resolve(base, places, problems)
     except SpecError as error:
         if stand_in is None:
             raise
@@ -203,20 +221,30 @@ def read_spec(
                 target = tuple(part for key in keys for part in _dotted(str(key)))
                 own += _members(Override(target, value, places.origin(written)))
             except ValueError:
-                problems.append(places.problem(Finding(written, f"expected a dotted key, got {keys[-1]!r}")))
+                message = f"expected a dotted key, got {shortened(str(keys[-1]))}"
+                problems.append(places.problem(Finding(written, message)))
+            except InvalidValueError as error:
+                problems += [places.problem(Finding(written, finding.message)) for finding in error.findings]
         base = copy.deepcopy(raw)
         problems += wrong + _apply(base, [*own, *given], places)
-        loaded = _resolve(base, places, problems, allow_pipe=allow_pipe)
+        loaded = _resolve(base, places, problems)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
 
 def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
     """Check and complete a spec that is already JSON values, such as a checkpoint's.
 
+    Somebody else may have saved it. Shards that it names are judged when they are opened, and its `data.cache` is used
+    only where it is a folder that a run has made for copies of shards.
+
     Raises:
         SpecError: With every problem.
     """
-    return _resolve(raw, _Places(source, {}), [], allow_pipe=True, saved=True)
+    loaded = _resolve(raw, _Places(source, {}), [], saved=True)
+    data = loaded.spec.data
+    if data.cache is None or is_cache(data.cache):
+        return loaded
+    return attrs.evolve(loaded, spec=attrs.evolve(loaded.spec, data=attrs.evolve(data, cache=None)))
 
 
 def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) -> list[Problem]:
@@ -255,7 +283,6 @@ def _resolve(
     places: _Places,
     problems: list[Problem],
     *,
-    allow_pipe: bool,
     saved: bool = False,
 ) -> LoadedSpec:
     from shala_framework.plugins import load_dataset, load_modality, load_tracker  # torch only once the TOML is read
@@ -305,7 +332,7 @@ def _resolve(
             findings.append(Finding(("track", name), str(error)))
         except InvalidValueError as error:
             findings += [attrs.evolve(f, path=("track", name, "options", *f.path)) for f in error.findings]
-    findings += _wrong_urls(data, allow_pipe=allow_pipe)
+    findings += _wrong_urls(data, saved=saved)
     all_problems = problems + [places.problem(finding) for finding in findings]
     if all_problems or spec is None:
         raise SpecError(sorted(set(all_problems), key=lambda p: (_line(p.origin), p.path)))
@@ -313,7 +340,7 @@ def _resolve(
     return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
 
 
-def _wrong_urls(data: dict[str, Any], *, allow_pipe: bool) -> list[Finding]:
+def _wrong_urls(data: dict[str, Any], *, saved: bool) -> list[Finding]:
     """What is wrong with the names of shards, where they are of the type that the schema wants."""
     findings = []
     for key in ("train", "validation", "test"):
@@ -322,8 +349,9 @@ def _wrong_urls(data: dict[str, Any], *, allow_pipe: bool) -> list[Finding]:
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             continue  # already among the findings of the schema
         try:
-            expand_braces(names)
-            if not allow_pipe:
+            if saved:  # a model can be used without its shards, and what may be opened is asked when they are
+                expand_braces(names)
+            else:
                 refuse_pipes(names)
         except DataError as error:
             findings.append(Finding(("data", key), str(error)))

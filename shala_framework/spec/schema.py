@@ -6,11 +6,23 @@ import attrs
 
 from shala_framework.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
+from shala_framework.urls import shortened
+
+# Bounds that no use meets: above them memory or numbers end, hours later or in black pictures.
+MOST_WIDE = 65_536  # of layers and latents; two layers of it hold 16 GiB
+MOST_STEPS = 1_000_000_000  # weeks at a millisecond each
+MOST_ROWS = 100_000_000  # that are read into memory or drawn
+MOST_WEIGHT = 1_000_000  # of a term of the loss, beside others of weight 1
+MOST_GUIDANCE = 100  # tens already saturate samples
+LONGEST_NAME = 64  # characters of a modality's; several of them, and a key, make one file's name
+LONGEST_RUN = 200  # characters of a run's, which file systems limit to 255
 
 
-def _names_files(_: Any, __: Any, name: str) -> None:
+def _names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
     if not name or not all(c.isalnum() or c in "_-" for c in name):
-        raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {name!r}")
+        raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {shortened(name)}")
+    if len(name) > most:
+        raise ValueError(f"expected at most {most} characters (it names files), got {shortened(name)}")
 
 
 def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
@@ -19,7 +31,7 @@ def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
     findings = []
     for name, table in tables.items():
         try:
-            _names_files(_, __, name)
+            _names_files(_, __, name, LONGEST_NAME)
         except ValueError as error:
             findings.append(Finding((name,), str(error)))
         if table.share and not table.group:
@@ -68,11 +80,11 @@ class Data:
     test: str | tuple[str, ...] = ()
     stand_in: StandIn | None = None
     in_memory: bool = False
-    num_workers: int = attrs.field(default=0, validator=at_least(0))
-    shuffle_buffer: int = attrs.field(default=512, validator=at_least(1))
-    lanes: int = attrs.field(default=8, validator=at_least(1))
+    num_workers: int = attrs.field(default=0, validator=at_least(0, at_most=1_024))
+    shuffle_buffer: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
+    lanes: int = attrs.field(default=8, validator=at_least(1, at_most=65_536))
     cache: str | None = None
-    validation_samples: int = attrs.field(default=512, validator=at_least(1))
+    validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
 
 
 @attrs.frozen(kw_only=True)
@@ -115,15 +127,15 @@ class Posterior:
             encoders.
     """
 
-    latent_dim: int = attrs.field(default=64, validator=at_least(1))
-    feature_dim: int = attrs.field(default=256, validator=at_least(1))
-    hidden_dim: int = attrs.field(default=512, validator=at_least(1))
+    latent_dim: int = attrs.field(default=64, validator=at_least(1, at_most=MOST_WIDE))
+    feature_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
+    hidden_dim: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_WIDE))
     fusion: Literal["concatenation", "attention"] = "concatenation"
     modality_dropout: float = attrs.field(default=0.0, validator=between(0, 1))
-    subset_weight: float = attrs.field(default=0.1, validator=at_least(0))
-    contrast_weight: float = attrs.field(default=0.05, validator=at_least(0))
-    recognition_weight: float = attrs.field(default=0.05, validator=at_least(0))
-    texture_weight: float = attrs.field(default=0.1, validator=at_least(0))
+    subset_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
+    contrast_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
+    recognition_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
+    texture_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
     checked_share: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
 
 
@@ -146,18 +158,18 @@ class Prior:
         mixture_components: Components of the Gaussian-mixture control.
     """
 
-    hidden_dim: int = attrs.field(default=256, validator=at_least(1))
-    num_blocks: int = attrs.field(default=3, validator=at_least(1))
-    guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1))
-    guide_num_blocks: int = attrs.field(default=1, validator=at_least(1))
+    hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
+    num_blocks: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))
+    guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
+    guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
     condition: Literal["sum", "attention"] = "sum"
-    log_sigma_mean: float = 0.2
-    log_sigma_std: float = attrs.field(default=1.2, validator=above(0))
-    sigma_min: float = attrs.field(default=0.01, validator=above(0))
-    sigma_max: float = attrs.field(default=40.0, validator=above(0))
+    log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
+    log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))
+    sigma_min: float = attrs.field(default=0.01, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=40.0, validator=between(1e-6, 1e4))
     unconditional_share: float = attrs.field(default=0.5, validator=between(0, 1))
-    mixture_components: int = attrs.field(default=10, validator=at_least(1))
+    mixture_components: int = attrs.field(default=10, validator=at_least(1, at_most=10_000))
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_max <= self.sigma_min:
@@ -189,18 +201,22 @@ class Stage:
         time_share: This stage's part of train.minutes, relative to the other stages' parts.
     """
 
-    steps: int = attrs.field(default=10_000, validator=at_least(1))
-    batch_size: int = attrs.field(default=64, validator=at_least(1))
-    micro_batches: int = attrs.field(default=1, validator=at_least(1))
+    steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
+    batch_size: int = attrs.field(default=64, validator=at_least(1, at_most=1_048_576))
+    micro_batches: int = attrs.field(default=1, validator=at_least(1, at_most=65_536))
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = attrs.field(default=1e-2, validator=above(0))
-    warmup_steps: int = attrs.field(default=100, validator=at_least(0), metadata=SCALES_WITH_STEPS)
-    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0))
-    gradient_clip: float = attrs.field(default=1.0, validator=above(0))
-    log_every_steps: int = attrs.field(default=50, validator=at_least(1), metadata=SCALES_WITH_STEPS)
-    save_every_steps: int = attrs.field(default=500, validator=at_least(1), metadata=SCALES_WITH_STEPS)
-    save_every_minutes: float = attrs.field(default=10.0, validator=above(0))
-    time_share: float = attrs.field(default=0.7, validator=above(0))
+    learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
+    warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
+    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
+    gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
+    log_every_steps: int = attrs.field(
+        default=50, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
+    save_every_steps: int = attrs.field(
+        default=500, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
+    save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
+    time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
 
 
 @attrs.frozen(kw_only=True)
@@ -215,8 +231,10 @@ class AutoencoderStage(Stage):
             times as many numbers. The validation ELBO is always the unscaled one.
     """
 
-    kl_weight: float = attrs.field(default=1.0, validator=at_least(0))
-    kl_warmup_steps: int = attrs.field(default=1_000, validator=at_least(0), metadata=SCALES_WITH_STEPS)
+    kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    kl_warmup_steps: int = attrs.field(
+        default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
     likelihood_rescaling: bool = True
 
 
@@ -228,11 +246,11 @@ class PriorStage(Stage):
         ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
     """
 
-    batch_size: int = attrs.field(default=256, validator=at_least(1))
+    batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
     optimizer: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = attrs.field(default=1e-3, validator=above(0))
-    time_share: float = attrs.field(default=0.3, validator=above(0))
-    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0), metadata=SCALES_WITH_STEPS)
+    learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
+    time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
+    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
 
 
 @attrs.frozen(kw_only=True)
@@ -256,7 +274,7 @@ class Train:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0, at_most=1e6)))
     compile: bool = False
     sharding: Literal["none", "decoders"] = "none"
     autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
@@ -278,13 +296,13 @@ class Generate:
             without given modalities; 1 is none.
     """
 
-    num_joint: int = attrs.field(default=16, validator=at_least(0))
-    num_rows: int = attrs.field(default=8, validator=at_least(0))
-    num_samples: int = attrs.field(default=1, validator=at_least(1))
+    num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
+    num_rows: int = attrs.field(default=8, validator=at_least(0, at_most=100_000))
+    num_samples: int = attrs.field(default=1, validator=at_least(1, at_most=10_000))
     sampler: Literal["heun", "dpm"] = "heun"
-    num_steps: int = attrs.field(default=18, validator=at_least(2))
-    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
-    autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0))
+    num_steps: int = attrs.field(default=18, validator=at_least(2, at_most=10_000))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
 
 
 @attrs.frozen(kw_only=True)
@@ -313,18 +331,30 @@ class Evaluate:
     """
 
     at_end: bool = True
-    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
-    num_samples: int | None = attrs.field(default=None, validator=attrs.validators.optional(none_or_at_least(2)))
-    num_seeds: int = attrs.field(default=3, validator=at_least(1))
-    num_rows: int | None = attrs.field(default=None, validator=attrs.validators.optional(none_or_at_least(2)))
-    num_row_samples: int = attrs.field(default=4, validator=at_least(1))
-    autoguidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
-    guidance_scales: tuple[float, ...] = attrs.field(default=(1.0, 2.0), validator=[not_empty, each(at_least(0))])
-    judge_steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(at_least(0)))
-    train_rows: int = attrs.field(default=10_000, validator=at_least(2))
-    held_out_rows: int = attrs.field(default=5_000, validator=at_least(2))
-    likelihood_rows: int | None = attrs.field(default=None, validator=attrs.validators.optional(at_least(0)))
-    importance_samples: int = attrs.field(default=8, validator=[at_least(2), multiple_of(2)])
+    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0, at_most=1e6)))
+    num_samples: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(none_or_at_least(2, at_most=MOST_ROWS))
+    )
+    num_seeds: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))
+    num_rows: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(none_or_at_least(2, at_most=MOST_ROWS))
+    )
+    num_row_samples: int = attrs.field(default=4, validator=at_least(1, at_most=10_000))
+    autoguidance_scales: tuple[float, ...] = attrs.field(
+        default=(1.0, 2.0), validator=[not_empty, each(at_least(0, at_most=MOST_GUIDANCE))]
+    )
+    guidance_scales: tuple[float, ...] = attrs.field(
+        default=(1.0, 2.0), validator=[not_empty, each(at_least(0, at_most=MOST_GUIDANCE))]
+    )
+    judge_steps: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(at_least(0, at_most=MOST_STEPS))
+    )
+    train_rows: int = attrs.field(default=10_000, validator=at_least(2, at_most=MOST_ROWS))
+    held_out_rows: int = attrs.field(default=5_000, validator=at_least(2, at_most=MOST_ROWS))
+    likelihood_rows: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(at_least(0, at_most=MOST_ROWS))
+    )
+    importance_samples: int = attrs.field(default=8, validator=[at_least(2, at_most=1_000_000), multiple_of(2)])
 
 
 @attrs.frozen(kw_only=True)
@@ -358,7 +388,7 @@ class Spec:
 
     schema: Literal[1]
     name: str = attrs.field(validator=_names_files)
-    seed: int = attrs.field(default=0, validator=at_least(0))
+    seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
     data: Data
     modality: dict[str, ModalityTable] = attrs.field(validator=_modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)

@@ -4,6 +4,7 @@ cattrs dispatches on types; the hooks here replace its own, which turn 3.9 into 
 """
 
 import difflib
+import json
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ import cattrs
 
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
+MOST_SHOWN = 100  # characters of a key or a text in a message
+LARGEST_INT = 2**63 - 1  # of TOML, and of most that reads JSON
 
 
 @attrs.frozen
@@ -46,8 +49,9 @@ def format_path(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-            text += ("." if text else "") + (key if bare else f'"{key}"')
+            bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum() and len(key) <= MOST_SHOWN
+            shown = key if len(key) <= MOST_SHOWN else f"{key[:MOST_SHOWN]}..."
+            text += ("." if text else "") + (key if bare else json.dumps(shown, ensure_ascii=False))
     return text
 
 
@@ -68,8 +72,13 @@ def describe_value(value: Any) -> str:
         return "a table"
     if isinstance(value, (list, tuple)):
         return f"an array of {len(value)}"
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        return f"an int of {value.bit_length()} bits"  # writing it out could fail, or fill the screen
     names = {int: "int", float: "float", str: "string", type(None): "nothing"}
-    return f"{names.get(type(value), type(value).__name__)} {value!r}"
+    shown = repr(value)
+    if len(shown) > MOST_SHOWN + 20:
+        shown = f"{shown[:MOST_SHOWN]}..."
+    return f"{names.get(type(value), type(value).__name__)} {shown}"
 
 
 def describe_type(kind: Any) -> str:
@@ -96,12 +105,16 @@ def _mismatch(value: Any, kind: Any, hint: str = "") -> InvalidValueError:
 def _structure_exact(value: Any, kind: Any) -> Any:
     if type(value) is not kind:
         raise _mismatch(value, kind)
+    if kind is int and abs(value) > LARGEST_INT:
+        raise InvalidValueError([Finding((), f"expected an int of at most 64 bits, got {describe_value(value)}")])
     return value
 
 
 def _structure_float(value: Any, kind: Any) -> float:
     if type(value) not in (int, float):
         raise _mismatch(value, kind)
+    if type(value) is int and abs(value) > LARGEST_INT:
+        raise InvalidValueError([Finding((), f"expected a number of at most 64 bits, got {describe_value(value)}")])
     if not math.isfinite(value):  # JSON, in which specs are saved, has neither
         raise InvalidValueError([Finding((), f"expected a finite number, got {describe_value(value)}")])
     return float(value)

@@ -20,6 +20,7 @@ from shala_framework import (
     Preview,
     Sample,
     at_least,
+    between,
     hookimpl,
     not_empty,
 )
@@ -35,7 +36,7 @@ class TwoFloatsOptions:
     """
 
     field: str = attrs.field(default="a", validator=not_empty)
-    width: int = attrs.field(default=32, validator=at_least(1))
+    width: int = attrs.field(default=32, validator=at_least(1, at_most=4_096))
 
 
 class Decoder(nn.Module):
@@ -104,9 +105,9 @@ class TwoFloats(Modality):
 
 @attrs.frozen(kw_only=True)
 class MadeOptions:
-    train: int = attrs.field(default=256, validator=at_least(1))
-    validation: int = 16
-    missing: float = 0.0
+    train: int = attrs.field(default=256, validator=at_least(1, at_most=1_000_000))
+    validation: int = attrs.field(default=16, validator=at_least(0, at_most=1_000_000))
+    missing: float = attrs.field(default=0.0, validator=between(0, 1))
 
 
 class Made(Dataset):

@@ -47,10 +47,10 @@ class Inertial(Modality):
 
         channels: tuple[str, ...] = attrs.field(default=("ax", "ay", "az", "gx", "gy", "gz"), validator=not_empty)
         time: str = "time"
-        seconds: float = attrs.field(default=2.0, validator=above(0))
-        rate_hz: float = attrs.field(default=32.0, validator=above(0))
+        seconds: float = attrs.field(default=2.0, validator=above(0, at_most=3_600))
+        rate_hz: float = attrs.field(default=32.0, validator=above(0, at_most=100_000))
         fields: tuple[str, ...] = attrs.field(default=("csv",), validator=not_empty)
-        width: int = attrs.field(default=128, validator=[at_least(8), multiple_of(8)])
+        width: int = attrs.field(default=128, validator=[at_least(8, at_most=16_384), multiple_of(8)])
 
         def __attrs_post_init__(self) -> None:
             if len(set(self.channels)) < len(self.channels):

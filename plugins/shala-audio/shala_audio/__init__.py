@@ -63,15 +63,17 @@ class Audio(Modality):
         """
 
         sample_rate_hz: int = attrs.field(default=16_000, validator=between(2_000, 192_000))
-        clip_seconds: float = attrs.field(default=2.0, validator=above(0))
+        clip_seconds: float = attrs.field(default=2.0, validator=above(0, at_most=3_600))
         crop: Literal["start", "centre", "loudest"] = attrs.field(
             default="start", validator=attrs.validators.in_(("start", "centre", "loudest"))
         )
         mels: int = attrs.field(default=64, validator=between(4, 512))
-        hop_milliseconds: float = attrs.field(default=10.0, validator=above(0))
+        hop_milliseconds: float = attrs.field(default=10.0, validator=above(0, at_most=1_000))
         window_milliseconds: float = attrs.field(default=32.0, validator=[above(0), between(0, 1_000)])
-        min_frequency_hz: float = attrs.field(default=50.0, validator=at_least(0))
-        max_frequency_hz: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        min_frequency_hz: float = attrs.field(default=50.0, validator=at_least(0, at_most=96_000))
+        max_frequency_hz: float | None = attrs.field(
+            default=None, validator=attrs.validators.optional(above(0, at_most=96_000))
+        )
         floor_decibels: float = attrs.field(default=-70.0, validator=between(-120, -20))
         fields: tuple[str, ...] = attrs.field(
             default=(
@@ -80,11 +82,13 @@ class Audio(Modality):
             ),
             validator=[not_empty, each(not_empty)],
         )
-        width: int = attrs.field(default=96, validator=[at_least(8), multiple_of(8)])
+        width: int = attrs.field(default=96, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
-        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        scale: float | None = attrs.field(
+            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+        )
 
         def __attrs_post_init__(self) -> None:
             if not FEWEST_FRAMES <= self.num_frames <= MOST_FRAMES:

@@ -89,10 +89,10 @@ class Digits(Dataset):
             seed: Of the pairing and the pen's colours.
         """
 
-        train: int = attrs.field(default=6_000, validator=at_least(0))
-        validation: int = attrs.field(default=500, validator=at_least(0))
-        test: int = attrs.field(default=500, validator=at_least(0))
-        seed: int = attrs.field(default=0, validator=at_least(0))
+        train: int = attrs.field(default=6_000, validator=at_least(0, at_most=100_000_000))
+        validation: int = attrs.field(default=500, validator=at_least(0, at_most=100_000_000))
+        test: int = attrs.field(default=500, validator=at_least(0, at_most=100_000_000))
+        seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
 
     options: Options
 

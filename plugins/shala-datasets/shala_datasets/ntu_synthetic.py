@@ -39,8 +39,8 @@ _PERSON_STREAM, _MISSING_STREAM, _SAMPLE_STREAM = 0, 1, 2
 
 
 def _check_size(_: Any, __: Any, size: int) -> None:
-    if size < 16 or size % 2:
-        raise ValueError(f"expected an even number of at least 16, got {size!r}")
+    if not 16 <= size <= 2_048 or size % 2:
+        raise ValueError(f"expected an even number of at least 16 and at most 2048, got {size!r}")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -85,11 +85,11 @@ class NTUSynthetic(Dataset):
             skeleton_missing: Share of the training samples without a skeleton; none lacks both.
         """
 
-        train: int = attrs.field(default=3000, validator=at_least(0))
-        validation: int = attrs.field(default=300, validator=at_least(0))
-        test: int = attrs.field(default=300, validator=at_least(0))
-        seed: int = attrs.field(default=0, validator=at_least(0))
-        frames: int = attrs.field(default=32, validator=at_least(2))
+        train: int = attrs.field(default=3000, validator=at_least(0, at_most=100_000_000))
+        validation: int = attrs.field(default=300, validator=at_least(0, at_most=100_000_000))
+        test: int = attrs.field(default=300, validator=at_least(0, at_most=100_000_000))
+        seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
+        frames: int = attrs.field(default=32, validator=at_least(2, at_most=10_000))
         rgb_stride: int = attrs.field(default=1, validator=between(1, FRAMES_PER_SECOND))
         size: int = attrs.field(default=64, validator=_check_size)
         rgb_missing: float = attrs.field(default=0.0, validator=between(0, 1))

@@ -47,10 +47,10 @@ class PolyMNIST(Dataset):
             num_modalities: The first so many of the five.
         """
 
-        train: int = attrs.field(default=60_000, validator=at_least(0))
-        validation: int = attrs.field(default=2_000, validator=at_least(0))
-        test: int = attrs.field(default=10_000, validator=at_least(0))
-        seed: int = attrs.field(default=0, validator=at_least(0))
+        train: int = attrs.field(default=60_000, validator=at_least(0, at_most=100_000_000))
+        validation: int = attrs.field(default=2_000, validator=at_least(0, at_most=100_000_000))
+        test: int = attrs.field(default=10_000, validator=at_least(0, at_most=100_000_000))
+        seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
         num_modalities: int = attrs.field(default=5, validator=between(1, 5))
 
     options: Options

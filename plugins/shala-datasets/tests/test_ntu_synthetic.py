@@ -137,7 +137,7 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
         list(NTUSynthetic(NTUSynthetic.Options()).samples(tmp_path))
     with pytest.raises(ValueError, match=r"at most 1, got 1\.2"):
         NTUSynthetic.Options(rgb_missing=0.6, skeleton_missing=0.6)
-    with pytest.raises(ValueError, match="expected an even number of at least 16, got 33"):
+    with pytest.raises(ValueError, match="expected an even number of at least 16 and at most 2048, got 33"):
         NTUSynthetic.Options(size=33)
 
 

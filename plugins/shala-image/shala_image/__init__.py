@@ -54,11 +54,13 @@ class Image(Modality):
         fields: tuple[str, ...] = attrs.field(
             default=("jpg", "jpeg", "png", "webp", "bmp"), validator=[not_empty, each(not_empty)]
         )
-        network_width: int = attrs.field(default=16, validator=[at_least(8), multiple_of(8)])
+        network_width: int = attrs.field(default=16, validator=[at_least(8, at_most=4_096), multiple_of(8)])
         likelihood: Literal["normal", "laplace", "logistic_mixture"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
         )
-        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        scale: float | None = attrs.field(
+            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+        )
         components: int = attrs.field(default=5, validator=between(1, 100))
 
         def __attrs_post_init__(self) -> None:

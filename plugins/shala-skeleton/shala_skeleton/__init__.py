@@ -79,11 +79,11 @@ class Skeleton(Modality):
             scale: Its scale in metres; leave it out to have it learned.
         """
 
-        frames: int = attrs.field(default=64, validator=at_least(4))
-        joints: int = attrs.field(default=25, validator=at_least(1))
-        bodies: int = attrs.field(default=1, validator=at_least(1))
+        frames: int = attrs.field(default=64, validator=at_least(4, at_most=10_000))
+        joints: int = attrs.field(default=25, validator=at_least(1, at_most=1_000))
+        bodies: int = attrs.field(default=1, validator=at_least(1, at_most=100))
         dims: int = attrs.field(default=3, validator=between(2, 3))
-        root: int = attrs.field(default=0, validator=at_least(0))
+        root: int = attrs.field(default=0, validator=at_least(0, at_most=1_000))
         centre: Literal["first_frame", "every_frame", "none"] = attrs.field(
             default="first_frame", validator=attrs.validators.in_(("first_frame", "every_frame", "none"))
         )
@@ -91,15 +91,17 @@ class Skeleton(Modality):
         bones: Literal["ntu", "nw-ucla"] | tuple[tuple[int, int], ...] = attrs.field(
             default="ntu", validator=known_bones
         )
-        frames_per_second: float = attrs.field(default=15.0, validator=above(0))
+        frames_per_second: float = attrs.field(default=15.0, validator=[above(0), between(0.01, 1_000)])
         fields: tuple[str, ...] = attrs.field(
             default=("skeleton", "npy", "skeleton.json"), validator=[not_empty, each(named_after_its_format)]
         )
-        width: int = attrs.field(default=256, validator=[at_least(8), multiple_of(8)])
+        width: int = attrs.field(default=256, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
-        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
+        scale: float | None = attrs.field(
+            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+        )
 
         def __attrs_post_init__(self) -> None:
             named = [joint for bone in bone_list(self.bones) for joint in (bone.start, bone.end)]

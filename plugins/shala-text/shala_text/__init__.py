@@ -54,15 +54,15 @@ class Text(Modality):
         """
 
         fields: tuple[str, ...] = attrs.field(default=("txt",), validator=[not_empty, each(not_empty)])
-        vocabulary_size: int = attrs.field(default=2000, validator=at_least(MINIMUM_SIZE))
-        max_tokens: int = attrs.field(default=96, validator=at_least(8))
+        vocabulary_size: int = attrs.field(default=2000, validator=at_least(MINIMUM_SIZE, at_most=1_000_000))
+        max_tokens: int = attrs.field(default=96, validator=at_least(8, at_most=16_384))
         lower_case: bool = False
         sections: tuple[str, ...] = attrs.field(default=(), validator=each(not_empty))
-        width: int = attrs.field(default=128, validator=[at_least(8), multiple_of(8)])
-        num_layers: int = attrs.field(default=3, validator=at_least(1))
-        heads: int = attrs.field(default=4, validator=at_least(1))
+        width: int = attrs.field(default=128, validator=[at_least(8, at_most=16_384), multiple_of(8)])
+        num_layers: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))
+        heads: int = attrs.field(default=4, validator=at_least(1, at_most=16_384))
         word_dropout: float = attrs.field(default=0.2, validator=between(0, 1))
-        temperature: float = attrs.field(default=1.0, validator=above(0))
+        temperature: float = attrs.field(default=1.0, validator=[above(0), between(0.001, 100)])
         top_p: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
 
         def __attrs_post_init__(self) -> None:

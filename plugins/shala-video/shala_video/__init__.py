@@ -47,19 +47,21 @@ class Video(Modality):
                 an unbiased estimate. The encoder always sees all frames.
         """
 
-        frames: int = attrs.field(default=16, validator=[at_least(4), multiple_of(4)])
+        frames: int = attrs.field(default=16, validator=[at_least(4, at_most=1_024), multiple_of(4)])
         height: int = attrs.field(default=64, validator=SIDE)
         width: int = attrs.field(default=64, validator=SIDE)
-        channels: int = attrs.field(default=32, validator=[at_least(8), multiple_of(8)])
+        channels: int = attrs.field(default=32, validator=[at_least(8, at_most=4_096), multiple_of(8)])
         fields: tuple[str, ...] = attrs.field(
             default=("mp4", "avi", "mkv", "webm", "mpg"), validator=[not_empty, each(not_empty)]
         )
-        frames_per_second: float = attrs.field(default=8.0, validator=above(0))
+        frames_per_second: float = attrs.field(default=8.0, validator=[above(0), between(0.01, 1_000)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
-        scale: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0)))
-        training_frames: int = attrs.field(default=4, validator=at_least(1))
+        scale: float | None = attrs.field(
+            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+        )
+        training_frames: int = attrs.field(default=4, validator=at_least(1, at_most=1_024))
 
     options: Options
     dtype = torch.uint8

@@ -1,0 +1,87 @@
+"""Every number that a spec can hold has bounds that no use meets, so that nonsense is an error at its line."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import attrs
+import pytest
+
+from shala_framework.errors import PluginError
+from shala_framework.plugins import installed_offers, load_offer
+from shala_framework.spec.schema import Spec
+from shala_framework.spec.structuring import InvalidValueError, structure
+from shala_framework.urls import shortened
+
+
+def classes(kind: Any) -> Iterator[type]:
+    """A class of a spec, and those of the tables inside it."""
+    if attrs.has(kind):
+        yield kind
+        for field in attrs.fields(attrs.resolve_types(kind)):
+            yield from classes(field.type)
+    else:
+        for inner in get_args(kind):
+            yield from classes(inner)
+
+
+def offered() -> Iterator[type]:
+    """Options of every installed plugin."""
+    for offer in installed_offers():
+        try:
+            yield load_offer(offer.name).Options
+        except PluginError:
+            continue  # one that is broken is none of this test's
+
+
+def numeric(kind: Any) -> set[type]:
+    """Types of number that a field's type has anywhere in it."""
+    if kind in (int, float):
+        return {kind}
+    return set().union(*map(numeric, get_args(kind))) if get_args(kind) and "Literal" not in repr(kind) else set()
+
+
+def written(kind: Any, value: float) -> Any:
+    """The value, in as many arrays as a field's type wants around it, which have two different elements."""
+    if get_origin(kind) is tuple:
+        first = get_args(kind)[0]
+        return [written(first, value), written(first, value - 1 if isinstance(value, int) else value)]
+    for inner in get_args(kind):
+        if numeric(inner):
+            return written(inner, value)
+    return value
+
+
+KEYS = [
+    pytest.param(cls, field, id=f"{cls.__qualname__}.{field.name}")
+    for cls in dict.fromkeys([*classes(Spec), *offered()])
+    for field in attrs.fields(attrs.resolve_types(cls))
+    if numeric(field.type)
+]
+
+
+@pytest.mark.parametrize(("cls", "field"), KEYS)
+def test_no_number_is_without_bounds(cls, field):
+    """Of a spec's tables and of every plugin's options; neither huge, negative nor non-finite numbers pass."""
+    extremes = [2**62, -(2**62)] if int in numeric(field.type) else []
+    extremes += [1e300, -1e300, math.inf, -math.inf, math.nan] if float in numeric(field.type) else []
+    if field.name == "seed":
+        extremes = [2**63, 2**64, -1]
+    for value in extremes:
+        with pytest.raises(InvalidValueError) as caught:
+            structure({field.name: written(field.type, value)}, cls)
+        assert any(finding.path[:1] in ((field.name,), ()) for finding in caught.value.findings), value
+        if not isinstance(value, float) or get_origin(field.type) is tuple:
+            continue
+        with pytest.raises(ValueError, match="expected"):  # without the spec's reader, as from Python
+            field.validator(None, field, value)
+
+
+def test_there_are_many_of_them():
+    assert len(KEYS) > 70
+
+
+@pytest.mark.parametrize("text", ["x" * 101, "\x1b" * 200])
+def test_long_texts_of_messages_are_cut(text):
+    assert len(shortened(text)) < 450
+    assert f"({len(text)} characters)" in shortened(text)
