@@ -92,7 +92,9 @@ def _matches(name: str) -> list[str]:
     if is_remote(name):
         return [name]
     path = name[len("file:") :] if _scheme(name) == "file" else name
-    return [f"./{match}" if _scheme(match) else match for match in sorted(glob.glob(path))]
+    # A folder may be called "a [1]": brackets are a glob's only where no file has them in its name.
+    matches = glob.glob(path.replace("[", "[[]")) or glob.glob(path)
+    return [f"./{match}" if _scheme(match) else match for match in sorted(matches)]
 
 
 def expand_braces(urls: str | Sequence[str]) -> list[str]:
