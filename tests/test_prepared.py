@@ -258,8 +258,8 @@ READING = {
     "audio": "sample_rate_hz clip_seconds crop mels hop_milliseconds window_milliseconds min_frequency_hz "
     "max_frequency_hz floor_decibels fields",
     "image": "channels height width fit fields",
-    "skeleton": "frames joints bodies dims root centre facing fields",
-    "text": "fields vocabulary_size max_tokens lower_case sections",
+    "skeleton": "frames joints bodies dims root centre facing fields axes max_frames max_megabytes",
+    "text": "fields vocabulary_size max_tokens max_bytes lower_case sections",
     "video": "frames height width fields",
 }
 
