@@ -34,7 +34,7 @@ def fill_gaps(joints_TPJC: np.ndarray, field: str, root: int = 0) -> np.ndarray:
     if joints_TPJC.shape[2] == 1:
         present = [body for body in range(joints_TPJC.shape[1]) if joints_TPJC[:, body].any()]
         return joints_TPJC[:, present] if joints_TPJC.shape[1] > 1 else joints_TPJC
-    seen_TP = joints_TPJC.any(axis=(2, 3))
+    seen_TP: np.ndarray = np.any(joints_TPJC, axis=(2, 3))
     (frames,) = np.nonzero(seen_TP.any(axis=1))
     if not len(frames):
         return joints_TPJC[:, :0]
@@ -86,7 +86,7 @@ def lost_joints(seen_NJC: np.ndarray, root: int = 0) -> np.ndarray:
         seen_NJC: Joints of one body in frames that have it.
         root: Joint that centred data are likely to have at the origin.
     """
-    zero_NJ = ~seen_NJC.any(axis=2)
+    zero_NJ: np.ndarray = ~np.any(seen_NJC, axis=2)
     margin_J = np.full(zero_NJ.shape[1], MARGIN)
     margin_J[root] = ROOT_MARGIN
     (frames,) = np.nonzero(zero_NJ.any(axis=1))
