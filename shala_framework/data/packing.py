@@ -138,7 +138,9 @@ def pack(
         for writer in writers.values():
             writer.close()
         report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
-        report.notes += [entry.note for entry in job.left_out]
+        report.notes += [entry.note for entry in job.left_out if entry.note]
+        counted = Counter(entry.reason for entry in job.left_out if not entry.note)
+        report.notes += [f"{number} left out, {reason}" for reason, number in counted.items()]
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
         if part[1] == 1:  # of several parts, one may be empty
             _refuse_empty(report, splits)

@@ -190,6 +190,10 @@ class Skeleton(Modality):
         x_TPJC[:, :num_bodies] = interpolate(tracked_TPJC, times, np.linspace(0, times[-1], options.frames))
         return torch.from_numpy(x_TPJC)
 
+    def blank_reason(self) -> str:
+        """That nobody is tracked."""
+        return "nobody is tracked in it"
+
     def _centred(self, tracked_TPJC: np.ndarray) -> np.ndarray:
         root_T11C = tracked_TPJC[:, :1, self.options.root][:, :, None]
         origin = {"first_frame": root_T11C[:1], "every_frame": root_T11C, "none": np.zeros(1)}[self.options.centre]

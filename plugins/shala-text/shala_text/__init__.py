@@ -149,6 +149,11 @@ class Text(Modality):
         x[: len(tokens)] = torch.tensor(tokens)
         return x
 
+    def blank_reason(self) -> str:
+        """That there is no text, or none of the wanted sections."""
+        sections = self.options.sections
+        return f"it has no section {' or '.join(sections)}" if sections else "it is blank"
+
     def write(self, x: Tensor) -> dict[str, bytes]:
         """One line of UTF-8 under "txt"."""
         return {"txt": f"{self._shown(x)}\n".encode()}
