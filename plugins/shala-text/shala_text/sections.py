@@ -19,6 +19,7 @@ NAMES = (
 
 _CONCLUDING = ("FINDINGS", "IMPRESSION")
 _RULE = re.compile(r"^[ \t]*[_=-]{10,}[ \t]*$", re.MULTILINE)  # fewer than ten underscores are what was taken out
+_TITLE = re.compile(r"^[ \t]*([A-Z][A-Z0-9 \t()/&,.-]{1,80}):(?=\s|$)", re.MULTILINE)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n")
 
 
@@ -76,23 +77,29 @@ def keep_sections(report: str, wanted: Sequence[str]) -> str:
 
 def _sections(report: str, wanted: tuple[str, ...]) -> Iterator[_Section]:
     """The sections of a report, without what stands before the first."""
+    headers = {match.start(): match for match in _header_pattern(wanted).finditer(report)}
+    titles = {match.start(): match for match in _TITLE.finditer(report) if section_of(_capitals(match))}
+    titles = {start: match for start, match in titles.items() if start not in headers}
+    within = {start for match in titles.values() for start in range(match.start(), match.end())}
     found: list[tuple[re.Match[str], str, str]] = []  # header, name of the section, header in capitals
-    for match in _header_pattern(wanted).finditer(report):
-        *known, title = match.groups()
-        header = " ".join((next(filter(None, known), None) or title).upper().split())
-        section = section_of(header)
-        if title is not None:
-            # Under findings, a title such as "CHEST WALL" is one of their parts.
-            under_findings = bool(found) and found[-1][1] == "FINDINGS"
-            if section is None or (section == "FINDINGS" and names_a_view(header) and under_findings):
-                continue
-        found.append((match, section or header, header))
+    for start, match in sorted((headers | titles).items()):
+        header = _capitals(match)
+        section = section_of(header) or header
+        # Under findings, a title such as "CHEST WALL" is one of their parts.
+        part = section == "FINDINGS" and names_a_view(header) and bool(found) and found[-1][1] == "FINDINGS"
+        if (start in titles and not part) or start not in within:
+            found.append((match, section, header))
     ends = [match.start() for match, _, _ in found] + [len(report)]
     for (match, name, header), end in zip(found, ends[1:], strict=True):
         content = report[match.end() : end]
         if name == "FINDINGS" and names_a_view(header) and not any(map(str.isalpha, content)):
             content = ""  # the title of the report and a date that was taken out
         yield _Section(name, header, content)
+
+
+def _capitals(match: re.Match[str]) -> str:
+    """The header that a pattern has found, in capitals and with single spaces."""
+    return " ".join(next(filter(None, match.groups())).upper().split())
 
 
 def _shown(section: _Section, wanted: set[str]) -> str:
@@ -122,8 +129,6 @@ def _header_pattern(wanted: tuple[str, ...]) -> re.Pattern[str]:
     # At most three names: an unbounded list of them would make a hostile line take quadratic time.
     header = rf"{one}(?:[ \t]*(?:[/&,]|\bAND\b)[ \t]*{one}){{0,2}}"
     colon = r"[ \t]*(?:\([^()\n]*\)[ \t]*)?:"
-    title = r"([A-Z][A-Z0-9 \t()/&,.-]{1,80}):(?=\s|$)"
     return re.compile(
-        rf"^[ \t]*((?i:{header})){colon}|(?<=[\s.])({header}){colon}|^[ \t]*({header})[ \t]*$|^[ \t]*{title}",
-        re.MULTILINE,
+        rf"^[ \t]*((?i:{header})){colon}|(?<=[\s.])({header}){colon}|^[ \t]*({header})[ \t]*$", re.MULTILINE
     )

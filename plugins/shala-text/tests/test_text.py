@@ -302,6 +302,7 @@ BOTH = ("FINDINGS", "IMPRESSION")
         (" CHEST RADIOGRAPH:  ___\n\n FINDINGS:  Clear.", BOTH, "FINDINGS: Clear."),
         (" FINDINGS:  Clear.\n CHEST WALL:  Normal.\n REFERENCE EXAM:  ___", BOTH,
          "FINDINGS: Clear. CHEST WALL: Normal."),
+        (" FINDINGS:  Clear.\n PLEASE SEE CT EXAM:  ___", BOTH, "FINDINGS: Clear. PLEASE SEE CT"),
         (" PRELIMINARY IMPRESSION:  Clear.\n PATIENT HISTORY:  Cough.", BOTH, "IMPRESSION: Clear."),
         (" REASON FOR EXAM:  Cough.\n PFI:  Pain.", ("INDICATION", "HISTORY"), "INDICATION: Cough. HISTORY: Pain."),
         (" PORTABLE CHEST\n\n COMPARISON:  None.\n\n Heart is large.  Lines unchanged.\n", BOTH,
