@@ -113,6 +113,10 @@ class Modality(abc.ABC):
             DataError: A field is there but cannot be decoded.
         """
 
+    def blank_reason(self) -> str:
+        """Why `read` gives None for a sample that has one of the fields, such as "nobody is tracked"."""
+        return "nothing is in it"
+
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode one x of `shape` as files that a person can open: extension to bytes."""

@@ -248,7 +248,9 @@ def _matches(name: str) -> list[str]:
     if is_remote(name):
         return [name]
     path = name[len("file:") :] if _scheme(name) == "file" else name
-    return [local_name(match) for match in sorted(glob.glob(path))]
+    # A folder may be called "a [1]": brackets are a glob's only where no file has them in its name.
+    matches = glob.glob(path.replace("[", "[[]")) or glob.glob(path)
+    return [local_name(match) for match in sorted(matches)]
 
 
 _INT_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")

@@ -24,7 +24,7 @@ LAYERS = (  # low to high; a module imports from its own layer and from lower on
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},
-    {"experiment", "run_data", "explore"},
+    {"experiment", "run_data", "run_phases", "explore"},
     {"cli", "__main__"},
     {"testing"},  # for plugins' tests; the core does without it
 )

@@ -48,12 +48,13 @@ def test_a_shard_cut_anywhere_is_an_error(tmp_path, cut):
         list(read_shards([str(path)]))
 
 
-def make_tar(path: Path, names: list[str]) -> str:
+def make_tar(path: Path, names: list[str], label: bytes = b"[1, 2]") -> str:
     with tarfile.open(path, "w") as tar:
         for name in names:
             member = tarfile.TarInfo(name)
-            member.size = 6
-            tar.addfile(member, io.BytesIO(b"[1, 2]"))
+            content = label if name.endswith(".cls") else b"[1, 2]"
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return str(path)
 
 
@@ -83,6 +84,39 @@ def test_undecodable_fields_name_sample_and_modality(tmp_path):
         load_rows([str(path)], MODALITIES)
     with pytest.raises(DataError, match="none of the modalities"):
         load_rows([make_tar(tmp_path / "y.tar", ["k.other"])], MODALITIES)
+
+
+@pytest.mark.parametrize("written", ["cat", "cat\n", " cat\r\n", "\ufeffcat"])
+def test_labels_are_stripped(tmp_path, written):
+    """A line end, as an editor or `echo` writes it, does not make another class; text in other languages does."""
+    for label in (written, written.replace("cat", "chèvre blanche")):
+        shard = make_tar(tmp_path / "x.tar", ["k.a", "k.cls"], label.encode())
+        assert load_rows([shard], MODALITIES).labels == (label.strip("\ufeff \r\n"),)
+
+
+@pytest.mark.parametrize(
+    ("label", "got"),
+    [
+        ("chèvre".encode("latin-1"), "the byte 0xe8 at offset 2 of 6"),
+        ("cat".encode("utf-16"), "the byte 0xff"),
+        (b"", "0 bytes"),
+        (b" \r\n", "3 bytes of white space"),
+    ],
+)
+def test_labels_that_say_nothing_name_shard_sample_and_field(tmp_path, label, got):
+    """A label that cannot be read is one message, not a traceback and not a class of its own."""
+    shard = make_tar(tmp_path / "x.tar", ["k.a", "k.cls"], label)
+    with pytest.raises(DataError, match=rf"x\.tar: sample 'k', field 'cls': expected the name of a class.*{got}"):
+        load_rows([shard], MODALITIES)
+
+
+def test_brackets_in_the_name_of_a_folder_are_its_name(tmp_path):
+    """They are a glob's only where no file has them in its name."""
+    for folder in ("set [1]", "set 1", "other 1"):
+        (tmp_path / folder).mkdir()
+        make_tar(tmp_path / folder / "train-0.tar", ["k.a"])
+    assert expand_urls(f"{tmp_path}/set [1]/train-*.tar") == [f"{tmp_path}/set [1]/train-0.tar"]
+    assert expand_urls(f"{tmp_path}/other [1]/train-[0-9].tar") == [f"{tmp_path}/other 1/train-0.tar"]
 
 
 def test_missing_modalities_are_zeros_with_presence(shards):

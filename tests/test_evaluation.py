@@ -138,6 +138,19 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
     assert any("no judges" in note for note in evaluation.notes)
 
 
+@pytest.mark.parametrize("share", ["all", "some"])
+def test_labels_that_training_never_saw_are_named(share, two_spec):
+    """A class that is spelt otherwise in held-out rows is named with its count, whether or not others are left."""
+    model, train, rows = trained(two_spec)
+    changed = [n for n, label in enumerate(rows.labels) if share == "all" or label == "left"]
+    labels = tuple(f"{label}s" if n in changed else label for n, label in enumerate(rows.labels))
+    notes = evaluate(model, train, attrs.evolve(rows, labels=labels), model.spec.evaluate).notes
+    (note,) = (note for note in notes if "no training row has" in note)
+    assert note.startswith(f"{len(changed)} of {len(rows)} held-out rows have labels that no training row has")
+    assert f"'lefts' ({sum(label == 'left' for label in rows.labels)})" in note
+    assert "training rows have 'left', 'right'" in note
+
+
 def test_judges_say_what_real_rows_are(two_spec):
     """They learn the class; the panel compares samples with the real rows that have the modality."""
     model, train, rows = trained(two_spec)

@@ -100,6 +100,41 @@ def test_shards_have_their_names_only_when_all_are_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
+class _Odd(Made):
+    """The samples of one split, or of all, are damaged."""
+
+    damaged: tuple[str, ...] = ()
+
+    def samples(self, source):
+        for sample in super().samples(source):
+            damaged = sample.split in self.damaged
+            yield attrs.evolve(sample, fields=dict.fromkeys(sample.fields, b"oops")) if damaged else sample
+
+
+class _Nothing(Made):
+    def samples(self, source):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (("validation",), "expected samples of validation, got none to write: "),
+        (("train", "validation"), "expected samples, got none to write: "),
+    ],
+)
+def test_a_pack_without_samples_is_an_error(tmp_path, damaged, message):
+    """Neither an empty folder of shards nor a split of which nothing is left looks like a success."""
+    dataset = _Odd(MadeOptions(train=6))
+    dataset.damaged = damaged
+    preparation = Preparation({"a": TwoFloats(TwoFloatsOptions(field="a"))})
+    with pytest.raises(DataError, match=rf"{message}\d+ left out: "):
+        pack(dataset, None, tmp_path / "s", preparation=preparation)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(DataError, match="got none to write: the data set gave none"):
+        pack(_Nothing(MadeOptions()), None, tmp_path / "s")
+
+
 KILLED = """
 import os, pathlib, signal, sys
 from two_floats import Made, MadeOptions

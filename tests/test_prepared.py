@@ -254,12 +254,34 @@ def test_a_real_modality_passes_over_a_file_and_takes_other_networks(tmp_path):
 
 
 # Of each plugin, what reading or fitting depends on; every other option is one of the networks.
+def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
+    """Each report without the wanted sections is named with its reason, and one note counts them."""
+
+    class Reports(Made):
+        def samples(self, source):
+            for number, sample in enumerate(super().samples(source)):
+                title = "INDICATION" if number % 4 == 0 else "FINDINGS"
+                yield attrs.evolve(sample, fields={"a": sample.fields["a"], "txt": f" {title}: Clear.\n".encode()})
+
+    text = real_modality("text")
+    preparation = Preparation(
+        {"a": TwoFloats(TwoFloatsOptions(field="a")), "report": text(text.Options(sections=("FINDINGS", "IMPRESSION")))}
+    )
+    report = pack(Reports(MadeOptions(train=8, validation=4)), None, tmp_path, preparation=preparation)
+    assert report.fields["train"] == {"a.prepared.npy": 8, "cls": 8, "report.prepared.npy": 6}
+    reason = "modality 'report': field 'txt' is there, but it has no section FINDINGS or IMPRESSION"
+    dropped = ("train_0000", "train_0004", "validation_0000")
+    assert report.left_out == [(reason, f"sample {key!r}") for key in dropped]
+    assert report.notes == [f"3 left out, {reason}"]
+    assert (tmp_path / "left_out.txt").read_text().count(reason) == 3
+
+
 READING = {
     "audio": "sample_rate_hz clip_seconds crop mels hop_milliseconds window_milliseconds min_frequency_hz "
     "max_frequency_hz floor_decibels fields",
     "image": "channels height width fit fields",
-    "skeleton": "frames joints bodies dims root centre facing fields",
-    "text": "fields vocabulary_size max_tokens lower_case sections",
+    "skeleton": "frames joints bodies dims root centre facing fields axes max_frames max_megabytes",
+    "text": "fields vocabulary_size max_tokens max_bytes lower_case sections",
     "video": "frames height width fields",
 }
 

@@ -1,7 +1,7 @@
 """Packing: a data set's samples become indexed shards, in one go, in parts, or in several goes."""
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -93,7 +93,8 @@ def pack(
         Counts, shards and notes.
 
     Raises:
-        DataError: The raw data cannot be used, two samples share a key, or out holds shards that are in the way.
+        DataError: The raw data cannot be used, two samples share a key, nothing is left of a split or of the whole set,
+            or out holds shards that are in the way.
         WorkerError: One of the worker processes was killed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -121,7 +122,8 @@ def pack(
             for shard in shards:
                 report.count(split, shard.fields, len(shard.keys))
         on_sample(0)
-        wanted = _wanted(job, dataset, source, on_sample)
+        splits: set[str] = set()
+        wanted = _wanted(job, dataset, source, on_sample, splits)
         for sample, left_out in _prepared(wanted, preparation, num_workers):
             job.left_out += left_out
             if sample is None:
@@ -136,8 +138,12 @@ def pack(
         for writer in writers.values():
             writer.close()
         report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
-        report.notes += [entry.note for entry in job.left_out]
+        report.notes += [entry.note for entry in job.left_out if entry.note]
+        counted = Counter(entry.reason for entry in job.left_out if not entry.note)
+        report.notes += [f"{number} left out, {reason}" for reason, number in counted.items()]
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
+        if part[1] == 1:  # of several parts, one may be empty
+            _refuse_empty(report, splits)
         if preparation is not None:
             write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode(), owner=job.tag)
         if report.left_out:
@@ -158,8 +164,22 @@ def pack(
     return report
 
 
-def _wanted(job: Job, dataset: Dataset, source: Path | None, on_sample: Callable[[int], None]) -> Iterator[Sample]:
-    """The samples that belong to a job and are not written yet."""
+def _refuse_empty(report: PackReport, splits: set[str]) -> None:
+    """Raise DataError where the data set had samples of a split and none was written, or had none at all."""
+    empty = sorted(splits - report.samples.keys())
+    if report.samples and not empty:
+        return
+    reasons = Counter(reason for reason, _ in report.left_out).most_common(3)
+    said = "; ".join(f"{number} left out: {reason}" for reason, number in reasons) or "the data set gave none"
+    raise DataError(
+        f"expected samples{f' of {empty[0]}' if empty and report.samples else ''}, got none to write: {said}"
+    )
+
+
+def _wanted(
+    job: Job, dataset: Dataset, source: Path | None, on_sample: Callable[[int], None], splits: set[str]
+) -> Iterator[Sample]:
+    """The samples that belong to a job and are not written yet; their splits are put into a set."""
     written, keys = job.keys(), set[str]()
 
     def wanted(key: str) -> bool:
@@ -171,6 +191,7 @@ def _wanted(job: Job, dataset: Dataset, source: Path | None, on_sample: Callable
             raise DataError(f"the data set gave the key {sample.key!r} twice")
         keys.add(sample.key)
         if wanted(sample.key):
+            splits.add(sample.split)
             yield sample
         on_sample(len(keys))
 

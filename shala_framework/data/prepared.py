@@ -63,7 +63,7 @@ class LeftOut:
     Attributes:
         key: Of the sample.
         reason: Why.
-        note: What a user is told.
+        note: What a user is told; empty where a count of those with the reason says enough.
     """
 
     key: str
@@ -151,6 +151,9 @@ class Preparation:
                 buffer = io.BytesIO()
                 np.save(buffer, x.numpy(), allow_pickle=False)
                 fields[prepared_field(name)] = buffer.getvalue()
+            elif blank := next((field for field in modality.fields if field in sample.fields), None):
+                reason = f"modality {name!r}: field {blank!r} is there, but {modality.blank_reason()}"
+                left_out.append(LeftOut(sample.key, reason, ""))
         if fields:
             return attrs.evolve(sample, fields=fields), left_out
         if not left_out:

@@ -24,8 +24,28 @@ class RawSample:
 
     @property
     def label(self) -> str | None:
-        """The class name, where the sample has one."""
-        return self.fields[LABEL_FIELD].decode() if LABEL_FIELD in self.fields else None
+        """The class name without white space around it, where the sample has one.
+
+        Raises:
+            DataError: The field of labels is not UTF-8, or says nothing.
+        """
+        if LABEL_FIELD not in self.fields:
+            return None
+        where = f"{self.shard}: sample {self.key!r}, field {LABEL_FIELD!r}"
+        written = self.fields[LABEL_FIELD]
+        try:
+            label = written.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}: expected the name of a class in UTF-8, got the byte 0x{written[error.start]:02x} at offset "
+                f"{error.start} of {len(written)}; write it in UTF-8, or leave the field out"
+            ) from error
+        if not label:
+            got = f"{len(written)} bytes of white space" if written else "0 bytes"
+            raise DataError(
+                f"{where}: expected the name of a class, got {got}; leave the field out where a sample has none"
+            )
+        return label
 
 
 def read_shards(urls: Iterable[str]) -> Iterator[RawSample]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import fmean
@@ -35,6 +36,7 @@ from shala_framework.training.progress import Reporter, Silent
 
 FEW_SAMPLES = 2.0  # on which an importance-weighted bound says little
 MOST_LIKELIHOOD_ROWS = 16
+_NAMED_LABELS = 5  # in a note
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +130,7 @@ def evaluate(
     reporter, parts, pace = reporter or Silent(), parts or Parts(), Pace(seconds)
     notes: list[str] = []
     classes = sorted({label for label in train.labels if label is not None})
+    notes += _unseen_labels(classes, held_out)
     training = JudgeTraining(model, train, held_out, classes, settings.judge_steps, seed, precision)
     judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out)
@@ -174,6 +177,20 @@ def evaluate(
         notes=notes,
         conditional_real=conditional_real,
     )
+
+
+def _unseen_labels(classes: Sequence[str], held_out: Rows) -> list[str]:
+    """A note of the held-out rows' labels that no training row has, if there are any."""
+    unseen = Counter(label for label in held_out.labels if label is not None and label not in classes)
+    if not classes or not unseen:
+        return []
+    few = ", ".join(f"{label!r} ({number})" for label, number in sorted(unseen.items())[:_NAMED_LABELS])
+    more = ", ..." if len(unseen) > _NAMED_LABELS else ""
+    return [
+        f"{unseen.total()} of {len(held_out)} held-out rows have labels that no training row has, and count neither "
+        f"for nor against: {few}{more}; training rows have {', '.join(map(repr, classes[:_NAMED_LABELS]))}"
+        f"{', ...' if len(classes) > _NAMED_LABELS else ''}"
+    ]
 
 
 def _judge_figures(model: ShaLa, panel: Panel, z_ND: Tensor) -> dict[str, JudgeFigures]:

@@ -183,7 +183,7 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None) -> dict[str, Any]:
         for parent in dict.fromkeys(Path(url).parent for url in urls):
             listed = parent / "left_out.txt"
             if listed.exists():
-                reasons = listed.read_text().splitlines()
+                reasons = listed.read_text().split("\n")[:-1]
                 left_out.append((str(listed), len(reasons), reasons[:20]))
     sources = {key: getattr(model.spec.data, key) for key in ("train", "validation", "test")}
     if model.synthetic and model.spec.data.stand_in is not None:

@@ -131,7 +131,7 @@ def _text_page(text: str) -> np.ndarray:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most `width` pixels, broken between words where that is possible, and where the text is."""
-    return [line for paragraph in text.splitlines() or [""] for line in _wrapped_paragraph(paragraph, width)]
+    return [line for paragraph in text.split("\n") for line in _wrapped_paragraph(paragraph, width)]
 
 
 def _wrapped_paragraph(text: str, width: int) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, listed, printable, read
+from shala_datasets.files import LeftOut, check_folder, count, lines_of, listed, printable, read
 from shala_datasets.splits import check_share, held_out
 from shala_framework import DataError, Dataset, Sample, between
 
@@ -124,7 +124,7 @@ def _folder(root: Path, names: tuple[str, ...]) -> Path:
 def _read_list(path: Path) -> dict[int, str]:
     """The lines "<number> <entry>" of a list."""
     entries: dict[int, str] = {}
-    for line_number, line in enumerate(read(path).decode(errors="replace").splitlines(), 1):
+    for line_number, line in enumerate(lines_of(read(path)), 1):
         number, _, entry = line.strip().partition(" ")
         if not (number.isascii() and number.isdigit() and len(number) < 9 and entry) or int(number) in entries:
             raise DataError(
@@ -156,6 +156,6 @@ def _relative(path: Path, name: str) -> Path:
 
 def _captions(data: bytes | None) -> list[str]:
     """The lines that are not blank. Some stand-in for a lost character was put between the words of a few of them."""
-    lines = [] if data is None else data.decode(errors="replace").splitlines()
+    lines = [] if data is None else lines_of(data)
     captions = (" ".join(re.sub("\N{REPLACEMENT CHARACTER}+", " ", line).split()) for line in lines)
     return [caption for caption in captions if caption]

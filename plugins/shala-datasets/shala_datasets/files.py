@@ -86,6 +86,16 @@ def read(path: Path) -> bytes:
         raise DataError(f"{printable(path)}: cannot read the file: {error.strerror}") from error
 
 
+def lines_of(data: bytes) -> list[str]:
+    """The lines of a text: LF and CRLF end one, and nothing else, such as a form feed or U+2028, does.
+
+    Args:
+        data: The text, in UTF-8; other bytes become replacement characters.
+    """
+    lines = data.decode("utf-8-sig", errors="replace").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
 def printable(name: Path | str) -> str:
     """A file's name as text that any terminal and any log takes; bytes that are no UTF-8 become backslash escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")

@@ -2,7 +2,8 @@
 
 The stem is the path below the folder without its extensions, and the extension, in lower case, is the name of the
 field. A table of comma-separated values may add label, split, group and text of each sample. A file with the extension
-cls holds the label. Hidden files are left out.
+cls holds the label. Folders called train, val and test divide the set. Hidden files, those that systems leave behind,
+and those that describe the set, such as README.md, are left out.
 """
 
 import hashlib
@@ -16,9 +17,10 @@ from typing import Literal
 import attrs
 
 from shala_datasets.files import LeftOut, check_folder, count, examples, listed, printable, walk
-from shala_datasets.folder_table import Facts, choose_columns, read_facts
-from shala_datasets.splits import check_share, split_by_hash
-from shala_datasets.tables import Table
+from shala_datasets.folder_names import describes_the_set, left_by_a_system, split_folders, split_of
+from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
+from shala_datasets.splits import check_share, divide_by_hash
+from shala_datasets.tables import MISSING, Table, cell
 from shala_framework import DataError, Dataset, Sample
 
 LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
@@ -51,9 +53,14 @@ class Folder(Dataset):
                 without a row are left out.
             group_column: Column of what must stay on one side of the split, such as the patient; samples without a
                 row are left out.
+            missing_cells: Cells that count as blank, as programs write them where a value is missing.
             text_columns: Columns that become the field txt, one below the other; where all are blank, txt is missing.
-            validation_share: Share of samples, or of groups, for validation, by a hash of the stem or group.
-            test_share: Share of them for the test.
+            split_from_folder: "auto" takes the split from folders called train, val, test or the like where at least
+                two of them, train among them, lie side by side; what lies in none is left out then. "yes" does so
+                wherever a folder has such a name, "no" nowhere. A table with splits comes first.
+            validation_share: Share of samples, or of groups, for validation, by a hash of the stem or group where
+                neither a table nor folders say it. Above 0 at least one sample of three is.
+            test_share: Share of them for the test, likewise.
         """
 
         stem_ends_at: Literal["first dot", "last dot"] = "first dot"
@@ -64,7 +71,9 @@ class Folder(Dataset):
         label_column: str = "label"
         split_column: str = "split"
         group_column: str = ""
+        missing_cells: tuple[str, ...] = MISSING
         text_columns: tuple[str, ...] = ()
+        split_from_folder: Literal["auto", "yes", "no"] = "auto"
         validation_share: float = attrs.field(default=0.1, validator=check_share)
         test_share: float = attrs.field(default=0.1, validator=check_share)
 
@@ -92,26 +101,26 @@ class Folder(Dataset):
         self.notes = []
         self.left_out = []
         source = check_folder(source, LAYOUT)
-        options, files, rest = self.options, LeftOut("file", self.left_out), LeftOut("sample", self.left_out)
-        found = self._find(source, files)
+        files, rest = LeftOut("file", self.left_out), LeftOut("sample", self.left_out)
+        found, splits = self._find(source, files)
         facts = self._facts(source, found, rest)
+        divided = self._divide(facts, splits, rest)
         keys: set[str] = set()
         tally: Counter[str] = Counter()
         fields_of: Counter[str] = Counter()
         for stem, paths in found.items():
-            if stem not in facts:
+            if stem not in divided:
                 continue
             contents = {field: files.read(path, source) for field, path in paths.items()}
             fields = {field: content for field, content in contents.items() if content is not None}
-            label = self._label(facts[stem], fields, next(iter(paths.values())), source, files)
+            label = self._label(facts[stem], fields, next(iter(paths.values())), source, files, bool(splits))
             if facts[stem].text:
                 tally["texts replaced"] += "txt" in fields
                 fields["txt"] = facts[stem].text.encode()
             if not fields:
                 rest.add("no file but a label, or none that can be read", stem)
                 continue
-            group = facts[stem].group or stem
-            split = facts[stem].split or split_by_hash(group, options.validation_share, options.test_share)
+            split = divided[stem]
             tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
             tally["labels"] += label is not None
             fields_of.update(fields.keys())
@@ -123,38 +132,82 @@ class Folder(Dataset):
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *self.notes]))
         self._note(tally, fields_of, found)
 
-    def _find(self, source: Path, left_out: LeftOut) -> dict[str, dict[str, Path]]:
-        """Files by stem and field, in the order of the stems, then of the paths."""
-        table = os.path.normpath(source / self.options.table)
+    def _find(self, source: Path, left_out: LeftOut) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
+        """Files by stem and field, in the order of the stems, then of the paths; and splits by stem, from folders."""
+        entries = [(path, *self._entry(path)) for path in self._paths(source)]
+        usable = [(path.parent, name) for path, name, _, reason in entries if not reason]
+        folders = split_folders((folder for folder, _ in usable), self.options.split_from_folder)
+        splits_of_name: dict[str, set[str]] = defaultdict(set)
+        for folder, name in usable:
+            if split := split_of(folder, folders):
+                splits_of_name[name].add(split)
         found: dict[str, dict[str, Path]] = defaultdict(dict)
-        for path in walk(source):
-            relative = path.relative_to(source)
-            if os.path.normpath(path) == table:
+        splits: dict[str, str] = {}
+        for path, name, field, reason in entries:
+            if reason:
+                left_out.add(reason, str(path))
                 continue
-            if any(part.startswith(".") for part in relative.parts):
-                left_out.add("hidden file", str(relative))
-                continue
-            cut = path.name.partition if self.options.stem_ends_at == "first dot" else path.name.rpartition
-            name, dot, extension = cut(".")
-            field = extension.lower()
-            if not dot:
-                left_out.add("no extension, which would name its field", str(relative))
-            elif not _FIELD.fullmatch(field) or len(field) > _LONGEST_FIELD:
-                cure = ' (for names with dots in them set stem_ends_at = "last dot")' if "." in field else ""
-                reason = f"the extension is not up to {_LONGEST_FIELD} letters and digits{cure}"
-                left_out.add(reason, str(relative))
-            else:
-                stem = name if self.options.ignore_folders else (relative.parent / name).as_posix()
-                used = found[stem].setdefault(field, path)
-                if used is not path:
-                    left_out.add("same stem and extension twice", f"{relative} (used: {used.relative_to(source)})")
+            split = split_of(path.parent, folders)
+            if not self.options.ignore_folders:
+                stem = (path.parent / name).as_posix()
+            else:  # names may come again in each split
+                stem = f"{split}/{name}" if split and len(splits_of_name[name]) > 1 else name
+            if split:
+                splits[stem] = split
+            used = found[stem].setdefault(field, source / path)
+            if used != source / path:
+                left_out.add("same stem and extension twice", f"{path} (used: {used.relative_to(source)})")
+        for stem in [stem for stem, paths in found.items() if describes_the_set(stem, paths)]:
+            for path in found.pop(stem).values():
+                left_out.add("describes the set by its name, and is no sample", str(path.relative_to(source)))
         with_csv = [stem for stem, fields in found.items() if "csv" in fields]
         if len(with_csv) == 1 < len(found) and len(found[with_csv[0]]) == 1:
             (path,) = found.pop(with_csv[0]).values()
             left_out.add("is it a table? then set table to its path", str(path.relative_to(source)))
         if not found:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *left_out.notes()]))
-        return {stem: found[stem] for stem in sorted(found)}
+        return {stem: found[stem] for stem in sorted(found)}, splits
+
+    def _paths(self, source: Path) -> Iterator[Path]:
+        """Every file but the table, relative to the folder."""
+        table = os.path.normpath(source / self.options.table)
+        return (path.relative_to(source) for path in walk(source) if os.path.normpath(path) != table)
+
+    def _entry(self, path: Path) -> tuple[str, str, str]:
+        """Name without extension, field, and why the file is left out or else an empty string."""
+        if any(part.startswith(".") for part in path.parts):
+            return "", "", "hidden file"
+        if left_by_a_system(path):
+            return "", "", "left behind by a system or a program"
+        cut = path.name.partition if self.options.stem_ends_at == "first dot" else path.name.rpartition
+        name, dot, extension = cut(".")
+        field = extension.lower()
+        if not dot:
+            return "", "", "no extension, which would name its field"
+        if not _FIELD.fullmatch(field) or len(field) > _LONGEST_FIELD:
+            cure = ' (for names with dots in them set stem_ends_at = "last dot")' if "." in field else ""
+            return "", "", f"the extension is not up to {_LONGEST_FIELD} letters and digits{cure}"
+        return name, field, ""
+
+    def _divide(self, facts: Mapping[str, Facts], splits: Mapping[str, str], rest: LeftOut) -> dict[str, str]:
+        """Split of every sample: the table's, else the folder's, else by a hash."""
+        if any(of.split for of in facts.values()):
+            differing = [stem for stem, of in facts.items() if of.split and splits.get(stem, of.split) != of.split]
+            if differing:
+                number = count(len(differing), "sample")
+                self.notes.append(f"{number} in another split than the folder's, by the table: {examples(differing)}")
+            return {stem: of.split for stem, of in facts.items() if of.split}
+        if self.options.split_from_folder == "yes" and not splits:
+            raise DataError('expected folders called train, val or test with split_from_folder = "yes", got none')
+        if splits:
+            self.notes.append('split by the folders called train, val or test; split_from_folder = "no" ignores them')
+            for stem in facts:
+                if stem not in splits:
+                    rest.add("in none of the folders that divide the set", stem)
+            return {stem: splits[stem] for stem in facts if stem in splits}
+        groups = {stem: of.group or stem for stem, of in facts.items()}
+        of_group = divide_by_hash(groups.values(), self.options.validation_share, self.options.test_share)
+        return {stem: of_group[group] for stem, group in groups.items()}
 
     def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], rest: LeftOut) -> dict[str, Facts]:
         """Facts of every sample that is used; samples without a row are left out where the table decides the split."""
@@ -173,7 +226,8 @@ class Folder(Dataset):
             optional=("label", "split"),
         )
         rows = LeftOut("row")
-        facts = read_facts(table, columns, found, source, rows)
+        facts = read_facts(table, columns, found, source, rows, options.missing_cells)
+        self._note_missing_cells(table, {columns.label, columns.group, *columns.text} - {""})
         self.notes += [f"{options.table}: {note}" for note in rows.notes()]
         self.left_out += [(reason, f"{options.table}: {name}") for reason, name in rows.entries]
         if not facts:
@@ -195,6 +249,18 @@ class Folder(Dataset):
             self.notes.append(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
         return dict.fromkeys(found, nothing) | facts
 
+    def _note_missing_cells(self, table: Table, columns: Collection[str]) -> None:
+        """Note which cells count as blank that say something, as it may be the name of a class after all."""
+        said = Counter(
+            row[column].strip()
+            for _, row in table
+            for column in columns
+            if row[column].strip() and not cell(row[column], self.options.missing_cells)
+        )
+        if said:
+            few = examples([f"{text!r} ({number})" for text, number in sorted(said.items())])
+            self.notes.append(f"{self.options.table}: cells taken as blank (option missing_cells): {few}")
+
     def _table_path(self, source: Path) -> Path:
         path = source / self.options.table
         if path.is_file():
@@ -203,7 +269,9 @@ class Folder(Dataset):
         there = f"the folder has {examples(tables)}" if tables else "the folder has no .csv file"
         raise DataError(f"{printable(path)}: expected the table that option table names, got no such file; {there}")
 
-    def _label(self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, left_out: LeftOut) -> str | None:
+    def _label(
+        self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, left_out: LeftOut, divided: bool
+    ) -> str | None:
         """The table's label, else that of the file cls, which is taken out of the fields, else the folder's name."""
         label = facts.label
         try:
@@ -211,8 +279,9 @@ class Folder(Dataset):
         except UnicodeDecodeError:
             written = ""
             left_out.add("label is not text in UTF-8", str(path.relative_to(source)))
-        folder = path.parent.name if self.options.label_from_folder and path.parent != source else ""
-        return label or written or printable(folder) or None
+        folders = path.parent.relative_to(source).parts if self.options.label_from_folder else ()
+        names = [name for name in folders if not (divided and name.lower() in SPLITS)]
+        return label or written or printable(names[-1] if names else "") or None
 
     def _note(self, tally: Counter[str], fields_of: Counter[str], found: Mapping[str, Mapping[str, Path]]) -> None:
         """Note what a user of the samples may not expect."""

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from shala_datasets.files import LeftOut, printable
-from shala_datasets.tables import Table
+from shala_datasets.tables import MISSING, Table, cell
 from shala_framework import DataError
 
 SPLITS = {
@@ -83,7 +83,12 @@ def choose_columns(
 
 
 def read_facts(
-    table: Table, columns: Columns, samples: Mapping[str, Mapping[str, Path]], source: Path, rows: LeftOut
+    table: Table,
+    columns: Columns,
+    samples: Mapping[str, Mapping[str, Path]],
+    source: Path,
+    rows: LeftOut,
+    missing: Collection[str] = MISSING,
 ) -> dict[str, Facts]:
     """Facts by stem; rows that belong to no sample, or to one that has a row, are left out.
 
@@ -93,6 +98,7 @@ def read_facts(
         samples: Files by stem and field.
         source: Folder that the names in the table are relative to.
         rows: Takes the rows that are left out.
+        missing: Cells that have no value, beside blank ones.
 
     Raises:
         DataError: The table cannot be read, or a split has an unknown name.
@@ -109,10 +115,10 @@ def read_facts(
             continue
         (stem,) = stems
         found = Facts(
-            label=(row[columns.label].strip() or None) if columns.label else None,
+            label=(cell(row[columns.label], missing) or None) if columns.label else None,
             split=_split(table.path, line, row[columns.split]) if columns.split else None,
-            group=row[columns.group].strip() if columns.group else "",
-            text="\n".join(text for column in columns.text if (text := row[column].strip())),
+            group=cell(row[columns.group], missing) if columns.group else "",
+            text="\n".join(text for column in columns.text if (text := cell(row[column], missing))),
         )
         if facts.setdefault(stem, found) != found:
             rows.add("another row for the same sample, which says something else", where)

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from shala_datasets.files import LeftOut, printable
-from shala_datasets.tables import Table
+from shala_datasets.tables import Table, cell
 from shala_framework import DataError
 
 NO_FINDING = "No Finding"
@@ -135,7 +135,7 @@ def _read_metadata(
             reason = "same image twice" if twice else "image is not in the split table"
             rows_left_out.add(reason, f"{path.name} line {line}")
             continue
-        view = row["ViewPosition"].strip().upper()
+        view = cell(row["ViewPosition"]).upper()
         image = Image(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
         studies[key].images.append(image)
     for dicom_id in unseen:
@@ -157,7 +157,7 @@ def _read_findings(path: Path, studies: dict[tuple[str, str], Study], rows_left_
             continue
         seen.add(key)
         for finding in FINDINGS:
-            text = row[finding].strip()
+            text = cell(row[finding])
             if text and text not in _VALUES:
                 raise DataError(
                     f"{printable(path)}, line {line}: expected 1.0, 0.0, -1.0 or blank for {finding!r}, got {text!r}"

@@ -14,14 +14,16 @@ from typing import Any
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, read, size, walk
+from shala_datasets.files import LeftOut, check_folder, count, examples, read, size, walk
 from shala_datasets.ntu_actions import ACTION_NAMES, action_label
+from shala_datasets.ntu_body_ids import id_changes
 from shala_datasets.ntu_protocols import (
     PROTOCOLS,
     NTUKey,
     Protocol,
     Version,
     held_out_subjects,
+    missing_skeletons,
     split_of,
     train_subjects,
 )
@@ -59,12 +61,15 @@ class NTU(Dataset):
                 "none" puts everything into the training set.
             validation_share: Share of the training subjects held out for validation, each with all its samples.
             cameras: Cameras whose samples are used.
+            listed_skeletons: True keeps the skeletons of the samples that the owners list as missing or incomplete
+                (302 of version 60, 535 of 120) and ask to leave out; their RGB clips stay in any case.
         """
 
         version: Version = attrs.field(default=120, validator=_check_version)
         protocol: Protocol = attrs.field(default="cross-subject", validator=_check_protocol)
         validation_share: float = attrs.field(default=0.05, validator=check_share)
         cameras: tuple[int, ...] = attrs.field(default=(1, 2, 3), validator=[not_empty, each(between(1, 3))])
+        listed_skeletons: bool = False
 
     options: Options
 
@@ -83,12 +88,20 @@ class NTU(Dataset):
         files = self._selected(source, self._find(source))
         options = self.options
         validation = held_out_subjects(train_subjects(options.protocol, options.version), options.validation_share)
+        changing: list[str] = []
         for key in (key for key in sorted(files) if self.wanted(str(key))):
             fields = {extension: read(path) for extension, path in sorted(files[key].items())}
+            if id_changes(fields.get("skeleton", b"")):
+                changing.append(str(key))
             facts = attrs.asdict(key) | {"action_name": ACTION_NAMES[key.action - 1]}
             fields["json"] = json.dumps(facts, sort_keys=True).encode()
             split = split_of(key, options.protocol, options.version, validation)
             yield Sample(key=str(key), split=split, fields=fields, label=action_label(key.action))
+        if changing:
+            self.notes.append(
+                f"{count(len(changing), 'skeleton')} with body ids that never overlap in time, which are joined where "
+                f"they follow each other at one place: {examples(changing)}"
+            )
 
     def _find(self, source: Path) -> dict[NTUKey, dict[str, Path]]:
         """Every usable file by key and field; the others are noted with the reason."""
@@ -126,6 +139,7 @@ class NTU(Dataset):
         if len(seen) < len(inside):
             cameras = ", ".join(map(str, options.cameras))
             self.notes.append(f"{count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
+        seen = seen if options.listed_skeletons else self._without_listed(source, seen)
         if not seen:
             raise DataError("\n".join([f"{source}: expected keys that the options ask for, got none", *self.notes]))
         for field in ("skeleton", "avi"):
@@ -133,3 +147,17 @@ class NTU(Dataset):
             if missing:
                 self.notes.append(f"{missing} of {count(len(seen), 'sample')} without {field}")
         return seen
+
+    def _without_listed(self, source: Path, files: dict[NTUKey, dict[str, Path]]) -> dict[NTUKey, dict[str, Path]]:
+        """The files without the skeletons that are on the owners' list, each of which is noted."""
+        left_out, listed = LeftOut("skeleton", self.left_out), missing_skeletons()
+        for key, fields in files.items():
+            if key in listed and "skeleton" in fields:
+                reason = "on NTU's list of samples with missing or incomplete skeletons (option listed_skeletons)"
+                left_out.add(reason, str(fields["skeleton"].relative_to(source)))
+        self.notes += left_out.notes()
+        kept = {
+            key: {field: path for field, path in fields.items() if field != "skeleton" or key not in listed}
+            for key, fields in files.items()
+        }
+        return {key: fields for key, fields in kept.items() if fields}

@@ -7,8 +7,10 @@ validation clips into the training set.
 Reference: Shahroudy et al. 2016, "NTU RGB+D" (60 actions); Liu et al. 2020, "NTU RGB+D 120".
 """
 
+import functools
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -29,6 +31,7 @@ NUM_SUBJECTS: dict[Version, int] = {60: 40, 120: 106}
 NUM_SETUPS: dict[Version, int] = {60: 17, 120: 32}
 NUM_ACTIONS: dict[Version, int] = {60: 60, 120: 120}
 
+_MISSING_SKELETONS = Path(__file__).with_name("ntu_missing_skeletons.txt")
 _KEY = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 
 
@@ -99,3 +102,12 @@ def split_of(key: NTUKey, protocol: Protocol, version: Version, validation_subje
     if not in_train:
         return "test"
     return "validation" if key.subject in validation_subjects else "train"
+
+
+@functools.cache
+def missing_skeletons() -> frozenset[NTUKey]:
+    """The samples whose skeletons are missing or incomplete by the list of the data set's owners."""
+    lines = _MISSING_SKELETONS.read_text(encoding="ascii").split("\n")
+    keys = [NTUKey.parse(word) for line in lines if not line.startswith("#") for word in line.split()]
+    assert None not in keys
+    return frozenset(key for key in keys if key is not None)

@@ -36,6 +36,7 @@ LAYOUT = (
 )
 _NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json", re.ASCII)
 _TEST_VIEW = 3
+_LARGEST = 32_000_000  # bytes; a sequence has some hundred thousand
 _FARTHEST = 100.0  # metres: a Kinect sees a tenth of it
 
 
@@ -108,6 +109,8 @@ def check_sequence(content: bytes) -> tuple[int, str]:
     Returns:
         Number of frames, and what is wrong with the file or else an empty string.
     """
+    if len(content) > _LARGEST:
+        return 0, f"more than {_LARGEST} bytes"
     try:
         joints = np.asarray(json.loads(content)["skeletons"])
     except (ValueError, TypeError, KeyError, RecursionError):

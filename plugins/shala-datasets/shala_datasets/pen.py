@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from shala_datasets.files import printable, read
+from shala_datasets.files import lines_of, printable, read
 from shala_framework import DataError, encode_npy
 
 LAYOUT = "pendigits/ with pendigits.tra and pendigits.tes (archive.ics.uci.edu/dataset/81)"
@@ -47,8 +47,8 @@ def read_pendigits(path: Path) -> Writings:
         DataError: The file is absent, or a line is not eight points and a digit.
     """
     values = []
-    for number, line in enumerate(read(path).splitlines(), 1):
-        words = line.split(b",")
+    for number, line in enumerate(lines_of(read(path)), 1):
+        words = line.split(",")
         try:
             row = [int(word) for word in words]
         except ValueError:
@@ -56,7 +56,7 @@ def read_pendigits(path: Path) -> Writings:
         if len(row) != 2 * NUM_POINTS + 1 or not all(0 <= value <= _LARGEST for value in row) or row[-1] > 9:
             raise DataError(
                 f"{printable(path)}, line {number}: expected {NUM_POINTS} points x, y of 0 to {_LARGEST} and a digit, "
-                f"{2 * NUM_POINTS + 1} whole numbers with commas between, got {line[:60].decode(errors='replace')!r}"
+                f"{2 * NUM_POINTS + 1} whole numbers with commas between, got {line[:60]!r}"
             )
         values.append(row)
     if not values:

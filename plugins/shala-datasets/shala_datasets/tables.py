@@ -13,6 +13,8 @@ import attrs
 from shala_datasets.files import printable
 from shala_framework import DataError
 
+MISSING = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "<NA>")
+"""What programs write into a cell without a value, beside nothing."""
 _LONGEST_LINE = 1 << 20  # characters; a damaged or hostile file may be one endless line
 
 
@@ -78,6 +80,17 @@ class Table:
                     f"a cell that holds {self.delimiter!r} or a line break needs quotes around it"
                 )
             yield line, dict(zip(self.columns, row, strict=True))
+
+
+def cell(text: str, missing: Iterable[str] = MISSING) -> str:
+    """A cell without white space around it; empty where it has no value.
+
+    Args:
+        text: The cell.
+        missing: What stands for no value.
+    """
+    text = text.strip()
+    return "" if text in missing else text
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

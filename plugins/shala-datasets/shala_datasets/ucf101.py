@@ -15,7 +15,7 @@ from typing import Literal
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, examples, printable, read, walk
+from shala_datasets.files import LeftOut, check_folder, examples, lines_of, printable, read, walk
 from shala_datasets.splits import check_share, held_out
 from shala_framework import DataError, Dataset, Sample
 
@@ -156,7 +156,7 @@ def _find(source: Path, left_out: LeftOut) -> tuple[dict[Clip, Path], dict[str, 
 def _read_list(path: Path) -> set[Clip]:
     """Clips of a list, whose lines are `Class/v_Class_gGG_cCC.avi`, in training lists with the class's number."""
     clips = set()
-    for number, line in enumerate(read(path).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(lines_of(read(path)), 1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

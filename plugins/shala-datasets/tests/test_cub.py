@@ -103,6 +103,16 @@ def _second(root: Path) -> None:
         (root.parent / "again" / name).write_text("1 a\n")
 
 
+def test_only_line_ends_end_a_caption(birds: Path) -> None:
+    """LF and CRLF do; form feeds, U+2028 and what else `str.splitlines` knows stay within one."""
+    path = next((birds / "text").rglob("*.txt"))
+    odd = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    path.write_bytes("".join(f"a bird{c}with wings\r\n" for c in odd).encode())
+    samples, _ = make(birds.parent)
+    captions = [sample.fields["txt"] for sample in samples if path.stem in ("bird_" + sample.key[:5].lstrip("0"),)]
+    assert captions == [b"a bird with wings"] * len(odd)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -109,6 +109,87 @@ def test_files_that_cannot_be_used_are_noted(tmp_path: Path) -> None:
     ]
 
 
+def test_what_describes_the_set_or_a_system_left_is_no_sample(tmp_path: Path) -> None:
+    """READMEs, licences, Thumbs.db and the like are counted and named; a picture of a licence is a sample."""
+    left = ["README.md", "LICENSE.txt", "a/Thumbs.db", "a/desktop.ini", "README-zh.md", "__MACOSX/a/1.jpg", "a/._1.jpg"]
+    write(tmp_path, "a/1.jpg", "a/1.txt", "a/license.jpg", "a/license.txt", *left)
+    dataset = Folder(Folder.Options(validation_share=0.0, test_share=0.0))
+    samples = {sample.key: sample for sample in dataset.samples(tmp_path)}
+    assert fields(samples) == {"a_1": "jpg txt", "a_license": "jpg txt"}
+    assert sorted(name for _, name in dataset.left_out) == sorted(left)
+    assert (
+        "3 files left out, describes the set by its name, and is no sample: LICENSE.txt, README-zh.md, README.md"
+        in (dataset.notes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [("{split}/{label}/{n}", {}), ("{label}/{split}/{n}", {}), ("set/{split}/{label}/{n}", {}),
+     ("images/{split}/{label}/{n}", {"split_from_folder": "yes"})],
+)  # fmt: skip
+def test_folders_called_train_val_and_test_divide_the_set(tmp_path: Path, layout: str, options: dict[str, str]) -> None:
+    """What lies in them is in their split and nowhere else, and no class is called train; the rest is left out."""
+    names = {"train": "train", "val": "validation", "test": "test"}
+    for split in names:
+        places = (layout.format(split=split, label=label, n=n) for label in ("cat", "dog") for n in range(9))
+        write(tmp_path, *(f"{place}.jpg" for place in places))
+    write(tmp_path, "other/1.jpg")
+    dataset = Folder(Folder.Options(label_from_folder=True, **options))  # type: ignore[arg-type]
+    samples = list(dataset.samples(tmp_path))
+    assert Counter(sample.split for sample in samples) == dict.fromkeys(names.values(), 18)
+    for sample in samples:
+        written = next(iter(sample.fields.values())).decode().split("/")
+        assert sample.split == next(names[part] for part in written if part in names)
+        assert sample.label in ("cat", "dog")
+        assert sample.label in written
+    assert ("in none of the folders that divide the set", "other/1") in dataset.left_out
+    write(tmp_path, "train/x.jpg", "test/x.jpg")
+    direct = {sample.key: sample for sample in dataset.samples(tmp_path)}["train_x"]
+    assert (direct.split, direct.label) == ("train", None)
+    assert any(note.startswith("split by the folders called train, val or test") for note in dataset.notes)
+    by_hash = Folder(Folder.Options(split_from_folder="no"))
+    assert len(list(by_hash.samples(tmp_path))) == 57
+
+
+def test_classes_called_like_splits_are_classes(tmp_path: Path) -> None:
+    """Among other folders, one called train divides nothing, unless it is asked to."""
+    write(tmp_path, "car/1.jpg", "bus/1.jpg", "train/1.jpg", "train/2.jpg")
+    samples, _ = all_train(tmp_path, label_from_folder=True)
+    assert Counter(sample.label for sample in samples.values()) == {"car": 1, "bus": 1, "train": 2}
+    samples, notes = read(tmp_path, split_from_folder="yes")
+    assert {sample.split for sample in samples.values()} == {"train"}
+    assert "none of 2 samples is in test" in notes
+    with pytest.raises(DataError, match='expected folders called train, val or test with split_from_folder = "yes"'):
+        read(tmp_path / "car", split_from_folder="yes")
+
+
+def test_split_folders_and_names_that_come_again(tmp_path: Path) -> None:
+    """Files that pair by name alone pair within their split; what no split has belongs to the one that has the name."""
+    write(
+        tmp_path,
+        "images/train/1.jpg",
+        "images/test/1.jpg",
+        "images/test/2.jpg",
+        "texts/train/1.txt",
+        "texts/test/1.txt",
+    )
+    write(tmp_path, "sounds/2.wav", "sounds/1.wav")
+    samples, notes = read(tmp_path, ignore_folders=True)
+    assert fields(samples) == {"2": "jpg wav", "test_1": "jpg txt", "train_1": "jpg txt"}
+    assert {key: sample.split for key, sample in samples.items()} == {"2": "test", "test_1": "test", "train_1": "train"}
+    assert "1 sample left out, in none of the folders that divide the set: 1" in notes
+
+
+def test_a_table_with_splits_comes_before_folders(tmp_path: Path) -> None:
+    """And where both say something else, a note has it."""
+    write(tmp_path, "train/1.jpg", "test/2.jpg")
+    (tmp_path / "t.csv").write_text("file,split\ntrain/1.jpg,test\ntest/2.jpg,test\n")
+    samples, notes = read(tmp_path, table="t.csv")
+    assert {sample.split for sample in samples.values()} == {"test"}
+    assert "1 sample in another split than the folder's, by the table: train/1" in notes
+
+
 def test_samples_of_one_field_get_advice(tmp_path: Path) -> None:
     """One field alone, stems that never meet, and folders that would pair by name each have a note that says so."""
     _, notes = all_train(write(tmp_path / "one", "1.jpg", "2.jpg"))
@@ -161,6 +242,24 @@ def test_table_gives_label_split_and_text(tmp_path: Path) -> None:
         "1 of 4 samples without label",
         "1 txt file not used: the table has the text",
     ]
+
+
+def test_cells_without_a_value_are_blank(tmp_path: Path) -> None:
+    """What pandas and R write for a missing value is no label, no text and no patient; a note counts them."""
+    cells = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "", " ")
+    write(tmp_path, *(f"{n}.jpg" for n in range(len(cells) + 1)))
+    rows = "".join(f"{n}.jpg,{cell},{cell},{cell}\n" for n, cell in enumerate((*cells, "Nan bread")))
+    (tmp_path / "t.csv").write_text(f"file,label,patient,text\n{rows}")
+    options = {"table": "t.csv", "group_column": "patient", "text_columns": ("text",)}
+    samples, notes = all_train(tmp_path, **options)
+    assert [sample.label for sample in samples.values()] == [None] * len(cells) + ["Nan bread"]
+    assert [sample.fields.get("txt") for sample in samples.values()] == [None] * len(cells) + [b"Nan bread"]
+    assert any(note.startswith("9 samples with blank 'patient', split one by one") for note in notes)
+    assert any(
+        note.startswith("t.csv: cells taken as blank (option missing_cells): 'N/A' (3), 'NA' (3)") for note in notes
+    )
+    countries, _ = all_train(tmp_path, **options, missing_cells=("nan",))
+    assert countries["2"].label == "NA"
 
 
 def test_group_column_keeps_a_group_on_one_side(tmp_path: Path) -> None:
@@ -248,6 +347,17 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         Folder.Options(ignore_folders=True, label_from_folder=True)
     with pytest.raises(ValueError, match="expected a table for text_columns, got none"):
         Folder.Options(text_columns=("notes",))
+
+
+@pytest.mark.parametrize("number", [3, 4, 12])
+def test_every_split_that_is_asked_for_gets_a_sample(tmp_path: Path, number: int) -> None:
+    """Also of few samples, whose hashes may all fall into one split."""
+    for folder in "abcdefgh":
+        write(tmp_path / folder, *(f"{folder}{n}.{kind}" for n in range(number) for kind in ("jpg", "txt")))
+        samples, notes = read(tmp_path / folder)
+        assert {sample.split for sample in samples.values()} == {"train", "validation", "test"}
+        assert not notes
+        assert {sample.split for sample in all_train(tmp_path / folder)[0].values()} == {"train"}
 
 
 def test_a_split_that_stays_empty_is_noted(tmp_path: Path) -> None:

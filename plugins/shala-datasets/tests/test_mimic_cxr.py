@@ -237,6 +237,8 @@ def test_wrong_folders_and_tables_are_errors_with_the_cure(tmp_path: Path) -> No
     build(tmp_path, tmp_path, TWO)
     refused(r"views, \['FRONTAL'\], got AP \(2\), LATERAL \(1\), PA \(2\)", views=("FRONTAL",))
     ids = {"subject_id": "10000032", "study_id": "50414267"}
+    write_table(tmp_path, "chexpert", [ids | {"Edema": "nan", "No Finding": "NA", "Fracture": "1.0"}])
+    assert json.loads(read(tmp_path)[0]["p10000032-s50414267"].fields["json"])["findings"] == {"Fracture": 1}
     chexpert = write_table(tmp_path, "chexpert", [ids | {"Edema": "yes"}])
     refused("line 2: expected 1.0, 0.0, -1.0 or blank for 'Edema', got 'yes'")
     chexpert.write_text("subject_id,study_id,Oedema\n")

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from shala_datasets import NTU
 from shala_datasets.ntu_actions import ACTION_NAMES
-from shala_datasets.ntu_protocols import NTU60_TRAIN_SUBJECTS, NTU120_TRAIN_SUBJECTS, held_out_subjects
+from shala_datasets.ntu_protocols import (
+    NTU60_TRAIN_SUBJECTS,
+    NTU120_TRAIN_SUBJECTS,
+    held_out_subjects,
+    missing_skeletons,
+)
 
 from shala_framework import DataError, Sample
 
@@ -104,6 +109,40 @@ def test_constants_have_the_published_sizes() -> None:
     """120 different actions; 20 and 53 training subjects."""
     assert len(set(ACTION_NAMES)) == 120
     assert (len(NTU60_TRAIN_SUBJECTS), len(NTU120_TRAIN_SUBJECTS)) == (20, 53)
+
+
+def test_skeletons_on_the_owners_list_are_left_out(tmp_path: Path) -> None:
+    """535 samples, 302 of them of version 60, lose the skeleton and keep the clip; the option keeps both."""
+    listed = missing_skeletons()
+    assert (len(listed), sum(key.in_version(60) for key in listed)) == (535, 302)
+    names = ("S001C002P005R002A008", "S001C002P006R001A008", "S001C002P005R002A009")
+    write(tmp_path, *(f"{name}.skeleton" for name in names), "S001C002P005R002A008_rgb.avi")
+    dataset = NTU(NTU.Options())
+    fields = {sample.key: sorted(sample.fields) for sample in dataset.samples(tmp_path)}
+    assert fields == {names[0]: ["avi", "json"], names[2]: ["json", "skeleton"]}
+    assert [name for reason, name in dataset.left_out if "NTU's list" in reason] == [f"{n}.skeleton" for n in names[:2]]
+    assert any(note.startswith("2 skeletons left out, on NTU's list") for note in dataset.notes)
+    assert len(list(NTU(NTU.Options(listed_skeletons=True)).samples(tmp_path))) == 3
+
+
+def test_changes_of_a_body_id_are_noted(tmp_path: Path) -> None:
+    """A person with two ids, one after the other, is named; two persons at once and damaged files are not."""
+
+    def skeleton(frames: list[list[int]]) -> bytes:
+        bodies = "".join(
+            f"{len(ids)}\r\n" + "".join(f"{body} 0 0 0 0 0 0 0 0 2\r\n1\r\n0 0 3 0 0 0 0 0 0 0 0 2\r\n" for body in ids)
+            for ids in frames
+        )
+        return f"{len(frames)}\r\n{bodies}".encode()
+
+    for action, frames in enumerate(([[7], [7], [8]], [[7, 8], [8]], [[7], [], [7]], [[7, 8], [8, 9]]), 1):
+        write(tmp_path, f"S001C001P001R001A{action:03d}.skeleton", content=skeleton(frames))
+    write(tmp_path, "S001C001P001R001A005.skeleton", content=skeleton([[7], [8]])[:-60])
+    dataset = NTU(NTU.Options())
+    assert len(list(dataset.samples(tmp_path))) == 5
+    (note,) = (note for note in dataset.notes if "body ids" in note)
+    assert note.startswith("2 skeletons with body ids that never overlap in time")
+    assert note.endswith("S001C001P001R001A001, S001C001P001R001A004")
 
 
 def test_folder_without_matching_files_is_an_error(tmp_path: Path) -> None:

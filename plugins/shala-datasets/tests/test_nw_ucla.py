@@ -98,6 +98,11 @@ def test_damaged_files_are_told_or_sound(source: Path) -> None:
         assert (num_frames > 0) != bool(problem)
 
 
+def test_a_huge_file_is_not_parsed() -> None:
+    """JSON takes many times its size in memory."""
+    assert check_sequence(b"[" * 33_000_000) == (0, "more than 32000000 bytes")
+
+
 def test_odd_names_are_noted_and_nothing_else_is_an_error(source: Path) -> None:
     """Actions, subjects and views that the data set lacks are left out; a folder of nothing else is an error."""
     folder = source / "nw_ucla/all_sqe"

@@ -24,10 +24,12 @@ from shala_framework import (
     multiple_of,
     not_empty,
 )
+from shala_skeleton.axes import known_axes
 from shala_skeleton.bones import NAMED_BONES, bone_list
 from shala_skeleton.drawing import draw_clip
+from shala_skeleton.gaps import interpolate
 from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder
-from shala_skeleton.parsing import FORMATS, interpolate, parse
+from shala_skeleton.parsing import FORMATS, MAX_FRAMES, MAX_MEGABYTES, parse
 
 PREVIEW_SIDE = 192
 FARTHEST = 1e6  # largest sensible coordinate in any unit; beyond it lie flipped bits
@@ -61,7 +63,8 @@ class Skeleton(Modality):
         Attributes:
             frames: Frames of x; the whole clip is resampled to them, linearly.
             joints: Joints of each body in the files: 25 for Kinect v2 (NTU RGB+D), 20 for v1 (NW-UCLA).
-            bodies: Bodies of x; of an NTU file those seen longest, the one that moves most first.
+            bodies: Bodies of x; of an NTU file those seen longest, the one that moves most first. Ids that never
+                overlap in time and follow each other at one place are one body.
             dims: Coordinates of a joint that are kept: 3, or 2 to leave depth out.
             root: Joint that counts as the body's place.
             centre: Move the first body's root to the origin in the "first_frame" (walking about is kept), in
@@ -74,6 +77,11 @@ class Skeleton(Modality):
             frames_per_second: Playback rate of written clips and previews.
             fields: Sample fields to look for, in this order; the last part of the name is the format: "skeleton"
                 (NTU's text), "npy" or "json". Plain "json" is not among the defaults, as data sets keep metadata there.
+            axes: Order of the axes of npy and json arrays, by the letters T (frames), M (bodies), V (joints) and C
+                (coordinates), such as "CTVM"; "auto" recognises the usual orders by the shape and refuses a shape that
+                fits two of them.
+            max_frames: Most frames that a file may have; one with more is refused.
+            max_megabytes: Largest file, in millions of bytes; a larger one is refused before it is parsed.
             width: Channels of the networks, a multiple of 8.
             likelihood: Distribution of a coordinate given z.
             scale: Its scale in metres; leave it out to have it learned.
@@ -95,6 +103,9 @@ class Skeleton(Modality):
         fields: tuple[str, ...] = attrs.field(
             default=("skeleton", "npy", "skeleton.json"), validator=[not_empty, each(named_after_its_format)]
         )
+        axes: str = attrs.field(default="auto", validator=known_axes)
+        max_frames: int = attrs.field(default=MAX_FRAMES, validator=at_least(1, at_most=100_000_000))
+        max_megabytes: float = attrs.field(default=MAX_MEGABYTES, validator=above(0, at_most=1_000_000))
         width: int = attrs.field(default=256, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
@@ -140,7 +151,8 @@ class Skeleton(Modality):
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
         """Parse the first of `fields` that the sample has: float32 [T, bodies, joints, dims].
 
-        A sound file in which nobody is tracked, as some of NTU's are, counts as missing.
+        A sound file in which nobody is tracked, as some of NTU's are, counts as missing. So does one of zeros alone,
+        which is how arrays say the same; frames and joints of zeros are filled as `fill_gaps` says.
 
         Raises:
             DataError: It is not the file that its field's name says, or has other joints than the options say.
@@ -149,7 +161,17 @@ class Skeleton(Modality):
         if field is None:
             return None
         options = self.options
-        tracked_TPJC = parse(sample[field], field, options.joints, options.bodies)
+        tracked_TPJC = parse(
+            sample[field],
+            field,
+            options.joints,
+            options.bodies,
+            axes=options.axes,
+            dims=options.dims,
+            root=options.root,
+            max_frames=options.max_frames,
+            max_megabytes=options.max_megabytes,
+        )
         _, num_bodies, _, num_coordinates = tracked_TPJC.shape
         if num_coordinates < options.dims:
             raise DataError(
@@ -169,6 +191,10 @@ class Skeleton(Modality):
         x_TPJC = np.zeros(self.shape, dtype=np.float32)
         x_TPJC[:, :num_bodies] = interpolate(tracked_TPJC, times, np.linspace(0, times[-1], options.frames))
         return torch.from_numpy(x_TPJC)
+
+    def blank_reason(self) -> str:
+        """That nobody is tracked."""
+        return "nobody is tracked in it"
 
     def _centred(self, tracked_TPJC: np.ndarray) -> np.ndarray:
         root_T11C = tracked_TPJC[:, :1, self.options.root][:, :, None]

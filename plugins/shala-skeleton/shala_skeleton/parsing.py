@@ -10,65 +10,75 @@ import attrs
 import numpy as np
 
 from shala_framework import DataError, decode_npy
+from shala_skeleton.axes import to_frames_first
+from shala_skeleton.bodies import Track, join_tracks
+from shala_skeleton.gaps import fill_body, fill_gaps
+from shala_skeleton.gaps import interpolate as interpolate
 
 BODY_VALUES = 10  # id, clipped edges, four hand values, restriction, lean x and y, tracking state
 JOINT_VALUES = 12  # x y z in metres, depth x y, colour x y, orientation w x y z, tracking state
 FORMATS = ("skeleton", "npy", "json")
+MAX_FRAMES, MAX_MEGABYTES = 20_000, 32  # an NTU file has some hundred frames and a few megabytes
+_MOST_IDS = 256  # of bodies in a file; a Kinect tracks six at a time
+_LONGEST_WORD = 64  # characters of a number
 
 
-def parse(data: bytes, field: str, joints: int, bodies: int) -> np.ndarray:
+def parse(
+    data: bytes,
+    field: str,
+    joints: int,
+    bodies: int,
+    *,
+    axes: str = "auto",
+    dims: int = 1,
+    root: int = 0,
+    max_frames: int = MAX_FRAMES,
+    max_megabytes: float = MAX_MEGABYTES,
+) -> np.ndarray:
     """Parse a file by the last part of its field's name: "skeleton", "npy" or "json".
 
     Args:
         data: The file.
         field: Name of its field, such as "skeleton.json".
         joints: Number of joints that each body must have.
-        bodies: Most bodies to return. Of an array these are the first that are not all zeros, of an NTU file those
-            that `parse_ntu` prefers.
+        bodies: Most bodies to return. Of an array these are the first that are seen, of an NTU file those that
+            `parse_ntu` prefers.
+        axes: Order of an array's axes, or "auto" to recognise it.
+        dims: Coordinates that are wanted, by which "auto" tells orders apart.
+        root: Joint that centred data are likely to have at the origin.
+        max_frames: Most frames that a file may have.
+        max_megabytes: Largest file.
 
     Returns:
         float64 array [T, P, J, C] without gaps, P at most `bodies`, and 0 where the file is sound but tracks nobody.
 
     Raises:
-        DataError: The file is not of that format, is cut short, or has another number of joints.
+        DataError: The file is not of that format, is cut short or too large, or has another number of joints.
     """
     if not data:
         raise DataError(f"field {field!r}: expected joints, got 0 bytes; was the shard written completely?")
-    if field.endswith("skeleton"):
-        return parse_ntu(data, field, joints, bodies)
-    array = decode_npy(data, field) if field.endswith("npy") else _load_json(data, field)
-    one_body = array.ndim == 3
-    if one_body:
-        array = array[:, None]
-    if array.ndim != 4 or 0 in array.shape or array.shape[2] != joints:
+    if len(data) > max_megabytes * 1_000_000:
         raise DataError(
-            f"field {field!r}: expected an array [frames, {joints} joints, coordinates], or with bodies after frames, "
-            f"got shape {list(array.shape)}; set the option `joints` to what the files hold"
+            f"field {field!r}: expected a file of at most {max_megabytes:g} MB, got {len(data) / 1_000_000:.1f} MB; "
+            f"raise the option `max_megabytes` if that is right"
         )
+    if field.endswith("skeleton"):
+        return parse_ntu(data, field, joints, bodies, max_frames)
+    array = decode_npy(data, field) if field.endswith("npy") else _load_json(data, field)
+    array = to_frames_first(array, joints, axes, field, dims)
+    if len(array) > max_frames:
+        raise DataError(f"field {field!r}: {_too_many(max_frames, len(array))}")
     if not np.isfinite(array).all():
         frame, body, joint, _ = np.argwhere(~np.isfinite(array))[0]
         raise DataError(
             f"field {field!r}: expected finite coordinates, got {array[frame, body, joint].tolist()} "
             f"at frame {frame}, body {body}, joint {joint}; interpolate missing joints first"
         )
-    present = [body for body in range(array.shape[1]) if one_body or array[:, body].any()]
-    return array[:, present[:bodies]].astype(np.float64)
+    return fill_gaps(array.astype(np.float64), field, root)[:, :bodies]
 
 
-@attrs.define
-class _Track:
-    """One body id: the frames that it was seen in, and its joints [J, 3] there."""
-
-    frames: list[int] = attrs.field(factory=list)
-    joints: list[np.ndarray] = attrs.field(factory=list)
-
-    def motion(self) -> float:
-        """Variance of the joints over time, summed over joints and coordinates, in square metres."""
-        return float(np.stack(self.joints).var(axis=0).sum())
-
-    def filled(self, num_frames: int) -> np.ndarray:
-        """Joints [T, J, 3] in all frames: interpolated between frames that lack the body, held at both ends."""
-        return interpolate(np.stack(self.joints), np.array(self.frames), np.arange(num_frames))
+def _too_many(max_frames: int, got: int) -> str:
+    return f"expected at most {max_frames} frames, got {got}; raise the option `max_frames` if that is right"
 
 
 @attrs.define
@@ -115,22 +125,27 @@ class _Lines:
         )
 
 
-def parse_ntu(data: bytes, field: str, joints: int, bodies: int) -> np.ndarray:
+def parse_ntu(data: bytes, field: str, joints: int, bodies: int, max_frames: int = MAX_FRAMES) -> np.ndarray:
     """Parse NTU RGB+D's text format: [T, P, J, 3] in metres, P at most `bodies`.
 
-    A file has a track for each body id. Kept are those with most frames, and of equally long ones those that move
-    most: Kinect also tracks furniture, which does not. The one that moves most comes first. A body that is not seen
-    in some frames is interpolated there.
+    A file has a track for each body id, and `join_tracks` joins those of one person. Kept are the tracks with most
+    frames, and of equally long ones those that move most: Kinect also tracks furniture, which does not. The one that
+    moves most comes first. A body that is not seen in some frames is interpolated there, and so is a joint of zeros;
+    a body of zeros is not there.
 
     Raises:
-        DataError: A number is missing, superfluous or none, or a body has another number of joints.
+        DataError: A number is missing, superfluous or none, a body has another number of joints, or there are too many
+            frames.
     """
     lines = _split(data, field)
-    tracks: dict[bytes, _Track] = {}
+    tracks: dict[bytes, Track] = {}
     num_frames = lines.count("the number of frames")
     if num_frames == 0:
         raise lines.problem(0, "expected at least one frame", "0")
+    if num_frames > max_frames:
+        raise DataError(f"field {field!r}, line 1: {_too_many(max_frames, num_frames)}")
     for frame in range(num_frames):
+        in_frame: set[bytes] = set()
         for _ in range(lines.count(f"the number of bodies in frame {frame}")):
             header = lines.position
             lines.take(1, BODY_VALUES, f"a body in frame {frame}")
@@ -142,24 +157,36 @@ def parse_ntu(data: bytes, field: str, joints: int, bodies: int) -> np.ndarray:
                     f"field {field!r}, line {header + 2}: expected {joints} joints, got {got}; "
                     f"set the option `joints` to what the files hold"
                 )
-            track = tracks.setdefault(body_id, _Track())
-            if track.frames and track.frames[-1] == frame:
+            if body_id in in_frame:
                 raise lines.problem(header, f"expected each body once in frame {frame}", f"{body_id.decode()} again")
+            in_frame.add(body_id)
+            taken = lines.take(joints, JOINT_VALUES, f"{joints} joints in frame {frame}")[:, :3]
+            if not taken.any():
+                continue
+            track = tracks.setdefault(body_id, Track())
+            if len(tracks) > _MOST_IDS:
+                raise lines.problem(header, f"expected at most {_MOST_IDS} bodies", "another one")
             track.frames.append(frame)
-            track.joints.append(lines.take(joints, JOINT_VALUES, f"{joints} joints in frame {frame}")[:, :3])
+            track.joints.append(taken)
     if lines.position != len(lines.words):
         extra = len(lines.words) - lines.position
         raise lines.problem(lines.position, f"expected the end after {num_frames} frames", f"{extra} more lines")
     if not tracks:
         return np.zeros((num_frames, 0, joints, 3))
-    kept = sorted(tracks.values(), key=lambda track: (-len(track.frames), -track.motion()))[:bodies]
+    kept = sorted(join_tracks(tracks.values()), key=lambda track: (-len(track.frames), -track.motion()))[:bodies]
     kept.sort(key=lambda track: -track.motion())
-    return np.stack([track.filled(num_frames) for track in kept], axis=1)
+    filled = [fill_body(np.stack(track.joints), np.array(track.frames), num_frames, field) for track in kept]
+    return np.stack(filled, axis=1)
 
 
 def _split(data: bytes, field: str) -> _Lines:
     words = [line.split() for line in data.rstrip().split(b"\n")]
     starts = [0, *itertools.accumulate(map(len, words))]
+    for index, line in enumerate(words):  # before the array of words, which has room for the longest one everywhere
+        if max(map(len, line), default=0) > _LONGEST_WORD:
+            raise _Lines(words, np.empty(0), starts, field).problem(
+                index, "expected a number", f"a word of {max(map(len, line))} characters"
+            )
     try:
         values = np.array([word for line in words for word in line], dtype="S").astype(np.float64)
     except ValueError:
@@ -189,23 +216,3 @@ def _load_json(data: bytes, field: str) -> np.ndarray:
             f"field {field!r}: expected JSON lists of numbers [frames, joints, coordinates], or an object with them "
             f'under "skeletons", got {len(data)} bytes starting with {data[:8]!r} ({type(error).__name__}: {error})'
         ) from error
-
-
-def interpolate(values: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Linear interpolation along the first axis, held before the first and after the last position.
-
-    Args:
-        values: Array [N, ...].
-        at: Increasing positions [N] of values.
-        wanted: Positions [M].
-
-    Returns:
-        Array [M, ...].
-    """
-    if len(at) == 1:
-        return np.repeat(values, len(wanted), axis=0)
-    right = np.clip(np.searchsorted(at, wanted), 1, len(at) - 1)
-    share = np.clip((wanted - at[right - 1]) / (at[right] - at[right - 1]), 0, 1)
-    share = share.reshape(-1, *[1] * (values.ndim - 1))
-    interpolated: np.ndarray = values[right - 1] * (1 - share) + values[right] * share
-    return interpolated

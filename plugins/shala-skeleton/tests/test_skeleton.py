@@ -134,6 +134,126 @@ def test_file_without_bodies_is_missing() -> None:
     assert Skeleton(Skeleton.Options()).read({"skeleton": ntu_text([{}, {}]).encode()}) is None
 
 
+def walk(num_frames: int, start: float = 0.0) -> np.ndarray:
+    """float [T, J, 3]: a chain of joints that goes 2 cm to the right in each frame, 3 m before the camera."""
+    along = np.broadcast_to(0.3 * np.arange(4)[None], (num_frames, 4))
+    right = start + 0.02 * np.arange(num_frames)[:, None] + 0.1 * along
+    return np.stack([right, along, np.full_like(right, 3.0)], axis=2)
+
+
+def test_one_person_with_several_ids_is_one_body() -> None:
+    """Ids that take turns are joined, over gaps too, each with the nearest that follows; ids that overlap are not."""
+    one, other = walk(60), walk(60, start=2.0) + np.array([0, 0.2, 0])
+    frames: list[dict[int, np.ndarray]] = [{} for _ in range(60)]
+    for frame in range(60):
+        if not 20 <= frame < 25:
+            frames[frame][FIRST if frame < 20 else SECOND if frame < 40 else THIRD] = one[frame]
+    alone = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=2)
+    np.testing.assert_allclose(alone, one[:, None], atol=1e-6)
+    for frame in range(60):
+        frames[frame][FIRST + 100 + (frame >= 40)] = other[frame]  # both get new ids in frame 40
+    both = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=4)
+    assert both.shape[1] == 2
+    for expected in (one, other):
+        assert min(np.abs(both[:, body] - expected).max() for body in range(2)) < 1e-6
+
+
+def test_a_body_that_appears_elsewhere_is_another_one() -> None:
+    """A chair that was tracked before the person came is not the person's past."""
+    chair = np.ones((4, 3)) * np.array([4.0, 0, 3])
+    frames = [{SECOND: chair} if frame < 5 else {FIRST: pose} for frame, pose in enumerate(walk(30))]
+    parsed = parse_ntu(ntu_text(frames).encode(), "skeleton", joints=4, bodies=1)
+    np.testing.assert_allclose(parsed[5:, 0], walk(30)[5:], atol=1e-6)
+    np.testing.assert_allclose(parsed[:5, 0], walk(30)[5:6].repeat(5, 0), atol=1e-6)
+
+
+def test_zeros_of_joints_that_were_not_tracked_are_gaps() -> None:
+    """Frames and joints of zeros are interpolated, the padding of an array's end is cut; in text as in arrays."""
+    whole = walk(20)
+    holed = whole.copy()
+    holed[5:8], holed[10:12, 2] = 0, 0
+    padded = np.concatenate([holed, np.zeros((80, 4, 3))])
+    np.testing.assert_allclose(parse(npy(padded), "npy", 4, 2), whole[:, None], atol=1e-12)
+    text = ntu_text([{FIRST: pose} for pose in holed])
+    np.testing.assert_allclose(parse_ntu(text.encode(), "skeleton", 4, 2), whole[:, None], atol=1e-6)
+    second = np.stack([whole, np.where(np.arange(20)[:, None, None] < 10, whole + 1, 0)], axis=1)
+    held = parse(npy(second), "npy", 4, 2)[:, 1]
+    np.testing.assert_allclose(held, np.concatenate([whole[:10] + 1, (whole[9:10] + 1).repeat(10, 0)]))
+    assert parse(npy(np.zeros((9, 4, 3))), "npy", 4, 1).shape[1] == 0
+    assert Skeleton(Skeleton.Options(joints=4, bones=PAIRS)).read({"npy": npy(np.zeros((9, 4, 3)))}) is None
+
+
+def test_zeros_that_are_places_stay() -> None:
+    """The centre of centred data, and a pen that goes through the origin, are data."""
+    for root in range(4):
+        for centred in (waving(1) - waving(1)[:, root : root + 1], waving(1) - waving(1)[:1, root : root + 1]):
+            np.testing.assert_array_equal(parse(npy(centred), "npy", 4, 1, root=root)[:, 0], centred)
+    pen = np.array([[-1.0, 1], [0, 0], [1, 0.5], [0, 0]])[:, None]
+    np.testing.assert_array_equal(parse(npy(pen), "npy", 1, 1)[:, 0], pen)
+
+
+def test_a_joint_that_was_never_tracked_is_an_error() -> None:
+    """Nothing can be interpolated from, so that the message names the joint."""
+    poses = walk(9)
+    poses[:, 2] = 0
+    with pytest.raises(DataError, match=r"zeros for joints \[2\] in all 9 frames"):
+        parse(npy(poses), "npy", 4, 1)
+
+
+@pytest.mark.parametrize("order", ["TVC", "CTV", "TCV", "TMVC", "CTVM", "MTVC", "TVCM", "MCTV", "CTMV"])
+def test_usual_orders_of_axes_are_recognised(order: str) -> None:
+    """The same joints in any of the field's orders are the same x, by the shape or by the option."""
+    poses = np.stack([waving(0), waving(1)], axis=1)  # [T, M, V, C]
+    letters = "TMVC" if "M" in order else "TVC"
+    poses = poses if "M" in order else poses[:, :1]
+    stored = np.ascontiguousarray((poses if "M" in order else poses[:, 0]).transpose([letters.index(c) for c in order]))
+    for axes in ("auto", order):
+        np.testing.assert_array_equal(parse(npy(stored), "npy", 4, 2, axes=axes, dims=3), poses)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((3, 3, 4, 2), "auto", r"fits \[frames, bodies, joints, coordinates\] and \[coordinates, "
+         r"frames, joints, bodies\]; set the option `axes` to 'TMVC' or 'CTVM'"),
+        ((4, 60, 3), "auto", "it may be .joints, frames, coordinates.: then set the option `axes` to 'VTC'"),
+        ((60, 12), "auto", r"reshape it to \[frames, 4 joints, 3 coordinates\]"),
+        ((3, 300, 5, 2), "auto", "set the option `joints`"),
+        ((3, 60, 4, 2), "TVC", r"expected an array \[frames, joints, coordinates\] with 4 joints"),
+        ((30_000, 4, 3), "auto", "at most 20000 frames, got 30000; raise the option `max_frames`"),
+    ],
+)  # fmt: skip
+def test_other_shapes_are_named(shape: tuple[int, ...], axes: str, message: str) -> None:
+    """What is not clear is an error that says what fits, and by which option it is read."""
+    with pytest.raises(DataError, match=message):
+        parse(npy(np.ones(shape, dtype=np.float32)), "npy", 4, 2, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("field", "data", "message"),
+    [
+        ("skeleton", b"1000000000\n" + b"0\n" * 50, "line 1: expected at most 20000 frames, got 1000000000"),
+        ("skeleton", b"9" * 100_000, "line 1: expected a number, got a word of 100000 characters"),
+        ("skeleton", b"1\n" + b"1 " * 400_000 + b"1" * 1_000_000, "a word of 1000000 characters"),
+        ("skeleton", b"1\n" * 17_000_000, "at most 32 MB, got 34.0 MB; raise the option `max_megabytes`"),
+        ("skeleton.json", b"[" * 33_000_000, "at most 32 MB"),
+        ("skeleton.json", b'{"a":' * 1_000_000, "JSON lists"),
+        ("skeleton.json", b"[[[1,2," + b"9" * 100_000 + b"]]]", "JSON lists"),
+    ],
+)  # fmt: skip
+def test_declared_and_real_sizes_are_bounded(field: str, data: bytes, message: str) -> None:
+    """Huge counts, words, files and depths are refused before memory or minutes go into them."""
+    with pytest.raises(DataError, match=message):
+        parse(data, field, 4, 1)
+
+
+def test_many_ids_are_refused() -> None:
+    """A file with a new body in each frame is none of a sensor's."""
+    text = ntu_text([{FIRST + frame: pose} for frame, pose in enumerate(walk(300))])
+    with pytest.raises(DataError, match="at most 256 bodies"):
+        parse_ntu(text.encode(), "skeleton", 4, 1)
+
+
 def damaged(**changes: str) -> bytes:
     """Four frames of two joints (lines 1 to 21) with some lines replaced; the key is "line" and its number."""
     lines = ntu_text([{FIRST: pose} for pose in waving(0, 4, 2)]).split("\r\n")
@@ -295,7 +415,8 @@ def test_interpolate_is_linear_and_holds_its_ends() -> None:
      ({"bones": ((0, 1, 2),)}, "pairs"), ({"fields": ("txt",)}, "skeleton"), ({"dims": 4}, "2 to 3"),
      ({"width": 12}, "multiple of 8"), ({"frames": 3}, "at least 4"), ({"centre": "hip"}, "first_frame"),
      ({"facing": (4,)}, "two different joints"), ({"facing": (4, 25)}, "of 0 to 24"),
-     ({"facing": (4, 8), "dims": 2}, "expected dims 3")],
+     ({"facing": (4, 8), "dims": 2}, "expected dims 3"), ({"axes": "TVX"}, "order of the letters"),
+     ({"max_frames": 0}, "at least 1"), ({"max_megabytes": 0}, "above 0")],
 )  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     """Options out of range say what was expected."""

@@ -23,7 +23,7 @@ from shala_text.decoder import TextDecoder
 from shala_text.encoder import TextEncoder
 from shala_text.reading import decode_utf8, normalise, printable
 from shala_text.sections import keep_sections
-from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary
+from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary, longest_text
 
 
 @final
@@ -31,7 +31,7 @@ class Text(Modality):
     """Texts x, int64 [L] of tokens: those of the text, then 1 for its end, then 0 for padding.
 
     A field of white space only, or a report without any of the wanted sections, is a missing modality. A text of more
-    than L - 1 tokens is cut there.
+    than L - 1 tokens is cut there, and the vocabulary is fitted to what is kept.
     """
 
     @attrs.frozen(kw_only=True)
@@ -42,8 +42,12 @@ class Text(Modality):
             fields: Sample fields to look for, in this order; UTF-8 text.
             vocabulary_size: Most tokens of the vocabulary fitted to the training samples, at least 258.
             max_tokens: Tokens L of x, its end included; longer texts are cut there, and a word may take several.
+            max_bytes: Bytes of a text that are looked at; what follows is dropped before anything is made of it.
             lower_case: Whether capitals become small when read.
             sections: Sections of a report to keep, such as ["FINDINGS", "IMPRESSION"]; empty keeps the whole text.
+                Titles are read as MIMIC-CXR's own parser reads them: a conclusion is an impression, and what stands
+                under "CHEST, TWO VIEWS:" is findings. In a report with neither findings nor impression, so is what
+                follows the first paragraph of its last section.
             width: Width of the networks, a multiple of 8.
             num_layers: Layers of the decoder; the encoder has one less, but at least one.
             heads: Attention heads of each layer; a divisor of width.
@@ -56,6 +60,7 @@ class Text(Modality):
         fields: tuple[str, ...] = attrs.field(default=("txt",), validator=[not_empty, each(not_empty)])
         vocabulary_size: int = attrs.field(default=2000, validator=at_least(MINIMUM_SIZE, at_most=1_000_000))
         max_tokens: int = attrs.field(default=96, validator=at_least(8, at_most=16_384))
+        max_bytes: int = attrs.field(default=1 << 20, validator=at_least(1024, at_most=1 << 40))
         lower_case: bool = False
         sections: tuple[str, ...] = attrs.field(default=(), validator=each(not_empty))
         width: int = attrs.field(default=128, validator=[at_least(8, at_most=16_384), multiple_of(8)])
@@ -110,7 +115,7 @@ class Text(Modality):
                 text = self._text(sample)
                 if text:
                     num_texts += 1
-                    yield text
+                    yield text[: longest_text(self.options.max_tokens)]
 
         vocabulary = Vocabulary.fit(texts(), self.options.vocabulary_size)
         if not num_texts:
@@ -143,6 +148,11 @@ class Text(Modality):
         x = torch.full(self.shape, PAD)
         x[: len(tokens)] = torch.tensor(tokens)
         return x
+
+    def blank_reason(self) -> str:
+        """That there is no text, or none of the wanted sections."""
+        sections = self.options.sections
+        return f"it has no section {' or '.join(sections)}" if sections else "it is blank"
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """One line of UTF-8 under "txt"."""
@@ -189,7 +199,7 @@ class Text(Modality):
         field = next((name for name in self.fields if name in sample), None)
         if field is None:
             return ""
-        text = decode_utf8(sample[field], field)
+        text = decode_utf8(sample[field], field, self.options.max_bytes)
         if self.options.sections:
             text = keep_sections(text, self.options.sections)
         return normalise(text, self.options.lower_case)

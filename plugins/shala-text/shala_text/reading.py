@@ -1,5 +1,6 @@
 """Bytes of a text file to clean text: UTF-8, one form of each character, single spaces."""
 
+import codecs
 import re
 import unicodedata
 
@@ -8,20 +9,24 @@ from shala_framework import DataError
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def decode_utf8(data: bytes, field: str) -> str:
+def decode_utf8(data: bytes, field: str, max_bytes: int = 1 << 20) -> str:
     """Decode a text file, with or without a byte order mark.
 
     Args:
         data: The file.
         field: Name of its field, for messages.
+        max_bytes: Of a longer file, white space at its start is passed over, and so many bytes are decoded.
 
     Raises:
         DataError: There are no bytes, they are not UTF-8, or they hold a NUL, as binary files do.
     """
     if not data:
         raise DataError(f"field {field!r}: expected text, got 0 bytes; was the shard written completely?")
+    whole = len(data) <= max_bytes
+    if not whole:
+        data = data.lstrip()[:max_bytes]
     try:
-        text = data.decode("utf-8-sig")
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole)
     except UnicodeDecodeError as error:
         raise DataError(
             f"field {field!r}: expected UTF-8 text, got the byte 0x{data[error.start]:02x} at offset {error.start} of "

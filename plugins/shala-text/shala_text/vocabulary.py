@@ -24,6 +24,11 @@ _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _PROBE = "A word, 1 Größe\u2026"
 
 
+def longest_text(max_tokens: int) -> int:
+    """Characters beyond which a text has no part in its first tokens."""
+    return _LONGEST_TOKEN * max_tokens
+
+
 class Vocabulary:
     """The tokens of one set of texts."""
 
@@ -95,7 +100,7 @@ class Vocabulary:
             max_tokens: At least 2.
         """
         # No token is longer, so the rest could not be kept: a huge text costs no more than a long one.
-        tokens = self._words(text[: _LONGEST_TOKEN * max_tokens])
+        tokens = self._words(text[: longest_text(max_tokens)])
         if len(tokens) >= max_tokens:
             tokens = tokens[: max_tokens - 1]
             while tokens and self._words(self.decode(tokens).strip()) != tokens:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from shala_text import Text
 from shala_text.decoder import TextDecoder, nucleus
 from shala_text.encoder import TextEncoder
-from shala_text.reading import normalise
+from shala_text.reading import decode_utf8, normalise
 from shala_text.sections import keep_sections
 from shala_text.vocabulary import END, PAD, Vocabulary
 from torch import Tensor
@@ -217,6 +218,23 @@ def test_a_huge_text_is_cut() -> None:
     assert text.preview(x).text == "abababa"
 
 
+@pytest.mark.parametrize("sections", [(), ("FINDINGS",)])
+def test_a_huge_text_costs_no_more_than_what_is_kept(sections: tuple[str, ...]) -> None:
+    """20 MB of different words are fitted to and read at once, wherever white space or a character ends."""
+    words = " ".join(f"w{number:x}" for number in range(2_000_000))
+    data = f"{' ' * 3_000_000}FINDINGS: Gr\u00f6\u00dfe {words}".encode()
+    text = Text(Text.Options(max_tokens=8, max_bytes=1025, width=16, heads=2, num_layers=1, sections=sections))
+    began = time.process_time()
+    text.fit([{"txt": data}])
+    for max_bytes in range(1024, 1030):  # within a character of two bytes, or not
+        assert decode_utf8("\u00e4".encode() * 2000, "txt", max_bytes) == "\u00e4" * (max_bytes // 2)
+    x = text.read({"txt": data})
+    assert time.process_time() - began < 2
+    assert x is not None
+    assert text.preview(x).text
+    assert "FINDINGS: Gr\u00f6\u00dfe".startswith(str(text.preview(x).text)[:8])
+
+
 def test_any_tokens_can_be_shown() -> None:
     """Whatever a decoder that has learned nothing draws is shown and written, without control characters."""
     text = fitted()
@@ -250,6 +268,7 @@ REPORT = """                                 FINAL REPORT
 """
 FINDINGS = "FINDINGS: PA and lateral views of the chest provided. LUNGS: clear. The following: no effusion."
 IMPRESSION = "IMPRESSION: No acute intrathoracic process."
+BOTH = ("FINDINGS", "IMPRESSION")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +292,27 @@ IMPRESSION = "IMPRESSION: No acute intrathoracic process."
         ("LUNGS: Clear.\nHEART: Normal.\nBONES: Old.", ("heart",), "HEART: Normal. BONES: Old."),
         ("AP chest compared to ___.  No findings.", ("FINDINGS",), ""),
         ("", ("FINDINGS",), ""),
+        # As MIMIC-CXR's own parser has them.
+        (" CHEST, TWO VIEWS:  Clear.\n\n CONCLUSION:  Normal.\n", BOTH, "FINDINGS: Clear. IMPRESSION: Normal."),
+        (" CHEST, TWO VIEWS:  Clear.\n\n CONCLUSION:  Normal.\n", ("CONCLUSION",), "CONCLUSION: Normal."),
+        (" PA AND LATERAL CHEST RADIOGRAPH:  Clear.\n\n IMPRESSION:  Normal.", BOTH,
+         "FINDINGS: Clear. IMPRESSION: Normal."),
+        (" SINGLE PORTABLE VIEW:  Clear.\n IMPRESSOIN:  Normal.", BOTH, "FINDINGS: Clear. IMPRESSION: Normal."),
+        (" CHEST, PA AND LATERAL:\n\n INDICATION:  Cough.\n\n FINDINGS:  Clear.", BOTH, "FINDINGS: Clear."),
+        (" CHEST RADIOGRAPH:  ___\n\n FINDINGS:  Clear.", BOTH, "FINDINGS: Clear."),
+        (" FINDINGS:  Clear.\n CHEST WALL:  Normal.\n REFERENCE EXAM:  ___", BOTH,
+         "FINDINGS: Clear. CHEST WALL: Normal."),
+        (" FINDINGS:  Clear.\n PLEASE SEE CT EXAM:  ___", BOTH, "FINDINGS: Clear. PLEASE SEE CT"),
+        (" PRELIMINARY IMPRESSION:  Clear.\n PATIENT HISTORY:  Cough.", BOTH, "IMPRESSION: Clear."),
+        (" REASON FOR EXAM:  Cough.\n PFI:  Pain.", ("INDICATION", "HISTORY"), "INDICATION: Cough. HISTORY: Pain."),
+        (" PORTABLE CHEST\n\n COMPARISON:  None.\n\n Heart is large.  Lines unchanged.\n", BOTH,
+         "FINDINGS: Heart is large. Lines unchanged."),
+        ("    FINAL REPORT\n AP CHEST, 5:04 A.M.\n \n Clear.\n \n Lines as before.", ("IMPRESSION",),
+         "IMPRESSION: Clear. Lines as before."),
+        (" AP CHEST\n\n Heart is large.", ("INDICATION",), ""),
+        (f" IMPRESSION:  Normal.\n {'_' * 78}\n WET READ: ___ 9:12 PM\n  Early.\n", BOTH, "IMPRESSION: Normal."),
+        (" FINDINGS:  One\u2028two\x0cthree\x85IMPRESSION\u2029four.\r\n IMPRESSION:  Normal.", BOTH,
+         "FINDINGS: One two three IMPRESSION four. IMPRESSION: Normal."),
     ],
 )  # fmt: skip
 def test_sections(report: str, wanted: tuple[str, ...], expected: str) -> None:
@@ -291,7 +331,9 @@ def test_a_report_without_the_sections_is_missing() -> None:
     assert torch.equal(again(text, x), x)
 
 
-@pytest.mark.parametrize("line", ["FINDINGS,", "FINDINGS ", "FINDINGS(", " \t", "FINDINGS AND ", "EXAM."])
+@pytest.mark.parametrize(
+    "line", ["FINDINGS,", "FINDINGS ", "FINDINGS(", " \t", "FINDINGS AND ", "EXAM.", "CHEST ", "\nCHEST "]
+)
 def test_hostile_headers_take_linear_time(line: str) -> None:
     """A million characters of almost-headers are searched at once; quadratic time would take hours."""
     assert keep_sections(line * (1_000_000 // len(line)), ("FINDINGS",)) == ""
@@ -489,7 +531,7 @@ def test_class_words_are_learned_in_a_few_steps() -> None:
     [({"vocabulary_size": 257}, "258"), ({"max_tokens": 7}, "8"), ({"width": 20}, "multiple of 8"),
      ({"heads": 5}, "divisor of width = 128, got 5"), ({"heads": 0}, "at least 1"), ({"word_dropout": 1.5}, "0 to 1"),
      ({"top_p": 0.0}, "above 0"), ({"top_p": 1.1}, "0 to 1"), ({"temperature": 0.0}, "above 0"),
-     ({"fields": ()}, "at least one"), ({"sections": ("",)}, r"\[0\]")],
+     ({"fields": ()}, "at least one"), ({"max_bytes": 0}, "1024"), ({"sections": ("",)}, r"\[0\]")],
 )  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
     """Options out of range say what was expected."""

@@ -1,0 +1,118 @@
+"""Where nobody was tracked but zeros were written: frames and joints without data, and how they are filled.
+
+Shapes: T frames, P bodies (persons), J joints, C coordinates.
+"""
+
+import numpy as np
+
+from shala_framework import DataError
+
+# Of a body's size, by which the origin may lie outside its other joints and still be the place of a joint, and of the
+# root, at which data are centred and which may be the end of a limb.
+MARGIN, ROOT_MARGIN = 0.25, 1.0
+
+
+def fill_gaps(joints_TPJC: np.ndarray, field: str, root: int = 0) -> np.ndarray:
+    """Fill what an array marks as not tracked by zeros, and cut the frames that pad its end.
+
+    A body's frame without any value but zeros has no data, and neither has a joint at the origin while the rest of its
+    body is elsewhere: both are interpolated over time and held at the ends. A joint at the origin of a body that is
+    around the origin, as in centred data, is a joint. Frames behind the last one with a body are padding. Of one joint
+    alone, the origin is a place like any other.
+
+    Args:
+        joints_TPJC: The array as it was stored.
+        field: Name of its field, for errors.
+        root: Joint that centred data are likely to have at the origin.
+
+    Returns:
+        Array [T, P, J, C] of the bodies that are seen, with fewer frames where the end was padded.
+
+    Raises:
+        DataError: A joint of a body is tracked in no frame.
+    """
+    if joints_TPJC.shape[2] == 1:
+        present = [body for body in range(joints_TPJC.shape[1]) if joints_TPJC[:, body].any()]
+        return joints_TPJC[:, present] if joints_TPJC.shape[1] > 1 else joints_TPJC
+    seen_TP: np.ndarray = np.any(joints_TPJC, axis=(2, 3))
+    (frames,) = np.nonzero(seen_TP.any(axis=1))
+    if not len(frames):
+        return joints_TPJC[:, :0]
+    joints_TPJC, seen_TP = joints_TPJC[: frames[-1] + 1], seen_TP[: frames[-1] + 1]
+    bodies = []
+    for body in np.nonzero(seen_TP.any(axis=0))[0]:
+        (at,) = np.nonzero(seen_TP[:, body])
+        bodies.append(fill_body(joints_TPJC[at, body], at, len(joints_TPJC), field, root))
+    return np.stack(bodies, axis=1)
+
+
+def fill_body(seen_NJC: np.ndarray, at: np.ndarray, num_frames: int, field: str, root: int = 0) -> np.ndarray:
+    """A body's joints in all frames.
+
+    Args:
+        seen_NJC: Its joints in the frames that have it, N of them.
+        at: Those frames, increasing.
+        num_frames: All frames T.
+        field: Name of the field, for errors.
+        root: Joint that centred data are likely to have at the origin.
+
+    Returns:
+        Array [T, J, C], interpolated where the body or a joint was not tracked, and held at both ends.
+
+    Raises:
+        DataError: A joint is tracked in no frame.
+    """
+    lost_NJ = lost_joints(seen_NJC, root)
+    wanted = np.arange(num_frames)
+    if not lost_NJ.any():
+        return seen_NJC if len(at) == num_frames else interpolate(seen_NJC, at, wanted)
+    never = np.nonzero(lost_NJ.all(axis=0))[0].tolist()
+    if never:
+        raise DataError(
+            f"field {field!r}: expected each joint to be tracked in some frame, got zeros for joints {never} in all "
+            f"{len(at)} frames of a body that is elsewhere; leave the file out, or remove these joints from all files"
+        )
+    filled_TJC = np.empty((num_frames, *seen_NJC.shape[1:]))
+    for joint in range(seen_NJC.shape[1]):
+        known = ~lost_NJ[:, joint]
+        filled_TJC[:, joint] = interpolate(seen_NJC[known, joint], at[known], wanted)
+    return filled_TJC
+
+
+def lost_joints(seen_NJC: np.ndarray, root: int = 0) -> np.ndarray:
+    """Which joints were written as zeros for want of data: bool [N, J].
+
+    Args:
+        seen_NJC: Joints of one body in frames that have it.
+        root: Joint that centred data are likely to have at the origin.
+    """
+    zero_NJ: np.ndarray = ~np.any(seen_NJC, axis=2)
+    margin_J = np.full(zero_NJ.shape[1], MARGIN)
+    margin_J[root] = ROOT_MARGIN
+    (frames,) = np.nonzero(zero_NJ.any(axis=1))
+    for frame in frames:
+        others = seen_NJC[frame][~zero_NJ[frame]]
+        low_C, high_C = others.min(axis=0), others.max(axis=0)
+        away = max(low_C.max(), (-high_C).max())  # of the origin from the box around the other joints
+        zero_NJ[frame] &= away > margin_J * (high_C - low_C).max()
+    return zero_NJ
+
+
+def interpolate(values: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Linear interpolation along the first axis, held before the first and after the last position.
+
+    Args:
+        values: Array [N, ...].
+        at: Increasing positions [N] of values.
+        wanted: Positions [M].
+
+    Returns:
+        Array [M, ...].
+    """
+    if len(at) == 1:
+        return np.repeat(values, len(wanted), axis=0)
+    right = np.clip(np.searchsorted(at, wanted), 1, len(at) - 1)
+    share = np.clip((wanted - at[right - 1]) / (at[right] - at[right - 1]), 0, 1)
+    share = share.reshape(-1, *[1] * (values.ndim - 1))
+    interpolated: np.ndarray = values[right - 1] * (1 - share) + values[right] * share
+    return interpolated
