@@ -149,7 +149,8 @@ def _scan(request: _Request) -> _Decoded | None:
     with request.open() as container:
         stream = played_stream(container.streams.video)
         if stream is None:
-            return _without_picture(container, request.field)
+            _check_for_sound(container, request.field)
+            return None
         _check_size(stream, request)
         stamps: list[int | None] = []
         for packet in container.demux(stream):
@@ -172,8 +173,8 @@ def _is_film(container: InputContainer) -> bool:
     return not FILMS.isdisjoint(container.format.name.split(","))
 
 
-def _without_picture(container: InputContainer, field: str) -> None:
-    """None for the sound of a film; an error for files that never hold a picture."""
+def _check_for_sound(container: InputContainer, field: str) -> None:
+    """Accept the sound of a film without its picture; anything else without one is an error."""
     if _is_film(container) and any(stream.codec_context for stream in container.streams.audio):
         return
     kinds = sorted({"cover art" if stream.type == "video" else stream.type for stream in container.streams})
@@ -243,12 +244,14 @@ def _alpha_decoder(stream: av.VideoStream, field: str) -> av.VideoCodecContext |
     if name is None or metadata.get("alpha_mode") != "1":
         return None
     try:
-        return av.CodecContext.create(name, "r")
+        decoder = av.CodecContext.create(name, "r")
     except av.codec.codec.UnknownCodecError as error:
         raise DataError(
             f"field {field!r}: expected an FFmpeg with {name}, which reads this video's transparency, got one without; "
             f"install PyAV from its wheel, or re-encode the video"
         ) from error
+    assert isinstance(decoder, av.VideoCodecContext)
+    return decoder
 
 
 def _pixel_aspect(stream: av.VideoStream, field: str) -> float:

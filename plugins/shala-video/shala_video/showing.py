@@ -3,7 +3,7 @@
 import math
 import struct
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import av
@@ -45,7 +45,8 @@ def turn_of(frame: av.VideoFrame) -> Turn:
     has the layout. PyAV's side data and its frame refer to each other, which delays the reuse of the frame's memory:
     call this once for a stream, not for each frame.
     """
-    for entry in frame.side_data:
+    side_data: Any = frame.side_data  # PyAV's stub knows one kind of entry only
+    for entry in side_data:
         if entry.type is Type.DISPLAYMATRIX:
             a, b, _, c, d = struct.unpack_from("=5i", bytes(entry))
             if abs(b) + abs(c) > abs(a) + abs(d):
