@@ -28,7 +28,16 @@ if TYPE_CHECKING:
         pixels_to_unit,
         unit_to_pixels,
     )
-    from shala_framework.media import encode_gif, encode_mp4, encode_png, encode_wav
+    from shala_framework.media import (
+        FILM_CONTAINERS,
+        FILM_FIELDS,
+        encode_gif,
+        encode_mp4,
+        encode_png,
+        encode_wav,
+        played_stream,
+        refuse_truncated,
+    )
     from shala_framework.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.model import ShaLa, load
     from shala_framework.options import above, at_least, between, each, multiple_of, not_empty
@@ -43,7 +52,16 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "layers": ("ConditionedResidual", "Residual", "Standardise", "group_norm", "initialise", "unfold_time"),
     "likelihoods": ("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
-    "media": ("encode_gif", "encode_mp4", "encode_png", "encode_wav"),
+    "media": (
+        "FILM_CONTAINERS",
+        "FILM_FIELDS",
+        "encode_gif",
+        "encode_mp4",
+        "encode_png",
+        "encode_wav",
+        "played_stream",
+        "refuse_truncated",
+    ),
     "modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "model": ("ShaLa", "load"),
     "options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
@@ -52,11 +70,13 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "LOCATION_SCALE", "Laplace", "Likelihood",
+    "CheckpointError", "ConditionedResidual", "DataError", "Dataset", "FILM_CONTAINERS", "FILM_FIELDS",
+    "LOCATION_SCALE", "Laplace", "Likelihood",
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
     "ShaLa", "ShalaError", "SpecError", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
     "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm",
-    "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "unfold_time", "unit_to_pixels",
+    "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "played_stream",
+    "refuse_truncated", "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 
 

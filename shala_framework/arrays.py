@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from shala_framework.errors import DataError
 
+MOST_AXES = 32  # as NumPy allows in every version
+MOST_ALONG = 2**31  # elements along one axis; the product is checked against the file
+MOST_SHOWN = 8  # axes of a shape in a message
+MOST_TEXT = 200  # characters of NumPy's own message, which may quote the whole header
+
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -33,18 +38,33 @@ def decode_npy(data: bytes, field: str) -> NDArray[Any]:
     buffer = io.BytesIO(data)
     try:
         shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(buffer)](buffer)
-    except (ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
+    except (ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
         raise DataError(
-            f"field {field!r}: expected a .npy file, got {len(data)} bytes starting with {data[:8]!r} ({error}); "
-            f"write it with numpy.save"
+            f"field {field!r}: expected a .npy file, got {len(data)} bytes starting with {data[:8]!r} "
+            f"({str(error)[:MOST_TEXT]}); write it with numpy.save"
         ) from error
     rest = data[buffer.tell() :]
-    if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize != len(rest):
+    bounded = len(shape) <= MOST_AXES and all(type(size) is int and 0 <= size <= MOST_ALONG for size in shape)
+    sound = dtype.kind in "fiu" and bounded
+    if not sound or math.prod(shape) * dtype.itemsize != len(rest):
+        declared = f"{list(shape[:MOST_SHOWN])}{' ...' if len(shape) > MOST_SHOWN else ''}"
         raise DataError(
             f"field {field!r}: expected an array of numbers as long as its header says, got dtype {dtype} and shape "
-            f"{list(shape)} in {len(rest)} bytes; save plain arrays of numbers, whole"
+            f"{declared} in {len(rest)} bytes; save plain arrays of numbers, whole"
         )
+    if 0 in shape:
+        return _without_elements(shape, dtype, field)
     return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _without_elements(shape: tuple[int, ...], dtype: np.dtype[Any], field: str) -> NDArray[Any]:
+    """An array of which one axis has no element; NumPy refuses some of these by the size of the others."""
+    try:
+        array = np.empty(shape, dtype)
+    except ValueError as error:
+        raise DataError(f"field {field!r}: expected an array of numbers, got shape {list(shape)} ({error})") from error
+    array.flags.writeable = False
+    return array
 
 
 def encode_npy(array: NDArray[Any]) -> bytes:

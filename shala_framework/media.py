@@ -1,12 +1,39 @@
-"""Frames and sounds to files that a browser opens: mp4, png, gif and wav. The same input gives the same bytes."""
+"""What all plugins for pictures, clips and sounds share.
+
+Writing: frames and sounds to files that a browser opens (mp4, png, gif, wav); the same input gives the same bytes.
+Reading: which containers hold films, which of their streams is meant to be played, and whether a file is cut short.
+"""
 
 import io
+import struct
 import wave
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Final, TypeVar
 
 import av
 import numpy as np
+from av.stream import Disposition, Stream
 from PIL import Image
+
+from shala_framework.errors import DataError
+
+FILM_FIELDS: Final = (
+    *("mp4", "avi", "mkv", "webm", "mov", "mpg"),
+    *("mpeg", "m4v", "ts", "m2ts", "mts", "wmv", "asf", "flv", "ogv", "3gp", "vob"),
+)  # sample fields that hold a film, its picture and its sound, in the order in which they are looked for
+# FFmpeg's names of the containers that can hold both. FFmpeg also reads play lists and session descriptions, which name
+# other files and hosts: bytes from a shard must not choose what is opened.
+FILM_CONTAINERS: Final = "mov,avi,matroska,mpeg,mpegts,asf,flv,ogg,nut,mxf,rm,dv"
+
+NOT_PLAYED: Final = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art, chapter marks
+FOR_SOME: Final = (
+    Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.descriptions
+)
+LARGEST_LOSS = 0.1  # share of a file that may be missing at its end
+UNKNOWN_SIZE = 0x7FFFF000  # programs that write RIFF to a pipe state sizes from here on, or 0
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
 
 MP4_QUALITY = "18"  # x264's constant rate factor: 18 is visually lossless, 23 its default
 # With the preset's own settings libx264 did not always write the same bytes for the same frames, even on one thread;
@@ -80,6 +107,101 @@ def encode_gif(frames: np.ndarray, frames_per_second: float) -> bytes:
     duration_milliseconds = round(1000 / frames_per_second)
     first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=duration_milliseconds, loop=0)
     return buffer.getvalue()
+
+
+def played_stream(streams: Sequence[AnyStream]) -> AnyStream | None:
+    """The stream of one kind that a player shows or plays.
+
+    Cover art and thumbnails, which containers store as video streams, are none. Of the others the container's default
+    comes first, then one that is not a still picture, nor made for viewers with a special need, then the lowest index.
+
+    Args:
+        streams: The video streams, or the audio streams, of an open container.
+
+    Returns:
+        One of them; None where there is nothing to play.
+    """
+    played = (stream for stream in streams if not stream.disposition & NOT_PLAYED)
+    return min(played, key=_reluctance, default=None)
+
+
+def _reluctance(stream: Stream) -> tuple[bool, bool, bool, int]:
+    disposition = stream.disposition
+    still = bool(disposition & (Disposition.still_image | Disposition.dependent))
+    return not disposition & Disposition.default, still, bool(disposition & FOR_SOME), stream.index
+
+
+def refuse_truncated(data: bytes, field: str) -> None:
+    """Refuse a media file of which a tenth or more is missing at its end.
+
+    What tells is the structure of the file (the lengths of RIFF and FORM chunks, of the boxes of MP4 and QuickTime, of
+    Matroska's segment), which players depend on. Numbers of frames and durations in headers are not consulted, as
+    trimming without re-encoding leaves them wrong. Other formats do not tell.
+
+    Args:
+        data: The file.
+        field: Name of its field, for the message.
+
+    Raises:
+        DataError: The file is cut short.
+    """
+    stated = _stated_length(data)
+    if stated is not None and len(data) < (1 - LARGEST_LOSS) * stated:
+        raise DataError(
+            f"field {field!r}: expected {stated} bytes, as the lengths inside the file say, got {len(data)}; the file "
+            f"is cut short: copy it again or leave the field out"
+        )
+
+
+def _stated_length(data: bytes) -> int | None:
+    """Length of the whole file according to its outermost chunks; None where the format does not say."""
+    if data[:4] == b"RIFF" and len(data) >= 8:
+        (size,) = struct.unpack_from("<I", data, 4)
+        return size + 8 if 0 < size < UNKNOWN_SIZE else None
+    if data[:4] == b"FORM" and len(data) >= 8:
+        (size,) = struct.unpack_from(">I", data, 4)
+        return size + 8 if 0 < size < UNKNOWN_SIZE else None
+    if data[:4] == b"\x1aE\xdf\xa3":
+        return _length_of_matroska(data)
+    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return _length_of_boxes(data)
+    return None
+
+
+def _length_of_boxes(data: bytes) -> int | None:
+    """End of the last of the boxes that an MP4 or QuickTime file consists of."""
+    position = 0
+    while position + 16 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, position + 8)
+        # A size of 0 stands for the rest of the file; anything else that is no box may be padding.
+        if size < 8 or not kind.isalnum():
+            return None
+        position += size
+    return position
+
+
+def _length_of_matroska(data: bytes) -> int | None:
+    """End of the segment that follows the EBML header; None where the writer did not know it."""
+    header = _ebml_size(data, 4)
+    if header is None:
+        return None
+    start = header[0] + header[1]
+    if data[start : start + 4] != b"\x18\x53\x80\x67":
+        return None
+    segment = _ebml_size(data, start + 4)
+    return None if segment is None else segment[0] + segment[1]
+
+
+def _ebml_size(data: bytes, position: int) -> tuple[int, int] | None:
+    """Where an element's content begins, and its length; None where it is unknown or not there."""
+    first = data[position] if position < len(data) else 0
+    width = 9 - first.bit_length()
+    if not 1 <= width <= 8 or position + width > len(data):
+        return None
+    value = int.from_bytes(data[position : position + width], "big") & ((1 << 7 * width) - 1)
+    return None if value == (1 << 7 * width) - 1 else (position + width, value)
 
 
 def _check_clip(frames: np.ndarray) -> None:

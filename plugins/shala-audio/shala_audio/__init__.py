@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from shala_audio.drawing import draw_spectrum
 from shala_audio.networks import SpectrumDecoder, SpectrumEncoder
-from shala_audio.reading import cut, read_sound
+from shala_audio.reading import MAX_SAMPLES, cut, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
 from shala_framework import (
+    FILM_FIELDS,
     DataError,
     Modality,
     Preview,
@@ -31,6 +32,7 @@ from shala_framework import (
 )
 
 FEWEST_FRAMES, MOST_FRAMES = 8, 20_000
+SILENT = 2.0**-16  # peak: what 16 bits round to nothing
 FIT_SAMPLES = 1_000  # a mean of each band needs no more
 
 
@@ -56,7 +58,12 @@ class Audio(Modality):
             min_frequency_hz: Where the lowest band begins.
             max_frequency_hz: Where the highest band ends; leave it out for half of `sample_rate_hz`.
             floor_decibels: Level of silence, which is added to all bands: what is far below it does not count.
-            fields: Sample fields to look for, in this order; the first one with an audio track is read.
+            silence: What a stretch without any sound is: "missing", as a track without samples is, or "keep" it as x
+                at the floor.
+            max_samples: Most samples of a track, at its own rate; a longer one is an error. Of one that is cropped at
+                its start no more than needed is decoded.
+            fields: Sample fields to look for, in this order; the first one that has sound is read. The sound of a film
+                begins when its picture does.
             width: Channels of the networks, a multiple of 8.
             likelihood: Distribution of a level given z.
             scale: Its scale in decibels; leave it out to have it learned.
@@ -76,12 +83,13 @@ class Audio(Modality):
         )
         floor_decibels: float = attrs.field(default=-70.0, validator=between(-120, -20))
         fields: tuple[str, ...] = attrs.field(
-            default=(
-                *("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff"),
-                *("mp4", "avi", "mkv", "webm", "mov"),
-            ),
+            default=("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", *FILM_FIELDS),
             validator=[not_empty, each(not_empty)],
         )
+        silence: Literal["missing", "keep"] = attrs.field(
+            default="missing", validator=attrs.validators.in_(("missing", "keep"))
+        )
+        max_samples: int = attrs.field(default=MAX_SAMPLES, validator=at_least(1, at_most=10**12))
         width: int = attrs.field(default=96, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
@@ -141,7 +149,7 @@ class Audio(Modality):
             return mel_edges(self.mels, self.min_frequency_hz, self.highest_frequency_hz)
 
     options: Options
-    network_options = frozenset({"width", "likelihood", "scale"})
+    network_options = frozenset({"width", "likelihood", "scale", "max_samples"})
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -171,13 +179,14 @@ class Audio(Modality):
         return self.options.fields
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Log-mel spectrogram of the first of `fields` that has an audio track: float32 [mels, T].
+        """Log-mel spectrogram of the first of `fields` that has sound: float32 [mels, T].
 
-        A container without an audio track, or with one that holds no sample, does not have this modality; the fields
-        after it are looked at.
+        Returns:
+            x; None where no field has sound: a film without an audio track, a track without a sample, or, unless
+            `silence` is "keep", a stretch in which nothing sounds.
 
         Raises:
-            DataError: A field on the way is not a file that FFmpeg can decode, or is cut short.
+            DataError: A field on the way is not a file that FFmpeg can decode, is cut short, or exceeds a limit.
         """
         options, spectrum = self.options, self._spectrum
         # A later stretch of a sound can only be found by decoding the whole of it.
@@ -185,10 +194,14 @@ class Audio(Modality):
             options.num_frames * options.hop / options.sample_rate_hz + 1 if options.crop == "start" else None
         )
         for field in self.fields:
-            decoded = read_sound(sample[field], field, enough_seconds) if field in sample else None
-            if decoded is not None:
-                sound, rate = decoded
-                clip = cut(sound, rate, options.sample_rate_hz, spectrum.num_samples, options.crop)
+            if field not in sample:
+                continue
+            decoded = read_sound(sample[field], field, enough_seconds, max_samples=options.max_samples)
+            if decoded is None:
+                continue
+            sound, rate = decoded
+            clip = cut(sound, rate, options.sample_rate_hz, spectrum.num_samples, options.crop)
+            if options.silence == "keep" or np.abs(clip).max() >= SILENT:
                 return spectrum.analyse(torch.from_numpy(clip))
         return None
 

@@ -1,7 +1,7 @@
 """Encoded sound, alone or in a video, to one channel of samples: decoded, mixed, resampled and cut to length."""
 
 import io
-import struct
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final, Literal
@@ -11,47 +11,52 @@ import numpy as np
 import torch
 import torchaudio.functional
 
-from shala_framework import DataError
+from shala_framework import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
 
 Crop = Literal["start", "centre", "loudest"]
 
-# FFmpeg also reads play lists, which name other files: bytes from a shard must not choose what is opened.
-CONTAINERS: Final = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,avi,matroska,asf,flv,mpeg,mpegts"
-EXACT_CONTAINERS: Final = ("flac", "avi", "mov")  # those whose headers state the length that was written
+CONTAINERS: Final = "wav,w64,aiff,au,caf,flac,mp3,aac," + FILM_CONTAINERS
 FULL_SCALE: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1.0}
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
-MOST_SAMPLES = 30_000_000  # ten minutes at 48 kHz; a few kilobytes of FLAC can claim hours
+MAX_SAMPLES: Final = 30_000_000  # ten minutes at 48 kHz; a few kilobytes of FLAC can claim hours
 MOST_BROKEN = 0.1  # share of packets that may be left out
 LOUDEST = 100.0  # largest sensible sample, where full scale is 1; beyond it lie flipped bits
-UNKNOWN_SIZE = 0x7FFFF000  # programs that write to a pipe state sizes from here on, or 0
+JITTER_SECONDS = 0.05  # time stamps this far from the end of the sound before them leave no gap
 BLOCK_SECONDS = 0.01  # step in which the loudest stretch is looked for
 LARGEST_TERM = 1_000  # of the ratio of two rates
 MARGIN_SECONDS = 0.02  # sound on both sides of a cut that resampling takes into account
 
 
-def read_sound(data: bytes, field: str, enough_seconds: float | None = None) -> tuple[np.ndarray, int] | None:
-    """Decode the first audio track and mix its channels by their mean.
+def read_sound(
+    data: bytes, field: str, enough_seconds: float | None = None, *, max_samples: int = MAX_SAMPLES
+) -> tuple[np.ndarray, int] | None:
+    """Decode one audio track, the container's default, and mix its channels by their mean.
 
-    A WAV, FLAC, AVI or MP4 file that was cut short is an error where a tenth of it or more is missing, as its header
-    says; what else there is of a file is read, as the headers of other formats do not tell.
+    In a film the result begins when the picture does: a late track is preceded by silence, an early one is cut. Gaps in
+    the track are silence. Without a picture the result begins with the first sample.
+
+    A file is refused as cut short where a tenth of it or more is missing, as the structure of WAV, AIFF, AVI, MP4 and
+    Matroska files tells, and in FLAC a last frame that is broken; of other formats what is there is read. Durations in
+    headers are not relied upon.
 
     Args:
         data: A file in any of `CONTAINERS`, with any codec that FFmpeg knows.
         field: Name of the field, for messages.
         enough_seconds: Decode no further than needed for this much; None for the whole track.
+        max_samples: Most samples of the result.
 
     Returns:
         float32 [N], full scale 1, and its rate in Hz; None where there is no audio track, or one without a sample.
 
     Raises:
-        DataError: The bytes are no such file, or the track cannot be decoded or is longer than `MOST_SAMPLES`.
+        DataError: The bytes are no such file, or the track cannot be decoded or is longer than `max_samples`.
     """
     if not data:
         raise DataError(f"field {field!r}: expected encoded sound, got 0 bytes; was the shard written completely?")
-    _refuse_cut_riff(data, field)
+    refuse_truncated(data, field)
     try:
-        return _decode(data, field, enough_seconds)
+        return _decode(data, field, enough_seconds, max_samples)
     except av.error.FFmpegError as error:
         raise DataError(
             f"field {field!r}: expected sound or video that FFmpeg can decode, got {len(data)} bytes starting with "
@@ -59,63 +64,136 @@ def read_sound(data: bytes, field: str, enough_seconds: float | None = None) -> 
         ) from error
 
 
-def _refuse_cut_riff(data: bytes, field: str) -> None:
-    """Refuse a WAV or AVI file that is cut short: FFmpeg takes its end for the end of the sound."""
-    if data[:4] != b"RIFF" or len(data) < 8:
-        return
-    (declared,) = struct.unpack_from("<I", data, 4)
-    if 0 < declared < UNKNOWN_SIZE and len(data) < 0.9 * declared:
-        raise DataError(
-            f"field {field!r}: expected {declared + 8} bytes, as the header says, got {len(data)}; the file is cut "
-            f"short: copy it again or leave the field out"
-        )
+class _Track:
+    """Samples at their places in time.
+
+    Args:
+        rate: Samples a second.
+        origin_seconds: Time stamp of sample 0; None to begin with the first sound.
+        max_samples: Most samples.
+        field: For messages.
+    """
+
+    def __init__(self, rate: int, origin_seconds: float | None, max_samples: int, field: str) -> None:
+        self.rate, self.origin_seconds = rate, origin_seconds
+        self.max_samples, self.field = max_samples, field
+        self.length = 0
+        self._pieces: list[np.ndarray] = []
+
+    def add(self, sound: np.ndarray, seconds: float | None, enough: float) -> None:
+        """Append a piece that has this time stamp; where it has none, it follows the piece before.
+
+        Args:
+            sound: float32 [N].
+            seconds: Its time stamp.
+            enough: Samples that are needed; silence before the piece goes no further.
+        """
+        if seconds is not None:
+            if self.origin_seconds is None:
+                self.origin_seconds = seconds
+            start = round((seconds - self.origin_seconds) * self.rate)
+            gap = start - self.length
+            if self.length == 0 and gap < 0:  # from before the picture
+                sound = sound[-gap:]
+            elif gap > (JITTER_SECONDS * self.rate if self.length else 0):
+                gap = min(gap, math.ceil(min(enough, self.max_samples + 1)))
+                self._check(gap)
+                self._append(np.zeros(gap, np.float32))
+            elif gap < -JITTER_SECONDS * self.rate:  # the stamps start again, as where recordings were joined
+                self.origin_seconds = seconds - self.length / self.rate
+        self._check(len(sound))
+        self._append(sound)
+
+    def _check(self, more: int) -> None:
+        if self.length + more > self.max_samples:
+            raise DataError(
+                f"field {self.field!r}: expected at most {self.max_samples:,} samples "
+                f"({self.max_samples / self.rate:.0f} s at {self.rate:,} Hz), got more; cut the file, read its start "
+                f"alone by the option `crop`, or raise the option `max_samples`"
+            )
+
+    def _append(self, sound: np.ndarray) -> None:
+        if len(sound):
+            self._pieces.append(sound)
+            self.length += len(sound)
+
+    def sound(self) -> np.ndarray:
+        """All of it: float32 [N], at least one sample."""
+        return np.concatenate(self._pieces)
 
 
-def _decode(data: bytes, field: str, enough_seconds: float | None) -> tuple[np.ndarray, int] | None:
+def _decode(data: bytes, field: str, enough_seconds: float | None, max_samples: int) -> tuple[np.ndarray, int] | None:
     with av.open(
         io.BytesIO(data), "r", metadata_errors="replace", options={"format_whitelist": CONTAINERS}
     ) as container:
-        if not container.streams.audio:
+        stream = played_stream(container.streams.audio)
+        if stream is None:
             return None
-        stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise DataError(
                 f"field {field!r}: expected an audio codec that FFmpeg knows, got a track of an unknown one"
             )
         # Loader processes already share the cores among them.
         stream.codec_context.thread_count = 1
-        pieces: list[np.ndarray] = []
-        rate, num_samples = 0, 0
-        for frame in _frames(container, stream, field):
-            rate = _checked_rate(frame, rate, field)
-            pieces.append(_mix(frame, field))
-            num_samples += len(pieces[-1])
-            if enough_seconds is not None and num_samples >= enough_seconds * rate:
-                return np.concatenate(pieces), rate
-            if num_samples > MOST_SAMPLES:
-                raise DataError(
-                    f"field {field!r}: expected at most {MOST_SAMPLES:,} samples, got more; cut the file, or read the "
-                    f"start of it only, with the option `crop`"
-                )
-        exact = container.format.name.split(",")[0] in EXACT_CONTAINERS
-        declared = float(stream.duration * stream.time_base) if exact and stream.duration and stream.time_base else 0.0
-    if num_samples < 0.9 * (declared - 0.1) * rate or (declared and not num_samples):
-        raise DataError(
-            f"field {field!r}: expected {declared:.2f} s of sound, as the header says, got {num_samples} samples at "
-            f"{rate} Hz; the file is cut short: copy it again or leave the field out"
-        )
-    return (np.concatenate(pieces), rate) if num_samples else None
+        track: _Track | None = None
+        enough = math.inf
+        # In FLAC the header's length is a hint, which trimming without re-encoding leaves wrong.
+        declared = stream.duration if container.format.name == "flac" else None
+        declared_seconds = float(declared * stream.time_base) if declared and stream.time_base else 0.0
+        for frame in _frames(container, stream, field, declared_seconds):
+            if track is None:
+                _check_rate(frame, 0, field)
+                track = _Track(frame.sample_rate, _picture_start(container), max_samples, field)
+                if enough_seconds is not None:
+                    enough = enough_seconds * track.rate
+            if frame.sample_rate != track.rate:
+                _check_rate(frame, track.rate, field)
+            track.add(_mix(frame, field), frame.time, enough)
+            if track.length >= enough:
+                break
+    return (track.sound(), track.rate) if track is not None and track.length else None
 
 
-def _frames(container: av.container.InputContainer, stream: av.AudioStream, field: str) -> Iterator[av.AudioFrame]:
-    """Decode packet by packet; a few that cannot be decoded, as at the ends of many MP3 files, are left out."""
+def _picture_start(container: av.container.InputContainer) -> float | None:
+    """Time stamp at which the picture of a film begins; None for sound alone."""
+    picture = played_stream(container.streams.video)
+    if picture is None or picture.start_time is None or picture.time_base is None:
+        return None
+    return float(picture.start_time * picture.time_base)
+
+
+def _frames(
+    container: av.container.InputContainer, stream: av.AudioStream, field: str, declared_seconds: float
+) -> Iterator[av.AudioFrame]:
+    """Decode packet by packet; a few that cannot be decoded, as at the ends of many MP3 files, are left out.
+
+    Args:
+        container: An open file.
+        stream: Its track.
+        field: For messages.
+        declared_seconds: Length according to the header, where a broken last packet and a length that falls short of
+            this together mean that the file was cut; 0 where they do not.
+    """
     num_packets = num_broken = 0
+    ends_broken = False
+    last: av.AudioFrame | None = None
     for packet in container.demux(stream):
         num_packets += 1
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.InvalidDataError:
             num_broken += 1
+            ends_broken = True
+            continue
+        if frames:  # the packet that flushes the decoder may give none
+            last, ends_broken = frames[-1], False
+            yield from frames
+    seconds = 0.0 if last is None else (last.time or 0.0) + last.samples / last.sample_rate
+    if ends_broken and seconds < 0.9 * (declared_seconds - 0.1):
+        raise DataError(
+            f"field {field!r}: expected {declared_seconds:.2f} s of sound, as the header says, got {seconds:.2f} s and "
+            f"a broken end; the file is cut short: copy it again or leave the field out"
+        )
     if num_broken > MOST_BROKEN * num_packets:
         raise DataError(
             f"field {field!r}: expected sound that FFmpeg can decode, got {num_broken} broken packets of "
@@ -123,14 +201,13 @@ def _frames(container: av.container.InputContainer, stream: av.AudioStream, fiel
         )
 
 
-def _checked_rate(frame: av.AudioFrame, rate: int, field: str) -> int:
+def _check_rate(frame: av.AudioFrame, rate: int, field: str) -> None:
     if not LOWEST_RATE_HZ <= frame.sample_rate <= HIGHEST_RATE_HZ or rate not in (0, frame.sample_rate):
         expected = f"{rate} Hz throughout" if rate else f"a rate from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz"
         raise DataError(
             f"field {field!r}: expected {expected}, got {frame.sample_rate} Hz; the file is damaged: re-encode it or "
             f"leave the field out"
         )
-    return frame.sample_rate
 
 
 def _mix(frame: av.AudioFrame, field: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import wave
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio.functional
+from av.stream import Disposition
 from shala_audio import Audio
 from shala_audio.drawing import cubehelix, draw_spectrum
 from shala_audio.networks import SpectrumDecoder
@@ -127,7 +129,7 @@ def test_frames_lie_where_the_sound_is() -> None:
 
 def test_silence_is_the_floor_and_stays_silent() -> None:
     """Silence is finite, its likelihood has finite gradients, and it is written as silence; levels below it too."""
-    audio = Audio(Audio.Options(**SMALL))
+    audio = Audio(Audio.Options(**SMALL, silence="keep"))
     x = read(audio, wav(np.zeros(3_200)))
     torch.testing.assert_close(x, torch.full_like(x, -70.0))
     audio.fit([{"wav": wav(np.zeros(3_200))}])
@@ -196,7 +198,7 @@ def test_rates_without_a_small_ratio_cost_no_more(monkeypatch: pytest.MonkeyPatc
 
 def test_channels_are_mixed_by_their_mean() -> None:
     """Stereo is half of each side: opposite sides cancel, one side alone is 6 dB down."""
-    audio = Audio(Audio.Options(**SMALL))
+    audio = Audio(Audio.Options(**SMALL, silence="keep"))
     left = tone(700.0)
     alone = read(audio, wav(np.stack([left, 0 * left])))
     torch.testing.assert_close(alone, read(audio, wav(0.5 * left)), atol=0.05, rtol=0)
@@ -334,14 +336,161 @@ def test_infinite_samples_are_a_data_error() -> None:
         read_sound(b"RIFF" + size + b"WAVE" + chunks + samples.tobytes(), "wav")
 
 
-def test_length_that_only_a_header_knows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_length_that_only_a_header_knows_is_bounded() -> None:
     """A small file of hours of silence is refused before it fills the memory, but its start can be read."""
-    monkeypatch.setattr("shala_audio.reading.MOST_SAMPLES", 200_000)
-    bomb = encoded(np.zeros(400_000), 8_000, "flac", "flac", "s16")
-    assert len(bomb) < 20_000
-    with pytest.raises(DataError, match="at most 200,000 samples"):
-        read_sound(bomb, "flac")
-    assert Audio(Audio.Options(**SMALL)).read({"flac": bomb}) is not None
+    bomb = encoded(np.concatenate([tone(500.0), np.zeros(400_000)]), 8_000, "flac", "flac", "s16")
+    assert len(bomb) < 30_000
+    limited = SMALL | {"max_samples": 200_000}
+    with pytest.raises(DataError, match=r"at most 200,000 samples \(25 s at 8,000 Hz\).*`max_samples`"):
+        Audio(Audio.Options(**limited, crop="loudest")).read({"flac": bomb})
+    assert Audio(Audio.Options(**limited)).read({"flac": bomb}) is not None
+
+
+# The picture's clock.
+
+
+CLICK_SECONDS = 1.0
+
+
+def film_with_click(
+    container: str,
+    sound_from: float,
+    *,
+    picture_from: float = 0.0,
+    lost: tuple[float, float] = (0.0, 0.0),
+) -> bytes:
+    """A picture of 1.6 s, and sound in which a tone of 30 ms begins at CLICK_SECONDS, as PCM or AAC.
+
+    Args:
+        container: FFmpeg's name for it.
+        sound_from: When the sound begins.
+        picture_from: When the picture begins.
+        lost: Packets with time stamps from here to there are left out.
+    """
+    buffer, rate = io.BytesIO(), 16_000
+    seconds = sound_from + np.arange(int((1.8 - sound_from) * rate)) / rate
+    sounds = (seconds >= CLICK_SECONDS) & (seconds < CLICK_SECONDS + 0.03)
+    wave_ = np.where(sounds, 0.5 * np.sin(2 * np.pi * 2_000 * seconds), 0).astype(np.float32)
+    pcm = container in ("matroska", "avi", "nut")
+    with av.open(buffer, "w", format=container) as out:
+        picture = out.add_stream("mpeg4", rate=25)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        sound = out.add_stream("pcm_s16le" if pcm else "aac", rate=rate, layout="mono")
+        packets = []
+        for index in range(40):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index + round(picture_from * 25), Fraction(1, 25)
+            packets += picture.encode(frame)
+        packets += picture.encode(None)
+        for start in range(0, len(wave_) - 799, 800):
+            piece = wave_[None, start : start + 800]
+            values = np.round(piece * 32_767).astype(np.int16) if pcm else piece
+            frame = av.AudioFrame.from_ndarray(values, format="s16" if pcm else "fltp", layout="mono")
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = start + round(sound_from * rate)
+            packets += sound.encode(frame)
+        packets += sound.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            time = float(packet.pts * packet.time_base)
+            if packet.stream is sound and lost[0] <= time < lost[1]:
+                continue
+            out.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "timing", "expected"),
+    [
+        ("mp4", {"sound_from": 0.0}, 1.0),
+        ("mp4", {"sound_from": 0.6}, 1.0),
+        ("mov", {"sound_from": 0.6}, 1.0),
+        ("matroska", {"sound_from": 0.6}, 1.0),
+        ("mpegts", {"sound_from": 0.6}, 1.0),
+        ("matroska", {"sound_from": 0.0, "lost": (0.2, 0.7)}, 1.0),
+        ("mpegts", {"sound_from": 0.0, "lost": (0.2, 0.7)}, 1.0),
+        ("matroska", {"sound_from": 0.0, "picture_from": 0.4}, 0.6),
+        ("mpegts", {"sound_from": 0.0, "picture_from": 0.4}, 0.6),
+    ],
+)
+def test_sound_follows_the_clock_of_the_picture(container: str, timing: Any, expected: float) -> None:
+    """Sound that begins late, early or lacks a stretch is heard when a player plays it, counted from the picture."""
+    sound, rate = read_sound(film_with_click(container, **timing), "mp4") or pytest.fail("no sound")
+    assert abs(np.flatnonzero(np.abs(sound) > 0.2)[0] / rate - expected) < 0.01
+
+
+def test_start_of_a_late_track_takes_no_longer() -> None:
+    """Only as much as is needed is filled with silence, however late the sound begins; such a clip says nothing."""
+    film = film_with_click("matroska", 0.9)
+    sound, rate = read_sound(film, "mkv", enough_seconds=0.5) or pytest.fail("no sound")
+    assert 0.5 <= len(sound) / rate < 0.6
+    assert Audio(Audio.Options(**SMALL)).read({"mkv": film}) is None
+
+
+def test_sound_alone_begins_with_its_first_sample() -> None:
+    """Without a picture a late time stamp of the first sample is no silence."""
+    source = io.BytesIO(film_with_click("matroska", 0.6))
+    buffer = io.BytesIO()
+    with av.open(source) as film, av.open(buffer, "w", format="matroska") as out:
+        stream = out.add_stream_from_template(film.streams.audio[0])
+        for packet in film.demux(film.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    sound, rate = read_sound(buffer.getvalue(), "mkv") or pytest.fail("no sound")
+    assert abs(np.flatnonzero(np.abs(sound) > 0.2)[0] / rate - 0.4) < 0.01
+
+
+def test_time_stamps_that_restart_do_not_cut_the_sound() -> None:
+    """Where recordings were joined, so that time stamps begin again, each is heard after the other."""
+    recording = film_with_click("mpegts", 0.0)
+    sound, rate = read_sound(2 * recording, "ts") or pytest.fail("no sound")
+    heard = np.flatnonzero(np.abs(sound) > 0.2) / rate
+    assert abs(heard[0] - 1.0) < 0.01
+    assert abs(heard[heard > 1.5][0] - 2.8) < 0.2  # AAC pads both ends
+
+
+def test_default_track_is_preferred() -> None:
+    """Of two audio tracks the one that the container marks as its default is heard, though it comes second."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as out:
+        tracks = [out.add_stream("pcm_s16le", rate=8_000, layout="mono") for _ in range(2)]
+        for track, disposition in zip(tracks, (Disposition(0), Disposition.default), strict=True):
+            track.disposition = disposition
+        for track, amplitude in zip(tracks, (0.1, 0.5), strict=True):
+            values = np.round(tone(500.0, amplitude=amplitude) * 32_767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(values[None], format="s16", layout="mono")
+            frame.sample_rate = 8_000
+            out.mux(track.encode(frame))
+    sound, _ = read_sound(buffer.getvalue(), "mkv") or pytest.fail("no sound")
+    assert abs(np.abs(sound).max() - 0.5) < 0.01
+
+
+def test_trimmed_flac_is_sound() -> None:
+    """A copy of part of a FLAC file, whose header still states the length of the whole, is not cut short."""
+    whole = encoded(tone(500.0, seconds=20.0), 8_000, "flac", "flac", "s16")
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(whole)) as source, av.open(buffer, "w", format="flac") as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux():
+            if packet.dts is not None and packet.pts * packet.time_base < 8:
+                packet.stream = stream
+                out.mux(packet)
+    with av.open(io.BytesIO(buffer.getvalue())) as trimmed:
+        assert trimmed.streams.audio[0].duration * trimmed.streams.audio[0].time_base == 20
+    sound, rate = read_sound(buffer.getvalue(), "flac") or pytest.fail("no sound")
+    assert 8 <= len(sound) / rate < 9
+
+
+def test_silence_says_nothing() -> None:
+    """A clip that is silent throughout lacks the modality, like one without a track; the option keeps it."""
+    film = {"mp4": encoded(np.zeros(16_000), 8_000, "mp4", "aac", "fltp")}
+    audio = Audio(Audio.Options(**SMALL))
+    assert audio.read(film) is None
+    x = audio.read(film | {"wav": wav(tone(500))})
+    assert x is not None
+    assert Audio(Audio.Options(**SMALL, silence="keep")).read(film) is not None
+    assert audio.read({"wav": wav(tone(500, amplitude=1e-4))}) is not None
 
 
 # Back to sound and to pictures.

@@ -21,7 +21,7 @@ from shala_framework import (
     not_empty,
 )
 from shala_image.networks import ImageDecoder, ImageEncoder, LocationScaleHead, MixtureHead
-from shala_image.reading import Fit, read_picture
+from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, read_picture
 
 
 @final
@@ -39,6 +39,10 @@ class Image(Modality):
             fit: How a picture of another size becomes height x width: "cover" keeps its aspect and crops at the centre,
                 "contain" keeps its aspect and pads with black, "stretch" does not keep it.
             fields: Sample fields to look for, in this order; JPEG, PNG, WebP and BMP are told apart by their bytes.
+            bits: Bits of the values in 16-bit grey PNG files, which often hold 10, 12 or 14; the same for all files, as
+                scaling each by its own values would make them incomparable. A larger value is an error. Leave it out
+                for 16, with a warning at a picture whose values all fit into 12 bits.
+            max_pixels: Most pixels of a file; one that declares more is an error, before it is decoded.
             network_width: Channels of the networks' map next to the pixels, a multiple of 8; four times that if both
                 sides are 48 or more, as each of its places then holds four times the pixels. Lower maps have twice
                 that.
@@ -54,6 +58,8 @@ class Image(Modality):
         fields: tuple[str, ...] = attrs.field(
             default=("jpg", "jpeg", "png", "webp", "bmp"), validator=[not_empty, each(not_empty)]
         )
+        bits: int | None = attrs.field(default=None, validator=attrs.validators.optional(between(9, 16)))
+        max_pixels: int = attrs.field(default=MAX_PIXELS, validator=between(1, MOST_PIXELS))
         network_width: int = attrs.field(default=16, validator=[at_least(8, at_most=4_096), multiple_of(8)])
         likelihood: Literal["normal", "laplace", "logistic_mixture"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
@@ -72,7 +78,7 @@ class Image(Modality):
 
     options: Options
     dtype = torch.uint8
-    network_options = frozenset({"network_width", "likelihood", "scale", "components"})
+    network_options = frozenset({"network_width", "likelihood", "scale", "components", "max_pixels"})
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,16 +89,24 @@ class Image(Modality):
         return self.options.fields
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Decode the first of `fields` that the sample has: uint8 [C, H, W].
+        """Decode the first of `fields` that shows anything: uint8 [C, H, W].
+
+        Returns:
+            x; None where there is no field, or none with a pixel that is not transparent.
 
         Raises:
-            DataError: It is not a picture that Pillow can decode, or one of more than 2 ** 26 pixels.
+            DataError: A field is not a picture that Pillow can decode, or exceeds a limit.
         """
-        field = next((name for name in self.fields if name in sample), None)
-        if field is None:
-            return None
-        picture_HWC = read_picture(sample[field], field, *self.shape, self.options.fit)
-        return torch.from_numpy(np.ascontiguousarray(picture_HWC.transpose(2, 0, 1)))
+        options = self.options
+        for field in self.fields:
+            if field not in sample:
+                continue
+            picture_HWC = read_picture(
+                sample[field], field, *self.shape, options.fit, bits=options.bits, max_pixels=options.max_pixels
+            )
+            if picture_HWC is not None:
+                return torch.from_numpy(np.ascontiguousarray(picture_HWC.transpose(2, 0, 1)))
+        return None
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """The picture under "png", in grey if it has one channel."""

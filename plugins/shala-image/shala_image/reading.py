@@ -13,7 +13,9 @@ Fit = Literal["cover", "contain", "stretch"]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS: Final = 2**26  # 8192 x 8192; a file of a few kB can declare far more, and decoding would allocate it
+MOST_PIXELS: Final = 2 * 89_478_485  # beyond it Pillow itself refuses
 MAX_SIDE: Final = 2**16  # a row must stay small as well: some decoders fill whole rows at the word of a few bytes
+DOUBTFUL: Final = 2**12 - 1
 WHITE: Final = (255, 255, 255, 255)
 TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,13 +29,23 @@ TURNS: Final = {
 SIDEWAYS: Final = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))  # those that swap height and width
 
 
-def read_picture(data: bytes, field: str, channels: int, height: int, width: int, fit: Fit) -> np.ndarray:
+def read_picture(
+    data: bytes,
+    field: str,
+    channels: int,
+    height: int,
+    width: int,
+    fit: Fit,
+    *,
+    bits: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray | None:
     """Decode a picture and bring it to a fixed size.
 
     The format is told from the bytes, not from the field's name. EXIF orientation is honoured, transparency is
-    composited on white, 16-bit grey is scaled from 0..65535 to 0..255, CMYK and palettes become RGB, colour profiles
-    are ignored, and of an animation the first frame is read. A picture that has the right size and is neither turned
-    nor transparent keeps its values.
+    composited on white, 16-bit grey is scaled from 0..2 ** bits - 1 to 0..255, CMYK and palettes become RGB, colour
+    profiles are ignored, and of an animation the first frame is read. A picture that has the right size and is neither
+    turned nor transparent keeps its values.
 
     Args:
         data: A JPEG, PNG, WebP or BMP file.
@@ -43,12 +55,16 @@ def read_picture(data: bytes, field: str, channels: int, height: int, width: int
         width: Width of the result in pixels.
         fit: "cover" scales the picture, keeping its aspect, to cover height x width and crops at the centre; "contain"
             scales it to fit inside and pads with black; "stretch" scales each side on its own.
+        bits: Bits of the values in 16-bit files. None stands for 16, with a warning where all values of a picture fit
+            into 12 bits, as such a picture is read nearly black if they are of 12 bits.
+        max_pixels: Most pixels, checked before decoding.
 
     Returns:
-        uint8 array [height, width, channels].
+        uint8 array [height, width, channels]; None where every pixel is transparent.
 
     Raises:
-        DataError: The bytes are no such file, are damaged or cut short, or declare more than 2 ** 26 pixels.
+        DataError: The bytes are no such file, are damaged or cut short, declare more than `max_pixels`, or hold a value
+            of more than `bits`.
     """
     if not data:
         raise DataError(f"field {field!r}: expected an encoded picture, got 0 bytes; was the shard written completely?")
@@ -56,12 +72,15 @@ def read_picture(data: bytes, field: str, channels: int, height: int, width: int
         # Pillow warns of damaged metadata, which is not used, and of large pictures, which are refused.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture, extent, turn = _decode(data, field, channels, 2 * max(height, width))
-            return np.array(_place(picture, extent, turn, height, width, fit)).reshape(height, width, channels)
+            decoded = _decode(data, field, channels, 2 * max(height, width), bits, max_pixels)
+            if decoded is None:
+                return None
+            picture, extent, turn, doubtful = decoded
+            x = np.array(_place(picture, extent, turn, height, width, fit)).reshape(height, width, channels)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"field {field!r}: expected at most {MAX_PIXELS} pixels ({error}); scale it down") from error
+        raise DataError(f"field {field!r}: expected at most {max_pixels} pixels ({error}); scale it down") from error
     # Its parsers raise whatever they stumble over: OSError, SyntaxError, ValueError, IndexError, struct.error, ...
     except Exception as error:
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else f"{error}"
@@ -70,46 +89,99 @@ def read_picture(data: bytes, field: str, channels: int, height: int, width: int
             f"got {len(data)} bytes starting with {data[:8]!r} ({reason or type(error).__name__}); "
             f"copy the file again, re-encode it or leave the field out"
         ) from error
+    if doubtful:
+        warnings.warn(
+            f"field {field!r}: a 16-bit picture has no value above {DOUBTFUL}, as if its values had 12 bits; it is "
+            f"read as 16 bits, nearly black; set the option `bits` to 12, or to 16 if that is right",
+            stacklevel=2,
+        )
+    return x
 
 
 def _decode(
-    data: bytes, field: str, channels: int, enough: int
-) -> tuple[Image.Image, tuple[float, float], Image.Transpose | None]:
-    """The picture as it is stored, in mode L or RGB, its width and height, and what sets it upright.
+    data: bytes, field: str, channels: int, enough: int, bits: int | None, max_pixels: int
+) -> tuple[Image.Image, tuple[float, float], Image.Transpose | None, bool] | None:
+    """The picture as it is stored, in mode L or RGB, its width and height, what sets it upright, and a doubt.
 
-    A JPEG is decoded at a reduced size of at least `enough` a side; width and height are then fractions, as the last
-    column and row may cover less than a pixel.
+    The doubt is whether its values have fewer bits than they were taken to have. None in place of all stands for a
+    picture of which nothing is visible. A JPEG is decoded at a reduced size of at least `enough` a side; width and
+    height are then fractions, as the last column and row may cover less than a pixel.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         columns, rows = image.size
-        if not (0 < columns <= MAX_SIDE and 0 < rows <= MAX_SIDE and columns * rows <= MAX_PIXELS):
+        if not (0 < columns <= MAX_SIDE and 0 < rows <= MAX_SIDE and columns * rows <= max_pixels):
             raise DataError(
-                f"field {field!r}: expected at most {MAX_PIXELS} pixels and {MAX_SIDE} a side, "
-                f"got a header that declares {columns} x {rows}; scale it down, or copy the file again if it is damaged"
+                f"field {field!r}: expected at most {max_pixels} pixels and {MAX_SIDE} a side, got a header that "
+                f"declares {columns} x {rows}; scale it down, raise the option `max_pixels`, or copy the file again if "
+                f"it is damaged"
             )
         reduced = image.draft(None, (enough, enough))
         image.load()
-        picture = _opaque(image).convert("L" if channels == 1 else "RGB")
+        doubtful = False
+        if image.mode.startswith("I"):
+            grey, largest = _from_16_bits(image, field, bits or 16)
+            doubtful = bits is None and 0 < largest <= DOUBTFUL
+            opaque = None if largest < 0 else grey
+        else:
+            if bits not in (None, 16) and _has_16_bit_channels(data):
+                raise DataError(
+                    f"field {field!r}: expected 16-bit grey with option `bits` = {bits}, got a PNG with several "
+                    f"channels of 16 bits, of which Pillow keeps the upper 8 bits alone; store it as 16-bit grey or as "
+                    f"8 bits a channel"
+                )
+            opaque = _opaque(image)
+        if opaque is None:
+            return None
+        picture = opaque.convert("L" if channels == 1 else "RGB")
         extent = image.size if reduced is None else reduced[1][2:]
-        return picture, extent, TURNS.get(_orientation(image))
+        return picture, extent, TURNS.get(_orientation(image)), doubtful
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel and without transparency, which becomes white."""
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
+def _has_16_bit_channels(data: bytes) -> bool:
+    """Whether this is a PNG of 16-bit samples."""
+    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10"
+
+
+def _opaque(image: Image.Image) -> Image.Image | None:
+    """The picture without transparency, which becomes white; None where no pixel is visible."""
     if not image.has_transparency_data:
         return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
+    rgba = image.convert("RGBA")
+    middle = rgba.getpixel((image.width // 2, image.height // 2))  # mostly spares looking at all
+    if isinstance(middle, tuple) and not middle[3] and not rgba.getchannel("A").getextrema()[1]:
+        return None
+    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), rgba)
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey 0..65535 (Pillow's modes I;16 and, in older versions, I), whose own conversion to 8 bits clips at 255."""
-    grey = np.asarray(image).astype(np.int32)
+def _from_16_bits(image: Image.Image, field: str, bits: int) -> tuple[Image.Image, int]:
+    """Grey 0..2 ** bits - 1 (Pillow's modes I;16 and, in older versions, I) as 8 bits; Pillow itself clips at 255.
+
+    Returns:
+        The picture in mode L, and its largest visible value; -1 where every pixel is transparent.
+    """
+    stored = np.asarray(image)
+    grey = stored.astype(np.int32)
+    highest = 2**bits - 1
     transparent = image.info.get("transparency")
     if transparent is not None:
-        grey[grey == transparent] = 65535
-    return Image.fromarray(((grey.clip(0, 65535) + 128) // 257).astype(np.uint8))
+        hidden = grey == transparent
+        grey[hidden] = -1
+    largest = int((stored if transparent is None else grey).max())
+    if largest > highest:
+        raise DataError(
+            f"field {field!r}: expected values of {bits} bits, 0 to {highest}, as the option `bits` says, got "
+            f"{largest}; set `bits` to what all files of this field have"
+        )
+    if transparent is not None:
+        grey[hidden] = highest
+    if bits == 16:  # as the other branch has it, in fewer passes
+        grey += 128
+        grey //= 257
+    else:
+        grey *= 510
+        grey += highest
+        grey //= 2 * highest
+    return Image.fromarray(grey.clip(0).astype(np.uint8)), largest
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,17 +141,71 @@ def palette() -> PillowImage.Image:
     return image
 
 
+@pytest.mark.parametrize(("bits", "value", "expected"), [(12, 4095, 255), (12, 2048, 128), (10, 512, 128), (9, 1, 0)])
+def test_fewer_bits_in_16_bit_grey_are_scaled(bits: int, value: int, expected: int) -> None:
+    """With the option, values of so many bits span 0..255, in every file alike; a larger value is an error."""
+    image = Image(Image.Options(channels=1, height=28, width=28, bits=bits))
+    x = image.read({"png": encode(np.full((28, 28), value, dtype=np.uint16), "PNG")})
+    assert x is not None
+    assert (x == expected).all()
+    with pytest.raises(DataError, match=rf"0 to {2**bits - 1}.*`bits`.*got {2**bits}"):
+        image.read({"png": encode(np.full((28, 28), 2**bits, dtype=np.uint16), "PNG")})
+
+
+def test_values_of_12_bits_are_told() -> None:
+    """Without the option a 16-bit picture that may hold 12 bits is read as 16 with a warning; stated 16, without."""
+    data = encode(np.full((28, 28), 4095, dtype=np.uint16), "PNG")
+    with pytest.warns(UserWarning, match=r"no value above 4095.*`bits` to 12"):
+        doubtful = read_picture(data, "png", 1, 28, 28, "cover")
+    assert np.array_equal(doubtful, read_picture(data, "png", 1, 28, 28, "cover", bits=16))
+    black = encode(np.zeros((28, 28), dtype=np.uint16), "PNG")
+    assert not np.any(read_picture(black, "png", 1, 28, 28, "cover"))
+
+
+def test_several_channels_of_16_bits_cannot_have_fewer() -> None:
+    """Pillow drops the lower half of 16-bit colours, so that values of 12 bits in them are an error, not black."""
+    import av
+
+    stream = av.CodecContext.create("png", "w")
+    stream.height = stream.width = 28
+    stream.pix_fmt, stream.time_base = "rgb48be", Fraction(1, 1)
+    frame = av.VideoFrame.from_ndarray(np.full((28, 28, 3), 4095, dtype=np.uint16), format="rgb48le")
+    data = b"".join(
+        bytes(packet) for packet in [*stream.encode(frame.reformat(format="rgb48be")), *stream.encode(None)]
+    )
+    with pytest.raises(DataError, match="upper 8 bits"):
+        read_picture(data, "png", 3, 28, 28, "cover", bits=12)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(PillowImage.new("RGBA", (28, 28), (200, 10, 10, 0)), "PNG"),
+        encode(PillowImage.new("RGBA", (28, 28), (200, 10, 10, 0)), "WEBP", lossless=True),
+        encode(PillowImage.new("L", (28, 28), 77), "PNG", transparency=77),
+        encode(np.full((28, 28), 30_000, dtype=np.uint16), "PNG", transparency=30_000),
+    ],
+)
+def test_a_picture_of_which_nothing_is_visible_is_missing(data: bytes) -> None:
+    """A wholly transparent picture lacks the modality rather than being a white one; a later field may have it."""
+    image = Image(Image.Options(channels=1, height=28, width=28))
+    assert image.read({"png": data}) is None
+    x = image.read({"png": data, "bmp": encode(filled("L", 9), "BMP")})
+    assert x is not None
+    assert (x == 9).all()
+
+
 @pytest.mark.parametrize(
     ("data", "colour", "grey"),
     [
         (encode(filled("1", 1), "PNG"), (255, 255, 255), 255),
         (encode(filled("L", 77), "PNG"), (77, 77, 77), 77),
-        (encode(filled("L", 77), "PNG", transparency=77), (255, 255, 255), 255),
+        (encode(filled("L", 77), "PNG", transparency=78), (77, 77, 77), 77),
         (encode(filled("LA", (0, 128)), "PNG"), (127, 127, 127), 127),
         (encode(palette(), "PNG"), (10, 200, 30), 124),
-        (encode(palette(), "PNG", transparency=b"\xff\x00"), (255, 255, 255), 255),
+        (encode(palette(), "PNG", transparency=b"\xff\x33"), (206, 244, 210), 229),
         (encode(palette(), "BMP"), (10, 200, 30), 124),
-        (encode(filled("RGB", (9, 8, 7)), "PNG", transparency=(9, 8, 7)), (255, 255, 255), 255),
+        (encode(filled("RGB", (9, 8, 7)), "PNG", transparency=(9, 8, 6)), (9, 8, 7), 8),
         (encode(filled("RGBA", (255, 0, 0, 51)), "PNG"), (255, 204, 204), 219),
         (encode(filled("RGBA", (255, 0, 0, 51)), "WEBP", lossless=True), (255, 204, 204), 219),
         (encode(filled("CMYK", (0, 255, 255, 0)), "JPEG", quality=100), (255, 0, 0), 76),
@@ -161,6 +216,18 @@ def test_every_kind_of_pixel(data: bytes, colour: tuple[int, int, int], grey: in
     """Bits, palettes, keyed and alpha transparency on white, CMYK and YCbCr have their known colour and luma."""
     np.testing.assert_allclose(read_picture(data, "png", 3, 28, 28, "cover")[14, 14].astype(int), colour, atol=2)
     np.testing.assert_allclose(read_picture(data, "png", 1, 28, 28, "cover")[14, 14].astype(int), grey, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "shown"), [("L", 77, 20), ("RGB", (9, 8, 7), (9, 8, 20)), ("I;16", 900, 65535)]
+)
+def test_a_transparent_colour_is_white(mode: str, key: Any, shown: Any) -> None:
+    """Pixels of the colour that a PNG declares transparent become white, and no others change."""
+    picture = PillowImage.new(mode, (28, 28), key)
+    picture.paste(shown, (0, 0, 14, 28))
+    read = read_picture(encode(picture, "PNG", transparency=key), "png", 3, 28, 28, "cover")
+    assert (read[:, 14:] == 255).all()
+    assert (read[:, :14] == (255 if mode == "I;16" else shown)).all()
 
 
 @pytest.mark.parametrize(
@@ -329,6 +396,15 @@ def test_declared_sizes_are_not_believed(index: int) -> None:
     """A small file that declares a huge picture is refused by a message that tells the limit."""
     with pytest.raises(DataError, match=r"field 'png'.*(67108864 pixels|copy the file again)"):
         read_picture(BOMBS[index], "png", 3, 64, 64, "cover")
+
+
+def test_limit_of_pixels_is_an_option() -> None:
+    """The limit, and how to raise it, are in the message."""
+    data = encode(PillowImage.new("L", (100, 100)), "PNG")
+    options = {"channels": 1, "height": 28, "width": 28}
+    with pytest.raises(DataError, match=r"at most 9999 pixels.*100 x 100.*`max_pixels`"):
+        Image(Image.Options(**options, max_pixels=9_999)).read({"png": data})
+    assert Image(Image.Options(**options, max_pixels=10_000)).read({"png": data}) is not None
 
 
 def test_bombs_allocate_nothing() -> None:

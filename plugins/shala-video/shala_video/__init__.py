@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework import (
+    FILM_FIELDS,
     Modality,
     Preview,
     above,
@@ -21,7 +22,7 @@ from shala_framework import (
     not_empty,
 )
 from shala_video.networks import ClipDecoder, ClipEncoder
-from shala_video.reading import read_clip
+from shala_video.reading import MAX_FRAMES, MAX_PIXELS, read_clip
 
 SIDE = [between(16, 256), multiple_of(8)]
 
@@ -35,11 +36,14 @@ class Video(Modality):
         """Options of a video modality.
 
         Attributes:
-            frames: Frames of x, a multiple of 4; the whole clip is resampled to them.
+            frames: Frames of x, a multiple of 4: what is shown at moments evenly spaced in time, from the first frame
+                of the clip to its last, whatever its frame rate.
             height: Height of x in pixels, a multiple of 8 from 16 to 256.
             width: Width of x in pixels, likewise.
             channels: Width of the networks: their maps have 2 and 3 times as many channels.
-            fields: Sample fields to look for, in this order; any format that FFmpeg reads.
+            fields: Sample fields to look for, in this order; any format that FFmpeg reads from one file.
+            max_pixels: Most pixels of a stored frame; a file that declares more is an error, before it is decoded.
+            max_frames: Most frames of a file; one with more is an error, before it is decoded.
             frames_per_second: Playback rate of written clips and previews.
             likelihood: Distribution of a pixel's value given z.
             scale: Its scale in [-1, 1] units of pixel value; leave it out to have it learned.
@@ -51,9 +55,9 @@ class Video(Modality):
         height: int = attrs.field(default=64, validator=SIDE)
         width: int = attrs.field(default=64, validator=SIDE)
         channels: int = attrs.field(default=32, validator=[at_least(8, at_most=4_096), multiple_of(8)])
-        fields: tuple[str, ...] = attrs.field(
-            default=("mp4", "avi", "mkv", "webm", "mpg"), validator=[not_empty, each(not_empty)]
-        )
+        fields: tuple[str, ...] = attrs.field(default=FILM_FIELDS, validator=[not_empty, each(not_empty)])
+        max_pixels: int = attrs.field(default=MAX_PIXELS, validator=between(1, 2**31 - 1))
+        max_frames: int = attrs.field(default=MAX_FRAMES, validator=at_least(1, at_most=10**9))
         frames_per_second: float = attrs.field(default=8.0, validator=[above(0), between(0.01, 1_000)])
         likelihood: Literal["normal", "laplace"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
@@ -65,7 +69,9 @@ class Video(Modality):
 
     options: Options
     dtype = torch.uint8
-    network_options = frozenset({"channels", "frames_per_second", "likelihood", "scale", "training_frames"})
+    network_options = frozenset(
+        {"channels", "frames_per_second", "likelihood", "scale", "training_frames", "max_pixels", "max_frames"}
+    )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -76,16 +82,33 @@ class Video(Modality):
         return self.options.fields
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Decode the first of `fields` that the sample has: uint8 [T, 3, H, W].
+        """Decode the first of `fields` that has a picture: uint8 [T, 3, H, W].
+
+        Returns:
+            x; None where no field has a picture: a film of sound alone, a video track without a frame, or frames that
+            are transparent throughout.
 
         Raises:
-            DataError: It is not a video that FFmpeg can decode.
+            DataError: A field is not a video that FFmpeg can decode, or exceeds a limit.
         """
-        field = next((name for name in self.fields if name in sample), None)
-        if field is None:
-            return None
-        frames = read_clip(sample[field], field, self.options.frames, self.options.height, self.options.width)
-        return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
+        options = self.options
+        for field in self.fields:
+            frames = (
+                read_clip(
+                    sample[field],
+                    field,
+                    options.frames,
+                    options.height,
+                    options.width,
+                    max_pixels=options.max_pixels,
+                    max_frames=options.max_frames,
+                )
+                if field in sample
+                else None
+            )
+            if frames is not None:
+                return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
+        return None
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """One H.264 clip under "mp4"."""

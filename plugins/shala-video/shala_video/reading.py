@@ -1,47 +1,125 @@
-"""Encoded video to a clip of fixed size: evenly spaced frames, scaled to fit and cropped at the centre."""
+"""Encoded video to a clip of fixed size: what a player shows at evenly spaced moments, scaled to fit and cropped."""
 
 import io
-import math
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Final
 
+import attrs
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from shala_framework import DataError
+from shala_framework import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
+from shala_video.showing import UPRIGHT, show, turn_of
+from shala_video.timing import shown_at_even_moments, shown_times
 
-# FFmpeg also reads play lists and session descriptions, which name other files and hosts: bytes from a shard must not
-# choose what is opened.
 CONTAINERS: Final = (
-    "mov,avi,matroska,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,gif,mjpeg,apng,nut,mxf,rm,dv,"
-    "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,wav,mp3,flac,aac"
+    FILM_CONTAINERS + ",mpegvideo,m4v,h264,hevc,av1,obu,ivf,gif,mjpeg,apng,yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,"
+    "bmp_pipe,tiff_pipe,wav,mp3,flac,aac"
 )
+FILMS: Final = frozenset(FILM_CONTAINERS.split(","))
+MAX_PIXELS: Final = 2**25  # of a frame; 8K UHD is within it
+MAX_FRAMES: Final = 36_000  # 20 minutes at 30 a second
+LARGEST_ASPECT: Final = 16  # of a stored pixel; anamorphic lenses make 2
+WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these drop transparency
 
 
-def read_clip(data: bytes, field: str, num_frames: int, height: int, width: int) -> np.ndarray:
-    """Decode a whole clip and keep `num_frames` frames of it, evenly spaced from its first to its last.
+@attrs.frozen
+class _Request:
+    """What is read of which file.
 
-    A clip with fewer frames repeats the nearest ones. The frame rate is taken to be constant. Only frames that are
-    kept are scaled, so memory does not grow with the length of the clip.
+    Attributes:
+        data: The file.
+        field: Name of its field, for messages.
+        num_frames: Number of moments.
+        height: Height of the result.
+        width: Width of the result.
+        max_pixels: Most pixels of a frame.
+        max_frames: Most frames of the file.
+    """
+
+    data: bytes
+    field: str
+    num_frames: int
+    height: int
+    width: int
+    max_pixels: int
+    max_frames: int
+
+    def open(self) -> InputContainer:
+        # FFmpeg decodes a frame while it opens some files; the limit has to hold there already.
+        options = {"format_whitelist": CONTAINERS, "max_pixels": str(self.max_pixels)}
+        return av.open(io.BytesIO(self.data), "r", metadata_errors="replace", options=options)
+
+
+@attrs.frozen
+class _Decoded:
+    """What one pass over a file gave.
+
+    Attributes:
+        stamps: Presentation times of all frames, in ticks.
+        tick_seconds: Length of a tick.
+        pictures: Those frames that were wanted, by index: uint8 [height, width, 3].
+        visible: Whether any pixel of them is not transparent.
+    """
+
+    stamps: list[int | None]
+    tick_seconds: float
+    pictures: dict[int, np.ndarray]
+    visible: bool
+
+    def wanted(self, num_frames: int) -> list[int]:
+        return shown_at_even_moments(shown_times(self.stamps, self.tick_seconds), num_frames)
+
+
+def read_clip(
+    data: bytes,
+    field: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_frames: int = MAX_FRAMES,
+) -> np.ndarray | None:
+    """Decode a whole clip and keep what is shown at `num_frames` moments, evenly spaced from first to last frame.
+
+    The moments are evenly spaced in time, by the frames' own time stamps, whatever the frame rate does. Frames appear
+    as a player shows them: edit lists, display rotation (to the nearest 90 degrees), mirroring and pixel aspect are
+    applied; transparency is composited on white. Cover art and thumbnails are not read; of several video streams the
+    container's default is. Frame counts and durations in headers are not relied upon. Only frames that are kept are
+    scaled, so memory does not grow with the length of the clip.
 
     Args:
         data: A file in one of CONTAINERS and any codec that FFmpeg knows.
         field: Name of the field, for messages.
-        num_frames: Number of frames to keep.
+        num_frames: Number of frames to keep; a clip with fewer repeats some.
         height: Height of the result; the picture is scaled to cover it, and the rest is cropped.
         width: Width of the result, likewise.
+        max_pixels: Most pixels of a frame, checked before it is decoded.
+        max_frames: Most frames of the file, counted before they are decoded.
 
     Returns:
-        uint8 array [num_frames, height, width, 3] of RGB.
+        uint8 array [num_frames, height, width, 3] of RGB; None where a film holds sound alone, a video track without
+        a single frame, or nothing but transparent pixels.
 
     Raises:
-        DataError: The bytes hold no video stream, no frame, or one that cannot be decoded.
+        DataError: The bytes hold no film, a frame that cannot be decoded, more than the limits allow, or are cut short.
     """
     if not data:
         raise DataError(f"field {field!r}: expected an encoded video, got 0 bytes; was the shard written completely?")
+    refuse_truncated(data, field)
+    request = _Request(data, field, num_frames, height, width, max_pixels, max_frames)
     try:
-        return _decode(data, field, num_frames, height, width)
+        return _read(request)
+    except av.error.ArgumentError as error:
+        raise DataError(
+            f"field {field!r}: expected a video that FFmpeg can decode, of at most {max_pixels:,} pixels a frame, got "
+            f"{len(data)} bytes starting with {data[:8]!r} ({error.strerror}); if its frames are larger raise the "
+            f"option `max_pixels`, else re-encode the file or leave the field out"
+        ) from error
     except av.error.FFmpegError as error:
         raise DataError(
             f"field {field!r}: expected a video that FFmpeg can decode, got {len(data)} bytes starting with "
@@ -49,70 +127,139 @@ def read_clip(data: bytes, field: str, num_frames: int, height: int, width: int)
         ) from error
 
 
-def _open(data: bytes) -> InputContainer:
-    return av.open(io.BytesIO(data), "r", metadata_errors="replace", options={"format_whitelist": CONTAINERS})
-
-
-def _decode(data: bytes, field: str, num_frames: int, height: int, width: int) -> np.ndarray:
-    num_packets, declared = _count_packets(data, field)
-    wanted = set(_evenly_spaced(num_packets, num_frames))
-    kept: dict[int, np.ndarray] = {}
-    num_decoded = 0
-    # One for the whole clip: setting up the scaler costs far more than scaling a small frame.
-    scaler = VideoReformatter()
-    with _open(data) as container:
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise DataError(
-                f"field {field!r}: expected a video codec that FFmpeg knows, got a stream of an unknown one"
-            )
-        # Loader processes already share the cores among them.
-        stream.codec_context.thread_count = 1
-        for index, frame in enumerate(container.decode(stream)):
-            num_decoded = index + 1
-            if index in wanted:
-                kept[index] = _cover(frame, height, width, scaler)
-    # Headers are often off by a frame or two; a file cut short lacks far more.
-    if not kept or num_decoded < 0.9 * declared - 2:
+def _read(request: _Request) -> np.ndarray | None:
+    packets = _scan(request)
+    if packets is None:
+        return None
+    decoded = _decode(request, set(packets.wanted(request.num_frames)))
+    if not decoded.stamps:
         raise DataError(
-            f"field {field!r}: expected {declared or 'some'} video frames, as its header says, got {num_decoded}; "
-            f"the file is empty or cut short: copy it again or leave the field out"
+            f"field {request.field!r}: expected a video, got {len(packets.stamps)} packets of which no frame can be "
+            f"decoded; the file is damaged: copy it again or leave the field out"
         )
-    positions = np.array(sorted(kept))
-    nearest = [positions[np.abs(positions - index).argmin()] for index in _evenly_spaced(num_decoded, num_frames)]
-    return np.stack([kept[index] for index in nearest])
+    wanted = decoded.wanted(request.num_frames)
+    # Packets foretell when frames are shown; where a decoder drops or adds some, the right ones take another pass.
+    if not decoded.pictures.keys() >= set(wanted):
+        decoded = _decode(request, set(wanted))
+    return np.stack([decoded.pictures[index] for index in wanted]) if decoded.visible else None
 
 
-def _count_packets(data: bytes, field: str) -> tuple[int, int]:
-    """Number of video packets, which is the number of frames or near it, and the number that the header states.
+def _scan(request: _Request) -> _Decoded | None:
+    """When the frames are shown, as far as packets tell without being decoded; None where there is no picture."""
+    with request.open() as container:
+        stream = played_stream(container.streams.video)
+        if stream is None:
+            _check_for_sound(container, request.field)
+            return None
+        _check_size(stream, request)
+        stamps: list[int | None] = []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                stamps.append(packet.pts if packet.pts is not None else packet.dts)
+                if len(stamps) > request.max_frames:
+                    raise _too_many(request)
+        if not stamps:
+            # Some writers make a track and never put a frame into it; a file that was cut short looks different.
+            if stream.frames or stream.duration or container.duration or not _is_film(container):
+                raise DataError(
+                    f"field {request.field!r}: expected a video, got a video track without a frame; the file is cut "
+                    f"short: copy it again or leave the field out"
+                )
+            return None
+        return _Decoded(stamps, float(stream.time_base or 1), {}, visible=True)
 
-    Counting is cheap, as nothing is decoded, and many containers state no number.
-    """
-    with _open(data) as container:
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no stream at all"
-            raise DataError(f"field {field!r}: expected a file with a video stream, got one with {kinds}")
-        stream = container.streams.video[0]
-        return sum(packet.size > 0 for packet in container.demux(stream)), stream.frames
+
+def _is_film(container: InputContainer) -> bool:
+    return not FILMS.isdisjoint(container.format.name.split(","))
 
 
-def _evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` indices from 0 to length - 1, both ends included; the middle one for a count of 1."""
-    if count == 1:
-        return [max(length - 1, 0) // 2]
-    return [round(index * max(length - 1, 0) / (count - 1)) for index in range(count)]
+def _check_for_sound(container: InputContainer, field: str) -> None:
+    """Accept the sound of a film without its picture; anything else without one is an error."""
+    if _is_film(container) and any(stream.codec_context for stream in container.streams.audio):
+        return
+    kinds = sorted({"cover art" if stream.type == "video" else stream.type for stream in container.streams})
+    raise DataError(
+        f"field {field!r}: expected a file with a video stream, got one with {', '.join(kinds) or 'no stream at all'}"
+    )
 
 
-def _cover(frame: av.VideoFrame, height: int, width: int, scaler: VideoReformatter) -> np.ndarray:
-    """The frame scaled, keeping its aspect, to cover height x width, and cropped at the centre."""
-    scale = max(height / frame.height, width / frame.width)
-    scaled = scaler.reformat(
-        frame,
-        width=max(width, math.ceil(frame.width * scale - 1e-6)),
-        height=max(height, math.ceil(frame.height * scale - 1e-6)),
-        format="rgb24",
-        interpolation="AREA" if scale < 1 else "BICUBIC",
-        threads=1,
-    ).to_ndarray()
-    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
-    return np.ascontiguousarray(scaled[top : top + height, left : left + width])
+def _check_size(stream: av.VideoStream, request: _Request) -> None:
+    if stream.codec_context is None:
+        raise DataError(
+            f"field {request.field!r}: expected a video codec that FFmpeg knows, got a stream of an unknown one"
+        )
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > request.max_pixels:
+        raise DataError(
+            f"field {request.field!r}: expected frames of at most {request.max_pixels:,} pixels, got a header that "
+            f"declares {width} x {height}; scale the video down, or raise the option `max_pixels`"
+        )
+
+
+def _too_many(request: _Request) -> DataError:
+    return DataError(
+        f"field {request.field!r}: expected at most {request.max_frames:,} frames, got more; cut the video into clips, "
+        f"or raise the option `max_frames`"
+    )
+
+
+def _decode(request: _Request, wanted: Collection[int]) -> _Decoded:
+    """Decode all frames and keep the wanted ones."""
+    stamps: list[int | None] = []
+    pictures: dict[int, np.ndarray] = {}
+    any_visible = False
+    turn, rotation = UPRIGHT, None
+    scaler = VideoReformatter()
+    with request.open() as container:
+        stream = played_stream(container.streams.video)
+        assert stream is not None
+        aspect = _pixel_aspect(stream, request.field)
+        for index, frame in enumerate(_frames(container, stream, request)):
+            stamps.append(frame.pts)
+            if index >= request.max_frames:
+                raise _too_many(request)
+            if index in wanted:
+                if frame.rotation != rotation:
+                    turn, rotation = turn_of(frame), frame.rotation
+                pictures[index], visible = show(frame, turn, aspect, request.height, request.width, scaler)
+                any_visible = any_visible or visible
+        return _Decoded(stamps, float(stream.time_base or 1), pictures, any_visible)
+
+
+def _frames(container: InputContainer, stream: av.VideoStream, request: _Request) -> Iterator[av.VideoFrame]:
+    decoder = _alpha_decoder(stream, request.field) or stream.codec_context
+    decoder.options = {"max_pixels": str(request.max_pixels)}
+    # Loader processes already share the cores among them.
+    decoder.thread_count = 1
+    if decoder is stream.codec_context:
+        return container.decode(stream)
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    return (frame for packet in itertools.chain(packets, [None]) for frame in decoder.decode(packet))
+
+
+def _alpha_decoder(stream: av.VideoStream, field: str) -> av.VideoCodecContext | None:
+    """The decoder that a WebM stream with transparency needs, or None for the usual one."""
+    name = WITH_ALPHA.get(stream.codec_context.name)
+    metadata = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or metadata.get("alpha_mode") != "1":
+        return None
+    try:
+        decoder = av.CodecContext.create(name, "r")
+    except av.codec.codec.UnknownCodecError as error:
+        raise DataError(
+            f"field {field!r}: expected an FFmpeg with {name}, which reads this video's transparency, got one without; "
+            f"install PyAV from its wheel, or re-encode the video"
+        ) from error
+    assert isinstance(decoder, av.VideoCodecContext)
+    return decoder
+
+
+def _pixel_aspect(stream: av.VideoStream, field: str) -> float:
+    """Width of a stored pixel by its height; 1 where the file does not say."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:
+        raise DataError(
+            f"field {field!r}: expected pixels at most {LARGEST_ASPECT} times as wide as high or as high as wide, got "
+            f"an aspect of {stream.sample_aspect_ratio}; the file is damaged: re-encode it or leave the field out"
+        )
+    return aspect
