@@ -62,7 +62,8 @@ class _Workers:
         self.close = Finalize(self, _end, (self.processes, self.connections), exitpriority=100)
         for index in range(count):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(stream, index, count, seed, pipes_permitted(), theirs), daemon=True)
+            arguments = (stream, index, count, seed, pipes_permitted(), theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self.processes.append(process)
