@@ -173,7 +173,7 @@ class Experiment:
                 raise PluginError(
                     f"track.{name}: its start failed: {type(error).__name__}: {error}; mend it, or remove the table"
                 ) from error
-        return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn)
+        return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn, self.fingerprint)
 
     def _timed(self, name: str, title: str, work: Callable[[], bool]) -> None:
         """Do a phase's work, if any is left, and keep the seconds that it took."""
@@ -648,7 +648,7 @@ class Experiment:
     def _evaluation_seconds(self) -> float:
         """Time for what the spec leaves open: what it says, or a quarter of the training."""
         minutes = self.spec.evaluate.minutes
-        trained = training_seconds(self.folder / "metrics.jsonl")
+        trained = training_seconds(self.folder / "metrics.jsonl", self.fingerprint)
         return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained
 
     def _measure(self) -> bool:

@@ -76,13 +76,18 @@ def read_json(path: Path, shape: Any, *, error: type[ShalaError], advice: str) -
         raise error(f"cannot read {path}: {reason.strerror or reason}; {advice}") from reason
 
 
-def dump_line(content: Mapping[str, Any]) -> str:
-    """An object as one line of a file that grows by lines; a checksum of the line is its last key."""
+def dump_line(content: Mapping[str, Any], owner: str = "") -> str:
+    """An object as one line of a file that grows by lines; a checksum of the line is its last key.
+
+    Args:
+        content: The object.
+        owner: What the file belongs to, which the checksum covers too, so that another file's lines are none of it.
+    """
     text = json.dumps(content)
-    return f'{text[:-1]}{", " if content else ""}"{_LINE_FIELD}": "{zlib.crc32(text.encode()):08x}"}}\n'
+    return f'{text[:-1]}{", " if content else ""}"{_LINE_FIELD}": "{_line_checksum(text, owner)}"}}\n'
 
 
-def parse_lines(content: bytes, shape: Any) -> tuple[list[dict[str, Any]], int]:
+def parse_lines(content: bytes, shape: Any, owner: str = "") -> tuple[list[dict[str, Any]], int]:
     """The sound lines of a file that `dump_line` made, in order, and how many others there are.
 
     The last line may be cut short by a crash or a power loss.
@@ -94,7 +99,7 @@ def parse_lines(content: bytes, shape: Any) -> tuple[list[dict[str, Any]], int]:
         try:
             value = _load(line)
             declared = value.pop(_LINE_FIELD)
-            if declared != f"{zlib.crc32(json.dumps(value).encode()):08x}" or _mismatch(value, shape, ""):
+            if declared != _line_checksum(json.dumps(value), owner) or _mismatch(value, shape, ""):
                 damaged += 1
                 continue
         except (ValueError, AttributeError, KeyError, TypeError, IndexError):
@@ -104,9 +109,13 @@ def parse_lines(content: bytes, shape: Any) -> tuple[list[dict[str, Any]], int]:
     return found, damaged
 
 
-def join_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+def join_lines(entries: Iterable[Mapping[str, Any]], owner: str = "") -> bytes:
     """Several lines, each as by `dump_line`."""
-    return "".join(map(dump_line, entries)).encode()
+    return "".join(dump_line(entry, owner) for entry in entries).encode()
+
+
+def _line_checksum(text: str, owner: str) -> str:
+    return f"{zlib.crc32(text.encode(), zlib.crc32(owner.encode())):08x}"
 
 
 def _load(content: bytes) -> Any:

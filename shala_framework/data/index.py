@@ -51,10 +51,12 @@ class ShardIndex:
     Attributes:
         num_bytes: Its size.
         samples: Key, and field to member, of each sample in order.
+        shard: Name of the shard without its ending; empty where it is not known.
     """
 
     num_bytes: int
     samples: tuple[tuple[str, dict[str, Member]], ...]
+    shard: str = ""
 
     def to_json(self) -> bytes:
         """One line a sample, so that a person can look at it too."""
@@ -62,7 +64,9 @@ class ShardIndex:
             json.dumps([key, {name: [m.offset, m.size, m.crc32] for name, m in fields.items()}])
             for key, fields in self.samples
         ]
-        head = f'{{"{FIELD}": "{ZEROS}", "num_bytes": {self.num_bytes}, "samples": [\n'
+        head = (
+            f'{{"{FIELD}": "{ZEROS}", "shard": {json.dumps(self.shard)}, "num_bytes": {self.num_bytes}, "samples": [\n'
+        )
         return add_checksum(head.encode() + ",\n".join(lines).encode() + b"\n]}\n")
 
     @classmethod
@@ -72,13 +76,13 @@ class ShardIndex:
         Raises:
             ValueError: It is something else, or damaged.
         """
-        found = parse_json(content, _SHARD_SHAPE, earlier=_SHARD_SHAPE)
+        found = parse_json(content, {"shard": str, **_SHARD_SHAPE}, earlier=_SHARD_SHAPE)
         try:
             samples = tuple(
                 (str(key), {str(name): Member(*member) for name, member in fields.items()})
                 for key, fields in found["samples"]
             )
-            return cls(found["num_bytes"], samples)
+            return cls(found["num_bytes"], samples, found.get("shard", ""))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"no index of a shard: {error}") from error
 
@@ -244,7 +248,7 @@ def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) 
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
             raise DataError(f"{shard}: not a readable shard: {reason}; copy or pack it again") from error
-        content = index.to_json()
+        content = attrs.evolve(index, shard=shard.stem).to_json()
         write_file(Path(shard_index_name(str(shard))), content)
         lengths[shard.name] = Listed(index.num_bytes, len(index.samples), checksum_of(content))
         on_shard(done)

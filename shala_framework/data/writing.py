@@ -237,8 +237,11 @@ class Job:
         """A shard whose index and length are sound; one that is not is written again."""
         try:
             content = self.shard(split, number, ".index.json").read_bytes()
-            whole = Whole.of(ShardIndex.from_json(content), content)
+            index = ShardIndex.from_json(content)
+            whole = Whole.of(index, content)
         except (OSError, ValueError):
+            return None
+        if index.shard != self.shard(split, number).stem:
             return None
         for suffix in (".tar", ".partial"):
             shard = self.shard(split, number, suffix)
@@ -338,7 +341,7 @@ class SplitWriter:
         with naming_file(self.path):
             self.tar.close()
         self.tar = None
-        self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples)))
+        self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples), self.path.stem))
 
     def abandon(self) -> None:
         """Let go of the shard that is open."""

@@ -101,7 +101,11 @@ class Report:
         Args:
             evaluating: Whether figures are still to come, which the page then says.
         """
-        metrics = read_metrics(self.folder / "metrics.jsonl", self.reporter.warn)
+        metrics = read_metrics(self.folder / "metrics.jsonl", self.model.fingerprint, self.reporter.warn)
+        for stage in sorted(self.model.stages - {entry["stage"] for entry in metrics}):
+            self.reporter.warn(
+                f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
+            )
         context = self.fixed | {
             "facts": _facts(self.model, self.folder, metrics),
             "curves": _curves(metrics),

@@ -110,13 +110,14 @@ def train(
     module = stage.module
     split = has_split_layers(module)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
-    start, window = 0, _Window()
+    start, window, num_lines = 0, _Window(), 0
     metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
     states = StateFiles(state_file, fingerprint) if state_file is not None else None
     if states is not None and states.exist():
         tensors, description = states.read(reporter.warn)
         start, window = _restore(stage, optimizers, tensors, description)
-    metrics.rewind(stage.name, start)
+        num_lines = int(description["metrics_lines"])
+    metrics.rewind(stage.name, start, num_lines)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
     device = next(module.parameters()).device
@@ -129,7 +130,7 @@ def train(
         torch.random.fork_rng(),
         stop_request() as request,
         closed_after(remaining) as batches_left,
-        _saving_where_lost(stage, optimizers, states, rest),
+        _saving_where_lost(stage, optimizers, states, rest, metrics),
     ):
         stream = _Ahead(batches_left)
         stream.fetch(mix_seed(stage_seed, start))
@@ -163,7 +164,7 @@ def train(
                     _check_finite(stage.name, done, window.mean())
                     tensors, description = _state(stage, optimizers, done, window)
                     if rank() == 0:
-                        states.write(tensors, description)
+                        states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
                     saved_at = time.monotonic()
             if due and stopping:
                 _validate(stage, done, split, clock, metrics, reporter)
@@ -275,7 +276,11 @@ class _Rest:
 
 @contextmanager
 def _saving_where_lost(
-    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], states: StateFiles | None, rest: _Rest
+    stage: Trainable[Any],
+    optimizers: Sequence[torch.optim.Optimizer],
+    states: StateFiles | None,
+    rest: _Rest,
+    metrics: MetricsFile,
 ) -> Iterator[None]:
     """Save the state where another process is lost; sums since the last line of metrics need them all, and go."""
     try:
@@ -283,7 +288,8 @@ def _saving_where_lost(
     except RuntimeError as error:
         whole_here = rank() == 0 and not has_split_layers(stage.module)
         if is_lost_process(error) and whole_here and states is not None and rest.step is not None:
-            states.write(*_state(stage, optimizers, rest.step, _Window()))
+            tensors, description = _state(stage, optimizers, rest.step, _Window())
+            states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
         raise
 
 
