@@ -2,27 +2,36 @@
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from shala_framework.checksums import FIELD, ZEROS, add_checksum, verify_file
 from shala_framework.errors import CheckpointError
 
+PARTIAL = "partial"  # ends the name of a file that is being written
 _KEY = "shala"  # one metadata key: safetensors keeps several in no fixed order, and equal runs give equal bytes
 
 
 def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
     """Write a file under a temporary name, sync it and rename it, so that path is never half written.
 
-    Several processes that may write it at once each say by `owner` who they are.
+    The file's folder is made if need be, but not the one above it: a run's folder that was removed stays so.
+
+    Args:
+        path: Path of the file.
+        content: All of its bytes.
+        owner: Name of the writer, where several processes may write the file at once.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{owner}partial")
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{owner}{PARTIAL}")
     try:
         with naming_file(temporary), open(temporary, "wb", opener=_not_through_links) as file:
             file.write(content)
@@ -61,7 +70,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON description.
+    """Write tensors and a JSON description, with a checksum of both.
 
     Args:
         path: Of the file; it is replaced in one step.
@@ -75,17 +84,23 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Map
         address = own.untyped_storage().data_ptr()
         plain[name] = own.clone() if address in memory else own  # tied weights are written for each of their names
         memory.add(address)
-    write_file(path, save(plain, {_KEY: json.dumps(description)}))
+    write_file(path, add_checksum(save(plain, {_KEY: json.dumps({FIELD: ZEROS, **description})})))
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_checkpoint` wrote.
+def read_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_checkpoint` wrote, once its checksum has been verified.
+
+    Args:
+        path: Path of the file.
+        fingerprint: What the description must have as "fingerprint"; None takes any file.
 
     Returns:
         Tensors on the CPU, and the description.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, or something else wrote it.
+        ForeignFileError: The file is sound and belongs to another run.
+        DamagedFileError: The file is damaged, or something else wrote it.
+        CheckpointError: There is no such file.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -93,14 +108,37 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "run's command, which goes on"
         )
     try:
+        verify_file(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            description = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-    if _KEY not in metadata:
-        raise CheckpointError(f"{path} was not written by shala_framework: its metadata lack {_KEY!r}")
-    return tensors, json.loads(metadata[_KEY])
+        del description[FIELD]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged, or this version of shala_framework did not write it: {error}"
+        ) from error
+    found = description.get("fingerprint")
+    if fingerprint is not None and found != fingerprint:
+        raise ForeignFileError(f"{path} belongs to another run: it has the fingerprint {found}, not {fingerprint}")
+    return tensors, description
+
+
+class DamagedFileError(CheckpointError):
+    """A file that is not what its checksum says, or has none."""
+
+
+class ForeignFileError(CheckpointError):
+    """A sound file that belongs to another run."""
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A short name for these very tensors: it depends on their names, types, shapes and values."""
+    total = 0
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total = zlib.crc32(f"{name} {value.dtype} {list(value.shape)} ".encode(), total)
+        total = zlib.crc32(value.flatten().view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -1,12 +1,10 @@
 """One run of a spec, from shards to samples, in a folder in which it can be taken up again."""
 
-import hashlib
-import json
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework import processes
-from shala_framework.checkpoint import write_file
+from shala_framework.checkpoint import PARTIAL, DamagedFileError, read_checkpoint, write_file
 from shala_framework.data.fitting import needs_fit
+from shala_framework.data.identity import compare_shards, describe_shards, read_record, write_record
 from shala_framework.data.latent_files import LatentFiles, finish_latents, write_latents
 from shala_framework.data.latents import Latents, LatentStore, collect_latents, encoded, latent_statistics
 from shala_framework.data.packing import describe_pack, pack
@@ -28,8 +27,10 @@ from shala_framework.data.splits import SPLITS, STAND_IN_FOLDER
 from shala_framework.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import Evaluation
+from shala_framework.json_files import dump_json, read_json
+from shala_framework.locking import LOCK_FILE, FolderLock
 from shala_framework.machine import resolve_device
-from shala_framework.model import AUTOENCODER_FILE, FREE_DATA_KEYS, FREE_TO_CHANGE, PRIOR_FILE, SPEC_FILE, ShaLa
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, SPEC_SHAPE, ShaLa, fixed_part
 from shala_framework.plugins import load_dataset
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.run_data import RunData
@@ -51,6 +52,8 @@ from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
 EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
+# What a run that was killed at its very beginning may have left.
+_OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
 
@@ -92,12 +95,20 @@ class Experiment:
             ShalaError: Something that the user can mend.
             Interrupted: Somebody asked to stop; the same call goes on.
         """
+        with processes.naming_lost_process(), ExitStack() as stack:
+            return self._run(stack)
+
+    def _run(self, stack: ExitStack) -> RunSummary:
         self.model = ShaLa(self.loaded)
+        self.fingerprint = self.model.fingerprint
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
         self._check_shards()
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
+            if processes.rank() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.lock = stack.enter_context(FolderLock(self.folder, on_wait=self.reporter.note))
             self._claim_folder()
             if self.loaded.stand_in_used:
                 self._timed("stand_in", STAND_IN, self._make_stand_in)
@@ -110,6 +121,8 @@ class Experiment:
             reporter=self.reporter,
         )
         with processes.first_before_others():
+            if processes.rank() == 0:
+                self._check_identity()
             self._fit_modalities()
             self._choose_precision()
         with closing(self.metrics):
@@ -160,13 +173,15 @@ class Experiment:
                 raise PluginError(
                     f"track.{name}: its start failed: {type(error).__name__}: {error}; mend it, or remove the table"
                 ) from error
-        return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn)
+        return MetricsFile(self.folder / "metrics.jsonl", trackers, self.reporter.warn, self.fingerprint)
 
     def _timed(self, name: str, title: str, work: Callable[[], bool]) -> None:
         """Do a phase's work, if any is left, and keep the seconds that it took."""
         if title not in self.phases.titles:
             return
         start = time.perf_counter()
+        if processes.rank() == 0:
+            self.lock.check()
         with self.phases.phase(title):
             done = work()
         if done:
@@ -215,25 +230,45 @@ class Experiment:
         mine = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
         path = self.folder / SPEC_FILE
         if path.exists():
-            try:
-                theirs = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
-                raise CheckpointError(
-                    f"{path} is damaged: {error}; choose another --out or remove the folder"
-                ) from error
-            differences = _differences(_without(theirs), _without(mine)) or _reordered(theirs, mine)
+            theirs = self._read_spec(path)
+            differences = (
+                _differences(fixed_part(theirs), fixed_part(mine)) or _reordered(theirs, mine) if theirs else []
+            )
             if differences:
                 listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
                 raise CheckpointError(
                     f"{self.folder} belongs to another spec:\n{listed}\n"
                     "choose another --out, remove the folder, or put these keys back"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif any(entry.name not in _OWN_BEGINNINGS for entry in self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no run; choose another --out")
         if processes.rank() == 0:
-            write_file(path, (json.dumps(mine, indent=2) + "\n").encode())
-        order = list(self.spec.modality)
-        self.fingerprint = hashlib.sha256(json.dumps([_without(mine), order], sort_keys=True).encode()).hexdigest()
+            write_file(path, dump_json(mine, indent=2))
+
+    def _read_spec(self, path: Path) -> dict[str, Any] | None:
+        """The folder's spec.json; None where it is damaged, and states in the folder say that it was this spec.
+
+        Raises:
+            CheckpointError: It is damaged, and the folder's states are of another spec, or there are none.
+        """
+        try:
+            found: dict[str, Any] = read_json(
+                path, SPEC_SHAPE, error=CheckpointError, advice="choose another --out or remove the folder"
+            )
+            return found
+        except CheckpointError:
+            if self._fingerprints() != {self.fingerprint}:
+                raise
+            self.reporter.warn(f"{path} was damaged and is written again, as every state in the folder is of this spec")
+            return None
+
+    def _fingerprints(self) -> set[str]:
+        """Of the runs that the folder's states and checkpoints belong to; damaged ones say nothing."""
+        found = set()
+        for file in (*self.folder.glob("*.safetensors"), *self.state.glob("*.safetensors")):
+            with suppress(CheckpointError):
+                found.add(str(read_checkpoint(file)[1].get("fingerprint")).partition("-")[0])
+        return found
 
     def _make_stand_in(self) -> bool:
         stand_in = self.spec.data.stand_in
@@ -262,32 +297,82 @@ class Experiment:
         self.reporter.note(describe_pack(report))
         return True
 
+    def _check_identity(self) -> None:
+        """Compare the shards with those that the run began with, and keep a record of them.
+
+        Raises:
+            CheckpointError: Training has begun on other training shards, and is not done.
+        """
+        path = self.state / "shards.json"
+        now = {
+            "train": describe_shards(self.data.train_urls, self.data.cache),
+            "validation": describe_shards(self.data.validation_urls, self.data.cache),
+        }
+        then = read_record(path, self.reporter.warn)
+        for split, shards in now.items() if then is not None else ():
+            changes = compare_shards(then[split], shards)
+            if not changes:
+                continue
+            listed = "\n".join(f"  {line}" for line in changes)
+            text = f"data.{split}: these are not the shards that {self.folder} began with:\n{listed}"
+            if split == "train" and not (self.folder / PRIOR_FILE).exists():
+                raise CheckpointError(
+                    f"{text}\nwhat the run has learned so far is of the former; put them back to resume, or choose "
+                    "another --out to train on these"
+                )
+            what = "both stages are of the former" if split == "train" else "earlier figures are of the former"
+            self.reporter.warn(f"{text}\n{what}; samples and figures made from now on are of the present ones")
+        if then is None or (self.folder / PRIOR_FILE).exists() or then["train"] == now["train"]:
+            write_record(path, now)
+
     def _fit_modalities(self) -> None:
         """Fit those that learn from data, or load what an earlier call fitted, and make the networks."""
         path = self.state / "modalities.json"
-        modalities = self.model.modalities
-        if path.exists():
-            states = json.loads(path.read_text())
-            for name, modality in modalities.items():
-                modality.load_state(states[name])
-        else:
+        if not (path.exists() and self._load_modalities(path)):
+            modalities = self.model.modalities
             prepared = load_preparation(self.data.train_urls, modalities)
             for name, modality in modalities.items() if not prepared else ():
                 if needs_fit(modality):
                     self.reporter.note(f"fitting {name} to the training samples")
                     fit_to_shards(name, modality, self.data.train_urls, self.data.cache)
             states = {name: modality.state() for name, modality in modalities.items()}
-            write_file(path, json.dumps(states).encode())
-        self.model.build().load_stages(self.folder).to(self.device)
+            write_file(path, dump_json({"fingerprint": self.fingerprint, "states": states}))
+        self.model.build()
+        for stage, load in (("autoencoder", self.model.load_autoencoder), ("prior", self.model.load_prior)):
+            file = self.folder / f"{stage}.safetensors"
+            if not file.exists():
+                continue
+            try:
+                load(self.folder)
+            except DamagedFileError as error:
+                if not list(self.state.glob(f"{stage}.*")):
+                    raise CheckpointError(f"{error}; restore it, or remove it to train this stage again") from error
+                self.reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
+                break  # what depends on it waits for it
+        self.model.to(self.device)
+
+    def _load_modalities(self, path: Path) -> bool:
+        """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
+        try:
+            shape = {"fingerprint": str, "states": dict.fromkeys(self.model.names, dict)}
+            found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
+            if found["fingerprint"] != self.fingerprint:
+                raise CheckpointError(f"{path} is another run's; it is made again from the training samples")
+            for name, modality in self.model.modalities.items():
+                modality.load_state(found["states"][name])
+        except CheckpointError as error:
+            self.reporter.warn(str(error))
+            return False
+        return True
 
     def _choose_precision(self) -> None:
         """Fix the number format that the run computes in, or take the one that it began with."""
-        plan = TrainingPlan.read(self.state)
+        plan = TrainingPlan.read(self.state, self.fingerprint, self.reporter.warn)
         if plan is None:
             precision = choose_precision(self.spec.train.precision, self.device)
             plan = TrainingPlan(precision=precision.name, reason=precision.reason)
             if processes.rank() == 0:
-                plan.write(self.state)
+                plan.write(self.state, self.fingerprint)
             doubt = doubt_precision(precision)
             if doubt:
                 self.reporter.warn(doubt)
@@ -310,7 +395,7 @@ class Experiment:
             steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
             self.plan = attrs.evolve(self.plan, minutes=settings.minutes, steps=steps, costs=costs)
             if processes.rank() == 0:
-                self.plan.write(self.state)
+                self.plan.write(self.state, self.fingerprint)
         if self.plan.steps:
             self.reporter.note(self.plan.describe())
         self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))
@@ -442,20 +527,38 @@ class Experiment:
     def _latents(self) -> Latents:
         """Posterior and features of every training row: each process encodes and writes a share, and reads all."""
         folder, size = self.state / "latents", processes.world_size()
-        if not LatentFiles.exist(folder):
+        name = f"{self.fingerprint}-{self.model.autoencoder_digest()}"
+        files = self._read_latents(folder, name) if LatentFiles.exist(folder) else None
+        if files is None:
             self.reporter.begin("latents", None, "row")
             with torch.random.fork_rng():  # worker processes are seeded from it
-                write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance)
+                write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance, fingerprint=name)
             self.reporter.finish()
             processes.barrier()
             if processes.rank() == 0:
-                finish_latents(folder, size)
-        processes.barrier()
-        files = LatentFiles(folder)
+                finish_latents(folder, size, fingerprint=name)
+            processes.barrier()
+            files = LatentFiles(folder, fingerprint=name)
         if files.num_bytes > MOST_LATENT_BYTES:
             self.reporter.note(f"latents: {files.num_bytes / 2**30:.1f} GiB are read from {folder} as they are needed")
             return files
         return files.take(torch.arange(len(files))).to(self.device)
+
+    def _read_latents(self, folder: Path, name: str) -> LatentFiles | None:
+        """The latents of an earlier call; None, for all processes, where one found them damaged: they are removed."""
+        files, reason = None, "another process found them damaged"
+        try:
+            files = LatentFiles(folder, fingerprint=name)
+        except CheckpointError as error:
+            reason = str(error)
+        (damaged,) = processes.any_process((files is None,), self.device)
+        if not damaged:
+            return files
+        self.reporter.warn(f"{reason}\nthe training set is encoded again")
+        if processes.rank() == 0:
+            shutil.rmtree(folder)
+        processes.barrier()
+        return None
 
     def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
         return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
@@ -490,7 +593,7 @@ class Experiment:
                 batches,
                 seed=self.spec.seed,
                 state_file=self.state / "prior.safetensors",
-                fingerprint=self.fingerprint,
+                fingerprint=f"{self.fingerprint}-{self.model.autoencoder_digest()}",
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
@@ -545,7 +648,7 @@ class Experiment:
     def _evaluation_seconds(self) -> float:
         """Time for what the spec leaves open: what it says, or a quarter of the training."""
         minutes = self.spec.evaluate.minutes
-        trained = training_seconds(self.folder / "metrics.jsonl")
+        trained = training_seconds(self.folder / "metrics.jsonl", self.fingerprint)
         return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained
 
     def _measure(self) -> bool:
@@ -571,13 +674,6 @@ class Experiment:
             reporter=self.reporter,
         )
         return True
-
-
-def _without(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec.json without what may change between two calls."""
-    spec = {key: value for key, value in described.get("spec", {}).items() if key not in FREE_TO_CHANGE}
-    spec["data"] = {key: value for key, value in spec.get("data", {}).items() if key not in FREE_DATA_KEYS}
-    return {"spec": spec, "stand_in_used": described.get("stand_in_used")}
 
 
 def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -3,6 +3,7 @@
 Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder import Autoencoder
-from shala_framework.checkpoint import load_module, part, prefixed, read_checkpoint, write_checkpoint
+from shala_framework.checkpoint import (
+    ForeignFileError,
+    digest,
+    load_module,
+    part,
+    prefixed,
+    read_checkpoint,
+    write_checkpoint,
+)
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.errors import CheckpointError, PluginError, Problem, SpecError
+from shala_framework.json_files import read_json
 from shala_framework.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
@@ -28,6 +38,7 @@ SPEC_FILE = "spec.json"
 FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
 FREE_DATA_KEYS = ("test", "cache")  # of [data], which training does not depend on
 DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
+SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # of spec.json
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 Sampler = Literal["heun", "dpm"]
 
@@ -43,12 +54,14 @@ class ShaLa:
         mixture: The Gaussian-mixture control, over standardised latents.
         stages: Stages that are trained: "autoencoder", "prior".
         synthetic: Whether the training data were made by a stand-in.
+        fingerprint: Name of the run, which its files have: it depends on all of the spec that training depends on.
     """
 
     def __init__(self, loaded: LoadedSpec) -> None:
         spec = loaded.spec
         self.spec: Spec = spec
         self.synthetic = loaded.stand_in_used
+        self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": loaded.stand_in_used})
         self.stages: set[str] = set()
         self.modalities: dict[str, Modality] = {
             name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality
@@ -390,33 +403,58 @@ class ShaLa:
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
         return {
-            "format": 1,
+            "format": 2,
+            "fingerprint": self.fingerprint,
             "spec": unstructure(self.spec),
             "synthetic": self.synthetic,
             "modality_states": {name: modality.state() for name, modality in self.modalities.items()},
         }
 
+    def autoencoder_digest(self) -> str:
+        """A name of stage 1's weights, which what is made of them has in its files."""
+        return digest(self.autoencoder.state_dict())
+
     def save(self, folder: str | Path) -> None:
         """Write the trained stages to `autoencoder.safetensors` and `prior.safetensors` in a folder."""
         folder = Path(folder)
+        stage_1 = {"autoencoder_digest": self.autoencoder_digest()}
         if "autoencoder" in self.stages:
-            write_checkpoint(folder / AUTOENCODER_FILE, self.autoencoder.state_dict(), self.description())
+            tensors = self.autoencoder.state_dict()
+            write_checkpoint(folder / AUTOENCODER_FILE, tensors, self.description() | stage_1)
         if "prior" in self.stages:
             tensors = prefixed(self.prior.state_dict(), "prior") | prefixed(self.mixture.state_dict(), "mixture")
-            write_checkpoint(folder / PRIOR_FILE, tensors, self.description())
+            write_checkpoint(folder / PRIOR_FILE, tensors, self.description() | stage_1)
 
     def load_stages(self, folder: Path) -> "ShaLa":
-        """Take the weights of the stages that a folder holds; returns self."""
-        if (folder / AUTOENCODER_FILE).exists():
-            tensors, _ = read_checkpoint(folder / AUTOENCODER_FILE)
-            load_module(self.autoencoder, tensors, folder / AUTOENCODER_FILE)
-            self.stages.add("autoencoder")
-        if (folder / PRIOR_FILE).exists():
-            tensors, _ = read_checkpoint(folder / PRIOR_FILE)
-            load_module(self.prior, part(tensors, "prior"), folder / PRIOR_FILE)
-            load_module(self.mixture, part(tensors, "mixture"), folder / PRIOR_FILE)
-            self.stages.add("prior")
+        """Take the weights of the stages that a folder holds; returns self.
+
+        Raises:
+            CheckpointError: A file is damaged, belongs to another run, or to another stage 1 than the folder's.
+        """
+        for stage, load in (("autoencoder", self.load_autoencoder), ("prior", self.load_prior)):
+            if (folder / f"{stage}.safetensors").exists():
+                load(folder)
         return self
+
+    def load_autoencoder(self, folder: Path) -> None:
+        """Take the weights of stage 1."""
+        path = folder / AUTOENCODER_FILE
+        tensors, _ = read_checkpoint(path, self.fingerprint)
+        load_module(self.autoencoder, tensors, path)
+        self.stages.add("autoencoder")
+
+    def load_prior(self, folder: Path) -> None:
+        """Take the weights of stage 2, which was trained on this very stage 1."""
+        path = folder / PRIOR_FILE
+        tensors, description = read_checkpoint(path, self.fingerprint)
+        if description.get("autoencoder_digest") != self.autoencoder_digest():
+            raise ForeignFileError(
+                f"{path} was trained on another stage 1 than {AUTOENCODER_FILE} beside it; put the file back that "
+                "belongs to it, or remove this one and repeat the run's command, which trains stage 2 again"
+            )
+        load_module(self.prior, part(tensors, "prior"), path)
+        load_module(self.mixture, part(tensors, "mixture"), path)
+        self.stages.add("prior")
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
@@ -429,30 +467,45 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
         SpecError: A plugin that the model needs is not installed or has changed its options.
     """
     folder = Path(folder)
-    _, description = read_checkpoint(folder / AUTOENCODER_FILE)
-    if "spec" not in description:
-        raise CheckpointError(f"{folder / AUTOENCODER_FILE} is no checkpoint of a model, but of {description!r}")
-    described = description["spec"] | _given_anew(folder / SPEC_FILE, description["spec"])
-    model = ShaLa(resolve_spec(described, str(folder / AUTOENCODER_FILE)))
-    model.synthetic = bool(description["synthetic"])
+    path = folder / AUTOENCODER_FILE
+    _, description = read_checkpoint(path)
+    if not isinstance(description.get("spec"), dict) or not isinstance(description.get("modality_states"), dict):
+        raise CheckpointError(f"{path} is no checkpoint of a model, but of {description!r}")
+    described = description["spec"] | _given_anew(folder / SPEC_FILE, description)
+    model = ShaLa(resolve_spec(described, str(path)))
+    model.synthetic, model.fingerprint = bool(description["synthetic"]), str(description["fingerprint"])
     for name, modality in model.modalities.items():
         try:
             modality.load_state(description["modality_states"].get(name, {}))
-        except ValueError as error:
-            raise CheckpointError(f"{folder / AUTOENCODER_FILE}: state of modality {name!r}: {error}") from error
+        except (ValueError, TypeError, LookupError) as error:
+            raise CheckpointError(f"{path}: state of modality {name!r}: {error}") from error
     return model.build().load_stages(folder).to(device)
 
 
-def _given_anew(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a spec.json without what may change between two calls."""
+    spec = {key: value for key, value in described["spec"].items() if key not in FREE_TO_CHANGE}
+    spec["data"] = {key: value for key, value in spec["data"].items() if key not in FREE_DATA_KEYS}
+    return {"spec": spec, "stand_in_used": described["stand_in_used"]}
+
+
+def run_fingerprint(described: Mapping[str, Any]) -> str:
+    """A name for all runs of what a spec.json holds that training depends on, the order of modalities included."""
+    order = list(described["spec"]["modality"])
+    return hashlib.sha256(json.dumps([fixed_part(described), order], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _given_anew(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """Tables of a spec with what a finished run was given anew, by its spec.json; none where checkpoints lie alone."""
     if not path.exists():
         return {}
-    try:
-        spec = json.loads(path.read_bytes())["spec"]
-        free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-        return free | {"data": described["data"] | {key: spec["data"].get(key) for key in FREE_DATA_KEYS}}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
+    advice = "run the same spec into this folder again, which writes it"
+    found = read_json(path, SPEC_SHAPE, error=CheckpointError, advice=advice)
+    if run_fingerprint(found) != description["fingerprint"]:
+        raise CheckpointError(f"{path} belongs to another run than {AUTOENCODER_FILE} beside it; {advice}")
+    spec = found["spec"]
+    free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
+    return free | {"data": description["spec"]["data"] | {key: spec["data"].get(key) for key in FREE_DATA_KEYS}}
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shala_framework.errors import ShalaError
+
 # The first process may make data, fit or validate while the others wait. A process that dies ends the others at once.
 TIMEOUT = timedelta(hours=12)
 
@@ -52,6 +54,34 @@ def barrier() -> None:
     """Wait for the others."""
     if dist.is_initialized():
         dist.barrier()
+
+
+class ProcessError(ShalaError):
+    """Another process of the run has ended."""
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error is that of processes that can no longer reach one another."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
+@contextmanager
+def naming_lost_process() -> Iterator[None]:
+    """Put into words that another process of the run has ended.
+
+    Raises:
+        ProcessError: It has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ProcessError(
+            f"process {rank()} of {world_size()} lost another one, which failed or was killed from outside ({reason}); "
+            "its own message or the launcher's report says why. Repeat the command to resume from the last saved state"
+        ) from error
 
 
 @contextmanager

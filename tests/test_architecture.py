@@ -18,7 +18,22 @@ import shala_framework
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones
-    {CORE, "arrays", "errors", "escaping", "options", "seeds", "urls", "media", "machine", "processes", "templates"},
+    {
+        CORE,
+        "arrays",
+        "checksums",
+        "errors",
+        "escaping",
+        "json_files",
+        "locking",
+        "options",
+        "seeds",
+        "urls",
+        "media",
+        "machine",
+        "processes",
+        "templates",
+    },
     {"modality", "dataset", "tracking", "hookspecs", "spec", "checkpoint"},
     {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing", "texture"},
     {"autoencoder", "prior"},

@@ -1,5 +1,6 @@
 """Latents in files: what was written is read, by any number of processes, after any interruption, or refused."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -104,16 +105,16 @@ def test_damaged_files_are_named(tmp_path, rows, damage):
         expected = r"000002\.safetensors is damaged"
     elif damage == "foreign":
         latent_files.write_checkpoint(path, {"weight": torch.zeros(3)}, {"kind": "model"})
-        expected = r"000002\.safetensors holds no latents: .*remove .*latents and repeat"
+        expected = r"000002\.safetensors belongs to another run: .*remove .*latents and repeat"
     elif damage == "swapped":
         last = path.with_name("000004.safetensors")
         path.rename(tmp_path / "kept")
         last.rename(path)
         shutil.move(tmp_path / "kept", last)
-        expected = r"0-of-1: expected 53 rows"
+        expected = r"000002\.safetensors holds no latents of its name, but of '0-of-1/000004\.safetensors'"
     else:
         (folder / DESCRIPTION).write_text("{")
-        expected = r"latents\.json: .*remove .*latents and repeat"
+        expected = r"latents\.json is damaged: .*remove .*latents and repeat"
     with pytest.raises(CheckpointError, match=expected):
         LatentFiles(folder)
 
@@ -126,7 +127,8 @@ def test_a_prior_from_files_is_that_from_memory(two_spec, monkeypatch):
         settings = ("data.in_memory=false", "data.shuffle_buffer=50", f"data.num_workers={workers}")
         Experiment(read_spec(two_spec, settings), Path(name)).run()
         found.append(read_checkpoint(Path(name) / "prior.safetensors")[0])
-        assert len(LatentFiles(Path(name) / "state" / "latents")) == 200
+        fingerprint = json.loads((Path(name) / "state" / "latents" / DESCRIPTION).read_text())["fingerprint"]
+        assert len(LatentFiles(Path(name) / "state" / "latents", fingerprint=fingerprint)) == 200
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name

@@ -17,7 +17,7 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.indexed import read_in_order
-from shala_framework.data.packing import WorkerError, pack
+from shala_framework.data.packing import PACK_LOCK, WorkerError, pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.writing import LEFT_OUT_FILE
 from shala_framework.dataset import Sample
@@ -27,7 +27,7 @@ MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != PACK_LOCK}
 
 
 def test_packing_twice_gives_the_same_bytes(tmp_path):

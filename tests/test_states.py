@@ -31,7 +31,7 @@ def test_the_last_two_states_are_kept_and_the_older_one_is_taken_where_the_last_
     states.write({"x": torch.full((2,), 4.0)}, {"step": 4})  # the damaged one takes the place of none that is sound
     (tmp_path / "prior.safetensors").unlink()
     assert states.read(warnings.append)[1]["step"] == 2
-    with pytest.raises(CheckpointError, match="belongs to another spec"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         StateFiles(tmp_path / "prior.safetensors", "other").read(warnings.append)
     for path in Path(tmp_path).iterdir():
         path.write_bytes(b"")

@@ -17,6 +17,6 @@ def index(arguments: argparse.Namespace) -> int:
         reporter.begin("shards", len(list(arguments.shards.glob("*.tar"))), "shard")
         lengths = write_index(arguments.shards, reporter.advance)
         reporter.finish()
-    num_bytes, num_samples = (sum(column) for column in zip(*lengths.values(), strict=True))
+    num_bytes, num_samples = (sum(column) for column in list(zip(*lengths.values(), strict=True))[:2])
     say(f"{arguments.shards}: {len(lengths)} shards, {num_samples} samples, {num_bytes / 2**20:.1f} MiB")
     return 0

@@ -3,7 +3,7 @@
 `index.json` in the shards' folder has the length of every shard; `<shard>.index.json` beside each shard, read when the
 shard is, has its samples. With them a cut or changed shard is an error and never a missing modality, an epoch has a
 known length, and any sample can be read by itself. A local shard without an index is looked through for the same, sums
-excepted.
+excepted. Each of these files has a checksum of itself, and `index.json` those of the shards' own.
 """
 
 import json
@@ -13,17 +13,20 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import attrs
 from webdataset.tariterators import base_plus_ext
 
 from shala_framework.checkpoint import write_file
+from shala_framework.checksums import FIELD, ZEROS, add_checksum, checksum_of
 from shala_framework.errors import DataError
+from shala_framework.json_files import check_shape, parse_json
 
 INDEX_FILE = "index.json"
 _SUFFIX = ".index.json"
-_VERSION = 1
+_VERSION = 2  # version 1 had no checksums of the index files themselves
+_SHARD_SHAPE = {"num_bytes": int, "samples": [list]}
 
 
 @attrs.frozen
@@ -48,10 +51,12 @@ class ShardIndex:
     Attributes:
         num_bytes: Its size.
         samples: Key, and field to member, of each sample in order.
+        shard: Name of the shard without its ending; empty where it is not known.
     """
 
     num_bytes: int
     samples: tuple[tuple[str, dict[str, Member]], ...]
+    shard: str = ""
 
     def to_json(self) -> bytes:
         """One line a sample, so that a person can look at it too."""
@@ -59,24 +64,41 @@ class ShardIndex:
             json.dumps([key, {name: [m.offset, m.size, m.crc32] for name, m in fields.items()}])
             for key, fields in self.samples
         ]
-        return f'{{"num_bytes": {self.num_bytes}, "samples": [\n'.encode() + ",\n".join(lines).encode() + b"\n]}\n"
+        head = (
+            f'{{"{FIELD}": "{ZEROS}", "shard": {json.dumps(self.shard)}, "num_bytes": {self.num_bytes}, "samples": [\n'
+        )
+        return add_checksum(head.encode() + ",\n".join(lines).encode() + b"\n]}\n")
 
     @classmethod
     def from_json(cls, content: bytes) -> "ShardIndex":
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; an index without a checksum is an earlier version's.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: It is something else, or damaged.
         """
-        found = json.loads(content)
+        found = parse_json(content, {"shard": str, **_SHARD_SHAPE}, earlier=_SHARD_SHAPE)
         try:
             samples = tuple(
-                (str(key), {name: Member(*member) for name, member in fields.items()})
+                (str(key), {str(name): Member(*member) for name, member in fields.items()})
                 for key, fields in found["samples"]
             )
-            return cls(int(found["num_bytes"]), samples)
-        except (KeyError, TypeError) as error:
+            return cls(found["num_bytes"], samples, found.get("shard", ""))
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"no index of a shard: {error}") from error
+
+
+class Listed(NamedTuple):
+    """What `index.json` says of a shard.
+
+    Attributes:
+        num_bytes: Length of the shard.
+        num_samples: Number of its samples.
+        index_checksum: Checksum of the shard's own index; empty where an earlier version wrote the file.
+    """
+
+    num_bytes: int
+    num_samples: int
+    index_checksum: str = ""
 
 
 def shard_index_name(shard: str) -> str:
@@ -157,26 +179,24 @@ def read_sample(file: BinaryIO, fields: Mapping[str, Member], wanted: Iterable[s
     return found
 
 
-def write_summary(
-    folder: Path, lengths: Mapping[str, tuple[int, int]], name: str = INDEX_FILE, *, owner: str = ""
-) -> None:
+def write_summary(folder: Path, lengths: Mapping[str, Listed], name: str = INDEX_FILE, *, owner: str = "") -> None:
     """Write `index.json`.
 
     Args:
         folder: Of the shards.
-        lengths: Name of each shard to its bytes and samples.
+        lengths: Name of each shard to what is said of it.
         name: Of the file, for the index of a part.
         owner: Who writes it, where several may at once.
     """
     lines = [
-        f'{json.dumps(name)}: {{"num_bytes": {num_bytes}, "num_samples": {num_samples}}}'
-        for name, (num_bytes, num_samples) in lengths.items()
+        f'{json.dumps(name)}: {{"num_bytes": {num_bytes}, "num_samples": {num_samples}, "index": "{checksum}"}}'
+        for name, (num_bytes, num_samples, checksum) in lengths.items()
     ]
-    content = f'{{"version": {_VERSION}, "shards": {{\n' + ",\n".join(lines) + "\n}}\n"
-    write_file(folder / name, content.encode(), owner=owner)
+    head = f'{{"{FIELD}": "{ZEROS}", "version": {_VERSION}, "shards": {{\n'
+    write_file(folder / name, add_checksum((head + ",\n".join(lines) + "\n}}\n").encode()), owner=owner)
 
 
-def parse_summary(content: bytes, source: str) -> dict[str, tuple[int, int]]:
+def parse_summary(content: bytes, source: str) -> dict[str, Listed]:
     """The inverse of `write_summary`.
 
     Args:
@@ -186,16 +206,24 @@ def parse_summary(content: bytes, source: str) -> dict[str, tuple[int, int]]:
     Raises:
         DataError: It is damaged, or of a later version.
     """
+    shard = {"num_bytes": int, "num_samples": int}
+    earlier = {"version": int, "shards": {str: shard}}
     try:
-        found: Any = json.loads(content)
-        if found["version"] != _VERSION:
+        found = parse_json(content, {"version": int}, earlier=earlier)
+        if found["version"] > _VERSION:
             raise DataError(f"{source}: expected version {_VERSION} of the index, got {found['version']}; update shala")
-        return {str(k): (int(v["num_bytes"]), int(v["num_samples"])) for k, v in found["shards"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{source}: not an index of shards: {error}; `shala index` makes one") from error
+        if found["version"] == _VERSION:
+            check_shape(found, {"version": int, "shards": {str: {**shard, "index": str}}})
+        else:
+            check_shape(found, earlier)
+    except ValueError as error:
+        raise DataError(f"{source}: not an index of shards, or damaged: {error}; `shala index` makes one") from error
+    return {
+        name: Listed(of["num_bytes"], of["num_samples"], of.get("index", "")) for name, of in found["shards"].items()
+    }
 
 
-def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) -> dict[str, tuple[int, int]]:
+def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) -> dict[str, Listed]:
     """Write the index of every shard of a folder anew, checksums included.
 
     Args:
@@ -203,7 +231,7 @@ def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) 
         on_shard: Called with the number of shards done so far.
 
     Returns:
-        Name of each shard to its bytes and samples.
+        Name of each shard to what is said of it.
 
     Raises:
         DataError: There is no shard, or one of them cannot be read; then no `index.json` is left.
@@ -220,8 +248,9 @@ def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) 
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
             raise DataError(f"{shard}: not a readable shard: {reason}; copy or pack it again") from error
-        write_file(Path(shard_index_name(str(shard))), index.to_json())
-        lengths[shard.name] = (index.num_bytes, len(index.samples))
+        content = attrs.evolve(index, shard=shard.stem).to_json()
+        write_file(Path(shard_index_name(str(shard))), content)
+        lengths[shard.name] = Listed(index.num_bytes, len(index.samples), checksum_of(content))
         on_shard(done)
     write_summary(folder, lengths)
     return lengths

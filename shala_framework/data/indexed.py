@@ -9,12 +9,15 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shala_framework.checksums import checksum_of
 from shala_framework.data.index import (
     INDEX_FILE,
+    Listed,
     ShardIndex,
     parse_summary,
     read_sample,
@@ -37,6 +40,7 @@ from shala_framework.urls import (
     read_url_if_there,
 )
 
+OLD_SECONDS = 3600.0  # since a copy last grew
 MOST_OPEN = 256  # shards a process keeps open, with what it knows of their samples
 
 
@@ -48,10 +52,11 @@ class IndexedShards:
         counts: Samples of each.
     """
 
-    def __init__(self, urls: Sequence[str], lengths: Sequence[tuple[int, int]], cache: Path | None) -> None:
+    def __init__(self, urls: Sequence[str], lengths: Sequence[Listed], cache: Path | None) -> None:
         self.urls = list(urls)
-        self.num_bytes = [num_bytes for num_bytes, _ in lengths]
-        self.counts = [num_samples for _, num_samples in lengths]
+        self.num_bytes = [listed.num_bytes for listed in lengths]
+        self.counts = [listed.num_samples for listed in lengths]
+        self.index_checksums = [listed.index_checksum for listed in lengths]
         self.ends = list(accumulate(self.counts))
         self.cache = cache
         self.scanned: dict[int, ShardIndex] = {}
@@ -111,7 +116,7 @@ class IndexedShards:
             return self._open[shard]
         url = self.urls[shard]
         try:
-            index = self.scanned.get(shard) or ShardIndex.from_json(read_url(shard_index_name(url)))
+            index = self.scanned.get(shard) or self._read_index(shard)
             if len(index.samples) != self.counts[shard]:
                 expected = f"{self.counts[shard]} samples, as {INDEX_FILE} says"
                 raise ValueError(f"expected {expected}, got {len(index.samples)} in {shard_index_name(url)}")
@@ -123,6 +128,14 @@ class IndexedShards:
             self._open.popitem(last=False)[1][0].close()
         return file, index
 
+    def _read_index(self, shard: int) -> ShardIndex:
+        name, expected = shard_index_name(self.urls[shard]), self.index_checksums[shard]
+        content = read_url(name)
+        index = ShardIndex.from_json(content)
+        if expected and checksum_of(content) != expected:
+            raise ValueError(f"{name} is not the index that {INDEX_FILE} lists: another checksum")
+        return index
+
     def _file(self, url: str, num_bytes: int) -> BinaryIO:
         if not is_remote(url):
             return open_local(url)
@@ -133,6 +146,7 @@ class IndexedShards:
         if not kept.exists() or kept.stat().st_size != num_bytes:
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             mark_cache(self.cache)
+            _remove_old_partials(kept)
             asking_again(url, lambda: _copy(url, partial))
             if partial.stat().st_size != num_bytes:
                 size = partial.stat().st_size
@@ -140,6 +154,14 @@ class IndexedShards:
                 raise ValueError(f"expected {num_bytes} bytes, got {size}")
             os.replace(partial, kept)
         return kept.open("rb")
+
+
+def _remove_old_partials(kept: Path) -> None:
+    """Remove what killed processes left of the same copy; a copy under way grows, and is younger."""
+    for left in kept.parent.glob(f"{kept.name}.*.partial"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > OLD_SECONDS:
+                left.unlink()
 
 
 def _copy(url: str, target: Path) -> None:
@@ -189,13 +211,13 @@ def index_shards(
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = str(error.args[-1]) if error.args else type(error).__name__
             raise DataError(f"{url}: not a readable shard: {reason}; copy or pack it again") from error
-        lengths.append((scanned[number].num_bytes, len(scanned[number].samples)))
+        lengths.append(Listed(scanned[number].num_bytes, len(scanned[number].samples)))
     found = IndexedShards(urls, lengths, cache)
     found.scanned = scanned
     return found
 
 
-Summaries = dict[str, dict[str, tuple[int, int]] | None]
+Summaries = dict[str, dict[str, Listed] | None]
 """Name of each index of a folder to what it lists; None where there is none."""
 
 

@@ -3,9 +3,9 @@
 Process r of W encodes the batches r, r + W, ... of BATCH_ROWS rows and writes them to safetensors files of FILE_ROWS
 rows each. Files are read where they lie, by memory maps, so that no process holds more than the rows it asks for, and
 processes of one machine share what the system has cached. A process that is stopped goes on after its whole files.
+Every file has a checksum and says which run's stage 1 made it.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from shala_framework.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.data.latents import LatentStore, join_latents
 from shala_framework.errors import CheckpointError
+from shala_framework.json_files import dump_json, read_json
 
 BATCH_ROWS = 256
 FILE_ROWS = 512 * BATCH_ROWS  # held in memory while they are written
@@ -30,6 +31,8 @@ def write_latents(
     world_size: int,
     encode: Callable[[int, int], Iterator[LatentStore]],
     on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    fingerprint: str = "",
 ) -> None:
     """Write the files of one process's share, those that are not there yet.
 
@@ -40,48 +43,74 @@ def write_latents(
         encode: Given the rows of a batch and how many of this process's batches to leave out, the latents of the others
             in order; the set's last batch may have fewer rows.
         on_rows: Told the number of this process's rows so far.
+        fingerprint: Name of what the latents belong to, which every file has.
     """
+    folder.mkdir(exist_ok=True)
     own = _part(folder, rank, world_size)
-    number = 0
-    while _file(own, number + 1).exists():  # the last one may have been the share's end, or not
-        number += 1
+    sound = 0
+    while _is_sound(_file(own, sound), fingerprint):
+        sound += 1
+    number = max(0, sound - 1)  # the last one may have been the share's end, or not
+    for path in _files(own):
+        if path >= _file(own, number):
+            path.unlink()
     done, waiting = number * FILE_ROWS, []
     for latents in encode(BATCH_ROWS, number * FILE_ROWS // BATCH_ROWS):
         waiting.append(latents)
         done += len(latents)
         on_rows(done)
         if sum(map(len, waiting)) >= FILE_ROWS:
-            _write(_file(own, number), waiting)
+            _write(_file(own, number), waiting, fingerprint)
             number, waiting = number + 1, []
     if waiting:
-        _write(_file(own, number), waiting)
+        _write(_file(own, number), waiting, fingerprint)
 
 
-def finish_latents(folder: Path, world_size: int) -> None:
+def finish_latents(folder: Path, world_size: int, *, fingerprint: str = "") -> None:
     """Say that all files are there, and remove those that other numbers of processes began."""
     parts = [_part(folder, rank, world_size) for rank in range(world_size)]
-    rows = [sum(len(_read(path)) for path in _files(part)) for part in parts]
-    write_file(folder / DESCRIPTION, json.dumps({"rows": rows}).encode())
+    rows, presence = [], torch.zeros(())
+    for part in parts:
+        files = [_read(path, fingerprint) for path in _files(part)]
+        rows.append(sum(map(len, files)))
+        presence = sum((file.presence_NM.sum(0) for file in files), presence)
+    content = {"fingerprint": fingerprint, "rows": rows, "presence": [int(n) for n in presence.flatten().tolist()]}
+    write_file(folder / DESCRIPTION, dump_json(content))
     for other in folder.iterdir():
         if other.is_dir() and other not in parts:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def read_latent_counts(folder: Path) -> tuple[int, list[int]]:
+    """How many rows there are and how many of them have each modality, by the description alone.
+
+    Raises:
+        CheckpointError: The description is absent or damaged.
+    """
+    described = _describe(folder)
+    return sum(described["rows"]), list(described["presence"])
+
+
 class LatentFiles:
     """Latents in the files of a folder.
 
+    Args:
+        folder: Folder of all latents of a run.
+        fingerprint: Name of what they have to belong to.
+
     Raises:
-        CheckpointError: A file is absent or damaged.
+        CheckpointError: A file is absent, damaged or belongs to something else.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            self.counts: list[int] = json.loads((folder / DESCRIPTION).read_text())["rows"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{folder / DESCRIPTION}: {error}; {_advice(folder)}") from error
+    def __init__(self, folder: Path, *, fingerprint: str = "") -> None:
+        described = _describe(folder)
+        if described["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{folder / DESCRIPTION} belongs to another run; {_advice(folder)}")
+        self.counts: list[int] = described["rows"]
         self.world_size = len(self.counts)
         self.parts = [
-            [_read(path) for path in _files(_part(folder, rank, self.world_size))] for rank in range(self.world_size)
+            [_read(path, fingerprint) for path in _files(_part(folder, rank, self.world_size))]
+            for rank in range(self.world_size)
         ]
         for rank, (part, count) in enumerate(zip(self.parts, self.counts, strict=True)):
             found = [len(file) for file in part]
@@ -134,16 +163,38 @@ def _files(part: Path) -> list[Path]:
     return sorted(part.glob("*.safetensors"))
 
 
-def _write(path: Path, latents: list[LatentStore]) -> None:
-    write_checkpoint(path, attrs.asdict(join_latents(latents), recurse=False), {"kind": "latents"})
+def _write(path: Path, latents: list[LatentStore], fingerprint: str) -> None:
+    description = {"kind": "latents", "file": _name(path), "fingerprint": fingerprint}
+    write_checkpoint(path, attrs.asdict(join_latents(latents), recurse=False), description)
 
 
-def _read(path: Path) -> LatentStore:
-    tensors: dict[str, Any] = read_checkpoint(path)[0]
+def _read(path: Path, fingerprint: str) -> LatentStore:
     try:
+        tensors, description = read_checkpoint(path, fingerprint)
+        found: Any = description.get("file")
+        if found != _name(path):
+            raise CheckpointError(f"{path} holds no latents of its name, but of {found!r}")
         return LatentStore(**tensors)
-    except TypeError as error:
-        raise CheckpointError(f"{path} holds no latents: {error}; {_advice(path.parents[1])}") from error
+    except (CheckpointError, TypeError) as error:
+        raise CheckpointError(f"{error}; {_advice(path.parents[1])}") from error
+
+
+def _is_sound(path: Path, fingerprint: str) -> bool:
+    try:
+        return bool(len(_read(path, fingerprint)))
+    except CheckpointError:
+        return False
+
+
+def _name(path: Path) -> str:
+    """The place of a file among the latents, which keeps files from being taken for one another."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    shape = {"fingerprint": str, "rows": [int], "presence": [int]}
+    described: dict[str, Any] = read_json(folder / DESCRIPTION, shape, error=CheckpointError, advice=_advice(folder))
+    return described
 
 
 def _advice(folder: Path) -> str:

@@ -1,13 +1,14 @@
 """Packing: a data set's samples become indexed shards, in one go, in parts, or in several goes."""
 
-import json
+import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import attrs
@@ -16,11 +17,14 @@ from shala_framework.checkpoint import write_file
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shards import LABEL_FIELD
+from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
 from shala_framework.dataset import Dataset, Sample
-from shala_framework.errors import DataError, PluginError, ShalaError
+from shala_framework.errors import DataError, PluginError
+from shala_framework.locking import FolderLock
 from shala_framework.spec import unstructure
 
+PACK_LOCK = "pack.lock"  # there while a pack is under way
 CHUNK = 8  # samples that a worker prepares at a time
 
 
@@ -50,10 +54,6 @@ class PackReport:
         counts = self.fields.setdefault(split, {})
         for name, number in fields.items():
             counts[name] = counts.get(name, 0) + number
-
-
-class WorkerError(ShalaError):
-    """A process that prepares samples has died."""
 
 
 def pack(
@@ -95,9 +95,34 @@ def pack(
     Raises:
         DataError: The raw data cannot be used, two samples share a key, nothing is left of a split or of the whole set,
             or out holds shards that are in the way.
+        CheckpointError: Another process packs into the folder, or the folder was removed meanwhile.
         WorkerError: One of the worker processes was killed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FolderLock(out, part_file(PACK_LOCK, part)):
+            return _pack(
+                dataset, source, out, shard_samples, shard_bytes, preparation, part, num_workers, on_sample, on_fit
+            )
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty, or the error under way says what is wrong
+                folder.rmdir()
+
+
+def _pack(
+    dataset: Dataset,
+    source: Path | None,
+    out: Path,
+    shard_samples: int,
+    shard_bytes: int,
+    preparation: Preparation | None,
+    part: tuple[int, int],
+    num_workers: int,
+    on_sample: Callable[[int], None],
+    on_fit: Callable[[str, int], None],
+) -> PackReport:
     report = PackReport()
     job = Job(
         out,
@@ -112,7 +137,6 @@ def pack(
             "part": part,
         },
     )
-    out.mkdir(parents=True, exist_ok=True)
     job.begin()
     writers: dict[str, SplitWriter] = {}
     try:
@@ -145,7 +169,7 @@ def pack(
         if part[1] == 1:  # of several parts, one may be empty
             _refuse_empty(report, splits)
         if preparation is not None:
-            write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode(), owner=job.tag)
+            write_file(out / PREPARED_FILE, preparation.description(), owner=job.tag)
         if report.left_out:
             lines = [f"{_one_line(reason)}\t{_one_line(name)}\n" for reason, name in report.left_out]
             write_file(out / part_file(LEFT_OUT_FILE, part), "".join(lines).encode())
@@ -157,9 +181,6 @@ def pack(
         if isinstance(error, DataError | PluginError) or not job.keep():
             with suppress(OSError):  # the error under way says what is wrong
                 job.remove()
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
         raise
     return report
 
@@ -207,20 +228,31 @@ def _prepared(
     else:
         with ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker, (preparation,)) as pool:
             waiting: deque[Future[list[tuple[Sample | None, list[LeftOut]]]]] = deque()
+            workers: set[BaseProcess] = set()
             try:
                 while chunk := list(islice(samples, CHUNK)):
                     waiting.append(pool.submit(_prepare_chunk, chunk))
+                    if len(workers) < num_workers:
+                        workers.update(active_children())
                     if len(waiting) > 4 * num_workers:
                         yield from waiting.popleft().result()
                 while waiting:
                     yield from waiting.popleft().result()
             except BrokenProcessPool as error:
+                pool.shutdown(wait=True)
                 raise WorkerError(
-                    "a worker was killed from outside, as by a system that is out of memory; the same command goes on "
-                    "from the last whole shard: give it fewer --workers"
+                    f"a worker {_describe_end(workers)}; the same command goes on from the last whole shard: give it "
+                    "fewer --workers if memory is short"
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _describe_end(workers: Iterable[BaseProcess]) -> str:
+    """How the first of a pool's workers ended; the pool itself then ends the others, by SIGTERM."""
+    codes = [process.exitcode for process in workers if process.exitcode]
+    first = next((code for code in codes if code != -signal.SIGTERM), codes[0] if codes else None)
+    return describe_exit(first) if first is not None else "was lost"
 
 
 _worker: dict[str, Preparation] = {}

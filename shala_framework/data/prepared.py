@@ -19,11 +19,13 @@ from torch import Tensor
 from shala_framework.data.fitting import Watched, needs_fit
 from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError
+from shala_framework.json_files import dump_json, parse_json
 from shala_framework.modality import Modality
 from shala_framework.spec import unstructure
 from shala_framework.urls import read_url_if_there
 
 PREPARED_FILE = "prepared.json"
+_VERSION = 2  # version 1 had no checksum
 MOST_UNFIT = 100  # samples that fitting passes over, each of which costs it another pass
 
 
@@ -165,12 +167,13 @@ class Preparation:
         """Each modality's options."""
         return {name: unstructure(modality.options) for name, modality in self.modalities.items()}
 
-    def description(self) -> dict[str, Any]:
-        """What `prepared.json` says beside the shards: each modality's options and what it learned."""
-        return {
+    def description(self) -> bytes:
+        """Content of `prepared.json` beside the shards: each modality's options and what it learned."""
+        tables = {
             name: {"options": unstructure(modality.options), "state": modality.state()}
             for name, modality in self.modalities.items()
         }
+        return dump_json({"version": _VERSION, "modalities": tables}, indent=2)
 
 
 def _unreadable(key: str, name: str, error: DataError) -> LeftOut:
@@ -202,7 +205,7 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
         try:
             modality.load_state(described[name]["state"])
         except (ValueError, TypeError, LookupError) as error:
-            raise DataError(_damaged(first, f"a state of {name!r} that it cannot load: {error}")) from error
+            raise DataError(_damaged(first, f"got a state of {name!r} that it cannot load: {error}")) from error
     check_preparation(urls, modalities)
     raw = [path for path, content in found.items() if content is None]
     fitted = [name for name, modality in modalities.items() if needs_fit(modality)]
@@ -253,22 +256,20 @@ def _check_options(path: str, described: Mapping[str, Mapping[str, Any]], name: 
 
 
 def _described(content: bytes, path: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """What `Preparation.description` gave."""
+    """What `Preparation.description` gave; earlier versions wrote the tables alone, without a checksum."""
+    tables = {str: {"options": dict, "state": dict}}
     try:
-        described = json.loads(content)
-    except (ValueError, RecursionError) as error:  # no JSON, or no text at all
-        raise DataError(_damaged(path, f"none: {error}")) from error
-    tables = [described, *(described.values() if isinstance(described, dict) else ())]
-    if not all(isinstance(table, dict) for table in tables):
-        raise DataError(_damaged(path, "no such tables"))
-    for name, table in described.items():
-        if not all(isinstance(table.get(key), dict) for key in ("options", "state")):
-            raise DataError(_damaged(path, f"{name!r} without them"))
-    return described  # type: ignore[no-any-return]  # the types were checked above
+        found = parse_json(content, {"version": int, "modalities": tables}, earlier=tables)
+    except ValueError as error:
+        raise DataError(_damaged(path, str(error))) from error
+    described: dict[str, dict[str, dict[str, Any]]] = found
+    if isinstance(found.get("version"), int):
+        described = found["modalities"]
+    return described
 
 
 def _damaged(path: str, got: str) -> str:
     return (
-        f"{path} is damaged: expected JSON with the options and the state of each modality, got {got}; "
+        f"{path} is damaged: expected JSON with the options and the state of each modality: {got}; "
         "pack the shards again"
     )

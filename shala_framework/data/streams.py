@@ -1,24 +1,21 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import attrs
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from shala_framework.data.indexed import IndexedShards, index_shards
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
 from shala_framework.data.rows import Rows, collate, decode, load_rows
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.data.workers import Stream, work
 from shala_framework.errors import DataError
 from shala_framework.machine import available_cores
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
-from shala_framework.urls import pipes_permitted, set_pipes_permitted
 
 ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started
 ROWS_OF_A_WORKER = 32  # that it decodes at a time
@@ -29,7 +26,7 @@ def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
     return frozenset({LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items())))
 
 
-class IndexedStream(IterableDataset[Rows]):
+class IndexedStream:
     """Batches of shards whose samples can be read by number.
 
     Step s has the positions s * batch_size and on of a `SampleOrder`, of which rank r of W takes every W-th from the
@@ -62,8 +59,10 @@ class IndexedStream(IterableDataset[Rows]):
         self.batch_size, self.start_step, self.rank, self.world_size = batch_size, start_step, rank, world_size
 
     def __iter__(self) -> Iterator[Rows]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        return self.read(0, 1)
+
+    def read(self, first: int, stride: int) -> Iterator[Rows]:
+        """The batches of one reader: its first one, and every stride-th from there on."""
         step = self.start_step + first
         while True:
             yield self.batch(step)
@@ -77,7 +76,7 @@ class IndexedStream(IterableDataset[Rows]):
         return collate([decode(sample, self.modalities) for sample in samples], self.modalities)
 
 
-class OrderedStream(IterableDataset[Rows]):
+class OrderedStream:
     """Every sample of indexed shards once, in order: rank r of W has the batches r, r + W, ... of so many rows.
 
     Args:
@@ -103,8 +102,10 @@ class OrderedStream(IterableDataset[Rows]):
         self.num_rows, self.start, self.rank, self.world_size = num_rows, start, rank, world_size
 
     def __iter__(self) -> Iterator[Rows]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        return self.read(0, 1)
+
+    def read(self, first: int, stride: int) -> Iterator[Rows]:
+        """The batches of one reader: its first one, and every stride-th from there on."""
         number = self.start + first
         while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
             places = map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards))))
@@ -113,7 +114,7 @@ class OrderedStream(IterableDataset[Rows]):
             number += stride
 
 
-class PlacesStream(IterableDataset[Rows]):
+class PlacesStream:
     """Samples of indexed shards by their positions in the set, in batches of so many rows, one after the other.
 
     Args:
@@ -130,15 +131,17 @@ class PlacesStream(IterableDataset[Rows]):
         self.positions, self.num_rows = list(positions), num_rows
 
     def __iter__(self) -> Iterator[Rows]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        return self.read(0, 1)
+
+    def read(self, first: int, stride: int) -> Iterator[Rows]:
+        """The batches of one reader: its first one, and every stride-th from there on."""
         for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
             places = map(self.shards.locate, self.positions[begin : begin + self.num_rows])
             samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
             yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
 
 
-class ShardStream(IterableDataset[Rows]):
+class ShardStream:
     """Batches of shards that are only read from their start, such as those behind a URL without an index.
 
     Every epoch permutes the shards by (seed, epoch), gives each reader, a worker of a rank, its part of them (or of the
@@ -164,8 +167,10 @@ class ShardStream(IterableDataset[Rows]):
         self.start_step, self.rank, self.world_size = start_step, rank, world_size
 
     def __iter__(self) -> Iterator[Rows]:
-        worker = get_worker_info()
-        index, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        return self.read(0, 1)
+
+    def read(self, index: int, count: int) -> Iterator[Rows]:
+        """The batches of one of so many readers, which take turns."""
         # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
         # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
         index = (index + self.start_step) % count
@@ -254,58 +259,11 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def stream_batches(stream: IterableDataset[Rows], num_workers: int) -> Iterator[Rows]:
+def stream_batches(stream: Stream[Rows], num_workers: int) -> Iterator[Rows]:
     """Batches of a stream, decoded by worker processes (none: in this one).
 
     Raises:
         DataError: What the stream raises, in the words of the worker that met it.
+        WorkerError: A worker was killed.
     """
-    loader: DataLoader[Rows | DataError] = DataLoader(
-        _Telling(stream),
-        batch_size=None,
-        num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
-        worker_init_fn=partial(_begin_worker, pipes_permitted()) if num_workers else None,
-    )
-    return _raising(iter(loader))  # begun here, and not in a step: it draws from torch's generator
-
-
-def _raising(batches: Iterator[Rows | DataError]) -> Iterator[Rows]:
-    try:
-        for batch in batches:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-    finally:  # workers ignore signals: left alive, they would keep this process from ending
-        stop_workers = getattr(batches, "_shutdown_workers", None)
-        if stop_workers is not None:
-            stop_workers()
-
-
-class _Telling(IterableDataset[Rows | DataError]):
-    """A stream that ends with its error as a value: torch would pass a worker's on with the whole traceback as text."""
-
-    def __init__(self, stream: IterableDataset[Rows]) -> None:
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[Rows | DataError]:
-        try:
-            yield from self.stream
-        except DataError as error:
-            yield error
-
-
-def _begin_worker(permitted: bool, _: int) -> None:
-    """Let a worker process open what the training process may, and leave signals to that one."""
-    set_pipes_permitted(permitted)
-    _ignore_signals()
-
-
-def _ignore_signals() -> None:
-    """Leave it to the training process to stop: it saves first, and a worker ends when that process does.
-
-    Terminals, schedulers and torchrun signal all processes of a group; a worker that died of it would take the step
-    under way along.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    return work(stream, num_workers) if num_workers else stream.read(0, 1)

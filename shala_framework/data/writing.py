@@ -14,9 +14,11 @@ from typing import Any
 
 import attrs
 
-from shala_framework.checkpoint import naming_file, write_file
+from shala_framework.checkpoint import PARTIAL, naming_file, write_file
+from shala_framework.checksums import checksum_of
 from shala_framework.data.index import (
     INDEX_FILE,
+    Listed,
     Member,
     ShardIndex,
     parse_summary,
@@ -24,6 +26,7 @@ from shala_framework.data.index import (
 )
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut
 from shala_framework.errors import DataError
+from shala_framework.json_files import dump_json, dump_line, parse_lines, read_json
 
 LEFT_OUT_FILE = "left_out.txt"
 _JOURNAL_FILE = "unfinished.json"
@@ -47,17 +50,19 @@ class Whole:
         num_bytes: Length of the file.
         keys: Of its samples.
         fields: Of how many of them have each field.
+        index_checksum: Of its index.
     """
 
     num_bytes: int
     keys: tuple[str, ...]
     fields: Mapping[str, int]
+    index_checksum: str
 
     @classmethod
-    def of(cls, index: ShardIndex) -> "Whole":
-        """The part of a shard's index that is kept."""
+    def of(cls, index: ShardIndex, content: bytes) -> "Whole":
+        """The part of a shard's index that is kept, of the index and the content of its file."""
         fields = Counter(name for _, members in index.samples for name in members)
-        return cls(index.num_bytes, tuple(key for key, _ in index.samples), fields)
+        return cls(index.num_bytes, tuple(key for key, _ in index.samples), fields, checksum_of(content))
 
 
 class Job:
@@ -113,11 +118,13 @@ class Job:
             write_file(self.journal, self._journal())
             return
         try:
-            settings = dict(json.loads(self.journal.read_bytes())["settings"])
-            lines = self.list.read_bytes().split(b"\n")[:-1] if self.list.exists() else []  # the last may be cut
-            left_out = [LeftOut(**json.loads(line)) for line in lines]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.journal} is damaged: {error}; remove {self.out} and pack again") from error
+            lines = self.list.read_bytes()
+        except FileNotFoundError:
+            lines = b""
+        settings = self._read_journal(self.journal)
+        left_out, damaged = parse_lines(lines, {"key": str, "reason": str, "note": str})
+        if (damaged and lines.rpartition(b"\n")[2] == b"") or damaged > 1:  # a crash may have cut the last line short
+            raise DataError(f"{self.list} is damaged; remove {self.out} and pack again")
         changed = _changed(settings, self.settings)
         if changed:
             raise DataError(
@@ -126,14 +133,15 @@ class Job:
             )
         self._take_up()
         keys = self.keys()
-        self.left_out = [entry for entry in left_out if entry.key in keys]
+        self.left_out = [LeftOut(**entry) for entry in left_out if entry["key"] in keys]
         self.list.unlink(missing_ok=True)
         self._list_new()
 
     def close_shard(self, split: str, index: ShardIndex) -> None:
         """Note that a shard is whole."""
-        write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), index.to_json())
-        self.closed.setdefault(split, []).append(Whole.of(index))
+        content = index.to_json()
+        write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), content)
+        self.closed.setdefault(split, []).append(Whole.of(index, content))
         self._list_new()
 
     def publish(self) -> list[Path]:
@@ -145,7 +153,7 @@ class Job:
                 if self.shard(split, number).exists():
                     os.replace(self.shard(split, number), shard)
                 shards.append(shard)
-                lengths[shard.name] = (kept.num_bytes, len(kept.keys))
+                lengths[shard.name] = Listed(kept.num_bytes, len(kept.keys), kept.index_checksum)
         number, parts = self.part
         self.list.unlink(missing_ok=True)
         if parts == 1:
@@ -171,7 +179,7 @@ class Job:
     def _list_new(self) -> None:
         """Write down what was left out since the last time."""
         lines = [
-            json.dumps({"key": entry.key, "reason": entry.reason, "note": entry.note}) + "\n"
+            dump_line({"key": entry.key, "reason": entry.reason, "note": entry.note})
             for entry in self.left_out[self._listed :]
         ]
         if lines:
@@ -182,7 +190,17 @@ class Job:
         self._listed = len(self.left_out)
 
     def _journal(self) -> bytes:
-        return json.dumps({"settings": self.settings}, indent=1).encode()
+        return dump_json({"settings": self.settings}, indent=1)
+
+    def _read_journal(self, path: Path) -> dict[str, Any]:
+        """The settings that a journal has.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        shape = {"settings": {"part": [int]}}
+        found = read_json(path, shape, error=DataError, advice=f"remove {self.out} and pack again")
+        return dict(found["settings"])
 
     def _refuse_shards(self, going_on: bool) -> None:
         shards = sorted(path.name for path in self.out.glob("*.tar"))
@@ -207,23 +225,28 @@ class Job:
         """Find the whole shards, and remove what is not."""
         for split in self._splits():
             number = 0
-            while (index := self._whole(split, number)) is not None:
-                self.closed.setdefault(split, []).append(Whole.of(index))
+            while (whole := self._whole(split, number)) is not None:
+                self.closed.setdefault(split, []).append(whole)
                 number += 1
         for path in self.out.iterdir():
             found = self.own.fullmatch(path.name)
             if found and int(found[2]) >= len(self.closed.get(found[1], [])):
                 path.unlink()
 
-    def _whole(self, split: str, number: int) -> ShardIndex | None:
+    def _whole(self, split: str, number: int) -> Whole | None:
+        """A shard whose index and length are sound; one that is not is written again."""
         try:
-            index = ShardIndex.from_json(self.shard(split, number, ".index.json").read_bytes())
+            content = self.shard(split, number, ".index.json").read_bytes()
+            index = ShardIndex.from_json(content)
+            whole = Whole.of(index, content)
         except (OSError, ValueError):
+            return None
+        if index.shard != self.shard(split, number).stem:
             return None
         for suffix in (".tar", ".partial"):
             shard = self.shard(split, number, suffix)
-            if shard.exists() and shard.stat().st_size == index.num_bytes:
-                return index
+            if shard.exists() and shard.stat().st_size == whole.num_bytes:
+                return whole
         return None
 
     def _splits(self) -> list[str]:
@@ -236,7 +259,7 @@ class Job:
                 path.unlink()
         shared = () if self.tag else (PREPARED_FILE, INDEX_FILE)
         for name in (part_file(LEFT_OUT_FILE, self.part), self.list.name, *shared):
-            for path in (self.out / name, self.out / f"{name}.partial"):
+            for path in (self.out / name, *self.out.glob(f"{name}.*{PARTIAL}"), self.out / f"{name}.{PARTIAL}"):
                 path.unlink(missing_ok=True)
 
     def _join_parts(self) -> None:
@@ -245,7 +268,7 @@ class Job:
         if len(found) < self.part[1]:
             return
         self._check_others()
-        lengths: dict[str, tuple[int, int]] = {}
+        lengths: dict[str, Listed] = {}
         try:
             for path in sorted(found):
                 lengths |= parse_summary(path.read_bytes(), str(path))
@@ -264,12 +287,12 @@ class Job:
         mine = {**self.settings, "part": self.part[1]}
         for path in self._journals():
             try:
-                settings = json.loads(path.read_bytes())["settings"]
-                theirs = {**settings, "part": settings["part"][1]}
-            except FileNotFoundError:
-                continue  # the parts have just been joined
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{path} is damaged: {error}; remove {self.out} and pack again") from error
+                settings = self._read_journal(path)
+            except DataError:
+                if not path.exists():
+                    continue  # the parts have just been joined
+                raise
+            theirs = {**settings, "part": settings["part"][-1]}
             changed = _changed(theirs, mine)
             if changed:
                 raise DataError(
@@ -318,7 +341,7 @@ class SplitWriter:
         with naming_file(self.path):
             self.tar.close()
         self.tar = None
-        self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples)))
+        self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples), self.path.stem))
 
     def abandon(self) -> None:
         """Let go of the shard that is open."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from shala_framework.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
 from shala_framework.errors import CheckpointError
+from shala_framework.json_files import dump_json, parse_json
 
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
@@ -44,15 +45,18 @@ class Parts:
         path = self._path(name, settings, ".json")
         if path is not None and path.exists():
             try:
-                kept: Value = self.converter.structure(json.loads(path.read_bytes())["value"], kind)
+                found = parse_json(path.read_bytes(), {"file": str, "value": object})
+                if found["file"] != path.name:
+                    raise ValueError("it is another part's")
+                kept: Value = self.converter.structure(found["value"], kind)
             except Exception:  # computed again, whatever is wrong with the file
                 path.unlink(missing_ok=True)
             else:
                 return kept
         computed = compute()
         if path is not None:
-            described = {"name": name, "value": self.converter.unstructure(computed)}
-            write_file(path, json.dumps(described).encode())
+            described = {"name": name, "file": path.name, "value": self.converter.unstructure(computed)}
+            write_file(path, dump_json(described))
         return computed
 
     def module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
@@ -68,14 +72,14 @@ class Parts:
         if path is not None and path.exists():
             try:
                 kept = build()
-                load_module(kept, read_checkpoint(path)[0], path)
+                load_module(kept, read_checkpoint(path, path.name)[0], path)
             except CheckpointError:
                 path.unlink(missing_ok=True)
             else:
                 return kept.eval()
         trained = train()
         if path is not None:
-            write_checkpoint(path, trained.state_dict(), {"name": name})
+            write_checkpoint(path, trained.state_dict(), {"name": name, "fingerprint": path.name})
         return trained
 
     def _path(self, name: str, settings: Any, suffix: str) -> Path | None:

@@ -16,6 +16,7 @@ from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.errors import DataError
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
+from shala_framework.json_files import dump_json
 from shala_framework.machine import describe_machine
 from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
 from shala_framework.report.plots import draw_evaluation
@@ -71,6 +72,7 @@ def evaluate_run(
         else train.spread(settings.train_rows)
     )
     target = folder / EVALUATION_FOLDER
+    target.mkdir(exist_ok=True)
     parts = Parts(target / PARTS_FOLDER, _context(model, folder, split, train, held_out, seed))
     try:
         evaluation = evaluate(
@@ -96,7 +98,7 @@ def evaluate_run(
         "synthetic": model.synthetic,
         **_without_nan(attrs.asdict(evaluation)),
     }
-    write_file(target / f"{split}.json", (json.dumps(description, indent=2) + "\n").encode())
+    write_file(target / f"{split}.json", dump_json(description, indent=2))
     for name, picture in draw_evaluation(evaluation, title=f"{folder.name}, {split} split").items():
         write_file(target / f"{split}_{name}.png", picture)
     return evaluation

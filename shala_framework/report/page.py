@@ -3,10 +3,9 @@
 Shapes: N rows, S samples, D latent_dim.
 """
 
-import json
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from shala_framework import __version__
 from shala_framework.checkpoint import write_file
-from shala_framework.data.latent_files import LatentFiles
+from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.rows import Rows
-from shala_framework.errors import DataError
+from shala_framework.errors import CheckpointError, DataError
 from shala_framework.machine import describe_machine
 from shala_framework.model import ShaLa
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
@@ -29,6 +28,7 @@ from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.report.tables import evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
+from shala_framework.training.metrics import read_metrics
 from shala_framework.training.progress import Reporter, Silent
 
 MOST_JOINT = 12
@@ -85,7 +85,7 @@ class Report:
             "name": model.spec.name,
             "synthetic": SYNTHETIC if model.synthetic else "",
             "names": model.names,
-            "data": _data(model, folder, held_out),
+            "data": _data(model, folder, held_out, self.reporter.warn),
             "joint": _joint(model),
             "cross": _cross_modal(model, held_out) if held_out is not None else {},
             "interpolation": _interpolation(model, held_out) if held_out is not None else None,
@@ -101,11 +101,15 @@ class Report:
         Args:
             evaluating: Whether figures are still to come, which the page then says.
         """
-        metrics = _read_metrics(self.folder / "metrics.jsonl")
+        metrics = read_metrics(self.folder / "metrics.jsonl", self.model.fingerprint, self.reporter.warn)
+        for stage in sorted(self.model.stages - {entry["stage"] for entry in metrics}):
+            self.reporter.warn(
+                f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
+            )
         context = self.fixed | {
             "facts": _facts(self.model, self.folder, metrics),
             "curves": _curves(metrics),
-            "evaluations": _evaluations(self.folder),
+            "evaluations": _evaluations(self.folder, self.reporter.warn),
             "evaluating": evaluating,
         }
         environment = jinja2.Environment(
@@ -137,10 +141,6 @@ def spec_as_toml(spec: Mapping[str, Any]) -> str:
     return "".join(sorted(notes)) + tomli_w.dumps(written)
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
     steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
@@ -165,13 +165,16 @@ def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> 
     return facts
 
 
-def _data(model: ShaLa, folder: Path, held_out: Rows | None) -> dict[str, Any]:
+def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str], None]) -> dict[str, Any]:
     """Rows by split and modality, and what packing left out."""
     lines = []
     latents = folder / "state" / "latents"
     if LatentFiles.exist(latents):
-        files = LatentFiles(latents)
-        lines.append(["train", len(files), *files.presence_counts()])
+        try:
+            count, counts = read_latent_counts(latents)
+            lines.append(["train", count, *counts])
+        except CheckpointError as error:  # derived data; the page does without the line
+            warn(str(error))
     if held_out is not None:
         lines.append(["held out, in memory", len(held_out), *held_out.presence.sum(0).tolist()])
     left_out = []
@@ -328,7 +331,12 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     }
 
 
-def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
-    """Tables and notes of each split that was measured."""
-    measured = {path.stem: read_evaluation(path) for path in sorted((folder / "evaluation").glob("*.json"))}
+def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Tables and notes of each split that was measured; damaged ones are left out."""
+    measured = {}
+    for path in sorted((folder / "evaluation").glob("*.json")):
+        try:
+            measured[path.stem] = read_evaluation(path)
+        except CheckpointError as error:
+            warn(f"{error}; it is left out of the report")
     return {split: {"tables": evaluation_tables(found), "notes": found.notes} for split, found in measured.items()}

@@ -41,6 +41,9 @@ class SampleWriter:
     wanted: tuple[str, ...] | None = None
     written: list[dict[str, Any]] = attrs.field(factory=list)
 
+    def __attrs_post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
     @property
     def alarm(self) -> str:
         """What every picture says of synthetic training data."""

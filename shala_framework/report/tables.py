@@ -1,6 +1,5 @@
 """An evaluation as tables of text, for a terminal and for the report."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 import attrs
 import cattrs
 
+from shala_framework.errors import CheckpointError
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.suite import Evaluation
+from shala_framework.json_files import read_json
 
 
 @attrs.frozen
@@ -29,11 +30,19 @@ class Table:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What `evaluation/<split>.json` of a run holds."""
+    """What `evaluation/<split>.json` of a run holds.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is damaged.
+    """
     converter = cattrs.Converter()
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
-    saved: dict[str, Any] = json.loads(path.read_text())
-    return converter.structure(saved, Evaluation)
+    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` writes it again"
+    saved: dict[str, Any] = read_json(path, {"rows": int}, error=CheckpointError, advice=advice)
+    try:
+        return converter.structure(saved, Evaluation)
+    except Exception as error:  # cattrs' own are groups of any kind
+        raise CheckpointError(f"{path} is no evaluation of this version: {error}; {advice}") from error
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:

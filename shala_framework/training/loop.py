@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from shala_framework.checkpoint import part, prefixed
 from shala_framework.errors import CheckpointError, ShalaError
 from shala_framework.machine import available_cores
-from shala_framework.processes import any_process, barrier, mean_of, rank
+from shala_framework.processes import any_process, barrier, is_lost_process, mean_of, rank
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.compiling import uncompiled
@@ -110,25 +110,35 @@ def train(
     module = stage.module
     split = has_split_layers(module)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
-    start, window = 0, _Window()
+    start, window, num_lines = 0, _Window(), 0
     metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
     states = StateFiles(state_file, fingerprint) if state_file is not None else None
     if states is not None and states.exist():
         tensors, description = states.read(reporter.warn)
         start, window = _restore(stage, optimizers, tensors, description)
-    metrics.rewind(stage.name, start)
+        num_lines = int(description["metrics_lines"])
+    metrics.rewind(stage.name, start, num_lines)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
     device = next(module.parameters()).device
     clock, watch, saved_at = _Clock(), RateWatch(), time.monotonic()
     module.train()
     step_loss = shared_loss(stage, device)
+    rest = _Rest(start)
     remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
-    with torch.random.fork_rng(), stop_request() as request, closed_after(remaining) as stream:
+    with (
+        torch.random.fork_rng(),
+        stop_request() as request,
+        closed_after(remaining) as batches_left,
+        _saving_where_lost(stage, optimizers, states, rest, metrics),
+    ):
+        stream = _Ahead(batches_left)
+        stream.fetch(mix_seed(stage_seed, start))
+        stream.check()
         for step in range(start, settings.steps):
             torch.manual_seed(mix_seed(stage_seed, step))
-            window.add(take_step(stage, settings, optimizers, step_loss, next(stream), step))
-            done = step + 1
+            window.add(take_step(stage, settings, optimizers, step_loss, stream.batch, step, rest.begin_change))
+            done = rest.step = step + 1
             if done % settings.log_every_steps == 0 or done == settings.steps:
                 figures = window.mean()
                 _check_finite(stage.name, done, figures)
@@ -143,7 +153,10 @@ def train(
                 reporter.advance(done)
             due = done % settings.save_every_steps == 0 or done == settings.steps
             late = time.monotonic() - saved_at > 60 * settings.save_every_minutes
-            stopping, late = any_process((bool(request.signal_number), late), device)
+            if done < settings.steps:
+                stream.fetch(mix_seed(stage_seed, done))
+            asked, late, failed = any_process((bool(request.signal_number), late, stream.failed), device)
+            stopping = asked or failed
             if due and not stopping:  # before the state: who goes on from it does not measure again
                 _validate(stage, done, split, clock, metrics, reporter)
             if states is not None and (due or late or stopping):
@@ -151,7 +164,7 @@ def train(
                     _check_finite(stage.name, done, window.mean())
                     tensors, description = _state(stage, optimizers, done, window)
                     if rank() == 0:
-                        states.write(tensors, description)
+                        states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
                     saved_at = time.monotonic()
             if due and stopping:
                 _validate(stage, done, split, clock, metrics, reporter)
@@ -159,6 +172,11 @@ def train(
                 (stopping,) = any_process((bool(request.signal_number),), device)
             if stopping:
                 barrier()  # nobody leaves before the state is written
+                if failed and not asked:
+                    saved = "is saved" if states is not None else "is not saved"
+                    reporter.warn(f"the state after step {done} of stage {stage.name} {saved}")
+                    stream.check()
+                    raise TrainingError("another process could not read its data, as its message says")
                 kept = "the same command resumes there" if states is not None else "nothing was saved"
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; {kept}")
                 raise Interrupted(request.signal_number)
@@ -172,13 +190,18 @@ def take_step(
     step_loss: Loss,
     batch: Batch,
     step: int,
+    before_change: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """One optimiser step at its place in the schedule; returns the loss, the gradient's norm and the stage's terms."""
+    """One optimiser step at its place in the schedule; returns the loss, the gradient's norm and the stage's terms.
+
+    `before_change` is called once the gradients are there, before weights change.
+    """
     factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = settings.learning_rate * factor
     loss, terms = step_loss(batch, step, settings.micro_batches)
     norm = clip_gradients(stage.module, settings.gradient_clip)
+    before_change()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -211,6 +234,63 @@ def closed_after(begin: Callable[[], Iterator[Batch]]) -> Iterator[Iterator[Batc
         close = getattr(stream, "close", None)
         if close is not None:
             close()
+
+
+class _Ahead:
+    """The next batch, or the error in its place, which waits until all processes know and the state is saved."""
+
+    def __init__(self, stream: Iterator[Any]) -> None:
+        self.stream = stream
+        self.batch: Any = None
+        self.error: ShalaError | None = None
+
+    def fetch(self, seed: int) -> None:
+        """Get the next batch, where there is one; reading may draw from torch's generator."""
+        torch.manual_seed(seed)
+        try:
+            self.batch = next(self.stream, self.batch)
+        except ShalaError as error:
+            self.error = error
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error in place of a batch."""
+        return self.error is not None
+
+    def check(self) -> None:
+        """Raise the error in place of the batch."""
+        if self.error is not None:
+            raise self.error
+
+
+class _Rest:
+    """The step after which a stage is at rest; None while its weights change."""
+
+    def __init__(self, step: int) -> None:
+        self.step: int | None = step
+
+    def begin_change(self) -> None:
+        """The weights are about to change."""
+        self.step = None
+
+
+@contextmanager
+def _saving_where_lost(
+    stage: Trainable[Any],
+    optimizers: Sequence[torch.optim.Optimizer],
+    states: StateFiles | None,
+    rest: _Rest,
+    metrics: MetricsFile,
+) -> Iterator[None]:
+    """Save the state where another process is lost; sums since the last line of metrics need them all, and go."""
+    try:
+        yield
+    except RuntimeError as error:
+        whole_here = rank() == 0 and not has_split_layers(stage.module)
+        if is_lost_process(error) and whole_here and states is not None and rest.step is not None:
+            tensors, description = _state(stage, optimizers, rest.step, _Window())
+            states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
+        raise
 
 
 class _Window:
@@ -309,6 +389,17 @@ def _whole_in_first(value: Tensor) -> Tensor:
     return full.cpu() if rank() == 0 else full.new_empty(0)
 
 
+def _check_names(stage: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a sound state is that of other networks than this version of the plugins makes."""
+    shapes = [n for n in found if isinstance(expected.get(n), Tensor) and expected[n].shape != found[n].shape]
+    wrong = sorted({*(found.keys() ^ expected.keys()), *shapes})
+    if wrong:
+        raise CheckpointError(
+            f"stage {stage}: the saved state is of another version of the framework or its plugins, as {wrong[0]!r} "
+            "shows; install those, or remove the run's state/ to train again"
+        )
+
+
 def _restore(
     stage: Trainable[Any],
     optimizers: Sequence[torch.optim.Optimizer],
@@ -317,15 +408,15 @@ def _restore(
 ) -> tuple[int, _Window]:
     current = stage.module.state_dict()
     weights = part(tensors, "module")
-    stage.module.load_state_dict({n: split_like(v, current[n]) if n in current else v for n, v in weights.items()})
+    _check_names(stage.name, weights, current)
+    stage.module.load_state_dict({n: split_like(v, current[n]) for n, v in weights.items()})
     stage.load_extra_state(part(tensors, "extra"))
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in part(tensors, "optimizer").items():
         name, _, moment = key.rpartition(".")
         states.setdefault(name, {})[moment] = value
     names = {id(p): name for name, p in stage.module.named_parameters()}
-    if not states.keys() <= set(names.values()):
-        raise CheckpointError(f"stage {stage.name}: the saved state is of another version; remove the run's state/")
+    _check_names(stage.name, states, dict.fromkeys(states.keys() & set(names.values())))
     for optimizer in optimizers:
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             for moment, value in states.get(names[id(p)], {}).items():

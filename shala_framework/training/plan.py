@@ -1,18 +1,19 @@
 """What a run decides once, at its first start, and keeps whenever it is resumed: number format and numbers of steps."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
 from shala_framework.checkpoint import write_file
-from shala_framework.errors import CheckpointError
+from shala_framework.errors import CheckpointError, ShalaError
+from shala_framework.json_files import dump_json, read_json
 from shala_framework.spec.schema import Train
 from shala_framework.spec.structuring import structure, unstructure
 from shala_framework.training.budget import StageCost, resized, stages_of
 from shala_framework.training.precision import Precision, PrecisionName
 
-PLAN_FILE = "plan.json"  # in a run's state folder
+PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder; nothing else knows what it says
 
 
 @attrs.frozen(kw_only=True)
@@ -34,26 +35,53 @@ class TrainingPlan:
     costs: dict[str, StageCost] = attrs.field(factory=dict)
 
     @classmethod
-    def read(cls, state: Path) -> "TrainingPlan | None":
+    def read(
+        cls, state: Path, fingerprint: str | None = None, warn: Callable[[str], None] = lambda _: None
+    ) -> "TrainingPlan | None":
         """The plan in a run's state folder; None where there is none yet.
 
-        Raises:
-            CheckpointError: It is damaged.
-        """
-        path = state / PLAN_FILE
-        if not path.exists():
-            return None
-        try:
-            return structure(json.loads(path.read_bytes()), cls)
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is damaged: {error}; it fixes how the run goes on: remove the run's folder, or choose another "
-                "--out"
-            ) from error
+        Args:
+            state: The folder.
+            fingerprint: The run's; None takes any.
+            warn: Called with a sentence where the file is damaged and its copy is not.
 
-    def write(self, state: Path) -> None:
-        """Save it."""
-        write_file(state / PLAN_FILE, (json.dumps(unstructure(self), indent=2) + "\n").encode())
+        Raises:
+            CheckpointError: Both are damaged, or another run's.
+        """
+        reasons = []
+        for path in (state / PLAN_FILE, state / PLAN_COPY):
+            if not path.exists():
+                continue
+            try:
+                plan = cls._read(path, fingerprint)
+            except CheckpointError as error:
+                reasons.append(str(error))
+                continue
+            if reasons:
+                warn(f"{reasons[0]}; {path} is taken in its place")
+            return plan
+        if reasons:
+            raise CheckpointError(
+                f"{reasons[0]}; it fixes how the run goes on: restore it, remove the run's folder, or choose another "
+                "--out"
+            )
+        return None
+
+    @classmethod
+    def _read(cls, path: Path, fingerprint: str | None) -> "TrainingPlan":
+        found = read_json(path, {"fingerprint": str, "plan": dict}, error=CheckpointError, advice="it cannot be used")
+        if fingerprint is not None and found["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{path} belongs to another run")
+        try:
+            return structure(found["plan"], cls)
+        except ShalaError as error:
+            raise CheckpointError(f"{path} is of another version: {error}") from error
+
+    def write(self, state: Path, fingerprint: str) -> None:
+        """Save it, and a copy."""
+        content = dump_json({"fingerprint": fingerprint, "plan": unstructure(self)}, indent=2)
+        for name in (PLAN_COPY, PLAN_FILE):
+            write_file(state / name, content)
 
     def applied(self, settings: Train) -> Train:
         """The settings that the run trains with: as if the spec had said what was decided."""

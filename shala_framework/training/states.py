@@ -36,25 +36,29 @@ class StateFiles:
         write_checkpoint(self.path, tensors, {**description, "fingerprint": self.fingerprint})
 
     def read(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The last state, or the one before where the last is absent or damaged.
+        """The last state, or the one before where the last is absent, damaged or another run's.
 
         Raises:
             CheckpointError: Neither can be read, or they belong to something else.
         """
-        tensors, description = self._read_either(warn)
-        if description["fingerprint"] != self.fingerprint:
-            raise CheckpointError(f"{self.path} belongs to another spec; choose another --out or remove the folder")
-        return tensors, description
-
-    def _read_either(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not self.path.exists():
-            return read_checkpoint(self.previous)
+            return self._read(self.previous)
         try:
-            return read_checkpoint(self.path)
+            return self._read(self.path)
         except CheckpointError as error:
             if not self.previous.exists():
                 raise
-            found = read_checkpoint(self.previous)
+            try:
+                found = self._read(self.previous)
+            except CheckpointError as other:
+                raise CheckpointError(f"{error}\n{other}") from error
             self.damaged = True
             warn(f"{error}; going on from the state before it")
             return found
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        try:
+            return read_checkpoint(path, self.fingerprint)
+        except CheckpointError as error:
+            advice = f"restore the file, or remove {self.path} and {self.previous.name} to train this stage again"
+            raise type(error)(f"{error}; {advice}") from error

@@ -22,7 +22,7 @@ def metric_lines(folder: Path) -> list[dict]:
 
 def without_rates(folder: Path) -> list[dict]:
     return [
-        {k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib")}
+        {k: v for k, v in line.items() if k not in ("steps_per_second", "seconds", "peak_memory_gib", "crc32")}
         for line in metric_lines(folder)
     ]
 

@@ -1,0 +1,89 @@
+"""Batches of worker processes: in order, as alone, and with an error at once where a worker dies."""
+
+import multiprocessing
+import os
+import signal
+import time
+from itertools import count, islice
+
+import pytest
+import torch
+
+from shala_framework.data.workers import WorkerError, describe_exit, work
+from shala_framework.errors import DataError
+
+
+class Numbers:
+    """Batch n is a tensor of n; it may fail, sleep or die at one of them."""
+
+    def __init__(self, end=None, fail_at=None, error=None, exit_at=None):
+        self.end, self.fail_at, self.error, self.exit_at = end, fail_at, error, exit_at
+
+    def read(self, index, count_):
+        for n in count(index, count_):
+            if self.end is not None and n >= self.end:
+                return
+            if n == self.fail_at:
+                raise self.error
+            if n == self.exit_at:
+                os._exit(7)
+            yield torch.full((1000,), n)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("end", [0, 1, 7])
+def test_a_stream_that_ends_gives_each_batch_once_in_order(workers, end):
+    """And leaves no process behind."""
+    assert [int(batch[0]) for batch in work(Numbers(end), workers)] == list(range(end))
+    assert not multiprocessing.active_children()
+
+
+def test_a_streams_own_error_comes_at_its_batch():
+    """A user's error as it is, a bug with the worker's traceback."""
+    for error, expected, message in (
+        (DataError("sample 5 is bad"), DataError, "^sample 5 is bad$"),
+        (KeyError("x"), RuntimeError, "a worker failed:\nTraceback.*KeyError: 'x'"),
+    ):
+        batches = work(Numbers(fail_at=5, error=error), 2)
+        assert [int(batch[0]) for batch in islice(batches, 5)] == list(range(5))
+        with pytest.raises(expected, match=f"(?s){message}"):
+            next(batches)
+        assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_worker_is_an_error_within_seconds(number):
+    """Which says how it ended; batches that were made before may still come, and other workers end too."""
+    batches = work(Numbers(), 3)
+    next(batches)
+    victim = multiprocessing.active_children()[1]
+    os.kill(victim.pid, number)
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match=rf"of 3 .* was killed by {number.name} \(exit code -{number.value}\)"):
+        list(islice(batches, 100))
+    assert time.monotonic() - begun < 5
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_exits_is_an_error():
+    """With its exit code."""
+    with pytest.raises(WorkerError, match="ended with exit code 7"):
+        list(islice(work(Numbers(exit_at=3), 2), 50))
+
+
+def test_batches_that_nobody_wants_any_more_end_the_workers():
+    """Whether some were taken or none; workers that ignore SIGTERM do not keep a process from ending."""
+    batches = work(Numbers(), 2)
+    next(batches)
+    batches.close()
+    assert not multiprocessing.active_children()
+    unused = work(Numbers(), 2)
+    del unused
+    assert not multiprocessing.active_children()
+
+
+def test_exit_codes_in_words():
+    """By the name of the signal, where there is one."""
+    assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), as the system does when memory is short"
+    assert describe_exit(-200) == "was killed by signal 200 (exit code -200)"
+    assert describe_exit(1) == "ended with exit code 1"
