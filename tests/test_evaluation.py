@@ -16,7 +16,7 @@ from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
-from shala_framework.evaluation.pace import Pace
+from shala_framework.evaluation.pace import RESERVE, Pace
 from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import evaluate
 from shala_framework.experiment import Experiment
@@ -296,7 +296,7 @@ def test_parts_are_left_out_by_zero_and_by_time(two_spec):
 def test_time_is_shared_and_handed_on():
     """What one part leaves over goes to those after it; without a limit everything is worth its most."""
     now = [0.0]
-    pace = Pace(100.0, clock=lambda: now[0])
+    pace = Pace(100.0 / (1 - RESERVE), clock=lambda: now[0])
     assert pace.seconds("judges") == pytest.approx(50)
     now[0] = 10
     pace.finish("judges")

@@ -131,12 +131,20 @@ def evaluate(
     notes: list[str] = []
     classes = sorted({label for label in train.labels if label is not None})
     notes += _unseen_labels(classes, held_out)
-    training = JudgeTraining(model, train, held_out, classes, settings.judge_steps, seed, precision)
-    judges = training.judges(pace, parts, reporter, notes)
-    panel = Panel(judges, held_out)
+    # What always takes its time comes first, so that the rest is fitted to what is left.
     q = _posteriors(model, held_out)
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
+    )
+    reconstruction = parts.value(
+        "reconstruction", None, dict[str, Figure], partial(_reconstruction, model, held_out, z_ND)
+    )
+    latent = parts.value("latent", None, LatentFigures, partial(_latent, model, train, held_out, q, classes))
+    training = JudgeTraining(model, train, held_out, classes, settings.judge_steps, seed, precision)
+    judges = training.judges(pace, parts, reporter, notes)
+    panel = Panel(judges, held_out)
+    judgements = parts.value(
+        "judgements", panel.description(), dict[str, JudgeFigures], partial(_judge_figures, model, panel, z_ND)
     )
     joint: list[JointFigures] = []
     conditional: list[ConditionalFigures] = []
@@ -164,16 +172,12 @@ def evaluate(
             conditional_real = Figure(value=fmean(figure.value for figure in distances), count=count)
     return Evaluation(
         rows=len(held_out),
-        judges=parts.value(
-            "judgements", panel.description(), dict[str, JudgeFigures], partial(_judge_figures, model, panel, z_ND)
-        ),
+        judges=judgements,
         joint=joint,
         conditional=conditional,
         log_likelihood=_log_likelihood(model, held_out, settings, seed, reporter, notes, pace, parts),
-        reconstruction=parts.value(
-            "reconstruction", None, dict[str, Figure], partial(_reconstruction, model, held_out, z_ND)
-        ),
-        latent=parts.value("latent", None, LatentFigures, partial(_latent, model, train, held_out, q, classes)),
+        reconstruction=reconstruction,
+        latent=latent,
         notes=notes,
         conditional_real=conditional_real,
     )

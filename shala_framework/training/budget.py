@@ -3,6 +3,7 @@
 A few steps are taken, timed and undone, so that training then is exactly that of a spec with these numbers of steps.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -142,7 +143,7 @@ def resized(settings: AnyStage, steps: int) -> AnyStage:
             value = getattr(settings, field.name)
             scaled = value * steps / settings.steps
             least = 0 if value == 0 else 1
-            changes[field.name] = max(least, scaled) if isinstance(value, float) else max(least, round(scaled))
+            changes[field.name] = max(least, scaled) if isinstance(value, float) else max(least, math.ceil(scaled))
     return attrs.evolve(settings, **changes)
 
 
