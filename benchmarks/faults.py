@@ -243,12 +243,12 @@ def result_of(run: Path) -> dict[str, str]:
             entry = json.loads(line)
             if entry["stage"] != "summary":
                 lines.append({key: value for key, value in entry.items() if key not in timed})
-    return found | {"metrics.jsonl": json.dumps(lines)}
+    return found | {"metrics.jsonl": json.dumps(lines, sort_keys=True)}
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:
     """Every file of a folder of shards."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
 
 
 def different(one: dict, other: dict) -> str:

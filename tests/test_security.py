@@ -22,7 +22,8 @@ from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import ShardStream, stream_batches
 from shala_framework.escaping import printable
 from shala_framework.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, load
+from shala_framework.json_files import dump_json
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, load, run_fingerprint
 from shala_framework.report.media import Media
 from shala_framework.report.page import Cell, Panel
 from shala_framework.spec import read_spec
@@ -69,15 +70,17 @@ def given(trained, tmp_path, monkeypatch):
         target = tmp_path / folder
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(trained, target)
+        saved = json.loads((target / SPEC_FILE).read_text())
+        saved["spec"]["data"] |= data
+        saved["stand_in_used"] = False
+        del saved["checksum"]  # neither it nor the fingerprint is a secret
+        (target / SPEC_FILE).write_bytes(dump_json(saved))
         for file in (AUTOENCODER_FILE, PRIOR_FILE):
             tensors, description = read_checkpoint(target / file)
             description["spec"]["data"] |= data
             description["synthetic"] = False
+            description["fingerprint"] = run_fingerprint(saved)
             write_checkpoint(target / file, tensors, description)
-        saved = json.loads((target / SPEC_FILE).read_text())
-        saved["spec"]["data"] |= data
-        saved["stand_in_used"] = False
-        (target / SPEC_FILE).write_text(json.dumps(saved))
         return target
 
     return give
