@@ -348,6 +348,8 @@ class Experiment:
                 if not list(self.state.glob(f"{stage}.*")):
                     raise CheckpointError(f"{error}; restore it, or remove it to train this stage again") from error
                 self.reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
+                unfinished = [STAGE_1, STAGE_2] if stage == STAGE_1 else [STAGE_2]
+                self.phases.add(unfinished, before=SAMPLES)
                 break  # what depends on it waits for it
         self.model.to(self.device)
 

@@ -1,6 +1,6 @@
 """The phases of a run and what each is expected to take, so that a run can say when the last of them will end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from shala_framework.training.progress import Outlook, Reporter
@@ -29,6 +29,12 @@ class RunPhases:
         """Take what is now known of some phases."""
         self.seconds |= {title: value for title, value in seconds.items() if title in self.titles}
         self._tell()
+
+    def add(self, titles: Sequence[str], before: str) -> None:
+        """Take phases in that turned out to be needed, in their order, before another one."""
+        rest = [title for title in self.titles if title not in titles]
+        place = rest.index(before)
+        self.titles = [*rest[:place], *titles, *rest[place:]]
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
