@@ -26,7 +26,7 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
 SPEC_FILE = "spec.json"
 FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
-FREE_DATA_KEYS = ("test", "cache")  # of [data], which training does not depend on
+FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # of [data], which training does not depend on
 DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 Sampler = Literal["heun", "dpm"]
@@ -450,7 +450,7 @@ def _given_anew(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     try:
         spec = json.loads(path.read_bytes())["spec"]
         free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-        return free | {"data": described["data"] | {key: spec["data"].get(key) for key in FREE_DATA_KEYS}}
+        return free | {"data": described["data"] | {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 

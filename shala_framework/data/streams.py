@@ -1,7 +1,9 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, repeat
 
 import attrs
 import torch
@@ -10,8 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from shala_framework.data.indexed import IndexedShards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.rows import Rows, collate, decode
+from shala_framework.data.rows import MOST_TRIED, Rows, decode_batch
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.errors import DataError
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
@@ -20,6 +24,63 @@ from shala_framework.seeds import mix_seed
 def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
     """Fields of a sample that modalities read, and the label."""
     return frozenset({LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items())))
+
+
+def read_places(
+    shards: IndexedShards, places: Sequence[tuple[int, int]], modalities: Mapping[str, Modality], fields: frozenset[str]
+) -> Rows:
+    """Rows of samples by shard and number; the next one in the set takes the place of one whose fields say nothing.
+
+    What a batch holds so depends on its places alone, and not on who reads it.
+    """
+
+    def others(row: int) -> Iterator[RawSample]:
+        return (shards.read(shard, number, fields) for shard, number in shards.after(*places[row]))
+
+    samples = [shards.read(shard, number, fields) for shard, number in places]
+    return decode_batch(samples, modalities, others)
+
+
+def decode_in_order(
+    samples: Iterator[RawSample], num_rows: int, modalities: Mapping[str, Modality], tally: Tally, turns: Iterator[bool]
+) -> Iterator[Rows]:
+    """Batches of samples that can only be read in order, until there are no more.
+
+    Another sample of the batch takes the place of one whose fields say nothing, or the next one behind the batch, or
+    one of the batch before.
+
+    Args:
+        samples: Raw samples.
+        num_rows: Rows of a batch; the last one may have fewer.
+        modalities: By name.
+        tally: Counts what the samples' reader passes over; each batch takes along what is there.
+        turns: Whether each batch is decoded and given; the others are read alone.
+    """
+    ahead: deque[RawSample] = deque()
+    before: list[RawSample] = []
+
+    def behind() -> Iterator[RawSample]:
+        yield from list(ahead)
+        for sample in samples:
+            ahead.append(sample)
+            yield sample
+
+    for turn in turns:
+        batch = [ahead.popleft() for _ in range(min(num_rows, len(ahead)))]
+        batch += islice(samples, num_rows - len(batch))
+        if not batch:
+            return
+
+        def others(
+            row: int, batch: Sequence[RawSample] = batch, before: Sequence[RawSample] = before
+        ) -> Iterable[RawSample]:
+            return chain(batch[row + 1 :], reversed(batch[:row]), islice(behind(), MOST_TRIED // 2), reversed(before))
+
+        if turn:
+            rows = decode_batch(batch, modalities, others, attrs.evolve(tally))
+            tally.clear()
+            yield rows
+        before = batch
 
 
 class IndexedStream(IterableDataset[Rows]):
@@ -66,8 +127,7 @@ class IndexedStream(IterableDataset[Rows]):
         """This rank's rows of a step."""
         start = step * self.batch_size
         places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
-        samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
-        return collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+        return read_places(self.shards, places, self.modalities, self.fields)
 
 
 class OrderedStream(IterableDataset[Rows]):
@@ -100,9 +160,8 @@ class OrderedStream(IterableDataset[Rows]):
         first, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         number = self.start + first
         while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
-            places = map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards))))
-            samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
-            yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+            places = list(map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards)))))
+            yield read_places(self.shards, places, self.modalities, self.fields)
             number += stride
 
 
@@ -126,7 +185,9 @@ class ShardStream(IterableDataset[Rows]):
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        max_field_bytes: int = MAX_FIELD_BYTES,
     ) -> None:
+        self.max_field_bytes = max_field_bytes
         self.urls, self.modalities, self.fields = list(urls), dict(modalities), wanted_fields(modalities)
         self.num_rows, self.buffer_size, self.seed = batch_size // world_size, buffer_size, seed
         self.start_step, self.rank, self.world_size = start_step, rank, world_size
@@ -137,14 +198,14 @@ class ShardStream(IterableDataset[Rows]):
         # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
         # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
         index = (index + self.start_step) % count
-        skip = max(0, -(-(self.start_step - index) // count)) * self.num_rows
-        samples = self._raw_samples(self.rank * count + index, self.world_size * count)
-        for _ in range(skip):
-            next(samples)
-        while True:
-            yield collate([decode(next(samples), self.modalities) for _ in range(self.num_rows)], self.modalities)
+        skip = max(0, -(-(self.start_step - index) // count))
+        tally = Tally()
+        samples = self._raw_samples(self.rank * count + index, self.world_size * count, tally)
+        yield from decode_in_order(
+            samples, self.num_rows, self.modalities, tally, chain(repeat(False, skip), repeat(True))
+        )
 
-    def _raw_samples(self, index: int, count: int) -> Iterator[RawSample]:
+    def _raw_samples(self, index: int, count: int, tally: Tally) -> Iterator[RawSample]:
         epoch = 0
         generator = torch.Generator()
         buffer: list[RawSample] = []
@@ -153,12 +214,13 @@ class ShardStream(IterableDataset[Rows]):
             urls = [self.urls[i] for i in torch.randperm(len(self.urls), generator=generator).tolist()]
             by_shard = len(urls) >= count
             num_samples = 0
-            for position, sample in enumerate(read_shards(urls[index::count] if by_shard else urls)):
+            mine = urls[index::count] if by_shard else urls
+            shards = read_shards(mine, wanted=self.fields, max_field_bytes=self.max_field_bytes, tally=tally)
+            for position, sample in enumerate(shards):
                 if not by_shard and position % count != index:
                     continue
                 num_samples += 1
-                fields = {name: data for name, data in sample.fields.items() if name in self.fields}
-                buffer.append(attrs.evolve(sample, fields=fields))
+                buffer.append(sample)
                 if len(buffer) >= self.buffer_size:
                     yield self._draw(buffer, generator)
             while buffer:

@@ -47,6 +47,15 @@ class Tally:
     def __bool__(self) -> bool:
         return bool(self.skipped or self.blank or self.dropped.count)
 
+    @property
+    def total(self) -> int:
+        """How often anything was passed over."""
+        return sum(names.count for names in (*self.skipped.values(), *self.blank.values(), self.dropped))
+
+    def clear(self) -> None:
+        """Start again."""
+        self.skipped, self.blank, self.dropped = {}, {}, Names()
+
     def skip(self, reason: str, name: str) -> None:
         """Count a member of a shard that is no field."""
         self.skipped.setdefault(reason, Names()).add([repr(name)])

@@ -21,7 +21,7 @@ from shala_framework.errors import DataError
 
 BLOCK = 512
 CHUNK = 1 << 20  # bytes that are read at a time of what is not kept
-MAX_FIELD_BYTES = 1 << 28  # the default of data.max_field_bytes
+MAX_FIELD_BYTES = 1 << 28  # for readers without a spec; data.max_field_bytes has the same default
 MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
 MAX_PADDING_BYTES = 1 << 26  # zeros behind the end mark
 DAMAGE: Final = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)

@@ -89,8 +89,17 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
     check_preparation(urls, model.modalities)
     reporter.begin(f"reading {split}", None, "sample")
     cache = Path(model.spec.data.cache) if model.spec.data.cache is not None else None
-    rows = load_rows(urls, model.modalities, limit=limit, cache=cache, on_sample=reporter.advance)
+    rows = load_rows(
+        urls,
+        model.modalities,
+        limit=limit,
+        cache=cache,
+        on_sample=reporter.advance,
+        max_field_bytes=model.spec.data.max_field_bytes,
+    )
     reporter.finish()
+    for sentence in rows.tally.sentences() if rows.tally is not None else ():
+        reporter.note(f"{split} split: {sentence}")
     return rows
 
 
