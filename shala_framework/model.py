@@ -450,7 +450,9 @@ def _given_anew(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     try:
         spec = json.loads(path.read_bytes())["spec"]
         free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-        return free | {"data": described["data"] | {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}}
+        return free | {
+            "data": described["data"] | {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run the same spec into this folder again") from error
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -136,7 +136,8 @@ def pack(
         for writer in writers.values():
             writer.close()
         report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
-        report.notes += [entry.note for entry in job.left_out]
+        report.notes += [entry.note for entry in job.left_out if entry.note]
+        report.notes += _counted(entry for entry in job.left_out if not entry.note)
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
         if preparation is not None:
             write_file(out / PREPARED_FILE, json.dumps(preparation.description(), indent=2).encode(), owner=job.tag)
@@ -214,6 +215,17 @@ def _start_worker(preparation: Preparation) -> None:
 
 def _prepare_chunk(samples: list[Sample]) -> list[tuple[Sample | None, list[LeftOut]]]:
     return [_worker["preparation"].prepare(sample) for sample in samples]
+
+
+def _counted(left_out: Iterable[LeftOut]) -> list[str]:
+    """One note for each reason, with the number of samples and the first."""
+    keys: dict[str, list[str]] = {}
+    for entry in left_out:
+        keys.setdefault(entry.reason, []).append(entry.key)
+    return [
+        f"left out of {len(found)} {'sample' if len(found) == 1 else 'samples'}, such as {found[0]!r}: {reason}"
+        for reason, found in keys.items()
+    ]
 
 
 def _one_line(text: str) -> str:

@@ -63,7 +63,7 @@ class LeftOut:
     Attributes:
         key: Of the sample.
         reason: Why.
-        note: What a user is told.
+        note: What a user is told; empty where samples with the same reason are counted instead.
     """
 
     key: str
@@ -151,6 +151,11 @@ class Preparation:
                 buffer = io.BytesIO()
                 np.save(buffer, x.numpy(), allow_pickle=False)
                 fields[prepared_field(name)] = buffer.getvalue()
+                continue
+            blank = next((field for field in modality.fields if field in sample.fields), None)
+            if blank is not None:
+                reason = f"modality {name!r}: its field {blank!r} is there and says nothing"
+                left_out.append(LeftOut(sample.key, reason, ""))
         if fields:
             return attrs.evolve(sample, fields=fields), left_out
         if not left_out:
