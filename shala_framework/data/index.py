@@ -142,11 +142,11 @@ def read_sample(
     found: dict[str, bytes] = {}
     names = set(fields) if wanted is None else set(wanted)
     chosen = {name: member for name, member in fields.items() if name in names}
-    for name, member in chosen.items():
-        if member.size > max_field_bytes:
-            check_size(name, member.size, max_field_bytes)
     start = min((member.offset for member in chosen.values()), default=0)
     end = max((member.offset + member.size for member in chosen.values()), default=0)
+    if end - start > max_field_bytes:  # no field is larger than all of them together
+        for name, member in chosen.items():
+            check_size(name, member.size, max_field_bytes)
     # Fields lie side by side: one reading over a network is faster than many.
     together = end - start <= 2 * sum(member.size for member in chosen.values()) + LEAST_READING
     if together and chosen:

@@ -96,8 +96,8 @@ class Decoded:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no modality is present."""
-        return all(value is None for value in self.x.values())
+        """Whether no modality is present, although a field is there: `decode` refuses samples without any."""
+        return bool(self.blank) and all(value is None for value in self.x.values())
 
 
 def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
@@ -181,22 +181,17 @@ def decode_batch(
         DataError: As `decode`, or all others are empty too.
     """
     tally = Tally() if tally is None else tally
-    rows = [_told(decode(sample, modalities), tally) for sample in batch]
+    rows = [decode(sample, modalities) for sample in batch]
     for place, row in enumerate(rows):
-        if row.is_empty:
+        if row.blank:
+            tally.add_sample(row.key, row.blank, dropped=row.is_empty)
+        if row.blank and row.is_empty:
             tried = (decode(sample, modalities) for sample in islice(others(place), MOST_TRIED))
             found = next((other for other in tried if not other.is_empty), None)
             if found is None:
                 raise DataError(_all_empty(batch[place].shard, tally))
             rows[place] = found
     return collate(rows, modalities, tally)
-
-
-def _told(row: Decoded, tally: Tally) -> Decoded:
-    """The same row, once its fields that say nothing are counted."""
-    if row.blank:
-        tally.add_sample(row.key, row.blank, dropped=row.is_empty)
-    return row
 
 
 def _all_empty(where: str, tally: Tally) -> str:
@@ -235,8 +230,10 @@ def load_rows(
     else:
         raws = read_spread(urls, limit, cache, max_field_bytes=max_field_bytes, tally=tally)
     for number, raw in enumerate(raws, 1):
-        row = _told(decode(raw, modalities), tally)
-        if not row.is_empty:
+        row = decode(raw, modalities)
+        if row.blank:
+            tally.add_sample(row.key, row.blank, dropped=row.is_empty)
+        if not (row.blank and row.is_empty):
             samples.append(row)
         on_sample(number)
     if not samples and tally.dropped.count:

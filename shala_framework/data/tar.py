@@ -38,11 +38,6 @@ _REFUSED = {
     b"M": "a piece of a file that continues from another volume",
     b"S": "a sparse file",
 }
-_OPENERS: Final[dict[bytes, Callable[[Any], IO[bytes]]]] = {
-    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-}
 _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
     b"\x04\x22\x4d\x18": "a file compressed by lz4",
@@ -57,6 +52,13 @@ class Readable(Protocol):
     """What a tar file is read from."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+_OPENERS: Final[dict[bytes, Callable[[Any], Readable]]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
 
 
 @attrs.frozen
