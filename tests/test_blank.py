@@ -11,12 +11,13 @@ import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
+from shala_framework.data import streams as data_streams
 from shala_framework.data.indexed import index_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import load_rows
-from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream
+from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, load_rows_in_workers
 from shala_framework.errors import DataError
 from shala_framework.run_data import RunData
 from shala_framework.spec import read_spec
@@ -84,6 +85,49 @@ def test_rows_in_memory_are_those_that_say_something(shards):
     nothing = {"a": MayBeBlank(TwoFloatsOptions(field="b"))}
     with pytest.raises(DataError, match=r"has fields \['a'\] and none of the modalities'"):
         load_rows(shards, nothing)
+
+
+@pytest.mark.parametrize("limit", [None, 12])
+def test_workers_read_the_same_rows_into_memory(shards, monkeypatch, limit):
+    """Whatever their number: rows, counts and names, where a worker's part has nothing but blank fields too."""
+    with tarfile.open(shards[1], "a") as tar:
+        tar.addfile(tarfile.TarInfo("README"))
+    expected, seen = load_rows(shards, MODALITIES, limit=limit), []
+    assert expected.tally.dropped.count
+    assert expected.tally.skipped
+    monkeypatch.setattr(data_streams, "ROWS_WORTH_A_WORKER", 1)
+    monkeypatch.setattr(data_streams, "ROWS_OF_A_WORKER", 2)  # samples 4 and 5 of all are a part of their own
+    monkeypatch.setattr(data_streams, "available_cores", lambda: 3)
+    monkeypatch.setattr(data_streams, "load_rows", None)
+    for num_workers in (1, 3):
+        rows = load_rows_in_workers(shards, MODALITIES, limit=limit, num_workers=num_workers, on_sample=seen.append)
+        assert (rows.keys, rows.labels, rows.tally) == (expected.keys, expected.labels, expected.tally)
+        assert torch.equal(rows.presence, expected.presence)
+        assert all(torch.equal(rows.x[name], expected.x[name]) for name in "ab")
+        assert seen[-1] == (limit or 20)
+
+
+def test_workers_refuse_what_reading_without_them_refuses(shards, tmp_path, monkeypatch):
+    """A field of more bytes than allowed, read by a modality or not, and a set of which nothing is left."""
+    blank = tmp_path / "blank.tar"
+    with tarfile.open(blank, "w") as tar:
+        for number in range(4):
+            info = tarfile.TarInfo(f"{number}.a")
+            info.size = 4
+            tar.addfile(info, io.BytesIO(b"null"))
+    one = {"a": MODALITIES["a"]}
+    monkeypatch.setattr(data_streams, "ROWS_WORTH_A_WORKER", 1)
+    for urls, modalities, settings in (
+        (shards, MODALITIES, {"max_field_bytes": 5}),
+        ([shards[0]], {"b": MODALITIES["b"]}, {"max_field_bytes": 5}),
+        ([str(blank)], one, {}),
+    ):
+        said = []
+        for num_workers in (0, 2):
+            with pytest.raises(DataError) as raised:
+                load_rows_in_workers(urls, modalities, num_workers=num_workers, **settings)
+            said.append(str(raised.value))
+        assert said[0] == said[1]
 
 
 def test_a_set_that_says_nothing_at_all_is_an_error_that_says_so(tmp_path):
