@@ -334,7 +334,13 @@ class Experiment:
             for name, modality in modalities.items() if not prepared else ():
                 if needs_fit(modality):
                     self.reporter.note(f"fitting {name} to the training samples")
-                    fit_to_shards(name, modality, self.data.train_urls, self.data.cache)
+                    fit_to_shards(
+                        name,
+                        modality,
+                        self.data.train_urls,
+                        self.data.cache,
+                        max_field_bytes=self.spec.data.max_field_bytes,
+                    )
             states = {name: modality.state() for name, modality in modalities.items()}
             write_file(path, dump_json({"fingerprint": self.fingerprint, "states": states}))
         self.model.build()
@@ -491,11 +497,19 @@ class Experiment:
             return False
         state_file = self.state / "autoencoder.safetensors"
         if self.spec.data.in_memory:
-            absent = absent_from_rows(self.data.train(), self.model.modalities, self.data.train_urls)
+            absent = absent_from_rows(
+                self.data.train(),
+                self.model.modalities,
+                self.data.train_urls,
+                max_field_bytes=self.spec.data.max_field_bytes,
+            )
             if absent:
                 raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
         elif not state_file.exists():
-            for sentence in absent_from_first(self.data.train_urls, self.model.modalities, self.data.cache):
+            limit = self.spec.data.max_field_bytes
+            for sentence in absent_from_first(
+                self.data.train_urls, self.model.modalities, self.data.cache, max_field_bytes=limit
+            ):
                 self.reporter.warn(f"data.train: {sentence}")
         stage = self._autoencoder_stage()
         with self._compiled(self.model.autoencoder.networks):

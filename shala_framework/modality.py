@@ -107,7 +107,8 @@ class Modality(abc.ABC):
             sample: Field name (a file extension such as "mp4") to original bytes.
 
         Returns:
-            x of `shape`, or None where this sample lacks the modality.
+            x of `shape`, or None where this sample lacks the modality: it has none of the fields, or they say nothing,
+            such as a skeleton file in which nobody is tracked. The core tells the two apart, and counts the second.
 
         Raises:
             DataError: A field is there but cannot be decoded.

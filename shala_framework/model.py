@@ -36,7 +36,7 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
 SPEC_FILE = "spec.json"
 FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
-FREE_DATA_KEYS = ("test", "cache")  # of [data], which training does not depend on
+FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # of [data], which training does not depend on
 DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
 SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # of spec.json
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
@@ -505,7 +505,8 @@ def _given_anew(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path} belongs to another run than {AUTOENCODER_FILE} beside it; {advice}")
     spec = found["spec"]
     free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-    return free | {"data": description["spec"]["data"] | {key: spec["data"].get(key) for key in FREE_DATA_KEYS}}
+    data = {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}  # earlier versions had fewer
+    return free | {"data": description["spec"]["data"] | data}
 
 
 @contextmanager

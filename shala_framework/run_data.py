@@ -1,7 +1,7 @@
 """The rows of a run as its phases read them: the training set in batches, in order or whole, and held-out ones."""
 
 from collections.abc import Iterator, Mapping
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from shala_framework import processes
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation
-from shala_framework.data.rows import Rows, collate, decode, shuffled_batches
+from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.data.streams import (
     IndexedStream,
     OrderedStream,
     ShardStream,
+    decode_in_order,
     load_rows_in_workers,
     stream_batches,
 )
+from shala_framework.data.tally import Tally
 from shala_framework.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.training.progress import Reporter
@@ -60,9 +62,11 @@ class RunData:
                 cache=self.cache,
                 num_workers=self.spec.data.num_workers,
                 on_sample=self.reporter.advance,
+                max_field_bytes=self.spec.data.max_field_bytes,
             )
             self.reporter.finish()
             self.reporter.note(describe_rows(self._train))
+            self._say("data.train", self._train.tally)
         return self._train
 
     def num_train_rows(self) -> int | None:
@@ -77,6 +81,7 @@ class RunData:
         if self._held_out is None and self.validation_urls:
             check_preparation(self.validation_urls, self.modalities)
             self._held_out = self._few(self.validation_urls)
+            self._say("data.validation", self._held_out.tally)
         return self._held_out
 
     def few_train(self) -> Rows:
@@ -86,8 +91,18 @@ class RunData:
     def _few(self, urls: list[str]) -> Rows:
         data = self.spec.data
         return load_rows_in_workers(
-            urls, self.modalities, limit=data.validation_samples, cache=self.cache, num_workers=data.num_workers
+            urls,
+            self.modalities,
+            limit=data.validation_samples,
+            cache=self.cache,
+            num_workers=data.num_workers,
+            max_field_bytes=data.max_field_bytes,
         )
+
+    def _say(self, where: str, tally: Tally | None) -> None:
+        """Note what was passed over."""
+        for sentence in tally.sentences() if tally is not None else ():
+            self.reporter.note(f"{where}: {sentence}")
 
     def batches(self, start_step: int) -> Iterator[Rows]:
         """Shuffled training batches without end from a step on, of which each process has its share."""
@@ -98,7 +113,9 @@ class RunData:
                 rows.take(index[processes.rank() :: processes.world_size()])
                 for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
             )
-        shards = index_shards(self.train_urls, self.cache)
+        tally = Tally()
+        shards = index_shards(self.train_urls, self.cache, max_field_bytes=data.max_field_bytes, tally=tally)
+        self._say("data.train", tally)
         common: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "start_step": start_step,
@@ -112,12 +129,36 @@ class RunData:
                 "`shala index` makes one"
             )
             stream = ShardStream(
-                self.train_urls, self.modalities, buffer_size=data.shuffle_buffer, seed=self.spec.seed, **common
+                self.train_urls,
+                self.modalities,
+                buffer_size=data.shuffle_buffer,
+                seed=self.spec.seed,
+                max_field_bytes=data.max_field_bytes,
+                **common,
             )
         else:
             order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
             stream = IndexedStream(shards, self.modalities, order, **common)
-        return stream_batches(stream, data.num_workers)
+        epoch_steps = -(-len(shards) // settings.batch_size) if shards is not None else None
+        return self._saying(stream_batches(stream, data.num_workers), settings.log_every_steps, epoch_steps)
+
+    def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
+        """The same batches; notes what they passed over after some of them and, if there is more, after an epoch.
+
+        Args:
+            batches: Of a stream.
+            first: After how many batches it is noted first.
+            last: Number of batches of an epoch, after which no more is said; None where it is not known.
+        """
+        tally, noted = Tally(), 0
+        for number, rows in enumerate(batches, 1):
+            if rows.tally is not None and (last is None or number <= last):
+                tally.add(rows.tally)
+            yield rows
+            if number in (first, last) and tally.total > noted:
+                noted = tally.total
+                share = f", {processes.world_size()} processes" if processes.world_size() > 1 else ""
+                self._say(f"data.train (the first {number} steps{share})", tally)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
         """Every training row once, in order: of batches of so many rows by turns, those of this process.
@@ -130,7 +171,7 @@ class RunData:
         if self.spec.data.in_memory:
             rows = self.train()
             return (rows.take(index) for index in torch.arange(len(rows)).split(num_rows)[rank::size][start:])
-        shards = index_shards(self.train_urls, self.cache)
+        shards = index_shards(self.train_urls, self.cache, max_field_bytes=self.spec.data.max_field_bytes)
         if shards is None:
             return self._read_in_order(num_rows, start)
         stream = OrderedStream(shards, self.modalities, num_rows=num_rows, start=start, rank=rank, world_size=size)
@@ -138,14 +179,13 @@ class RunData:
 
     def _read_in_order(self, num_rows: int, start: int) -> Iterator[Rows]:
         """The same of shards without an index, of which every process reads all."""
-        raw = read_in_order(self.train_urls, self.cache)
-        for number in count():
-            batch = list(islice(raw, num_rows))
-            if not batch:
-                return
-            turn, rank = divmod(number, processes.world_size())
-            if rank == processes.rank() and turn >= start:
-                yield collate([decode(sample, self.modalities) for sample in batch], self.modalities)
+        tally = Tally()  # said while training
+        samples = read_in_order(
+            self.train_urls, self.cache, max_field_bytes=self.spec.data.max_field_bytes, tally=tally
+        )
+        rank, size = processes.rank(), processes.world_size()
+        turns = (number % size == rank and number // size >= start for number in count())
+        return decode_in_order(samples, num_rows, self.modalities, tally, turns)
 
 
 def describe_rows(rows: Rows) -> str:

@@ -208,6 +208,35 @@ def test_check_fits_a_modality_before_it_reads_a_sample(two_spec, capsys, monkey
     assert len(seen) == 2
 
 
+def test_check_finds_what_a_run_would_meet(two_spec, capsys):
+    """Damage in a later shard, blank fields, fields of near names: not only what the first sample shows."""
+    assert call("pack", "two-floats-made", "-", "made", "--set", "train=90", "--shard-samples", "30") == 0
+    Path("raw").mkdir()
+    for number in range(3):
+        with (
+            tarfile.open(f"made/train-00000{number}.tar") as source,
+            tarfile.open(f"raw/{number}.tar", "w") as target,
+        ):
+            for info in source:
+                content = source.extractfile(info).read()
+                key, _, field = info.name.partition(".")
+                if field == "b" and number == 1:
+                    info.name = f"{key}.bb"
+                if number == 2 and field == "a":
+                    content = b"["
+                info.size = len(content)
+                target.addfile(info, io.BytesIO(content))
+    assert call("check", "two.toml", "--set", "data.train=raw/?.tar", "--set", "modality.first.options.field=aa") == 2
+    capsys.readouterr()
+    assert call("check", "two.toml", "--set", "data.train=raw/[01].tar") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"train: looked at 60 samples of 2 shards in .* s \(at most 200 in 10 s\); ", out)
+    assert "present: first 100%, second 50%\n" in out
+    assert "train: no modality reads the field 'bb' (in 30 of 60 samples)" in out
+    assert call("check", "two.toml", "--set", "data.train=raw/?.tar") == 2
+    assert "modality 'first': field 'a': expected a JSON array" in capsys.readouterr().err
+
+
 def test_check_says_as_json_what_is_wrong(two_spec, capsys):
     """Status 2 and every problem with its line, or status 0 and none."""
     assert call("check", "two.toml", "--json") == 0

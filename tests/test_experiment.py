@@ -325,7 +325,7 @@ def test_a_look_at_a_stream_is_short_and_decodes_nothing(tmp_path, monkeypatch):
     modalities = {name: Undecodable(TwoFloatsOptions(field=name)) for name in "ab"}
     read, seen = presence.read_in_order, []
     monkeypatch.setattr(
-        presence, "read_in_order", lambda urls, cache: (seen.append(raw.key) or raw for raw in read(urls, cache))
+        presence, "read_in_order", lambda urls, cache, **_: (seen.append(raw.key) or raw for raw in read(urls, cache))
     )
     raw = [str(path) for path in pack(Made(MadeOptions(train=50)), None, tmp_path / "raw").shards]
     assert presence.absent_from_first(raw, modalities) == []

@@ -272,7 +272,7 @@ def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
     reason = "modality 'report': field 'txt' is there, but it has no section FINDINGS or IMPRESSION"
     dropped = ("train_0000", "train_0004", "validation_0000")
     assert report.left_out == [(reason, f"sample {key!r}") for key in dropped]
-    assert report.notes == [f"3 left out, {reason}"]
+    assert report.notes == [f"left out of 3 samples, such as 'train_0000': {reason}"]
     assert (tmp_path / "left_out.txt").read_text().count(reason) == 3
 
 

@@ -13,4 +13,7 @@ def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
         DataError: The shards are not there, or cannot be read.
     """
     urls = model.urls("validation", folder)
-    return load_rows(urls, model.modalities, limit=model.spec.data.validation_samples) if urls else None
+    data = model.spec.data
+    if not urls:
+        return None
+    return load_rows(urls, model.modalities, limit=data.validation_samples, max_field_bytes=data.max_field_bytes)

@@ -2,30 +2,35 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 
 import attrs
 
 from shala_framework.cli.output import say
-from shala_framework.data.fitting import needs_fit
+from shala_framework.data.fitting import Watched, needs_fit
 from shala_framework.data.prepared import load_preparation
-from shala_framework.data.presence import absent_from_first
-from shala_framework.data.rows import decode, fit_to_shards
-from shala_framework.data.shards import read_shards
+from shala_framework.data.presence import Look, absent_from_first, look_around
+from shala_framework.data.rows import fit_watched
+from shala_framework.data.shards import RawSample
 from shala_framework.data.splits import SPLITS, split_urls
 from shala_framework.errors import DataError, PluginError, Problem, ShalaError, SpecError
 from shala_framework.escaping import printable
+from shala_framework.modality import Modality
 from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
 from shala_framework.spec import doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
 from shala_framework.spec.structuring import nearest
 from shala_framework.urls import is_remote
 
-FIT_SAMPLES = 100  # that `check` fits modalities to: enough to read the first one
+FIT_SAMPLES = 100  # that `check` fits modalities to: enough to read some
+LOOK_SAMPLES, LOOK_SECONDS = 200, 10.0  # at most, for each split
+MOST_ERRORS = 3  # samples that cannot be read, of each split
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check a spec, that its shards are there, and that a sample can be read as it says."""
+    """Check a spec, that its shards are there, and that some of their samples can be read as it says."""
     lines: list[str] = []
     problems: list[Problem] = []
     try:
@@ -62,19 +67,10 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
     for split in SPLITS:
         try:
             urls = split_urls(spec.data, split)
-            local = [url for url in urls if not is_remote(url)]
-            first = next(read_shards(local[:1]), None)
-            fields = f"; first sample {first.key!r} has {_names(first.fields)}" if first else ""
-            if urls:
-                lines.append(f"{split}: {len(urls)} shards{fields}")
-            if first is not None and split == "train":
-                for sentence in absent_from_first(local, modalities):
-                    raise DataError(sentence)
-                if not load_preparation(local, modalities):
-                    for name, modality in modalities.items():
-                        if needs_fit(modality) and not first.fields.keys().isdisjoint(modality.fields):
-                            fit_to_shards(name, modality, local, limit=FIT_SAMPLES)
-                decode(first, modalities)
+            problems += [
+                Problem(path=f"data.{split}", message=message, origin=loaded.origins(("data", split)))
+                for message in _look_at(split, urls, modalities, spec.data.max_field_bytes, lines)
+            ]
         except DataError as error:
             message = str(error).removeprefix(f"data.{split}: ")
             problems.append(Problem(path=f"data.{split}", message=message, origin=loaded.origins(("data", split))))
@@ -83,6 +79,66 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(printable(name, lines=False) for name in sorted(names))
+
+
+def _look_at(
+    split: str, urls: list[str], modalities: Mapping[str, Modality], max_field_bytes: int, lines: list[str]
+) -> list[str]:
+    """Read some samples of a split's shards on disk, as a run would.
+
+    Args:
+        split: Its name.
+        urls: Its shards.
+        modalities: Of the spec; those that learn from data are fitted to the training split's.
+        max_field_bytes: A field of more bytes is an error.
+        lines: Takes what was found.
+
+    Returns:
+        What a run would stop at.
+    """
+    local = [url for url in urls if not is_remote(url)]
+    if not local:
+        lines += [f"{split}: {len(urls)} shards"] if urls else []
+        return []
+    begun, look = time.monotonic(), Look()
+
+    def some(limit: int) -> Iterator[RawSample]:
+        left = LOOK_SECONDS - (time.monotonic() - begun)
+        return look_around(local, limit=limit, seconds=left, max_field_bytes=max_field_bytes, tally=look.tally)
+
+    first = next(some(1), None)
+    fields = f"; first sample {first.key!r} has {_names(first.fields)}" if first else ""
+    lines.append(f"{split}: {len(urls)} shards{fields}")
+    if first is None:
+        return []
+    if split == "train":
+        for sentence in absent_from_first(local, modalities, max_field_bytes=max_field_bytes):
+            raise DataError(sentence)
+        if not load_preparation(local, modalities):
+            for name, modality in modalities.items():
+                if needs_fit(modality):
+                    having = (raw for raw in some(FIT_SAMPLES) if not raw.fields.keys().isdisjoint(modality.fields))
+                    one = next(having, None)
+                    if one is None:  # a run finds more of it, as `absent_from_first` did
+                        lines.append(f"train: {name} is too rare to be fitted to what was looked at; it was not read")
+                        modalities = {other: m for other, m in modalities.items() if other != name}
+                    else:
+                        fit_watched(name, modality, Watched(chain([one], having)))
+    look.tally.clear()
+    for sample in some(LOOK_SAMPLES):
+        look.add(sample, modalities)
+    seconds = time.monotonic() - begun
+    lines.append(
+        f"{split}: looked at {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
+        f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"
+    )
+    lines += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *look.unread(modalities))]
+    errors = list(islice(look.errors, MOST_ERRORS))
+    if len(look.errors) > MOST_ERRORS:
+        errors.append(f"{len(look.errors) - MOST_ERRORS} more samples of {look.samples} cannot be read")
+    if not errors and not look.present:
+        errors.append(f"in none of {look.samples} samples is a modality present: {'; '.join(look.tally.sentences())}")
+    return errors
 
 
 def plugins(arguments: argparse.Namespace) -> int:

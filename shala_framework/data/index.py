@@ -7,24 +7,33 @@ excepted. Each of these files has a checksum of itself, and `index.json` those o
 """
 
 import json
-import os
 import re
-import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import attrs
-from webdataset.tariterators import base_plus_ext
 
 from shala_framework.checkpoint import write_file
 from shala_framework.checksums import FIELD, ZEROS, add_checksum, checksum_of
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import (
+    DAMAGE,
+    MAX_FIELD_BYTES,
+    Field,
+    TarReader,
+    by_sample,
+    check_end,
+    check_size,
+    reason_of,
+)
 from shala_framework.errors import DataError
 from shala_framework.json_files import check_shape, parse_json
 
 INDEX_FILE = "index.json"
 _SUFFIX = ".index.json"
+_COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.[a-z0-9]+)$", re.IGNORECASE)
 _VERSION = 2  # version 1 had no checksums of the index files themselves
 _SHARD_SHAPE = {"num_bytes": int, "samples": [list]}
 
@@ -78,11 +87,16 @@ class ShardIndex:
         """
         found = parse_json(content, {"shard": str, **_SHARD_SHAPE}, earlier=_SHARD_SHAPE)
         try:
+            num_bytes = found["num_bytes"]
             samples = tuple(
                 (str(key), {str(name): Member(*member) for name, member in fields.items()})
                 for key, fields in found["samples"]
             )
-            return cls(found["num_bytes"], samples, found.get("shard", ""))
+            for key, fields in samples:
+                for name, member in fields.items():
+                    if not (member.offset >= 0 and 0 <= member.size <= num_bytes - member.offset):
+                        raise ValueError(f"field {name!r} of {key!r} lies outside the shard")
+            return cls(num_bytes, samples, found.get("shard", ""))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"no index of a shard: {error}") from error
 
@@ -106,60 +120,55 @@ def shard_index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + _SUFFIX
 
 
-_META = re.compile(r"__[^/]*__")  # names that webdataset passes over
-
-
-def scan_shard(file: BinaryIO, *, sums: bool = False) -> ShardIndex:
+def scan_shard(file: BinaryIO, *, sums: bool = False, tally: Tally | None = None) -> ShardIndex:
     """Look through a tar file, whose fields are seeked over unless sums are wanted.
 
-    Samples are what webdataset makes of the same file: fields side by side whose names agree up to the first dot.
+    Args:
+        file: Of the shard, on disk.
+        sums: Whether to read the fields for their checksums.
+        tally: Counts members that are no fields.
 
     Raises:
-        tarfile.TarError: It is no tar file, or cut short.
-        ValueError: One key stands in two places, or a sample has one field twice.
+        tarfile.TarError: It is no tar file, is cut short or damaged, or a sample has one field twice.
+        DataError: One key stands in two places, or a member would be lost, such as a link.
     """
-    num_bytes = file.seek(0, os.SEEK_END)
-    file.seek(max(0, num_bytes - 1024))
-    if num_bytes < 1024 or file.read().strip(b"\0"):
-        raise tarfile.ReadError("cut short: its end mark is missing")
-    file.seek(0)
-    samples: dict[str, dict[str, Member]] = {}
-    last = None
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for info in tar:
-            key, name = base_plus_ext(info.name)
-            if not info.isreg() or not key or _META.fullmatch(info.name):
-                continue
-            name = name.lower()
-            if key != last and key in samples:
-                raise ValueError(f"fields of {key!r} are not side by side; sort the tar file by name and try again")
-            fields = samples.setdefault(key, {})
-            if name in fields:
-                raise ValueError(f"{key!r} has the field {name!r} twice")
-            crc32 = None
-            if sums:
-                stream = tar.extractfile(info)
-                assert stream is not None
-                crc32 = zlib.crc32(stream.read())
-            fields[name] = Member(info.offset_data, info.size, crc32)
-            last = key
-    return ShardIndex(num_bytes, tuple(samples.items()))
+    num_bytes = check_end(file)
+    reader = TarReader(file, num_bytes, seek=file.seek, on_skipped=(Tally() if tally is None else tally).skip)
+
+    def member(field: Field) -> Member:
+        crc32 = None
+        if sums:
+            crc32 = 0
+            for piece in reader.pieces(field):
+                crc32 = zlib.crc32(piece, crc32)
+        return Member(field.offset, field.size, crc32)
+
+    return ShardIndex(num_bytes, tuple(by_sample(reader, member)))
 
 
 LEAST_READING = 1 << 14  # bytes that are not worth a reading of their own
 
 
-def read_sample(file: BinaryIO, fields: Mapping[str, Member], wanted: Iterable[str] | None = None) -> dict[str, bytes]:
+def read_sample(
+    file: BinaryIO,
+    fields: Mapping[str, Member],
+    wanted: Iterable[str] | None = None,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+) -> dict[str, bytes]:
     """Bytes of a sample's fields, or of those wanted that it has.
 
     Raises:
         ValueError: A field is cut short, or its sum is another.
+        DataError: A field is larger than allowed.
     """
     found: dict[str, bytes] = {}
     names = set(fields) if wanted is None else set(wanted)
     chosen = {name: member for name, member in fields.items() if name in names}
     start = min((member.offset for member in chosen.values()), default=0)
     end = max((member.offset + member.size for member in chosen.values()), default=0)
+    if end - start > max_field_bytes:  # no field is larger than all of them together
+        for name, member in chosen.items():
+            check_size(name, member.size, max_field_bytes)
     # Fields lie side by side: one reading over a network is faster than many.
     together = end - start <= 2 * sum(member.size for member in chosen.values()) + LEAST_READING
     if together and chosen:
@@ -223,12 +232,15 @@ def parse_summary(content: bytes, source: str) -> dict[str, Listed]:
     }
 
 
-def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) -> dict[str, Listed]:
+def write_index(
+    folder: Path, on_shard: Callable[[int], None] = lambda _: None, tally: Tally | None = None
+) -> dict[str, Listed]:
     """Write the index of every shard of a folder anew, checksums included.
 
     Args:
         folder: Of the shards, which are read from end to end.
         on_shard: Called with the number of shards done so far.
+        tally: Counts members of the shards that are no fields.
 
     Returns:
         Name of each shard to what is said of it.
@@ -238,16 +250,19 @@ def write_index(folder: Path, on_shard: Callable[[int], None] = lambda _: None) 
     """
     shards = sorted(folder.glob("*.tar"))
     if not shards:
-        raise DataError(f"{folder}: expected shards (*.tar), found none")
+        packed = sorted(path.name for path in folder.iterdir() if _COMPRESSED.search(path.name))
+        hint = f"; {packed[0]} is compressed, and an index needs plain tar files: decompress them" if packed else ""
+        raise DataError(f"{folder}: expected shards (*.tar), found none{hint}")
     (folder / INDEX_FILE).unlink(missing_ok=True)
     lengths = {}
     for done, shard in enumerate(shards, 1):
         try:
             with shard.open("rb") as file:
-                index = scan_shard(file, sums=True)
-        except (OSError, ValueError, tarfile.TarError) as error:
-            reason = str(error.args[-1]) if error.args else type(error).__name__
-            raise DataError(f"{shard}: not a readable shard: {reason}; copy or pack it again") from error
+                index = scan_shard(file, sums=True, tally=tally)
+        except DataError as error:
+            raise DataError(f"{shard}: {error}") from error
+        except DAMAGE as error:
+            raise DataError(f"{shard}: not a readable shard: {reason_of(error)}; copy or pack it again") from error
         content = attrs.evolve(index, shard=shard.stem).to_json()
         write_file(Path(shard_index_name(str(shard))), content)
         lengths[shard.name] = Listed(index.num_bytes, len(index.samples), checksum_of(content))

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import shutil
-import tarfile
 import time
 from bisect import bisect_right
 from collections import OrderedDict
@@ -26,6 +25,8 @@ from shala_framework.data.index import (
 )
 from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compression, reason_of
 from shala_framework.errors import DataError
 from shala_framework.urls import (
     RETRY_SECONDS,
@@ -50,15 +51,22 @@ class IndexedShards:
     Attributes:
         urls: Of the shards.
         counts: Samples of each.
+        max_field_bytes: A field of more bytes is an error.
     """
 
-    def __init__(self, urls: Sequence[str], lengths: Sequence[Listed], cache: Path | None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        lengths: Sequence[Listed],
+        cache: Path | None,
+        max_field_bytes: int = MAX_FIELD_BYTES,
+    ) -> None:
         self.urls = list(urls)
         self.num_bytes = [listed.num_bytes for listed in lengths]
         self.counts = [listed.num_samples for listed in lengths]
         self.index_checksums = [listed.index_checksum for listed in lengths]
         self.ends = list(accumulate(self.counts))
-        self.cache = cache
+        self.cache, self.max_field_bytes = cache, max_field_bytes
         self.scanned: dict[int, ShardIndex] = {}
         self._open: OrderedDict[int, tuple[BinaryIO, ShardIndex]] = OrderedDict()
 
@@ -81,6 +89,12 @@ class IndexedShards:
         shard = bisect_right(self.ends, position)
         return shard, position - self.ends[shard] + self.counts[shard]
 
+    def after(self, shard: int, number: int) -> Iterator[tuple[int, int]]:
+        """Shard and number of every other sample, from the next one on; the first follows the last."""
+        position = self.ends[shard] - self.counts[shard] + number
+        for step in range(1, len(self)):
+            yield self.locate((position + step) % len(self))
+
     def keys(self, shard: int) -> list[str]:
         """Key of each sample of a shard."""
         return [key for key, _ in self._shard(shard)[1].samples]
@@ -95,7 +109,9 @@ class IndexedShards:
             file, index = self._shard(shard)
             key, members = index.samples[number]
             try:
-                return RawSample(key, read_sample(file, members, wanted), self.urls[shard])
+                return RawSample(key, read_sample(file, members, wanted, self.max_field_bytes), self.urls[shard])
+            except DataError as error:
+                raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}") from error
             except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
                 if not isinstance(error, OSError | ValueError) and not is_remote(self.urls[shard]):
                     raise
@@ -170,7 +186,12 @@ def _copy(url: str, target: Path) -> None:
 
 
 def index_shards(
-    urls: Sequence[str], cache: Path | None = None, summaries: "Summaries | None" = None
+    urls: Sequence[str],
+    cache: Path | None = None,
+    summaries: "Summaries | None" = None,
+    *,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    tally: Tally | None = None,
 ) -> IndexedShards | None:
     """Shards by their indexes; local ones without are looked through.
 
@@ -178,6 +199,8 @@ def index_shards(
         urls: Of the shards.
         cache: Folder for copies of remote shards; without it they are read over the network in pieces.
         summaries: Those that have been read before, to which are added what is read now.
+        max_field_bytes: A field of more bytes is an error when it is read.
+        tally: Counts members that are no fields, of shards without an index.
 
     Returns:
         None where a shard behind a URL, or a compressed one, has no index.
@@ -196,7 +219,7 @@ def index_shards(
             content = read_url_if_there(source)
             summaries[source] = None if content is None else parse_summary(content, source)
         summary = summaries[source]
-        if summary is not None:
+        if summary is not None and (name in summary or name.endswith(".tar")):
             if name not in summary:
                 raise DataError(f"{url}: {source} does not list it; `shala index` writes the index anew")
             lengths.append(summary[name])
@@ -207,12 +230,15 @@ def index_shards(
             return None
         try:
             with open_local(url) as file:
-                scanned[number] = scan_shard(file)
-        except (OSError, ValueError, tarfile.TarError) as error:
-            reason = str(error.args[-1]) if error.args else type(error).__name__
-            raise DataError(f"{url}: not a readable shard: {reason}; copy or pack it again") from error
+                if compression(file.read(MAGIC_BYTES)):
+                    return None
+                scanned[number] = scan_shard(file, tally=tally)
+        except DataError as error:
+            raise DataError(f"{url}: {error}") from error
+        except DAMAGE as error:
+            raise DataError(f"{url}: not a readable shard: {reason_of(error)}; copy or pack it again") from error
         lengths.append(Listed(scanned[number].num_bytes, len(scanned[number].samples)))
-    found = IndexedShards(urls, lengths, cache)
+    found = IndexedShards(urls, lengths, cache, max_field_bytes)
     found.scanned = scanned
     return found
 
@@ -221,17 +247,29 @@ Summaries = dict[str, dict[str, Listed] | None]
 """Name of each index of a folder to what it lists; None where there is none."""
 
 
-def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[RawSample]:
+def read_in_order(
+    urls: Sequence[str],
+    cache: Path | None = None,
+    *,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    tally: Tally | None = None,
+) -> Iterator[RawSample]:
     """Every sample of each shard in order, checked by the index where there is one.
+
+    Args:
+        urls: Of the shards.
+        cache: Folder for copies of remote shards.
+        max_field_bytes: A field of more bytes is an error.
+        tally: Counts members that are no fields, of shards without an index.
 
     Raises:
         DataError: A shard is absent, cut short, or not what an index says.
     """
     summaries: Summaries = {}
     for url in urls:
-        shard = index_shards([url], cache, summaries)
+        shard = index_shards([url], cache, summaries, max_field_bytes=max_field_bytes, tally=tally)
         if shard is None:
-            yield from read_shards([url])
+            yield from read_shards([url], max_field_bytes=max_field_bytes, tally=tally)
             continue
         try:
             for number in range(shard.counts[0]):
@@ -240,15 +278,30 @@ def read_in_order(urls: Sequence[str], cache: Path | None = None) -> Iterator[Ra
             shard.close()
 
 
-def read_spread(urls: Sequence[str], limit: int, cache: Path | None = None) -> Iterator[RawSample]:
+def read_spread(
+    urls: Sequence[str],
+    limit: int,
+    cache: Path | None = None,
+    *,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    tally: Tally | None = None,
+) -> Iterator[RawSample]:
     """At most so many samples from all over the set, in order; the first where its length is not known.
+
+    Args:
+        urls: Of the shards.
+        limit: Most samples to read.
+        cache: Folder for copies of remote shards.
+        max_field_bytes: A field of more bytes is an error.
+        tally: Counts members that are no fields, of shards without an index.
 
     Raises:
         DataError: As `read_in_order`.
     """
-    shards = index_shards(urls, cache)
+    shards = index_shards(urls, cache, max_field_bytes=max_field_bytes, tally=tally)
     if shards is None:
-        yield from islice(read_in_order(urls, cache), limit)
+        in_order = read_in_order(urls, cache, max_field_bytes=max_field_bytes, tally=tally)
+        yield from islice(in_order, limit)
         return
     try:
         for position in spread_positions(len(shards), limit):

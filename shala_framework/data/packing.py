@@ -163,8 +163,7 @@ def _pack(
             writer.close()
         report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
         report.notes += [entry.note for entry in job.left_out if entry.note]
-        counted = Counter(entry.reason for entry in job.left_out if not entry.note)
-        report.notes += [f"{number} left out, {reason}" for reason, number in counted.items()]
+        report.notes += _counted(entry for entry in job.left_out if not entry.note)
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
         if part[1] == 1:  # of several parts, one may be empty
             _refuse_empty(report, splits)
@@ -267,6 +266,17 @@ def _start_worker(preparation: Preparation) -> None:
 
 def _prepare_chunk(samples: list[Sample]) -> list[tuple[Sample | None, list[LeftOut]]]:
     return [_worker["preparation"].prepare(sample) for sample in samples]
+
+
+def _counted(left_out: Iterable[LeftOut]) -> list[str]:
+    """One note for each reason, with the number of samples and the first."""
+    keys: dict[str, list[str]] = {}
+    for entry in left_out:
+        keys.setdefault(entry.reason, []).append(entry.key)
+    return [
+        f"left out of {len(found)} {'sample' if len(found) == 1 else 'samples'}, such as {found[0]!r}: {reason}"
+        for reason, found in keys.items()
+    ]
 
 
 def _one_line(text: str) -> str:

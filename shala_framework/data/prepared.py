@@ -6,7 +6,7 @@ dtype than the modality's is refused.
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,18 @@ def read_prepared(name: str, modality: Modality, data: bytes) -> Tensor:
     return torch.from_numpy(array)
 
 
+def describe_blank(name: str, modality: Modality, fields: Container[str]) -> str | None:
+    """What is said where reading a sample's fields gave nothing; None where the modality has none of them.
+
+    Args:
+        name: Of the modality.
+        modality: That read them.
+        fields: Names of the sample's.
+    """
+    field = next((field for field in modality.fields if field in fields), None)
+    return None if field is None else f"modality {name!r}: field {field!r} is there, but {modality.blank_reason()}"
+
+
 def numpy_dtype(modality: Modality) -> np.dtype:
     """The modality's dtype as NumPy names it."""
     return torch.zeros((), dtype=modality.dtype).numpy().dtype
@@ -65,7 +77,7 @@ class LeftOut:
     Attributes:
         key: Of the sample.
         reason: Why.
-        note: What a user is told; empty where a count of those with the reason says enough.
+        note: What a user is told; empty where samples with the same reason are counted instead.
     """
 
     key: str
@@ -153,8 +165,9 @@ class Preparation:
                 buffer = io.BytesIO()
                 np.save(buffer, x.numpy(), allow_pickle=False)
                 fields[prepared_field(name)] = buffer.getvalue()
-            elif blank := next((field for field in modality.fields if field in sample.fields), None):
-                reason = f"modality {name!r}: field {blank!r} is there, but {modality.blank_reason()}"
+                continue
+            reason = describe_blank(name, modality, sample.fields)
+            if reason is not None:
                 left_out.append(LeftOut(sample.key, reason, ""))
         if fields:
             return attrs.evolve(sample, fields=fields), left_out

@@ -1,33 +1,59 @@
-"""Whether a set has every modality at all: one that no sample has would be trained on nothing, silently."""
+"""What a set has: which modalities are present in its samples, and which fields no modality reads."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 
-from shala_framework.data.indexed import read_in_order
+import attrs
+
+from shala_framework.data.indexed import IndexedShards, Summaries, index_shards, read_in_order
+from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.rows import Rows
+from shala_framework.data.rows import Rows, decode
+from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import MAX_FIELD_BYTES
+from shala_framework.errors import DataError
 from shala_framework.modality import Modality
 
+MOST_SHARDS = 16  # that a look at a set opens
 
-def absent_from_rows(rows: Rows, modalities: Mapping[str, Modality], urls: Sequence[str]) -> list[str]:
+
+def absent_from_rows(
+    rows: Rows, modalities: Mapping[str, Modality], urls: Sequence[str], *, max_field_bytes: int = MAX_FIELD_BYTES
+) -> list[str]:
     """Modalities that no row of a set has.
 
     Args:
         rows: The set.
         modalities: By name.
         urls: The shards that rows were read from; they are read again, for the names of fields, if one is absent.
+        max_field_bytes: A field of more bytes is an error.
 
     Returns:
         A sentence for each.
     """
     absent = [name for name, there in zip(rows.x, rows.presence.any(0).tolist(), strict=True) if not there]
-    there = {field for raw in read_in_order(urls) for field in raw.fields} if absent else set()
+    there = (
+        {field for raw in read_in_order(urls, max_field_bytes=max_field_bytes) for field in raw.fields}
+        if absent
+        else set()
+    )
     return [f"no sample has {_sought(name, modalities[name], there)}" for name in absent]
 
 
 def absent_from_first(
-    urls: Sequence[str], modalities: Mapping[str, Modality], cache: Path | None = None, limit: int = 1_000
+    urls: Sequence[str],
+    modalities: Mapping[str, Modality],
+    cache: Path | None = None,
+    limit: int = 1_000,
+    *,
+    max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> list[str]:
     """Modalities that the first samples of a set too large to look at lack, going by the names of fields alone.
 
@@ -36,6 +62,7 @@ def absent_from_first(
         modalities: By name.
         cache: Folder for copies of remote shards.
         limit: Most samples to look at.
+        max_field_bytes: A field of more bytes is an error.
 
     Returns:
         A sentence for each modality of which no sample has a field, raw or prepared.
@@ -43,7 +70,7 @@ def absent_from_first(
     absent = dict(modalities)
     there: set[str] = set()
     number = 0
-    for raw in islice(read_in_order(urls, cache), limit):
+    for raw in islice(read_in_order(urls, cache, max_field_bytes=max_field_bytes), limit):
         number += 1
         there |= raw.fields.keys()
         absent = {name: m for name, m in absent.items() if there.isdisjoint({*m.fields, prepared_field(name)})}
@@ -61,3 +88,105 @@ def _sought(name: str, modality: Modality, there: Iterable[str]) -> str:
         f"modality {name!r}: expected one of the fields {list(modality.fields)}, got {sorted(there)}; "
         f"correct modality.{name}.options, or leave this modality out"
     )
+
+
+def look_around(
+    urls: Sequence[str],
+    *,
+    limit: int,
+    seconds: float,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    tally: Tally | None = None,
+) -> Iterator[RawSample]:
+    """The first samples of several shards, then others from all over those shards, until there are enough.
+
+    Args:
+        urls: Shards on disk.
+        limit: Most samples to read.
+        seconds: Time after which no more are read; the first one always is.
+        max_field_bytes: A field of more bytes is an error.
+        tally: Counts members of the shards that are no fields.
+
+    Raises:
+        DataError: A shard or a sample cannot be read.
+    """
+    end = time.monotonic() + seconds
+    count = 0
+    summaries: Summaries = {}
+    opened: list[tuple[IndexedShards, int]] = []
+    ends = sorted({0, len(urls) - 1, *spread_positions(len(urls), MOST_SHARDS - 2)}) if urls else []
+    with ExitStack() as stack:
+        for url in (urls[number] for number in ends):
+            if count >= limit or (count and time.monotonic() > end):
+                return
+            shards = index_shards([url], None, summaries, max_field_bytes=max_field_bytes, tally=tally)
+            if shards is None:  # compressed, and read from its start alone
+                few = islice(read_shards([url], max_field_bytes=max_field_bytes), max(1, limit // MOST_SHARDS))
+                for sample in few:
+                    count += 1
+                    yield sample
+                    if time.monotonic() > end:
+                        break
+                continue
+            stack.enter_context(closing(shards))
+            if len(shards):
+                count += 1
+                yield shards.read(0, 0)
+                opened += ((shards, number) for number in spread_positions(len(shards), limit) if number)
+        random.Random(0).shuffle(opened)
+        for shards, number in opened[: max(0, limit - count)]:
+            if time.monotonic() > end:
+                return
+            yield shards.read(0, number)
+
+
+@attrs.define
+class Look:
+    """What some samples of a set were found to hold.
+
+    Attributes:
+        samples: Number of samples looked at.
+        shards: Shards that they are from.
+        fields: Number of them that have each field.
+        present: Number of them in which each modality is present.
+        tally: What a run would pass over.
+        errors: What a run would stop at.
+    """
+
+    samples: int = 0
+    shards: set[str] = attrs.field(factory=set)
+    fields: Counter[str] = attrs.field(factory=Counter)
+    present: Counter[str] = attrs.field(factory=Counter)
+    tally: Tally = attrs.field(factory=Tally)
+    errors: list[str] = attrs.field(factory=list)
+
+    def add(self, sample: RawSample, modalities: Mapping[str, Modality]) -> None:
+        """Decode a sample and count what it holds."""
+        self.samples += 1
+        self.shards.add(sample.shard)
+        self.fields.update(sample.fields.keys())
+        try:
+            row = decode(sample, modalities)
+        except DataError as error:
+            self.errors.append(str(error))
+            return
+        self.present.update(name for name, value in row.x.items() if value is not None)
+        if row.blank:
+            self.tally.add_sample(row.key, row.blank, dropped=row.is_empty)
+
+    def shares(self, modalities: Iterable[str]) -> str:
+        """Of how many samples each modality is present in."""
+        return ", ".join(f"{name} {self.present[name] / max(1, self.samples):.0%}" for name in modalities)
+
+    def unread(self, modalities: Mapping[str, Modality]) -> list[str]:
+        """A sentence for each field that no modality reads, with the nearest name that one does."""
+        readers = {field: name for name, modality in modalities.items() for field in modality.fields}
+        known = {*readers, LABEL_FIELD, *map(prepared_field, modalities)}
+        sentences = []
+        for field, count in sorted(self.fields.items()):
+            if field in known:
+                continue
+            near = difflib.get_close_matches(field, readers, n=1, cutoff=0.6)
+            hint = f"; modality {readers[near[0]]!r} reads {near[0]!r}" if near else ""
+            sentences.append(f"no modality reads the field {field!r} (in {count} of {self.samples} samples){hint}")
+        return sentences

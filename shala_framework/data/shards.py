@@ -1,15 +1,22 @@
 """Shards: tar files in WebDataset's layout, one sample's fields side by side under one key."""
 
-import os
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import attrs
-from webdataset.handlers import reraise_exception
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import (
+    DAMAGE,
+    MAX_FIELD_BYTES,
+    Field,
+    TarReader,
+    by_sample,
+    check_end,
+    reason_of,
+    uncompressed,
+)
 from shala_framework.errors import DataError
-from shala_framework.urls import is_remote, local_path, open_stream
+from shala_framework.urls import is_remote, open_local, open_stream
 
 LABEL_FIELD = "cls"
 
@@ -48,45 +55,55 @@ class RawSample:
         return label
 
 
-def read_shards(urls: Iterable[str]) -> Iterator[RawSample]:
-    """Samples of each shard in order, without decoding.
+def read_shards(
+    urls: Iterable[str],
+    *,
+    wanted: Collection[str] | None = None,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    tally: Tally | None = None,
+) -> Iterator[RawSample]:
+    """Samples of each shard in order, without decoding; shards may be compressed by gzip, bzip2 or xz.
+
+    Args:
+        urls: Of the shards.
+        wanted: Fields to read; None for all.
+        max_field_bytes: A field of more bytes is an error.
+        tally: Counts members that are no fields.
 
     Raises:
-        DataError: A shard is absent, cut short, no tar file, or holds one key in two places.
+        DataError: A shard is absent, cut short, no tar file, holds one key in two places, or a member that would be
+            lost, such as a link.
     """
+    tally = Tally() if tally is None else tally
     for url in urls:
-        keys: set[str] = set()
+        num_samples, opened = 0, False
         try:
             # Not opened by webdataset, which starts programs for URLs and leaves files to the garbage collector.
             with open_stream(url) as stream:
-                _check_end(url)
-                members = ({**m, "__url__": url} for m in tar_file_iterator(stream, handler=reraise_exception))
-                for sample in group_by_keys(members, handler=reraise_exception):
-                    key = sample["__key__"]
-                    if key in keys:
-                        raise DataError(
-                            f"{url}: fields of {key!r} are not side by side; sort the tar file by name and try again"
-                        )
-                    keys.add(key)
-                    fields = {name: data for name, data in sample.items() if not name.startswith("__")}
+                opened = True
+                plain, is_compressed = uncompressed(stream)
+                local = not is_remote(url) and not is_compressed
+                reader = TarReader(plain, _checked_size(url) if local else None, on_skipped=tally.skip)
+
+                def read(field: Field, reader: TarReader = reader) -> bytes | None:
+                    return reader.read(field, max_field_bytes) if wanted is None or field.name in wanted else None
+
+                for key, fields in by_sample(reader, read):
                     yield RawSample(key, fields, url)
-        except DataError:
-            raise
+                    num_samples += 1
+        except DataError as error:
+            if not opened:
+                raise  # it names the URL
+            raise DataError(f"{url}: {error}") from error
         except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
-            if not isinstance(error, OSError | tarfile.TarError | EOFError | ValueError) and not is_remote(url):
+            if not isinstance(error, DAMAGE) and not is_remote(url):
                 raise
-            reason = getattr(error, "strerror", None) or (str(error.args[0]) if error.args else type(error).__name__)
             raise DataError(
-                f"{url}: not a readable shard: {reason}; after {len(keys)} whole samples; copy or pack it again"
+                f"{url}: not a readable shard: {reason_of(error)}; after {num_samples} whole samples; "
+                "copy or pack it again"
             ) from error
 
 
-def _check_end(url: str) -> None:
-    """Raise TarError where a local tar file lacks its end mark, as one that was cut between two members does."""
-    if is_remote(url) or not url.endswith(".tar"):
-        return
-    with local_path(url).open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1024))
-        if size < 1024 or file.read().strip(b"\0"):
-            raise tarfile.ReadError("cut short: its end mark is missing")
+def _checked_size(url: str) -> int:
+    with open_local(url) as file:
+        return check_end(file)

@@ -1,6 +1,8 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import attrs
@@ -9,8 +11,10 @@ import torch
 from shala_framework.data.indexed import IndexedShards, index_shards
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.rows import Rows, collate, decode, load_rows
+from shala_framework.data.rows import MOST_TRIED, Rows, checked_rows, collate, decode_batch, load_rows, read_filled
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
+from shala_framework.data.tally import Tally
+from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.data.workers import Stream, work
 from shala_framework.errors import DataError
 from shala_framework.machine import available_cores
@@ -24,6 +28,63 @@ ROWS_OF_A_WORKER = 32  # that it decodes at a time
 def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
     """Fields of a sample that modalities read, and the label."""
     return frozenset({LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items())))
+
+
+def read_places(
+    shards: IndexedShards, places: Sequence[tuple[int, int]], modalities: Mapping[str, Modality], fields: frozenset[str]
+) -> Rows:
+    """Rows of samples by shard and number; the next one in the set takes the place of one whose fields say nothing.
+
+    What a batch holds so depends on its places alone, and not on who reads it.
+    """
+
+    def others(row: int) -> Iterator[RawSample]:
+        return (shards.read(shard, number, fields) for shard, number in shards.after(*places[row]))
+
+    samples = [shards.read(shard, number, fields) for shard, number in places]
+    return decode_batch(samples, modalities, others)
+
+
+def decode_in_order(
+    samples: Iterator[RawSample], num_rows: int, modalities: Mapping[str, Modality], tally: Tally, turns: Iterator[bool]
+) -> Iterator[Rows]:
+    """Batches of samples that can only be read in order, until there are no more.
+
+    Another sample of the batch takes the place of one whose fields say nothing, or the next one behind the batch, or
+    one of the batch before.
+
+    Args:
+        samples: Raw samples.
+        num_rows: Rows of a batch; the last one may have fewer.
+        modalities: By name.
+        tally: Counts what the samples' reader passes over; each batch takes along what is there.
+        turns: Whether each batch is decoded and given; the others are read alone.
+    """
+    ahead: deque[RawSample] = deque()
+    before: list[RawSample] = []
+
+    def behind() -> Iterator[RawSample]:
+        yield from list(ahead)
+        for sample in samples:
+            ahead.append(sample)
+            yield sample
+
+    for turn in turns:
+        batch = [ahead.popleft() for _ in range(min(num_rows, len(ahead)))]
+        batch += islice(samples, num_rows - len(batch))
+        if not batch:
+            return
+
+        def others(
+            row: int, batch: Sequence[RawSample] = batch, before: Sequence[RawSample] = before
+        ) -> Iterable[RawSample]:
+            return chain(batch[row + 1 :], reversed(batch[:row]), islice(behind(), MOST_TRIED // 2), reversed(before))
+
+        if turn:
+            rows = decode_batch(batch, modalities, others, attrs.evolve(tally))
+            tally.clear()
+            yield rows
+        before = batch
 
 
 class IndexedStream:
@@ -72,8 +133,7 @@ class IndexedStream:
         """This rank's rows of a step."""
         start = step * self.batch_size
         places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
-        samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
-        return collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+        return read_places(self.shards, places, self.modalities, self.fields)
 
 
 class OrderedStream:
@@ -108,26 +168,28 @@ class OrderedStream:
         """The batches of one reader: its first one, and every stride-th from there on."""
         number = self.start + first
         while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
-            places = map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards))))
-            samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
-            yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+            places = list(map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards)))))
+            yield read_places(self.shards, places, self.modalities, self.fields)
             number += stride
 
 
 class PlacesStream:
-    """Samples of indexed shards by their positions in the set, in batches of so many rows, one after the other.
+    """Samples of indexed shards by their positions in the set, so many at a time, one after the other.
+
+    As in `load_rows`, those whose fields say nothing are left out and counted, so that a batch may be smaller or empty,
+    and every field is read, whether a modality wants it or not: another size, sum or limit is an error.
 
     Args:
         shards: Where samples are read.
         modalities: By name.
         positions: Of the samples.
-        num_rows: Of a batch; the last one may have fewer.
+        num_rows: Samples of a batch; the last one may have fewer.
     """
 
     def __init__(
         self, shards: IndexedShards, modalities: Mapping[str, Modality], positions: Sequence[int], *, num_rows: int
     ) -> None:
-        self.shards, self.modalities, self.fields = shards, dict(modalities), wanted_fields(modalities)
+        self.shards, self.modalities = shards, dict(modalities)
         self.positions, self.num_rows = list(positions), num_rows
 
     def __iter__(self) -> Iterator[Rows]:
@@ -137,8 +199,9 @@ class PlacesStream:
         """The batches of one reader: its first one, and every stride-th from there on."""
         for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
             places = map(self.shards.locate, self.positions[begin : begin + self.num_rows])
-            samples = [self.shards.read(shard, number, self.fields) for shard, number in places]
-            yield collate([decode(sample, self.modalities) for sample in samples], self.modalities)
+            tally = Tally()
+            raws = (self.shards.read(shard, number) for shard, number in places)
+            yield collate(read_filled(raws, self.modalities, tally), self.modalities, tally)
 
 
 class ShardStream:
@@ -161,7 +224,9 @@ class ShardStream:
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        max_field_bytes: int = MAX_FIELD_BYTES,
     ) -> None:
+        self.max_field_bytes = max_field_bytes
         self.urls, self.modalities, self.fields = list(urls), dict(modalities), wanted_fields(modalities)
         self.num_rows, self.buffer_size, self.seed = batch_size // world_size, buffer_size, seed
         self.start_step, self.rank, self.world_size = start_step, rank, world_size
@@ -174,14 +239,14 @@ class ShardStream:
         # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
         # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
         index = (index + self.start_step) % count
-        skip = max(0, -(-(self.start_step - index) // count)) * self.num_rows
-        samples = self._raw_samples(self.rank * count + index, self.world_size * count)
-        for _ in range(skip):
-            next(samples)
-        while True:
-            yield collate([decode(next(samples), self.modalities) for _ in range(self.num_rows)], self.modalities)
+        skip = max(0, -(-(self.start_step - index) // count))
+        tally = Tally()
+        samples = self._raw_samples(self.rank * count + index, self.world_size * count, tally)
+        yield from decode_in_order(
+            samples, self.num_rows, self.modalities, tally, chain(repeat(False, skip), repeat(True))
+        )
 
-    def _raw_samples(self, index: int, count: int) -> Iterator[RawSample]:
+    def _raw_samples(self, index: int, count: int, tally: Tally) -> Iterator[RawSample]:
         epoch = 0
         generator = torch.Generator()
         buffer: list[RawSample] = []
@@ -190,12 +255,13 @@ class ShardStream:
             urls = [self.urls[i] for i in torch.randperm(len(self.urls), generator=generator).tolist()]
             by_shard = len(urls) >= count
             num_samples = 0
-            for position, sample in enumerate(read_shards(urls[index::count] if by_shard else urls)):
+            mine = urls[index::count] if by_shard else urls
+            shards = read_shards(mine, wanted=self.fields, max_field_bytes=self.max_field_bytes, tally=tally)
+            for position, sample in enumerate(shards):
                 if not by_shard and position % count != index:
                     continue
                 num_samples += 1
-                fields = {name: data for name, data in sample.fields.items() if name in self.fields}
-                buffer.append(attrs.evolve(sample, fields=fields))
+                buffer.append(sample)
                 if len(buffer) >= self.buffer_size:
                     yield self._draw(buffer, generator)
             while buffer:
@@ -222,6 +288,7 @@ def load_rows_in_workers(
     cache: Path | None = None,
     num_workers: int = 0,
     on_sample: Callable[[int], None] = lambda _: None,
+    max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> Rows:
     """The rows that `load_rows` gives, decoded by worker processes where there are enough of them to be worth it.
 
@@ -231,26 +298,32 @@ def load_rows_in_workers(
         limit: Most rows to read, from all over a larger set.
         cache: Folder for copies of remote shards.
         num_workers: Processes that decode; 0 decodes in this one, as do shards without an index.
-        on_sample: Called with the number of rows read so far.
+        on_sample: Called with the number of samples read so far.
+        max_field_bytes: A field of more bytes is an error.
 
     Raises:
         DataError: As `load_rows`.
     """
-    shards = index_shards(urls, cache) if num_workers else None
+    tally = Tally()
+    shards = index_shards(urls, cache, max_field_bytes=max_field_bytes, tally=tally) if num_workers else None
     if shards is None or min(len(shards), limit or len(shards)) < ROWS_WORTH_A_WORKER:
-        return load_rows(urls, modalities, limit=limit, cache=cache, on_sample=on_sample)
+        return load_rows(
+            urls, modalities, limit=limit, cache=cache, on_sample=on_sample, max_field_bytes=max_field_bytes
+        )
     positions = spread_positions(len(shards), len(shards) if limit is None else limit)
     stream = PlacesStream(shards, modalities, positions, num_rows=ROWS_OF_A_WORKER)
     parts, count = [], 0
     for rows in stream_batches(stream, min(num_workers, available_cores(), -(-len(positions) // ROWS_OF_A_WORKER))):
         parts.append(rows)
-        count += len(rows)
+        count = min(count + ROWS_OF_A_WORKER, len(positions))
         on_sample(count)
-    return join_rows(parts)
+        if rows.tally is not None:
+            tally.add(rows.tally)
+    return checked_rows(attrs.evolve(join_rows(parts), tally=tally or None), urls)
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
-    """The rows of several, one after the other; at least one."""
+    """The rows of several, one after the other; at least one. What was passed over is left to the caller to say."""
     return Rows(
         x={name: torch.cat([rows.x[name] for rows in parts]) for name in parts[0].x},
         presence=torch.cat([rows.presence for rows in parts]),

@@ -121,8 +121,11 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
         cache=cache,
         num_workers=model.spec.data.num_workers,
         on_sample=reporter.advance,
+        max_field_bytes=model.spec.data.max_field_bytes,
     )
     reporter.finish()
+    for sentence in rows.tally.sentences() if rows.tally is not None else ():
+        reporter.note(f"{split} split: {sentence}")
     return rows
 
 

@@ -73,6 +73,8 @@ class Data:
         lanes: Parts of the set that streaming reads side by side; the number of processes has to divide it.
         cache: Folder for copies of shards behind URLs; without it they are read over the network in every epoch.
         validation_samples: At most so many held-out rows are kept in memory.
+        max_field_bytes: Bytes of the largest field of a sample that is read; a larger one is an error, as it may be
+            damage, or meant to fill the memory.
     """
 
     train: str | tuple[str, ...] = attrs.field(validator=not_empty)
@@ -85,6 +87,7 @@ class Data:
     lanes: int = attrs.field(default=8, validator=at_least(1, at_most=65_536))
     cache: str | None = None
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
+    max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,420 @@
+"""Tar files as shards: each member is a field of a sample, is counted and named, or is an error.
+
+The headers are read here because Python's `tarfile` takes a damaged header for the end of the file, stops at the first
+end mark whatever follows it, and reads as much as a header declares. Names and samples are those that WebDataset makes
+of the same file: fields side by side whose names agree up to the first dot.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, Final, Protocol, TypeVar
+
+import attrs
+
+from shala_framework.errors import DataError
+
+BLOCK = 512
+CHUNK = 1 << 20  # bytes that are read at a time of what is not kept
+MAX_FIELD_BYTES = 1 << 28  # for readers without a spec; data.max_field_bytes has the same default
+MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
+MAX_PADDING_BYTES = 1 << 26  # zeros behind the end mark
+DAMAGE: Final = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
+
+_T = TypeVar("_T")
+_RESERVED = re.compile(r"__[^/]*__($|/)")  # names that WebDataset sets aside
+_ZEROS = bytes(BLOCK)
+_REFUSED = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a FIFO",
+    b"M": "a piece of a file that continues from another volume",
+    b"S": "a sparse file",
+}
+_FOREIGN = {
+    b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
+    b"\x04\x22\x4d\x18": "a file compressed by lz4",
+    b"\x1f\x9d": "a file compressed by compress",
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+}
+MAGIC_BYTES = 6
+
+
+class Readable(Protocol):
+    """What a tar file is read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+_OPENERS: Final[dict[bytes, Callable[[Any], Readable]]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+
+
+@attrs.frozen
+class Field:
+    """One field of a sample.
+
+    Attributes:
+        key: Key of the sample.
+        name: Name of the field, in lower case.
+        offset: Position of its first byte in the tar file.
+        size: Number of bytes.
+    """
+
+    key: str
+    name: str
+    offset: int
+    size: int
+
+
+class TarReader:
+    """The fields of a tar file in order, each of which may be read before the next is taken.
+
+    Args:
+        stream: Positioned at the start of the tar file.
+        num_bytes: Size of the file, if known.
+        seek: Moves the stream to a position; None to read everything in between.
+        on_skipped: Called with the reason and the name of every member that is no field.
+    """
+
+    def __init__(
+        self,
+        stream: Readable,
+        num_bytes: int | None = None,
+        *,
+        seek: Callable[[int], object] | None = None,
+        on_skipped: Callable[[str, str], None] = lambda _, __: None,
+    ) -> None:
+        self.stream, self.num_bytes, self.seek, self.on_skipped = stream, num_bytes, seek, on_skipped
+        self._position = 0
+
+    def __iter__(self) -> Iterator[Field]:
+        """Fields in order.
+
+        Raises:
+            tarfile.ReadError: The file is no tar file, is damaged, or is cut short.
+            DataError: It holds something that cannot be read as a field, such as a link.
+        """
+        common: dict[str, bytes] = {}
+        records: dict[str, bytes] = {}
+        long_name: bytes | None = None
+        while True:
+            header, start = self._take(BLOCK), self._position - BLOCK
+            if not any(header):
+                if records or long_name is not None:
+                    raise tarfile.ReadError(f"damaged at byte {start}: the end mark follows an extended header")
+                self._expect_end()
+                return
+            _check_sum(header, start)
+            kind, size = header[156:157], _octal(header[124:136], start)
+            if kind in (b"x", b"X", b"g", b"L", b"K"):
+                self._check_room(size, f"the extended header at byte {start}")
+                if size > MAX_HEADER_BYTES:
+                    raise tarfile.ReadError(
+                        f"the extended header at byte {start} declares {size:,} bytes; "
+                        f"expected at most {MAX_HEADER_BYTES:,}"
+                    )
+                content = self._take(size)
+                self._move(self._position + -size % BLOCK)
+                if kind == b"g":
+                    common |= _records(content, start)
+                elif kind == b"L":
+                    long_name = content.partition(b"\0")[0]
+                elif kind != b"K":
+                    records |= _records(content, start)
+                continue
+            declared, long, records, long_name = common | records, long_name, {}, None
+            name = _name(header, long, declared)
+            size = _decimal(declared["size"], start) if declared.get("size") else size
+            if kind in (b"0", b"\0", b"7") and name.endswith("/"):
+                kind = b"5"
+            if any(key.startswith("GNU.sparse.") for key in declared):
+                kind = b"S"
+            if kind in _REFUSED:
+                raise _refusal(name, kind, header)
+            if kind == b"5":
+                continue  # a directory has no bytes, whatever its size says
+            self._check_room(size, repr(name))
+            end = self._position + size + -size % BLOCK
+            if kind in (b"0", b"\0", b"7"):
+                key, field = split_name(name)
+                if key:
+                    yield Field(key, field, self._position, size)
+                else:
+                    self.on_skipped(field, name)
+            elif kind == b"V":
+                self.on_skipped("volume labels", name)
+            elif kind != b"D":
+                raise DataError(f"{name!r} is a member of the unknown type {kind!r}; write the shard again without it")
+            self._move(end)
+
+    def read(self, field: Field, limit: int = MAX_FIELD_BYTES) -> bytes:
+        """The bytes of the field that was taken last.
+
+        Raises:
+            tarfile.ReadError: They are cut short.
+            DataError: There are more of them than the limit allows.
+        """
+        check_size(field.name, field.size, limit, field.key)
+        return self._take(field.size, f"{field.key}.{field.name}")
+
+    def pieces(self, field: Field) -> Iterator[bytes]:
+        """The same in pieces, whatever its size."""
+        end = field.offset + field.size
+        while self._position < end:
+            yield self._take(min(CHUNK, end - self._position), f"{field.key}.{field.name}")
+
+    def _take(self, size: int, name: str = "") -> bytes:
+        """Exactly so many bytes."""
+        data = self.stream.read(size) if size else b""
+        while len(data) < size and (more := self.stream.read(size - len(data))):
+            data += more
+        if len(data) < size:
+            what = f"{name!r} has {len(data):,} bytes of {size:,}" if name else "its end mark is missing"
+            raise tarfile.ReadError(f"cut short: {what}")
+        self._position += size
+        return data
+
+    def _move(self, position: int) -> None:
+        if position == self._position:
+            return
+        if self.seek is not None:
+            self.seek(position)
+            self._position = position
+        while self._position < position:
+            self._take(min(CHUNK, position - self._position))
+
+    def _check_room(self, size: int, name: str) -> None:
+        """Raise ReadError where a member reaches beyond the end of the file."""
+        if self.num_bytes is not None and size > self.num_bytes - self._position:
+            left = self.num_bytes - self._position
+            raise tarfile.ReadError(f"cut short or damaged: {name} declares {size:,} bytes, and {left:,} are left")
+
+    def _expect_end(self) -> None:
+        """Raise where anything but zeros follows the first block of the end mark, or nothing at all."""
+        found = self._take(BLOCK)
+        begun = self._position
+        while not any(found):
+            found = self.stream.read(CHUNK)
+            if not found:
+                return
+            self._position += len(found)
+            if self._position - begun > MAX_PADDING_BYTES:
+                raise tarfile.ReadError(f"expected at most {MAX_PADDING_BYTES:,} zeros behind the end mark, got more")
+        start = self._position - len(found)
+        place = next(number for number, byte in enumerate(found) if byte)
+        begin = place - (start + place) % BLOCK
+        header = found[begin : begin + BLOCK] if begin >= 0 else b""
+        if len(header) == BLOCK and _sums_up(header):
+            raise DataError(
+                f"a second archive begins at byte {start + begin:,}, behind the end mark, where tar does not look; "
+                "join archives with `tar --concatenate`, or name them as shards of their own"
+            )
+        raise tarfile.ReadError(f"damaged: bytes that are not zero at {start + place:,}, behind the end mark")
+
+
+def by_sample(fields: Iterable[Field], value: Callable[[Field], _T | None]) -> Iterator[tuple[str, dict[str, _T]]]:
+    """Key and fields of each sample in order.
+
+    Args:
+        fields: Of a tar file.
+        value: What is kept of a field; None to drop it.
+
+    Raises:
+        DataError: The fields of one sample are in two places.
+        tarfile.ReadError: A sample has one field twice.
+    """
+    keys: set[str] = set()
+    names: set[str] = set()
+    key: str | None = None
+    kept: dict[str, _T] = {}
+    for field in fields:
+        if field.key != key:
+            if key is not None:
+                yield key, kept
+            key, kept = field.key, {}
+            names.clear()
+            if key in keys:
+                raise DataError(f"fields of {key!r} are not side by side; sort the tar file by name and try again")
+            keys.add(key)
+        if field.name in names:
+            raise tarfile.ReadError(f"{key!r} has the field {field.name!r} twice")
+        names.add(field.name)
+        content = value(field)
+        if content is not None:
+            kept[field.name] = content
+    if key is not None:
+        yield key, kept
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and field of a member's name; an empty key, and why, where it is no field.
+
+    Example:
+        >>> split_name("a/0001.Skeleton.JSON")
+        ('a/0001', 'skeleton.json')
+        >>> split_name("a/README")
+        ('', 'files without an extension')
+    """
+    folder, slash, base = name.rpartition("/")
+    if base.startswith("._"):
+        return "", "AppleDouble files of macOS"
+    if base.startswith("."):
+        return "", "hidden files"
+    if _RESERVED.match(name):
+        return "", "names that WebDataset reserves"
+    stem, _, extension = base.partition(".")
+    if not extension:
+        return "", "files without an extension"
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def check_size(name: str, size: int, limit: int, key: str = "") -> None:
+    """Raise DataError where a field is larger than `data.max_field_bytes` allows."""
+    if size > limit:
+        where = f"sample {key!r}: " if key else ""
+        raise DataError(
+            f"{where}field {name!r} declares {size:,} bytes; expected at most {limit:,}, the value of "
+            "data.max_field_bytes; raise that key, or leave the file out"
+        )
+
+
+def compression(start: bytes) -> bytes | None:
+    """The mark of a compression that shards may have, if a file starts with one."""
+    return next((magic for magic in _OPENERS if start.startswith(magic)), None)
+
+
+def uncompressed(stream: IO[bytes]) -> tuple[Readable, bool]:
+    """The tar file within a stream, and whether it is compressed, by its first bytes rather than by its name."""
+    start = stream.read(MAGIC_BYTES)
+    whole = _Rejoined(start, stream)
+    magic = compression(start)
+    return (_OPENERS[magic](whole), True) if magic else (whole, False)
+
+
+def check_end(file: IO[bytes]) -> int:
+    """Size of a tar file on disk.
+
+    Raises:
+        tarfile.ReadError: It starts as one and lacks its end mark, as a file that was cut between two members does.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2 * BLOCK))
+    whole = size >= 2 * BLOCK and not file.read().strip(b"\0")
+    file.seek(0)
+    header = b"" if whole else file.read(BLOCK)
+    if not whole and (len(header) < BLOCK or _sums_up(header)):
+        raise tarfile.ReadError("cut short: its end mark is missing")
+    file.seek(0)
+    return size
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of `DAMAGE` says, in one phrase."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+class _Rejoined:
+    """A stream of which the first bytes have been read; without `seek` and `tell`, so that nothing needs them."""
+
+    def __init__(self, start: bytes, rest: Readable) -> None:
+        self._start, self._rest = start, rest
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._start:
+            return self._rest.read(size)
+        start = self._start if size < 0 else self._start[:size]
+        self._start = self._start[len(start) :]
+        return start + self._rest.read(size - len(start) if size >= 0 else -1)
+
+
+def _check_sum(header: bytes, start: int) -> None:
+    if _sums_up(header):
+        return
+    if start:
+        raise tarfile.ReadError(f"damaged: the header at byte {start:,} does not fit its checksum")
+    for magic, kind in _FOREIGN.items():
+        if header.startswith(magic):
+            raise tarfile.ReadError(f"expected a tar file, plain or compressed by gzip, bzip2 or xz, got {kind}")
+    if compression(header):
+        raise tarfile.ReadError("it is compressed, and an index needs the plain tar file; decompress it")
+    raise tarfile.ReadError("expected a tar file, got something else, or its first header is damaged")
+
+
+def _sums_up(header: bytes) -> bool:
+    """Whether a header fits its checksum, taken over unsigned or, as old programs did, over signed bytes."""
+    stated = header[148:156].replace(b"\0", b" ").split()
+    try:
+        expected = int(stated[0], 8) if stated else -1
+    except ValueError:
+        return False
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    if total == expected:
+        return True
+    high = sum(byte > 127 for byte in header[:148] + header[156:])
+    return total - 256 * high == expected
+
+
+def _octal(digits: bytes, start: int) -> int:
+    """A size as a header states it: octal digits, or big-endian bytes behind 0x80."""
+    if digits[0] == 0x80:
+        return int.from_bytes(digits[1:], "big")
+    text = digits.partition(b"\0")[0].strip()
+    if text.strip(b"01234567"):
+        raise tarfile.ReadError(
+            f"damaged: the header at byte {start:,} states the size {digits!r}; expected an octal number"
+        )
+    return int(text or b"0", 8)
+
+
+def _decimal(digits: bytes, start: int) -> int:
+    if len(digits) > 20 or not digits.isdigit():
+        raise tarfile.ReadError(f"damaged: the header before byte {start:,} states the size {digits[:20]!r}")
+    return int(digits)
+
+
+def _records(content: bytes, start: int) -> dict[str, bytes]:
+    """The records of a pax header: length, space, key, "=", value and a line feed each."""
+    found: dict[str, bytes] = {}
+    position = 0
+    while position < len(content) and content[position]:
+        digits, space, _ = content[position : position + 20].partition(b" ")
+        length = int(digits) if space and digits.isdigit() else 0
+        key, equals, value = content[position + len(digits) + 1 : position + length - 1].partition(b"=")
+        if not equals or content[position + length - 1 : position + length] != b"\n":
+            raise tarfile.ReadError(f"damaged: the extended header at byte {start:,} holds no records")
+        found[key.decode(errors="backslashreplace")] = value
+        position += length
+    return found
+
+
+def _name(header: bytes, long: bytes | None, declared: dict[str, bytes]) -> str:
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    found = declared.get("path") or long or (prefix + b"/" + name if prefix else name)
+    return found.decode(errors="backslashreplace")
+
+
+def _refusal(name: str, kind: bytes, header: bytes) -> DataError:
+    what = _REFUSED[kind]
+    if kind in (b"1", b"2"):
+        target = header[157:257].partition(b"\0")[0].decode(errors="backslashreplace")
+        return DataError(
+            f"{name!r} is {what} to {target!r} and has no bytes of its own; write the shard again with "
+            "`tar --dereference --hard-dereference`, or without it"
+        )
+    hint = "write the shard again without `tar --sparse`" if kind == b"S" else "write the shard again without it"
+    return DataError(f"{name!r} is {what}, which is no field; {hint}")
