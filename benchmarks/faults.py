@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -204,9 +204,9 @@ class Forked:
 
 def _end_children() -> None:
     """What multiprocessing does at the end of a process, which `os._exit` leaves out."""
-    import multiprocessing.util
+    from multiprocessing import util
 
-    multiprocessing.util._exit_function()
+    util._exit_function()  # type: ignore[attr-defined]  # no public name does this
 
 
 def children_of(pid: int) -> list[int]:
@@ -251,9 +251,9 @@ def shards_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
 
 
-def different(one: dict, other: dict) -> str:
+def different(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     """Names of what differs between two results."""
-    return ", ".join(sorted(name for name in one | other if one.get(name) != other.get(name)))
+    return ", ".join(sorted(name for name in {**one, **other} if one.get(name) != other.get(name)))
 
 
 def judge(kind: str, ended: Ended, differs: str) -> Trial:
@@ -357,12 +357,16 @@ def _kill_run(here: Bench, rng: random.Random, kind: str) -> Trial:
     for _ in range(rng.randint(1, 3)):
         process = Forked(line, here.log)
         moment = time.monotonic() + rng.uniform(0.0, 1.0) * length
-        ended = process.wait(until=lambda moment=moment: time.monotonic() > moment)
+        ended = process.wait(until=partial(_is_over, moment))
         if ended is None:
             process.kill()
         elif ended.code:
             return Trial(kind, ended.bad or "lost", ended.text[-600:])
     return _finish(here, kind, line, out, expected)
+
+
+def _is_over(moment: float) -> bool:
+    return time.monotonic() > moment
 
 
 def _kill_writing(here: Bench, rng: random.Random, kind: str) -> Trial:

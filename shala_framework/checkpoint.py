@@ -137,7 +137,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         total = zlib.crc32(f"{name} {value.dtype} {list(value.shape)} ".encode(), total)
-        total = zlib.crc32(value.flatten().view(torch.uint8).numpy(), total)
+        total = zlib.crc32(value.flatten().view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

@@ -309,8 +309,8 @@ class Experiment:
             "validation": describe_shards(self.data.validation_urls, self.data.cache),
         }
         then = read_record(path, self.reporter.warn)
-        for split, shards in now.items() if then is not None else ():
-            changes = compare_shards(then[split], shards)
+        for split, shards in now.items():
+            changes = compare_shards(then[split], shards) if then is not None else []
             if not changes:
                 continue
             listed = "\n".join(f"  {line}" for line in changes)

@@ -51,7 +51,7 @@ def test_a_streams_own_error_comes_at_its_batch():
         assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 def test_a_killed_worker_is_an_error_within_seconds(number):
     """Which says how it ended; batches that were made before may still come, and other workers end too."""
     batches = work(Numbers(), 3)
@@ -61,7 +61,7 @@ def test_a_killed_worker_is_an_error_within_seconds(number):
     begun = time.monotonic()
     with pytest.raises(WorkerError, match=rf"of 3 .* was killed by {number.name} \(exit code -{number.value}\)"):
         list(islice(batches, 100))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 10
     assert not multiprocessing.active_children()
 
 
