@@ -40,6 +40,9 @@ hidden_dim = 32
 hidden_dim = 32
 num_blocks = 1
 
+[train]
+precision = "float32"   # one process and several, and every machine, then agree to rounding
+
 [train.autoencoder]
 steps = 60
 kl_warmup_steps = 20

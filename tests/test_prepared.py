@@ -278,8 +278,8 @@ def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
 
 READING = {
     "audio": "sample_rate_hz clip_seconds crop mels hop_milliseconds window_milliseconds min_frequency_hz "
-    "max_frequency_hz floor_decibels fields",
-    "image": "channels height width fit fields",
+    "max_frequency_hz floor_decibels fields silence",
+    "image": "channels height width fit fields bits",
     "skeleton": "frames joints bodies dims root centre facing fields axes max_frames max_megabytes",
     "text": "fields vocabulary_size max_tokens max_bytes lower_case sections",
     "video": "frames height width fields",

@@ -10,7 +10,7 @@ from shala_framework.errors import CheckpointError, ShalaError
 from shala_framework.json_files import dump_json, read_json
 from shala_framework.spec.schema import Train
 from shala_framework.spec.structuring import structure, unstructure
-from shala_framework.training.budget import StageCost, resized, stages_of
+from shala_framework.training.budget import StageCost, resized
 from shala_framework.training.precision import Precision, PrecisionName
 
 PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder; nothing else knows what it says
@@ -85,10 +85,14 @@ class TrainingPlan:
 
     def applied(self, settings: Train) -> Train:
         """The settings that the run trains with: as if the spec had said what was decided."""
-        stages = {
-            name: resized(stage, self.steps.get(name, stage.steps)) for name, stage in stages_of(settings).items()
-        }
-        return attrs.evolve(settings, precision=self.precision, minutes=None, **stages)
+        first, second = settings.autoencoder, settings.prior
+        return attrs.evolve(
+            settings,
+            precision=self.precision,
+            minutes=None,
+            autoencoder=resized(first, self.steps.get("autoencoder", first.steps)),
+            prior=resized(second, self.steps.get("prior", second.steps)),
+        )
 
     def number_format(self) -> Precision:
         """The format, as training takes it."""
