@@ -9,6 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 import torch
+from blank_floats import MayBeBlank
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data import streams as data_streams
@@ -22,14 +23,6 @@ from shala_framework.errors import DataError
 from shala_framework.run_data import RunData
 from shala_framework.spec import read_spec
 from shala_framework.training.progress import Silent
-
-
-class MayBeBlank(TwoFloats):
-    """TwoFloats that reads nothing of a file with the word null, as a skeleton file in which nobody is tracked."""
-
-    def read(self, sample):
-        return None if sample.get(self.options.field) == b"null" else super().read(sample)
-
 
 MODALITIES = {name: MayBeBlank(TwoFloatsOptions(field=name)) for name in "ab"}
 EMPTY = {3, 4, 5, 11, 19}

@@ -168,8 +168,8 @@ MISTAKES = {
         "modality.first.plugin: 'two-floats-made' is a data set (of two-floats 1.0), not a modality",
     ),
     "wrong choice": Mistake(
-        "[train.autoencoder]",
-        '[train]\ndevice = "cdua"\n[train.autoencoder]',
+        "[train]\n",
+        '[train]\ndevice = "cdua"\n',
         "cdua",
         "train.device: expected one of 'auto', 'cpu', 'cuda', got string 'cdua' (did you mean 'cuda'?)",
     ),
