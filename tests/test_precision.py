@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shala_framework.cli.main import _parser, dispatch
 from shala_framework.errors import SpecError
 from shala_framework.spec import read_spec
 from shala_framework.training import precision
@@ -81,3 +82,12 @@ def test_a_device_that_cannot_is_an_error(monkeypatch):
     with pytest.raises(SpecError, match=r'capability 8 or more, got 7\.5 \(set "auto" or "float32"\)'):
         choose_precision("bfloat16", torch.device("cuda", 0))
     assert choose_precision("auto", torch.device("cuda", 0)).name == "float32"
+
+
+def test_check_finds_a_device_that_cannot(two_spec, monkeypatch, capsys):
+    """`shala check` says so before a run is started."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert dispatch(_parser(), ["check", str(two_spec), "--set", "train.precision=bfloat16"]) == 2
+    assert "train.precision: expected a CUDA device of compute capability 8 or more, got 7.5" in capsys.readouterr().err

@@ -19,9 +19,10 @@ from shala_framework.errors import DataError, PluginError, Problem, ShalaError, 
 from shala_framework.escaping import printable
 from shala_framework.modality import Modality
 from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
-from shala_framework.spec import doubts, read_spec
+from shala_framework.spec import LoadedSpec, doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
 from shala_framework.spec.structuring import nearest
+from shala_framework.training.precision import check_precision
 from shala_framework.urls import is_remote
 
 FIT_SAMPLES = 100  # that `check` fits modalities to: enough to read some
@@ -59,6 +60,7 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
     spec = loaded.spec
     said = f"{len(spec.modality)} modalities: {', '.join(spec.modality)}"
     lines += doubts(spec)
+    _look_at_precision(loaded, problems)
     if loaded.stand_in_used and spec.data.stand_in is not None:
         lines.insert(0, f"{arguments.spec}: sound; {said}")
         lines.append(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
@@ -79,6 +81,19 @@ def _look(arguments: argparse.Namespace, lines: list[str], problems: list[Proble
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(printable(name, lines=False) for name in sorted(names))
+
+
+def _look_at_precision(loaded: LoadedSpec, problems: list[Problem]) -> None:
+    """Whether the device that is here can compute as the spec says; one that is not here is the run's to find."""
+    import torch
+
+    train = loaded.spec.train
+    if train.device == "cpu" or not torch.cuda.is_available():
+        return
+    try:
+        check_precision(train.precision, torch.device("cuda", torch.cuda.current_device()))
+    except SpecError as error:
+        problems += error.problems
 
 
 def _look_at(

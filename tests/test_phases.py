@@ -1,0 +1,52 @@
+"""Where a run is as a whole, and that it says so when it has become slow."""
+
+import re
+import time
+
+from shala_framework.cli.progress import LogProgress
+from shala_framework.run_phases import RunPhases
+from shala_framework.training.loop import RateWatch
+
+
+def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
+    """The first line names all; later ones say when the run ends, from what is known of it and the later ones."""
+    reporter = LogProgress()
+    phases = RunPhases(["reading", "training", "samples"], reporter)
+    with phases.phase("reading"):
+        pass
+    with phases.phase("training"):
+        phases.expect({"samples": 3600.0, "evaluation": 9e9})
+        reporter.begin("training", 100)
+        reporter.rate.start -= 30
+        reporter.printed -= 30
+        before = time.time()
+        reporter.advance(50)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "phase 1/3, reading of: reading, training, samples"
+    assert lines[1] == "phase 2/3, training"
+    (told,) = (line for line in lines if "50/100" in line)
+    ends = re.search(r"0:30 left, the run ends about (\d\d:\d\d:\d\d)", told)[1]
+    expected = {time.strftime("%H:%M:%S", time.localtime(before + 3630 + late)) for late in range(-1, 4)}
+    assert ends in expected
+
+
+def test_an_unknown_phase_makes_the_end_a_lower_bound(capsys):
+    """What nothing is known of cannot be counted: the run ends not before."""
+    reporter = LogProgress()
+    phases = RunPhases(["training", "samples", "evaluation"], reporter)
+    phases.expect({"training": 60.0, "samples": 10.0})
+    with phases.phase("samples"):
+        pass
+    assert "not before" in reporter.run.describe(5.0)
+    phases.expect({"evaluation": 20.0})
+    assert "about" in reporter.run.describe(5.0)
+    capsys.readouterr()
+
+
+def test_a_run_that_has_become_slow_says_so_once():
+    """Three windows in a row at less than half the first rate are told; one slow window, or a recovery, is not."""
+    watch = RateWatch()
+    assert [watch.see(rate) for rate in (10.0, 4.0, 4.0, 9.0, 4.0, 4.0)] == [""] * 6
+    told = watch.see(2.0)
+    assert told.startswith("a step takes 0.5 s, and took 0.1 s at first")
+    assert watch.see(2.0) == ""
