@@ -619,7 +619,7 @@ def _sort(relative: Path) -> str:
         return "latents"
     if relative.parts[0] == "state":
         return "states" if relative.suffix == ".safetensors" else f"state/{relative.name}"
-    if relative.suffix == ".safetensors":
+    if relative.suffix == ".safetensors" and len(relative.parts) == 1:
         return "checkpoints"
     return f"{relative.parts[0]}/*" if len(relative.parts) > 1 else relative.name
 

@@ -15,6 +15,7 @@ from two_floats import Made, MadeOptions
 
 from shala_framework import CheckpointError, load
 from shala_framework.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.data import writing
 from shala_framework.data.identity import compare_shards, describe_shards
 from shala_framework.data.index import write_index
 from shala_framework.data.packing import pack
@@ -264,6 +265,30 @@ def test_a_killed_reader_ends_a_run_with_its_state_saved(two_spec, command_envir
     assert "that reads the data was killed by SIGKILL (exit code -9)" in said
     assert read_checkpoint(Path("cut/state/autoencoder.safetensors"))[1]["step"] > 0
     assert same(whole, run(two_spec, "cut", *sets))
+
+
+def test_a_stopped_pack_takes_no_shard_for_another(tmp_path, monkeypatch):
+    """An index that belongs to another shard of the same size is that of none: the shard is written again."""
+
+    def packed(name):
+        return pack(Made(MadeOptions(train=60)), None, tmp_path / name, shard_samples=20)
+
+    packed("whole")
+    with monkeypatch.context() as patch:
+
+        def stopped(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(writing, "write_summary", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            packed("cut")
+    one, other = (tmp_path / "cut" / f"train-00000{number}.index.json" for number in (0, 1))
+    sizes = {json.loads(path.read_text())["num_bytes"] for path in (one, other)}
+    assert len(sizes) == 1
+    shutil.copy(one, other)
+    packed("cut")
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "cut")]
+    assert contents[0] == contents[1]
 
 
 def test_a_state_of_other_networks_is_an_error(two_spec, monkeypatch):

@@ -8,7 +8,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Protocol, TypeVar
@@ -96,11 +96,7 @@ class _Workers:
     def _receive(self, index: int) -> tuple[str, Any]:
         process, connection = self.processes[index], self.connections[index]
         try:
-            while not connection.poll():
-                wait([connection, process.sentinel])
-                if not process.is_alive() and not connection.poll():
-                    raise EOFError
-            found: tuple[str, Any] = connection.recv()
+            found: tuple[str, Any] = connection.recv()  # ends with the process: nobody else has the other end
             return found
         except (
             EOFError,
