@@ -21,6 +21,7 @@ from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.training import loop
 from shala_framework.training.loop import TrainingError, learning_rate_factor
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Silent
@@ -243,17 +244,23 @@ def test_conditional_samples_follow_what_is_given(two_spec):
     assert error < 0.35 * chance
 
 
-def test_a_diverging_loss_stops_the_run(two_spec, capsys):
+@pytest.fixture
+def diverging(monkeypatch):
+    """A learning rate of 1e18, which no spec can ask for."""
+    monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: 1e20)
+
+
+def test_a_diverging_loss_stops_the_run(two_spec, diverging, capsys):
     """A loss that is not finite is an error that names the stage and the step, not a checkpoint of NaNs."""
     with pytest.raises(TrainingError, match="stage autoencoder: not finite by step"):
-        run(two_spec, "r", "train.autoencoder.learning_rate=1e18", "train.autoencoder.log_every_steps=10")
+        run(two_spec, "r", "train.autoencoder.log_every_steps=10")
     assert not (Path("r") / CHECKPOINTS[0]).exists()
 
 
-def test_a_state_that_is_not_finite_is_never_saved(two_spec):
+def test_a_state_that_is_not_finite_is_never_saved(two_spec, diverging):
     """Between two lines of metrics, when a state is due: what could be gone on from stays."""
     with pytest.raises(TrainingError, match="not finite by step 20"):
-        run(two_spec, "r", "train.autoencoder.learning_rate=1e18", "train.autoencoder.log_every_steps=50")
+        run(two_spec, "r", "train.autoencoder.log_every_steps=50")
     assert not list(Path("r/state").glob("autoencoder*"))
 
 
