@@ -4,30 +4,13 @@ import multiprocessing
 import os
 import signal
 import time
-from itertools import count, islice
+from itertools import islice
 
 import pytest
-import torch
+from numbered import Numbers
 
 from shala_framework.data.workers import WorkerError, describe_exit, work
 from shala_framework.errors import DataError
-
-
-class Numbers:
-    """Batch n is a tensor of n; it may fail, sleep or die at one of them."""
-
-    def __init__(self, end=None, fail_at=None, error=None, exit_at=None):
-        self.end, self.fail_at, self.error, self.exit_at = end, fail_at, error, exit_at
-
-    def read(self, index, count_):
-        for n in count(index, count_):
-            if self.end is not None and n >= self.end:
-                return
-            if n == self.fail_at:
-                raise self.error
-            if n == self.exit_at:
-                os._exit(7)
-            yield torch.full((1000,), n)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
