@@ -46,23 +46,29 @@ def first_command(binaries: Path, environment: dict[str, str], out: Path) -> dic
     seconds = time.perf_counter() - start
     lines = [json.loads(text) for text in (out / "metrics.jsonl").read_text().splitlines()]
     summary = next(entry for entry in reversed(lines) if entry["stage"] == "summary")
-    plan = json.loads((out / "state" / "plan.json").read_text())
+    plan = json.loads((out / "state" / "plan.json").read_text())["plan"]
     evaluation = json.loads((out / "evaluation" / "validation.json").read_text())
-    joint = {figures["method"]: figures["coherence"] for figures in evaluation["joint"]}
-    conditional = {figures["method"]: figures["pairs"] for figures in evaluation["conditional"]}
+    joint = {figures["method"]: figures for figures in evaluation["joint"]}
+    conditional = {figures["method"]: figures for figures in evaluation["conditional"]}
     return {
         **{f"{phase}, s": f"{summary['seconds'].get(phase, 0):.0f}" for phase in PHASES},
         "whole command, s": f"{seconds:.0f}",
         "peak memory, GiB": f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f}",
-        "computing in": plan.get("precision", plan.get("plan", {}).get("precision", "")),
+        "computing in": plan["precision"],
         **{f"steps of {e['stage']}": str(e["step"]) for e in lines if e["stage"] in ("autoencoder", "prior")},
         "judges' accuracy on real rows": _listed({n: f["real"] for n, f in evaluation["judges"].items()}),
-        **{f"joint coherence, {name}": _shown(figure) for name, figure in joint.items() if figure},
+        **{f"joint coherence, {name}": _shown(found["coherence"]) for name, found in joint.items()},
+        **{f"joint recall, {name}": _listed(found["recall"]) for name, found in joint.items()},
+        **{f"joint Frechet distance, {name}": _listed(found["frechet"]) for name, found in joint.items()},
         **{
             f"{generated} given {given}, {method}": _shown(figure)
-            for method, pairs in conditional.items()
-            for given, found in pairs.items()
-            for generated, figure in found.items()
+            for method, found in conditional.items()
+            for given, pairs in found["pairs"].items()
+            for generated, figure in pairs.items()
+        },
+        **{
+            f"spread within a row / of real rows of its class, {method}": _shown(found["diversity"])
+            for method, found in conditional.items()
         },
     }
 

@@ -415,7 +415,8 @@ class Experiment:
     def _expect(self) -> None:
         """Say what is known of how long the phases will take."""
         expected = {name: steps * self.plan.costs[name].step_seconds for name, steps in self.plan.steps.items()}
-        if not expected and "prior" not in self.model.stages:
+        # Compiling a network takes minutes, which an estimate is not worth.
+        if not expected and "prior" not in self.model.stages and not self.spec.train.compile:
             settings = self.spec.train.prior
             cost = self._measure_prior(seconds=0.0)
             expected = {STAGE_2: settings.steps * cost.step_seconds}
@@ -423,6 +424,8 @@ class Experiment:
         samples = generate.num_joint + len(self.model.names) * generate.num_rows * generate.num_samples
         minutes = self.spec.evaluate.minutes
         evaluation = EVALUATION_SHARE * sum(expected.values()) if minutes is None else 60 * minutes
+        if self._rows_to_evaluate() is None:
+            evaluation = 0.0
         self.phases.expect(
             {**expected, SAMPLES: SAMPLE_SECONDS * samples, REPORT: REPORT_SECONDS, EVALUATION: evaluation}
         )
@@ -658,8 +661,13 @@ class Experiment:
 
         held_out = self.data.held_out()
         self.report = Report(self.model, self.folder, held_out, command=self.command, reporter=self.reporter)
-        self.report.write(evaluating=self.spec.evaluate.at_end and held_out is not None and any(held_out.labels))
+        self.report.write(evaluating=self._rows_to_evaluate() is not None)
         return True
+
+    def _rows_to_evaluate(self) -> Rows | None:
+        """The held-out rows, where they have labels and the spec ends the run with their evaluation; else None."""
+        rows = self.data.held_out() if self.spec.evaluate.at_end else None
+        return rows if rows is not None and any(rows.labels) else None
 
     def _evaluation_seconds(self) -> float:
         """Time for what the spec leaves open: what it says, or a quarter of the training."""
@@ -669,13 +677,12 @@ class Experiment:
 
     def _measure(self) -> bool:
         """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
-        rows = self.data.held_out()
-        if not self.spec.evaluate.at_end or rows is None:
-            return False
-        if not any(rows.labels):
-            self.reporter.note(
-                "not evaluated: held-out rows have no class (field cls); `shala evaluate` measures the rest"
-            )
+        rows = self._rows_to_evaluate()
+        if rows is None:
+            if self.data.held_out() is not None:
+                self.reporter.note(
+                    "not evaluated: held-out rows have no class (field cls); `shala evaluate` measures the rest"
+                )
             return False
         train = self.data.train() if self.spec.data.in_memory else None
         self.evaluation = evaluate_run(

@@ -61,7 +61,7 @@ def describe_machine(device: torch.device | None = None) -> str:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of train.device: "auto" is CUDA where there is one.
+    """The device of train.device: "auto" is CUDA where there is one. Limits torch's threads to this process's cores.
 
     Raises:
         SpecError: CUDA was asked for and there is none.
@@ -70,4 +70,5 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise SpecError([Problem(path="train.device", message="expected a CUDA device, found none", hint='set "auto"')])
+    limit_threads()
     return torch.device(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import StopAt, run
 from two_floats import Made, MadeOptions
 
 from shala_framework import CheckpointError, load
@@ -19,8 +20,6 @@ from shala_framework.data import writing
 from shala_framework.data.identity import compare_shards, describe_shards
 from shala_framework.data.index import write_index
 from shala_framework.data.packing import pack
-from shala_framework.experiment import Experiment
-from shala_framework.spec import read_spec
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Silent
 
@@ -34,27 +33,6 @@ class Told(Silent):
 
     def warn(self, text):
         self.warnings.append(text)
-
-
-class StopAt(Told):
-    """Interrupts like Ctrl-C once a stage has done so many steps."""
-
-    def __init__(self, stage, step):
-        super().__init__()
-        self.stage, self.step, self.title = stage, step, ""
-
-    def begin(self, title, total, unit="step", done=0):
-        self.title = title
-
-    def advance(self, done, terms=None):
-        if self.title == self.stage and done == self.step:
-            raise KeyboardInterrupt
-
-
-def run(spec, out, *overrides, reporter=None):
-    folder = Path(out)
-    Experiment(read_spec(spec, overrides), folder, reporter).run()
-    return folder
 
 
 def flip(path, place=-5):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from shala_framework.data.rows import Rows, load_rows
+from shala_framework.data.rows import Rows
+from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.model import ShaLa
 
 
@@ -16,4 +17,10 @@ def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
     data = model.spec.data
     if not urls:
         return None
-    return load_rows(urls, model.modalities, limit=data.validation_samples, max_field_bytes=data.max_field_bytes)
+    return load_rows_in_workers(
+        urls,
+        model.modalities,
+        limit=data.validation_samples,
+        num_workers=data.num_workers,
+        max_field_bytes=data.max_field_bytes,
+    )

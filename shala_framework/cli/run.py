@@ -21,7 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from shala_framework import processes  # torch is imported only for a sound spec
     from shala_framework.experiment import Experiment
-    from shala_framework.machine import limit_threads
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.training.progress import Silent
 
@@ -30,7 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
-            limit_threads()
             summary = Experiment(loaded, folder, reporter, command=command).run()
         except KeyboardInterrupt:
             reporter.warn(f"stopped; to resume: {command}")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -73,7 +73,11 @@ def evaluate_run(
     )
     target = folder / EVALUATION_FOLDER
     target.mkdir(exist_ok=True)
-    parts = Parts(target / PARTS_FOLDER, _context(model, folder, split, train, held_out, seed))
+    # A run that was trained in float32 is judged in it; any other by what this device does best.
+    asked: Literal["float32", "auto"] = "float32" if model.spec.train.precision == "float32" else "auto"
+    precision = choose_precision(asked, model.device)
+    context = _context(model, folder, split, train, held_out, seed) | {"precision": precision.name}
+    parts = Parts(target / PARTS_FOLDER, context)
     try:
         evaluation = evaluate(
             model,
@@ -84,7 +88,7 @@ def evaluate_run(
             seed=seed,
             reporter=reporter,
             parts=parts,
-            precision=choose_precision("auto", model.device),
+            precision=precision,
         )
     except KeyboardInterrupt:
         reporter.warn("stopped while evaluating; finished parts are kept, and the same command resumes there")

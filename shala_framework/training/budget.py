@@ -15,6 +15,7 @@ import torch
 from shala_framework.errors import Problem, SpecError
 from shala_framework.processes import largest
 from shala_framework.spec.schema import Stage, Train
+from shala_framework.training.compiling import uncompiled
 from shala_framework.training.loop import Trainable, closed_after, take_step
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
@@ -78,7 +79,8 @@ def measure_stage(
         more = int(seconds / largest(sum(times) / len(times), device)) - len(times)
         times += [timed(UNTIMED_STEPS + n) for n in range(min(more, MOST_TIMED_STEPS))]
         start = time.perf_counter()
-        stage.validate()
+        with uncompiled():
+            stage.validate()
         _wait(device)
         validation_seconds = time.perf_counter() - start
     module.load_state_dict(weights)
