@@ -1,0 +1,109 @@
+"""What a GPU does with this framework, in one call of at most eight minutes: a table, and JSON of every part.
+
+    python benchmarks/gpu_check.py --out CHECK [--device auto] [--only PART ...] [--minutes 8]
+        [--bench BENCH --polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
+
+Parts, each in a process of its own with its own deadline, so that one that fails or hangs does not end the others:
+
+    equality    encoders, decoders, log-likelihoods, gradients and latents of all five plugins, beside the CPU's
+    waits       places in a training step and in sampling at which the processor waits for the device
+    nccl        a step whose gradients are exchanged by NCCL, in a group of one process
+    rates       rows a second of stage 1 of three specs, by batch and number format, and how busy the device is
+    shards      rows a second from memory and from prepared shards
+    prior       steps a second of stage 2: as it is, compiled, and captured as a CUDA graph
+    run         a whole run that is killed and resumed, then `shala sample` and `shala evaluate`
+    polymnist   PolyMNIST in a minute of training, scored by BENCH's judge; needs BENCH and the data
+
+It runs on a CPU too, with small sizes, to see that it works. docs/gpu_check.md says how to take it to a machine without
+a network.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from scripts import markdown
+
+# Part: most seconds that it may take on a GPU. In order of what one wants to know first.
+DEADLINES = {
+    "equality": 60,
+    "waits": 60,
+    "nccl": 40,
+    "prior": 90,
+    "rates": 180,
+    "polymnist": 170,
+    "run": 150,
+    "shards": 60,
+}
+HERE = Path(__file__).parent
+
+
+def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """A part in a process of its own: what it wrote until its end or its deadline, and how it ended."""
+    path = args.out / f"{name}.json"
+    path.unlink(missing_ok=True)
+    line = [sys.executable, str(HERE / "gpu_parts.py"), name, str(path), "--device", args.device]
+    if args.bench is not None:
+        line += ["--bench", str(args.bench), "--polymnist", str(args.polymnist), "--judge-data", str(args.judge_data)]
+    start = time.monotonic()
+    log = args.out / f"{name}.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            outcome = "ended" if process.wait(timeout=max(1.0, seconds)) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            outcome = f"cut at {seconds:.0f} s"
+            process.kill()
+            process.wait()
+    found: dict[str, Any] = {"figures": {}, **(json.loads(path.read_text()) if path.exists() else {})}
+    found |= {"outcome": outcome, "seconds": round(time.monotonic() - start, 1)}
+    if outcome != "ended":
+        found["log"] = log.read_text()[-1500:]
+    path.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """All figures, a line each, under how each part ended."""
+    lines = [["part", "figure", "value"]]
+    for name, part in found.items():
+        lines.append([f"**{name}**", part["outcome"], f"{part['seconds']} s"])
+        lines += [["", figure, str(value)] for figure, value in part["figures"].items()]
+    return markdown(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table, JSON and logs")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    parser.add_argument("--bench", type=Path, help="folder of the benchmark's judge.py")
+    parser.add_argument("--polymnist", type=Path, help="the benchmark's POLYMNIST.npz")
+    parser.add_argument("--judge-data", type=Path, help="the benchmark's JUDGE_DATA.npz")
+    parser.add_argument("--only", nargs="+", choices=tuple(DEADLINES), default=list(DEADLINES))
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which no part is begun")
+    args = parser.parse_args()
+    if len({path is None for path in (args.bench, args.polymnist, args.judge_data)}) > 1:
+        parser.error("--bench, --polymnist and --judge-data belong together")
+    args.out.mkdir(parents=True, exist_ok=True)
+    start, found = time.monotonic(), {}
+    for name in args.only:
+        left = 60 * args.minutes - (time.monotonic() - start)
+        if name == "polymnist" and args.bench is None:
+            print("polymnist: left out, as it needs --bench and its data", file=sys.stderr, flush=True)
+        elif left < 10:
+            print(f"{name}: left out, as the time is over", file=sys.stderr, flush=True)
+        else:
+            found[name] = run_part(name, args, min(left, DEADLINES[name]))
+            print(f"{name}: {found[name]['outcome']} after {found[name]['seconds']} s", file=sys.stderr, flush=True)
+            (args.out / "table.md").write_text(table(found) + "\n")
+    print(table(found))
+    if any(part["outcome"] != "ended" for part in found.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
