@@ -7,6 +7,7 @@ Parts, each in a process of its own with its own deadline, so that one that fail
 
     equality    encoders, decoders, log-likelihoods, gradients and latents of all five plugins, beside the CPU's
     waits       places in a training step and in sampling at which the processor waits for the device
+    graphs      steps of both stages taken as one CUDA graph, beside the same steps launched kernel by kernel
     nccl        a step whose gradients are exchanged by NCCL, in a group of one process
     rates       rows a second of stage 1 of three specs, by batch and number format, and how busy the device is
     shards      rows a second from memory and from prepared shards
@@ -32,6 +33,7 @@ from scripts import markdown
 DEADLINES = {
     "equality": 60,
     "waits": 60,
+    "graphs": 90,
     "nccl": 40,
     "prior": 90,
     "rates": 180,

@@ -33,12 +33,14 @@ from shala_framework.machine import describe_machine, resolve_device
 from shala_framework.model import ShaLa
 from shala_framework.spec import resolve_spec
 from shala_framework.training.compiling import compiled
-from shala_framework.training.loop import take_step, train
+from shala_framework.training.graphs import Steps
+from shala_framework.training.loop import train
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision, choose_precision
 from shala_framework.training.progress import Silent
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.steps import take_step
 
 HERE = Path(__file__).parent
 SPECS = HERE.parent / "specs"
@@ -262,6 +264,63 @@ def waits(check: Check) -> None:
     if check.is_gpu:
         check.say("waits in 18 Heun steps of 64 samples", places_of_waits(lambda: model.sample_latents(64)))
     model.sample_latents(4)
+
+
+# -- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def graphs(check: Check) -> None:
+    """That steps as one graph are the steps that are launched kernel by kernel, in each stage of three specs."""
+    for spec in ("polymnist", "ntu_rgb_skeleton", "mimic_cxr"):
+        found: dict[bool, dict[str, Tensor]] = {}
+        for captured in (False, True):
+            with reported(check, f"{spec}, {'captured' if captured else 'as always'}"):
+                found[captured] = trained(check, spec, captured=captured)
+        if len(found) == 2:
+            for name, value in found[True].items():
+                check.say(
+                    f"{spec}: greatest relative difference, {name}", relative_difference(value, found[False][name])
+                )
+
+
+def trained(check: Check, spec: str, *, captured: bool, num_steps: int = 12) -> dict[str, Tensor]:
+    """Losses and last weights of some steps of both stages in float32."""
+    model, found = model_of(spec), {}
+    rows = random_rows(model, 64 if check.is_gpu else 4)
+    first = stage_1(model, check.device, FLOAT32)
+    batch_size = len(rows) // 2
+    order = shuffled_batches(len(rows), batch_size, SEED)
+    batches: Iterator[Any] = (rows.take(index) for index in order)
+    second, _ = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=256)
+    second.precision = FLOAT32
+    for stage, settings, source in (
+        (first, model.spec.train.autoencoder, batches),
+        (second, model.spec.train.prior, shuffled_batches(256, batch_size, SEED)),
+    ):
+        optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.float32, capturable=captured)
+        loss = shared_loss(stage, check.device)
+        steps: Steps[Any] = Steps(
+            stage,
+            settings,
+            optimizers,
+            loss,
+            captured=captured and check.is_gpu,
+            note=partial(check.say, f"{spec}: note"),
+        )
+        stage.module.train()
+        losses = []
+        for number in range(num_steps):
+            torch.manual_seed(number)
+            losses.append(steps.take(next(source), number)["loss"].clone())
+        found[f"losses of {stage.name}"] = torch.stack(losses).cpu()
+        found[f"weights of {stage.name}"] = torch.cat([p.detach().flatten() for p in stage.module.parameters()]).cpu()
+        if captured and check.is_gpu:
+            check.say(f"{spec}: {stage.name} is captured", steps.captured)
+    return found
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
 # -- nccl -------------------------------------------------------------------------------------------------------------
@@ -517,7 +576,9 @@ def prior(check: Check) -> None:
     for batch_size in (512, 4_096) if check.is_gpu else (16,):
         model = model_of("polymnist")
         _, step = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=20_000)
-        check.say(f"steps/s of stage 2, {batch_size} rows", rate_of(check, step, 2.0))
+        check.say(f"steps/s of stage 2, {batch_size} rows, kernel by kernel", rate_of(check, step, 1.5))
+        with reported(check, f"stage 2, {batch_size} rows, in the loop"):
+            check.say(f"steps/s of stage 2, {batch_size} rows, in the loop", rate_of_prior_loop(check, batch_size))
         if check.is_gpu:
             with reported(check, f"stage 2, {batch_size} rows, graph"):
                 check.say(f"steps/s of stage 2, {batch_size} rows, as a graph", rate_of_graph(check, batch_size))
@@ -539,6 +600,17 @@ def prior(check: Check) -> None:
     start = time.perf_counter()
     model.decode(z)
     check.say(f"seconds to decode {len(z)} latents of five pictures", time.perf_counter() - start)
+
+
+def rate_of_prior_loop(check: Check, batch_size: int) -> float:
+    """Steps a second of the framework's own loop."""
+    model, clock = model_of("polymnist"), Clock(check, 2.0 if check.is_gpu else 0.2)
+    stage, _ = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=20_000)
+    settings = attrs.evolve(model.spec.train.prior, steps=10**6, batch_size=batch_size, save_every_steps=10**6)
+    batches = partial(shuffled_batches, 20_000, batch_size, SEED)
+    with contextlib.suppress(OverError):
+        train(stage, settings, batches, seed=SEED, matrix_dtype=stage.precision.dtype, reporter=clock)
+    return clock.rate
 
 
 def rate_of_graph(check: Check, batch_size: int) -> float:
@@ -663,7 +735,7 @@ def train_judges(check: Check, judge: Any, out: Path, num_epochs: int = 5, batch
 
 
 PARTS: dict[str, Callable[[Check], None]] = {
-    part.__name__: part for part in (equality, waits, nccl, rates, shards, prior, run, polymnist)
+    part.__name__: part for part in (equality, waits, graphs, nccl, rates, shards, prior, run, polymnist)
 }
 
 

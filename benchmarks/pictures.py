@@ -20,8 +20,9 @@ from shala_framework import Likelihood, LogScale, Modality, Normal, Pixels, Prev
 from shala_framework.data.rows import Rows
 from shala_framework.spec.schema import Stage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
-from shala_framework.training.loop import Trainable, train
+from shala_framework.training.loop import train
 from shala_framework.training.precision import Precision
+from shala_framework.training.steps import Trainable
 
 SIDE, FEATURE_DIM = 28, 256
 

@@ -185,7 +185,7 @@ def main() -> None:
         train_x = {name: x[: -args.validation] for name, x in train_x.items()}
     else:
         held_out = load_pictures(args.data, "test")
-    model, figures = train(recipe, as_rows(train_x), torch.device(args.device))
+    model, figures = train(recipe, as_rows(train_x).to(torch.device(args.device)), torch.device(args.device))
 
     def conditional(given: tuple[int, ...]) -> Mapping[str, Tensor]:
         return model.conditional(held_out, given, recipe.seed + sum(2**i for i in given))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         encode_mp4,
         encode_png,
         encode_wav,
+        open_film,
         played_stream,
         refuse_truncated,
     )
@@ -59,6 +60,7 @@ _HOMES = {
         "encode_mp4",
         "encode_png",
         "encode_wav",
+        "open_film",
         "played_stream",
         "refuse_truncated",
     ),
@@ -75,7 +77,7 @@ __all__ = [
     "LogScale", "Modality", "Normal", "Pixels", "PluginError", "Preview", "Problem", "Relaxed", "Residual", "Sample",
     "ShaLa", "ShalaError", "SpecError", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
     "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm",
-    "hookimpl", "initialise", "load", "multiple_of", "not_empty", "pixels_to_unit", "played_stream",
+    "hookimpl", "initialise", "load", "multiple_of", "not_empty", "open_film", "pixels_to_unit", "played_stream",
     "refuse_truncated", "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 

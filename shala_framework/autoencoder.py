@@ -41,7 +41,7 @@ class Bound:
     recognition: Tensor
     texture: Tensor
 
-    def elbo(self, kl_weight: float = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
+    def elbo(self, kl_weight: float | Tensor = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
         """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
 
         Without arguments it is the evidence lower bound.
@@ -171,8 +171,13 @@ class Autoencoder(nn.Module):
         """A feature of every modality, zeros for those not in h, and which are there."""
         some = next(iter(h.values()))
         absent = some.new_zeros(len(presence_BM), self.feature_dim)
-        known = torch.tensor([name in h for name in self.names], device=presence_BM.device)
-        return [h.get(name, absent) for name in self.names], presence_BM.bool() & known
+        known_BM = presence_BM.bool()
+        if len(h) < len(self.names):
+            known_BM = known_BM.clone()
+            for i, name in enumerate(self.names):
+                if name not in h:
+                    known_BM[:, i] = False
+        return [h.get(name, absent) for name in self.names], known_BM
 
     def decode(self, z_BD: Tensor) -> dict[str, Likelihood]:
         """p(x_i | z) of every modality."""

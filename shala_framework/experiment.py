@@ -118,6 +118,7 @@ class Experiment:
             modalities=self.model.modalities,
             train_urls=self.model.urls("train", self.folder),
             validation_urls=self.model.urls("validation", self.folder),
+            device=self.device,
             reporter=self.reporter,
         )
         with processes.first_before_others():

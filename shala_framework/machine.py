@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from shala_framework.errors import Problem, SpecError
 
@@ -72,3 +73,10 @@ def resolve_device(name: str) -> torch.device:
         raise SpecError([Problem(path="train.device", message="expected a CUDA device, found none", hint='set "auto"')])
     limit_threads()
     return torch.device(name)
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; to CUDA through pinned memory, so that the processor does not wait for the copy."""
+    if device.type == "cuda" and not value.is_cuda:
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

@@ -9,10 +9,11 @@ import struct
 import wave
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.stream import Disposition, Stream
 from PIL import Image
 
@@ -39,6 +40,29 @@ MP4_QUALITY = "18"  # x264's constant rate factor: 18 is visually lossless, 23 i
 # With the preset's own settings libx264 did not always write the same bytes for the same frames, even on one thread;
 # with all of these off it did in every trial. Which of them matters was not found out.
 REPRODUCIBLE = "weightp=0:mbtree=0:aq-mode=0:rc-lookahead=0:bframes=0"
+
+
+# PyAV before 19 fails on metadata that is no UTF-8 unless it is told otherwise; later versions cannot be told.
+_ANY_METADATA: Final[dict[str, Any]] = (
+    {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+)
+
+
+def open_film(data: bytes, containers: str = FILM_CONTAINERS, **options: str) -> InputContainer:
+    """A film or a sound for reading, to be closed.
+
+    Args:
+        data: Of the file.
+        containers: FFmpeg's names of those that it may be in.
+        options: More of FFmpeg's options.
+
+    Raises:
+        av.error.FFmpegError: It cannot be opened.
+    """
+    container: InputContainer = av.open(
+        io.BytesIO(data), "r", options={"format_whitelist": containers, **options}, **_ANY_METADATA
+    )
+    return container
 
 
 def encode_mp4(frames: np.ndarray, frames_per_second: float) -> bytes:

@@ -26,6 +26,8 @@ from shala_framework.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.training.progress import Reporter
 
+DEVICE_SHARE = 0.25  # of a CUDA device's free memory, that the training set may take
+
 
 @attrs.define(kw_only=True, eq=False)
 class RunData:
@@ -36,6 +38,7 @@ class RunData:
         modalities: Those that decode the rows.
         train_urls: Shards of the training split.
         validation_urls: Those of the validation split; none where there is none.
+        device: That computes.
         reporter: Who is told of progress.
     """
 
@@ -43,6 +46,7 @@ class RunData:
     modalities: Mapping[str, Modality]
     train_urls: list[str]
     validation_urls: list[str]
+    device: torch.device
     reporter: Reporter
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
@@ -68,6 +72,12 @@ class RunData:
             self.reporter.note(describe_rows(self._train))
             self._say("data.train", self._train.tally)
         return self._train
+
+    def _near(self, rows: Rows) -> Rows:
+        """The rows on the device that computes, where they take a small part of its free memory."""
+        if self.device.type != "cuda" or rows.num_bytes > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return rows
+        return rows.to(self.device)
 
     def num_train_rows(self) -> int | None:
         """Rows of the training set; None of shards that have no index and are not in memory."""
@@ -108,7 +118,7 @@ class RunData:
         """Shuffled training batches without end from a step on, of which each process has its share."""
         settings, data = self.spec.train.autoencoder, self.spec.data
         if data.in_memory:
-            rows = self.train()
+            rows = self._near(self.train())
             return (
                 rows.take(index[processes.rank() :: processes.world_size()])
                 for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)

@@ -21,10 +21,11 @@ from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
 from shala_framework.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.training import loop
-from shala_framework.training.loop import TrainingError, learning_rate_factor
+from shala_framework.training import steps
+from shala_framework.training.loop import TrainingError
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.progress import Silent
+from shala_framework.training.steps import learning_rate_factor
 
 
 def test_a_run_leaves_everything(two_spec, capsys):
@@ -247,7 +248,7 @@ def test_conditional_samples_follow_what_is_given(two_spec):
 @pytest.fixture
 def diverging(monkeypatch):
     """A learning rate of 1e18, which no spec can ask for."""
-    monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: 1e20)
+    monkeypatch.setattr(steps, "learning_rate_factor", lambda *_: 1e20)
 
 
 def test_a_diverging_loss_stops_the_run(two_spec, diverging, capsys):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.data.rows import Rows
+from shala_framework.machine import to_device
 
 STATISTICS_ROWS = 16_384  # that are summed up at a time
 
@@ -49,7 +50,7 @@ class LatentStore:
 
     def take(self, rows: Tensor) -> "LatentStore":
         """Some rows, by number."""
-        rows = rows.to(self.mean_ND.device)  # once for all four
+        rows = to_device(rows, self.mean_ND.device)  # once for all four
         return LatentStore(*(value[rows] for value in attrs.astuple(self, recurse=False)))
 
     def sample(self, noise_ND: Tensor | None = None) -> Tensor:
@@ -59,7 +60,7 @@ class LatentStore:
 
     def to(self, device: torch.device) -> "LatentStore":
         """The same rows on a device."""
-        return LatentStore(*(value.to(device) for value in attrs.astuple(self, recurse=False)))
+        return LatentStore(*(to_device(value, device) for value in attrs.astuple(self, recurse=False)))
 
 
 def join_latents(parts: Sequence[LatentStore]) -> LatentStore:

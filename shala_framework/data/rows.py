@@ -19,6 +19,7 @@ from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.errors import DataError, PluginError
+from shala_framework.machine import to_device
 from shala_framework.modality import Modality
 from shala_framework.seeds import mix_seed
 
@@ -49,6 +50,7 @@ class Rows:
     def take(self, rows: Tensor) -> "Rows":
         """The rows of an index tensor [K], in its order."""
         index = rows.tolist()
+        rows = to_device(rows, self.presence.device)
         return Rows(
             x={name: value[rows] for name, value in self.x.items()},
             presence=self.presence[rows],
@@ -69,12 +71,20 @@ class Rows:
         """At most so many rows from all over them, in order."""
         return self.take(torch.tensor(spread_positions(len(self), most), dtype=torch.long))
 
-    def to(self, device: torch.device) -> "Rows":
-        """The same rows on a device."""
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors."""
+        return sum(value.numel() * value.element_size() for value in (*self.x.values(), self.presence))
+
+    def to(self, device: torch.device, *, copy: bool = False) -> "Rows":
+        """The same rows on a device; with `copy` in memory of their own."""
+
+        def moved(value: Tensor) -> Tensor:
+            there = to_device(value, device)
+            return there.clone() if copy else there
+
         return attrs.evolve(
-            self,
-            x={name: value.to(device, non_blocking=True) for name, value in self.x.items()},
-            presence=self.presence.to(device, non_blocking=True),
+            self, x={name: moved(value) for name, value in self.x.items()}, presence=moved(self.presence)
         )
 
 

@@ -20,10 +20,10 @@ from shala_framework.modality import Modality
 from shala_framework.model import ShaLa
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
-from shala_framework.training.loop import learning_rate_factor
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.progress import Reporter
+from shala_framework.training.steps import learning_rate_factor
 
 BATCH_SIZE = 64
 EPOCHS, LEAST_WORTH_STEPS, MOST_STEPS = 25, 100, 400  # what the training rows are worth, without a limit of time

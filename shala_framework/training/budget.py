@@ -16,11 +16,12 @@ from shala_framework.errors import Problem, SpecError
 from shala_framework.processes import largest
 from shala_framework.spec.schema import Stage, Train
 from shala_framework.training.compiling import uncompiled
-from shala_framework.training.loop import Trainable, closed_after, take_step
+from shala_framework.training.graphs import Steps, can_capture
+from shala_framework.training.loop import closed_after
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
+from shala_framework.training.steps import Trainable
 
-UNTIMED_STEPS = 2  # which set up memory and kernels
 LEAST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 20
 TIMED_SHARE = 0.01  # of the budget, that the timed steps of a stage may take
 
@@ -62,22 +63,24 @@ def measure_stage(
     weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
     extra = {name: value.detach().clone() for name, value in stage.extra_state().items()}
     device = next(module.parameters()).device
-    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
+    captured = can_capture(stage, settings)
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
     step_loss = shared_loss(stage, device, exchange_gradients=False)
+    steps = Steps(stage, settings, optimizers, step_loss, captured=captured)
     module.train()
     with torch.random.fork_rng(), closed_after(partial(batches, 0)) as stream:
 
         def timed(step: int) -> float:
             start = time.perf_counter()
-            take_step(stage, settings, optimizers, step_loss, next(stream), step)
+            steps.take(next(stream), step)
             _wait(device)
             return time.perf_counter() - start
 
-        for step in range(UNTIMED_STEPS):
+        for step in range(steps.num_untimed):  # which set up memory and kernels
             timed(step)
-        times = [timed(UNTIMED_STEPS + n) for n in range(LEAST_TIMED_STEPS)]
+        times = [timed(steps.num_untimed + n) for n in range(LEAST_TIMED_STEPS)]
         more = int(seconds / largest(sum(times) / len(times), device)) - len(times)
-        times += [timed(UNTIMED_STEPS + n) for n in range(min(more, MOST_TIMED_STEPS))]
+        times += [timed(steps.num_untimed + n) for n in range(min(more, MOST_TIMED_STEPS))]
         start = time.perf_counter()
         with uncompiled():
             stage.validate()

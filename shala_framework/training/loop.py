@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shala_framework.checkpoint import part, prefixed
 from shala_framework.errors import CheckpointError, ShalaError
@@ -24,13 +24,15 @@ from shala_framework.processes import any_process, barrier, is_lost_process, mea
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.compiling import uncompiled
+from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
-from shala_framework.training.parallel import Loss, shared_loss
+from shala_framework.training.parallel import shared_loss
 from shala_framework.training.progress import Reporter, Silent
-from shala_framework.training.sharding import clip_gradients, has_split_layers
+from shala_framework.training.sharding import has_split_layers
 from shala_framework.training.split_tensors import split_like, whole
 from shala_framework.training.states import StateFiles
+from shala_framework.training.steps import Trainable
 from shala_framework.training.stopping import Interrupted, stop_request
 
 Batch = TypeVar("Batch")
@@ -38,43 +40,6 @@ Batch = TypeVar("Batch")
 
 class TrainingError(ShalaError):
     """Training cannot go on."""
-
-
-class Trainable(Protocol[Batch]):
-    """One stage, as the loop sees it."""
-
-    name: str
-    module: nn.Module
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and detached terms worth logging, which are means over rows (of some: `weighted`)."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called once the optimiser has stepped."""
-
-    def validate(self) -> dict[str, float]:
-        """Figures on held-out rows; empty where there are none."""
-        ...
-
-    def split(self, batch: Batch, parts: int) -> Sequence[Batch]:
-        """A batch in equal parts, for a step that goes through them one by one."""
-        ...
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside the module's that going on needs."""
-        ...
-
-    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take them back."""
-
-
-def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine from 1 to 0 over what remains; step counts from 0."""
-    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
-    remaining = max(1, num_steps - warmup_steps)
-    progress = min(1.0, max(0.0, (step - warmup_steps) / remaining))
-    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train(
@@ -109,7 +74,8 @@ def train(
     """
     module = stage.module
     split = has_split_layers(module)
-    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype)
+    captured = can_capture(stage, settings)
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
     start, window, num_lines = 0, _Window(), 0
     metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
     states = StateFiles(state_file, fingerprint) if state_file is not None else None
@@ -123,7 +89,7 @@ def train(
     device = next(module.parameters()).device
     clock, watch, saved_at = _Clock(), RateWatch(), time.monotonic()
     module.train()
-    step_loss = shared_loss(stage, device)
+    steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured, note=reporter.note)
     rest = _Rest(start)
     remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
     with (
@@ -137,7 +103,7 @@ def train(
         stream.check()
         for step in range(start, settings.steps):
             torch.manual_seed(mix_seed(stage_seed, step))
-            window.add(take_step(stage, settings, optimizers, step_loss, stream.batch, step, rest.begin_change))
+            window.add(steps.take(stream.batch, step, rest.begin_change))
             done = rest.step = step + 1
             if done % settings.log_every_steps == 0 or done == settings.steps:
                 figures = window.mean()
@@ -181,32 +147,6 @@ def train(
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; {kept}")
                 raise Interrupted(request.signal_number)
     reporter.finish()
-
-
-def take_step(
-    stage: Trainable[Batch],
-    settings: Stage,
-    optimizers: Sequence[torch.optim.Optimizer],
-    step_loss: Loss,
-    batch: Batch,
-    step: int,
-    before_change: Callable[[], None] = lambda: None,
-) -> dict[str, Tensor]:
-    """One optimiser step at its place in the schedule; returns the loss, the gradient's norm and the stage's terms.
-
-    `before_change` is called once the gradients are there, before weights change.
-    """
-    factor = learning_rate_factor(step, settings.steps, settings.warmup_steps)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = settings.learning_rate * factor
-    loss, terms = step_loss(batch, step, settings.micro_batches)
-    norm = clip_gradients(stage.module, settings.gradient_clip)
-    before_change()
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    stage.after_step(step)
-    return {"loss": loss, "gradient_norm": norm.detach(), **terms}
 
 
 def _validate(

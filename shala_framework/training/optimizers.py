@@ -26,13 +26,16 @@ MATRIX_LAYERS = (
 )
 
 
-def make_optimizers(module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype, capturable: bool = False
+) -> list[torch.optim.Optimizer]:
     """The optimisers that together train every parameter of a module.
 
     Args:
         module: What is trained.
         settings: Optimiser, learning rate and weight decay.
         matrix_dtype: In which Muon computes; bfloat16 pays where matrix units are made for it.
+        capturable: Whether steps are to become part of a CUDA graph; the rates are tensors then.
 
     Returns:
         One or two optimisers whose rates all start at `settings.learning_rate`.
@@ -46,12 +49,14 @@ def make_optimizers(module: nn.Module, settings: Stage, *, matrix_dtype: torch.d
         for matrix in (True, False)  # the others are biases, norms and scales
         for of_kind in by_kind([p for p in rest if (p.ndim >= 2) == matrix])
     ]
-    rate = settings.learning_rate
+    rate: float | Tensor = settings.learning_rate
+    if capturable:
+        rate = torch.tensor(rate, device=parameters[0].device)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay, dtype=matrix_dtype))
     if rest:
-        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True))
+        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True, capturable=capturable))
     return optimizers
 
 
@@ -84,7 +89,7 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Sequence[Tensor],
         *,
-        lr: float,
+        lr: float | Tensor,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
@@ -122,7 +127,14 @@ class Muon(torch.optim.Optimizer):
             for p, step_RC in zip(moved, steps_KRC, strict=True):
                 rows, width = _matrix_shape(p)
                 turned = step_RC if rows <= width else step_RC.mT
-                p.add_(split_like(turned.reshape(p.shape), p), alpha=-0.2 * group["lr"] * columns**0.5)
+                _add(p, split_like(turned.reshape(p.shape), p), -0.2 * group["lr"] * columns**0.5)
+
+
+def _add(parameter: Tensor, direction: Tensor, extent: float | Tensor) -> None:
+    if isinstance(extent, Tensor):
+        parameter.addcmul_(direction, extent)
+    else:
+        parameter.add_(direction, alpha=extent)
 
 
 def _matrix_shape(parameter: Tensor) -> tuple[int, int]:

@@ -12,9 +12,9 @@ from shala_framework.processes import world_size
 from shala_framework.training.split_tensors import is_split
 
 if TYPE_CHECKING:
-    from shala_framework.training.loop import Trainable
+    from shala_framework.training.steps import Trainable
 
-Loss = Callable[[Any, int, int], tuple[Tensor, dict[str, Tensor]]]
+Loss = Callable[[Any, int | Tensor, int], tuple[Tensor, dict[str, Tensor]]]
 
 
 class _LossModule(nn.Module):
@@ -25,7 +25,7 @@ class _LossModule(nn.Module):
         self.module = stage.module
         self._loss = stage.loss
 
-    def forward(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Any, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self._loss(batch, step)
 
 
@@ -54,7 +54,7 @@ def shared_loss(stage: "Trainable[Any]", device: torch.device, *, exchange_gradi
             module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
         )
 
-    def step_loss(batch: Any, step: int, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_loss(batch: Any, step: int | Tensor, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
         totals: dict[str, Tensor] = {}
         loss_sum: Tensor | None = None
         pieces = stage.split(batch, parts) if parts > 1 else [batch]

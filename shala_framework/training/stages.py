@@ -1,6 +1,6 @@
 """The two stages as the loop sees them: what they minimise and what they measure on held-out rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shala_framework.autoencoder import Autoencoder, Bound
 from shala_framework.data.latents import Latents, LatentStore
 from shala_framework.data.rows import Rows
+from shala_framework.machine import to_device
 from shala_framework.prior import DiffusionPrior
 from shala_framework.processes import rows_randn
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
@@ -48,11 +49,19 @@ class AutoencoderTraining:
         self.likelihood_weights = {name: largest / n if rescaling else 1.0 for name, n in num_values.items()}
         self.loss_unit = sum(n * self.likelihood_weights[name] for name, n in num_values.items())
 
-    def kl_weight(self, step: int) -> float:
+    def kl_weight(self, step: int | Tensor) -> float | Tensor:
         """The KL term's weight at a step: linear from 0."""
-        return self.settings.kl_weight * min(1.0, (step + 1) / max(1, self.settings.kl_warmup_steps))
+        share = (step + 1) / max(1, self.settings.kl_warmup_steps)
+        return self.settings.kl_weight * (share.clamp_max(1.0) if isinstance(share, Tensor) else min(1.0, share))
 
-    def loss(self, batch: Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
+        return batch.to(self.device, copy=copy)
+
+    def refill(self, placed: Rows, batch: Rows) -> bool:
+        pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
+        return refilled(pairs)
+
+    def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
         with self.precision.autocast(self.device):
             bound = self.autoencoder.bound(rows.x, rows.presence)
@@ -122,7 +131,15 @@ class PriorTraining:
         self.latents, self.held_out, self.precision = latents, held_out, precision
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
 
-    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
+        device = self.prior.z_mean.device
+        moved = to_device(batch, device)
+        return moved.clone() if copy else moved
+
+    def refill(self, placed: Tensor, batch: Tensor) -> bool:
+        return refilled([(placed, batch)])
+
+    def loss(self, batch: Tensor, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = self.latents.take(batch).to(self.prior.z_mean.device)
         with self.precision.autocast(rows.mean_ND.device):
             own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
@@ -163,6 +180,15 @@ class PriorTraining:
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in self.average.shadow.items():
             value.copy_(tensors[name])
+
+
+def refilled(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Copy the second of each two tensors into the first; False, and nothing copied, where shapes differ."""
+    if any(mine.shape != theirs.shape for mine, theirs in pairs):
+        return False
+    for mine, theirs in pairs:
+        mine.copy_(theirs, non_blocking=True)
+    return True
 
 
 class MovingAverage:

@@ -1,6 +1,5 @@
 """Encoded sound, alone or in a video, to one channel of samples: decoded, mixed, resampled and cut to length."""
 
-import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 import torchaudio.functional
 
-from shala_framework import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
+from shala_framework import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
 
 Crop = Literal["start", "centre", "loudest"]
 
@@ -123,9 +122,7 @@ class _Track:
 
 
 def _decode(data: bytes, field: str, enough_seconds: float | None, max_samples: int) -> tuple[np.ndarray, int] | None:
-    with av.open(
-        io.BytesIO(data), "r", metadata_errors="replace", options={"format_whitelist": CONTAINERS}
-    ) as container:
+    with open_film(data, CONTAINERS) as container:
         stream = played_stream(container.streams.audio)
         if stream is None:
             return None

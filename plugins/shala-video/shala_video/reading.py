@@ -1,6 +1,5 @@
 """Encoded video to a clip of fixed size: what a player shows at evenly spaced moments, scaled to fit and cropped."""
 
-import io
 import itertools
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -11,7 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from shala_framework import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
+from shala_framework import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
 from shala_video.showing import UPRIGHT, show, turn_of
 from shala_video.timing import shown_at_even_moments, shown_times
 
@@ -50,8 +49,7 @@ class _Request:
 
     def open(self) -> InputContainer:
         # FFmpeg decodes a frame while it opens some files; the limit has to hold there already.
-        options = {"format_whitelist": CONTAINERS, "max_pixels": str(self.max_pixels)}
-        return av.open(io.BytesIO(self.data), "r", metadata_errors="replace", options=options)
+        return open_film(self.data, CONTAINERS, max_pixels=str(self.max_pixels))
 
 
 @attrs.frozen
