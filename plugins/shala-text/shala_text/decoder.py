@@ -120,8 +120,9 @@ class TextLikelihood:
             inputs_BT = inputs_BT.masked_fill(hidden_BT, PAD)
         packing = Packing(x_BT != PAD)
         logits_NV = self.decoder.logits(inputs_BT, packing, self.condition_BC, self.words_BV)
-        log_prob_N = -nn.functional.cross_entropy(logits_NV, packing.pack(x_BT) - 1, reduction="none")
-        return log_prob_N.new_zeros(len(x)).index_add(0, packing.row_N, log_prob_N)
+        following_N = (packing.pack(x_BT) - 1).clamp_min(0)  # padding, where it is packed, counts for nothing
+        log_prob_N = -nn.functional.cross_entropy(logits_NV, following_N, reduction="none")
+        return packing.row_sums(log_prob_N)
 
     def mode(self) -> Tensor:
         """The text of the likeliest next word at each step: int64 [B, L]."""

@@ -1,7 +1,9 @@
 """Blocks of a pre-norm transformer over packed tokens.
 
 Layers that treat each token by itself run on the real tokens of all rows, packed one after another; rows are padded
-for attention alone. Texts are of very different lengths, and a row without a text costs next to nothing.
+for attention alone. Texts are of very different lengths, and a row without a text costs next to nothing. On a CUDA
+device padding is computed with the rest: shapes that do not depend on the texts let a step be captured as a graph,
+which is worth more there.
 
 Shapes: B batch, L tokens of x, T tokens of the longest row, S tokens seen so far, N real tokens of all rows, W width,
 H heads, K values of a head's key, C condition_dim.
@@ -14,8 +16,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from shala_text.vocabulary import PAD
 
 
+def computes_padding(tensor: Tensor) -> bool:
+    """Whether padding is computed with the rest where a tensor is."""
+    return tensor.is_cuda
+
+
 def without_common_padding(x_BL: Tensor) -> Tensor:
-    """The leading positions, at least one, that hold every token which is not padding: [B, T]."""
+    """The leading positions, at least one, that hold every token which is not padding: [B, T]; all on a CUDA device."""
+    if computes_padding(x_BL):
+        return x_BL
     used_L = (x_BL != PAD).any(0)
     positions_L = torch.arange(1, len(used_L) + 1, device=x_BL.device)
     return x_BL[:, : max(1, int((used_L * positions_L).max()))]
@@ -26,24 +35,36 @@ class Packing:
 
     Attributes:
         real_BT: True where there is one.
-        index_N: Their places in the flattened batch.
-        row_N: Their rows.
+        dense: Whether padding is packed too; N is then B * T.
+        row_N: Rows of what is packed.
         position_N: Their positions in their rows.
     """
 
     def __init__(self, real_BT: Tensor) -> None:
         num_positions = real_BT.shape[1]
         self.real_BT = real_BT
-        self.index_N = real_BT.flatten().nonzero()[:, 0]
-        self.row_N, self.position_N = self.index_N // num_positions, self.index_N % num_positions
+        self.dense = computes_padding(real_BT)
+        self._index_N = (
+            torch.arange(real_BT.numel(), device=real_BT.device) if self.dense else real_BT.flatten().nonzero()[:, 0]
+        )
+        self.row_N, self.position_N = self._index_N // num_positions, self._index_N % num_positions
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, ...] to [N, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.index_N)
+        flat = padded.flatten(0, 1)
+        return flat if self.dense else flat.index_select(0, self._index_N)
+
+    def row_sums(self, packed_N: Tensor) -> Tensor:
+        """The sum over each row's real tokens: [B]."""
+        if self.dense:
+            return (packed_N.view(self.real_BT.shape) * self.real_BT).sum(1)
+        return packed_N.new_zeros(len(self.real_BT)).index_add(0, self.row_N, packed_N)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[N, ...] to [B, T, ...], zero where there is no real token."""
-        flat = packed.new_zeros(self.real_BT.numel(), *packed.shape[1:]).index_copy(0, self.index_N, packed)
+        """[N, ...] to [B, T, ...]; anything finite, and zero unless dense, where there is no real token."""
+        if self.dense:
+            return packed.unflatten(0, self.real_BT.shape)
+        flat = packed.new_zeros(self.real_BT.numel(), *packed.shape[1:]).index_copy(0, self._index_N, packed)
         return flat.view(*self.real_BT.shape, *packed.shape[1:])
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from shala_text import Text
+from shala_text import Text, transformer
 from shala_text.decoder import TextDecoder, nucleus
 from shala_text.encoder import TextEncoder
 from shala_text.reading import decode_utf8, normalise
@@ -499,6 +499,25 @@ def test_padding_does_not_matter() -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(x)[:1], encoder(x[:1, :3]))
         torch.testing.assert_close(decoder(z).log_prob(x)[:1], decoder(z[:1]).log_prob(x[:1, :4]))
+
+
+def test_padding_that_is_computed_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CUDA device: features, log-likelihoods, texts and every gradient are those of packed tokens."""
+
+    def passed(*, dense: bool) -> tuple[list[Tensor], list[Tensor]]:
+        monkeypatch.setattr(transformer, "computes_padding", lambda _: dense)
+        torch.manual_seed(0)
+        encoder = TextEncoder(20, 9, 16, 2, 2, 8)
+        decoder = TextDecoder(20, 9, 16, 2, 2, 4, word_dropout=0.0)
+        x_BL = torch.tensor([[5, 6, 7, END] + 5 * [PAD], 9 * [PAD], [3, 4, 5, 6, 7, 8, 9, 3, END]])
+        h_BF, likelihood = encoder(x_BL), decoder(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
+        log_prob_B = likelihood.log_prob(x_BL)
+        (h_BF.square().sum() + log_prob_B.sum()).backward()
+        gradients = [p.grad for module in (encoder, decoder) for p in module.parameters() if p.grad is not None]
+        return [h_BF, log_prob_B, likelihood.mode()], gradients
+
+    for got, expected in zip(passed(dense=True), passed(dense=False), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_word_order_matters_to_the_encoder() -> None:
