@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from shala_framework.errors import PluginError
-from shala_framework.plugins import installed_offers, load_offer
+from shala_framework.plugin.loading import installed_offers, load_offer
 from shala_framework.spec.schema import Spec
 from shala_framework.spec.structuring import InvalidValueError, structure
 from shala_framework.urls import shortened

@@ -12,7 +12,7 @@ import pytest
 
 from shala_framework import PluginError, SpecError
 from shala_framework.cli.main import main, main_run
-from shala_framework.plugins import installed_offers, load_dataset, load_modality
+from shala_framework.plugin.loading import installed_offers, load_dataset, load_modality
 from shala_framework.spec import read_spec
 
 Install = Callable[..., str]
@@ -20,7 +20,7 @@ Install = Callable[..., str]
 SOUND = """\
 import attrs
 from two_floats import Made, TwoFloats
-from shala_framework import Dataset, Modality, hookimpl
+from shala_framework.plugin import Dataset, Modality, hookimpl
 
 @attrs.frozen(kw_only=True)
 class Options:

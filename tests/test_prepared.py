@@ -17,7 +17,7 @@ from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
 from shala_framework.errors import DataError
 from shala_framework.experiment import Experiment
-from shala_framework.plugins import load_offer
+from shala_framework.plugin.loading import load_offer
 from shala_framework.spec import read_spec
 
 

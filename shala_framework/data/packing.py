@@ -19,9 +19,9 @@ from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
-from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError, PluginError
 from shala_framework.locking import FolderLock
+from shala_framework.plugin.dataset import Dataset, Sample
 from shala_framework.spec import unstructure
 
 PACK_LOCK = "pack.lock"  # there while a pack is under way

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     DataError,
     Dataset,
     LogScale,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     DataError,
     Modality,
     Preview,

@@ -9,7 +9,7 @@ Shapes: B batch, T steps, C channels, F feature_dim, D latent_dim, W width.
 import torch
 from torch import Tensor, nn
 
-from shala_framework import LogScale, Normal, Residual, group_norm, initialise
+from shala_framework.plugin import LogScale, Normal, Residual, group_norm, initialise
 
 
 class SeriesEncoder(nn.Module):

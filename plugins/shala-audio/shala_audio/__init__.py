@@ -15,7 +15,7 @@ from shala_audio.drawing import draw_spectrum
 from shala_audio.networks import SpectrumDecoder, SpectrumEncoder
 from shala_audio.reading import MAX_SAMPLES, cut, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
-from shala_framework import (
+from shala_framework.plugin import (
     FILM_FIELDS,
     DataError,
     Modality,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torchaudio.functional
 
-from shala_framework import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
+from shala_framework.plugin import FILM_CONTAINERS, DataError, played_stream, refuse_truncated
 
 Crop = Literal["start", "centre", "loudest"]
 

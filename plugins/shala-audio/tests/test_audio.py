@@ -21,8 +21,8 @@ from shala_audio.drawing import cubehelix, draw_spectrum
 from shala_audio.networks import SpectrumDecoder
 from shala_audio.reading import cut, read_sound, resample
 
-from shala_framework import DataError, Standardise, encode_mp4
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError, Standardise, encode_mp4
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from shala_datasets.files import LeftOut, printable, walk
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 ARCHIVES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 _LARGEST_ARCHIVE = 1 << 30  # bytes, unpacked: the data sets that are read this way hold less than a tenth of it

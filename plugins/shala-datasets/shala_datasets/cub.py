@@ -15,7 +15,7 @@ import attrs
 
 from shala_datasets.files import LeftOut, check_folder, count, lines_of, listed, printable, read
 from shala_datasets.splits import check_share, held_out
-from shala_framework import DataError, Dataset, Sample, between
+from shala_framework.plugin import DataError, Dataset, Sample, between
 
 LISTS = ("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt")
 IMAGE_FOLDERS = ("images", "images128")

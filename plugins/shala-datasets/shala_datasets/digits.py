@@ -30,7 +30,7 @@ from shala_datasets.files import LeftOut, check_folder, printable
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.pen import Writings, read_pendigits
 from shala_datasets.splits import held_out
-from shala_framework import DataError, Dataset, Sample, at_least, encode_mp4, encode_png
+from shala_framework.plugin import DataError, Dataset, Sample, at_least, encode_mp4, encode_png
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LAYOUT = (

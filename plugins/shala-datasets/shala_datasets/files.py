@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 _EXAMPLES_PER_NOTE = 5
 

@@ -21,7 +21,7 @@ from shala_datasets.folder_names import describes_the_set, left_by_a_system, spl
 from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
 from shala_datasets.splits import check_share, divide_by_hash
 from shala_datasets.tables import MISSING, Table, cell
-from shala_framework import DataError, Dataset, Sample
+from shala_framework.plugin import DataError, Dataset, Sample
 
 LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
 

@@ -8,7 +8,7 @@ import attrs
 
 from shala_datasets.files import LeftOut, printable
 from shala_datasets.tables import MISSING, Table, cell
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 SPLITS = {
     "train": "train", "training": "train",

@@ -25,7 +25,7 @@ import attrs
 
 from shala_datasets.files import LeftOut, check_folder, count, listed, printable, walk
 from shala_datasets.mimic_cxr_tables import FINDINGS, NO_FINDING, Study, read_studies
-from shala_framework import DataError, Dataset, Sample, not_empty
+from shala_framework.plugin import DataError, Dataset, Sample, not_empty
 
 LAYOUT = (
     "p10/p10000032/s50414267/<dicom_id>.jpg and p10/p10000032/s50414267.txt, in folders `files` up to six levels down"

@@ -12,7 +12,7 @@ import attrs
 
 from shala_datasets.files import LeftOut, printable
 from shala_datasets.tables import Table, cell
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 NO_FINDING = "No Finding"
 FINDINGS = (

@@ -28,7 +28,7 @@ from shala_datasets.ntu_protocols import (
     train_subjects,
 )
 from shala_datasets.splits import check_share
-from shala_framework import DataError, Dataset, Sample, between, each, not_empty
+from shala_framework.plugin import DataError, Dataset, Sample, between, each, not_empty
 
 LAYOUT = (
     "files named SsssCcccPpppRrrrAaaa.skeleton and SsssCcccPpppRrrrAaaa_rgb.avi, such as "

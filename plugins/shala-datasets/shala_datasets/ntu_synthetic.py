@@ -22,7 +22,7 @@ from shala_datasets.ntu_actions import ACTION_NAMES, action_label
 from shala_datasets.ntu_protocols import NTU120_TRAIN_SUBJECTS, NUM_SUBJECTS, NTUKey, held_out_subjects
 from shala_datasets.rendering import encode_avi, render
 from shala_datasets.skeleton_text import skeleton_text
-from shala_framework import DataError, Dataset, Sample, at_least, between
+from shala_framework.plugin import DataError, Dataset, Sample, at_least, between
 
 FRAMES_PER_SECOND = 16
 SPLITS: tuple[str, ...] = ("train", "validation", "test")

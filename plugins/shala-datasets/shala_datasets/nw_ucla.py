@@ -15,7 +15,7 @@ import numpy as np
 
 from shala_datasets.archives import files_in
 from shala_datasets.files import LeftOut, check_folder, count, printable
-from shala_framework import DataError, Dataset, Sample, between, each
+from shala_framework.plugin import DataError, Dataset, Sample, between, each
 
 ACTIONS = {
     1: "pick up with one hand",

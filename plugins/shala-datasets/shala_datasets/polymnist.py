@@ -22,7 +22,7 @@ from shala_datasets.draws import SPLITS, draw
 from shala_datasets.files import check_folder, printable, read
 from shala_datasets.mnist import LAYOUT as MNIST_LAYOUT
 from shala_datasets.mnist import VALIDATION_SHARE, MNISTDigits, read_mnist
-from shala_framework import DataError, Dataset, Sample, at_least, between, encode_png
+from shala_framework.plugin import DataError, Dataset, Sample, at_least, between, encode_png
 
 LAYOUT = f"{MNIST_LAYOUT}, and polymnist_backgrounds/ with 1.jpg to 5.jpg (github.com/thomassutter/MoPoE)"
 _SIDE = 28

@@ -17,7 +17,7 @@ import attrs
 
 from shala_datasets.files import LeftOut, check_folder, examples, lines_of, printable, read, walk
 from shala_datasets.splits import check_share, held_out
-from shala_framework import DataError, Dataset, Sample
+from shala_framework.plugin import DataError, Dataset, Sample
 
 LAYOUT = "clips named v_Class_gGG_cCC.avi, such as ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi, at any depth"
 LISTS_URL = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"

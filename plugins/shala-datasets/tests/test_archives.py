@@ -9,8 +9,8 @@ import pytest
 from shala_datasets.archives import files_in
 from shala_datasets.files import LeftOut
 
-from shala_framework import DataError
-from shala_framework.testing import damage
+from shala_framework.plugin import DataError
+from shala_framework.plugin.testing import damage
 
 FILES = {"b.wav": b"second" * 200, "a.wav": b"first", "c/d.wav": b"third" * 300}
 WANTED = [("a.wav", b"first"), ("b.wav", b"second" * 200), ("d.wav", b"third" * 300)]

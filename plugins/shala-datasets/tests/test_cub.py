@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from shala_datasets import CUB
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 CLASSES = ("001.Robin", "002.Wren")
 NUM_IMAGES = 40

@@ -16,8 +16,8 @@ from shala_datasets.draws import SPLITS, draw
 from shala_datasets.mnist import read_idx
 from shala_datasets.pen import INKS, PAPER, film, read_pendigits, to_pixels
 
-from shala_framework import DataError, Sample
-from shala_framework.testing import damage
+from shala_framework.plugin import DataError, Sample
+from shala_framework.plugin.testing import damage
 
 FIELDS = ["json", "mp4", "npy", "png", "txt", "wav"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -14,7 +14,7 @@ from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.splits import held_out, split_by_hash
 from shala_datasets.ucf101 import UCF101
 
-from shala_framework import DataError, Dataset
+from shala_framework.plugin import DataError, Dataset
 
 
 def test_walk_ends_and_has_one_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from shala_datasets import MIMICCXR
 from shala_datasets.mimic_cxr_tables import FINDINGS, Study
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data")).resolve()
 XRAYS, REPORTS = DATA / "covid_cxr_notes/images256", DATA / "iu_xray_reports/indiana_reports.csv"

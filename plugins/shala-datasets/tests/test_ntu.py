@@ -14,7 +14,7 @@ from shala_datasets.ntu_protocols import (
     missing_skeletons,
 )
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 REAL = Path(os.environ.get("SHALA_DATA", Path(__file__).resolve().parents[3] / "../shared/data")) / "ntu"
 

@@ -14,7 +14,7 @@ from shala_datasets.body import BONES
 from shala_datasets.motion import ACTIONS
 from shala_datasets.ntu_synthetic import SPLITS
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 ONE_OF_EACH = range(len(ACTIONS))
 

@@ -10,8 +10,8 @@ import pytest
 from shala_datasets import NWUCLA
 from shala_datasets.nw_ucla import ACTIONS, check_sequence
 
-from shala_framework import DataError, Sample
-from shala_framework.testing import damage
+from shala_framework.plugin import DataError, Sample
+from shala_framework.plugin.testing import damage
 
 
 def make(source: Path, **options: tuple[int, ...]) -> tuple[list[Sample], list[str]]:

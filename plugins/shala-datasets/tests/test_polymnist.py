@@ -13,7 +13,7 @@ from PIL import Image
 from shala_datasets import PolyMNIST
 from shala_datasets.mnist import read_idx, read_mnist
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 
 def make(source: Path, **options: int) -> list[Sample]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shala_datasets import UCF101
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import DataError, Sample
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data")).resolve()
 REAL = DATA / "ucf101"

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     DataError,
     Modality,
     Preview,
