@@ -161,12 +161,16 @@ def test_one_distribution_seen_twice_on_the_path_is_one(install, tmp_path, monke
 
 
 def test_a_data_set_keeps_its_contract_too(install, two_spec):
-    """An abstract data set is refused, and so is one that needs raw files where a stand-in must make them."""
+    """Refused: an abstract data set, one with other arguments, and a stand-in that needs raw files."""
     hook = "@hookimpl\ndef shala_register_datasets(register):\n    register('source', Source)\n"
     abstract = f"class Source(Dataset):\n    Options = Options\n\n{hook}\n@hookimpl"
     install("acme-abstract", replaced("@hookimpl", abstract), ("source",))
     with pytest.raises(PluginError, match=r"acme-abstract 2\.1: Source lacks samples of Dataset's contract"):
         load_dataset("source")
+    other = f"class Source(Dataset):\n    Options = Options\n    def samples(self, source): ...\n\n{hook}\n@hookimpl"
+    install("acme-other", replaced("@hookimpl", other.replace("'source'", "'other'")), ("other",))
+    with pytest.raises(PluginError, match=r"expected Source\.samples\(self, source, account\), got \(self, source\)"):
+        load_dataset("other")
     hook = hook.replace("'source'", "'films'")
     films = f"class Source(Made):\n    needs_source = True\n\n{hook}\n@hookimpl"
     install("raw-films", replaced("@hookimpl", films), ("films",))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shala_framework.errors import DataError
     from shala_framework.plugin.arrays import decode_npy, encode_npy
-    from shala_framework.plugin.dataset import Dataset, Sample
+    from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.hookspecs import hookimpl
     from shala_framework.plugin.layers import (
         ConditionedResidual,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": ("DataError",),
     "plugin.arrays": ("decode_npy", "encode_npy"),
-    "plugin.dataset": ("Dataset", "Sample"),
+    "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.hookspecs": ("hookimpl",),
     "plugin.layers": (*("ConditionedResidual", "Residual", "Standardise", "group_norm", "initialise", "unfold_time"),),
     "plugin.likelihoods": (
@@ -63,8 +63,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ConditionedResidual", "DataError", "Dataset", "FILM_CONTAINERS", "FILM_FIELDS", "LOCATION_SCALE", "Laplace",
-    "Likelihood", "LogScale", "Modality", "Normal", "Pixels", "Preview", "Relaxed", "Residual", "Sample",
+    "Account", "ConditionedResidual", "DataError", "Dataset", "FILM_CONTAINERS", "FILM_FIELDS", "LOCATION_SCALE",
+    "Laplace", "Likelihood", "LogScale", "Modality", "Normal", "Pixels", "Preview", "Relaxed", "Residual", "Sample",
     "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy", "each", "encode_gif",
     "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl", "initialise", "multiple_of",
     "not_empty", "pixels_to_unit", "played_stream", "refuse_truncated", "unfold_time", "unit_to_pixels",
