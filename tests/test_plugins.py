@@ -270,3 +270,11 @@ def test_a_process_shows_no_traceback_for_a_broken_import(install, two_spec, tmp
         f"error: 2 problems\n  two.toml:14: modality.first.plugin: {cause}\n"
         f"  two.toml:18: modality.second.plugin: {cause}\n"
     )
+
+
+def test_the_contract_tests_say_that_they_need_pytest():
+    """Where it is not installed, the import names it and how to get it."""
+    code = "import sys; sys.modules['pytest'] = None; import shala_framework.plugin.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("needs pytest, which is not installed; run: pip install pytest")

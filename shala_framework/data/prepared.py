@@ -61,7 +61,7 @@ def describe_blank(name: str, modality: Modality, fields: Container[str]) -> str
         modality: That read them.
         fields: Names of the sample's.
     """
-    field = next((field for field in modality.fields if field in fields), None)
+    field = modality.first_field(fields)
     return None if field is None else f"modality {name!r}: field {field!r} is there, but {modality.blank_reason()}"
 
 

@@ -12,14 +12,7 @@ if TYPE_CHECKING:
     from shala_framework.plugin.arrays import decode_npy, encode_npy
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.hookspecs import hookimpl
-    from shala_framework.plugin.layers import (
-        ConditionedResidual,
-        Residual,
-        Standardise,
-        group_norm,
-        initialise,
-        unfold_time,
-    )
+    from shala_framework.plugin.layers import ConditionedResidual, Residual, group_norm, initialise, unfold_time
     from shala_framework.plugin.likelihoods import (
         LOCATION_SCALE,
         Laplace,
@@ -41,6 +34,7 @@ if TYPE_CHECKING:
     )
     from shala_framework.plugin.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
+    from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
 
 _HOMES = {
@@ -48,7 +42,7 @@ _HOMES = {
     "plugin.arrays": ("decode_npy", "encode_npy"),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.hookspecs": ("hookimpl",),
-    "plugin.layers": (*("ConditionedResidual", "Residual", "Standardise", "group_norm", "initialise", "unfold_time"),),
+    "plugin.layers": ("ConditionedResidual", "Residual", "group_norm", "initialise", "unfold_time"),
     "plugin.likelihoods": (
         *("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
     ),
@@ -58,6 +52,7 @@ _HOMES = {
     ),
     "plugin.modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "plugin.options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
+    "plugin.standardise": ("Standardise",),
     "plugin.tracker": ("TrackedRun", "Tracker"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -574,7 +574,7 @@ def test_networks_adapt_to_the_size(mels: int, num_frames: int) -> None:
         x = torch.randn(2, *audio.shape) * 10 - 50
         likelihood = audio.decoder(12)(audio.encoder(12)(x))
         assert likelihood.log_prob(x).isfinite().all()
-        decoder = SpectrumDecoder(Standardise(torch.zeros(mels, 1), 1.0), num_frames, 16, 12, "normal", None)
+        decoder = SpectrumDecoder(Standardise((mels,), trailing=1), num_frames, 16, 12, "normal", None)
         assert decoder(torch.randn(64, 12)).mode().std(0).mean() > 0.2
 
 

@@ -196,7 +196,7 @@ class Text(Modality):
 
     def _text(self, sample: Mapping[str, bytes]) -> str:
         """Clean text of the first of `fields` that the sample has; empty where the modality is missing."""
-        field = next((name for name in self.fields if name in sample), None)
+        field = self.first_field(sample)
         if field is None:
             return ""
         text = decode_utf8(sample[field], field, self.options.max_bytes)

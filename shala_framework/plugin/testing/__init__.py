@@ -10,6 +10,13 @@
 Small options keep it quick: the suite trains the networks for a few dozen steps.
 """
 
+import importlib.util
+
+if importlib.util.find_spec("pytest") is None:
+    raise ModuleNotFoundError(
+        "shala_framework.plugin.testing needs pytest, which is not installed; run: pip install pytest", name="pytest"
+    )
+
 from shala_framework.plugin.testing.damage import damage
 from shala_framework.plugin.testing.densities import DensityTests
 from shala_framework.plugin.testing.networks import NetworkTests

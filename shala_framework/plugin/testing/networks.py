@@ -102,6 +102,10 @@ class NetworkTests(Subject):
         """Networks can be saved as safetensors: own, contiguous tensors, which restore what was computed."""
         modality, x = self.make(), self.batch(2)
         networks = (modality.encoder(FEATURE_DIM).eval(), modality.decoder(FEATURE_DIM).eval())
+        shared = set.intersection(
+            *({v.untyped_storage().data_ptr() for v in n.state_dict().values() if v.numel()} for n in networks)
+        )
+        assert not shared, "encoder and decoder share a tensor; give each one its own copy"
         fresh = (modality.encoder(FEATURE_DIM).eval(), modality.decoder(FEATURE_DIM).eval())
         for network, copy in zip(networks, fresh, strict=True):
             tensors = network.state_dict()
