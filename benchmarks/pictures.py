@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shala_framework import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
 from shala_framework.data.rows import Rows
+from shala_framework.plugin import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
 from shala_framework.spec.schema import Stage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
 from shala_framework.training.loop import train

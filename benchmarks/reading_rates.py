@@ -26,10 +26,10 @@ from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import Rows, load_rows, shuffled_batches
 from shala_framework.data.streams import IndexedStream, stream_batches
-from shala_framework.dataset import Dataset, Sample
-from shala_framework.media import encode_mp4
-from shala_framework.modality import Modality
-from shala_framework.plugins import load_modality
+from shala_framework.plugin.dataset import Account, Dataset, Sample
+from shala_framework.plugin.loading import load_modality
+from shala_framework.plugin.media import encode_mp4
+from shala_framework.plugin.modality import Modality
 
 
 class Stored(Picture):
@@ -65,7 +65,7 @@ class Files(Dataset):
         super().__init__(self.Options())
         self.fields = fields
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         for number, fields in enumerate(self.fields):
             yield Sample(key=f"{number:06d}", split="train", fields=fields)
 

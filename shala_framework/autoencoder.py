@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.contrast import Contrast
-from shala_framework.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
 from shala_framework.processes import rows_rand
 from shala_framework.sharing import SharedDecoder, SharedEncoder, call_frozen

@@ -31,13 +31,13 @@ from shala_framework.json_files import dump_json, read_json
 from shala_framework.locking import LOCK_FILE, FolderLock
 from shala_framework.machine import resolve_device
 from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, SPEC_SHAPE, ShaLa, fixed_part
-from shala_framework.plugins import load_dataset
+from shala_framework.plugin.loading import load_dataset
+from shala_framework.plugin.tracker import TrackedRun
 from shala_framework.report.samples import SYNTHETIC, SampleWriter, choose_rows
 from shala_framework.run_data import RunData
 from shala_framework.run_phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.spec import LoadedSpec, doubts, structure, unstructure
 from shala_framework.spec.structuring import format_path
-from shala_framework.tracking import TrackedRun
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage, stages_of, steps_within
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train

@@ -24,7 +24,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError, ShalaError
 from shala_framework.escaping import printable
 from shala_framework.model import ShaLa
-from shala_framework.options import at_least, between
+from shala_framework.plugin.options import at_least, between
 from shala_framework.report.media import media_of
 from shala_framework.report.page import Cell, Panel
 from shala_framework.report.samples import SYNTHETIC

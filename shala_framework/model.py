@@ -26,7 +26,7 @@ from shala_framework.checkpoint import (
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.errors import CheckpointError, PluginError, Problem, SpecError
 from shala_framework.json_files import read_json
-from shala_framework.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
 from shala_framework.seeds import mix_seed

@@ -22,7 +22,7 @@ from shala_framework.data.streams import (
     stream_batches,
 )
 from shala_framework.data.tally import Tally
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.training.progress import Reporter
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shala_framework.modality import Likelihood
+from shala_framework.plugin.modality import Likelihood
 
 
 class _Shared(nn.Module):

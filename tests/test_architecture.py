@@ -14,39 +14,37 @@ import pytest
 import tomli
 
 import shala_framework
+import shala_framework.plugin
 
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
-LAYERS = (  # low to high; a module imports from its own layer and from lower ones
+LAYERS = (  # low to high; a module imports from its own layer and from lower ones; a dotted name comes before its part
     {
         CORE,
-        "arrays",
         "checksums",
         "errors",
         "escaping",
         "json_files",
         "locking",
-        "options",
         "seeds",
         "urls",
-        "media",
         "machine",
         "processes",
         "templates",
     },
-    {"modality", "dataset", "tracking", "hookspecs", "spec", "checkpoint"},
-    {"attention", "layers", "likelihoods", "posterior", "contrast", "plugins", "sharing", "texture"},
+    {"plugin", "spec", "checkpoint"},
+    {"attention", "posterior", "contrast", "plugin.loading", "sharing", "texture"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},
     {"experiment", "run_data", "run_phases", "explore"},
     {"cli", "__main__"},
-    {"testing"},  # for plugins' tests; the core does without it
+    {"plugin.testing"},  # for plugins' tests; the core does without it
 )
 UPWARD = {
     # A spec's options are checked by the classes of its plugins, and plugins use spec.structuring. The import is
     # inside the function that checks, so that broken TOML is reported before torch is loaded.
-    ("spec.reading", "plugins"),
+    ("spec.reading", "plugin.loading"),
 }
 # Kinds of signal besides those that plugins offer; a sound, a text and a picture are also what a Preview may hold.
 SIGNALS = {"audio", "depth", "image", "motion", "pose", "rgb", "skeleton", "speech", "video"}
@@ -145,10 +143,16 @@ def calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-def layer(part: str) -> int:
-    found = [number for number, parts in enumerate(LAYERS) if part in parts]
-    assert len(found) == 1, f"{part!r} has no layer: give it its place in LAYERS"
-    return found[0]
+def layer(name: str) -> int:
+    """The layer of a module: its own entry in LAYERS, or that of the nearest package above it."""
+    above = name
+    while above:
+        found = [number for number, parts in enumerate(LAYERS) if above in parts]
+        if found:
+            assert len(found) == 1, f"{above!r} is in several layers"
+            return found[0]
+        above = above.rpartition(".")[0]
+    raise AssertionError(f"{name!r} has no layer: give it its place in LAYERS")
 
 
 def test_a_module_imports_only_from_its_layer_and_below():
@@ -157,9 +161,9 @@ def test_a_module_imports_only_from_its_layer_and_below():
     for module in CORE_MODULES:
         if module.name == CORE:
             continue  # resolves names on first use, on behalf of others
-        own = layer(module.part)
+        own = layer(module.name)
         for imported in core_imports(module):
-            if layer(imported.partition(".")[0]) > own:
+            if layer(imported) > own:
                 upward.add((module.name, imported))
     assert upward == UPWARD
 
@@ -212,16 +216,23 @@ def test_help_alone_names_plugins():
 
 
 def test_plugins_take_from_the_core_only_what_it_exports():
-    """A first-party plugin takes the road of a third party: names of __all__, and the suite for its tests."""
-    for module in PLUGIN_FILES:
+    """Plugins, the example and the template import `shala_framework.plugin`, and the suite in their tests."""
+    written = [Module(path.stem, path) for path in sorted((ROOT / "examples").glob("*/**/*.py"))]
+    templates = sorted((ROOT / CORE / "templates" / "plugin").glob("*.py.template"))
+    assert len(written) > 3
+    assert len(templates) == 3
+    for path in templates:
+        found = re.findall(rf"^(?:from|import) ({CORE}\S*)", path.read_text(), re.MULTILINE)
+        assert set(found) <= {f"{CORE}.plugin", f"{CORE}.plugin.testing"}, path
+    for module in PLUGIN_FILES + written:
         for source, name in imports(module):
             if source.partition(".")[0] != CORE:
                 continue
-            if source == f"{CORE}.testing":
+            if source == f"{CORE}.plugin.testing":
                 assert "tests" in module.path.parts, f"{module.path} uses {source} outside its tests"
             else:
-                assert source == CORE, f"{module.path} imports {source}"
-                assert name in shala_framework.__all__, f"{module.path} imports {name}, which is not exported"
+                assert source == f"{CORE}.plugin", f"{module.path} imports {source}"
+                assert name in shala_framework.plugin.__all__, f"{module.path} imports {name}, which is not exported"
 
 
 def test_plugins_do_not_import_each_other():
@@ -233,25 +244,36 @@ def test_plugins_do_not_import_each_other():
         assert not {source.partition(".")[0] for source, _ in imports(module)} & others, module.path
 
 
-@pytest.mark.parametrize("name", shala_framework.__all__)
-def test_every_exported_name_is_there(name):
-    """`from shala_framework import NAME` works for each name of __all__, and types and run time agree on its home."""
-    home = importlib.import_module(f"{CORE}.{shala_framework._HOME[name]}")
-    assert getattr(shala_framework, name) is getattr(home, name)
+FACADES = (shala_framework, shala_framework.plugin)  # what users import, and what plugins import
 
 
-def test_what_is_exported_is_written_once_for_types_and_once_for_run_time():
+@pytest.mark.parametrize(("facade", "name"), [(facade, name) for facade in FACADES for name in facade.__all__])
+def test_every_exported_name_is_there(facade, name):
+    """`from FACADE import NAME` works for each name of __all__, and types and run time agree on its home."""
+    home = importlib.import_module(f"{CORE}.{facade._HOME[name]}")
+    assert getattr(facade, name) is getattr(home, name)
+
+
+@pytest.mark.parametrize("facade", FACADES)
+def test_what_is_exported_is_written_once_for_types_and_once_for_run_time(facade):
     """The imports under TYPE_CHECKING, the lazy table and __all__ are one list, without repetition."""
-    (root,) = [module for module in CORE_MODULES if module.name == CORE]
+    root = Module(facade.__name__, Path(str(facade.__file__)))
     typed = {str(name): source for source, name in imports(root) if source.startswith(f"{CORE}.")}
-    assert typed == {name: f"{CORE}.{home}" for name, home in shala_framework._HOME.items()}
-    assert sorted(shala_framework.__all__) == sorted(typed)
+    assert typed == {name: f"{CORE}.{home}" for name, home in facade._HOME.items()}
+    assert sorted(facade.__all__) == sorted(typed)
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_users_and_plugins_share_no_name_but_errors():
+    """What a plugin needs is in shala_framework.plugin alone, and what a user needs is in shala_framework alone."""
+    shared = set(shala_framework.__all__) & set(shala_framework.plugin.__all__)
+    assert {shala_framework._HOME[name] for name in shared} == {"errors"}
+
+
+@pytest.mark.parametrize("facade", FACADES)
+def test_an_unknown_name_is_an_attribute_error(facade):
     """A misspelt import says which name is missing."""
     with pytest.raises(AttributeError, match="has no attribute 'Modalty'"):
-        shala_framework.Modalty  # noqa: B018
+        facade.Modalty  # noqa: B018
 
 
 def test_only_the_command_line_prints_or_exits():
@@ -293,8 +315,8 @@ def test_the_core_works_without_any_plugin(tmp_path):
     code = f"""
 import importlib, sys
 from shala_framework.cli.main import main
-from shala_framework.plugins import installed_offers
-for name in {[module.name for module in CORE_MODULES if module.part != "testing"]!r}:
+from shala_framework.plugin.loading import installed_offers
+for name in {[module.name for module in CORE_MODULES if not module.name.startswith("plugin.testing")]!r}:
     importlib.import_module(name if name == "shala_framework" else "shala_framework." + name)
 assert installed_offers() == [], installed_offers()
 assert not set(sys.modules) & {PLUGIN_PACKAGES!r}

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from shala_framework import DataError, decode_npy, encode_npy
+from shala_framework.plugin import DataError, decode_npy, encode_npy
 
 
 def declaring(shape: str, dtype: str = "'<f4'", body: bytes = bytes(8)) -> bytes:

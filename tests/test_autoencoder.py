@@ -7,7 +7,7 @@ from two_floats import TwoFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder import Autoencoder
 from shala_framework.data.rows import Rows
-from shala_framework.likelihoods import Normal
+from shala_framework.plugin.likelihoods import Normal
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior

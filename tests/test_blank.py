@@ -218,8 +218,8 @@ class MadeBlank(Made):
 
     blanks: ClassVar = {"train_0002": "a", "train_0005": "a", "train_0007": "ab"}
 
-    def samples(self, source):
-        for sample in super().samples(source):
+    def samples(self, source, account):
+        for sample in super().samples(source, account):
             blank = dict.fromkeys(self.blanks.get(sample.key, ""), b"null")
             yield attrs.evolve(sample, fields={**sample.fields, **blank, "raw": b"x"})
 

@@ -8,7 +8,8 @@ import attrs
 import pytest
 
 from shala_framework.errors import PluginError
-from shala_framework.plugins import installed_offers, load_offer
+from shala_framework.plugin.loading import installed_offers, load_offer
+from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.schema import Spec
 from shala_framework.spec.structuring import InvalidValueError, structure
 from shala_framework.urls import shortened
@@ -85,3 +86,42 @@ def test_there_are_many_of_them():
 def test_long_texts_of_messages_are_cut(text):
     assert len(shortened(text)) < 450
     assert f"({len(text)} characters)" in shortened(text)
+
+
+@attrs.frozen
+class Options:
+    """Each of the validators that plugins use."""
+
+    lowest: float = attrs.field(default=1, validator=at_least(1, at_most=1_024))
+    positive: float = attrs.field(default=1, validator=above(0))
+    share: float = attrs.field(default=0, validator=between(0, 0.9))
+    skipped: float = attrs.field(default=0, validator=none_or_at_least(2))
+    filled: Any = attrs.field(default="a", validator=not_empty)
+    several: Any = attrs.field(default=(), validator=each(above(0)))
+    even: int = attrs.field(default=2, validator=multiple_of(2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lowest": 0}, "expected a number of at least 1, got 0"),
+        ({"lowest": 1_025}, "expected a number of at most 1,024, got 1025"),
+        ({"lowest": "1"}, "expected a number of at least 1, got '1'"),
+        ({"lowest": math.nan}, "expected a number of at least 1, got nan"),
+        ({"positive": 0.0}, "expected a number above 0, got 0.0"),
+        ({"positive": math.inf}, "expected a finite number, got inf"),
+        ({"share": 1}, "expected a number from 0 to 0.9, got 1"),
+        ({"skipped": 1}, "expected 0 or a number of at least 2, got 1"),
+        ({"skipped": -1}, "expected 0 or a number of at least 2, got -1"),
+        ({"filled": ()}, "expected at least one element, got ()"),
+        ({"filled": None}, "expected at least one element, got None"),
+        ({"several": (1, 2, 0)}, "[2]: expected a number above 0, got 0"),
+        ({"even": 3}, "expected a multiple of 2, such as 2 or 4, got 3"),
+    ],
+)
+def test_a_validator_says_what_it_expected_and_got(changes, message):
+    """In the same words from Python and from a spec, in place of attrs' own."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (compared below, whole)
+        Options(**changes)
+    assert str(caught.value) == message
+    assert Options() == Options(skipped=0)

@@ -319,9 +319,10 @@ def test_pack_names_the_list_of_what_it_left_out(tmp_path, monkeypatch, capsys):
 
     samples = Made.samples
 
-    def with_others(self, source):
-        self.notes, self.left_out = ["7 files left out, odd: 0, 1, 2, 3, 4, ..."], [("odd", str(n)) for n in range(7)]
-        return samples(self, source)
+    def with_others(self, source, account):
+        for number in range(7):
+            account.leave_out("odd", str(number))
+        return samples(self, source, account)
 
     monkeypatch.setattr(Made, "samples", with_others)
     monkeypatch.chdir(tmp_path)

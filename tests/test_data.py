@@ -17,6 +17,7 @@ from shala_framework.data.rows import load_rows, shuffled_batches
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import ShardStream, stream_batches
 from shala_framework.errors import DataError
+from shala_framework.plugin import Account
 from shala_framework.seeds import mix_seed
 from shala_framework.urls import any_exists, expand_urls
 
@@ -32,7 +33,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 def test_what_is_packed_is_read(shards):
     """Every key, field, byte and label comes back, in order."""
-    written = [s for s in Made(MadeOptions(train=103, missing=0.2)).samples(None) if s.split == "train"]
+    written = [s for s in Made(MadeOptions(train=103, missing=0.2)).samples(None, Account()) if s.split == "train"]
     read = list(read_shards(shards))
     assert [(s.key, s.label) for s in read] == [(s.key, s.label) for s in written]
     assert [{k: v for k, v in s.fields.items() if k != "cls"} for s in read] == [s.fields for s in written]

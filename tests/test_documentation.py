@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tomli
 
-from shala_framework import encode_npy
 from shala_framework.cli.main import _parser
+from shala_framework.plugin import encode_npy
+from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
-from shala_framework.testing import ModalitySuite
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -367,8 +367,8 @@ def test_what_cannot_be_fitted_to_is_named(two_spec, monkeypatch, in_memory):
     """An undecodable field met while fitting leads to its shard, its sample and the modality; nothing is trained."""
     samples = Made.samples
 
-    def spoilt(self, source):
-        for sample in samples(self, source):
+    def spoilt(self, source, account):
+        for sample in samples(self, source, account):
             fields = {**sample.fields, "b": b"["} if sample.key == "train_0017" else sample.fields
             yield attrs.evolve(sample, fields=fields)
 

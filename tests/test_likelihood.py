@@ -13,8 +13,8 @@ from shala_framework.evaluation.likelihood import (
     importance_log_weights,
     importance_weighted_log_likelihood,
 )
-from shala_framework.likelihoods import Normal
 from shala_framework.model import ShaLa
+from shala_framework.plugin.likelihoods import Normal
 from shala_framework.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shala_framework.likelihoods import Laplace, LogScale, Normal, Pixels, pixels_to_unit, unit_to_pixels
+from shala_framework.plugin.likelihoods import Laplace, LogScale, Normal, Pixels, pixels_to_unit, unit_to_pixels
 
 
 @pytest.mark.parametrize(

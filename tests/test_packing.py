@@ -20,8 +20,8 @@ from shala_framework.data.indexed import read_in_order
 from shala_framework.data.packing import PACK_LOCK, WorkerError, pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.writing import LEFT_OUT_FILE
-from shala_framework.dataset import Sample
 from shala_framework.errors import DataError
+from shala_framework.plugin.dataset import Sample
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
@@ -47,7 +47,7 @@ def test_packing_refuses_what_would_lose_data(tmp_path):
     """A folder that holds shards and a key that comes twice are errors, and no half shard is left."""
 
     class Twice(Made):
-        def samples(self, source):
+        def samples(self, source, account):
             sample = Sample(key="same", split="train", fields={"a": b"[1, 2]"})
             yield from (sample, sample)
 
@@ -64,8 +64,8 @@ class Failing(Made):
 
     error: type[BaseException] = DataError
 
-    def samples(self, source):
-        for number, sample in enumerate(super().samples(source)):
+    def samples(self, source, account):
+        for number, sample in enumerate(super().samples(source, account)):
             if number == 30:
                 raise self.error("stop")
             yield sample
@@ -105,14 +105,14 @@ class _Odd(Made):
 
     damaged: tuple[str, ...] = ()
 
-    def samples(self, source):
-        for sample in super().samples(source):
+    def samples(self, source, account):
+        for sample in super().samples(source, account):
             damaged = sample.split in self.damaged
             yield attrs.evolve(sample, fields=dict.fromkeys(sample.fields, b"oops")) if damaged else sample
 
 
 class _Nothing(Made):
-    def samples(self, source):
+    def samples(self, source, account):
         return iter(())
 
 
@@ -161,9 +161,9 @@ def test_a_killed_pack_is_gone_on_with(tmp_path, command_environment):
     asked = []
 
     class Watched(Made):
-        def samples(self, source):
-            for sample in super().samples(source):
-                asked.append(self.wanted(sample.key))
+        def samples(self, source, account):
+            for sample in super().samples(source, account):
+                asked.append(account.wanted(sample.key))
                 yield sample
 
     Watched.__module__, Watched.__qualname__ = Made.__module__, Made.__qualname__
@@ -212,8 +212,8 @@ def test_an_interrupted_or_full_disk_is_gone_on_from(tmp_path, monkeypatch, fail
 class Spoilt(Made):
     """Every seventh field b is no JSON."""
 
-    def samples(self, source):
-        for number, sample in enumerate(super().samples(source)):
+    def samples(self, source, account):
+        for number, sample in enumerate(super().samples(source, account)):
             bad = {"b": b"?"} if number % 7 == 3 else {}
             yield attrs.evolve(sample, fields={**sample.fields, **bad})
 
@@ -306,8 +306,8 @@ class Gated(Made):
         super().__init__(options)
         self.gate = gate
 
-    def samples(self, source):
-        yield from super().samples(source)
+    def samples(self, source, account):
+        yield from super().samples(source, account)
         self.gate.wait()
 
 
@@ -351,20 +351,21 @@ def test_what_is_left_out_is_listed_whole(tmp_path):
     """A line for every file, with reason and name in two columns, whatever characters they have."""
 
     class Picky(Made):
-        def samples(self, source):
-            self.notes, self.left_out = ["8 files left out, odd: 0, 1, 2, 3, 4, ..."], []
-            self.left_out += [("odd", str(number)) for number in range(7)] + [("od\td", "a\nb/Größe\udce9")]
-            return super().samples(source)
+        def samples(self, source, account):
+            for number in range(7):
+                account.leave_out("odd", str(number))
+            account.leave_out("od\td", "a\nb/Größe\udce9")
+            return super().samples(source, account)
 
     out = tmp_path / "raw"
     report = pack(Picky(MadeOptions(train=3)), None, out)
     assert len(report.left_out) == 8
     lines = (out / LEFT_OUT_FILE).read_text("utf-8").splitlines()
-    assert lines == [*(f"odd\t{number}" for number in range(7)), r"od\td" + "\t" + r"a\nb/Größe\udce9"]
+    assert lines == [*(f"odd\t{number}" for number in range(7)), r"od\td" + "\t" + r"a\nb/Größe\xe9"]
 
     class Damaged(Picky):
-        def samples(self, source):
-            for sample in super().samples(source):
+        def samples(self, source, account):
+            for sample in super().samples(source, account):
                 yield attrs.evolve(sample, fields={"a": b"["}) if sample.key == "train_0001" else sample
 
     report = pack(Damaged(MadeOptions(train=3)), None, tmp_path / "ready", preparation=Preparation(MODALITIES))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shala_framework.modality import Preview
+from shala_framework.plugin.modality import Preview
 from shala_framework.report.panels import PAGE_LINES, Strip, _text_width, _wrapped, contact_sheet
 
 

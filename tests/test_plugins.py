@@ -12,7 +12,7 @@ import pytest
 
 from shala_framework import PluginError, SpecError
 from shala_framework.cli.main import main, main_run
-from shala_framework.plugins import installed_offers, load_dataset, load_modality
+from shala_framework.plugin.loading import installed_offers, load_dataset, load_modality
 from shala_framework.spec import read_spec
 
 Install = Callable[..., str]
@@ -20,7 +20,7 @@ Install = Callable[..., str]
 SOUND = """\
 import attrs
 from two_floats import Made, TwoFloats
-from shala_framework import Dataset, Modality, hookimpl
+from shala_framework.plugin import Dataset, Modality, hookimpl
 
 @attrs.frozen(kw_only=True)
 class Options:
@@ -161,12 +161,16 @@ def test_one_distribution_seen_twice_on_the_path_is_one(install, tmp_path, monke
 
 
 def test_a_data_set_keeps_its_contract_too(install, two_spec):
-    """An abstract data set is refused, and so is one that needs raw files where a stand-in must make them."""
+    """Refused: an abstract data set, one with other arguments, and a stand-in that needs raw files."""
     hook = "@hookimpl\ndef shala_register_datasets(register):\n    register('source', Source)\n"
     abstract = f"class Source(Dataset):\n    Options = Options\n\n{hook}\n@hookimpl"
     install("acme-abstract", replaced("@hookimpl", abstract), ("source",))
     with pytest.raises(PluginError, match=r"acme-abstract 2\.1: Source lacks samples of Dataset's contract"):
         load_dataset("source")
+    other = f"class Source(Dataset):\n    Options = Options\n    def samples(self, source): ...\n\n{hook}\n@hookimpl"
+    install("acme-other", replaced("@hookimpl", other.replace("'source'", "'other'")), ("other",))
+    with pytest.raises(PluginError, match=r"expected Source\.samples\(self, source, account\), got \(self, source\)"):
+        load_dataset("other")
     hook = hook.replace("'source'", "'films'")
     films = f"class Source(Made):\n    needs_source = True\n\n{hook}\n@hookimpl"
     install("raw-films", replaced("@hookimpl", films), ("films",))
@@ -266,3 +270,11 @@ def test_a_process_shows_no_traceback_for_a_broken_import(install, two_spec, tmp
         f"error: 2 problems\n  two.toml:14: modality.first.plugin: {cause}\n"
         f"  two.toml:18: modality.second.plugin: {cause}\n"
     )
+
+
+def test_the_contract_tests_say_that_they_need_pytest():
+    """Where it is not installed, the import names it and how to get it."""
+    code = "import sys; sys.modules['pytest'] = None; import shala_framework.plugin.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("needs pytest, which is not installed; run: pip install pytest")

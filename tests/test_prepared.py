@@ -17,7 +17,7 @@ from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
 from shala_framework.errors import DataError
 from shala_framework.experiment import Experiment
-from shala_framework.plugins import load_offer
+from shala_framework.plugin.loading import load_offer
 from shala_framework.spec import read_spec
 
 
@@ -28,8 +28,8 @@ def modalities(width=32):
 class Damaged(Made):
     """The same samples, of which one has an undecodable field, and one has neither."""
 
-    def samples(self, source):
-        for sample in super().samples(source):
+    def samples(self, source, account):
+        for sample in super().samples(source, account):
             if sample.key == "validation_0003":
                 yield attrs.evolve(sample, fields={**sample.fields, "b": b"["})
             elif sample.key == "validation_0004":
@@ -103,8 +103,8 @@ class Spoilt(Made):
 
     bad_a, bad_b = frozenset({"train_0007"}), frozenset({"train_0003", "train_0007", "train_0019"})
 
-    def samples(self, source):
-        for sample in super().samples(source):
+    def samples(self, source, account):
+        for sample in super().samples(source, account):
             spoilt = {field: b"\xe9t\xe9" for field, bad in (("a", self.bad_a), ("b", self.bad_b)) if sample.key in bad}
             yield attrs.evolve(sample, fields=sample.fields | spoilt)
 
@@ -114,8 +114,8 @@ class Without(Made):
 
     keys = frozenset({"train_0003", "train_0007", "train_0019"})
 
-    def samples(self, source):
-        return (sample for sample in super().samples(source) if sample.key not in self.keys)
+    def samples(self, source, account):
+        return (sample for sample in super().samples(source, account) if sample.key not in self.keys)
 
 
 def test_fitting_passes_over_what_cannot_be_read(tmp_path):
@@ -162,8 +162,8 @@ def test_an_error_of_no_sample_blames_none(tmp_path, train):
         pack(Made(MadeOptions(train=train)), None, tmp_path / "s", preparation=preparation)
 
     class Torn(Made):
-        def samples(self, source):
-            yield from list(super().samples(source))[:2]
+        def samples(self, source, account):
+            yield from list(super().samples(source, account))[:2]
             raise DataError("the archive is cut short")
 
     preparation = Preparation(modalities())
@@ -224,8 +224,8 @@ WORDS = ("a red bird with white wings", "a small grey bird", "a bird that has a 
 class Captions(Made):
     """Sentences, of which the third of the training ones is no UTF-8."""
 
-    def samples(self, source):
-        for number, sample in enumerate(super().samples(source)):
+    def samples(self, source, account):
+        for number, sample in enumerate(super().samples(source, account)):
             text = "été".encode("latin-1") if sample.key == "train_0002" else WORDS[number % 4].encode()
             yield attrs.evolve(sample, fields={"txt": text})
 
@@ -258,8 +258,8 @@ def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
     """Each report without the wanted sections is named with its reason, and one note counts them."""
 
     class Reports(Made):
-        def samples(self, source):
-            for number, sample in enumerate(super().samples(source)):
+        def samples(self, source, account):
+            for number, sample in enumerate(super().samples(source, account)):
                 title = "INDICATION" if number % 4 == 0 else "FINDINGS"
                 yield attrs.evolve(sample, fields={"a": sample.fields["a"], "txt": f" {title}: Clear.\n".encode()})
 

@@ -12,7 +12,7 @@ CODE = """
 import json
 from pathlib import Path
 import attrs
-from shala_framework import Tracker, hookimpl
+from shala_framework.plugin import Tracker, hookimpl
 
 @attrs.frozen(kw_only=True)
 class Options:

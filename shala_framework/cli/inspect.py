@@ -17,8 +17,8 @@ from shala_framework.data.shards import RawSample
 from shala_framework.data.splits import SPLITS, split_urls
 from shala_framework.errors import DataError, PluginError, Problem, ShalaError, SpecError
 from shala_framework.escaping import printable
-from shala_framework.modality import Modality
-from shala_framework.plugins import NOUNS, installed_offers, kind_of, load_offer
+from shala_framework.plugin.loading import NOUNS, installed_offers, kind_of, load_offer
+from shala_framework.plugin.modality import Modality
 from shala_framework.spec import LoadedSpec, doubts, read_spec
 from shala_framework.spec.reference import as_markdown, as_text, keys_as_text, keys_of, spec_tables
 from shala_framework.spec.structuring import nearest

@@ -12,7 +12,7 @@ from shala_framework.data.packing import pack as pack_shards
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.writing import LEFT_OUT_FILE, part_file
 from shala_framework.errors import DataError
-from shala_framework.plugins import load_dataset
+from shala_framework.plugin.loading import load_dataset
 from shala_framework.spec import parse_override, read_spec
 from shala_framework.spec.structuring import format_path
 from shala_framework.training.progress import Reporter

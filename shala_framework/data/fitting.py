@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 
 
 class _HasFields(Protocol):

@@ -7,7 +7,7 @@ import torch
 
 from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 
 
 def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> Rows:

@@ -19,9 +19,9 @@ from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
-from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError, PluginError
 from shala_framework.locking import FolderLock
+from shala_framework.plugin.dataset import Account, Dataset, Sample
 from shala_framework.spec import unstructure
 
 PACK_LOCK = "pack.lock"  # there while a pack is under way
@@ -147,7 +147,9 @@ def _pack(
                 report.count(split, shard.fields, len(shard.keys))
         on_sample(0)
         splits: set[str] = set()
-        wanted = _wanted(job, dataset, source, on_sample, splits)
+        written = job.keys()
+        account = Account(lambda key: job.mine(key) and key not in written)
+        wanted = _wanted(dataset, source, account, on_sample, splits)
         for sample, left_out in _prepared(wanted, preparation, num_workers):
             job.left_out += left_out
             if sample is None:
@@ -161,7 +163,7 @@ def _pack(
             report.count(sample.split, dict.fromkeys(fields, 1))
         for writer in writers.values():
             writer.close()
-        report.notes, report.left_out = list(dataset.notes), list(dataset.left_out)
+        report.notes, report.left_out = account.notes, list(account.left_out)
         report.notes += [entry.note for entry in job.left_out if entry.note]
         report.notes += _counted(entry for entry in job.left_out if not entry.note)
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
@@ -197,20 +199,15 @@ def _refuse_empty(report: PackReport, splits: set[str]) -> None:
 
 
 def _wanted(
-    job: Job, dataset: Dataset, source: Path | None, on_sample: Callable[[int], None], splits: set[str]
+    dataset: Dataset, source: Path | None, account: Account, on_sample: Callable[[int], None], splits: set[str]
 ) -> Iterator[Sample]:
-    """The samples that belong to a job and are not written yet; their splits are put into a set."""
-    written, keys = job.keys(), set[str]()
-
-    def wanted(key: str) -> bool:
-        return job.mine(key) and key not in written
-
-    dataset.wanted = wanted
-    for sample in dataset.samples(source):
+    """The samples that the account asks for; their splits are put into a set."""
+    keys: set[str] = set()
+    for sample in dataset.samples(source, account):
         if sample.key in keys:
             raise DataError(f"the data set gave the key {sample.key!r} twice")
         keys.add(sample.key)
-        if wanted(sample.key):
+        if account.wanted(sample.key):
             splits.add(sample.split)
             yield sample
         on_sample(len(keys))

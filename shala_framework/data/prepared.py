@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched, needs_fit
-from shala_framework.dataset import Dataset, Sample
 from shala_framework.errors import DataError
 from shala_framework.json_files import dump_json, parse_json
-from shala_framework.modality import Modality
+from shala_framework.plugin.dataset import Account, Dataset, Sample
+from shala_framework.plugin.modality import Modality
 from shala_framework.spec import unstructure
 from shala_framework.urls import read_url_if_there
 
@@ -61,7 +61,7 @@ def describe_blank(name: str, modality: Modality, fields: Container[str]) -> str
         modality: That read them.
         fields: Names of the sample's.
     """
-    field = next((field for field in modality.fields if field in fields), None)
+    field = modality.first_field(fields)
     return None if field is None else f"modality {name!r}: field {field!r} is there, but {modality.blank_reason()}"
 
 
@@ -123,7 +123,8 @@ class Preparation:
         self, name: str, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None]
     ) -> bool:
         """Fit to the samples that can be read as far as is known; False where one more turned out not to be."""
-        samples = (s for s in dataset.samples(source) if s.split == "train" and (s.key, name) not in self.unfit)
+        every = dataset.samples(source, Account())
+        samples = (s for s in every if s.split == "train" and (s.key, name) not in self.unfit)
         watched = Watched(samples, partial(on_sample, name))
         on_sample(name, 0)
         try:

@@ -19,7 +19,7 @@ from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.errors import DataError
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 
 MOST_SHARDS = 16  # that a look at a set opens
 

@@ -20,7 +20,7 @@ from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.errors import DataError, PluginError
 from shala_framework.machine import to_device
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 from shala_framework.seeds import mix_seed
 
 MOST_TRIED = 1_000  # samples that are tried in the place of one in which no modality is present

@@ -18,7 +18,7 @@ from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.data.workers import Stream, work
 from shala_framework.errors import DataError
 from shala_framework.machine import available_cores
-from shala_framework.modality import Modality
+from shala_framework.plugin.modality import Modality
 from shala_framework.seeds import mix_seed
 
 ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started

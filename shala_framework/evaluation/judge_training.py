@@ -16,8 +16,8 @@ from shala_framework.errors import DataError
 from shala_framework.evaluation.judges import Judge
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
-from shala_framework.modality import Modality
 from shala_framework.model import ShaLa
+from shala_framework.plugin.modality import Modality
 from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
 from shala_framework.training.optimizers import make_optimizers

@@ -11,8 +11,8 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.modality import Preview
 from shala_framework.model import ShaLa
+from shala_framework.plugin.modality import Preview
 
 LEAST_ROWS = 30  # of neighbours there is no telling among fewer
 THUMBNAIL = 56  # side in pixels

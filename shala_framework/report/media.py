@@ -6,8 +6,8 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from shala_framework.media import encode_mp4, encode_png, encode_wav
-from shala_framework.modality import Preview
+from shala_framework.plugin.media import encode_mp4, encode_png, encode_wav
+from shala_framework.plugin.modality import Preview
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shala_framework.modality import Preview
+from shala_framework.plugin.modality import Preview
 
 TILE = 96  # height of a contact sheet's tiles, in pixels
 PANEL = 192  # height of a clip's panels

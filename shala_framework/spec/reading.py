@@ -285,7 +285,11 @@ def _resolve(
     *,
     saved: bool = False,
 ) -> LoadedSpec:
-    from shala_framework.plugins import load_dataset, load_modality, load_tracker  # torch only once the TOML is read
+    from shala_framework.plugin.loading import (  # torch only once the TOML is read
+        load_dataset,
+        load_modality,
+        load_tracker,
+    )
 
     findings: list[Finding] = []
     spec: Spec | None = None

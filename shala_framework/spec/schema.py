@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import attrs
 
-from shala_framework.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
+from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.urls import shortened
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from shala_framework.checkpoint import naming_file, write_file
 from shala_framework.json_files import dump_line, join_lines, parse_lines
-from shala_framework.tracking import Tracker
+from shala_framework.plugin.tracker import Tracker
 
 WEIGHT = "weight/"  # begins the name of a term that another term's mean is divided by
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
+    Account,
     DataError,
     Dataset,
     LogScale,
@@ -117,7 +118,7 @@ class Made(Dataset):
     synthetic = True
     needs_source = False
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         generator = np.random.default_rng(0)
         for split in ("train", "validation"):
             for n in range(getattr(self.options, split)):

@@ -1,6 +1,5 @@
 """Inertial sensors (accelerometers, gyroscopes) as a modality of shala_framework. Shapes: T steps, C channels."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, final
 
@@ -10,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from shala_framework import (
-    DataError,
+from shala_framework.plugin import (
     Modality,
     Preview,
+    Standardise,
     above,
     at_least,
     encode_png,
@@ -23,8 +22,6 @@ from shala_framework import (
 )
 from shala_inertial.networks import SeriesDecoder, SeriesEncoder
 from shala_inertial.recording import read_recording, write_recording
-
-FIT_SAMPLES = 2_000  # mean and deviation of a channel need no more
 
 
 @final
@@ -68,7 +65,7 @@ class Inertial(Modality):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._mean, self._scale = torch.zeros(len(options.channels)), torch.ones(len(options.channels))
+        self._standardise = Standardise((len(options.channels),), per_entry=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,7 +81,7 @@ class Inertial(Modality):
         Raises:
             DataError: It is no CSV file with these columns, or holds something that is no signal.
         """
-        field = next((name for name in self.fields if name in sample), None)
+        field = self.first_field(sample)
         if field is None:
             return None
         options = self.options
@@ -102,7 +99,7 @@ class Inertial(Modality):
         return Preview(frames=self._drawn(x)[None])
 
     def _drawn(self, x: Tensor) -> np.ndarray:
-        standardised_CT = ((x.float().cpu() - self._mean) / self._scale).clamp(-3, 3).T.numpy()
+        standardised_CT = self._standardise(x.float().cpu()).clamp(-3, 3).T.numpy()
         height, width = 32, 192
         canvas = Image.new("RGB", (width, height * len(standardised_CT)), "white")
         draw = ImageDraw.Draw(canvas)
@@ -118,39 +115,22 @@ class Inertial(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        read = (self.read(sample) for sample in samples)
-        found = list(itertools.islice((x for x in read if x is not None), FIT_SAMPLES))
-        if not found:
-            raise DataError(f"expected a training sample with one of the fields {list(self.fields)}, got none")
-        x_NC = torch.cat(found)
-        self._mean, self._scale = x_NC.mean(0), x_NC.std(0, correction=0).clamp_min(1e-6)
+        self._standardise.fit(map(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
         """Mean and standard deviation of each channel."""
-        return {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
+        return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned.
-
-        Raises:
-            ValueError: The state has other keys, or another number of channels.
-        """
-        if set(state) != {"mean", "scale"}:
-            raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
-        mean, scale = (torch.tensor(state[key], dtype=torch.float32) for key in ("mean", "scale"))
-        if not mean.shape == scale.shape == (len(self.options.channels),):
-            raise ValueError(
-                f"expected {len(self.options.channels)} channels, got {list(mean.shape)}, {list(scale.shape)}"
-            )
-        self._mean, self._scale = mean, scale
+        self._standardise.load_state(state)
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, T, C], as h [B, feature_dim]."""
-        return SeriesEncoder(self._mean, self._scale, self.options.steps, self.options.width, feature_dim)
+        return SeriesEncoder(self._standardise.copy(), self.options.steps, self.options.width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of x."""
-        return SeriesDecoder(self._mean, self._scale, self.options.steps, self.options.width, latent_dim)
+        return SeriesDecoder(self._standardise.copy(), self.options.steps, self.options.width, latent_dim)
 
 
 @hookimpl

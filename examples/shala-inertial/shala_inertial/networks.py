@@ -9,32 +9,28 @@ Shapes: B batch, T steps, C channels, F feature_dim, D latent_dim, W width.
 import torch
 from torch import Tensor, nn
 
-from shala_framework import LogScale, Normal, Residual, group_norm, initialise
+from shala_framework.plugin import LogScale, Normal, Residual, Standardise, group_norm, initialise
 
 
 class SeriesEncoder(nn.Module):
     """Values [B, T, C] to features [B, F]; steps are folded 4 to 1 on the way."""
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean_C: Tensor, scale_C: Tensor, steps: int, width: int, feature_dim: int) -> None:
+    def __init__(self, standardise: Standardise, steps: int, width: int, feature_dim: int) -> None:
         super().__init__()
-        self.register_buffer("mean", mean_C.clone())
-        self.register_buffer("scale", scale_C.clone())
-        self.padding = -steps % 4
+        self.standardise, self.padding = standardise, -steps % 4
+        channels = len(standardise.mean)
         self.layers = nn.Sequential(
-            *(nn.Conv1d(len(mean_C), width, 4, stride=2, padding=1), group_norm(width), nn.SiLU()),
+            *(nn.Conv1d(channels, width, 4, stride=2, padding=1), group_norm(width), nn.SiLU()),
             nn.Conv1d(width, width, 4, stride=2, padding=1),
             Residual(nn.Conv1d(width, width, 3, padding=1)),
             *(group_norm(width), nn.SiLU(), nn.Flatten()),
         )
         # Each channel's mean goes past the norms, which do not let a level through.
-        self.head = nn.Linear(width * ((steps + self.padding) // 4) + len(mean_C), feature_dim)
+        self.head = nn.Linear(width * ((steps + self.padding) // 4) + channels, feature_dim)
         initialise(self)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        x_BCT = ((x_BTC - self.mean) / self.scale).transpose(1, 2)
+        x_BCT = self.standardise(x_BTC).transpose(1, 2)
         level_BC = x_BCT.mean(2)
         x_BCT = nn.functional.pad(x_BCT, (0, self.padding), mode="replicate")
         h_BF: Tensor = self.head(torch.cat([self.layers(x_BCT), level_BC], dim=1))
@@ -44,15 +40,10 @@ class SeriesEncoder(nn.Module):
 class SeriesDecoder(nn.Module):
     """Latents [B, D] to a Gaussian over values [B, T, C] of one learned scale, in deviations of each channel."""
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean_C: Tensor, scale_C: Tensor, steps: int, width: int, latent_dim: int) -> None:
+    def __init__(self, standardise: Standardise, steps: int, width: int, latent_dim: int) -> None:
         super().__init__()
-        self.register_buffer("mean", mean_C.clone())
-        self.register_buffer("scale", scale_C.clone())
-        self.steps = steps
-        quarter = (steps + -steps % 4) // 4
+        self.standardise, self.steps = standardise, steps
+        quarter, channels = (steps + -steps % 4) // 4, len(standardise.mean)
         self.layers = nn.Sequential(
             *(nn.Linear(latent_dim, width), nn.SiLU()),
             *(nn.Linear(width, width * quarter), nn.Unflatten(1, (width, quarter))),
@@ -60,12 +51,12 @@ class SeriesDecoder(nn.Module):
             nn.Upsample(scale_factor=2),
             Residual(nn.Conv1d(width, width, 3, padding=1)),
             nn.Upsample(scale_factor=2),
-            *(group_norm(width), nn.SiLU(), nn.Conv1d(width, len(mean_C), 3, padding=1)),
+            *(group_norm(width), nn.SiLU(), nn.Conv1d(width, channels, 3, padding=1)),
         )
-        self.level = nn.Linear(latent_dim, len(mean_C))
+        self.level = nn.Linear(latent_dim, channels)
         self.log_scale = LogScale()
         initialise(self)
 
     def forward(self, z_BD: Tensor) -> Normal:
         x_BTC = self.layers(z_BD).float().transpose(1, 2)[:, : self.steps] + self.level(z_BD).float()[:, None]
-        return Normal(x_BTC * self.scale + self.mean, self.log_scale() + self.scale.log())
+        return Normal(self.standardise.inverse(x_BTC), self.log_scale() + self.standardise.scale.log())

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 LARGEST = 1e9  # beyond it lie flipped bits
 

@@ -13,8 +13,8 @@ import torch
 from shala_inertial import Inertial
 from shala_inertial.recording import write_recording
 
-from shala_framework import DataError
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError
+from shala_framework.plugin.testing import ModalitySuite
 
 HERE = Path(__file__).parent.parent
 

@@ -1,6 +1,5 @@
 """Sound as a modality: log-mel spectrograms of fixed length."""
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -15,9 +14,8 @@ from shala_audio.drawing import draw_spectrum
 from shala_audio.networks import SpectrumDecoder, SpectrumEncoder
 from shala_audio.reading import MAX_SAMPLES, cut, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
-from shala_framework import (
+from shala_framework.plugin import (
     FILM_FIELDS,
-    DataError,
     Modality,
     Preview,
     Standardise,
@@ -153,8 +151,9 @@ class Audio(Modality):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._mean = torch.full((options.mels,), options.floor_decibels + 15)
-        self._scale = 15.0
+        self._standardise = Standardise(
+            (options.mels,), trailing=1, smallest=1.0, mean=options.floor_decibels + 15, scale=15.0
+        )
 
     @cached_property
     def _spectrum(self) -> MelSpectrum:
@@ -225,46 +224,23 @@ class Audio(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        read = (self.read(sample) for sample in samples)
-        count = 0
-        total_M, squares_M = torch.zeros(2, self.options.mels, dtype=torch.float64)
-        for x in itertools.islice((x for x in read if x is not None), FIT_SAMPLES):
-            count += 1
-            total_M += x.double().mean(1)
-            squares_M += x.double().square().mean(1)
-        if not count:
-            raise DataError(f"expected a training sample with sound in one of {list(self.fields)}, got none")
-        mean_M = total_M / count
-        self._mean = mean_M.float()
-        self._scale = max((squares_M / count - mean_M.square()).mean().clamp_min(0).sqrt().item(), 1.0)
+        self._standardise.fit(map(self.read, samples), self.fields, FIT_SAMPLES)
 
     def state(self) -> dict[str, Any]:
         """The mean [mels] and the scale, in decibels."""
-        return {"mean": self._mean.tolist(), "scale": self._scale}
+        return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore means and a scale.
-
-        Raises:
-            ValueError: The state has other keys, or means of another number of bands than the options say.
-        """
-        if set(state) != {"mean", "scale"}:
-            raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
-        mean = torch.tensor(state["mean"], dtype=torch.float32)
-        if mean.shape != self._mean.shape:
-            raise ValueError(f"expected the means of {self.options.mels} bands, got shape {list(mean.shape)}")
-        self._mean, self._scale = mean, float(state["scale"])
+        self._standardise.load_state(state)
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, mels, T], as h [B, feature_dim]."""
-        return SpectrumEncoder(
-            Standardise(self._mean[:, None], self._scale), self.options.num_frames, self.options.width, feature_dim
-        )
+        return SpectrumEncoder(self._standardise.copy(), self.options.num_frames, self.options.width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of levels in decibels."""
         return SpectrumDecoder(
-            Standardise(self._mean[:, None], self._scale),
+            self._standardise.copy(),
             self.options.num_frames,
             self.options.width,
             latent_dim,

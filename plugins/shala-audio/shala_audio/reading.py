@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torchaudio.functional
 
-from shala_framework import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
+from shala_framework.plugin import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
 
 Crop = Literal["start", "centre", "loudest"]
 

@@ -21,8 +21,8 @@ from shala_audio.drawing import cubehelix, draw_spectrum
 from shala_audio.networks import SpectrumDecoder
 from shala_audio.reading import cut, read_sound, resample
 
-from shala_framework import DataError, Standardise, encode_mp4
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError, Standardise, encode_mp4
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 
@@ -574,7 +574,7 @@ def test_networks_adapt_to_the_size(mels: int, num_frames: int) -> None:
         x = torch.randn(2, *audio.shape) * 10 - 50
         likelihood = audio.decoder(12)(audio.encoder(12)(x))
         assert likelihood.log_prob(x).isfinite().all()
-        decoder = SpectrumDecoder(Standardise(torch.zeros(mels, 1), 1.0), num_frames, 16, 12, "normal", None)
+        decoder = SpectrumDecoder(Standardise((mels,), trailing=1), num_frames, 16, 12, "normal", None)
         assert decoder(torch.randn(64, 12)).mode().std(0).mean() > 0.2
 
 

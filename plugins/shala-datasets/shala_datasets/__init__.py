@@ -11,7 +11,7 @@ from shala_datasets.ntu_synthetic import NTUSynthetic
 from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.polymnist import PolyMNIST
 from shala_datasets.ucf101 import UCF101
-from shala_framework import hookimpl
+from shala_framework.plugin import hookimpl
 
 __all__ = [
     "CUB", "Digits", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",

@@ -6,21 +6,21 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from shala_datasets.files import LeftOut, printable, walk
-from shala_framework import DataError
+from shala_datasets.files import printable, read_or_leave_out, walk
+from shala_framework.plugin import Account, DataError
 
 ARCHIVES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 _LARGEST_ARCHIVE = 1 << 30  # bytes, unpacked: the data sets that are read this way hold less than a tenth of it
 _BLOCK = 512  # bytes: a tar archive ends with at least two blocks of zeros
 
 
-def files_in(place: Path, suffix: str, left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
+def files_in(place: Path, suffix: str, account: Account) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file of a kind, in the order of their names; an archive is read into memory.
 
     Args:
         place: Folder with the files at any depth, or else with one tar archive of them.
         suffix: End of their names, such as ".wav".
-        left_out: Takes what is left out: empty and unreadable files, and names that come again.
+        account: Receives what is left out: empty and unreadable files, and names that come again.
 
     Raises:
         DataError: There is no such file and not exactly one archive, or the archive is damaged or cut short.
@@ -35,22 +35,22 @@ def files_in(place: Path, suffix: str, left_out: LeftOut) -> Iterator[tuple[str,
                 f"{printable(place)}: expected files *{suffix} or one archive of them (tar, plain or compressed), "
                 f"got no such file and {len(archives)} archives{names}"
             )
-        yield from sorted(_unpack(archives[0], suffix, left_out).items())
+        yield from sorted(_unpack(archives[0], suffix, account).items())
         return
     for archive in archives:
-        left_out.add(f"unpacked {suffix} files lie beside it", str(archive.relative_to(place)))
+        account.leave_out(f"unpacked {suffix} files lie beside it", str(archive.relative_to(place)))
     previous = None
     for path in unpacked:
         if path.name == previous:
-            left_out.add("same name twice", str(path.relative_to(place)))
+            account.leave_out("same name twice", str(path.relative_to(place)))
             continue
         previous = path.name
-        content = left_out.read(path, place)
+        content = read_or_leave_out(path, place, account)
         if content is not None:
             yield path.name, content
 
 
-def _unpack(archive: Path, suffix: str, left_out: LeftOut) -> dict[str, bytes]:
+def _unpack(archive: Path, suffix: str, account: Account) -> dict[str, bytes]:
     """Content of the archive's files by name, without their folders."""
     contents: dict[str, bytes] = {}
     try:
@@ -65,7 +65,7 @@ def _unpack(archive: Path, suffix: str, left_out: LeftOut) -> dict[str, bytes]:
                 if not (member.isreg() and name.lower().endswith(suffix)):
                     continue
                 if name in contents:
-                    left_out.add("same name twice", f"{archive.name}/{member.name}")
+                    account.leave_out("same name twice", f"{archive.name}/{member.name}")
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None  # a regular file has content
@@ -73,7 +73,7 @@ def _unpack(archive: Path, suffix: str, left_out: LeftOut) -> dict[str, bytes]:
                 if content:
                     contents[name] = content
                 else:
-                    left_out.add("empty file", f"{archive.name}/{member.name}")
+                    account.leave_out("empty file", f"{archive.name}/{member.name}")
             assert tar.fileobj is not None  # open until the end of the block
             end = tar.fileobj.read(_BLOCK * 2048)
     except (

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, lines_of, listed, printable, read
+from shala_datasets.files import check_folder, count, lines_of, listed, printable, read, read_or_leave_out
 from shala_datasets.splits import check_share, held_out
-from shala_framework import DataError, Dataset, Sample, between
+from shala_framework.plugin import Account, DataError, Dataset, Sample, between
 
 LISTS = ("images.txt", "classes.txt", "image_class_labels.txt", "train_test_split.txt")
 IMAGE_FOLDERS = ("images", "images128")
@@ -43,23 +43,23 @@ class CUB(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the samples in the order of image and caption, with keys such as "00001-02".
 
         Args:
             source: Folder that holds the lists, images and captions, or a folder with them.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder lacks a list or all images or captions, or a list is damaged.
         """
-        self.notes = []
-        self.left_out = []
         root = _root(check_folder(source, LAYOUT))
         images, text = _folder(root, IMAGE_FOLDERS), _folder(root, TEXT_FOLDERS)
-        left_out, fewer = LeftOut("file", self.left_out), 0
+        fewer = 0
         for image in _read_lists(root, self.options.validation_share):
-            jpg = left_out.read(images / image.place, root)
-            captions = _captions(left_out.read(text / image.place.with_suffix(".txt"), root))[: self.options.captions]
+            jpg = read_or_leave_out(images / image.place, root, account)
+            lines = read_or_leave_out(text / image.place.with_suffix(".txt"), root, account)
+            captions = _captions(lines)[: self.options.captions]
             fewer += 0 < len(captions) < self.options.captions
             picture = {} if jpg is None else {"jpg": jpg}
             samples = [(number, picture | {"txt": caption.encode()}) for number, caption in enumerate(captions, 1)]
@@ -68,9 +68,8 @@ class CUB(Dataset):
             for number, fields in samples:
                 key = f"{image.number:05d}-{number:02d}"
                 yield Sample(key=key, split=image.split, fields=fields, label=image.label)
-        self.notes += left_out.notes()
         if fewer:
-            self.notes.append(f"{count(fewer, 'image')} with fewer than {count(self.options.captions, 'caption')}")
+            account.note(f"{count(fewer, 'image')} with fewer than {count(self.options.captions, 'caption')}")
 
 
 @attrs.frozen

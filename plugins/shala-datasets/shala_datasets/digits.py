@@ -26,11 +26,11 @@ import numpy as np
 from shala_datasets import mnist, pen
 from shala_datasets.archives import files_in
 from shala_datasets.draws import SPLITS, draw
-from shala_datasets.files import LeftOut, check_folder, printable
+from shala_datasets.files import check_folder, printable
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.pen import Writings, read_pendigits
 from shala_datasets.splits import held_out
-from shala_framework import DataError, Dataset, Sample, at_least, encode_mp4, encode_png
+from shala_framework.plugin import Account, DataError, Dataset, Sample, at_least, encode_mp4, encode_png
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LAYOUT = (
@@ -96,37 +96,37 @@ class Digits(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the samples of "train", "validation" and "test".
 
         Args:
             source: Folder that holds mnist/, fsdd/ and pendigits/.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder lacks a collection, a file is not what it should be, or a digit has no instance.
         """
-        self.notes = ["mp4 is rendered: it shows a pen that draws the trajectory in npy"]
-        self.left_out = []
+        account.note("mp4 is rendered: it shows a pen that draws the trajectory in npy")
         source = check_folder(source, LAYOUT)
-        recordings = self._read_recordings(source / "fsdd")
+        recordings = self._read_recordings(source / "fsdd", account)
         for split, collections in _divide(source, recordings).items():
-            yield from self._split(split, collections, recordings)
+            yield from self._split(split, collections, recordings, account)
 
-    def _read_recordings(self, folder: Path) -> dict[str, bytes]:
+    def _read_recordings(self, folder: Path, account: Account) -> dict[str, bytes]:
         """Recordings by name; other files are noted."""
-        left_out = LeftOut("file", self.left_out)
         recordings = {}
-        for name, content in files_in(check_folder(folder, LAYOUT), ".wav", left_out):
+        for name, content in files_in(check_folder(folder, LAYOUT), ".wav", account):
             if not _RECORDING.fullmatch(name):
-                left_out.add("name is not <digit>_<speaker>_<number>.wav", name)
+                account.leave_out("name is not <digit>_<speaker>_<number>.wav", name)
             elif content[:4] != b"RIFF":
-                left_out.add("no wav file", name)
+                account.leave_out("no wav file", name)
             else:
                 recordings[name] = content
-        self.notes += left_out.notes()
         return recordings
 
-    def _split(self, split: str, collections: _Collections, recordings: Mapping[str, bytes]) -> Iterator[Sample]:
+    def _split(
+        self, split: str, collections: _Collections, recordings: Mapping[str, bytes], account: Account
+    ) -> Iterator[Sample]:
         seed, split_number, num_samples = self.options.seed, SPLITS.index(split), getattr(self.options, split)
         each = -(-num_samples // 10)
         drawn = {}
@@ -134,7 +134,7 @@ class Digits(Dataset):
             for kind, pool in collections.of_class(label).items():
                 drawn[kind, label] = [pool[i] for i in draw(len(pool), each, seed, kind, split_number, label)]
         inks = np.random.default_rng((seed, _INK, split_number)).integers(len(pen.INKS), size=num_samples)
-        for index in (index for index in range(num_samples) if self.wanted(f"{split}_{index:06d}")):
+        for index in (index for index in range(num_samples) if account.wanted(f"{split}_{index:06d}")):
             turn, label = divmod(index, 10)
             picture, recording, row = (drawn[kind, label][turn] for kind in (_MNIST, _FSDD, _PENDIGITS))
             points_TC = collections.writings.points_NTC[row]

@@ -1,11 +1,11 @@
-"""What every data set of raw files does: list and read them, and keep an account of those that it leaves out."""
+"""What every data set of raw files does: list and read them, and say which ones it leaves out."""
 
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shala_framework import DataError
+from shala_framework.plugin import Account, DataError
 
 _EXAMPLES_PER_NOTE = 5
 
@@ -118,57 +118,21 @@ def examples(names: Sequence[str], number: int | None = None) -> str:
     return ", ".join(map(printable, shown)) + (", ..." if more else "")
 
 
-class LeftOut:
-    """Files (or rows, clips, studies) that a data set leaves out, by reason.
+def read_or_leave_out(path: Path, source: Path, account: Account) -> bytes | None:
+    """All bytes of a file; where it is empty or cannot be read, None, and the account says so.
 
     Args:
-        noun: What is counted, in the singular.
-        entries: Takes reason and name of each one, such as `Dataset.left_out`; the notes show only some.
+        path: The file.
+        source: Folder that its name in the note is relative to.
+        account: Of the pass over the samples.
     """
-
-    def __init__(self, noun: str = "file", entries: list[tuple[str, str]] | None = None) -> None:
-        self.noun = noun
-        self.entries: list[tuple[str, str]] = [] if entries is None else entries
-        self._numbers: dict[str, int] = {}
-        self._examples: dict[str, list[str]] = {}
-
-    def __len__(self) -> int:
-        return sum(self._numbers.values())
-
-    def add(self, reason: str, name: str) -> None:
-        """Leave one out.
-
-        Args:
-            reason: Why; those with one reason share a note.
-            name: Which one, as a user finds it: a path relative to the source folder, say.
-        """
-        self.entries.append((reason, printable(name)))
-        self._numbers[reason] = self._numbers.get(reason, 0) + 1
-        kept = self._examples.setdefault(reason, [])
-        if len(kept) < _EXAMPLES_PER_NOTE:
-            kept.append(name)
-
-    def read(self, path: Path, source: Path) -> bytes | None:
-        """All bytes of a file; where it is empty or cannot be read, None, and it is left out for that reason.
-
-        Args:
-            path: The file.
-            source: Folder that its name in the note is relative to.
-        """
-        name = str(path.relative_to(source))
-        try:
-            content = read(path)
-        except DataError as error:
-            self.add(str(error).removeprefix(f"{printable(path)}: "), name)
-            return None
-        if not content:
-            self.add("empty file", name)
-            return None
-        return content
-
-    def notes(self) -> list[str]:
-        """One sentence for each reason: how many, why, and the first few."""
-        return [
-            f"{count(number, self.noun)} left out, {reason}: " + examples(self._examples[reason], number)
-            for reason, number in self._numbers.items()
-        ]
+    name = str(path.relative_to(source))
+    try:
+        content = read(path)
+    except DataError as error:
+        account.leave_out(str(error).removeprefix(f"{printable(path)}: "), name)
+        return None
+    if not content:
+        account.leave_out("empty file", name)
+        return None
+    return content

@@ -16,12 +16,12 @@ from typing import Literal
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, examples, listed, printable, walk
+from shala_datasets.files import check_folder, count, examples, listed, printable, read_or_leave_out, walk
 from shala_datasets.folder_names import describes_the_set, left_by_a_system, split_folders, split_of
 from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
 from shala_datasets.splits import check_share, divide_by_hash
 from shala_datasets.tables import MISSING, Table, cell
-from shala_framework import DataError, Dataset, Sample
+from shala_framework.plugin import Account, DataError, Dataset, Sample
 
 LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
 
@@ -89,36 +89,34 @@ class Folder(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
-        """Yield the samples in the order of their stems; what is left out or odd goes to `notes`.
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
+        """Yield the samples in the order of their stems; what is left out or odd goes to the account.
 
         Args:
             source: The folder.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder or the table cannot be used, or no sample comes of them.
         """
-        self.notes = []
-        self.left_out = []
         source = check_folder(source, LAYOUT)
-        files, rest = LeftOut("file", self.left_out), LeftOut("sample", self.left_out)
-        found, splits = self._find(source, files)
-        facts = self._facts(source, found, rest)
-        divided = self._divide(facts, splits, rest)
+        found, splits = self._find(source, account)
+        facts = self._facts(source, found, account)
+        divided = self._divide(facts, splits, account)
         keys: set[str] = set()
         tally: Counter[str] = Counter()
         fields_of: Counter[str] = Counter()
         for stem, paths in found.items():
             if stem not in divided:
                 continue
-            contents = {field: files.read(path, source) for field, path in paths.items()}
+            contents = {field: read_or_leave_out(path, source, account) for field, path in paths.items()}
             fields = {field: content for field, content in contents.items() if content is not None}
-            label = self._label(facts[stem], fields, next(iter(paths.values())), source, files, bool(splits))
+            label = self._label(facts[stem], fields, next(iter(paths.values())), source, account, bool(splits))
             if facts[stem].text:
                 tally["texts replaced"] += "txt" in fields
                 fields["txt"] = facts[stem].text.encode()
             if not fields:
-                rest.add("no file but a label, or none that can be read", stem)
+                account.leave_out("no file but a label, or none that can be read", stem, noun="sample")
                 continue
             split = divided[stem]
             tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
@@ -127,12 +125,11 @@ class Folder(Dataset):
             key = _safe_key(stem, keys)
             keys.add(key)
             yield Sample(key=key, split=split, fields=fields, label=label)
-        self.notes += [*files.notes(), *rest.notes()]
         if not tally["samples"]:
-            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *self.notes]))
-        self._note(tally, fields_of, found)
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *account.notes]))
+        self._note(tally, fields_of, found, account)
 
-    def _find(self, source: Path, left_out: LeftOut) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
+    def _find(self, source: Path, account: Account) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
         """Files by stem and field, in the order of the stems, then of the paths; and splits by stem, from folders."""
         entries = [(path, *self._entry(path)) for path in self._paths(source)]
         usable = [(path.parent, name) for path, name, _, reason in entries if not reason]
@@ -145,7 +142,7 @@ class Folder(Dataset):
         splits: dict[str, str] = {}
         for path, name, field, reason in entries:
             if reason:
-                left_out.add(reason, str(path))
+                account.leave_out(reason, str(path))
                 continue
             split = split_of(path.parent, folders)
             if not self.options.ignore_folders:
@@ -156,16 +153,16 @@ class Folder(Dataset):
                 splits[stem] = split
             used = found[stem].setdefault(field, source / path)
             if used != source / path:
-                left_out.add("same stem and extension twice", f"{path} (used: {used.relative_to(source)})")
+                account.leave_out("same stem and extension twice", f"{path} (used: {used.relative_to(source)})")
         for stem in [stem for stem, paths in found.items() if describes_the_set(stem, paths)]:
             for path in found.pop(stem).values():
-                left_out.add("describes the set by its name, and is no sample", str(path.relative_to(source)))
+                account.leave_out("describes the set by its name, and is no sample", str(path.relative_to(source)))
         with_csv = [stem for stem, fields in found.items() if "csv" in fields]
         if len(with_csv) == 1 < len(found) and len(found[with_csv[0]]) == 1:
             (path,) = found.pop(with_csv[0]).values()
-            left_out.add("is it a table? then set table to its path", str(path.relative_to(source)))
+            account.leave_out("is it a table? then set table to its path", str(path.relative_to(source)))
         if not found:
-            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *left_out.notes()]))
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *account.notes]))
         return {stem: found[stem] for stem in sorted(found)}, splits
 
     def _paths(self, source: Path) -> Iterator[Path]:
@@ -189,27 +186,27 @@ class Folder(Dataset):
             return "", "", f"the extension is not up to {_LONGEST_FIELD} letters and digits{cure}"
         return name, field, ""
 
-    def _divide(self, facts: Mapping[str, Facts], splits: Mapping[str, str], rest: LeftOut) -> dict[str, str]:
+    def _divide(self, facts: Mapping[str, Facts], splits: Mapping[str, str], account: Account) -> dict[str, str]:
         """Split of every sample: the table's, else the folder's, else by a hash."""
         if any(of.split for of in facts.values()):
             differing = [stem for stem, of in facts.items() if of.split and splits.get(stem, of.split) != of.split]
             if differing:
                 number = count(len(differing), "sample")
-                self.notes.append(f"{number} in another split than the folder's, by the table: {examples(differing)}")
+                account.note(f"{number} in another split than the folder's, by the table: {examples(differing)}")
             return {stem: of.split for stem, of in facts.items() if of.split}
         if self.options.split_from_folder == "yes" and not splits:
             raise DataError('expected folders called train, val or test with split_from_folder = "yes", got none')
         if splits:
-            self.notes.append('split by the folders called train, val or test; split_from_folder = "no" ignores them')
+            account.note('split by the folders called train, val or test; split_from_folder = "no" ignores them')
             for stem in facts:
                 if stem not in splits:
-                    rest.add("in none of the folders that divide the set", stem)
+                    account.leave_out("in none of the folders that divide the set", stem, noun="sample")
             return {stem: splits[stem] for stem in facts if stem in splits}
         groups = {stem: of.group or stem for stem, of in facts.items()}
         of_group = divide_by_hash(groups.values(), self.options.validation_share, self.options.test_share)
         return {stem: of_group[group] for stem, group in groups.items()}
 
-    def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], rest: LeftOut) -> dict[str, Facts]:
+    def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], account: Account) -> dict[str, Facts]:
         """Facts of every sample that is used; samples without a row are left out where the table decides the split."""
         nothing = Facts(label=None, split=None, group="", text="")
         options = self.options
@@ -225,31 +222,29 @@ class Folder(Dataset):
             text=options.text_columns,
             optional=("label", "split"),
         )
-        rows = LeftOut("row")
-        facts = read_facts(table, columns, found, source, rows, options.missing_cells)
-        self._note_missing_cells(table, {columns.label, columns.group, *columns.text} - {""})
-        self.notes += [f"{options.table}: {note}" for note in rows.notes()]
-        self.left_out += [(reason, f"{options.table}: {name}") for reason, name in rows.entries]
+        facts = read_facts(table, columns, found, source, account, options.missing_cells)
+        self._note_missing_cells(account, table, {columns.label, columns.group, *columns.text} - {""})
         if not facts:
             few = [str(path.relative_to(source)) for paths in found.values() for path in paths.values()][:10]
             raise DataError(
                 f"{table.path}: expected names of files in column {columns.key!r}, such as {examples(few)}, got none\n"
-                + "\n".join(self.notes)
+                + "\n".join(account.notes)
             )
         blank = [stem for stem, of in facts.items() if columns.group and not columns.split and not of.group]
         if blank:
             number = count(len(blank), "sample")
-            self.notes.append(f"{number} with blank {columns.group!r}, split one by one: {examples(blank)}")
+            account.note(f"{number} with blank {columns.group!r}, split one by one: {examples(blank)}")
         absent = [stem for stem in found if stem not in facts]
         if absent and (columns.split or columns.group):
+            reason = f"no row in {options.table}, which has column {columns.split or columns.group!r}"
             for stem in absent:
-                rest.add(f"no row in {options.table}, which has column {columns.split or columns.group!r}", stem)
+                account.leave_out(reason, stem, noun="sample")
             return facts
         if absent:
-            self.notes.append(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
+            account.note(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
         return dict.fromkeys(found, nothing) | facts
 
-    def _note_missing_cells(self, table: Table, columns: Collection[str]) -> None:
+    def _note_missing_cells(self, account: Account, table: Table, columns: Collection[str]) -> None:
         """Note which cells count as blank that say something, as it may be the name of a class after all."""
         said = Counter(
             row[column].strip()
@@ -259,7 +254,7 @@ class Folder(Dataset):
         )
         if said:
             few = examples([f"{text!r} ({number})" for text, number in sorted(said.items())])
-            self.notes.append(f"{self.options.table}: cells taken as blank (option missing_cells): {few}")
+            account.note(f"{self.options.table}: cells taken as blank (option missing_cells): {few}")
 
     def _table_path(self, source: Path) -> Path:
         path = source / self.options.table
@@ -270,7 +265,7 @@ class Folder(Dataset):
         raise DataError(f"{printable(path)}: expected the table that option table names, got no such file; {there}")
 
     def _label(
-        self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, left_out: LeftOut, divided: bool
+        self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, account: Account, divided: bool
     ) -> str | None:
         """The table's label, else that of the file cls, which is taken out of the fields, else the folder's name."""
         label = facts.label
@@ -278,12 +273,18 @@ class Folder(Dataset):
             written = fields.pop(_LABEL_FIELD, b"").decode("utf-8-sig").strip()
         except UnicodeDecodeError:
             written = ""
-            left_out.add("label is not text in UTF-8", str(path.relative_to(source)))
+            account.leave_out("label is not text in UTF-8", str(path.relative_to(source)))
         folders = path.parent.relative_to(source).parts if self.options.label_from_folder else ()
         names = [name for name in folders if not (divided and name.lower() in SPLITS)]
         return label or written or printable(names[-1] if names else "") or None
 
-    def _note(self, tally: Counter[str], fields_of: Counter[str], found: Mapping[str, Mapping[str, Path]]) -> None:
+    def _note(
+        self,
+        tally: Counter[str],
+        fields_of: Counter[str],
+        found: Mapping[str, Mapping[str, Path]],
+        account: Account,
+    ) -> None:
         """Note what a user of the samples may not expect."""
         options, samples = self.options, count(tally["samples"], "sample")
         if not tally["pairs"]:
@@ -295,26 +296,26 @@ class Folder(Dataset):
                 by_name[stem.rpartition("/")[2]] |= paths.keys()
             would_pair = any(len(of) > 1 for of in by_name.values())
             cure = "set ignore_folders = true to pair files of one name in different folders" if would_pair else LAYOUT
-            self.notes.append(f"{what}; {'' if would_pair else 'expected '}{cure}")
+            account.note(f"{what}; {'' if would_pair else 'expected '}{cure}")
         else:
             usual = {field: number for field, number in fields_of.items() if number >= _RARE * tally["samples"]}
             lacking = {field: tally["samples"] - number for field, number in sorted(usual.items())}
-            self.notes += [f"{number} of {samples} without {field}" for field, number in lacking.items() if number]
+            for field, number in lacking.items():
+                if number:
+                    account.note(f"{number} of {samples} without {field}")
             rare = [f"{field} ({number})" for field, number in sorted(fields_of.items()) if field not in usual]
             if rare:
-                self.notes.append(f"fields of less than {_RARE:.0%} of {samples}: {examples(rare)}")
+                account.note(f"fields of less than {_RARE:.0%} of {samples}: {examples(rare)}")
         dotted = sorted(field for field in fields_of if "." in field)
         if dotted:
-            self.notes.append(
-                f'fields with a dot: {examples(dotted)}; unless they are meant, set stem_ends_at = "last dot"'
-            )
+            account.note(f'fields with a dot: {examples(dotted)}; unless they are meant, set stem_ends_at = "last dot"')
         if 0 < tally["labels"] < tally["samples"]:
-            self.notes.append(f"{tally['samples'] - tally['labels']} of {samples} without label")
+            account.note(f"{tally['samples'] - tally['labels']} of {samples} without label")
         if tally["texts replaced"]:
-            self.notes.append(f"{count(tally['texts replaced'], 'txt file')} not used: the table has the text")
+            account.note(f"{count(tally['texts replaced'], 'txt file')} not used: the table has the text")
         for split, share in (("train", 1.0), ("validation", options.validation_share), ("test", options.test_share)):
             if share and not tally[split]:
-                self.notes.append(f"none of {samples} is in {split}")
+                account.note(f"none of {samples} is in {split}")
 
 
 def _safe_key(stem: str, taken: Collection[str]) -> str:

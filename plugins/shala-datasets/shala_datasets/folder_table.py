@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
-from shala_datasets.files import LeftOut, printable
+from shala_datasets.files import printable
 from shala_datasets.tables import MISSING, Table, cell
-from shala_framework import DataError
+from shala_framework.plugin import Account, DataError
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -87,7 +87,7 @@ def read_facts(
     columns: Columns,
     samples: Mapping[str, Mapping[str, Path]],
     source: Path,
-    rows: LeftOut,
+    account: Account,
     missing: Collection[str] = MISSING,
 ) -> dict[str, Facts]:
     """Facts by stem; rows that belong to no sample, or to one that has a row, are left out.
@@ -97,7 +97,7 @@ def read_facts(
         columns: From `choose_columns`.
         samples: Files by stem and field.
         source: Folder that the names in the table are relative to.
-        rows: Takes the rows that are left out.
+        account: Receives the rows that are left out.
         missing: Cells that have no value, beside blank ones.
 
     Raises:
@@ -107,11 +107,11 @@ def read_facts(
     facts: dict[str, Facts] = {}
     for line, row in table:
         written = row[columns.key].strip()
-        where = f"line {line} ({written})"
+        where = f"{table.path.name} line {line} ({written})"
         stems = names.find(written)
         if len(stems) != 1:
             reason = "several samples of that name: write its path" if stems else "no file of that name"
-            rows.add(reason if written else f"blank {columns.key!r}", where)
+            account.leave_out(reason if written else f"blank {columns.key!r}", where, noun="row")
             continue
         (stem,) = stems
         found = Facts(
@@ -121,7 +121,7 @@ def read_facts(
             text="\n".join(text for column in columns.text if (text := cell(row[column], missing))),
         )
         if facts.setdefault(stem, found) != found:
-            rows.add("another row for the same sample, which says something else", where)
+            account.leave_out("another row for the same sample, which says something else", where, noun="row")
     return facts
 
 

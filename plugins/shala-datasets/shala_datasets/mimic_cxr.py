@@ -23,9 +23,9 @@ from typing import Any
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, listed, printable, walk
+from shala_datasets.files import check_folder, count, listed, printable, read_or_leave_out, walk
 from shala_datasets.mimic_cxr_tables import FINDINGS, NO_FINDING, Study, read_studies
-from shala_framework import DataError, Dataset, Sample, not_empty
+from shala_framework.plugin import Account, DataError, Dataset, Sample, not_empty
 
 LAYOUT = (
     "p10/p10000032/s50414267/<dicom_id>.jpg and p10/p10000032/s50414267.txt, in folders `files` up to six levels down"
@@ -67,43 +67,39 @@ class MIMICCXR(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the studies by subject and study, reading one patient's folder at a time.
 
         Args:
             source: Folder with the trees and tables, see the module.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder does not exist, holds no tree or not the tables that are needed, a table is damaged,
                 or there is no sample in the end.
         """
-        self.notes = []
-        self.left_out = []
         source = check_folder(source, LAYOUT)
-        trees, tables = self._find(source)
-        rows, files, without = (LeftOut(noun, self.left_out) for noun in ("row", "file", "sample"))
-        studies = read_studies(tables, rows)
-        self.notes += rows.notes()
+        trees, tables = self._find(source, account)
+        studies = read_studies(tables, account)
         self._check_views(studies)
         tally: Counter[str] = Counter()
         for subject_id, keys in itertools.groupby(studies, key=lambda key: key[0]):
-            patient = _Patient(trees, subject_id, source, files)
+            patient = _Patient(trees, subject_id, source, account)
             for key in keys:
                 sample = self._sample(key, studies[key], patient, tally)
                 if sample is None:
-                    without.add("neither image nor report", _name(key))
+                    account.leave_out("neither image nor report", _name(key), noun="sample")
                 else:
                     yield sample
             for name in sorted(str(path.relative_to(source)) for path in itertools.chain(*patient.files.values())):
                 if self.options.reports or not name.endswith(".txt"):
-                    files.add("not in the split table", name)
-        _leave_others(trees, source, {subject_id for subject_id, _ in studies}, files)
-        self.notes += [*files.notes(), *without.notes()]
+                    account.leave_out("not in the split table", name)
+        _leave_others(trees, source, {subject_id for subject_id, _ in studies}, account)
         if not tally["samples"]:
-            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no file of a study", *self.notes]))
-        self._note_missing(tally)
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no file of a study", *account.notes]))
+        self._note_missing(tally, account)
 
-    def _find(self, source: Path) -> tuple[list[Path], dict[str, Path]]:
+    def _find(self, source: Path, account: Account) -> tuple[list[Path], dict[str, Path]]:
         """Folders that hold p10 to p19, and the tables by kind; the first one found where there are two of a kind."""
         trees: list[Path] = []
         tables: dict[str, Path] = {}
@@ -116,9 +112,8 @@ class MIMICCXR(Dataset):
                     match = _TABLE.fullmatch(path.name)
                     if match and tables.setdefault(match[1], path) is not path:
                         used = tables[match[1]].relative_to(source)
-                        name = printable(path.relative_to(source))
-                        self.notes.append(f"{name} is not used, {printable(used)} is")
-                        self.left_out.append((f"not used, {printable(used)} is", name))
+                        reason = f"another of its kind is used, {printable(used)}"
+                        account.leave_out(reason, str(path.relative_to(source)), noun="table")
                 below = [path for path in inside if path.is_dir()]
                 if any(_GROUP.fullmatch(path.name) for path in below):
                     trees.append(folder)
@@ -172,29 +167,29 @@ class MIMICCXR(Dataset):
         tally["further images"] += sum(map(bool, paths.values())) - ("jpg" in fields)
         return Sample(key=_name(key), split=study.split, fields=fields, label=label)
 
-    def _note_missing(self, tally: Counter[str]) -> None:
+    def _note_missing(self, tally: Counter[str], account: Account) -> None:
         """Note how many samples lack a field or a label, and how many images have no place in a sample."""
         options, samples = self.options, count(tally["samples"], "sample")
         no_image, no_report = (tally["samples"] - tally[field] for field in ("jpg", "txt"))
         if no_image:
             views, rest = " or ".join(options.views), no_image - tally["no such view"]
             reasons = f"{tally['no such view']} with no {views} image, {rest} whose file is absent or unreadable"
-            self.notes.append(f"{no_image} of {samples} without jpg: {reasons}")
+            account.note(f"{no_image} of {samples} without jpg: {reasons}")
         if no_report and options.reports:
-            self.notes.append(f"{no_report} of {samples} without txt: the report is absent or unreadable")
+            account.note(f"{no_report} of {samples} without txt: the report is absent or unreadable")
         if tally["unlabelled"] and options.finding:
-            self.notes.append(f"{tally['unlabelled']} of {samples} without label: {options.finding!r} does not decide")
+            account.note(f"{tally['unlabelled']} of {samples} without label: {options.finding!r} does not decide")
         if tally["absent images"]:
-            self.notes.append(f"{count(tally['absent images'], 'image')} in the tables without a file")
+            account.note(f"{count(tally['absent images'], 'image')} in the tables without a file")
         if tally["further images"]:
-            self.notes.append(f"{count(tally['further images'], 'image')} not used: a sample has one image")
+            account.note(f"{count(tally['further images'], 'image')} not used: a sample has one image")
 
 
 class _Patient:
     """The files of one patient in all trees; what no study has taken remains in `files`."""
 
-    def __init__(self, trees: list[Path], subject_id: str, source: Path, left_out: LeftOut) -> None:
-        self.source, self.left_out = source, left_out
+    def __init__(self, trees: list[Path], subject_id: str, source: Path, account: Account) -> None:
+        self.source, self.account = source, account
         self.files: dict[str, list[Path]] = defaultdict(list)
         for folder in (tree / f"p{subject_id[:2]}" / f"p{subject_id}" for tree in trees):
             for path in walk(folder) if folder.is_dir() else ():
@@ -206,17 +201,17 @@ class _Patient:
 
     def read(self, paths: list[Path]) -> bytes | None:
         """Content of the first file that can be read; each one that cannot is left out with the reason."""
-        contents = (self.left_out.read(path, self.source) for path in paths)
+        contents = (read_or_leave_out(path, self.source, self.account) for path in paths)
         return next((content for content in contents if content is not None), None)
 
 
-def _leave_others(trees: list[Path], source: Path, subjects: set[str], files: LeftOut) -> None:
+def _leave_others(trees: list[Path], source: Path, subjects: set[str], account: Account) -> None:
     """Leave out what lies in the trees beside the folders of the patients in the tables."""
     for group in (path for tree in trees for path in listed(tree) if _GROUP.fullmatch(path.name) and path.is_dir()):
         expected = {f"p{subject_id}" for subject_id in subjects if f"p{subject_id[:2]}" == group.name}
         for path in listed(group):
             if path.name not in expected:
-                files.add("no folder of a patient in the split table", str(path.relative_to(source)))
+                account.leave_out("no folder of a patient in the split table", str(path.relative_to(source)))
 
 
 def _name(key: tuple[str, str]) -> str:

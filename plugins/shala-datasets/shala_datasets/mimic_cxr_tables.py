@@ -10,9 +10,9 @@ from pathlib import Path
 
 import attrs
 
-from shala_datasets.files import LeftOut, printable
+from shala_datasets.files import printable
 from shala_datasets.tables import Table, cell
-from shala_framework import DataError
+from shala_framework.plugin import Account, DataError
 
 NO_FINDING = "No Finding"
 FINDINGS = (
@@ -73,27 +73,25 @@ class Study:
         return "abnormal" if found else None
 
 
-def read_studies(tables: Mapping[str, Path], rows_left_out: LeftOut) -> dict[tuple[str, str], Study]:
+def read_studies(tables: Mapping[str, Path], account: Account) -> dict[tuple[str, str], Study]:
     """Every study of the split table, by subject and study, in that order.
 
     Args:
         tables: Files by kind: "split", "metadata" and, if need be, "chexpert".
-        rows_left_out: Takes the rows that do not fit.
+        account: Receives the rows that do not fit.
 
     Raises:
         DataError: A table cannot be read or lacks a column, or a value is none of those that the data set has.
     """
     studies: dict[tuple[str, str], Study] = {}
-    study_of_image = _read_splits(tables["split"], studies, rows_left_out)
-    _read_metadata(tables["metadata"], studies, study_of_image, rows_left_out)
+    study_of_image = _read_splits(tables["split"], studies, account)
+    _read_metadata(tables["metadata"], studies, study_of_image, account)
     if "chexpert" in tables:
-        _read_findings(tables["chexpert"], studies, rows_left_out)
+        _read_findings(tables["chexpert"], studies, account)
     return dict(sorted(studies.items()))
 
 
-def _read_splits(
-    path: Path, studies: dict[tuple[str, str], Study], rows_left_out: LeftOut
-) -> dict[str, tuple[str, str]]:
+def _read_splits(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> dict[str, tuple[str, str]]:
     """Add every study with its split; return the study of each image."""
     table = Table.open(path)
     table.require(("dicom_id", "study_id", "subject_id", "split"))
@@ -102,7 +100,9 @@ def _read_splits(
         where = f"{path.name} line {line}"
         dicom_id, key = row["dicom_id"], (row["subject_id"], row["study_id"])
         if not (_DICOM.fullmatch(dicom_id) and all(map(_SUBJECT_OR_STUDY.fullmatch, key))):
-            rows_left_out.add("expected ids such as 10000032 (subject), 50414267 (study) and an image's name", where)
+            account.leave_out(
+                "expected ids such as 10000032 (subject), 50414267 (study) and an image's name", where, noun="row"
+            )
             continue
         if row["split"] not in SPLITS:
             raise DataError(f"{printable(path)}, line {line}: expected {', '.join(SPLITS)}, got {row['split']!r}")
@@ -114,7 +114,7 @@ def _read_splits(
                 f"{study.split} and {split}"
             )
         if study_of_image.setdefault(dicom_id, key) is not key:
-            rows_left_out.add("same image twice", where)
+            account.leave_out("same image twice", where, noun="row")
     return study_of_image
 
 
@@ -122,7 +122,7 @@ def _read_metadata(
     path: Path,
     studies: dict[tuple[str, str], Study],
     study_of_image: Mapping[str, tuple[str, str]],
-    rows_left_out: LeftOut,
+    account: Account,
 ) -> None:
     """Add the images to their studies."""
     table = Table.open(path)
@@ -133,16 +133,18 @@ def _read_metadata(
         if key is None:
             twice = row["dicom_id"] in study_of_image
             reason = "same image twice" if twice else "image is not in the split table"
-            rows_left_out.add(reason, f"{path.name} line {line}")
+            account.leave_out(reason, f"{path.name} line {line}", noun="row")
             continue
         view = cell(row["ViewPosition"]).upper()
         image = Image(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
         studies[key].images.append(image)
     for dicom_id in unseen:
-        rows_left_out.add("image of the split table is not in the metadata table, which knows its view", dicom_id)
+        account.leave_out(
+            "image of the split table is not in the metadata table, which knows its view", dicom_id, noun="row"
+        )
 
 
-def _read_findings(path: Path, studies: dict[tuple[str, str], Study], rows_left_out: LeftOut) -> None:
+def _read_findings(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> None:
     """Add the findings to their studies."""
     table = Table.open(path)
     table.require(("subject_id", "study_id", *FINDINGS))
@@ -150,10 +152,10 @@ def _read_findings(path: Path, studies: dict[tuple[str, str], Study], rows_left_
     for line, row in table:
         where, key = f"{path.name} line {line}", (row["subject_id"], row["study_id"])
         if key not in studies:
-            rows_left_out.add("study is not in the split table", where)
+            account.leave_out("study is not in the split table", where, noun="row")
             continue
         if key in seen:
-            rows_left_out.add("same study twice", where)
+            account.leave_out("same study twice", where, noun="row")
             continue
         seen.add(key)
         for finding in FINDINGS:

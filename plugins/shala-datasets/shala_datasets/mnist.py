@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shala_datasets.files import printable, size
 from shala_datasets.splits import held_out
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 LAYOUT = (
     "mnist/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, "

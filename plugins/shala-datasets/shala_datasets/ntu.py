@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, count, examples, read, size, walk
+from shala_datasets.files import check_folder, count, examples, read, size, walk
 from shala_datasets.ntu_actions import ACTION_NAMES, action_label
 from shala_datasets.ntu_body_ids import id_changes
 from shala_datasets.ntu_protocols import (
@@ -28,7 +28,7 @@ from shala_datasets.ntu_protocols import (
     train_subjects,
 )
 from shala_datasets.splits import check_share
-from shala_framework import DataError, Dataset, Sample, between, each, not_empty
+from shala_framework.plugin import Account, DataError, Dataset, Sample, between, each, not_empty
 
 LAYOUT = (
     "files named SsssCcccPpppRrrrAaaa.skeleton and SsssCcccPpppRrrrAaaa_rgb.avi, such as "
@@ -73,23 +73,22 @@ class NTU(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
-        """Yield the samples in the order of their keys; files that are left out go to `notes`.
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
+        """Yield the samples in the order of their keys; files that are left out go to the account.
 
         Args:
             source: Folder that holds the raw files, at any depth.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder does not exist, holds no file of the data set, or a file cannot be read.
         """
-        self.notes = []
-        self.left_out = []
         source = check_folder(source, LAYOUT)
-        files = self._selected(source, self._find(source))
+        files = self._selected(source, self._find(source, account), account)
         options = self.options
         validation = held_out_subjects(train_subjects(options.protocol, options.version), options.validation_share)
         changing: list[str] = []
-        for key in (key for key in sorted(files) if self.wanted(str(key))):
+        for key in (key for key in sorted(files) if account.wanted(str(key))):
             fields = {extension: read(path) for extension, path in sorted(files[key].items())}
             if id_changes(fields.get("skeleton", b"")):
                 changing.append(str(key))
@@ -98,64 +97,65 @@ class NTU(Dataset):
             split = split_of(key, options.protocol, options.version, validation)
             yield Sample(key=str(key), split=split, fields=fields, label=action_label(key.action))
         if changing:
-            self.notes.append(
+            account.note(
                 f"{count(len(changing), 'skeleton')} with body ids that never overlap in time, which are joined where "
                 f"they follow each other at one place: {examples(changing)}"
             )
 
-    def _find(self, source: Path) -> dict[NTUKey, dict[str, Path]]:
+    def _find(self, source: Path, account: Account) -> dict[NTUKey, dict[str, Path]]:
         """Every usable file by key and field; the others are noted with the reason."""
         files: dict[NTUKey, dict[str, Path]] = defaultdict(dict)
-        left_out = LeftOut("file", self.left_out)
         for path in walk(source):
             name = str(path.relative_to(source))
             field = path.suffix[1:].lower()
             if field not in ("skeleton", "avi"):
-                left_out.add("neither .skeleton nor .avi", name)
+                account.leave_out("neither .skeleton nor .avi", name)
                 continue
             key = NTUKey.parse(path.stem.removesuffix("_rgb") if field == "avi" else path.stem)
             if key is None:
-                left_out.add("name is not SsssCcccPpppRrrrAaaa with numbers of NTU RGB+D 120", name)
+                account.leave_out("name is not SsssCcccPpppRrrrAaaa with numbers of NTU RGB+D 120", name)
             elif size(path) == 0:
-                left_out.add("empty file", name)
+                account.leave_out("empty file", name)
             elif field in files[key]:
-                left_out.add("same key twice", f"{name} (used: {files[key][field].relative_to(source)})")
+                account.leave_out("same key twice", f"{name} (used: {files[key][field].relative_to(source)})")
             else:
                 files[key][field] = path
-        self.notes += left_out.notes()
         found = {key: fields for key, fields in files.items() if fields}
         if not found:
-            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *self.notes]))
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *account.notes]))
         return found
 
-    def _selected(self, source: Path, files: dict[NTUKey, dict[str, Path]]) -> dict[NTUKey, dict[str, Path]]:
+    def _selected(
+        self, source: Path, files: dict[NTUKey, dict[str, Path]], account: Account
+    ) -> dict[NTUKey, dict[str, Path]]:
         """The files that the options ask for; how many the options leave out is noted."""
         options = self.options
         inside = {key: fields for key, fields in files.items() if key.in_version(options.version)}
         if len(inside) < len(files):
             outside = count(len(files) - len(inside), "key")
-            self.notes.append(f"{outside} left out, not in version {options.version} (setups 1 to 17, actions 1 to 60)")
+            account.note(f"{outside} left out, not in version {options.version} (setups 1 to 17, actions 1 to 60)")
         seen = {key: fields for key, fields in inside.items() if key.camera in options.cameras}
         if len(seen) < len(inside):
             cameras = ", ".join(map(str, options.cameras))
-            self.notes.append(f"{count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
-        seen = seen if options.listed_skeletons else self._without_listed(source, seen)
+            account.note(f"{count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
+        seen = seen if options.listed_skeletons else self._without_listed(source, seen, account)
         if not seen:
-            raise DataError("\n".join([f"{source}: expected keys that the options ask for, got none", *self.notes]))
+            raise DataError("\n".join([f"{source}: expected keys that the options ask for, got none", *account.notes]))
         for field in ("skeleton", "avi"):
             missing = sum(field not in fields for fields in seen.values())
             if missing:
-                self.notes.append(f"{missing} of {count(len(seen), 'sample')} without {field}")
+                account.note(f"{missing} of {count(len(seen), 'sample')} without {field}")
         return seen
 
-    def _without_listed(self, source: Path, files: dict[NTUKey, dict[str, Path]]) -> dict[NTUKey, dict[str, Path]]:
+    def _without_listed(
+        self, source: Path, files: dict[NTUKey, dict[str, Path]], account: Account
+    ) -> dict[NTUKey, dict[str, Path]]:
         """The files without the skeletons that are on the owners' list, each of which is noted."""
-        left_out, listed = LeftOut("skeleton", self.left_out), missing_skeletons()
+        listed = missing_skeletons()
         for key, fields in files.items():
             if key in listed and "skeleton" in fields:
                 reason = "on NTU's list of samples with missing or incomplete skeletons (option listed_skeletons)"
-                left_out.add(reason, str(fields["skeleton"].relative_to(source)))
-        self.notes += left_out.notes()
+                account.leave_out(reason, str(fields["skeleton"].relative_to(source)), noun="skeleton")
         kept = {
             key: {field: path for field, path in fields.items() if field != "skeleton" or key not in listed}
             for key, fields in files.items()

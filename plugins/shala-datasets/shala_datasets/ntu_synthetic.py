@@ -22,7 +22,7 @@ from shala_datasets.ntu_actions import ACTION_NAMES, action_label
 from shala_datasets.ntu_protocols import NTU120_TRAIN_SUBJECTS, NUM_SUBJECTS, NTUKey, held_out_subjects
 from shala_datasets.rendering import encode_avi, render
 from shala_datasets.skeleton_text import skeleton_text
-from shala_framework import DataError, Dataset, Sample, at_least, between
+from shala_framework.plugin import Account, DataError, Dataset, Sample, at_least, between
 
 FRAMES_PER_SECOND = 16
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
@@ -102,18 +102,18 @@ class NTUSynthetic(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the samples of "train", "validation" and "test", the actions in turn.
 
         Args:
             source: None: nothing is read.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: A folder is given.
         """
         if source is not None:
             raise DataError(f"{source}: expected no folder, since the samples of ntu-synthetic are made, not read")
-        self.notes = []
         for split in SPLITS:
             for index in range(getattr(self.options, split)):
                 yield self.sample(split, index)

@@ -14,8 +14,8 @@ import attrs
 import numpy as np
 
 from shala_datasets.archives import files_in
-from shala_datasets.files import LeftOut, check_folder, count, printable
-from shala_framework import DataError, Dataset, Sample, between, each
+from shala_datasets.files import check_folder, count, printable
+from shala_framework.plugin import Account, DataError, Dataset, Sample, between, each
 
 ACTIONS = {
     1: "pick up with one hand",
@@ -63,29 +63,28 @@ class NWUCLA(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the samples in the order of their keys, such as "a01_s01_e00_v01".
 
         Args:
             source: Folder that holds nw_ucla/, or the files themselves.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder does not exist, holds no sequence, or its archive is damaged.
         """
-        self.notes = []
-        self.left_out = []
         source = check_folder(source, LAYOUT)
         place = source / "nw_ucla" if (source / "nw_ucla").is_dir() else source
-        left_out, num_samples, num_still = LeftOut("file", self.left_out), 0, 0
-        for name, content in files_in(place, ".json", left_out):
+        num_samples, num_still = 0, 0
+        for name, content in files_in(place, ".json", account):
             match = _NAME.fullmatch(name)
             action, subject, _, view = map(int, match.groups()) if match else (0, 0, 0, 0)
             if action not in ACTIONS or not 1 <= subject <= NUM_SUBJECTS or not 1 <= view <= _TEST_VIEW:
-                left_out.add("name is not aNN_sNN_eNN_vNN.json with numbers of NW-UCLA", name)
+                account.leave_out("name is not aNN_sNN_eNN_vNN.json with numbers of NW-UCLA", name)
                 continue
             num_frames, problem = check_sequence(content)
             if problem:
-                left_out.add(problem, name)
+                account.leave_out(problem, name)
                 continue
             num_samples += 1
             num_still += num_frames == 1
@@ -96,11 +95,10 @@ class NWUCLA(Dataset):
                 fields={"skeleton.json": content, "txt": ACTIONS[action].encode()},
                 label=ACTIONS[action],
             )
-        self.notes += left_out.notes()
         if not num_samples:
-            raise DataError("\n".join([f"{printable(place)}: expected {LAYOUT}, got no sequence", *self.notes]))
+            raise DataError("\n".join([f"{printable(place)}: expected {LAYOUT}, got no sequence", *account.notes]))
         if num_still:
-            self.notes.append(f"{count(num_still, 'sequence')} of a single frame kept")
+            account.note(f"{count(num_still, 'sequence')} of a single frame kept")
 
 
 def check_sequence(content: bytes) -> tuple[int, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shala_datasets.files import lines_of, printable, read
-from shala_framework import DataError, encode_npy
+from shala_framework.plugin import DataError, encode_npy
 
 LAYOUT = "pendigits/ with pendigits.tra and pendigits.tes (archive.ics.uci.edu/dataset/81)"
 NUM_POINTS = 8

@@ -22,7 +22,7 @@ from shala_datasets.draws import SPLITS, draw
 from shala_datasets.files import check_folder, printable, read
 from shala_datasets.mnist import LAYOUT as MNIST_LAYOUT
 from shala_datasets.mnist import VALIDATION_SHARE, MNISTDigits, read_mnist
-from shala_framework import DataError, Dataset, Sample, at_least, between, encode_png
+from shala_framework.plugin import Account, DataError, Dataset, Sample, at_least, between, encode_png
 
 LAYOUT = f"{MNIST_LAYOUT}, and polymnist_backgrounds/ with 1.jpg to 5.jpg (github.com/thomassutter/MoPoE)"
 _SIDE = 28
@@ -55,16 +55,16 @@ class PolyMNIST(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         """Yield the samples of "train", "validation" and "test"; each depends on seed, split and its number alone.
 
         Args:
             source: Folder that holds mnist/ and polymnist_backgrounds/.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder lacks a file, or a file is not what it should be.
         """
-        self.notes = []
         options = self.options
         source = check_folder(source, LAYOUT)
         backgrounds = [
@@ -78,7 +78,7 @@ class PolyMNIST(Dataset):
             drawn = draw(len(digits[split].labels), num_samples, options.seed, _CLASS_STREAM, split_number)
             for index, label in enumerate(digits[split].labels[drawn].tolist()):
                 key = f"{split}_{index:06d}"
-                if self.wanted(key):
+                if account.wanted(key):
                     rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
                     fields = compose(digits[split], rows[label], backgrounds, rng)
                     yield Sample(key=key, split=split, fields=fields, label=str(label))

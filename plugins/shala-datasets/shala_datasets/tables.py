@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from shala_datasets.files import printable
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 MISSING = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "<NA>")
 """What programs write into a cell without a value, beside nothing."""

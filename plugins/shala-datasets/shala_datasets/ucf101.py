@@ -15,9 +15,9 @@ from typing import Literal
 
 import attrs
 
-from shala_datasets.files import LeftOut, check_folder, examples, lines_of, printable, read, walk
+from shala_datasets.files import check_folder, examples, lines_of, printable, read, read_or_leave_out, walk
 from shala_datasets.splits import check_share, held_out
-from shala_framework import DataError, Dataset, Sample
+from shala_framework.plugin import Account, DataError, Dataset, Sample
 
 LAYOUT = "clips named v_Class_gGG_cCC.avi, such as ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi, at any depth"
 LISTS_URL = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
@@ -68,39 +68,36 @@ class UCF101(Dataset):
 
     options: Options
 
-    def samples(self, source: Path | None) -> Iterator[Sample]:
-        """Yield the clips by class, group and number; what is left out goes to `notes`.
+    def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
+        """Yield the clips by class, group and number; what is left out goes to the account.
 
         Args:
             source: Folder that holds clips and lists, at any depth.
+            account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder does not exist, holds no clip or not the lists of the split, or a list is damaged.
         """
-        self.notes = []
-        self.left_out = []
         source = check_folder(source, LAYOUT)
-        left_out = LeftOut("file", self.left_out)
-        clips, lists = _find(source, left_out)
+        clips, lists = _find(source, account)
         if not clips:
-            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *left_out.notes()]))
+            raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *account.notes]))
         splits = self._splits(source, clips, lists)
         splits |= dict.fromkeys(self._validation(splits), "validation")
         unlisted = [str(path.relative_to(source)) for clip, path in clips.items() if clip not in splits]
         for name in unlisted:
-            left_out.add(f"not in the lists of split {self.options.split}", name)
+            account.leave_out(f"not in the lists of split {self.options.split}", name)
         absent = [str(clip) for clip in sorted(splits) if clip not in clips]
         if absent:
-            self.notes.append(f"{len(absent)} of {len(splits)} clips of the lists are absent: {examples(absent)}")
+            account.note(f"{len(absent)} of {len(splits)} clips of the lists are absent: {examples(absent)}")
         chosen = sorted(clips.keys() & splits)
         if not chosen:
-            raise DataError("\n".join([f"{source}: expected clips of the lists, got none", *left_out.notes()]))
-        for clip in (clip for clip in chosen if self.wanted(str(clip))):
-            content = left_out.read(clips[clip], source)
+            raise DataError("\n".join([f"{source}: expected clips of the lists, got none", *account.notes]))
+        for clip in (clip for clip in chosen if account.wanted(str(clip))):
+            content = read_or_leave_out(clips[clip], source, account)
             if content is not None:
                 fields = {"avi": content, "json": json.dumps(attrs.asdict(clip), sort_keys=True).encode()}
                 yield Sample(key=str(clip), split=splits[clip], fields=fields, label=clip.action)
-        self.notes += left_out.notes()
 
     def _splits(self, source: Path, clips: dict[Clip, Path], lists: dict[str, Path]) -> dict[Clip, str]:
         """Split of every clip of the lists, "train" or "test"; without lists every clip there is."""
@@ -132,7 +129,7 @@ class UCF101(Dataset):
         return {clip for clip, split in splits.items() if split == "train" and clip.group in out[clip.action]}
 
 
-def _find(source: Path, left_out: LeftOut) -> tuple[dict[Clip, Path], dict[str, Path]]:
+def _find(source: Path, account: Account) -> tuple[dict[Clip, Path], dict[str, Path]]:
     """Every clip, and every list by its name in lower case; the first in the order of paths where there are two."""
     clips: dict[Clip, Path] = {}
     lists: dict[str, Path] = {}
@@ -141,15 +138,15 @@ def _find(source: Path, left_out: LeftOut) -> tuple[dict[Clip, Path], dict[str, 
         if _LIST.fullmatch(path.name.lower()):
             used = lists.setdefault(path.name.lower(), path)
         elif path.suffix.lower() != ".avi":
-            left_out.add("neither .avi nor a list of the splits", name)
+            account.leave_out("neither .avi nor a list of the splits", name)
             continue
         elif (clip := Clip.parse(path.stem)) is None:
-            left_out.add("name is not v_Class_gGG_cCC", name)
+            account.leave_out("name is not v_Class_gGG_cCC", name)
             continue
         else:
             used = clips.setdefault(clip, path)
         if used is not path:
-            left_out.add("same name twice", f"{name} (used: {used.relative_to(source)})")
+            account.leave_out("same name twice", f"{name} (used: {used.relative_to(source)})")
     return clips, lists
 
 

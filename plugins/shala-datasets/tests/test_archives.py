@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shala_datasets.archives import files_in
-from shala_datasets.files import LeftOut
 
-from shala_framework import DataError
-from shala_framework.testing import damage
+from shala_framework.plugin import Account, DataError
+from shala_framework.plugin.testing import damage
 
 FILES = {"b.wav": b"second" * 200, "a.wav": b"first", "c/d.wav": b"third" * 300}
 WANTED = [("a.wav", b"first"), ("b.wav", b"second" * 200), ("d.wav", b"third" * 300)]
@@ -29,8 +28,8 @@ def packed(files: dict[str, bytes], mode: str = "w") -> bytes:
 
 def found(place: Path) -> tuple[list[tuple[str, bytes]], list[str]]:
     """Files and notes."""
-    left_out = LeftOut()
-    return list(files_in(place, ".wav", left_out)), left_out.notes()
+    account = Account()
+    return list(files_in(place, ".wav", account)), account.notes
 
 
 def test_folder_and_archives_give_the_same(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from shala_datasets import CUB
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 CLASSES = ("001.Robin", "002.Wren")
 NUM_IMAGES = 40
@@ -18,7 +18,8 @@ NUM_IMAGES = 40
 def make(source: Path, **options: float) -> tuple[list[Sample], list[str]]:
     """All samples, and the notes."""
     dataset = CUB(CUB.Options(**options))  # type: ignore[arg-type]
-    return list(dataset.samples(source)), dataset.notes
+    account = Account()
+    return list(dataset.samples(source, account)), account.notes
 
 
 @pytest.fixture

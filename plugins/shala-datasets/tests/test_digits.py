@@ -16,8 +16,8 @@ from shala_datasets.draws import SPLITS, draw
 from shala_datasets.mnist import read_idx
 from shala_datasets.pen import INKS, PAPER, film, read_pendigits, to_pixels
 
-from shala_framework import DataError, Sample
-from shala_framework.testing import damage
+from shala_framework.plugin import Account, DataError, Sample
+from shala_framework.plugin.testing import damage
 
 FIELDS = ["json", "mp4", "npy", "png", "txt", "wav"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -25,7 +25,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 def make(source: Path, **options: int) -> list[Sample]:
     """All samples."""
-    return list(Digits(Digits.Options(**options)).samples(source))  # type: ignore[arg-type]
+    return list(Digits(Digits.Options(**options)).samples(source, Account()))  # type: ignore[arg-type]
 
 
 def frames_of(clip: bytes) -> np.ndarray:
@@ -53,8 +53,8 @@ def test_samples_are_complete_and_balanced(miniature: Path) -> None:
 def test_same_options_give_the_same_bytes(miniature: Path) -> None:
     """Two passes agree, from a folder and from an archive; fewer samples are the first of more; seeds differ."""
     dataset = Digits(Digits.Options(train=12, validation=2, test=2))
-    first = list(dataset.samples(miniature))
-    assert first == list(dataset.samples(miniature))
+    first = list(dataset.samples(miniature, Account()))
+    assert first == list(dataset.samples(miniature, Account()))
     assert make(miniature, train=5, validation=2, test=0) == first[:5] + first[12:14]
     assert all(a.fields["wav"] + a.fields["npy"] != b.fields["wav"] + b.fields["npy"] for a, b in zip(
         first, make(miniature, train=12, validation=2, test=2, seed=1), strict=True
@@ -64,7 +64,7 @@ def test_same_options_give_the_same_bytes(miniature: Path) -> None:
         tar.add(recordings, "recordings")
     for path in recordings.iterdir():
         path.unlink()
-    assert first == list(dataset.samples(miniature))
+    assert first == list(dataset.samples(miniature, Account()))
 
 
 @pytest.mark.parametrize("num_instances", [1, 3, 8])
@@ -170,8 +170,9 @@ def test_odd_recordings_are_noted(miniature: Path) -> None:
     ):
         (folder / name).write_bytes(content)
     dataset = Digits(Digits.Options(train=1, validation=0, test=0))
-    assert len(list(dataset.samples(miniature))) == 1
-    assert dataset.notes == [
+    account = Account()
+    assert len(list(dataset.samples(miniature, account))) == 1
+    assert account.notes == [
         "mp4 is rendered: it shows a pen that draws the trajectory in npy",
         "2 files left out, name is not <digit>_<speaker>_<number>.wav: 1_ann_1.WAV, x_ann_1.wav",
         "1 file left out, no wav file: 9_ann_9.wav",

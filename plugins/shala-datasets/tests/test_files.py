@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shala_datasets.files import LeftOut, printable, read, size, walk
+from shala_datasets.files import read, read_or_leave_out, size, walk
 from shala_datasets.folder import Folder
 from shala_datasets.ntu import NTU
 from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.splits import held_out, split_by_hash
 from shala_datasets.ucf101 import UCF101
 
-from shala_framework import DataError, Dataset
+from shala_framework.plugin import Account, DataError, Dataset
 
 
 def test_walk_ends_and_has_one_order(tmp_path: Path) -> None:
@@ -37,29 +37,18 @@ def test_what_is_no_plain_file_is_refused_and_noted(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "empty").touch()
     (tmp_path / "full").write_bytes(b"content")
-    left_out = LeftOut("clip")
-    contents = [left_out.read(path, tmp_path) for path in walk(tmp_path)]
+    account = Account()
+    contents = [read_or_leave_out(path, tmp_path, account) for path in walk(tmp_path)]
     assert contents == [None, b"content", None, None]
-    assert sorted(left_out.notes()) == [
-        "1 clip left out, cannot read the file: No such file or directory: link",
-        "1 clip left out, cannot read the file: expected a regular file: pipe",
-        "1 clip left out, empty file: empty",
+    assert sorted(account.notes) == [
+        "1 file left out, cannot read the file: No such file or directory: link",
+        "1 file left out, cannot read the file: expected a regular file: pipe",
+        "1 file left out, empty file: empty",
     ]
-    assert len(left_out) == 3
+    assert len(account.left_out) == 3
     for refuse in (read, size):
         with pytest.raises(DataError, match="pipe: cannot read the file: expected a regular file"):
             refuse(tmp_path / "pipe")
-
-
-def test_notes_show_five_examples_and_count_all() -> None:
-    """Files with one reason share a note with their number and the first five, whatever bytes their names have."""
-    left_out = LeftOut()
-    for number in range(7):
-        left_out.add("odd", f"{number}")
-    left_out.add("bytes", os.fsdecode(b"caf\xe9"))
-    assert left_out.notes() == ["7 files left out, odd: 0, 1, 2, 3, 4, ...", r"1 file left out, bytes: caf\xe9"]
-    assert left_out.entries == [*(("odd", str(number)) for number in range(7)), ("bytes", r"caf\xe9")]
-    assert printable("Größe") == "Größe"
 
 
 def test_every_data_set_lists_all_that_it_left_out(tmp_path: Path) -> None:
@@ -88,13 +77,15 @@ def test_every_data_set_lists_all_that_it_left_out(tmp_path: Path) -> None:
         for name in (*good, *odd):
             (source / name).write_bytes(good.get(name, b"?"))
         for _ in range(2):
-            assert len(list(dataset.samples(source))) == 1
-            assert dataset.left_out == [(reason, name) for name in odd]
-        assert f"8 files left out, {reason}: {', '.join(odd[:5])}, ..." in dataset.notes
+            account = Account()
+            assert len(list(dataset.samples(source, account))) == 1
+            assert account.left_out == [(reason, name) for name in odd]
+        assert f"8 files left out, {reason}: {', '.join(odd[:5])}, ..." in account.notes
         for name in odd:
             (source / name).unlink()
-        list(dataset.samples(source))
-        assert dataset.left_out == []
+        account = Account()
+        list(dataset.samples(source, account))
+        assert account.left_out == []
 
 
 def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path) -> None:
@@ -103,9 +94,10 @@ def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path
         (tmp_path / name).write_bytes(content)
     (tmp_path / "t.csv").write_text("key,split\n1,train\n2,train\n4,test\n9,train\n")
     dataset = Folder(Folder.Options(table="t.csv"))
-    list(dataset.samples(tmp_path))
-    assert dataset.left_out == [
-        ("no file of that name", "t.csv: line 5 (9)"),
+    account = Account()
+    list(dataset.samples(tmp_path, account))
+    assert account.left_out == [
+        ("no file of that name", "t.csv line 5 (9)"),
         ("no row in t.csv, which has column 'split'", "3"),
         ("empty file", "2.jpg"),
         ("no file but a label, or none that can be read", "2"),

@@ -14,7 +14,7 @@ import pytest
 from shala_datasets import MIMICCXR
 from shala_datasets.mimic_cxr_tables import FINDINGS, Study
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data")).resolve()
 XRAYS, REPORTS = DATA / "covid_cxr_notes/images256", DATA / "iu_xray_reports/indiana_reports.csv"
@@ -95,7 +95,8 @@ def build(images: Path, reports: Path, visits: Iterable[Visit], zipped: bool = F
 def read(root: Path, **options: object) -> tuple[dict[str, Sample], list[str]]:
     """Samples by key, and notes."""
     dataset = MIMICCXR(MIMICCXR.Options(**options))  # type: ignore[arg-type]
-    return {sample.key: sample for sample in dataset.samples(root)}, dataset.notes
+    account = Account()
+    return {sample.key: sample for sample in dataset.samples(root, account)}, account.notes
 
 
 TWO = (
@@ -169,8 +170,8 @@ def test_what_is_missing_or_unlisted_is_noted(tmp_path: Path) -> None:
         "1 file left out, empty file: files/p10/p10000001/s50000002/b1.jpg",
         "2 files left out, not in the split table: "
         "files/p10/p10000001/index.html, files/p10/p10000001/s50000001/zz.jpg",
-        "1 file left out, no folder of a patient in the split table: files/p10/p10999999",
         "1 sample left out, neither image nor report: p10000002-s50000003",
+        "1 file left out, no folder of a patient in the split table: files/p10/p10999999",
         "1 of 4 samples without jpg: 1 with no PA or AP image, 0 whose file is absent or unreadable",
         "1 of 4 samples without txt: the report is absent or unreadable",
         "1 of 4 samples without label: 'No Finding' does not decide",
@@ -268,7 +269,7 @@ def test_wrong_folders_and_tables_are_errors_with_the_cure(tmp_path: Path) -> No
 def test_one_patient_is_read_at_a_time(tmp_path: Path) -> None:
     """What happens to the files of a later patient shows: nothing was read ahead."""
     build(tmp_path, tmp_path, TWO)
-    samples = MIMICCXR(MIMICCXR.Options()).samples(tmp_path)
+    samples = MIMICCXR(MIMICCXR.Options()).samples(tmp_path, Account())
     assert next(samples).fields["jpg"] == b"first"
     (tmp_path / "files/p11/p11000011/s50000003/e5.jpg").write_bytes(b"later")
     assert next(samples).fields["jpg"] == b"later"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from shala_datasets.mnist import read_idx, read_mnist
 
-from shala_framework import DataError
-from shala_framework.testing import damage
+from shala_framework.plugin import DataError
+from shala_framework.plugin.testing import damage
 
 IDX_3 = bytes((0, 0, 8, 3)) + np.array([2, 3, 4], ">u4").tobytes() + bytes(range(24))
 

@@ -14,7 +14,7 @@ from shala_datasets.ntu_protocols import (
     missing_skeletons,
 )
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 REAL = Path(os.environ.get("SHALA_DATA", Path(__file__).resolve().parents[3] / "../shared/data")) / "ntu"
 
@@ -27,16 +27,16 @@ def write(folder: Path, *names: str, content: bytes = b"1\n") -> None:
         path.write_bytes(content)
 
 
-def splits(dataset: NTU, folder: Path) -> dict[str, str]:
+def splits(dataset: NTU, folder: Path, account: Account | None = None) -> dict[str, str]:
     """Key to split."""
-    return {sample.key: sample.split for sample in dataset.samples(folder)}
+    return {sample.key: sample.split for sample in dataset.samples(folder, account or Account())}
 
 
 def test_pairs_files_of_one_key_in_key_order(tmp_path: Path) -> None:
     """Skeleton and RGB pair by key wherever they lie; a sample may have one of them only."""
     write(tmp_path / "b", "S001C001P001R001A002.skeleton", "S001C001P001R001A001.skeleton", content=b"skeleton")
     write(tmp_path / "a/deep", "S001C001P001R001A001_rgb.avi", "S002C001P003R002A060.AVI", content=b"avi")
-    samples = list(NTU(NTU.Options(validation_share=0.0)).samples(tmp_path))
+    samples = list(NTU(NTU.Options(validation_share=0.0)).samples(tmp_path, Account()))
     assert [sample.key[-4:] for sample in samples] == ["A001", "A002", "A060"]
     assert [sorted(sample.fields) for sample in samples] == [
         ["avi", "json", "skeleton"], ["json", "skeleton"], ["avi", "json"],
@@ -54,9 +54,10 @@ def test_every_file_that_does_not_fit_is_noted(tmp_path: Path) -> None:
     write(tmp_path, "S1C1.skeleton", "S001C004P001R001A001.skeleton", "S001C001P001R001A121_rgb.avi", "readme.txt")
     write(tmp_path, "S001C001P001R001A002.skeleton", content=b"")
     dataset = NTU(NTU.Options())
-    (sample,) = dataset.samples(tmp_path)
+    account = Account()
+    (sample,) = dataset.samples(tmp_path, account)
     assert sample.fields["skeleton"] == b"first"
-    notes = "\n".join(dataset.notes)
+    notes = "\n".join(account.notes)
     for expected in (
         "1 file left out, neither .skeleton nor .avi: readme.txt",
         "3 files left out, name is not SsssCcccPpppRrrrAaaa",
@@ -90,8 +91,9 @@ def test_version_60_counts_what_it_leaves_out(tmp_path: Path) -> None:
     """Version 60 keeps setups 1 to 17 and actions 1 to 60 and says how many keys it left out."""
     write(tmp_path, "S001C001P001R001A060.skeleton", "S018C001P001R001A001.skeleton", "S001C001P001R001A061.skeleton")
     dataset = NTU(NTU.Options(version=60))
-    assert list(splits(dataset, tmp_path)) == ["S001C001P001R001A060"]
-    assert any(note.startswith("2 keys left out, not in version 60") for note in dataset.notes)
+    account = Account()
+    assert list(splits(dataset, tmp_path, account)) == ["S001C001P001R001A060"]
+    assert any(note.startswith("2 keys left out, not in version 60") for note in account.notes)
 
 
 def test_validation_holds_out_whole_training_subjects(tmp_path: Path) -> None:
@@ -118,11 +120,12 @@ def test_skeletons_on_the_owners_list_are_left_out(tmp_path: Path) -> None:
     names = ("S001C002P005R002A008", "S001C002P006R001A008", "S001C002P005R002A009")
     write(tmp_path, *(f"{name}.skeleton" for name in names), "S001C002P005R002A008_rgb.avi")
     dataset = NTU(NTU.Options())
-    fields = {sample.key: sorted(sample.fields) for sample in dataset.samples(tmp_path)}
+    account = Account()
+    fields = {sample.key: sorted(sample.fields) for sample in dataset.samples(tmp_path, account)}
     assert fields == {names[0]: ["avi", "json"], names[2]: ["json", "skeleton"]}
-    assert [name for reason, name in dataset.left_out if "NTU's list" in reason] == [f"{n}.skeleton" for n in names[:2]]
-    assert any(note.startswith("2 skeletons left out, on NTU's list") for note in dataset.notes)
-    assert len(list(NTU(NTU.Options(listed_skeletons=True)).samples(tmp_path))) == 3
+    assert [name for reason, name in account.left_out if "NTU's list" in reason] == [f"{n}.skeleton" for n in names[:2]]
+    assert any(note.startswith("2 skeletons left out, on NTU's list") for note in account.notes)
+    assert len(list(NTU(NTU.Options(listed_skeletons=True)).samples(tmp_path, Account()))) == 3
 
 
 def test_changes_of_a_body_id_are_noted(tmp_path: Path) -> None:
@@ -139,8 +142,9 @@ def test_changes_of_a_body_id_are_noted(tmp_path: Path) -> None:
         write(tmp_path, f"S001C001P001R001A{action:03d}.skeleton", content=skeleton(frames))
     write(tmp_path, "S001C001P001R001A005.skeleton", content=skeleton([[7], [8]])[:-60])
     dataset = NTU(NTU.Options())
-    assert len(list(dataset.samples(tmp_path))) == 5
-    (note,) = (note for note in dataset.notes if "body ids" in note)
+    account = Account()
+    assert len(list(dataset.samples(tmp_path, account))) == 5
+    (note,) = (note for note in account.notes if "body ids" in note)
     assert note.startswith("2 skeletons with body ids that never overlap in time")
     assert note.endswith("S001C001P001R001A001, S001C001P001R001A004")
 
@@ -149,10 +153,10 @@ def test_folder_without_matching_files_is_an_error(tmp_path: Path) -> None:
     """The error says where it looked, what it expected and what lay there instead."""
     write(tmp_path, "notes.txt")
     with pytest.raises(DataError, match=r"expected files named Ssss[\s\S]*1 file left out[\s\S]*notes.txt") as error:
-        list(NTU(NTU.Options()).samples(tmp_path))
+        list(NTU(NTU.Options()).samples(tmp_path, Account()))
     assert str(tmp_path) in str(error.value)
     with pytest.raises(DataError, match="expected a folder"):
-        list(NTU(NTU.Options()).samples(tmp_path / "absent"))
+        list(NTU(NTU.Options()).samples(tmp_path / "absent", Account()))
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
@@ -169,7 +173,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real NTU files at {REAL}")
 def test_reads_the_real_files() -> None:
     """Five real skeletons and the one real RGB clip, paired by key."""
-    samples: dict[str, Sample] = {sample.key: sample for sample in NTU(NTU.Options()).samples(REAL)}
+    samples: dict[str, Sample] = {sample.key: sample for sample in NTU(NTU.Options()).samples(REAL, Account())}
     assert len(samples) == 5
     pair = samples["S001C001P001R001A001"]
     assert pair.fields["skeleton"].split()[0] == b"103"

@@ -14,7 +14,7 @@ from shala_datasets.body import BONES
 from shala_datasets.motion import ACTIONS
 from shala_datasets.ntu_synthetic import SPLITS
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 ONE_OF_EACH = range(len(ACTIONS))
 
@@ -46,7 +46,7 @@ def dataset() -> NTUSynthetic:
 @pytest.fixture(scope="module")
 def samples(dataset: NTUSynthetic) -> list[Sample]:
     """Every sample of the small set."""
-    return list(dataset.samples(None))
+    return list(dataset.samples(None, Account()))
 
 
 def test_bones_keep_their_length(dataset: NTUSynthetic) -> None:
@@ -120,7 +120,7 @@ def test_subjects_are_disjoint_across_splits(dataset: NTUSynthetic) -> None:
 def test_missing_shares_leave_the_rest_as_it_was(samples: list[Sample]) -> None:
     """About the asked share of training samples lacks a field, none lacks both, and what is there is unchanged."""
     options = NTUSynthetic.Options(train=24, validation=2, test=2, frames=4, rgb_missing=0.3, skeleton_missing=0.5)
-    made = list(NTUSynthetic(options).samples(None))
+    made = list(NTUSynthetic(options).samples(None, Account()))
     train = made[:24]
     assert 2 <= sum("avi" not in sample.fields for sample in train) <= 13
     assert 6 <= sum("skeleton" not in sample.fields for sample in train) <= 18
@@ -134,7 +134,7 @@ def test_missing_shares_leave_the_rest_as_it_was(samples: list[Sample]) -> None:
 def test_wrong_use_is_refused(tmp_path: Path) -> None:
     """A source folder, shares above 1 and odd sizes are errors that say what was expected."""
     with pytest.raises(DataError, match="expected no folder"):
-        list(NTUSynthetic(NTUSynthetic.Options()).samples(tmp_path))
+        list(NTUSynthetic(NTUSynthetic.Options()).samples(tmp_path, Account()))
     with pytest.raises(ValueError, match=r"at most 1, got 1\.2"):
         NTUSynthetic.Options(rgb_missing=0.6, skeleton_missing=0.6)
     with pytest.raises(ValueError, match="expected an even number of at least 16 and at most 2048, got 33"):

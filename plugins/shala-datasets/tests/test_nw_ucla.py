@@ -10,14 +10,15 @@ import pytest
 from shala_datasets import NWUCLA
 from shala_datasets.nw_ucla import ACTIONS, check_sequence
 
-from shala_framework import DataError, Sample
-from shala_framework.testing import damage
+from shala_framework.plugin import Account, DataError, Sample
+from shala_framework.plugin.testing import damage
 
 
 def make(source: Path, **options: tuple[int, ...]) -> tuple[list[Sample], list[str]]:
     """All samples, and the notes."""
     dataset = NWUCLA(NWUCLA.Options(**options))
-    return list(dataset.samples(source)), dataset.notes
+    account = Account()
+    return list(dataset.samples(source, account)), account.notes
 
 
 def sequence(num_frames: int = 3, value: object = 0.5) -> bytes:

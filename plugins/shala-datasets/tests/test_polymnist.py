@@ -13,12 +13,12 @@ from PIL import Image
 from shala_datasets import PolyMNIST
 from shala_datasets.mnist import read_idx, read_mnist
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 
 def make(source: Path, **options: int) -> list[Sample]:
     """All samples."""
-    return list(PolyMNIST(PolyMNIST.Options(**options)).samples(source))  # type: ignore[arg-type]
+    return list(PolyMNIST(PolyMNIST.Options(**options)).samples(source, Account()))  # type: ignore[arg-type]
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -77,8 +77,8 @@ def test_classes_come_as_often_as_in_the_file(miniature: Path) -> None:
 def test_same_options_give_the_same_bytes(miniature: Path) -> None:
     """Two passes agree, fewer samples are the first of more, and another seed gives others."""
     dataset = PolyMNIST(PolyMNIST.Options(train=15, validation=3, test=3))
-    first = list(dataset.samples(miniature))
-    assert first == list(dataset.samples(miniature))
+    first = list(dataset.samples(miniature, Account()))
+    assert first == list(dataset.samples(miniature, Account()))
     assert make(miniature, train=8, validation=3, test=0) == first[:8] + first[15:18]
     other = make(miniature, train=15, validation=3, test=3, seed=1)
     assert all(mine.fields != others.fields for mine, others in zip(first, other, strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from shala_datasets.tables import Table
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 
 def rows(path: Path) -> list[dict[str, str]]:

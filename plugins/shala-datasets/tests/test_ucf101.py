@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shala_datasets import UCF101
 
-from shala_framework import DataError, Sample
+from shala_framework.plugin import Account, DataError, Sample
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data")).resolve()
 REAL = DATA / "ucf101"
@@ -51,8 +51,9 @@ def test_lists_decide_and_validation_takes_whole_groups(tmp_path: Path) -> None:
     """Test groups are the lists' in every class; validation holds its share of each class's other groups, whole."""
     clips = build(tmp_path)
     dataset = UCF101(UCF101.Options(split=2, validation_share=0.2))
-    samples = list(dataset.samples(tmp_path))
-    assert not dataset.notes
+    account = Account()
+    samples = list(dataset.samples(tmp_path, account))
+    assert not account.notes
     assert [sample.fields["avi"].decode() for sample in samples] == clips
     assert [sample.label for sample in samples] == [clip.split("/")[0] for clip in clips]
     assert samples[24].key == "v_HandstandPushups_g01_c01"
@@ -60,8 +61,8 @@ def test_lists_decide_and_validation_takes_whole_groups(tmp_path: Path) -> None:
     assert all(groups["test"][action] == {3, 4} for action in ACTIONS)
     assert all(len(groups["validation"][action]) == 2 for action in ACTIONS)
     assert all(groups["train"][action].isdisjoint(groups["validation"][action]) for action in ACTIONS)
-    assert samples == list(dataset.samples(tmp_path))
-    default = groups_of(list(UCF101(UCF101.Options()).samples(tmp_path)))
+    assert samples == list(dataset.samples(tmp_path, Account()))
+    default = groups_of(list(UCF101(UCF101.Options()).samples(tmp_path, Account())))
     assert all(default["test"][action] == {1, 2} and len(default["validation"][action]) == 1 for action in ACTIONS)
 
 
@@ -77,14 +78,15 @@ def test_every_file_that_does_not_fit_is_noted(tmp_path: Path) -> None:
     (clips / "._v_YoYo_g01_c01.avi").write_bytes(b"fork")
     (clips / "readme.md").write_bytes(b"text")
     dataset = UCF101(UCF101.Options())
-    samples = {sample.key: sample for sample in dataset.samples(tmp_path)}
+    account = Account()
+    samples = {sample.key: sample for sample in dataset.samples(tmp_path, account)}
     assert len(samples) == 70
-    assert dataset.notes == [
-        "1 of 72 clips of the lists are absent: v_YoYo_g12_c02",
+    assert account.notes == [
         "1 file left out, name is not v_Class_gGG_cCC: UCF-101/._v_YoYo_g01_c01.avi",
         "1 file left out, neither .avi nor a list of the splits: UCF-101/readme.md",
         "1 file left out, same name twice: UCF-101/a/v_YoYo_g01_c01.AVI (used: UCF-101/YoYo/v_YoYo_g01_c01.avi)",
         "1 file left out, not in the lists of split 1: UCF-101/v_YoYo_g25_c01.avi",
+        "1 of 72 clips of the lists are absent: v_YoYo_g12_c02",
         "1 file left out, empty file: UCF-101/YoYo/v_YoYo_g12_c01.avi",
     ]
 
@@ -93,8 +95,8 @@ def test_without_lists_the_error_says_what_to_download(tmp_path: Path) -> None:
     """No lists is an error with their address, unless split = "none", which trains on every clip."""
     (tmp_path / "v_YoYo_g01_c01.avi").write_bytes(b"clip")
     with pytest.raises(DataError, match=r"trainlist01\.txt and testlist01\.txt[\s\S]*https://[\s\S]*split = \"none\""):
-        list(UCF101(UCF101.Options()).samples(tmp_path))
-    (sample,) = UCF101(UCF101.Options(split="none")).samples(tmp_path)
+        list(UCF101(UCF101.Options()).samples(tmp_path, Account()))
+    (sample,) = UCF101(UCF101.Options(split="none")).samples(tmp_path, Account())
     assert (sample.split, sample.label) == ("train", "YoYo")
 
 
@@ -110,13 +112,13 @@ def test_damaged_lists_and_folders_are_errors(tmp_path: Path) -> None:
     for content, message in cases.items():
         (lists / "trainlist01.txt").write_bytes(content)
         with pytest.raises(DataError, match=message):
-            list(UCF101(UCF101.Options()).samples(tmp_path))
+            list(UCF101(UCF101.Options()).samples(tmp_path, Account()))
     for kind in ("train", "test"):
         (lists / f"{kind}list01.txt").write_bytes(b"Surfing/v_Surfing_g0%d_c01.avi\n" % len(kind))
     with pytest.raises(DataError, match="expected clips of the lists, got none"):
-        list(UCF101(UCF101.Options()).samples(tmp_path))
+        list(UCF101(UCF101.Options()).samples(tmp_path, Account()))
     with pytest.raises(DataError, match=r"expected clips named v_Class_gGG_cCC\.avi.*got no such file"):
-        list(UCF101(UCF101.Options()).samples(lists))
+        list(UCF101(UCF101.Options()).samples(lists, Account()))
 
 
 @pytest.mark.real_data
@@ -131,12 +133,13 @@ def test_real_clips_in_the_published_tree(tmp_path: Path) -> None:
     (tmp_path / "trainlist01.txt").write_text("".join(f"{line} 1\n" for line in lines if not line.startswith("D")))
     (tmp_path / "testlist01.txt").write_text("".join(f"{line}\n" for line in lines if line.startswith("D")))
     dataset = UCF101(UCF101.Options())
-    samples = list(dataset.samples(tmp_path))
-    assert not dataset.notes
+    account = Account()
+    samples = list(dataset.samples(tmp_path, account))
+    assert not account.notes
     assert [f"{sample.key}.avi" for sample in samples] == names
     assert all(sample.fields["avi"] == (REAL / f"{sample.key}.avi").read_bytes() for sample in samples)
     assert {sample.label: sample.split for sample in samples} == {
         "ApplyEyeMakeup": "train", "BenchPress": "train", "Diving": "test",
     }  # fmt: skip
-    flat = list(UCF101(UCF101.Options(split="none")).samples(REAL))
+    flat = list(UCF101(UCF101.Options(split="none")).samples(REAL, Account()))
     assert [sample.fields for sample in flat] == [sample.fields for sample in samples]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     Modality,
     Preview,
     above,

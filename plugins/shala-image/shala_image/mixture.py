@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from shala_framework import pixels_to_unit, unit_to_pixels
+from shala_framework.plugin import pixels_to_unit, unit_to_pixels
 
 HALF_STEP = 1 / 255  # half the distance of two levels, in [-1, 1] units
 

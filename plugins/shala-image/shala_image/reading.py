@@ -7,7 +7,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 Fit = Literal["cover", "contain", "stretch"]
 

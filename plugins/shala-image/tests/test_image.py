@@ -16,8 +16,8 @@ from shala_image import Image
 from shala_image.networks import OverlappingPatches, map_sizes
 from shala_image.reading import read_picture
 
-from shala_framework import DataError, encode_png
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError, encode_png
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 REAL = {
@@ -64,7 +64,7 @@ class TestImage(ModalitySuite):
 
     def test_zero_rows_do_no_harm(self) -> None:
         """Rows that lack the modality are zeros: their log_prob is finite, and its gradient times 0 is 0."""
-        networks, x = self._networks(), torch.zeros_like(self.batch(2))
+        networks, x = self.networks(), torch.zeros_like(self.batch(2))
         log_prob_B = networks[1](networks[0](x)).log_prob(x)
         (0 * log_prob_B).sum().backward()
         assert log_prob_B.isfinite().all()
@@ -413,7 +413,7 @@ def test_bombs_allocate_nothing() -> None:
     assert resource
     program = """if True:
         import ast, resource, sys
-        from shala_framework import DataError
+        from shala_framework.plugin import DataError
         from shala_image.reading import read_picture
         small, *bombs = ast.literal_eval(sys.stdin.read())
         read_picture(small, "png", 3, 64, 64, "cover")

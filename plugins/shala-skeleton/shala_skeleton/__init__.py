@@ -1,6 +1,5 @@
 """Moving skeletons as a modality: the joints of one or more bodies over a fixed number of frames."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, final
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     DataError,
     Modality,
     Preview,
@@ -34,7 +33,6 @@ from shala_skeleton.parsing import FORMATS, MAX_FRAMES, MAX_MEGABYTES, parse
 PREVIEW_SIDE = 192
 FARTHEST = 1e6  # largest sensible coordinate in any unit; beyond it lie flipped bits
 SHORTEST = 1e-6  # distance, in any unit, below which two joints have no direction
-FIT_SAMPLES = 2_000  # a mean pose needs no more
 
 
 def named_after_its_format(_: Any, __: Any, value: str) -> None:
@@ -136,8 +134,7 @@ class Skeleton(Modality):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._mean = torch.zeros(self.shape[1:])
-        self._scale = 0.5
+        self._standardise = Standardise(self.shape[1:], smallest=1e-3, scale=0.5)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -157,7 +154,7 @@ class Skeleton(Modality):
         Raises:
             DataError: It is not the file that its field's name says, or has other joints than the options say.
         """
-        field = next((name for name in self.fields if name in sample), None)
+        field = self.first_field(sample)
         if field is None:
             return None
         options = self.options
@@ -233,41 +230,23 @@ class Skeleton(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        read = (self.read(sample) for sample in samples)
-        clips = list(itertools.islice((x for x in read if x is not None), FIT_SAMPLES))
-        if not clips:
-            raise DataError(f"expected a training sample with one of the fields {list(self.fields)}, got none")
-        x_NTPJC = torch.stack(clips)
-        self._mean = x_NTPJC.mean((0, 1))
-        self._scale = max((x_NTPJC - self._mean).square().mean().sqrt().item(), 1e-3)
+        self._standardise.fit(map(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
         """The mean pose [bodies, joints, dims] and the scale, in metres."""
-        return {"mean": self._mean.tolist(), "scale": self._scale}
+        return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a mean pose and a scale.
-
-        Raises:
-            ValueError: The state has other keys, or a mean pose of another shape than the options say.
-        """
-        if set(state) != {"mean", "scale"}:
-            raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
-        mean = torch.tensor(state["mean"], dtype=torch.float32)
-        if mean.shape != self.shape[1:]:
-            raise ValueError(f"expected a mean pose of shape {list(self.shape[1:])}, got {list(mean.shape)}")
-        self._mean, self._scale = mean, float(state["scale"])
+        self._standardise.load_state(state)
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, T, bodies, joints, dims], as h [B, feature_dim]."""
-        return SkeletonEncoder(
-            Standardise(self._mean, self._scale), self.options.frames, self.options.width, feature_dim
-        )
+        return SkeletonEncoder(self._standardise.copy(), self.options.frames, self.options.width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of coordinates."""
         return SkeletonDecoder(
-            Standardise(self._mean, self._scale),
+            self._standardise.copy(),
             self.options.frames,
             self.options.width,
             latent_dim,

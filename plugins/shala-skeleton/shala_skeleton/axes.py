@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 STORED = ("TVC", "TMVC")
 """The orders that this modality writes."""

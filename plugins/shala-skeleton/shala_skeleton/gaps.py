@@ -5,7 +5,7 @@ Shapes: T frames, P bodies (persons), J joints, C coordinates.
 
 import numpy as np
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 # Of a body's size, by which the origin may lie outside its other joints and still be the place of a joint, and of the
 # root, at which data are centred and which may be the end of a limb.

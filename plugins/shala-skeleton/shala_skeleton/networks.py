@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     LOCATION_SCALE,
     Laplace,
     LogScale,

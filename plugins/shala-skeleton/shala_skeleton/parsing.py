@@ -9,7 +9,7 @@ import json
 import attrs
 import numpy as np
 
-from shala_framework import DataError, decode_npy
+from shala_framework.plugin import DataError, decode_npy
 from shala_skeleton.axes import to_frames_first
 from shala_skeleton.bodies import Track, join_tracks
 from shala_skeleton.gaps import fill_body, fill_gaps

@@ -15,8 +15,8 @@ from shala_skeleton.bones import NTU, NW_UCLA
 from shala_skeleton.drawing import draw_clip
 from shala_skeleton.parsing import interpolate, parse, parse_ntu
 
-from shala_framework import DataError
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 PAIRS = ((0, 1), (1, 2), (2, 3))

@@ -6,7 +6,7 @@ from typing import Any, final
 import attrs
 from torch.utils.tensorboard import SummaryWriter
 
-from shala_framework import TrackedRun, Tracker, hookimpl
+from shala_framework.plugin import TrackedRun, Tracker, hookimpl
 
 FOLDER = "tensorboard"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from shala_tensorboard import TensorBoard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from shala_framework import TrackedRun
+from shala_framework.plugin import TrackedRun
 
 
 def series(folder: Path, stage: str, name: str) -> dict[int, float]:

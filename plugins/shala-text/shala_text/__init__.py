@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework import (
+from shala_framework.plugin import (
     DataError,
     Modality,
     Preview,
@@ -196,7 +196,7 @@ class Text(Modality):
 
     def _text(self, sample: Mapping[str, bytes]) -> str:
         """Clean text of the first of `fields` that the sample has; empty where the modality is missing."""
-        field = next((name for name in self.fields if name in sample), None)
+        field = self.first_field(sample)
         if field is None:
             return ""
         text = decode_utf8(sample[field], field, self.options.max_bytes)

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from shala_framework import initialise
+from shala_framework.plugin import initialise
 from shala_text.transformer import Block, Norm, Packing, Past, without_common_padding
 from shala_text.vocabulary import END, PAD
 

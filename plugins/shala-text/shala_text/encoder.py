@@ -6,7 +6,7 @@ Shapes: B batch, L tokens of x, T tokens of the longest row, N real tokens of al
 import torch
 from torch import Tensor, nn
 
-from shala_framework import initialise
+from shala_framework.plugin import initialise
 from shala_text.transformer import Block, Packing, without_common_padding
 from shala_text.vocabulary import PAD
 

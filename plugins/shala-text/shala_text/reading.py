@@ -4,7 +4,7 @@ import codecs
 import re
 import unicodedata
 
-from shala_framework import DataError
+from shala_framework.plugin import DataError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

@@ -18,8 +18,8 @@ from shala_text.sections import keep_sections
 from shala_text.vocabulary import END, PAD, Vocabulary
 from torch import Tensor
 
-from shala_framework import DataError
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 SENTENCES = (

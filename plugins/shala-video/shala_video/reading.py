@@ -10,7 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from shala_framework import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
+from shala_framework.plugin import FILM_CONTAINERS, DataError, open_film, played_stream, refuse_truncated
 from shala_video.showing import UPRIGHT, show, turn_of
 from shala_video.timing import shown_at_even_moments, shown_times
 

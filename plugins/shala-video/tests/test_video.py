@@ -17,8 +17,8 @@ from shala_video import Video
 from shala_video.reading import read_clip
 from shala_video.timing import shown_at_even_moments, shown_times
 
-from shala_framework import DataError, encode_mp4, encode_png
-from shala_framework.testing import ModalitySuite
+from shala_framework.plugin import DataError, encode_mp4, encode_png
+from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
 

@@ -28,31 +28,6 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-class Standardise(nn.Module):
-    """x to and from (x - mean) / scale, which are fitted to the training samples and saved with the network.
-
-    Args:
-        mean: Broadcasts to x without its rows.
-        scale: In the unit of x.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean: Tensor, scale: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("scale", torch.tensor(scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform x [N, ...]."""
-        return (x - self.mean) / self.scale
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """Take it back."""
-        return x * self.scale + self.mean
-
-
 def unfold_time(h_NCT: Tensor, factor: int) -> Tensor:
     """[N, factor * C, T] to [N, C, factor * T]: each position's shares of the channels become positions.
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import attrs
 import pluggy
 
-from shala_framework import hookspecs
-from shala_framework.dataset import Dataset
 from shala_framework.errors import PluginError
-from shala_framework.modality import Modality
+from shala_framework.plugin import hookspecs
+from shala_framework.plugin.dataset import Dataset
+from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.tracker import Tracker
 from shala_framework.spec.structuring import nearest
-from shala_framework.tracking import Tracker
 
 GROUP = "shala.plugins"
 HOOKS: dict[str, type[Any]] = {  # what each one registers
@@ -122,7 +122,20 @@ def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[t
     options = getattr(found, "Options", None)
     if not (isinstance(options, type) and attrs.has(options)):
         raise PluginError(f"{offer}: expected {found.__name__}.Options to be an attrs class, got {options!r}")
+    if issubclass(found, Dataset):
+        _check_samples(offer, found)
     return found
+
+
+def _check_samples(offer: Offer, found: type[Dataset]) -> None:
+    """Refuse a data set whose `samples` cannot be called with a source and an account."""
+    signature = inspect.signature(found.samples)
+    try:
+        signature.bind("self", "source", "account")
+    except TypeError:
+        raise PluginError(
+            f"{offer}: expected {found.__name__}.samples(self, source, account), got {signature}"
+        ) from None
 
 
 def _registered(name: str) -> tuple[Offer, dict[type[Any], dict[str, Any]]]:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    from shala_framework.dataset import Dataset
-    from shala_framework.modality import Modality
-    from shala_framework.tracking import Tracker
+    from shala_framework.plugin.dataset import Dataset
+    from shala_framework.plugin.modality import Modality
+    from shala_framework.plugin.tracker import Tracker
 
 hookspec = pluggy.HookspecMarker("shala")
 hookimpl = pluggy.HookimplMarker("shala")

@@ -4,7 +4,7 @@ Shapes: B batch, F feature_dim, D latent_dim; an ellipsis is whatever shape the 
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
@@ -98,6 +98,10 @@ class Modality(abc.ABC):
     @abc.abstractmethod
     def fields(self) -> tuple[str, ...]:
         """Names of the sample fields that `read` looks at; the loader keeps no other."""
+
+    def first_field(self, sample: Container[str]) -> str | None:
+        """The first of `fields` that a sample has; None where it has none of them."""
+        return next((name for name in self.fields if name in sample), None)
 
     @abc.abstractmethod
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:

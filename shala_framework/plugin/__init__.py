@@ -1,0 +1,77 @@
+"""What a plugin imports: the contracts, the hooks, and parts that several plugins share.
+
+The contract tests are in `shala_framework.plugin.testing`. Names are resolved on first use, so that
+`import shala_framework.plugin` loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shala_framework.errors import DataError
+    from shala_framework.plugin.arrays import decode_npy, encode_npy
+    from shala_framework.plugin.dataset import Account, Dataset, Sample
+    from shala_framework.plugin.hookspecs import hookimpl
+    from shala_framework.plugin.layers import ConditionedResidual, Residual, group_norm, initialise, unfold_time
+    from shala_framework.plugin.likelihoods import (
+        LOCATION_SCALE,
+        Laplace,
+        LogScale,
+        Normal,
+        Pixels,
+        pixels_to_unit,
+        unit_to_pixels,
+    )
+    from shala_framework.plugin.media import (
+        FILM_CONTAINERS,
+        FILM_FIELDS,
+        encode_gif,
+        encode_mp4,
+        encode_png,
+        encode_wav,
+        open_film,
+        played_stream,
+        refuse_truncated,
+    )
+    from shala_framework.plugin.modality import Likelihood, Modality, Preview, Relaxed
+    from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
+    from shala_framework.plugin.standardise import Standardise
+    from shala_framework.plugin.tracker import TrackedRun, Tracker
+
+_HOMES = {
+    "errors": ("DataError",),
+    "plugin.arrays": ("decode_npy", "encode_npy"),
+    "plugin.dataset": ("Account", "Dataset", "Sample"),
+    "plugin.hookspecs": ("hookimpl",),
+    "plugin.layers": ("ConditionedResidual", "Residual", "group_norm", "initialise", "unfold_time"),
+    "plugin.likelihoods": (
+        *("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
+    ),
+    "plugin.media": (
+        *("FILM_CONTAINERS", "FILM_FIELDS", "encode_gif", "encode_mp4", "encode_png", "encode_wav"),
+        *("open_film", "played_stream", "refuse_truncated"),
+    ),
+    "plugin.modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
+    "plugin.options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
+    "plugin.standardise": ("Standardise",),
+    "plugin.tracker": ("TrackedRun", "Tracker"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Account", "ConditionedResidual", "DataError", "Dataset", "FILM_CONTAINERS", "FILM_FIELDS", "LOCATION_SCALE",
+    "Laplace", "Likelihood", "LogScale", "Modality", "Normal", "Pixels", "Preview", "Relaxed", "Residual", "Sample",
+    "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy", "each", "encode_gif",
+    "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl", "initialise", "multiple_of",
+    "not_empty", "open_film", "pixels_to_unit", "played_stream", "refuse_truncated", "unfold_time", "unit_to_pixels",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"shala_framework.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,100 @@
+"""Validators for the fields of attrs option classes: those of attrs, in the words of a spec's errors.
+
+attrs says "'frames' must be >= 1: 0". Here each one says what it expected and what it got, and a number has both of its
+bounds in one validator. `each` and `multiple_of` have no counterpart in attrs that names the element or the cure.
+
+Example:
+    >>> import attrs
+    >>> @attrs.frozen
+    ... class Options:
+    ...     frames: int = attrs.field(default=16, validator=at_least(1))
+    >>> Options(frames=0)
+    Traceback (most recent call last):
+    ValueError: expected a number of at least 1, got 0
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import validators
+
+Validator = Callable[[Any, Any, Any], None]
+
+
+def at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+    """Accept finite numbers >= minimum, up to a bound that no use meets, such as what fits into memory."""
+    lower = _worded(validators.ge(minimum), f"a number of at least {minimum}")
+    return validators.and_(lower, _upper(at_most))
+
+
+def above(minimum: float, *, at_most: float = math.inf) -> Validator:
+    """Accept finite numbers > minimum, up to a bound that no use meets."""
+    return validators.and_(_worded(validators.gt(minimum), f"a number above {minimum}"), _upper(at_most))
+
+
+def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+    """Accept 0, which leaves something out, and finite numbers >= minimum, up to a bound that no use meets."""
+    lower = _worded(validators.ge(minimum), f"0 or a number of at least {minimum}")
+
+    def check(instance: Any, attribute: Any, value: float) -> None:
+        if value != 0:
+            lower(instance, attribute, value)
+
+    return validators.and_(check, _upper(at_most))
+
+
+def between(minimum: float, maximum: float) -> Validator:
+    """Accept numbers in [minimum, maximum]."""
+    both = validators.and_(validators.ge(minimum), validators.le(maximum))
+    return _worded(both, f"a number from {minimum} to {maximum}")
+
+
+def not_empty(instance: Any, attribute: Any, value: Any) -> None:
+    """Accept strings, tuples and tables with at least one element."""
+    _at_least_one(instance, attribute, value)
+
+
+def each(validator: Validator) -> Validator:
+    """Accept sequences whose every element `validator` accepts; the first one that it refuses is named by its index."""
+
+    def check(instance: Any, attribute: Any, values: Sequence[Any]) -> None:
+        for index, value in enumerate(values):
+            try:
+                validator(instance, attribute, value)
+            except ValueError as error:
+                raise ValueError(f"[{index}]: {error}") from None
+
+    return check
+
+
+def multiple_of(divisor: int) -> Validator:
+    """Accept whole multiples of `divisor`."""
+
+    def check(_: Any, __: Any, value: int) -> None:
+        if value % divisor:
+            below = value - value % divisor
+            raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
+
+    return check
+
+
+def _worded(validator: Validator, expected: str) -> Validator:
+    """A validator of attrs whose error says what was expected and what was got."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        try:
+            validator(instance, attribute, value)
+        except (ValueError, TypeError):
+            raise ValueError(f"expected {expected}, got {value!r}") from None
+
+    return check
+
+
+def _upper(at_most: float) -> Validator:
+    """Accept finite numbers <= at_most."""
+    finite = _worded(validators.lt(math.inf), "a finite number")
+    return validators.and_(_worded(validators.le(at_most), f"a number of at most {at_most:,}"), finite)
+
+
+_at_least_one = _worded(validators.min_len(1), "at least one element")

@@ -1,0 +1,95 @@
+"""Tests that a modality's likelihood is a density, and that draws follow it.
+
+Shapes: B batch, D latent_dim, E chosen elements of x, V values of an element, N all elements of x.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.plugin.testing.subject import LATENT_DIM, Subject
+
+NUM_DRAWS = 1_000
+
+
+class DensityTests(Subject):
+    """Densities add up to 1, and draws are distributed as log_prob says."""
+
+    def test_densities_add_up_to_one(self) -> None:
+        """Summed over the values that one element of x may take, p(x | z) leaves the density of all others.
+
+        With independent values log p(x | z) is therefore the sum over elements of log p(x) less the logarithm of that
+        sum or integral; many elements stand for all of them where x is large.
+        """
+        decoder = self.make(**self.density_options).decoder(LATENT_DIM).eval()
+        with torch.no_grad():
+            if not self.independent_values or decoder(torch.zeros(1, LATENT_DIM)).is_bound:
+                return
+            log_prob, element_log_prob_E, entropy_E, num_values = _one_by_one(decoder)
+            drawn = decoder(torch.zeros(NUM_DRAWS, LATENT_DIM))
+            of_draws_B = drawn.log_prob(drawn.sample(torch.Generator().manual_seed(0)))
+        slack = 0.005 * num_values + 0.5
+        spread = 4 * num_values / len(element_log_prob_E) ** 0.5 * (len(element_log_prob_E) < num_values)
+        expected = num_values * element_log_prob_E.mean()
+        assert abs(log_prob - expected) < slack + spread * element_log_prob_E.std(), "log_prob is not normalised"
+        expected, error = -num_values * entropy_E.mean(), of_draws_B.std() / NUM_DRAWS**0.5
+        assert abs(of_draws_B.mean() - expected) < slack + 5 * error + spread * entropy_E.std(), (
+            "draws are more or less likely than those of log_prob"
+        )
+
+    def test_draws_follow_log_prob(self) -> None:
+        """Under draws of p(x | z) the ratio p(x | z') / p(x | z) is 1 on average, whatever z' is."""
+        decoder = self.make(**self.density_options).decoder(LATENT_DIM).eval()
+        z_1D, step_1D = torch.randn(2, 1, LATENT_DIM).mul(0.3).unbind()
+        with torch.no_grad():
+            likelihood = decoder(z_1D.expand(NUM_DRAWS, -1))
+            if likelihood.is_bound:
+                return
+            x = likelihood.sample(torch.Generator().manual_seed(0))
+            own_B = likelihood.log_prob(x)
+            for _ in range(4):  # until the two differ so much that it shows, and not more
+                ratio_B = decoder((z_1D + step_1D).expand(NUM_DRAWS, -1)).log_prob(x) - own_B
+                spread = ratio_B.std()
+                assert spread > 0, "draws of one z are all alike, or log_prob does not depend on them"
+                step_1D = step_1D * (0.7 / spread).clamp(0.01, 100)
+        assert 0.3 < spread < 1.5
+        mean, error = ratio_B.exp().mean(), ratio_B.exp().std() / NUM_DRAWS**0.5
+        assert abs(mean - 1) < 5 * error + 0.01, "draws do not follow log_prob"
+
+
+def _one_by_one(decoder: nn.Module) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Change elements of the likeliest x one at a time over all values that they may take, at z = 0.
+
+    Returns:
+        log_prob of that x; what each of some elements E (all of a small x) contributes to it, and each one's entropy,
+        both by summing over its values, or by the trapezoidal rule where they are real numbers; the number of elements.
+    """
+    likelihood = decoder(torch.zeros(64, LATENT_DIM))
+    mode, drawn_BN = likelihood.mode()[:1], likelihood.sample(torch.Generator().manual_seed(0)).flatten(1)
+    num_values = mode.numel()
+    most = max(32, 100_000 // num_values)
+    chosen_E = torch.randperm(num_values, generator=torch.Generator().manual_seed(0))[:most]
+    if mode.is_floating_point():
+        reach = 8 * drawn_BN.std(0)[chosen_E].clamp_min(1e-6)
+        values_EV = mode.flatten()[chosen_E, None] + reach[:, None] * torch.linspace(-1, 1, 129)
+        log_width_E1 = (reach[:, None] / 64).log()
+    else:
+        highest = torch.iinfo(mode.dtype).max
+        assert highest < 1_000, "expected values of 8 bits; set independent_values to False and test the sum by hand"
+        values_EV = torch.arange(highest + 1, dtype=mode.dtype).expand(len(chosen_E), -1)
+        log_width_E1 = torch.zeros(len(chosen_E), 1)
+    num_levels = values_EV.shape[1]
+    per_batch = max(1, 4_000_000 // (num_values * num_levels))
+    parts = []
+    for some_E in torch.arange(len(chosen_E)).split(per_batch):
+        x_EVN = mode.flatten().repeat(len(some_E), num_levels, 1)
+        index_EV1 = chosen_E[some_E][:, None, None].expand(-1, num_levels, 1)
+        x_EVN.scatter_(2, index_EV1, values_EV[some_E][:, :, None])
+        x = x_EVN.flatten(0, 1).unflatten(1, mode.shape[1:])
+        latents = torch.zeros(len(x), LATENT_DIM)
+        parts.append(decoder(latents).log_prob(x).unflatten(0, (len(some_E), num_levels)))
+    log_prob_EV = torch.cat(parts).double()
+    log_total_E1 = torch.logsumexp(log_prob_EV, 1, keepdim=True)
+    log_share_EV = log_prob_EV - log_total_E1
+    entropy_E = -(log_share_EV.exp() * (log_share_EV - log_width_E1)).sum(1)
+    own = likelihood.log_prob(likelihood.mode())[0].double()
+    return own, own - (log_total_E1 + log_width_E1)[:, 0], entropy_E, num_values
