@@ -1,5 +1,7 @@
 """Validators for the fields of attrs option classes; each says what it expected and what it got.
 
+Each is a Rule, which has the same condition as JSON Schema, for editors of specs.
+
 Example:
     >>> import attrs
     >>> @attrs.frozen
@@ -11,13 +13,31 @@ Example:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 Validator = Callable[[Any, Any, Any], None]
 
 
-def at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+@attrs.frozen(eq=False)
+class Rule:
+    """A validator whose condition is also known as JSON Schema.
+
+    Attributes:
+        check: The validator: raises ValueError for a value that it does not accept.
+        schema: Keywords of JSON Schema that state the same condition.
+    """
+
+    check: Validator
+    schema: Mapping[str, Any]
+
+    def __call__(self, instance: Any, attribute: Any, value: Any) -> None:
+        self.check(instance, attribute, value)
+
+
+def at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept finite numbers >= minimum, up to a bound that no use meets, such as what fits into memory."""
 
     def check(_: Any, __: Any, value: float) -> None:
@@ -25,10 +45,10 @@ def at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
             raise ValueError(f"expected a number of at least {minimum}, got {value!r}")
         _check_upper(value, at_most)
 
-    return check
+    return Rule(check, {"minimum": minimum, **_upper(at_most)})
 
 
-def above(minimum: float, *, at_most: float = math.inf) -> Validator:
+def above(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept finite numbers > minimum, up to a bound that no use meets."""
 
     def check(_: Any, __: Any, value: float) -> None:
@@ -36,10 +56,10 @@ def above(minimum: float, *, at_most: float = math.inf) -> Validator:
             raise ValueError(f"expected a number above {minimum}, got {value!r}")
         _check_upper(value, at_most)
 
-    return check
+    return Rule(check, {"exclusiveMinimum": minimum, **_upper(at_most)})
 
 
-def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept 0, which leaves something out, and numbers >= minimum."""
 
     def check(_: Any, __: Any, value: float) -> None:
@@ -47,7 +67,11 @@ def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
             raise ValueError(f"expected 0 or a number of at least {minimum}, got {value!r}")
         _check_upper(value, at_most)
 
-    return check
+    return Rule(check, {"anyOf": [{"const": 0}, {"minimum": minimum}], **_upper(at_most)})
+
+
+def _upper(at_most: float) -> dict[str, float]:
+    return {} if math.isinf(at_most) else {"maximum": at_most}
 
 
 def _check_upper(value: float, at_most: float) -> None:
@@ -57,17 +81,17 @@ def _check_upper(value: float, at_most: float) -> None:
         raise ValueError(f"expected a finite number, got {value!r}")
 
 
-def between(minimum: float, maximum: float) -> Validator:
+def between(minimum: float, maximum: float) -> Rule:
     """Accept numbers in [minimum, maximum]."""
 
     def check(_: Any, __: Any, value: float) -> None:
         if not minimum <= value <= maximum:
             raise ValueError(f"expected a number from {minimum} to {maximum}, got {value!r}")
 
-    return check
+    return Rule(check, {"minimum": minimum, "maximum": maximum})
 
 
-def each(validator: Validator) -> Validator:
+def each(validator: Validator) -> Rule:
     """Accept sequences whose every element `validator` accepts; the first one that it refuses is named by its index."""
 
     def check(instance: Any, attribute: Any, values: Sequence[Any]) -> None:
@@ -77,16 +101,19 @@ def each(validator: Validator) -> Validator:
             except ValueError as error:
                 raise ValueError(f"[{index}]: {error}") from None
 
-    return check
+    return Rule(check, {"items": getattr(validator, "schema", {})})
 
 
-def not_empty(_: Any, __: Any, value: Any) -> None:
+def _check_not_empty(_: Any, __: Any, value: Any) -> None:
     """Accept strings, tuples and tables with at least one element."""
     if not value:
         raise ValueError(f"expected at least one element, got {value!r}")
 
 
-def multiple_of(divisor: int) -> Validator:
+not_empty = Rule(_check_not_empty, {"minLength": 1, "minItems": 1, "minProperties": 1})
+
+
+def multiple_of(divisor: int) -> Rule:
     """Accept whole multiples of `divisor`."""
 
     def check(_: Any, __: Any, value: int) -> None:
@@ -94,4 +121,4 @@ def multiple_of(divisor: int) -> Validator:
             below = value - value % divisor
             raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
 
-    return check
+    return Rule(check, {"multipleOf": divisor})
