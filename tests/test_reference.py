@@ -182,3 +182,23 @@ def test_bounds_and_defaults_of_the_schema_are_those_of_the_code():
                 if key[bound] != key.get("exclusiveMinimum"):
                     field.validator(None, field, key[bound])
     assert checked > 80
+
+
+def test_keys_prints_the_schema_and_names_a_plugin_that_it_lacks(monkeypatch, capsys):
+    """A plugin that cannot be loaded costs the schema its options, and nothing else."""
+    from shala_framework import plugins
+
+    def load(name):
+        if name == "two-floats-made":
+            raise PluginError("importing it failed")
+        return load_offer(name)
+
+    monkeypatch.setattr(plugins, "load_offer", load)
+    assert call("keys", "--json-schema") == 0
+    out, err = capsys.readouterr()
+    schema = json.loads(out)
+    assert "two-floats-options" in schema["$defs"]
+    assert "two-floats-made-options" not in schema["$defs"]
+    assert err == "note: the schema lacks 'two-floats-made': importing it failed\n"
+    assert call("keys", "train", "--json-schema") == 2
+    assert "expected --json-schema alone" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from shala_framework.spec.structuring import describe_type, unstructure
 _PREFACE = """\
 # The keys of a spec
 
-`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists what can stand
-in the `options` of a modality or of a stand-in."""
+`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists the `options`
+of a modality, a stand-in or a tracker. `shala keys --json-schema` prints a JSON Schema with which an editor completes
+and checks a spec; [Your own data](own_data.md#in-an-editor) shows how."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 
