@@ -142,5 +142,5 @@ def _look_at(
     if len(look.errors) > MOST_ERRORS:
         errors.append(f"{len(look.errors) - MOST_ERRORS} more samples of {look.samples} cannot be read")
     if not errors and not look.present:
-        errors.append(f"in none of {look.samples} samples is a modality present: {'; '.join(look.tally.sentences())}")
+        errors.append(f"none of {look.samples} samples has any modality: {'; '.join(look.tally.sentences())}")
     return errors

@@ -47,7 +47,7 @@ def new_plugin(name: str, out: Path) -> None:
     _write(folder / values["module"] / "py.typed", "")
     say(f"{folder}: the modality {name!r}, a signal of several channels over time")
     say(f"next: pip install -e {folder} pytest; python -m pytest {folder}/tests")
-    say("then make it yours, as its README.md says")
+    say("then adapt it; its README.md says how")
 
 
 def _checked_name(given: str) -> str:

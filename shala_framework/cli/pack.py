@@ -102,11 +102,11 @@ def pack(
             raise
         phases.finish()
         if dataset_class.synthetic:
-            reporter.warn(f"SYNTHETIC DATA: {dataset} makes its samples")
+            reporter.warn(f"SYNTHETIC DATA: {dataset} generates its samples")
     say(describe_pack(report))
     say(f"{len(report.shards)} shards in {out}")
     if not report.complete:
-        say(f"part {part}: the set has its index once all parts are there")
+        say(f"part {part}: the index is written when the last part is packed")
     for note in report.notes:
         remark(f"note: {note}")
     if report.left_out:
@@ -160,5 +160,5 @@ def _source(text: str, needed: bool, dataset: str) -> Path | None:
         return None
     path = Path(text)
     if needed and not path.is_dir():
-        raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is no folder")
+        raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is not a folder")
     return path if needed else None

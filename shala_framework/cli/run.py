@@ -75,7 +75,7 @@ def _describe(loaded: LoadedSpec) -> None:
 
     if loaded.stand_in_used:
         stand_in = loaded.spec.data.stand_in
-        say(f"{SYNTHETIC}: no training shard is there; would train on {stand_in.dataset if stand_in else ''!r}\n")
+        say(f"{SYNTHETIC}: no training shard exists; a run would train on {stand_in.dataset if stand_in else ''!r}\n")
     say(json.dumps(unstructure(loaded.spec), indent=2))
     model = ShaLa(loaded).build()
     say("\nparameters")
