@@ -17,7 +17,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
 CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "noxfile.py"]
 EXAMPLE = "examples/shala-inertial"
-TEST_TOOLS = ["pytest>=8", "pytest-xdist>=3.6"]
+TEST_TOOLS = ["jsonschema>=4.21", "pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]

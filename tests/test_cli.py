@@ -8,15 +8,14 @@ import sys
 import tarfile
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from rich.console import Console
 
 from shala_framework.cli import progress
-from shala_framework.cli.main import main, main_run
+from shala_framework.cli.main import VERBS, dispatch, main, main_run, parse
 from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
-
-VERBS = ("run", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "report")
 
 
 def call(*arguments: str) -> object:
@@ -28,30 +27,46 @@ def call(*arguments: str) -> object:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("shala pa", ["pack"]),
+        ("shala pa", ["pack "]),
         ("shala check two.toml --set train.autoencoder.st", ["train.autoencoder.steps="]),
-        ("shala keys train.p", ["train.prior"]),
-        ("shala sample runs/", ["runs/mine", "runs/more/"]),
-        ("shala plugins two-floats-", ["two-floats-made"]),
-        ("shala-run two.toml --al", ["--allow-pipe"]),
+        ("shala evaluate run --set generate.sampl", ["generate.sampler="]),
+        ("shala keys train.p", ["train.prior "]),
+        ("shala sample runs/", ["runs/mine ", "runs/more/"]),
+        ("shala plugins two-floats-", ["two-floats-made "]),
+        ("shala pack two-floats-", ["two-floats-made "]),
+        ("shala pack two-floats-made - out --set trai", []),
+        ("shala sample run --device cu", ["cuda "]),
+        ("shala-run two.toml --al", ["--allow-pipe "]),
+        ("shala-run two.to", ["two.toml"]),
     ],
 )
-def test_a_shell_completes(line, expected, two_spec, tmp_path, command_environment):
-    """Asked as argcomplete's shell function asks; no torch is loaded for it."""
+def test_bash_completes(line, expected, two_spec, command_environment):
+    """What Bash's own completion gets from the function that the command prints; no torch is loaded for it."""
     for run in ("runs/mine", "runs/more/deep"):
         (two_spec.parent / run).mkdir(parents=True)
     (two_spec.parent / "runs/mine/spec.json").touch()
-    function = "main_run" if line.startswith("shala-run") else "main"
-    code = f"import sys; from shala_framework.cli.main import {function} as main; sys.modules['torch'] = None; main([])"
-    answer = tmp_path / "answer"
-    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
-    subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=two_spec.parent,
-        env={**command_environment, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)},
-        check=True,
+    program, *_, last = line.split(" ")
+    for name, function in (("shala", "main"), ("shala-run", "main_run")):
+        Path(name).write_text(
+            f"#!{sys.executable}\nimport sys\nsys.modules['torch'] = None\n"
+            f"from shala_framework.cli.main import {function}\n{function}()\n"
+        )
+        Path(name).chmod(0o755)
+    name = program.replace("-", "_")
+    script = f"""
+compopt() {{ COMPREPLY=($(compgen -f -- {last})); }}  # Bash's own completion of files, which is on only at a prompt
+eval "$(_{name.upper()}_COMPLETE=bash_source {program})"
+COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_{name}_completion {program}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+complete -p {program} >&2
+"""
+    path = f"{Path.cwd()}:{command_environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**command_environment, "PATH": path}, capture_output=True, text=True, check=True
     )
-    assert [word.strip() for word in answer.read_text().split("\n")] == expected
+    assert done.stdout.removesuffix("\n").split("\n") == (expected or [""])
+    assert "-o nospace" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
@@ -60,29 +75,78 @@ def test_shala_alone_shows_its_verbs(arguments, capsys):
     assert call(*arguments) == 0
     out = capsys.readouterr().out
     for verb in VERBS:
-        assert re.search(rf"^    {verb}\s+[A-Z]\w+ ", out, re.MULTILINE)
-    assert "examples:\n  shala " in out
+        assert re.search(rf"^  {verb}\s+[A-Z]\w+ ", out, re.MULTILINE)
+    assert "Examples:\n  shala " in out
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_by_example(verb, capsys):
     """`shala VERB --help` ends with commands that can be copied."""
     assert call(verb, "--help") == 0
-    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    examples = capsys.readouterr().out.partition("Examples:\n")[2].splitlines()
     assert examples
     assert all(line.startswith(f"  shala {verb}") for line in examples)
 
 
 def test_shala_run_is_a_command_of_its_own(capsys):
-    """`shala-run --help` speaks of shala-run, and an unknown option is refused with status 2."""
+    """`shala-run --help` speaks of shala-run."""
     with pytest.raises(SystemExit) as caught:
         main_run(["--help"])
     assert caught.value.code == 0
     assert "  shala-run specs/" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as caught:
-        main_run(["a.toml", "--dry"])
-    assert caught.value.code == 2
-    assert "unrecognized arguments: --dry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("shala chekc two.toml", "no such verb 'chekc'; did you mean 'check'? (see shala --help)"),
+        (
+            "shala x",
+            "no such verb 'x'; known verbs: check, evaluate, explore, index, keys, new-plugin, pack, plugins, ",
+        ),
+        ("shala --versoin", "no such option '--versoin'; did you mean '--version'?"),
+        ("shala-run a.toml --dry", "no such option '--dry'; did you mean '--dry-run'? (see shala-run --help)"),
+        ("shala run a.toml --stes x", "no such option '--stes'; did you mean '--set'? (see shala run --help)"),
+        ("shala check", "missing argument 'SPEC'"),
+        ("shala check a.toml b.toml", "got unexpected extra argument (b.toml)"),
+        ("shala run a.toml --out --dry-run", "invalid value for '--out': expected a value, got the option '--dry-run'"),
+        ("shala check a.toml --set --json", "invalid value for '--set': expected a value, got the option '--json'"),
+        ("shala sample run --out", "option '--out' requires an argument"),
+        ("shala sample run --num many", "invalid value for '--num': 'many' is not a valid integer"),
+        ("shala sample run --seed -1", "invalid value for '--seed': expected a whole number from 0 to 2**63 - 1, got"),
+        ("shala evaluate run --split tset", "invalid value for '--split': 'tset' is not one of 'validation', 'test'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_message(line, message, capsys):
+    """Status 2, the form of the command, what is wrong, and the nearest name; nothing is done."""
+    program, *arguments = line.split(" ")
+    assert dispatch(arguments, program) == 2
+    out, err = capsys.readouterr()
+    usage, error = err.splitlines()
+    assert not out
+    assert usage.startswith("Usage: shala")
+    assert error.startswith(f"error: {message}")
+    if arguments[0] in VERBS or program == "shala-run":
+        with pytest.raises(click.UsageError):
+            parse(arguments, program)
+
+
+def test_a_command_line_is_parsed_without_being_run(two_spec):
+    """`parse` gives the values of a verb, and those of shala-run are those of `shala run`."""
+    arguments = ["two.toml", "--set", "seed=1", "--set", "seed=2"]
+    parsed = parse(arguments, "shala-run").params
+    assert parsed == parse(["run", *arguments]).params
+    assert (parsed["spec"], parsed["overrides"], parsed["dry_run"]) == (Path("two.toml"), ("seed=1", "seed=2"), False)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_help_needs_torch(verb, command_environment):
+    """`shala VERB --help` comes at once."""
+    code = (
+        f"import sys\nfrom shala_framework.cli.main import dispatch\ndispatch([{verb!r}, '--help'])\n"
+        "heavy = {'torch', 'numpy', 'webdataset', 'av', 'rich'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], env=command_environment, capture_output=True, check=True)
 
 
 def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, capsys):
@@ -356,14 +420,14 @@ def test_places_that_cannot_be_written_are_one_message(two_spec, capsys):
 
 def test_other_errors_keep_their_traceback(monkeypatch, capsys):
     """An OSError that names no file, or an open file's number alone, and any bug, is not for the user to mend."""
-    from shala_framework.cli import main as module
+    from shala_framework.cli.plugins import plugins
 
     for error in (OSError(28, "No space left on device"), OSError(9, "Bad file descriptor", 7), KeyError("bug")):
 
-        def fail(_, error=error):
+        def fail(error=error, **_):
             raise error
 
-        monkeypatch.setitem(module._VERBS, "plugins", fail)
+        monkeypatch.setattr(plugins, "callback", fail)
         with pytest.raises(type(error)) as caught:
             main(["plugins"])
         assert caught.value is error
@@ -436,7 +500,7 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
     """A verb that fails half way takes its line away and shows the cursor again before the message."""
     file = io.StringIO()
     console = Console(force_terminal=True, file=file, width=100)
-    monkeypatch.setattr("shala_framework.cli.pack.make_reporter", lambda: TerminalProgress(console))
+    monkeypatch.setattr("shala_framework.cli.progress.make_reporter", lambda: TerminalProgress(console))
     (tmp_path / "old.tar").touch()
     assert call("pack", "two-floats-made", "-", str(tmp_path)) == 2
     assert "already holds 1 shards" in capsys.readouterr().err

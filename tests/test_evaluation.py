@@ -221,9 +221,7 @@ def test_little_is_measured_without_a_crash(kept, two_spec):
 
 def test_evaluate_needs_a_run(two_spec, capsys):
     """A folder without checkpoints is named."""
-    from shala_framework.cli.main import _parser
-
-    assert dispatch(_parser(), ["evaluate", "nowhere"]) == 2
+    assert dispatch(["evaluate", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
     with phases.phase("training"):
         phases.expect({"samples": 3600.0, "evaluation": 9e9})
         reporter.begin("training", 100)
-        reporter.rate.start -= 30
+        reporter.task.start -= 30
         reporter.printed -= 30
         before = time.time()
         reporter.advance(50)

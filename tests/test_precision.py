@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shala_framework.cli.main import _parser, dispatch
+from shala_framework.cli.main import dispatch
 from shala_framework.errors import SpecError
 from shala_framework.spec import read_spec
 from shala_framework.training import precision
@@ -89,5 +89,5 @@ def test_check_finds_a_device_that_cannot(two_spec, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert dispatch(_parser(), ["check", str(two_spec), "--set", "train.precision=bfloat16"]) == 2
+    assert dispatch(["check", str(two_spec), "--set", "train.precision=bfloat16"]) == 2
     assert "train.precision: expected a CUDA device of compute capability 8 or more, got 7.5" in capsys.readouterr().err

@@ -1,10 +1,25 @@
-"""What is said of a spec's keys, and that the documentation says the same."""
+"""What is said of a spec's keys: as documentation, on a terminal, and as JSON Schema for editors."""
+
+import json
+import math
+from importlib.metadata import entry_points
+from pathlib import Path
 
 import attrs
+import jsonschema
 import pytest
+import tomli
 
 from shala_framework.cli.main import main
-from shala_framework.spec.reference import as_markdown, keys_as_text, keys_of, spec_tables
+from shala_framework.errors import PluginError, SpecError
+from shala_framework.plugin.loading import kind_of, load_offer
+from shala_framework.spec import read_spec
+from shala_framework.spec.json_schema import PluginTable, json_schema
+from shala_framework.spec.reference import as_markdown, keys_as_text, keys_of, spec_tables, table_class
+from shala_framework.spec.schema import Spec
+
+SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
+INSTALLED = {entry.name for entry in entry_points(group="shala.plugins")}
 
 
 def call(*arguments):
@@ -71,3 +86,119 @@ def test_an_extended_class_explains_with_both_docstrings():
         "c": ("float", "none", "The third."),
     }
     assert "a                     int; required\n" in keys_as_text(keys_of(Parent))
+
+
+def plugin(name):
+    found = load_offer(name)
+    return PluginTable(name=name, kind=kind_of(found), plugin=found)
+
+
+@pytest.fixture(scope="module")
+def validator():
+    """Of the schema with the options of every installed plugin."""
+    schema = json_schema([plugin(name) for name in sorted(INSTALLED)])
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(json.loads(json.dumps(schema)))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_an_editor_accepts_every_shipped_spec(path, validator):
+    spec = tomli.loads(path.read_text())
+    missing = {table["plugin"] for table in spec["modality"].values()} - INSTALLED
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(spec)] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("schema", 2),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("nmae", "two"),
+        ("data.train", []),
+        ("data.train", 3),
+        ("data.stand_in.dataset", "two-floats"),
+        ("data.stand_in.options.train", 0),
+        ("modality.first", {}),
+        ("modality.first.plugin", "two-floats-made"),
+        ("modality.first.options.width", "wide"),
+        ("modality.first.options.field", 3),
+        ("posterior.fusion", "concat"),
+        ("posterior.checked_share", 0),
+        ("prior.sigma_mn", 0.1),
+        ("train.minutes", 0),
+        ("train.compile", "yes"),
+        ("train.prior.learning_rate", 0),
+        ("evaluate.guidance_scales", [1.0, -1.0]),
+        ("evaluate.num_rows", 1),
+        ("evaluate.importance_samples", 7),
+        ("track.nobody", {}),
+    ],
+)
+def test_an_editor_marks_what_a_run_refuses(where, value, validator, two_spec):
+    """Each key by itself: unknown, missing, of a wrong type, out of bounds, or not among its choices."""
+    spec = tomli.loads(two_spec.read_text())
+    assert not list(validator.iter_errors(spec))
+    *tables, key = where.split(".")
+    table = spec
+    for name in tables:
+        table = table.setdefault(name, {})
+    table[key] = value
+    marked = [error.json_path for error in validator.iter_errors(spec)]
+    assert marked
+    assert all(f"$.{where}".startswith(path) or path.startswith(f"$.{where}[") for path in marked), marked
+    with pytest.raises((SpecError, PluginError)):
+        read_spec(two_spec, [f"{where}={json.dumps(value)}"])
+
+
+def fields_of(cls):
+    """Every field of a table and of the tables inside it."""
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        inner = table_class(field.type)
+        if inner is not None:
+            yield from fields_of(inner)
+        elif field.metadata.get("written", True):
+            yield cls, field
+
+
+def test_bounds_and_defaults_of_the_schema_are_those_of_the_code():
+    """A default fits its own key; a bound is the last number that the key's validator accepts."""
+    checked = 0
+    for top in (Spec, *(load_offer(name).Options for name in sorted(INSTALLED))):
+        for cls, field in fields_of(top):
+            one = PluginTable(name="x", kind="tracker", plugin=type("X", (), {"Options": cls}))
+            key = json_schema([one])["$defs"]["x-options"]["properties"][field.name]
+            if "default" in key:
+                jsonschema.validate(key["default"], key)
+            for bound, direction in (("minimum", -1), ("maximum", 1), ("exclusiveMinimum", -1)):
+                if bound not in key:
+                    continue
+                checked += 1
+                step = 1 if key["type"] == "integer" else 2 * math.ulp(key[bound])
+                with pytest.raises(ValueError, match="expected"):
+                    field.validator(None, field, key[bound] + direction * step)
+                if key[bound] != key.get("exclusiveMinimum"):
+                    field.validator(None, field, key[bound])
+    assert checked > 80
+
+
+def test_keys_prints_the_schema_and_names_a_plugin_that_it_lacks(monkeypatch, capsys):
+    """A plugin that cannot be loaded costs the schema its options, and nothing else."""
+    from shala_framework.plugin import loading
+
+    def load(name):
+        if name == "two-floats-made":
+            raise PluginError("importing it failed")
+        return load_offer(name)
+
+    monkeypatch.setattr(loading, "load_offer", load)
+    assert call("keys", "--json-schema") == 0
+    out, err = capsys.readouterr()
+    schema = json.loads(out)
+    assert "two-floats-options" in schema["$defs"]
+    assert "two-floats-made-options" not in schema["$defs"]
+    assert err == "note: the schema lacks 'two-floats-made': importing it failed\n"
+    assert call("keys", "train", "--json-schema") == 2
+    assert "expected --json-schema alone" in capsys.readouterr().err

@@ -605,7 +605,7 @@ def test_help_and_broken_toml_need_no_torch(verb, tmp_path, command_environment)
         [sys.executable, "-c", code], cwd=tmp_path, env=command_environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "usage: shala" in done.stdout or "broken.toml:1: not valid TOML" in done.stderr
+    assert "Usage: shala" in done.stdout or "broken.toml:1: not valid TOML" in done.stderr
 
 
 def test_a_dry_run_prints_the_resolved_spec_and_the_model(two_spec, capsys):

@@ -13,7 +13,7 @@ import tomli
 import torch
 
 from shala_framework import load
-from shala_framework.cli.main import _parser, dispatch
+from shala_framework.cli.main import dispatch
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.model import ShaLa
 from shala_framework.spec import doubts, read_spec
@@ -112,7 +112,7 @@ def test_real_ntu_files_from_raw_to_samples(real_data, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
 
     def shala(*arguments: str) -> str:
-        status = dispatch(_parser(), arguments)
+        status = dispatch(arguments)
         captured = capsys.readouterr()
         assert status == 0, captured.err
         return captured.out
@@ -206,7 +206,7 @@ def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, 
     dataset, folder, options, smaller = RAW[name] if name in RAW else RAW["digits5"]
 
     def shala(*arguments: str) -> None:
-        status = dispatch(_parser(), arguments)
+        status = dispatch(arguments)
         assert status == 0, capsys.readouterr().err
 
     shala("pack", dataset, str(real_data / folder), "shards", *(a for option in options for a in ("--set", option)))
@@ -231,7 +231,7 @@ def test_a_silent_clip_gets_a_sound_that_plays(real_data, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
 
     def shala(*arguments: str) -> None:
-        status = dispatch(_parser(), arguments)
+        status = dispatch(arguments)
         assert status == 0, capsys.readouterr().err
 
     dataset, folder, _, smaller = RAW[spec.stem]

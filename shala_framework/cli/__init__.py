@@ -1,1 +1,1 @@
-"""`shala` and its verbs: the only place that prints or exits."""
+"""`shala` and its verbs. Only this package prints and exits."""

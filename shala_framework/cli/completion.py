@@ -1,69 +1,62 @@
 """What a shell completes: names of plugins, keys of a spec, folders of runs. Loads no torch."""
 
-import argparse
 import os
-from collections.abc import Iterator
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, shell_complete
 
 
-def complete(parser: argparse.ArgumentParser) -> None:
-    """Where a shell asks (`register-python-argcomplete shala shala-run`), print what can follow and exit."""
-    if "_ARGCOMPLETE" not in os.environ:
-        return
-    import argcomplete
-
-    argcomplete.autocomplete(_with_completers(parser), always_complete_options=False)
-
-
-def _with_completers(parser: argparse.ArgumentParser, verb: str = "run") -> argparse.ArgumentParser:
-    """Say of each argument what can stand there."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, nested in action.choices.items():
-                _with_completers(nested, name)
-        else:
-            completer = _COMPLETERS.get((verb, action.dest)) or _COMPLETERS.get(("", action.dest))
-            if completer:
-                action.completer = completer  # type: ignore[attr-defined]  # argcomplete's own road
-    return parser
+def complete(command: click.Command, program: str) -> None:
+    """Answer a shell that asks what can follow, and exit; do nothing in an ordinary call."""
+    variable = f"_{program}_COMPLETE".replace("-", "_").upper()
+    instruction = os.environ.get(variable)
+    if instruction:
+        add_completion_class(_Bash)
+        sys.exit(shell_complete(command, {}, program, variable, instruction))
 
 
-def _plugins(**_: Any) -> list[str]:
-    return sorted({entry.name for entry in entry_points(group="shala.plugins")})
+class _Bash(BashComplete):
+    """Bash's completion, without a space after what the user continues: `KEY=` and `folder/`."""
+
+    source_template = BashComplete.source_template.replace("complete -o nosort", "complete -o nosort -o nospace")
+
+    def format_completion(self, item: CompletionItem) -> str:
+        continues = item.type != "plain" or item.value.endswith(("=", "/"))
+        return super().format_completion(item) + ("" if continues else " ")
 
 
-def _runs(prefix: str, **_: Any) -> list[str]:
-    """Folders that hold a run, and those on the way to one."""
-    start = prefix[: prefix.rfind("/") + 1]
-    inside = [path for path in Path(start or ".").glob("*") if path.is_dir() and not path.name.startswith(".")]
-    return [start + path.name + ("" if (path / "spec.json").exists() else "/") for path in sorted(inside)]
+def complete_plugins(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Names of installed plugins."""
+    names = {entry.name for entry in entry_points(group="shala.plugins")}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
-def _spec_keys(**_: Any) -> Iterator[str]:
+def complete_runs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Folders that hold a run, and folders in which to look further."""
+    start = incomplete[: incomplete.rfind("/") + 1]
+    inside = (path for path in Path(start or ".").glob("*") if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(start + path.name + ("" if (path / "spec.json").exists() else "/") for path in inside)
+    return [folder for folder in folders if folder.startswith(incomplete)]
+
+
+def complete_spec_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Dotted keys of a spec, each with its `=`."""
     from shala_framework.spec.reference import spec_tables
 
-    for table in spec_tables():
-        if "<name>" not in table.name:
-            yield from (".".join(filter(None, (table.name, key.name))) + "=" for key in table.keys)
+    keys = (
+        ".".join(filter(None, (table.name, key.name))) + "="
+        for table in spec_tables()
+        if "<name>" not in table.name
+        for key in table.keys
+    )
+    return [key for key in keys if key.startswith(incomplete)]
 
 
-def _tables(**_: Any) -> Iterator[str]:
+def complete_tables(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Names of a spec's tables."""
     from shala_framework.spec.reference import spec_tables
 
-    return (table.name for table in spec_tables() if table.name)
-
-
-def _nothing(**_: Any) -> list[str]:
-    return []
-
-
-_COMPLETERS = {
-    ("plugins", "name"): _plugins,
-    ("pack", "dataset"): _plugins,
-    ("keys", "table"): _tables,
-    ("pack", "set"): _nothing,
-    ("", "set"): _spec_keys,
-    **{(verb, "run"): _runs for verb in ("sample", "evaluate", "report", "explore")},
-}
+    return [table.name for table in spec_tables() if table.name and table.name.startswith(incomplete)]

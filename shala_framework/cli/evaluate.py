@@ -1,81 +1,114 @@
 """`shala evaluate`: the figures of a run, as tables, JSON and plots."""
 
-import argparse
 from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import attrs
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import click
 
+from shala_framework.cli.commands import (
+    FILE,
+    allow_pipe_flag,
+    argument,
+    device_option,
+    json_flag,
+    option,
+    parse_seed,
+    set_option,
+    verb,
+)
+from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
-from shala_framework.cli.progress import make_reporter
 from shala_framework.errors import Problem, SpecError
 from shala_framework.escaping import printable
-from shala_framework.evaluation.run import EVALUATION_FOLDER, evaluate_run
-from shala_framework.evaluation.suite import Evaluation
-from shala_framework.machine import resolve_device
-from shala_framework.model import load
-from shala_framework.report.samples import SYNTHETIC
-from shala_framework.report.tables import evaluation_tables
-from shala_framework.spec import parse_override, unstructure
+from shala_framework.spec import Spec, parse_override, unstructure
 from shala_framework.spec.schema import Data, Evaluate, Generate
 from shala_framework.spec.structuring import format_path
 
+if TYPE_CHECKING:
+    from shala_framework.evaluation.suite import Evaluation
 
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Measure a run and print what came of it."""
-    model = load(arguments.run, device=resolve_device(arguments.device))
-    tables: dict[str, dict[str, object]] = {
-        "evaluate": unstructure(model.spec.evaluate),
-        "generate": unstructure(model.spec.generate),
-        "data": unstructure(model.spec.data),
-    }
-    for text in arguments.set:
-        override = parse_override(text)
-        table, *rest = override.path
-        if table not in tables or len(rest) != 1:
-            raise SpecError(
-                [
-                    Problem(
-                        path=format_path(override.path),
-                        message="expected a key of [evaluate], [generate] or [data]",
-                        origin="--set",
-                    )
-                ]
-            )
-        tables[str(table)][str(rest[0])] = override.value
-    settings = structure_set(tables["evaluate"], Evaluate, ("evaluate",))
-    model.spec = attrs.evolve(
-        model.spec,
-        data=structure_set(tables["data"], Data, ("data",)),
-        generate=structure_set(tables["generate"], Generate, ("generate",)),
-    )
+
+@verb(
+    "  shala evaluate runs/ntu_rgb_skeleton\n"
+    "  shala evaluate runs/mine --split test --set 'data.test=shards/mine/test-*.tar'\n"
+    "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n"
+)
+@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@option(
+    "--split", type=click.Choice(["validation", "test"]), default="validation", help="Rows on which to measure the run."
+)
+@set_option("Override a key of [evaluate], [generate] or [data].")
+@option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of judges and samples.")
+@device_option
+@allow_pipe_flag
+@json_flag("every figure")
+def evaluate(
+    run: Path, split: Literal["validation", "test"], overrides: tuple[str, ...], seed: int, device: str, as_json: bool
+) -> None:
+    """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent."""
+    from shala_framework.cli.progress import make_reporter
+    from shala_framework.evaluation.run import EVALUATION_FOLDER, evaluate_run
+    from shala_framework.machine import resolve_device
+    from shala_framework.model import load
+    from shala_framework.report.samples import SYNTHETIC
+
+    model = load(run, device=resolve_device(device))
+    model.spec = _with_overrides(model.spec, overrides)
+    settings = model.spec.evaluate
     with closing(make_reporter()) as reporter:
         evaluation = evaluate_run(
             model,
-            arguments.run,
-            arguments.split,
+            run,
+            split,
             settings,
             seconds=60 * settings.minutes if settings.minutes is not None else None,
-            seed=arguments.seed,
+            seed=seed,
             reporter=reporter,
         )
-    if arguments.json:
-        print((arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json").read_text(), end="")
-        return 0
+    path = run / EVALUATION_FOLDER / f"{split}.json"
+    if as_json:
+        print(path.read_text(), end="")
+        return
     print_evaluation(evaluation)
-    path = arguments.run / EVALUATION_FOLDER / f"{arguments.split}.json"
     plotted = any(path.parent.glob(f"{path.stem}_*.png"))
     say(f"wrote {path}{' and plots beside it' if plotted else ''}")
     if model.synthetic:
         remark(f"{SYNTHETIC}: these figures say nothing about real data")
-    return 0
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Tables of an evaluation on standard output."""
+def _with_overrides(spec: Spec, overrides: tuple[str, ...]) -> Spec:
+    """The spec of a run in which --set has changed some tables."""
+    tables: dict[str, dict[str, object]] = {
+        "evaluate": unstructure(spec.evaluate),
+        "generate": unstructure(spec.generate),
+        "data": unstructure(spec.data),
+    }
+    for text in overrides:
+        override = parse_override(text)
+        table, *rest = override.path
+        if table not in tables or len(rest) != 1:
+            message = "expected a key of [evaluate], [generate] or [data]"
+            raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
+        tables[str(table)][str(rest[0])] = override.value
+    return attrs.evolve(
+        spec,
+        evaluate=structure_set(tables["evaluate"], Evaluate, ("evaluate",)),
+        generate=structure_set(tables["generate"], Generate, ("generate",)),
+        data=structure_set(tables["data"], Data, ("data",)),
+    )
+
+
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """Print an evaluation as tables on standard output, and its notes on standard error."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from shala_framework.report.tables import evaluation_tables
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120

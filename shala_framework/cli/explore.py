@@ -1,52 +1,59 @@
 """`shala explore`: a local page for trying a run."""
 
-import argparse
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from shala_framework.cli.held_out import held_out_rows
+from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, option, verb
+from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
-from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
-from shala_framework.explore import OwnPageOnly, build_page
-from shala_framework.machine import resolve_device
-from shala_framework.model import load
 
-_UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio keeps what a person gives the page, from its import on
+_UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads; it reads this when it is imported
 
 
-def explore(arguments: argparse.Namespace) -> int:
-    """Serve the page until it is interrupted."""
-    if not 1 <= arguments.port <= 65_535:
-        raise DataError(f"expected --port of 1 to 65535, got {arguments.port}")
-    model = load(arguments.run, device=resolve_device(arguments.device))
-    rows: Rows | None = None
+@verb("  shala explore runs/ntu_rgb_skeleton\n  shala explore runs/mine --port 8000\n")
+@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to serve on; the default is this machine only.")
+@option("--port", type=int, default=7860, metavar="N", help="Port to serve on.")
+@device_option
+@allow_pipe_flag
+def explore(run: Path, host: str, port: int, device: str) -> None:
+    """Serve a local page to try a run: give it any modalities, get the others."""
+    if not 1 <= port <= 65_535:
+        raise DataError(f"expected --port of 1 to 65535, got {port}")
+    from shala_framework.cli.held_out import held_out_rows
+    from shala_framework.explore import OwnPageOnly, build_page
+    from shala_framework.machine import resolve_device
+    from shala_framework.model import load
+
+    model = load(run, device=resolve_device(device))
+    rows = None
     try:
-        rows = held_out_rows(model, arguments.run)
+        rows = held_out_rows(model, run)
     except DataError as error:  # a model can be tried without the shards that it was trained on
         remark(f"no held-out rows to choose from: {error}")
     with _own_folder() as folder:
         page = build_page(model, rows, folder)
-        say(f"serving on http://{arguments.host}:{arguments.port}; Ctrl-C ends it")
+        say(f"serving on http://{host}:{port}; Ctrl-C ends it")
         page.launch(
-            server_name=arguments.host,
-            server_port=arguments.port,
+            server_name=host,
+            server_port=port,
             allowed_paths=[folder],
             share=False,
             quiet=True,
             prevent_thread_lock=False,
-            app_kwargs={"middleware": [(OwnPageOnly, (), {"host": arguments.host})]},
+            app_kwargs={"middleware": [(OwnPageOnly, (), {"host": host})]},
         )
-    return 0
 
 
 @contextmanager
 def _own_folder() -> Iterator[str]:
-    """A folder for everything that the page writes, removed at the end, also where a signal brings it."""
+    """A folder for all files that the page writes; it is removed at the end, also when a signal ends the program."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)

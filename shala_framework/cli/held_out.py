@@ -1,4 +1,4 @@
-"""The held-out rows of a finished run, for verbs that show some."""
+"""The held-out rows of a finished run, for verbs that show them."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from shala_framework.model import ShaLa
 
 
 def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
-    """Validation rows, as many as the run kept in memory; None where its spec names none.
+    """Read a run's validation rows, as many as the run kept in memory; None if its spec names no such shards.
 
     Raises:
-        DataError: The shards are not there, or cannot be read.
+        DataError: The shards are missing or cannot be read.
     """
     urls = model.urls("validation", folder)
     data = model.spec.data

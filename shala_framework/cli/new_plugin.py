@@ -1,6 +1,5 @@
-"""`shala new-plugin`: a whole modality plugin to start from, whose tests pass as it is written."""
+"""`shala new-plugin`: a complete modality plugin to start from, with tests that pass."""
 
-import argparse
 import importlib.resources
 import keyword
 import re
@@ -8,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from string import Template
 
+from shala_framework.cli.commands import FILE, argument, option, verb
 from shala_framework.cli.output import say
 from shala_framework.errors import ShalaError
 
@@ -22,23 +22,14 @@ _FILES = {
 }
 
 
-def new_plugin(arguments: argparse.Namespace) -> int:
-    """Write the package and say what to do next.
-
-    Raises:
-        ShalaError: The name is none for a package, or its folder is there already.
-    """
-    name = arguments.name.removeprefix("shala-")
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        raise ShalaError(
-            f"expected a name of lower-case letters, digits and single hyphens that is no keyword of Python, such as "
-            f"'inertial', got {arguments.name!r}"
-        )
-    taken = next((entry for entry in entry_points(group="shala.plugins") if entry.name == name), None)
-    if taken is not None and taken.dist is not None:
-        raise ShalaError(f"expected a name that no installed plugin has, got {name!r}, which {taken.dist.name} has")
+@verb("  shala new-plugin inertial\n  shala new-plugin heart-rate --out plugins\n")
+@argument("name", "Name of the modality; the package is shala-NAME.")
+@option("--out", type=FILE, default=Path(), metavar="DIR", help="Folder in which to write the package.")
+def new_plugin(name: str, out: Path) -> None:
+    """Write a complete modality plugin to start from: package, networks, likelihood and tests that pass."""
+    name = _checked_name(name)
     distribution = f"shala-{name}"
-    folder = arguments.out / distribution
+    folder = out / distribution
     if folder.exists():
         raise ShalaError(f"{folder} exists; give another name, or another folder with --out")
     cls = "".join(part.capitalize() for part in name.split("-"))
@@ -56,8 +47,21 @@ def new_plugin(arguments: argparse.Namespace) -> int:
     _write(folder / values["module"] / "py.typed", "")
     say(f"{folder}: the modality {name!r}, a signal of several channels over time")
     say(f"next: pip install -e {folder} pytest; python -m pytest {folder}/tests")
-    say("then make it yours, as its README.md says")
-    return 0
+    say("then adapt it; its README.md says how")
+
+
+def _checked_name(given: str) -> str:
+    """The modality's name without the prefix of its package; refuses one that no package or no plugin can have."""
+    name = given.removeprefix("shala-")
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ShalaError(
+            f"expected a name of lower-case letters, digits and single hyphens that is no keyword of Python, such as "
+            f"'inertial', got {given!r}"
+        )
+    taken = next((entry for entry in entry_points(group="shala.plugins") if entry.name == name), None)
+    if taken is not None and taken.dist is not None:
+        raise ShalaError(f"expected a name that no installed plugin has, got {name!r}, which {taken.dist.name} has")
+    return name
 
 
 def _write(path: Path, text: str) -> None:

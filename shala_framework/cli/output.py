@@ -1,4 +1,4 @@
-"""Lines on a terminal or in a log, in which nothing that came from a file is obeyed by the terminal."""
+"""Prints lines with control characters escaped, so that text from a file cannot control the terminal."""
 
 import sys
 
@@ -6,10 +6,10 @@ from shala_framework.escaping import printable
 
 
 def say(text: str = "") -> None:
-    """Print what a verb was asked for, on standard output."""
+    """Print a line of a verb's result on standard output."""
     print(printable(text))
 
 
 def remark(text: str) -> None:
-    """Print what a person should know, on standard error."""
+    """Print a message to the user on standard error."""
     print(printable(text), file=sys.stderr, flush=True)

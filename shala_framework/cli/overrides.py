@@ -1,4 +1,4 @@
-"""Tables that `--set` has changed, checked."""
+"""Checks a table that `--set` has changed."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 def structure_set(table: Mapping[str, object], cls: type[T], path: tuple[str, ...] = ()) -> T:
-    """A table as its class.
+    """Build the attrs class of a table.
 
     Args:
-        table: Its keys, changed ones included.
-        cls: What it is to become.
-        path: Where the table stands in a spec, for what is said of errors.
+        table: Keys and values of the table, changed ones included.
+        cls: The class to build.
+        path: Path of the table in a spec, for messages.
 
     Raises:
-        SpecError: It is not valid; all that is wrong, as from `--set`.
+        SpecError: The table is not valid; the error lists everything that is wrong, with `--set` as its origin.
     """
     try:
         return structure(dict(table), cls)

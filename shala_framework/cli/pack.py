@@ -1,82 +1,123 @@
 """`shala pack`: raw files to shards."""
 
-import argparse
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+
+from shala_framework.cli.commands import FILE, argument, option, set_option, verb
+from shala_framework.cli.completion import complete_plugins
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
-from shala_framework.cli.progress import make_reporter
-from shala_framework.data.packing import describe_pack
-from shala_framework.data.packing import pack as pack_shards
-from shala_framework.data.prepared import Preparation
-from shala_framework.data.writing import LEFT_OUT_FILE, part_file
 from shala_framework.errors import DataError
-from shala_framework.plugin.loading import load_dataset
 from shala_framework.spec import parse_override, read_spec
 from shala_framework.spec.structuring import format_path
-from shala_framework.training.progress import Reporter
 from shala_framework.urls import permit_pipes, shortened
+
+if TYPE_CHECKING:
+    from shala_framework.data.prepared import Preparation
+    from shala_framework.training.progress import Reporter
 
 MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
 
 
-def pack(arguments: argparse.Namespace) -> int:
-    """Pack a data set and print what came of it."""
-    dataset_class = load_dataset(arguments.dataset)
+@verb(
+    "  shala pack ntu raw/nturgbd shards/ntu120\n"
+    "  shala pack ntu raw/nturgbd shards/ntu60 --set version=60 --set protocol=cross-view\n"
+    "  shala pack ntu-synthetic - shards/made --set train=1000\n"
+    "  shala pack ntu raw/nturgbd shards/ntu120 --for specs/ntu_rgb_skeleton.toml --workers 8\n"
+    "  shala pack ntu raw/nturgbd shards/ntu120 --part $SLURM_ARRAY_TASK_ID/100\n"
+)
+@argument("dataset", "Name of a data set plugin.", shell_complete=complete_plugins)
+@argument(
+    "source",
+    "Folder of raw files; - for a data set that needs none.",
+    metavar="RAW_DIR",
+    type=click.Path(readable=False),
+)
+@argument("out", "Folder for the shards.", metavar="OUT_DIR", type=FILE)
+@set_option("Set an option of the data set.", complete=None)
+@option(
+    "--for",
+    "spec",
+    type=FILE,
+    metavar="SPEC",
+    help="Store what the modalities of this spec read, ready for training, in place of the original bytes.",
+)
+@option("--shard-samples", type=int, default=500, metavar="N", help="Samples in each shard.")
+@option("--workers", type=int, default=0, metavar="N", help="Processes that read for --for; 0 reads in this one.")
+@option("--part", default="1/1", metavar="I/N", help="Pack part I of N, as in a job array; the parts make one set.")
+def pack(
+    dataset: str,
+    source: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    spec: Path | None,
+    shard_samples: int,
+    workers: int,
+    part: str,
+) -> None:
+    """Turn a data set's raw files into shards."""
+    from shala_framework.cli.progress import make_reporter
+    from shala_framework.data.packing import describe_pack
+    from shala_framework.data.packing import pack as pack_shards
+    from shala_framework.data.writing import LEFT_OUT_FILE, part_file
+    from shala_framework.plugin.loading import load_dataset
+
+    dataset_class = load_dataset(dataset)
     table: dict[str, object] = {}
-    for text in arguments.set:
+    for text in overrides:
         override = parse_override(text)
         table[format_path(override.path)] = override.value
     options = structure_set(table, dataset_class.Options)
-    source = _source(arguments.source, dataset_class.needs_source, arguments.dataset)
-    if arguments.shard_samples < 1:
-        raise DataError(f"expected --shard-samples of at least 1, got {arguments.shard_samples}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise DataError(f"expected a folder for the shards, got {str(arguments.out)!r}, which is a file")
-    if not 0 <= arguments.workers <= MOST_WORKERS:
-        least = "at least 0" if arguments.workers < 0 else f"at most {MOST_WORKERS}"
-        raise DataError(f"expected --workers of {least}, got {arguments.workers}")
-    part = _part(arguments.part)
-    preparation = _preparation(arguments.spec) if arguments.spec is not None else None
+    folder = _source(source, dataset_class.needs_source, dataset)
+    if shard_samples < 1:
+        raise DataError(f"expected --shard-samples of at least 1, got {shard_samples}")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"expected a folder for the shards, got {str(out)!r}, which is a file")
+    if not 0 <= workers <= MOST_WORKERS:
+        least = "at least 0" if workers < 0 else f"at most {MOST_WORKERS}"
+        raise DataError(f"expected --workers of {least}, got {workers}")
+    numbers = _part(part)
+    preparation = _preparation(spec) if spec is not None else None
     with closing(make_reporter()) as reporter:
         phases = _Phases(reporter)
         if preparation is None:
-            phases.advance(f"packing {arguments.dataset}", 0)
+            phases.advance(f"packing {dataset}", 0)
         try:
             report = pack_shards(
                 dataset_class(options),
-                source,
-                arguments.out,
-                shard_samples=arguments.shard_samples,
+                folder,
+                out,
+                shard_samples=shard_samples,
                 preparation=preparation,
-                part=part,
-                num_workers=arguments.workers,
-                on_sample=lambda done: phases.advance(f"packing {arguments.dataset}", done),
+                part=numbers,
+                num_workers=workers,
+                on_sample=lambda done: phases.advance(f"packing {dataset}", done),
                 on_fit=lambda name, done: phases.advance(f"fitting {name}", done),
             )
         except KeyboardInterrupt:
-            reporter.warn(f"stopped; whole shards stay in {arguments.out}, and the same command goes on from them")
+            reporter.warn(f"stopped; whole shards stay in {out}; to resume, run the same command")
             raise
         phases.finish()
         if dataset_class.synthetic:
-            reporter.warn(f"SYNTHETIC DATA: {arguments.dataset} makes its samples")
+            reporter.warn(f"SYNTHETIC DATA: {dataset} generates its samples")
     say(describe_pack(report))
-    say(f"{len(report.shards)} shards in {arguments.out}")
+    say(f"{len(report.shards)} shards in {out}")
     if not report.complete:
-        say(f"part {arguments.part}: the set has its index once all parts are there")
+        say(f"part {part}: the index is written when the last part is packed")
     for note in report.notes:
         remark(f"note: {note}")
     if report.left_out:
-        listing = arguments.out / part_file(LEFT_OUT_FILE, part)
+        listing = out / part_file(LEFT_OUT_FILE, numbers)
         remark(f"note: {listing} lists everything left out ({len(report.left_out)})")
-    return 0
 
 
 class _Phases:
-    """Tells a reporter of one task after the other, each of which starts when it is first heard of."""
+    """Reports tasks one after the other; a task begins with the first report of its title."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: "Reporter") -> None:
         self.reporter, self.title = reporter, ""
 
     def advance(self, title: str, done: int) -> None:
@@ -93,20 +134,24 @@ class _Phases:
 
 
 def _part(text: str) -> tuple[int, int]:
-    """Number of the part, from 0, and of all parts, of text such as "3/8"."""
+    """The number of a part, from 0, and the number of parts, from text such as "3/8"."""
     number, _, parts = text.partition("/")
     if len(text) > 20 or not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise DataError(f"expected --part as I/N with I from 1 to N, such as 3/8, got {shortened(text)}")
     return int(number) - 1, int(parts)
 
 
-def _preparation(path: Path) -> Preparation:
-    with permit_pipes():  # shards that the spec names are not opened
+def _preparation(path: Path) -> "Preparation":
+    """What the modalities of a spec store; the shards that the spec names are not opened, so pipes are permitted."""
+    from shala_framework.data.prepared import Preparation
+
+    with permit_pipes():
         loaded = read_spec(path, use_stand_in=False)
     return Preparation({name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality})
 
 
 def _source(text: str, needed: bool, dataset: str) -> Path | None:
+    """The folder of raw files; None for a data set that needs none."""
     if text == "-":
         if needed:
             raise DataError(
@@ -115,5 +160,5 @@ def _source(text: str, needed: bool, dataset: str) -> Path | None:
         return None
     path = Path(text)
     if needed and not path.is_dir():
-        raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is no folder")
+        raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is not a folder")
     return path if needed else None

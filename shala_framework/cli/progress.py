@@ -1,4 +1,4 @@
-"""Progress as a person sees it: one live line on a terminal, plain lines now and then in a log."""
+"""Shows progress: one live line on a terminal, plain lines at intervals in a log."""
 
 import time
 from collections.abc import Mapping
@@ -12,32 +12,60 @@ from shala_framework.escaping import printable
 from shala_framework.training.progress import Outlook
 
 BAR_WIDTH = 24
-LEAST_WIDTH_WITH_BAR = 110  # of a terminal; on a narrower one figures matter more
+LEAST_WIDTH_WITH_BAR = 110  # columns; a narrower terminal shows figures in place of the bar
 
 
 def make_reporter() -> "TerminalProgress | LogProgress":
-    """A live display where standard error is a terminal, else plain lines."""
+    """A live display if standard error is a terminal, else plain lines."""
     console = Console(stderr=True, highlight=False)
     return TerminalProgress(console) if console.is_terminal else LogProgress()
 
 
-class _Rate:
-    """Units a second and the time left, over a task."""
+class _Task:
+    """One task with its rate and the latest figures.
 
-    def __init__(self, total: int | None, unit: str, done: int) -> None:
-        self.total, self.unit, self.start, self.first = total, unit, time.perf_counter(), done
+    Attributes:
+        title: Title of the task.
+        total: Number of its units; None if it is unknown.
+        unit: Name of a unit, in the singular.
+        done: Units done so far.
+        figures: The latest figures, formatted.
+        start: Time of the start, in seconds.
+    """
+
+    def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
+        self.title, self.total, self.unit, self.done, self.figures = title, total, unit, done, ""
+        self.start, self.first = time.perf_counter(), done
+
+    def update(self, done: int, terms: Mapping[str, float] | None) -> None:
+        """Take the units done and, where there are new ones, the figures."""
         self.done = done
+        if terms:
+            named = (f"{name} {value:.4g}" for name, value in terms.items() if name != "gradient_norm")
+            self.figures = "  ".join(named)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
 
     @property
     def per_second(self) -> float:
-        return (self.done - self.first) / max(1e-9, time.perf_counter() - self.start)
+        """Units done in a second, since the start."""
+        return (self.done - self.first) / max(1e-9, self.seconds)
 
     @property
     def seconds_left(self) -> float | None:
+        """Seconds until the end; None if nothing is known of them."""
         rate = self.per_second
         return (self.total - self.done) / rate if self.total is not None and rate > 0 else None
 
-    def describe(self) -> str:
+    def count(self) -> str:
+        """How much is done, of how much."""
+        return f"{self.done}/{self.total}" if self.total is not None else str(self.done)
+
+    def rate(self) -> str:
+        """How fast it is, and how long it still takes."""
         rate = self.per_second
         text = f"{rate:.1f} {self.unit}s/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{self.unit}"
         left = self.seconds_left
@@ -51,14 +79,14 @@ def _clock(seconds: float) -> str:
 
 
 class _Run:
-    """When the whole run will end, by its latest outlook and the rate of the task under way."""
+    """Estimates when the whole run will end, from its latest outlook and the rate of the current task."""
 
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
         self.phase_start = 0.0
 
     def take(self, outlook: Outlook) -> str:
-        """Keep an outlook; returns a line for a phase that begins."""
+        """Keep an outlook; returns a line to print if a phase begins, else an empty one."""
         before, self.outlook = self.outlook, outlook
         if before is not None and before.current == outlook.current:
             return ""
@@ -68,7 +96,7 @@ class _Run:
         return f"phase {outlook.current + 1}/{len(outlook.phases)}, {outlook.phases[outlook.current]}{listed}{end}"
 
     def describe(self, task_seconds: float | None) -> str:
-        """When the run will end, with the time that the task under way still takes; empty where nothing is known."""
+        """When the run will end, given the seconds that the current task still takes; empty if nothing is known."""
         if self.outlook is None:
             return ""
         expected = self.outlook.seconds
@@ -81,49 +109,41 @@ class _Run:
         return f"the run ends {about} {time.strftime('%H:%M:%S', time.localtime(time.time() + left))}"
 
 
-def _figures(terms: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "gradient_norm")
-
-
 class TerminalProgress:
-    """One line that is redrawn: what, how far, how fast, how long still, and the latest figures."""
+    """One live line: title, count, rate, time left and the latest figures."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.display: Progress | None = None
-        self.task = TaskID(0)
-        self.terms = ""
-        self.title = ""
+        self.bar = TaskID(0)
+        self.task = _Task("", None, "step", 0)
         self.run = _Run()
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
         self.close()
-        self.title, self.terms, self.rate = title, "", _Rate(total, unit, done)
+        self.task = _Task(title, total, unit, done)
         columns: list[ProgressColumn] = [SpinnerColumn()]
         if self.console.width >= LEAST_WIDTH_WITH_BAR:
             columns.append(BarColumn(bar_width=BAR_WIDTH))
-        # One column, so that what does not fit is cut off at its end, where the least important figures are.
+        # All text is one column, so that a narrow terminal cuts it at its end, where the least important figures are.
         line = Column(no_wrap=True, overflow="ellipsis")
         columns.append(TextColumn("{task.description}", markup=False, table_column=line))
         self.display = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
         self.display.start()
-        self.task = self.display.add_task(self._line(), total=total, completed=done)
+        self.bar = self.display.add_task(self._line(), total=total, completed=done)
 
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
-        if self.display is None:
-            return
-        self.rate.done = done
-        if terms:
-            self.terms = _figures(terms)
-        self.display.update(self.task, completed=done, description=self._line())
+        if self.display is not None:
+            self.task.update(done, terms)
+            self.display.update(self.bar, completed=done, description=self._line())
 
     def _line(self) -> str:
-        of = f"/{self.rate.total}" if self.rate.total is not None else ""
-        parts = (self.rate.describe(), self.run.describe(self.rate.seconds_left), self.terms)
-        return printable("  ".join([f"{self.title} {self.rate.done}{of}", *filter(None, parts)]))
+        task = self.task
+        parts = (task.rate(), self.run.describe(task.seconds_left), task.figures)
+        return printable("  ".join([f"{task.title} {task.count()}", *filter(None, parts)]))
 
     def close(self) -> None:
-        """Take the live line away, as an error does before its message; else the cursor would stay hidden."""
+        """Remove the live line and show the cursor again, also before the message of an error."""
         if self.display is not None:
             self.display.stop()
             self.display = None
@@ -131,10 +151,8 @@ class TerminalProgress:
     def finish(self) -> None:
         if self.display is not None:
             self.close()
-            seconds = time.perf_counter() - self.rate.start
-            detail = f"  {self.terms}" if self.terms else ""
-            text = f"{self.title}: {self.rate.done} {self.rate.unit}s in {_clock(seconds)}{detail}"
-            self.console.print(printable(text), markup=False)
+            task = self.task
+            self.note(f"{task.title}: {task.done} {task.unit}s in {_clock(task.seconds)}  {task.figures}".rstrip())
 
     def outlook(self, outlook: Outlook) -> None:
         line = self.run.take(outlook)
@@ -150,51 +168,43 @@ class TerminalProgress:
 
 
 class LogProgress:
-    """A line when a task starts, every so many seconds, and when it ends."""
+    """A line when a task starts, one every so many seconds, and one when it ends."""
 
     def __init__(self, interval_seconds: float = 15.0) -> None:
         self.interval_seconds = interval_seconds
-        self.terms = ""
+        self.task = _Task("", None, "step", 0)
+        self.printed = 0.0
         self.run = _Run()
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
-        self.title, self.terms, self.rate = title, "", _Rate(total, unit, done)
+        self.task = _Task(title, total, unit, done)
         self.printed = time.perf_counter()
         of = f" of {total} {unit}s" if total is not None else ""
-        self._print(f"{title}: starts at {done}{of}" if done else f"{title}: starts{of}")
+        remark(f"{title}: starts at {done}{of}" if done else f"{title}: starts{of}")
 
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
-        self.rate.done = done
-        if terms:
-            self.terms = _figures(terms)
+        task = self.task
+        task.update(done, terms)
         if time.perf_counter() - self.printed >= self.interval_seconds:
             self.printed = time.perf_counter()
-            of = f"/{self.rate.total}" if self.rate.total is not None else ""
-            end = self.run.describe(self.rate.seconds_left)
-            rate = ", ".join(filter(None, (f"{done}{of} {self.rate.unit}s", self.rate.describe(), end)))
-            self._print(f"{self.title}: {rate}  {self.terms}".rstrip())
+            parts = (f"{task.count()} {task.unit}s", task.rate(), self.run.describe(task.seconds_left))
+            remark(f"{task.title}: {', '.join(filter(None, parts))}  {task.figures}".rstrip())
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: a log has no line to remove."""
 
     def finish(self) -> None:
-        seconds = time.perf_counter() - self.rate.start
-        self._print(
-            f"{self.title}: done, {self.rate.done} {self.rate.unit}s in {_clock(seconds)}  {self.terms}".rstrip()
-        )
+        task = self.task
+        remark(f"{task.title}: done, {task.done} {task.unit}s in {_clock(task.seconds)}  {task.figures}".rstrip())
 
     def outlook(self, outlook: Outlook) -> None:
         line = self.run.take(outlook)
         if line:
-            self._print(line)
+            remark(line)
 
     def note(self, text: str) -> None:
-        self._print(text)
+        remark(text)
 
     def warn(self, text: str) -> None:
         rule = "!" * 78
-        self._print(f"{rule}\n{text}\n{rule}")
-
-    @staticmethod
-    def _print(text: str) -> None:
-        remark(text)
+        remark(f"{rule}\n{text}\n{rule}")

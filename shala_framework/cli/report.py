@@ -1,18 +1,24 @@
-"""`shala report`: the page that a run ends with, made anew."""
+"""`shala report`: writes the report of a run again."""
 
-import argparse
 from contextlib import closing
+from pathlib import Path
 
-from shala_framework.cli.held_out import held_out_rows
-from shala_framework.cli.progress import make_reporter
-from shala_framework.machine import resolve_device
-from shala_framework.model import load
-from shala_framework.report.page import Report
+from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, verb
+from shala_framework.cli.completion import complete_runs
 
 
-def report(arguments: argparse.Namespace) -> int:
-    """Write the page."""
-    model = load(arguments.run, device=resolve_device(arguments.device))
+@verb("  shala report runs/ntu_rgb_skeleton\n")
+@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@device_option
+@allow_pipe_flag
+def report(run: Path, device: str) -> None:
+    """Rewrite a run's report.html: samples, latent map, figures and curves on one page."""
+    from shala_framework.cli.held_out import held_out_rows
+    from shala_framework.cli.progress import make_reporter
+    from shala_framework.machine import resolve_device
+    from shala_framework.model import load
+    from shala_framework.report.page import Report
+
+    model = load(run, device=resolve_device(device))
     with closing(make_reporter()) as reporter:
-        Report(model, arguments.run, held_out_rows(model, arguments.run), reporter=reporter).write()
-    return 0
+        Report(model, run, held_out_rows(model, run), reporter=reporter).write()

@@ -1,6 +1,5 @@
 """`shala run`: one spec, from shards to samples."""
 
-import argparse
 import json
 import os
 import shlex
@@ -8,25 +7,46 @@ import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+from shala_framework.cli.commands import (
+    FILE,
+    allow_pipe_flag,
+    flag,
+    option,
+    set_option,
+    spec_argument,
+    verb,
+    version_option,
+)
 from shala_framework.cli.output import remark, say
-from shala_framework.cli.progress import make_reporter
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a spec, or describe it where --dry-run asks for that."""
-    loaded = read_spec(arguments.spec, arguments.set)
-    if arguments.dry_run:
+@verb(
+    "  shala run specs/ntu_rgb_skeleton.toml\n"
+    "  shala run specs/ntu_rgb_skeleton.toml --out runs/long --set train.prior.steps=20000\n"
+    "  shala run specs/ntu_rgb_skeleton.toml --dry-run\n"
+)
+@spec_argument
+@set_option("Override a key of the spec.")
+@allow_pipe_flag
+@option("--out", type=FILE, metavar="DIR", help="Folder of the run. [default: runs/<name of the spec>]")
+@flag("--dry-run", "Print the resolved spec, parameter counts and shapes, and stop.")
+@version_option
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool) -> None:
+    """Train both stages of a spec and write samples; the same command resumes a run that was stopped."""
+    loaded = read_spec(spec, overrides)
+    if dry_run:
         _describe(loaded)
-        return 0
-    from shala_framework import processes  # torch is imported only for a sound spec
+        return
+    from shala_framework import processes  # after the spec is read: a wrong spec is refused before torch is imported
+    from shala_framework.cli.progress import make_reporter
     from shala_framework.experiment import Experiment
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.training.progress import Silent
 
-    folder = arguments.out or Path("runs") / loaded.spec.name
+    folder = out or Path("runs") / loaded.spec.name
     command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, only one prints
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
             summary = Experiment(loaded, folder, reporter, command=command).run()
@@ -36,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             processes.leave()
     if not first:
-        return 0
+        return
     if summary.evaluation is not None:
         from shala_framework.cli.evaluate import print_evaluation
 
@@ -46,16 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"look at {folder / REPORT_FILE} and {folder / 'samples'}")
     if summary.synthetic:
         remark(f"{SYNTHETIC}: nothing in {folder} was learned from real recordings")
-    return 0
 
 
 def _describe(loaded: LoadedSpec) -> None:
+    """Print the resolved spec and the model that it asks for."""
     from shala_framework.model import ShaLa
     from shala_framework.report.samples import SYNTHETIC
 
     if loaded.stand_in_used:
         stand_in = loaded.spec.data.stand_in
-        say(f"{SYNTHETIC}: no training shard is there; would train on {stand_in.dataset if stand_in else ''!r}\n")
+        say(f"{SYNTHETIC}: no training shard exists; a run would train on {stand_in.dataset if stand_in else ''!r}\n")
     say(json.dumps(unstructure(loaded.spec), indent=2))
     model = ShaLa(loaded).build()
     say("\nparameters")

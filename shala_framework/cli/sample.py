@@ -1,88 +1,129 @@
 """`shala sample`: samples of a trained run, jointly or from given files."""
 
-import argparse
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from shala_framework.checkpoint import write_file
+from shala_framework.cli.commands import FILE, argument, device_option, json_flag, option, parse_seed, verb
+from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import say
-from shala_framework.cli.progress import make_reporter
-from shala_framework.data.given import given_row
-from shala_framework.data.rows import Rows
 from shala_framework.errors import DataError
-from shala_framework.machine import resolve_device
-from shala_framework.model import ShaLa, load
-from shala_framework.report.samples import SYNTHETIC, SampleWriter
 from shala_framework.spec import unstructure
+from shala_framework.spec.schema import Generate
 from shala_framework.spec.structuring import nearest
+
+if TYPE_CHECKING:
+    from shala_framework.data.rows import Rows
+    from shala_framework.model import ShaLa
 
 MANIFEST = "manifest.json"
 MOST_SAMPLES = 4096
 
 
-def sample(arguments: argparse.Namespace) -> int:
-    """Generate and write."""
-    if not 1 <= arguments.num <= MOST_SAMPLES:
+@verb(
+    "  shala sample runs/ntu_rgb_skeleton --num 16 --out samples\n"
+    "  shala sample runs/ntu_rgb_skeleton --given skeleton=a.skeleton --num 8\n"
+)
+@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@option("--given", multiple=True, metavar="MODALITY=FILE", help="Generate from this file. Repeatable.")
+@option("--want", multiple=True, metavar="MODALITY", help="Write only files of this modality. Repeatable.")
+@option("--num", type=int, default=8, metavar="N", help="Number of samples.")
+@option("--out", type=FILE, default=Path("samples"), metavar="DIR", help="Folder for the files.")
+@option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of the samples.")
+@option("--guidance", type=float, metavar="W", help="Guidance scale. [default: the spec's]")
+@option("--autoguidance", type=float, metavar="V", help="Autoguidance scale. [default: the spec's]")
+@option("--steps", type=int, metavar="N", help="Steps of the sampler. [default: the spec's]")
+@device_option
+@json_flag("the manifest")
+def sample(
+    run: Path,
+    given: tuple[str, ...],
+    want: tuple[str, ...],
+    num: int,
+    out: Path,
+    seed: int,
+    guidance: float | None,
+    autoguidance: float | None,
+    steps: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Generate from a trained run: all modalities jointly, or the others from given files."""
+    if not 1 <= num <= MOST_SAMPLES:
         raise DataError(
-            f"expected --num of 1 to {MOST_SAMPLES}, which are in memory together, got {arguments.num}; "
+            f"expected --num of 1 to {MOST_SAMPLES}, which are in memory together, got {num}; "
             "call again with another --seed and --out for more"
         )
-    if arguments.steps is not None and arguments.steps < 2:
-        raise DataError(f"expected --steps of at least 2, got {arguments.steps}")
-    model = load(arguments.run, device=resolve_device(arguments.device))
-    wanted = _wanted(model, arguments.want)
-    settings = model.spec.generate
-    for option, key in (("guidance", "guidance_scale"), ("autoguidance", "autoguidance_scale"), ("steps", "num_steps")):
-        value = getattr(arguments, option)
-        if value is not None:
-            try:
-                settings = attrs.evolve(settings, **{key: value})
-            except ValueError as error:
-                raise DataError(f"--{option}: {error}") from error
-    rows = _given_rows(model, arguments.given) if arguments.given else None
+    if steps is not None and steps < 2:
+        raise DataError(f"expected --steps of at least 2, got {steps}")
+    from shala_framework.checkpoint import write_file
+    from shala_framework.cli.progress import make_reporter
+    from shala_framework.machine import resolve_device
+    from shala_framework.model import load
+    from shala_framework.report.samples import SYNTHETIC, SampleWriter
+
+    model = load(run, device=resolve_device(device))
+    wanted = _wanted(model, want)
+    settings = _settings(model.spec.generate, guidance=guidance, autoguidance=autoguidance, steps=steps)
+    rows = _given_rows(model, given) if given else None
     presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
     names = [name for name, there in zip(model.names, presence, strict=True) if there]
     if wanted and set(wanted) <= set(names):
         raise DataError(f"expected --want of a modality that is not given, got {', '.join(wanted)}")
     model.spec = attrs.evolve(model.spec, generate=settings)
     with closing(make_reporter()) as reporter:
-        writer = SampleWriter(model=model, folder=arguments.out, on_file=reporter.advance, wanted=wanted)
-        reporter.begin("samples", arguments.num, "sample")
+        writer = SampleWriter(model=model, folder=out, on_file=reporter.advance, wanted=wanted)
+        reporter.begin("samples", num, "sample")
         if rows is not None:
-            writer.cross_modal(rows, names, num_samples=arguments.num, seed=arguments.seed, truth=False)
+            writer.cross_modal(rows, names, num_samples=num, seed=seed, truth=False)
         else:
-            writer.joint(arguments.num, seed=arguments.seed)
+            writer.joint(num, seed=seed)
         reporter.finish()
         if model.synthetic:
             reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
     manifest = {
-        "run": str(arguments.run),
+        "run": str(run),
         "synthetic": model.synthetic,
-        "given": dict(item.split("=", 1) for item in arguments.given),
-        "seed": arguments.seed,
+        "given": dict(item.split("=", 1) for item in given),
+        "seed": seed,
         "settings": unstructure(settings),
         "samples": writer.written,
     }
-    write_file(arguments.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    if arguments.json:
+    write_file(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    if as_json:
         print(json.dumps(manifest, indent=2))
     else:
-        say(f"wrote {arguments.num} samples to {arguments.out}; {MANIFEST} lists their files")
-    return 0
+        say(f"wrote {num} samples to {out}; {MANIFEST} lists their files")
 
 
-def _wanted(model: ShaLa, names: list[str]) -> tuple[str, ...] | None:
+def _settings(generate: Generate, **given: float | None) -> Generate:
+    """The spec's settings, changed by the options that were given."""
+    keys = {"guidance": "guidance_scale", "autoguidance": "autoguidance_scale", "steps": "num_steps"}
+    for name, value in given.items():
+        if value is not None:
+            change: dict[str, Any] = {keys[name]: value}
+            try:
+                generate = attrs.evolve(generate, **change)
+            except ValueError as error:
+                raise DataError(f"--{name}: {error}") from error
+    return generate
+
+
+def _wanted(model: "ShaLa", names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The modalities whose files to write; None for all of them."""
     unknown = [name for name in names if name not in model.modalities]
     if unknown:
         raise DataError(f"--want {unknown[0]}: {nearest(unknown[0], model.names, 'modalities of this run')}")
-    return tuple(names) or None
+    return names or None
 
 
-def _given_rows(model: ShaLa, given: list[str]) -> Rows:
+def _given_rows(model: "ShaLa", given: tuple[str, ...]) -> "Rows":
     """One row that holds the given files."""
+    from shala_framework.data.given import given_row
+
     files: dict[str, Path] = {}
     for item in given:
         name, equals, file = item.partition("=")

@@ -1,7 +1,8 @@
 """Validators for the fields of attrs option classes: those of attrs, in the words of a spec's errors.
 
 attrs says "'frames' must be >= 1: 0". Here each one says what it expected and what it got, and a number has both of its
-bounds in one validator. `each` and `multiple_of` have no counterpart in attrs that names the element or the cure.
+bounds in one validator. `each` and `multiple_of` have no counterpart in attrs that names the element or the cure. Each
+validator is a Rule, which states its condition as JSON Schema too, for editors of specs.
 
 Example:
     >>> import attrs
@@ -14,26 +15,44 @@ Example:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 from attrs import validators
 
 Validator = Callable[[Any, Any, Any], None]
 
 
-def at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+@attrs.frozen(eq=False)
+class Rule:
+    """A validator whose condition is also known as JSON Schema.
+
+    Attributes:
+        check: The validator: raises ValueError for a value that it does not accept.
+        schema: Keywords of JSON Schema that state the same condition.
+    """
+
+    check: Validator
+    schema: Mapping[str, Any]
+
+    def __call__(self, instance: Any, attribute: Any, value: Any) -> None:
+        self.check(instance, attribute, value)
+
+
+def at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept finite numbers >= minimum, up to a bound that no use meets, such as what fits into memory."""
     lower = _worded(validators.ge(minimum), f"a number of at least {minimum}")
-    return validators.and_(lower, _upper(at_most))
+    return Rule(validators.and_(lower, _upper(at_most)), {"minimum": minimum, **_maximum(at_most)})
 
 
-def above(minimum: float, *, at_most: float = math.inf) -> Validator:
+def above(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept finite numbers > minimum, up to a bound that no use meets."""
-    return validators.and_(_worded(validators.gt(minimum), f"a number above {minimum}"), _upper(at_most))
+    check = validators.and_(_worded(validators.gt(minimum), f"a number above {minimum}"), _upper(at_most))
+    return Rule(check, {"exclusiveMinimum": minimum, **_maximum(at_most)})
 
 
-def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
+def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
     """Accept 0, which leaves something out, and finite numbers >= minimum, up to a bound that no use meets."""
     lower = _worded(validators.ge(minimum), f"0 or a number of at least {minimum}")
 
@@ -41,21 +60,18 @@ def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Validator:
         if value != 0:
             lower(instance, attribute, value)
 
-    return validators.and_(check, _upper(at_most))
+    schema = {"anyOf": [{"const": 0}, {"minimum": minimum}], **_maximum(at_most)}
+    return Rule(validators.and_(check, _upper(at_most)), schema)
 
 
-def between(minimum: float, maximum: float) -> Validator:
+def between(minimum: float, maximum: float) -> Rule:
     """Accept numbers in [minimum, maximum]."""
     both = validators.and_(validators.ge(minimum), validators.le(maximum))
-    return _worded(both, f"a number from {minimum} to {maximum}")
+    check = _worded(both, f"a number from {minimum} to {maximum}")
+    return Rule(check, {"minimum": minimum, "maximum": maximum})
 
 
-def not_empty(instance: Any, attribute: Any, value: Any) -> None:
-    """Accept strings, tuples and tables with at least one element."""
-    _at_least_one(instance, attribute, value)
-
-
-def each(validator: Validator) -> Validator:
+def each(validator: Validator) -> Rule:
     """Accept sequences whose every element `validator` accepts; the first one that it refuses is named by its index."""
 
     def check(instance: Any, attribute: Any, values: Sequence[Any]) -> None:
@@ -65,10 +81,10 @@ def each(validator: Validator) -> Validator:
             except ValueError as error:
                 raise ValueError(f"[{index}]: {error}") from None
 
-    return check
+    return Rule(check, {"items": getattr(validator, "schema", {})})
 
 
-def multiple_of(divisor: int) -> Validator:
+def multiple_of(divisor: int) -> Rule:
     """Accept whole multiples of `divisor`."""
 
     def check(_: Any, __: Any, value: int) -> None:
@@ -76,7 +92,7 @@ def multiple_of(divisor: int) -> Validator:
             below = value - value % divisor
             raise ValueError(f"expected a multiple of {divisor}, such as {below} or {below + divisor}, got {value!r}")
 
-    return check
+    return Rule(check, {"multipleOf": divisor})
 
 
 def _worded(validator: Validator, expected: str) -> Validator:
@@ -97,4 +113,11 @@ def _upper(at_most: float) -> Validator:
     return validators.and_(_worded(validators.le(at_most), f"a number of at most {at_most:,}"), finite)
 
 
-_at_least_one = _worded(validators.min_len(1), "at least one element")
+def _maximum(at_most: float) -> dict[str, float]:
+    return {} if math.isinf(at_most) else {"maximum": at_most}
+
+
+not_empty = Rule(
+    _worded(validators.min_len(1), "at least one element"), {"minLength": 1, "minItems": 1, "minProperties": 1}
+)
+"""Accepts strings, tuples and tables with at least one element."""

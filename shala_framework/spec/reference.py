@@ -1,4 +1,4 @@
-"""What can be written in a spec, told from the classes that it is structured into: names, types, defaults, meanings."""
+"""What can be written in a spec, read from the classes of its tables: names, types, defaults, meanings."""
 
 import inspect
 import json
@@ -15,9 +15,11 @@ from shala_framework.spec.structuring import describe_type, unstructure
 _PREFACE = """\
 # The keys of a spec
 
-`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists what can stand
-in the `options` of a modality or of a stand-in."""
+`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists the `options`
+of a modality, a stand-in or a tracker. `shala keys --json-schema` prints a JSON Schema with which an editor completes
+and checks a spec; [Your own data](own_data.md#in-an-editor) shows how."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+_TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 
 
 @attrs.frozen
@@ -25,10 +27,10 @@ class Key:
     """One key of a table.
 
     Attributes:
-        name: As it is written.
+        name: Name of the key.
         kind: Type, in TOML's words.
-        default: As one would write it; "required" or "none" where there is none to write.
-        meaning: From the class's docstring.
+        default: Default as one writes it in TOML; "required" or "none" if there is none to write.
+        meaning: Description, from the class's docstring.
     """
 
     name: str
@@ -43,8 +45,8 @@ class Table:
 
     Attributes:
         name: Dotted, such as "train.prior"; empty for the top of the file.
-        summary: What it is for.
-        keys: Its keys that are not tables themselves.
+        summary: First line of the class's docstring.
+        keys: The table's keys, without those that are tables themselves.
     """
 
     name: str
@@ -53,12 +55,12 @@ class Table:
 
 
 def keys_of(options: type) -> tuple[Key, ...]:
-    """The keys of an attrs class, in order; of nested tables none."""
-    meanings = _meanings(options)
+    """The keys of an attrs class, in order, without those that are tables."""
+    meanings = meanings_of(options)
     return tuple(
         Key(field.name, describe_type(field.type), _default(field), meanings.get(field.name, ""))
         for field in attrs.fields(attrs.resolve_types(options))
-        if _nested(field.type) is None and field.metadata.get("written", True)
+        if table_class(field.type) is None and field.metadata.get("written", True)
     )
 
 
@@ -68,7 +70,7 @@ def spec_tables() -> tuple[Table, ...]:
 
 
 def as_text(tables: tuple[Table, ...], width: int = 100) -> str:
-    """For a terminal."""
+    """The tables as text for a terminal."""
     return "\n".join(f"[{table.name}]  {table.summary}\n{keys_as_text(table.keys, width)}" for table in tables)
 
 
@@ -84,7 +86,7 @@ def keys_as_text(keys: tuple[Key, ...], width: int = 100) -> str:
 
 
 def as_markdown(tables: tuple[Table, ...]) -> str:
-    """A page for the documentation."""
+    """The tables as a page of the documentation."""
     parts = [_PREFACE]
     for table in tables:
         title = f"`[{table.name}]`" if table.name else "At the top of the file"
@@ -102,22 +104,28 @@ def _code(default: str) -> str:
 
 
 def _tables(name: str, options: type) -> Iterator[Table]:
-    summary = inspect.cleandoc(options.__doc__ or "").splitlines()[0].removeprefix(f"[{name}]: ")
-    yield Table(name, summary[:1].upper() + summary[1:], keys_of(options))
+    yield Table(name, summary_of(options), keys_of(options))
     for field in attrs.fields(attrs.resolve_types(options)):
-        nested = _nested(field.type)
+        nested = table_class(field.type)
         if nested is not None:
             inner = f"{field.name}.<name>" if getattr(field.type, "__origin__", None) is dict else field.name
             yield from _tables(f"{name}.{inner}".lstrip("."), nested)
 
 
-def _nested(kind: Any) -> type | None:
-    """The class of a table, of a table that may be absent, or of each of a table of tables."""
+def table_class(kind: Any) -> type | None:
+    """The class of a field that is a table, an optional table or a table of tables; None for other fields."""
     return next((candidate for candidate in (kind, *get_args(kind)) if attrs.has(candidate)), None)
 
 
-def _meanings(options: type) -> dict[str, str]:
-    """Attribute to its description, from the docstrings of the class and of those that it extends."""
+def summary_of(cls: type) -> str:
+    """The first line of a class's docstring, without the name of a table such as `[data]: ` before it."""
+    lines = inspect.cleandoc(cls.__doc__ or "").splitlines() or [cls.__name__]
+    summary = _TABLE_NAME.sub("", lines[0])
+    return summary[:1].upper() + summary[1:]
+
+
+def meanings_of(options: type) -> dict[str, str]:
+    """Attribute to description, from the docstrings of the class and its base classes."""
     found: dict[str, str] = {}
     for cls in options.__mro__:
         _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")

@@ -1,0 +1,148 @@
+"""What the verbs share: how they parse, explain themselves and answer a misspelling, and their common options."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from shala_framework import __version__
+from shala_framework.cli.completion import complete_spec_keys
+from shala_framework.training.stopping import raising_signals
+from shala_framework.urls import permit_pipes, shortened
+
+F = TypeVar("F", bound=Callable[..., Any])
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem] | list[str]]
+FILE = click.Path(path_type=Path, readable=False)  # verbs check files themselves, with their own messages
+HELP = {"help_option_names": ["-h", "--help"]}
+_LIKE_AN_OPTION = re.compile(r"-[-A-Za-z]")
+
+
+class Argument(click.Argument):
+    """A positional argument with a line in the help."""
+
+    def __init__(self, *names: Any, help: str, **settings: Any) -> None:  # noqa: A002  click's name
+        super().__init__(*names, **settings)
+        self.help = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.human_readable_name, self.help or ""
+
+
+class Option(click.Option):
+    """An option whose value cannot be another option: `--out --dry-run` is a forgotten value."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and _LIKE_AN_OPTION.match(text):
+                raise click.BadParameter(f"expected a value, got the option {shortened(text)}")
+        return super().type_cast_value(ctx, value)
+
+
+class Verb(click.Command):
+    """A command that ends its help with examples.
+
+    Attributes:
+        examples: Lines to copy, each indented by two spaces and starting with `shala VERB`.
+    """
+
+    def __init__(self, *arguments: Any, examples: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.examples = examples
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # missing where an option lacks its value
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; only its own --allow-pipe lets it open URLs that run commands."""
+        with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals():
+            return super().invoke(ctx)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help page; versions of click differ in whether theirs lists arguments."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        for title, kind in (("Arguments", click.Argument), ("Options", click.Option)):
+            records = [p.get_help_record(ctx) for p in self.get_params(ctx) if isinstance(p, kind)]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl([record for record in records if record is not None])
+        self.format_epilog(ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples.replace(f"shala {self.name}", ctx.command_path), formatter)
+
+
+def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
+    """Write the end of a help page."""
+    formatter.write(f"\nExamples:\n{examples}")
+
+
+def verb(examples: str) -> Callable[[Callable[..., Any]], Verb]:
+    """A decorator that turns a function into a verb; its docstring is the help.
+
+    Args:
+        examples: See Verb.
+    """
+    return click.command(cls=Verb, examples=examples, context_settings=HELP)
+
+
+def argument(name: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa: A002  click's name
+    """A decorator that adds a positional argument with a line in the help."""
+
+    def add(function: F) -> F:  # a decorator of click 8.1 serves one function only
+        return click.argument(name, cls=Argument, help=help, **settings)(function)
+
+    return add
+
+
+def option(*names: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa: A002  click's name
+    """A decorator that adds an option; defaults other than None and False are shown in the help."""
+
+    def add(function: F) -> F:
+        shown = settings.get("default") is not None
+        return click.option(*names, cls=Option, help=help, show_default=shown, **settings)(function)
+
+    return add
+
+
+def flag(name: str, help: str) -> Callable[[F], F]:  # noqa: A002  click's name
+    """A decorator that adds an option without a value."""
+    return click.option(name, is_flag=True, help=help)
+
+
+def json_flag(what: str) -> Callable[[F], F]:
+    """The option --json, which the verb's function takes as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+def set_option(help: str, complete: Completer | None = complete_spec_keys) -> Callable[[F], F]:  # noqa: A002
+    """The option --set, which the verb's function takes as `overrides`."""
+    return option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=f"{help} Repeatable.", shell_complete=complete
+    )
+
+
+def parse_seed(value: Any) -> int:
+    """The type of an option with a seed that every random generator accepts."""
+    text = str(value)
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise click.BadParameter(f"expected a whole number from 0 to 2**63 - 1, got {shortened(text)}")
+    return int(text)
+
+
+spec_argument = argument("spec", "TOML file of the experiment.", type=FILE)
+device_option = option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to compute; auto takes CUDA if it is available.",
+)
+allow_pipe_flag = flag("--allow-pipe", "Allow shards behind pipe: and other URLs that run commands.")
+version_option = click.version_option(__version__, message="shala_framework %(version)s")
