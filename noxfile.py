@@ -1,10 +1,13 @@
 """Sessions: lint, types, tests (all installed), plugins (core alone, then each with it), example, browser, docs, dev.
 
-An environment with torch takes several GB, so sessions are few and their environments are reused.
+An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
+which each installs what it is to see and removes what it is not.
 """
 
 import os
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
@@ -23,17 +26,35 @@ TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
+SHARED = Path(".nox/torch").absolute()
+
+installed: tuple[str, ...] = ()  # packages of this project that this call of nox has put into the shared environment
 
 
-def install_project(session: nox.Session, *plugins: str) -> None:
-    """Install as a user does: built and copied, not linked to the checkout."""
-    # setuptools adds to an old build folder and would ship files that are no longer there.
-    for folder in (".", *plugins):
-        shutil.rmtree(Path(folder) / "build", ignore_errors=True)
-    session.install(".", *(f"./{plugin}" for plugin in plugins))
+def run(session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    """Run a program of the shared environment, which is made on first use."""
+    if not (SHARED / "bin" / "python").exists():
+        session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+    path = os.pathsep.join([str(SHARED / "bin"), os.environ.get("PATH", "")])
+    session.run(str(SHARED / "bin" / program), *arguments, env={**(env or {}), "PATH": path}, external=True)
 
 
-def run_tests(session: nox.Session, *paths: str) -> None:
+def install(session: nox.Session, *tools: str, packages: tuple[str, ...]) -> None:
+    """Have these packages of the project and no others installed as a user has them: built and copied, not linked."""
+    global installed
+    if installed != packages:
+        own = [Path(folder).name for folder in (*PLUGINS, EXAMPLE)]
+        run(session, "python", "-m", "pip", "uninstall", "--yes", "--quiet", *own)
+        # setuptools adds to an old build folder and would ship files that are no longer there.
+        for folder in packages:
+            shutil.rmtree(Path(folder) / "build", ignore_errors=True)
+        run(session, "python", "-m", "pip", "install", "--quiet", *(f"./{folder}" for folder in packages))
+        installed = packages
+    if tools:
+        run(session, "python", "-m", "pip", "install", "--quiet", *tools)
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
     """Run pytest on the installed packages from the checkout's root, a process for each core and a thread in each."""
     environment = {
         "OMP_NUM_THREADS": "1",
@@ -41,7 +62,7 @@ def run_tests(session: nox.Session, *paths: str) -> None:
         "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data"),
     }
     processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
-    session.run("pytest", *processes, *paths, *session.posargs, env=environment)
+    run(session, "pytest", *processes, *arguments, *session.posargs, env=environment)
 
 
 @nox.session
@@ -52,51 +73,45 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *CODE)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Strict types of the core, of every plugin and of the example."""
-    install_project(session, *PLUGINS)
-    session.install(*TYPE_TOOLS, *TEST_TOOLS)
+    install(session, *TYPE_TOOLS, *TEST_TOOLS, packages=(".", *PLUGINS))
     sources = [f"{plugin}/{Path(plugin).name.replace('-', '_')}" for plugin in (*PLUGINS, EXAMPLE)]
-    session.run("mypy", "shala_framework", *sources)
+    run(session, "mypy", "shala_framework", *sources)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test, with everything installed."""
-    install_project(session, *PLUGINS)
-    session.install(*TEST_TOOLS)
+    install(session, *TEST_TOOLS, packages=(".", *PLUGINS))
     run_tests(session)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def plugins(session: nox.Session) -> None:
-    """The core's tests without any plugin, then each plugin's own with nothing but the core."""
-    names = [Path(plugin).name for plugin in PLUGINS]
-    install_project(session)
-    session.install(*TEST_TOOLS)
-    session.run("pip", "uninstall", "--yes", "--quiet", *names)
-    # What starts processes takes minutes and knows no plugin: the session `tests` has run it.
-    run_tests(session, "tests", "--ignore=tests/test_distributed.py")
-    for plugin, name in zip(PLUGINS, names, strict=True):
-        session.install(f"./{plugin}")
+    """The core's tests without any plugin, then each plugin's own with nothing but the core.
+
+    Tests marked "long" know no plugin and take minutes together: the session `tests` has run them.
+    """
+    install(session, *TEST_TOOLS, packages=(".",))
+    run_tests(session, "tests", "-m", "not long")
+    for plugin in PLUGINS:
+        install(session, packages=(".", plugin))
         run_tests(session, plugin)
-        session.run("pip", "uninstall", "--yes", "--quiet", name)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def example(session: nox.Session) -> None:
-    """The tutorial's plugin, which is no part of this project's packages, in an environment of its own."""
-    install_project(session, "plugins/shala-datasets", "plugins/shala-text", EXAMPLE)
-    session.install(*TEST_TOOLS)
+    """The tutorial's plugin, which is no part of this project's packages, beside nothing but what it needs."""
+    install(session, *TEST_TOOLS, packages=(".", "plugins/shala-datasets", "plugins/shala-text", EXAMPLE))
     run_tests(session, "-c", f"{EXAMPLE}/pyproject.toml", "-W", "error", EXAMPLE)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
-    install_project(session, *PLUGINS)
-    session.install(*TEST_TOOLS, *BROWSER_TOOLS)
+    install(session, *TEST_TOOLS, *BROWSER_TOOLS, packages=(".", *PLUGINS))
     run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
 
 
