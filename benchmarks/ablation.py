@@ -27,9 +27,9 @@ from polymnist import NUM_JOINT, Model, Recipe, train, train_autoencoder, train_
 from scripts import cell, load_script, markdown
 from torch import Tensor
 
-from shala_framework.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.data.rows import Rows
-from shala_framework.machine import describe_machine
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.machine import describe_machine
 
 HELD_OUT, SCORED = 2_000, 1_000
 SHORT_STAGE = {"batch_size": 128, "learning_rate": 2e-3, "ema_halflife_steps": 300.0}

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
-from shala_framework.machine import describe_machine
 from shala_framework.model import load
+from shala_framework.support.machine import describe_machine
 
 
 def clusters(*x: Tensor) -> Tensor:

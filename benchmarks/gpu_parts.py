@@ -29,16 +29,16 @@ from torch import Tensor
 
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.machine import describe_machine, resolve_device
 from shala_framework.model import ShaLa
 from shala_framework.spec import resolve_spec
+from shala_framework.support.machine import describe_machine, resolve_device
+from shala_framework.support.progress import Silent
 from shala_framework.training.compiling import compiled
 from shala_framework.training.graphs import Steps
 from shala_framework.training.loop import train
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision, choose_precision
-from shala_framework.training.progress import Silent
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 from shala_framework.training.steps import take_step
 
@@ -331,7 +331,7 @@ def nccl(check: Check) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from shala_framework.processes import _Gather, any_process
+    from shala_framework.distributed.processes import _Gather, any_process
     from shala_framework.training.parallel import _LossModule
 
     backend = "nccl" if check.is_gpu else "gloo"

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from shala_framework.data.latents import LatentStore, latent_statistics
 from shala_framework.data.rows import shuffled_batches
-from shala_framework.machine import describe_machine
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
+from shala_framework.support.machine import describe_machine
 from shala_framework.training.loop import train
 from shala_framework.training.stages import PriorTraining
 

@@ -35,7 +35,7 @@ from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.polymnist import read_background
 from torch import Tensor, nn
 
-from shala_framework.machine import describe_machine
+from shala_framework.support.machine import describe_machine
 
 INK = 127
 MOST = 20

@@ -21,14 +21,14 @@ import torch
 from pictures import FEATURE_DIM, Decoder, Encoder, load_pictures, train_within, write_samples
 from torch import Tensor, nn
 
+from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.rows import shuffled_batches
-from shala_framework.machine import describe_machine
 from shala_framework.plugin import pixels_to_unit, unit_to_pixels
-from shala_framework.posterior import random_subsets
 from shala_framework.prior import karras_sigmas, row_noise, sample_heun
 from shala_framework.prior.network import NoiseEmbedding, ResidualBlock
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage
+from shala_framework.support.machine import describe_machine
 from shala_framework.training.precision import choose_precision
 from shala_framework.training.stages import MovingAverage
 

@@ -23,13 +23,13 @@ import torch
 from pictures import FEATURE_DIM, as_rows, load_pictures, modalities, train_within, write_samples
 from torch import Tensor
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.latents import collect_latents, latent_statistics
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.machine import describe_machine
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.support.machine import describe_machine
 from shala_framework.training.precision import FLOAT32, choose_precision
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from shala_framework.data.latents import collect_latents
 from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.frechet import frechet_distance
-from shala_framework.machine import describe_machine
 from shala_framework.model import load
 from shala_framework.prior import karras_sigmas
 from shala_framework.prior.sampling import SAMPLERS, num_evaluations
+from shala_framework.support.machine import describe_machine
 
 DEVIATIONS = (1.0, 0.5, 0.25, 0.1)  # of the Gaussians, in those of the latent
 

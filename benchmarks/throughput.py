@@ -51,8 +51,8 @@ from training_rates import (
 )
 
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.machine import describe_machine
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
+from shala_framework.support.machine import describe_machine
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import choose_precision
 

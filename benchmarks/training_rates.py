@@ -9,15 +9,15 @@ import torch
 from pictures import FEATURE_DIM, modalities
 from torch.utils.flop_counter import FlopCounterMode
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.support.progress import Silent
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision, choose_precision
-from shala_framework.training.progress import Silent
 from shala_framework.training.stages import AutoencoderTraining
 
 BATCH_SIZE, LATENT_DIM = 128, 64

@@ -13,8 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder import Autoencoder
-from shala_framework.checkpoint import (
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.data.splits import Split, split_urls
+from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
+from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
+from shala_framework.support.checkpoint import (
     ForeignFileError,
     digest,
     load_module,
@@ -23,14 +28,9 @@ from shala_framework.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from shala_framework.data.splits import Split, split_urls
-from shala_framework.errors import CheckpointError, PluginError, Problem, SpecError
-from shala_framework.json_files import read_json
-from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
-from shala_framework.posterior import GaussianPosterior
-from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
-from shala_framework.seeds import mix_seed
-from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
+from shala_framework.support.errors import CheckpointError, PluginError, Problem, SpecError
+from shala_framework.support.json_files import read_json
+from shala_framework.support.seeds import mix_seed
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"

@@ -19,25 +19,13 @@ import shala_framework.plugin
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones; a dotted name comes before its part
-    {
-        CORE,
-        "checksums",
-        "errors",
-        "escaping",
-        "json_files",
-        "locking",
-        "seeds",
-        "urls",
-        "machine",
-        "processes",
-        "templates",
-    },
-    {"plugin", "spec", "checkpoint"},
-    {"attention", "posterior", "contrast", "plugin.loading", "sharing", "texture"},
+    {CORE, "support", "distributed.processes"},
+    {"plugin", "spec"},
+    {"plugin.loading", "distributed"},
     {"autoencoder", "prior"},
     {"data", "model"},
     {"training", "evaluation", "report"},
-    {"experiment", "run_data", "run_phases", "explore"},
+    {"run", "report.explore"},
     {"cli", "__main__"},
     {"plugin.testing"},  # for plugins' tests; the core does without it
 )
@@ -216,7 +204,7 @@ def test_help_alone_names_plugins():
 def test_plugins_take_from_the_core_only_what_it_exports():
     """Plugins, the example and the template import `shala_framework.plugin`, and the suite in their tests."""
     written = [Module(path.stem, path) for path in sorted((ROOT / "examples").glob("*/**/*.py"))]
-    templates = sorted((ROOT / CORE / "templates" / "plugin").glob("*.py.template"))
+    templates = sorted((ROOT / CORE / "cli" / "templates").glob("*.py.template"))
     assert len(written) > 3
     assert len(templates) == 3
     for path in templates:
@@ -264,7 +252,7 @@ def test_what_is_exported_is_written_once_for_types_and_once_for_run_time(facade
 def test_users_and_plugins_share_no_name_but_errors():
     """What a plugin needs is in shala_framework.plugin alone, and what a user needs is in shala_framework alone."""
     shared = set(shala_framework.__all__) & set(shala_framework.plugin.__all__)
-    assert {shala_framework._HOME[name] for name in shared} == {"errors"}
+    assert {shala_framework._HOME[name] for name in shared} == {"support.errors"}
 
 
 @pytest.mark.parametrize("facade", FACADES)

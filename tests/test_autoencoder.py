@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from two_floats import TwoFloats, TwoFloatsOptions
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.likelihoods import Normal
-from shala_framework.posterior import GaussianPosterior
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
 from shala_framework.training.metrics import weighted

@@ -19,10 +19,10 @@ from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import load_rows
 from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, load_rows_in_workers
-from shala_framework.errors import DataError
-from shala_framework.run_data import RunData
+from shala_framework.run.data import RunData
 from shala_framework.spec import read_spec
-from shala_framework.training.progress import Silent
+from shala_framework.support.errors import DataError
+from shala_framework.support.progress import Silent
 
 MODALITIES = {name: MayBeBlank(TwoFloatsOptions(field=name)) for name in "ab"}
 EMPTY = {3, 4, 5, 11, 19}
@@ -181,7 +181,7 @@ def test_rows_in_order_keep_their_number(shards, two_spec, monkeypatch, in_order
     spec = read_spec(two_spec, ["data.in_memory=false"]).spec
     data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
     if not in_order:
-        monkeypatch.setattr("shala_framework.run_data.index_shards", lambda *_, **__: None)
+        monkeypatch.setattr("shala_framework.run.data.index_shards", lambda *_, **__: None)
     for size in (1, 3, 7):
         rows = list(data.in_order(size))
         assert sum(map(len, rows)) == 20

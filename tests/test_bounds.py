@@ -7,12 +7,12 @@ from typing import Any, get_args, get_origin
 import attrs
 import pytest
 
-from shala_framework.errors import PluginError
 from shala_framework.plugin.loading import installed_offers, load_offer
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.schema import Spec
 from shala_framework.spec.structuring import InvalidValueError, structure
-from shala_framework.urls import shortened
+from shala_framework.support.errors import PluginError
+from shala_framework.support.urls import shortened
 
 
 def classes(kind: Any) -> Iterator[type]:

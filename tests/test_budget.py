@@ -8,10 +8,11 @@ import pytest
 import torch
 from small_runs import CHECKPOINTS, StopAt, run, without_rates
 
-from shala_framework import SpecError, experiment, load
-from shala_framework.checkpoint import read_checkpoint
+from shala_framework import SpecError, load
+from shala_framework.run import experiment
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import AutoencoderStage, PriorStage
+from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.training.budget import StageCost, measure_stage, resized, steps_within
 from shala_framework.training.plan import TrainingPlan
 

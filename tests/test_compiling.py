@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.training import compiling
 from shala_framework.training.compiling import CompilerError, compiled, uncompiled
 

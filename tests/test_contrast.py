@@ -6,8 +6,8 @@ import pytest
 import torch
 from two_floats import TwoFloats, TwoFloatsOptions
 
-from shala_framework.autoencoder import Autoencoder
-from shala_framework.contrast import Contrast
+from shala_framework.autoencoder.contrast import Contrast
+from shala_framework.autoencoder.model import Autoencoder
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from shala_framework.data.packing import pack
 from shala_framework.data.rows import load_rows, shuffled_batches
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import ShardStream, stream_batches
-from shala_framework.errors import DataError
 from shala_framework.plugin import Account
-from shala_framework.seeds import mix_seed
-from shala_framework.urls import any_exists, expand_urls
+from shala_framework.support.errors import DataError
+from shala_framework.support.seeds import mix_seed
+from shala_framework.support.urls import any_exists, expand_urls
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shala_framework.checkpoint import read_checkpoint
+from shala_framework.support.checkpoint import read_checkpoint
 
 RUNNER = """\
 import sys
 from shala_framework.cli.main import main_run
-from shala_framework.training import sharding
+from shala_framework.distributed import split_layers as sharding
 sharding.LEAST_VALUES = 32
 if __name__ == "__main__":  # worker processes import this file
     main_run(sys.argv[1:])

@@ -17,11 +17,11 @@ from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.pace import RESERVE, Pace
-from shala_framework.evaluation.run import evaluate_run
 from shala_framework.evaluation.suite import evaluate
-from shala_framework.experiment import Experiment
+from shala_framework.run.evaluation import evaluate_run
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.training.progress import Silent
+from shala_framework.support.progress import Silent
 
 LEARNED = (
     "data.stand_in.options.validation=60",

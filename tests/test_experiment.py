@@ -19,12 +19,12 @@ from shala_framework.data import presence
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
-from shala_framework.experiment import Experiment
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.support.progress import Silent
 from shala_framework.training import steps
 from shala_framework.training.loop import TrainingError
 from shala_framework.training.metrics import MetricsFile
-from shala_framework.training.progress import Silent
 from shala_framework.training.steps import learning_rate_factor
 
 

@@ -10,7 +10,7 @@ import torch
 from shala_framework import DataError, load
 from shala_framework.cli.main import main_run
 from shala_framework.data.rows import load_rows
-from shala_framework.explore import Request, answer, given_of, panels_as_html
+from shala_framework.report.explore import Request, answer, given_of, panels_as_html
 
 
 @pytest.fixture

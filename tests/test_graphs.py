@@ -7,7 +7,7 @@ import pytest
 import torch
 from two_floats import TwoFloats, TwoFloatsOptions
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.latents import LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior

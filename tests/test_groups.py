@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from shala_framework import load
-from shala_framework.autoencoder import Autoencoder
-from shala_framework.errors import SpecError
-from shala_framework.experiment import Experiment
-from shala_framework.sharing import call_frozen
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.shared_networks import call_frozen
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.support.errors import SpecError
 
 from two_floats import TwoFloats, TwoFloatsOptions  # isort: skip
 

@@ -18,8 +18,6 @@ import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework import urls as urls_module
-from shala_framework.checksums import ZEROS
 from shala_framework.cli.main import main
 from shala_framework.data import indexed
 from shala_framework.data.index import INDEX_FILE
@@ -28,12 +26,14 @@ from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
-from shala_framework.errors import DataError
-from shala_framework.json_files import dump_json
-from shala_framework.run_data import RunData
+from shala_framework.run.data import RunData
 from shala_framework.spec import read_spec
-from shala_framework.training.progress import Silent
-from shala_framework.urls import is_cache
+from shala_framework.support import urls as urls_module
+from shala_framework.support.checksums import ZEROS
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import dump_json
+from shala_framework.support.progress import Silent
+from shala_framework.support.urls import is_cache
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
@@ -91,9 +91,9 @@ def test_every_row_is_read_in_order(shards, two_spec, monkeypatch, indexed):
     for size, workers in ((1, 0), (1, 2), (3, 0), (20, 0)):
         spec = read_spec(two_spec, ["data.in_memory=false", f"data.num_workers={workers}"]).spec
         data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
-        monkeypatch.setattr("shala_framework.processes.world_size", lambda size=size: size)
+        monkeypatch.setattr("shala_framework.distributed.processes.world_size", lambda size=size: size)
         for rank in range(size):
-            monkeypatch.setattr("shala_framework.processes.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("shala_framework.distributed.processes.rank", lambda rank=rank: rank)
             for start in (0, 2):
                 found = [list(rows.keys) for rows in data.in_order(8, start)]
                 assert found == expected[rank::size][start:]

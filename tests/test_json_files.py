@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from shala_framework.checksums import ZEROS, add_checksum, checksum_of, verify_checksum, verify_file
-from shala_framework.errors import DataError
-from shala_framework.json_files import dump_json, dump_line, parse_json, parse_lines, read_json
+from shala_framework.support.checksums import ZEROS, add_checksum, checksum_of, verify_checksum, verify_file
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import dump_json, dump_line, parse_json, parse_lines, read_json
 
 SHAPE = {"rows": [int], "name": str, "tables": {str: {"x": float}}}
 CONTENT = {"rows": [1, 2], "name": "n", "tables": {"a": {"x": 1}, "b": {"x": 0.5}}}

@@ -10,14 +10,14 @@ import attrs
 import pytest
 import torch
 
-from shala_framework import experiment
-from shala_framework.checkpoint import read_checkpoint
 from shala_framework.data import latent_files
 from shala_framework.data.latent_files import DESCRIPTION, LatentFiles, finish_latents, write_latents
 from shala_framework.data.latents import LatentStore, latent_statistics
-from shala_framework.errors import CheckpointError
-from shala_framework.experiment import Experiment
+from shala_framework.run import training
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.support.checkpoint import read_checkpoint
+from shala_framework.support.errors import CheckpointError
 
 NUM_ROWS = 53
 
@@ -123,7 +123,7 @@ def test_a_prior_from_files_is_that_from_memory(two_spec, monkeypatch):
     """Bit for bit, where latents are too many for memory and workers decode the rows that are encoded."""
     found = []
     for name, most_bytes, workers in (("memory", 2**30, 0), ("files", 0, 2)):
-        monkeypatch.setattr(experiment, "MOST_LATENT_BYTES", most_bytes)
+        monkeypatch.setattr(training, "MOST_LATENT_BYTES", most_bytes)
         settings = ("data.in_memory=false", "data.shuffle_buffer=50", f"data.num_workers={workers}")
         Experiment(read_spec(two_spec, settings), Path(name)).run()
         found.append(read_checkpoint(Path(name) / "prior.safetensors")[0])

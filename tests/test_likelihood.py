@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.likelihood import (
     conditional_log_likelihood,
@@ -15,7 +16,6 @@ from shala_framework.evaluation.likelihood import (
 )
 from shala_framework.model import ShaLa
 from shala_framework.plugin.likelihoods import Normal
-from shala_framework.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from shala_framework import locking
-from shala_framework.errors import CheckpointError
-from shala_framework.experiment import Experiment
-from shala_framework.locking import LOCK_FILE, FolderLock
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.training.progress import Silent
+from shala_framework.support import locking
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.locking import LOCK_FILE, FolderLock
+from shala_framework.support.progress import Silent
 
 HOLDER = """\
 import sys, time
 from pathlib import Path
-from shala_framework.locking import FolderLock
+from shala_framework.support.locking import FolderLock
 with FolderLock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

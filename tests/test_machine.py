@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from shala_framework.machine import available_cores, limit_threads
+from shala_framework.support.machine import available_cores, limit_threads
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_threads_are_limited_and_never_raised(monkeypatch):
     try:
         for threads, cores, expected in ((4, 2, 2), (1, 2, 1)):
             torch.set_num_threads(threads)
-            monkeypatch.setattr("shala_framework.machine.available_cores", lambda cores=cores: cores)
+            monkeypatch.setattr("shala_framework.support.machine.available_cores", lambda cores=cores: cores)
             assert limit_threads() == expected
     finally:
         torch.set_num_threads(before)
@@ -50,7 +50,7 @@ def test_a_process_pinned_to_a_core_computes_in_one_thread():
     """In a process of its own, as a job of a cluster starts it."""
     code = (
         "import os; os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]}); import torch; "
-        "torch.set_num_threads(2); from shala_framework.machine import limit_threads; print(limit_threads())"
+        "torch.set_num_threads(2); from shala_framework.support.machine import limit_threads; print(limit_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"

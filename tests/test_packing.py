@@ -20,8 +20,8 @@ from shala_framework.data.indexed import read_in_order
 from shala_framework.data.packing import PACK_LOCK, WorkerError, pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.writing import LEFT_OUT_FILE
-from shala_framework.errors import DataError
 from shala_framework.plugin.dataset import Sample
+from shala_framework.support.errors import DataError
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 

@@ -4,7 +4,7 @@ import re
 import time
 
 from shala_framework.cli.progress import LogProgress
-from shala_framework.run_phases import RunPhases
+from shala_framework.run.phases import RunPhases
 from shala_framework.training.loop import RateWatch
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
+from shala_framework.autoencoder.posterior import FUSIONS, GaussianPosterior, random_subsets
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from shala_framework.cli.main import dispatch
-from shala_framework.errors import SpecError
 from shala_framework.spec import read_spec
+from shala_framework.support.errors import SpecError
 from shala_framework.training import precision
 from shala_framework.training.precision import bfloat16_speedup, choose_precision, doubt_precision
 

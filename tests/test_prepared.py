@@ -15,10 +15,10 @@ from shala_framework.data.packing import pack
 from shala_framework.data.prepared import PREPARED_FILE, Preparation, check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
-from shala_framework.errors import DataError
-from shala_framework.experiment import Experiment
 from shala_framework.plugin.loading import load_offer
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
+from shala_framework.support.errors import DataError
 
 
 def modalities(width=32):

@@ -11,12 +11,12 @@ import pytest
 import tomli
 
 from shala_framework.cli.main import main
-from shala_framework.errors import PluginError, SpecError
 from shala_framework.plugin.loading import kind_of, load_offer
 from shala_framework.spec import read_spec
 from shala_framework.spec.json_schema import PluginTable, json_schema
 from shala_framework.spec.reference import as_markdown, keys_as_text, keys_of, spec_tables, table_class
 from shala_framework.spec.schema import Spec
+from shala_framework.support.errors import PluginError, SpecError
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
 INSTALLED = {entry.name for entry in entry_points(group="shala.plugins")}

@@ -14,21 +14,21 @@ import pytest
 import torch
 from braceexpand import braceexpand
 
-import shala_framework.urls as urls_module
+import shala_framework.support.urls as urls_module
 from shala_framework import DataError, SpecError
-from shala_framework.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.cli.main import main, main_run
 from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import ShardStream, stream_batches
-from shala_framework.escaping import printable
-from shala_framework.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
-from shala_framework.json_files import dump_json
 from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, load, run_fingerprint
+from shala_framework.report.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
 from shala_framework.report.media import Media
 from shala_framework.report.page import Cell, Panel
 from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Data
-from shala_framework.urls import count_names, expand_braces, expand_urls, is_cache, permit_pipes
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.escaping import printable
+from shala_framework.support.json_files import dump_json
+from shala_framework.support.urls import count_names, expand_braces, expand_urls, is_cache, permit_pipes
 
 
 def outcome(capsys, *arguments: str) -> tuple[int, str]:

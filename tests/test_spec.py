@@ -14,7 +14,7 @@ from shala_framework import SpecError
 from shala_framework.cli.main import main, main_run
 from shala_framework.spec import parse_override, read_spec, resolve_spec, unstructure
 from shala_framework.spec.lines import key_lines
-from shala_framework.urls import permit_pipes
+from shala_framework.support.urls import permit_pipes
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
 TRAIN = 'train = "nowhere/train-{000..001}.tar"'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shala_framework.errors import CheckpointError
+from shala_framework.support.errors import CheckpointError
 from shala_framework.training.states import StateFiles
 
 

@@ -20,7 +20,7 @@ from shala_framework.data.packing import pack
 from shala_framework.data.shards import read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import TarReader, split_name
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 
 def write(path: Path, members, **options) -> str:

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from shala_framework.autoencoder import Autoencoder
-from shala_framework.sharing import call_frozen
-from shala_framework.texture import MapRecorder, map_statistics, texture_distance
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.shared_networks import call_frozen
+from shala_framework.autoencoder.texture import MapRecorder, map_statistics, texture_distance
 
 from two_floats import ConvolvedFloats, TwoFloats, TwoFloatsOptions  # isort: skip
 

@@ -10,7 +10,7 @@ import pytest
 from numbered import Numbers
 
 from shala_framework.data.workers import WorkerError, describe_exit, work
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -8,7 +8,7 @@ import click
 
 from shala_framework.cli.commands import allow_pipe_flag, json_flag, set_option, spec_argument, verb
 from shala_framework.cli.output import say
-from shala_framework.errors import SpecError
+from shala_framework.support.errors import SpecError
 
 
 @verb("  shala check specs/ntu_rgb_skeleton.toml\n  shala check specs/ntu_rgb_skeleton.toml --set train.minutes=5\n")

@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
 from shala_framework.cli.completion import complete_spec_keys
+from shala_framework.support.urls import permit_pipes, shortened
 from shala_framework.training.stopping import raising_signals
-from shala_framework.urls import permit_pipes, shortened
 
 F = TypeVar("F", bound=Callable[..., Any])
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem] | list[str]]

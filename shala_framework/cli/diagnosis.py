@@ -14,12 +14,12 @@ from shala_framework.data.presence import Look, absent_from_first, look_around
 from shala_framework.data.rows import fit_watched
 from shala_framework.data.shards import RawSample
 from shala_framework.data.splits import SPLITS, split_urls
-from shala_framework.errors import DataError, Problem, SpecError
-from shala_framework.escaping import printable
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec import LoadedSpec, doubts, read_spec
+from shala_framework.support.errors import DataError, Problem, SpecError
+from shala_framework.support.escaping import printable
+from shala_framework.support.urls import is_remote
 from shala_framework.training.precision import check_precision
-from shala_framework.urls import is_remote
 
 FIT_SAMPLES = 100  # samples to which `check` fits a modality: enough to read some others
 LOOK_SAMPLES, LOOK_SECONDS = 200, 10.0  # limits for each split

@@ -21,11 +21,11 @@ from shala_framework.cli.commands import (
 from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
-from shala_framework.errors import Problem, SpecError
-from shala_framework.escaping import printable
 from shala_framework.spec import Spec, parse_override, unstructure
 from shala_framework.spec.schema import Data, Evaluate, Generate
 from shala_framework.spec.structuring import format_path
+from shala_framework.support.errors import Problem, SpecError
+from shala_framework.support.escaping import printable
 
 if TYPE_CHECKING:
     from shala_framework.evaluation.suite import Evaluation
@@ -50,10 +50,10 @@ def evaluate(
 ) -> None:
     """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent."""
     from shala_framework.cli.progress import make_reporter
-    from shala_framework.evaluation.run import EVALUATION_FOLDER, evaluate_run
-    from shala_framework.machine import resolve_device
     from shala_framework.model import load
     from shala_framework.report.samples import SYNTHETIC
+    from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
+    from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))
     model.spec = _with_overrides(model.spec, overrides)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, option, verb
 from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 _UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads; it reads this when it is imported
 
@@ -27,9 +27,9 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
     if not 1 <= port <= 65_535:
         raise DataError(f"expected --port of 1 to 65535, got {port}")
     from shala_framework.cli.held_out import held_out_rows
-    from shala_framework.explore import OwnPageOnly, build_page
-    from shala_framework.machine import resolve_device
     from shala_framework.model import load
+    from shala_framework.report.explore import OwnPageOnly, build_page
+    from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))
     rows = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shala_framework.cli.commands import FILE, argument, verb
 from shala_framework.cli.output import say
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 
 @verb("  shala index shards/mine\n")

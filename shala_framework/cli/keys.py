@@ -5,7 +5,7 @@ import json
 from shala_framework.cli.commands import argument, flag, verb
 from shala_framework.cli.completion import complete_tables
 from shala_framework.cli.output import remark
-from shala_framework.errors import PluginError, ShalaError
+from shala_framework.support.errors import PluginError, ShalaError
 
 
 @verb(
@@ -20,7 +20,7 @@ from shala_framework.errors import PluginError, ShalaError
 def keys(table: str | None, markdown: bool, json_schema: bool) -> None:
     """List what can be written in a spec: every key with its type, default and meaning."""
     from shala_framework.spec.reference import as_markdown, as_text, spec_tables
-    from shala_framework.spec.structuring import nearest
+    from shala_framework.support.hints import nearest
 
     if json_schema:
         if table is not None or markdown:

@@ -13,7 +13,7 @@ import click
 from shala_framework.cli.commands import HELP, version_option, write_examples
 from shala_framework.cli.completion import complete
 from shala_framework.cli.output import remark
-from shala_framework.errors import ShalaError, SpecError
+from shala_framework.support.errors import ShalaError, SpecError
 
 VERBS = (
     "run", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "report", "explore",
@@ -158,7 +158,7 @@ def _usage_message(error: click.UsageError, program: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str], noun: str) -> str:
-    from shala_framework.spec.structuring import nearest
+    from shala_framework.support.hints import nearest
 
     return nearest(name, known, noun)
 

@@ -9,7 +9,7 @@ from string import Template
 
 from shala_framework.cli.commands import FILE, argument, option, verb
 from shala_framework.cli.output import say
-from shala_framework.errors import ShalaError
+from shala_framework.support.errors import ShalaError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _IMPORTED = {"Any", "Image", "Iterable", "Mapping", "Modality", "Preview", "Tensor"}  # by the template
@@ -40,7 +40,7 @@ def new_plugin(name: str, out: Path) -> None:
         "table": name.replace("-", "_"),
         "cls": cls if cls not in _IMPORTED else f"{cls}Signal",
     }
-    templates = importlib.resources.files("shala_framework.templates") / "plugin"
+    templates = importlib.resources.files("shala_framework.cli") / "templates"
     for target, source in _FILES.items():
         text = (templates / f"{source}.template").read_text(encoding="utf-8")
         _write(folder / Template(target).substitute(values), Template(text).substitute(values))

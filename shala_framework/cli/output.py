@@ -2,7 +2,7 @@
 
 import sys
 
-from shala_framework.escaping import printable
+from shala_framework.support.escaping import printable
 
 
 def say(text: str = "") -> None:

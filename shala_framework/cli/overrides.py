@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from shala_framework.errors import Problem, SpecError
 from shala_framework.spec import structure
 from shala_framework.spec.structuring import InvalidValueError, format_path
+from shala_framework.support.errors import Problem, SpecError
 
 T = TypeVar("T")
 

@@ -10,14 +10,14 @@ from shala_framework.cli.commands import FILE, argument, option, set_option, ver
 from shala_framework.cli.completion import complete_plugins
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
-from shala_framework.errors import DataError
 from shala_framework.spec import parse_override, read_spec
 from shala_framework.spec.structuring import format_path
-from shala_framework.urls import permit_pipes, shortened
+from shala_framework.support.errors import DataError
+from shala_framework.support.urls import permit_pipes, shortened
 
 if TYPE_CHECKING:
     from shala_framework.data.prepared import Preparation
-    from shala_framework.training.progress import Reporter
+    from shala_framework.support.progress import Reporter
 
 MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
 

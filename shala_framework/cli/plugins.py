@@ -7,7 +7,7 @@ import attrs
 from shala_framework.cli.commands import argument, json_flag, verb
 from shala_framework.cli.completion import complete_plugins
 from shala_framework.cli.output import say
-from shala_framework.errors import PluginError
+from shala_framework.support.errors import PluginError
 
 
 @verb("  shala plugins\n  shala plugins skeleton\n")

@@ -8,8 +8,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 
 from shala_framework.cli.output import remark
-from shala_framework.escaping import printable
-from shala_framework.training.progress import Outlook
+from shala_framework.support.escaping import printable
+from shala_framework.support.progress import Outlook
 
 BAR_WIDTH = 24
 LEAST_WIDTH_WITH_BAR = 110  # columns; a narrower terminal shows figures in place of the bar

@@ -38,11 +38,13 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
     if dry_run:
         _describe(loaded)
         return
-    from shala_framework import processes  # after the spec is read: a wrong spec is refused before torch is imported
     from shala_framework.cli.progress import make_reporter
-    from shala_framework.experiment import Experiment
+    from shala_framework.distributed import (
+        processes,  # after the spec is read: a wrong spec is refused before torch is imported
+    )
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
-    from shala_framework.training.progress import Silent
+    from shala_framework.run.experiment import Experiment
+    from shala_framework.support.progress import Silent
 
     folder = out or Path("runs") / loaded.spec.name
     command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])

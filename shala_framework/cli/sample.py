@@ -10,10 +10,10 @@ import attrs
 from shala_framework.cli.commands import FILE, argument, device_option, json_flag, option, parse_seed, verb
 from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import say
-from shala_framework.errors import DataError
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Generate
-from shala_framework.spec.structuring import nearest
+from shala_framework.support.errors import DataError
+from shala_framework.support.hints import nearest
 
 if TYPE_CHECKING:
     from shala_framework.data.rows import Rows
@@ -59,11 +59,11 @@ def sample(
         )
     if steps is not None and steps < 2:
         raise DataError(f"expected --steps of at least 2, got {steps}")
-    from shala_framework.checkpoint import write_file
     from shala_framework.cli.progress import make_reporter
-    from shala_framework.machine import resolve_device
     from shala_framework.model import load
     from shala_framework.report.samples import SYNTHETIC, SampleWriter
+    from shala_framework.support.checkpoint import write_file
+    from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))
     wanted = _wanted(model, want)

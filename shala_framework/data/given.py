@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from shala_framework.data.rows import Rows
-from shala_framework.errors import DataError
 from shala_framework.plugin.modality import Modality
+from shala_framework.support.errors import DataError
 
 
 def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> Rows:

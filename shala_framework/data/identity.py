@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_framework.checkpoint import write_file
 from shala_framework.data.indexed import IndexedShards, index_shards
-from shala_framework.errors import CheckpointError
-from shala_framework.json_files import dump_json, read_json
-from shala_framework.urls import local_path
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.urls import local_path
 
 MOST_BYTES = 1 << 28  # of shards without an index that are read from end to end for this
 MOST_LISTED = 3

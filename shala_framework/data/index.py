@@ -15,8 +15,6 @@ from typing import BinaryIO, NamedTuple
 
 import attrs
 
-from shala_framework.checkpoint import write_file
-from shala_framework.checksums import FIELD, ZEROS, add_checksum, checksum_of
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import (
     DAMAGE,
@@ -28,8 +26,10 @@ from shala_framework.data.tar import (
     check_size,
     reason_of,
 )
-from shala_framework.errors import DataError
-from shala_framework.json_files import check_shape, parse_json
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.checksums import FIELD, ZEROS, add_checksum, checksum_of
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import check_shape, parse_json
 
 INDEX_FILE = "index.json"
 _SUFFIX = ".index.json"

@@ -13,7 +13,6 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shala_framework.checksums import checksum_of
 from shala_framework.data.index import (
     INDEX_FILE,
     Listed,
@@ -27,8 +26,9 @@ from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compression, reason_of
-from shala_framework.errors import DataError
-from shala_framework.urls import (
+from shala_framework.support.checksums import checksum_of
+from shala_framework.support.errors import DataError
+from shala_framework.support.urls import (
     RETRY_SECONDS,
     asking_again,
     is_pipe,

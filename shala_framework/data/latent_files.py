@@ -15,10 +15,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.data.latents import LatentStore, join_latents
-from shala_framework.errors import CheckpointError
-from shala_framework.json_files import dump_json, read_json
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint, write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, read_json
 
 BATCH_ROWS = 256
 FILE_ROWS = 512 * BATCH_ROWS  # held in memory while they are written

@@ -10,9 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.autoencoder import Autoencoder
+from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows
-from shala_framework.machine import to_device
+from shala_framework.support.machine import to_device
 
 STATISTICS_ROWS = 16_384  # that are summed up at a time
 

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
-from shala_framework.seeds import mix_seed
+from shala_framework.support.seeds import mix_seed
 
 
 def spread_positions(total: int, count: int, seed: int = 0) -> list[int]:

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.checkpoint import write_file
 from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
-from shala_framework.errors import DataError, PluginError
-from shala_framework.locking import FolderLock
 from shala_framework.plugin.dataset import Account, Dataset, Sample
 from shala_framework.spec import unstructure
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import DataError, PluginError
+from shala_framework.support.locking import FolderLock
 
 PACK_LOCK = "pack.lock"  # there while a pack is under way
 CHUNK = 8  # samples that a worker prepares at a time

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched, needs_fit
-from shala_framework.errors import DataError
-from shala_framework.json_files import dump_json, parse_json
 from shala_framework.plugin.dataset import Account, Dataset, Sample
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec import unstructure
-from shala_framework.urls import read_url_if_there
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import dump_json, parse_json
+from shala_framework.support.urls import read_url_if_there
 
 PREPARED_FILE = "prepared.json"
 _VERSION = 2  # version 1 had no checksum

@@ -18,8 +18,8 @@ from shala_framework.data.rows import Rows, decode
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
-from shala_framework.errors import DataError
 from shala_framework.plugin.modality import Modality
+from shala_framework.support.errors import DataError
 
 MOST_SHARDS = 16  # that a look at a set opens
 

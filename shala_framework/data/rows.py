@@ -18,10 +18,10 @@ from shala_framework.data.prepared import describe_blank, prepared_field, read_p
 from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
-from shala_framework.errors import DataError, PluginError
-from shala_framework.machine import to_device
 from shala_framework.plugin.modality import Modality
-from shala_framework.seeds import mix_seed
+from shala_framework.support.errors import DataError, PluginError
+from shala_framework.support.machine import to_device
+from shala_framework.support.seeds import mix_seed
 
 MOST_TRIED = 1_000  # samples that are tried in the place of one in which no modality is present
 

@@ -15,8 +15,8 @@ from shala_framework.data.tar import (
     reason_of,
     uncompressed,
 )
-from shala_framework.errors import DataError
-from shala_framework.urls import is_remote, open_local, open_stream
+from shala_framework.support.errors import DataError
+from shala_framework.support.urls import is_remote, open_local, open_stream
 
 LABEL_FIELD = "cls"
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from shala_framework.errors import DataError
 from shala_framework.spec.schema import Data
-from shala_framework.urls import expand_urls, local_name
+from shala_framework.support.errors import DataError
+from shala_framework.support.urls import expand_urls, local_name
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")

@@ -16,10 +16,10 @@ from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.data.workers import Stream, work
-from shala_framework.errors import DataError
-from shala_framework.machine import available_cores
 from shala_framework.plugin.modality import Modality
-from shala_framework.seeds import mix_seed
+from shala_framework.support.errors import DataError
+from shala_framework.support.machine import available_cores
+from shala_framework.support.seeds import mix_seed
 
 ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started
 ROWS_OF_A_WORKER = 32  # that it decodes at a time

@@ -17,7 +17,7 @@ from typing import IO, Any, Final, Protocol, TypeVar
 
 import attrs
 
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 BLOCK = 512
 CHUNK = 1 << 20  # bytes that are read at a time of what is not kept

@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.multiprocessing
 
-from shala_framework.errors import ShalaError
-from shala_framework.urls import pipes_permitted, set_pipes_permitted
+from shala_framework.support.errors import ShalaError
+from shala_framework.support.urls import pipes_permitted, set_pipes_permitted
 
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)

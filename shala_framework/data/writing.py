@@ -14,8 +14,6 @@ from typing import Any
 
 import attrs
 
-from shala_framework.checkpoint import PARTIAL, naming_file, write_file
-from shala_framework.checksums import checksum_of
 from shala_framework.data.index import (
     INDEX_FILE,
     Listed,
@@ -25,8 +23,10 @@ from shala_framework.data.index import (
     write_summary,
 )
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut
-from shala_framework.errors import DataError
-from shala_framework.json_files import dump_json, dump_line, parse_lines, read_json
+from shala_framework.support.checkpoint import PARTIAL, naming_file, write_file
+from shala_framework.support.checksums import checksum_of
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import dump_json, dump_line, parse_lines, read_json
 
 LEFT_OUT_FILE = "left_out.txt"
 _JOURNAL_FILE = "unfinished.json"

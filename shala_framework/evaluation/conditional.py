@@ -22,7 +22,7 @@ from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
-from shala_framework.training.progress import Reporter
+from shala_framework.support.progress import Reporter
 
 
 @attrs.frozen(kw_only=True)

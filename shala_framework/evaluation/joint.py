@@ -18,10 +18,10 @@ from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
-from shala_framework.seeds import mix_seed
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
-from shala_framework.training.progress import Reporter
+from shala_framework.support.progress import Reporter
+from shala_framework.support.seeds import mix_seed
 
 
 @attrs.frozen(kw_only=True)

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.errors import DataError
 from shala_framework.evaluation.judges import Judge
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Modality
-from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Stage
+from shala_framework.support.errors import DataError
+from shala_framework.support.progress import Reporter
+from shala_framework.support.seeds import mix_seed
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.progress import Reporter
 from shala_framework.training.steps import learning_rate_factor
 
 BATCH_SIZE = 64

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 from shala_framework.model import DENSITY_STEPS, PriorName, ShaLa
-from shala_framework.seeds import mix_seed
+from shala_framework.support.seeds import mix_seed
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import cattrs
 from torch import nn
 
-from shala_framework.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
-from shala_framework.errors import CheckpointError
-from shala_framework.json_files import dump_json, parse_json
+from shala_framework.support.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, parse_json
 
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)

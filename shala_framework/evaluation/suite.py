@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.counts import Counts
@@ -27,12 +28,11 @@ from shala_framework.evaluation.likelihood import (
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import PriorName, ShaLa
-from shala_framework.posterior import GaussianPosterior
 from shala_framework.prior import row_noise
-from shala_framework.seeds import mix_seed
 from shala_framework.spec.schema import Evaluate
+from shala_framework.support.progress import Reporter, Silent
+from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.progress import Reporter, Silent
 
 FEW_SAMPLES = 2.0  # on which an importance-weighted bound says little
 MOST_LIKELIHOOD_ROWS = 16

@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shala_framework.errors import DataError
     from shala_framework.plugin.arrays import decode_npy, encode_npy
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.hookspecs import hookimpl
@@ -37,9 +36,10 @@ if TYPE_CHECKING:
     from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
     from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
+    from shala_framework.support.errors import DataError
 
 _HOMES = {
-    "errors": ("DataError",),
+    "support.errors": ("DataError",),
     "plugin.arrays": ("decode_npy", "encode_npy"),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.hookspecs": ("hookimpl",),

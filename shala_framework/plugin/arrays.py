@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 MOST_AXES = 32  # as NumPy allows in every version
 MOST_ALONG = 2**31  # elements along one axis; the product is checked against the file

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import attrs
 import pluggy
 
-from shala_framework.errors import PluginError
 from shala_framework.plugin import hookspecs
 from shala_framework.plugin.dataset import Dataset
 from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.tracker import Tracker
-from shala_framework.spec.structuring import nearest
+from shala_framework.support.errors import PluginError
+from shala_framework.support.hints import nearest
 
 GROUP = "shala.plugins"
 HOOKS: dict[str, type[Any]] = {  # what each one registers

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from PIL import Image
 
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 FILM_FIELDS: Final = (
     *("mp4", "avi", "mkv", "webm", "mov", "mpg"),

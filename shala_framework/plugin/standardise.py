@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shala_framework.errors import DataError
+from shala_framework.support.errors import DataError
 
 
 class Standardise(nn.Module):

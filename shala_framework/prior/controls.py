@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.prior.sampling import row_noise
-from shala_framework.seeds import mix_seed
+from shala_framework.support.seeds import mix_seed
 
 
 class GaussianMixture(nn.Module):

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shala_framework.posterior import random_subsets
+from shala_framework.autoencoder.posterior import random_subsets
+from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
-from shala_framework.processes import rows_rand, rows_randn
 from shala_framework.spec.schema import Prior
 
 

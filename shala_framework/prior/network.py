@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from shala_framework.attention import FeatureAttention
+from shala_framework.autoencoder.attention import FeatureAttention
 
 
 class NoiseEmbedding(nn.Module):

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from shala_framework.seeds import mix_seed
+from shala_framework.support.seeds import mix_seed
 
 
 class Denoise(Protocol):

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from shala_framework import __version__
-from shala_framework.checkpoint import write_file
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.rows import Rows
-from shala_framework.errors import CheckpointError, DataError
-from shala_framework.machine import describe_machine
 from shala_framework.model import ShaLa
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.report.tables import evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.machine import describe_machine
+from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.metrics import read_metrics
-from shala_framework.training.progress import Reporter, Silent
 
 MOST_JOINT = 12
 MOST_ROWS = 6
@@ -113,7 +113,7 @@ class Report:
             "evaluating": evaluating,
         }
         environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("shala_framework", "templates/report"),
+            loader=jinja2.PackageLoader("shala_framework", "report/templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,

@@ -9,13 +9,13 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from shala_framework.checkpoint import write_file
 from shala_framework.data.rows import Rows
-from shala_framework.escaping import printable
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.plugin.media import encode_mp4, encode_png
 from shala_framework.plugin.modality import Preview
 from shala_framework.report.panels import Strip, contact_sheet, side_by_side
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.escaping import printable
 
 LONGEST_STEM = 100  # characters of a file's name, before the number, the modality and the extension
 LONGEST_CAPTION = 60  # characters of a label

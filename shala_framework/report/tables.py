@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import cattrs
 
-from shala_framework.errors import CheckpointError
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.json_files import read_json
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import read_json
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ import attrs
 from braceexpand import braceexpand
 
 from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath
-from shala_framework.urls import count_names, shortened
+from shala_framework.support.urls import count_names, shortened
 
 MOST_MEMBERS = 1_000  # tables that a name's braces may stand for, each of them a network
 MOST_CHARACTERS = 200  # of a name with braces

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.errors import DataError, PluginError, Problem, SpecError
 from shala_framework.spec.groups import expand_lines, expand_tables, members
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.schema import Data, Spec
@@ -22,7 +21,8 @@ from shala_framework.spec.structuring import (
     unstructure,
 )
 from shala_framework.spec.toml import LimitError, parse_toml
-from shala_framework.urls import any_exists, expand_braces, is_cache, refuse_pipes, shortened
+from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
+from shala_framework.support.urls import any_exists, expand_braces, is_cache, refuse_pipes, shortened
 
 
 @attrs.frozen

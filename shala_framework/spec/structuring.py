@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
+from shala_framework.support.hints import nearest
+
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 MOST_SHOWN = 100  # characters of a key or a text in a message
@@ -53,15 +55,6 @@ def format_path(path: KeyPath) -> str:
             shown = key if len(key) <= MOST_SHOWN else f"{key[:MOST_SHOWN]}..."
             text += ("." if text else "") + (key if bare else json.dumps(shown, ensure_ascii=False))
     return text
-
-
-def nearest(name: str, known: Iterable[str], noun: str) -> str:
-    """A hint: the known name nearest to a misspelt one, or the whole choice."""
-    choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known {noun}: {', '.join(choices)}" if choices else f"there are no {noun}"
 
 
 def describe_value(value: Any) -> str:

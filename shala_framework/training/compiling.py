@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from shala_framework.errors import ShalaError
+from shala_framework.support.errors import ShalaError
 
 
 class CompilerError(ShalaError):

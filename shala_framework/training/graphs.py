@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.processes import world_size
+from shala_framework.distributed.processes import world_size
+from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
 from shala_framework.training.parallel import Loss
-from shala_framework.training.sharding import clip_gradients
 from shala_framework.training.steps import Trainable, set_rate, take_step
 
 Batch = TypeVar("Batch")

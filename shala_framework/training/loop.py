@@ -17,20 +17,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.checkpoint import part, prefixed
-from shala_framework.errors import CheckpointError, ShalaError
-from shala_framework.machine import available_cores
-from shala_framework.processes import any_process, barrier, is_lost_process, mean_of, rank
-from shala_framework.seeds import mix_seed
+from shala_framework.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
+from shala_framework.distributed.split_layers import has_split_layers
+from shala_framework.distributed.split_tensors import split_like, whole
 from shala_framework.spec.schema import Stage
+from shala_framework.support.checkpoint import part, prefixed
+from shala_framework.support.errors import CheckpointError, ShalaError
+from shala_framework.support.machine import available_cores
+from shala_framework.support.progress import Reporter, Silent
+from shala_framework.support.seeds import mix_seed
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
-from shala_framework.training.progress import Reporter, Silent
-from shala_framework.training.sharding import has_split_layers
-from shala_framework.training.split_tensors import split_like, whole
 from shala_framework.training.states import StateFiles
 from shala_framework.training.steps import Trainable
 from shala_framework.training.stopping import Interrupted, stop_request

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shala_framework.checkpoint import naming_file, write_file
-from shala_framework.json_files import dump_line, join_lines, parse_lines
 from shala_framework.plugin.tracker import Tracker
+from shala_framework.support.checkpoint import naming_file, write_file
+from shala_framework.support.json_files import dump_line, join_lines, parse_lines
 
 WEIGHT = "weight/"  # begins the name of a term that another term's mean is divided by
 

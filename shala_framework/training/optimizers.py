@@ -14,16 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shala_framework.distributed.split_layers import MATRIX_LAYERS
+from shala_framework.distributed.split_tensors import by_kind, split_like, whole
 from shala_framework.spec.schema import Stage
-from shala_framework.training.split_tensors import by_kind, split_like, whole
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
 GRAM_ASPECT = 2  # columns to rows from which iterating on Gram matrices takes fewer products
-MATRIX_LAYERS = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
 
 
 def make_optimizers(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shala_framework.processes import world_size
-from shala_framework.training.split_tensors import is_split
+from shala_framework.distributed.processes import world_size
+from shala_framework.distributed.split_tensors import is_split
 
 if TYPE_CHECKING:
     from shala_framework.training.steps import Trainable

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.checkpoint import write_file
-from shala_framework.errors import CheckpointError, ShalaError
-from shala_framework.json_files import dump_json, read_json
 from shala_framework.spec.schema import Train
 from shala_framework.spec.structuring import structure, unstructure
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import CheckpointError, ShalaError
+from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.training.budget import StageCost, resized
 from shala_framework.training.precision import Precision, PrecisionName
 

@@ -13,7 +13,7 @@ from typing import Literal
 import attrs
 import torch
 
-from shala_framework.errors import Problem, SpecError
+from shala_framework.support.errors import Problem, SpecError
 
 PrecisionName = Literal["float32", "bfloat16"]
 LEAST_SPEEDUP = 1.1  # of bfloat16 products; below it the loss of digits buys nothing

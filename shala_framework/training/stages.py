@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder import Autoencoder, Bound
+from shala_framework.autoencoder.model import Autoencoder, Bound
 from shala_framework.data.latents import Latents, LatentStore
 from shala_framework.data.rows import Rows
-from shala_framework.machine import to_device
+from shala_framework.distributed.processes import rows_randn
 from shala_framework.prior import DiffusionPrior
-from shala_framework.processes import rows_randn
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.support.machine import to_device
 from shala_framework.training.metrics import WEIGHT, weighted
 from shala_framework.training.precision import FLOAT32, Precision
 

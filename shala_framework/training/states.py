@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from shala_framework.checkpoint import read_checkpoint, write_checkpoint
-from shala_framework.errors import CheckpointError
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.errors import CheckpointError
 
 
 class StateFiles:

@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
 from shala_framework.training.parallel import Loss
-from shala_framework.training.sharding import clip_gradients
 
 Batch = TypeVar("Batch")
 

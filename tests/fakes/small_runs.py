@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from shala_framework.experiment import Experiment
+from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.training.progress import Silent
+from shala_framework.support.progress import Silent
 
 CHECKPOINTS = ("autoencoder.safetensors", "prior.safetensors")
 

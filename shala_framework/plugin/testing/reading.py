@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from shala_framework.errors import DataError
 from shala_framework.plugin.modality import Preview
 from shala_framework.plugin.testing.damage import damage
 from shala_framework.plugin.testing.subject import Subject, present
 from shala_framework.spec import structure, unstructure
+from shala_framework.support.errors import DataError
 
 
 class ReadingTests(Subject):

@@ -8,22 +8,22 @@ from typing import Any, Literal
 
 import attrs
 
-from shala_framework.checkpoint import write_file
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import Split
 from shala_framework.data.streams import load_rows_in_workers
-from shala_framework.errors import DataError
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
-from shala_framework.json_files import dump_json
-from shala_framework.machine import describe_machine
 from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import DataError
+from shala_framework.support.json_files import dump_json
+from shala_framework.support.machine import describe_machine
+from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.precision import choose_precision
-from shala_framework.training.progress import Reporter, Silent
 
 EVALUATION_FOLDER, PARTS_FOLDER = "evaluation", "parts"
 

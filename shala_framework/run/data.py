@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 import torch
 
-from shala_framework import processes
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation
@@ -22,9 +21,10 @@ from shala_framework.data.streams import (
     stream_batches,
 )
 from shala_framework.data.tally import Tally
+from shala_framework.distributed import processes
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec import Spec
-from shala_framework.training.progress import Reporter
+from shala_framework.support.progress import Reporter
 
 DEVICE_SHARE = 0.25  # of a CUDA device's free memory, that the training set may take
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shala_framework.errors import Problem, SpecError
+from shala_framework.support.errors import Problem, SpecError
 
 
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from shala_framework.training.progress import Outlook, Reporter
+from shala_framework.support.progress import Outlook, Reporter
 
 SAMPLE_SECONDS = 0.15  # rough: of generating and writing one sample with its pictures
 REPORT_SECONDS = 8.0  # rough

@@ -18,17 +18,17 @@ import attrs
 import jinja2
 import torch
 
-from shala_framework.checkpoint import write_file
 from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
-from shala_framework.errors import DataError, ShalaError
-from shala_framework.escaping import printable
 from shala_framework.model import ShaLa
 from shala_framework.plugin.options import at_least, between
 from shala_framework.report.media import media_of
 from shala_framework.report.page import Cell, Panel
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.spec.schema import MOST_GUIDANCE
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import DataError, ShalaError
+from shala_framework.support.escaping import printable
 
 MOST_SAMPLES = 16
 MOST_STEPS = 100
@@ -189,7 +189,7 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Pane
 def panels_as_html(panels: Sequence[Panel]) -> str:
     """The panels as a piece of a page."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("shala_framework", "templates/report"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("shala_framework", "report/templates"), autoescape=True, trim_blocks=True
     )
     return environment.get_template("panels.html.jinja").render(panels=panels)
 

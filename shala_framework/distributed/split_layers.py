@@ -9,10 +9,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from shala_framework.processes import world_size
-from shala_framework.training.optimizers import MATRIX_LAYERS
-from shala_framework.training.split_tensors import by_kind, is_split, own_part, whole
+from shala_framework.distributed.processes import world_size
+from shala_framework.distributed.split_tensors import by_kind, is_split, own_part, whole
 
+MATRIX_LAYERS = (  # whose weights map vectors to vectors
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 LEAST_VALUES = 2**16  # of a weight; smaller ones cost more to gather than they take
 
 

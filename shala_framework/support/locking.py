@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shala_framework.errors import CheckpointError
+from shala_framework.support.errors import CheckpointError
 
 LOCK_FILE = ".lock"
 BEAT_SECONDS = 5.0  # between two touches

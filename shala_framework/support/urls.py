@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 
-from shala_framework.errors import DataError, ShalaError
+from shala_framework.support.errors import DataError, ShalaError
 
 T = TypeVar("T")
 RETRY_SECONDS = (0.5, 2.0, 8.0)  # that a server is given before it is asked again

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from shala_framework.checksums import FIELD, ZEROS, add_checksum, verify_file
-from shala_framework.errors import CheckpointError
+from shala_framework.support.checksums import FIELD, ZEROS, add_checksum, verify_file
+from shala_framework.support.errors import CheckpointError
 
 PARTIAL = "partial"  # ends the name of a file that is being written
 _KEY = "shala"  # one metadata key: safetensors keeps several in no fixed order, and equal runs give equal bytes

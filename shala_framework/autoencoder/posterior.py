@@ -12,8 +12,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.attention import FeatureAttention
-from shala_framework.processes import rows_rand, rows_randn
+from shala_framework.autoencoder.attention import FeatureAttention
+from shala_framework.distributed.processes import rows_rand, rows_randn
 
 
 @attrs.frozen(eq=False)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from shala_framework.processes import gather_rows
+from shala_framework.distributed.processes import gather_rows
 
 
 class Contrast(nn.Module):

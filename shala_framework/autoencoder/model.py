@@ -11,13 +11,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.contrast import Contrast
+from shala_framework.autoencoder.contrast import Contrast
+from shala_framework.autoencoder.posterior import FUSIONS, GaussianPosterior, random_subsets
+from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
+from shala_framework.autoencoder.texture import MapRecorder, map_statistics, texture_distance
+from shala_framework.distributed.processes import rows_rand
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
-from shala_framework.posterior import FUSIONS, GaussianPosterior, random_subsets
-from shala_framework.processes import rows_rand
-from shala_framework.sharing import SharedDecoder, SharedEncoder, call_frozen
 from shala_framework.spec.schema import Posterior
-from shala_framework.texture import MapRecorder, map_statistics, texture_distance
 
 
 @attrs.frozen(eq=False)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shala_framework.checksums import FIELD, ZEROS, add_checksum, verify_checksum
-from shala_framework.errors import ShalaError
+from shala_framework.support.checksums import FIELD, ZEROS, add_checksum, verify_checksum
+from shala_framework.support.errors import ShalaError
 
 _LINE_FIELD = "crc32"
 

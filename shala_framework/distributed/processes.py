@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shala_framework.errors import ShalaError
+from shala_framework.support.errors import ShalaError
 
 # The first process may make data, fit or validate while the others wait. A process that dies ends the others at once.
 TIMEOUT = timedelta(hours=12)

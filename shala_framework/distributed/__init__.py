@@ -1,0 +1,1 @@
+"""The processes that train one model together, and layers that are split among them."""

@@ -1,0 +1,393 @@
+"""One run of a spec, from shards to samples, in a folder in which it can be taken up again."""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import attrs
+
+from shala_framework.data.fitting import needs_fit
+from shala_framework.data.identity import describe_shards
+from shala_framework.data.prepared import load_preparation
+from shala_framework.data.rows import Rows, fit_to_shards
+from shala_framework.data.splits import SPLITS
+from shala_framework.distributed import processes
+from shala_framework.evaluation.suite import Evaluation
+from shala_framework.model import SPEC_FILE, ShaLa
+from shala_framework.plugin.tracker import TrackedRun
+from shala_framework.report.samples import SampleWriter, choose_rows
+from shala_framework.run.data import RunData
+from shala_framework.run.evaluation import evaluate_run
+from shala_framework.run.folder import RunFolder
+from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
+from shala_framework.run.training import RunTraining
+from shala_framework.spec import LoadedSpec, doubts, unstructure
+from shala_framework.support.checkpoint import PARTIAL, DamagedFileError, write_file
+from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, SpecError
+from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.locking import LOCK_FILE, FolderLock
+from shala_framework.support.machine import resolve_device
+from shala_framework.support.progress import Reporter, Silent
+from shala_framework.training.budget import stages_of, steps_within
+from shala_framework.training.metrics import MetricsFile, training_seconds
+from shala_framework.training.plan import TrainingPlan
+from shala_framework.training.precision import choose_precision, doubt_precision
+
+STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
+SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
+EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
+# What a run that was killed at its very beginning may have left.
+_OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)
+MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
+
+
+@attrs.frozen(kw_only=True)
+class RunSummary:
+    """What a run leaves behind, for whoever started it.
+
+    Attributes:
+        folder: The run's folder.
+        seconds: Wall time by phase; phases that were already done are absent.
+        peak_memory_gib: Largest resident set of this process.
+        synthetic: Whether the training data were made by a stand-in.
+        evaluation: What was measured at the end; None where that is not asked for, or held-out rows have no labels.
+    """
+
+    folder: Path
+    seconds: dict[str, float]
+    peak_memory_gib: float
+    synthetic: bool
+    evaluation: Evaluation | None = None
+
+
+class Experiment:
+    """The phases of a run: stages whose files are there are not trained again, samples and figures are made anew."""
+
+    def __init__(
+        self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None, *, command: str = ""
+    ) -> None:
+        self.loaded, self.spec, self.folder, self.command = loaded, loaded.spec, folder, command
+        self.reporter: Reporter = reporter or Silent()
+        self.seconds: dict[str, float] = {}
+        self.evaluation: Evaluation | None = None
+
+    def run(self) -> RunSummary:
+        """Do everything that is not done yet; under torchrun, in all processes together.
+
+        Raises:
+            ShalaError: Something that the user can mend.
+            Interrupted: Somebody asked to stop; the same call goes on.
+        """
+        with processes.naming_lost_process(), ExitStack() as stack:
+            return self._run(stack)
+
+    def _run(self, stack: ExitStack) -> RunSummary:
+        self.model = ShaLa(self.loaded)
+        self.place = RunFolder(self.folder, self.model.fingerprint, self.reporter)
+        self.device = processes.join(resolve_device(self.spec.train.device))
+        self._check_processes()
+        self._check_shards()
+        self.phases = RunPhases(self._phase_titles(), self.reporter)
+        with processes.first_before_others():
+            if processes.rank() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.lock = stack.enter_context(FolderLock(self.folder, on_wait=self.reporter.note))
+            self.place.claim({"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used})
+            if self.loaded.stand_in_used:
+                self._timed("stand_in", STAND_IN, self._make_stand_in)
+        self.metrics = self._open_metrics()
+        self.data = RunData(
+            spec=self.spec,
+            modalities=self.model.modalities,
+            train_urls=self.model.urls("train", self.folder),
+            validation_urls=self.model.urls("validation", self.folder),
+            device=self.device,
+            reporter=self.reporter,
+        )
+        with processes.first_before_others():
+            if processes.rank() == 0:
+                self.place.check_shards(
+                    {
+                        "train": describe_shards(self.data.train_urls, self.data.cache),
+                        "validation": describe_shards(self.data.validation_urls, self.data.cache),
+                    }
+                )
+            self._fit_modalities()
+            self._choose_precision()
+        with closing(self.metrics):
+            self.training = RunTraining(
+                model=self.model,
+                data=self.data,
+                folder=self.place,
+                device=self.device,
+                precision=self.precision,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
+            self._timed("reading", READING, self._read)
+            self.training.split_decoders()
+            self._fix_steps()
+            self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
+            self._timed("prior", STAGE_2, self.training.train_prior)
+        if processes.rank() == 0:
+            self._timed("samples", SAMPLES, self._write_samples)
+            self._timed("report", REPORT, self._write_report)
+            self._timed("evaluation", EVALUATION, self._measure)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        summary = RunSummary(
+            folder=self.folder,
+            seconds=self.seconds,
+            peak_memory_gib=peak,
+            synthetic=self.loaded.stand_in_used,
+            evaluation=self.evaluation,
+        )
+        self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
+        if processes.rank() == 0:
+            self.report.write()
+        return summary
+
+    def _make_stand_in(self) -> bool:
+        return processes.rank() == 0 and self.place.make_stand_in(self.spec.data)
+
+    def _phase_titles(self) -> list[str]:
+        """What is still to be done, in order."""
+        missing = [
+            (STAND_IN, self.loaded.stand_in_used and not self.place.has_stand_in),
+            (READING, self.spec.data.in_memory),
+            (STAGE_1, not self.place.has("autoencoder")),
+            (STAGE_2, not self.place.has("prior")),
+            (SAMPLES, True),
+            (REPORT, True),
+            (EVALUATION, self.spec.evaluate.at_end),
+        ]
+        return [title for title, wanted in missing if wanted]
+
+    def _open_metrics(self) -> MetricsFile:
+        if processes.rank() != 0:
+            return MetricsFile(None)
+        run = TrackedRun(name=self.spec.name, folder=self.folder, spec=unstructure(self.spec))
+        trackers = []
+        for name, (tracker, options) in self.loaded.trackers.items():
+            try:
+                trackers.append(tracker(options, run))
+            except Exception as error:
+                raise PluginError(
+                    f"track.{name}: its start failed: {type(error).__name__}: {error}; mend it, or remove the table"
+                ) from error
+        return MetricsFile(self.place.metrics, trackers, self.reporter.warn, self.place.fingerprint)
+
+    def _timed(self, name: str, title: str, work: Callable[[], bool]) -> None:
+        """Do a phase's work, if any is left, and keep the seconds that it took."""
+        if title not in self.phases.titles:
+            return
+        start = time.perf_counter()
+        if processes.rank() == 0:
+            self.lock.check()
+        with self.phases.phase(title):
+            done = work()
+        if done:
+            self.seconds[name] = round(time.perf_counter() - start, 2)
+
+    def _read(self) -> bool:
+        """Read the training set, where it is kept in memory and a stage is still to be trained."""
+        if len(self.model.stages) == 2:
+            return False
+        self.data.train()
+        return True
+
+    def _check_shards(self) -> None:
+        """Raise DataError where shards are not there, before a file is written; a run does without its test split."""
+        if self.loaded.stand_in_used:
+            return
+        for split in SPLITS:
+            try:
+                self.model.urls(split, self.folder)
+            except DataError as error:
+                if split != "test":
+                    raise
+                self.reporter.note(f"{error}; `shala evaluate --split test` will need them")
+
+    def _check_processes(self) -> None:
+        """Raise SpecError where rows of a step, or lanes, cannot be shared equally."""
+        size, train = processes.world_size(), self.spec.train
+        problems = [
+            Problem(
+                path=path,
+                message=f"expected a multiple of {size * parts}, got {value}",
+                hint=f"{size} processes{f' with {parts} micro-batches each' if parts > 1 else ''} share it",
+            )
+            for path, value, parts in (
+                ("train.autoencoder.batch_size", train.autoencoder.batch_size, train.autoencoder.micro_batches),
+                ("train.prior.batch_size", train.prior.batch_size, train.prior.micro_batches),
+                ("data.lanes", 0 if self.spec.data.in_memory else self.spec.data.lanes, 1),
+            )
+            if value % (size * parts)
+        ]
+        if problems:
+            raise SpecError(problems)
+
+    def _fit_modalities(self) -> None:
+        """Fit those that learn from data, or load what an earlier call fitted, and make the networks."""
+        path = self.place.modalities
+        if not (path.exists() and self._load_modalities(path)):
+            modalities = self.model.modalities
+            prepared = load_preparation(self.data.train_urls, modalities)
+            for name, modality in modalities.items() if not prepared else ():
+                if needs_fit(modality):
+                    self.reporter.note(f"fitting {name} to the training samples")
+                    fit_to_shards(
+                        name,
+                        modality,
+                        self.data.train_urls,
+                        self.data.cache,
+                        max_field_bytes=self.spec.data.max_field_bytes,
+                    )
+            states = {name: modality.state() for name, modality in modalities.items()}
+            write_file(path, dump_json({"fingerprint": self.place.fingerprint, "states": states}))
+        self.model.build()
+        for stage, load in (("autoencoder", self.model.load_autoencoder), ("prior", self.model.load_prior)):
+            if not self.place.has(stage):
+                continue
+            try:
+                load(self.folder)
+            except DamagedFileError as error:
+                if not list(self.place.state.glob(f"{stage}.*")):
+                    raise CheckpointError(f"{error}; restore it, or remove it to train this stage again") from error
+                self.reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
+                unfinished = [STAGE_1, STAGE_2] if stage == STAGE_1 else [STAGE_2]
+                self.phases.add(unfinished, before=SAMPLES)
+                break  # what depends on it waits for it
+        self.model.to(self.device)
+
+    def _load_modalities(self, path: Path) -> bool:
+        """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
+        try:
+            shape = {"fingerprint": str, "states": dict.fromkeys(self.model.names, dict)}
+            found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
+            if found["fingerprint"] != self.place.fingerprint:
+                raise CheckpointError(f"{path} is another run's; it is made again from the training samples")
+            for name, modality in self.model.modalities.items():
+                modality.load_state(found["states"][name])
+        except CheckpointError as error:
+            self.reporter.warn(str(error))
+            return False
+        return True
+
+    def _choose_precision(self) -> None:
+        """Fix the number format that the run computes in, or take the one that it began with."""
+        plan = TrainingPlan.read(self.place.state, self.place.fingerprint, self.reporter.warn)
+        if plan is None:
+            precision = choose_precision(self.spec.train.precision, self.device)
+            plan = TrainingPlan(precision=precision.name, reason=precision.reason)
+            if processes.rank() == 0:
+                plan.write(self.place.state, self.place.fingerprint)
+            doubt = doubt_precision(precision)
+            if doubt:
+                self.reporter.warn(doubt)
+        self.plan, self.precision = plan, plan.number_format()
+        self.reporter.note(f"computing in {plan.precision}: {plan.reason}")
+
+    def _fix_steps(self) -> None:
+        """Fix the number of steps of every stage, where the spec gives a time in place of it."""
+        settings = self.spec.train
+        if settings.minutes is not None and not self.plan.steps:
+            costs, encoding = self.training.measure(60 * settings.minutes)
+            left = 60 * settings.minutes - encoding
+            steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
+            self.plan = attrs.evolve(self.plan, minutes=settings.minutes, steps=steps, costs=costs)
+            if processes.rank() == 0:
+                self.plan.write(self.place.state, self.place.fingerprint)
+        if self.plan.steps:
+            self.reporter.note(self.plan.describe())
+        self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))
+        self.model.spec = self.spec
+        for sentence in doubts(self.spec):
+            self.reporter.warn(sentence)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Say what is known of how long the phases will take."""
+        expected = {name: steps * self.plan.costs[name].step_seconds for name, steps in self.plan.steps.items()}
+        # Compiling a network takes minutes, which an estimate is not worth.
+        if not expected and "prior" not in self.model.stages and not self.spec.train.compile:
+            settings = self.spec.train.prior
+            cost = self.training.measure_prior(seconds=0.0)
+            expected = {STAGE_2: settings.steps * cost.step_seconds}
+        generate = self.spec.generate
+        samples = generate.num_joint + len(self.model.names) * generate.num_rows * generate.num_samples
+        minutes = self.spec.evaluate.minutes
+        evaluation = EVALUATION_SHARE * sum(expected.values()) if minutes is None else 60 * minutes
+        if self._rows_to_evaluate() is None:
+            evaluation = 0.0
+        self.phases.expect(
+            {**expected, SAMPLES: SAMPLE_SECONDS * samples, REPORT: REPORT_SECONDS, EVALUATION: evaluation}
+        )
+
+    def _write_samples(self) -> bool:
+        settings = self.spec.generate
+        folder = self.place.samples
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = SampleWriter(model=self.model, folder=folder, on_file=self.reporter.advance)
+        if settings.num_joint:
+            self.reporter.begin("joint samples", settings.num_joint, "sample")
+            writer.joint(settings.num_joint, seed=self.spec.seed)
+            self.reporter.finish()
+        rows = self.data.held_out()
+        if rows is None:
+            self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
+            rows = self.data.few_train()
+        if settings.num_rows and len(self.model.names) > 1:
+            for column, name in enumerate(self.model.names):
+                chosen = choose_rows(rows, column, settings.num_rows)
+                if not len(chosen):
+                    self.reporter.note(f"no row has {name}: nothing is generated from it")
+                    continue
+                self.reporter.begin(f"given {name}", len(chosen) * settings.num_samples, "sample")
+                writer.cross_modal(chosen, [name], num_samples=settings.num_samples, seed=self.spec.seed)
+                self.reporter.finish()
+        return True
+
+    def _write_report(self) -> bool:
+        from shala_framework.report.page import Report  # seconds of imports that training need not wait for
+
+        held_out = self.data.held_out()
+        self.report = Report(self.model, self.folder, held_out, command=self.command, reporter=self.reporter)
+        self.report.write(evaluating=self._rows_to_evaluate() is not None)
+        return True
+
+    def _rows_to_evaluate(self) -> Rows | None:
+        """The held-out rows, where they have labels and the spec ends the run with their evaluation; else None."""
+        rows = self.data.held_out() if self.spec.evaluate.at_end else None
+        return rows if rows is not None and any(rows.labels) else None
+
+    def _evaluation_seconds(self) -> float:
+        """Time for what the spec leaves open: what it says, or a quarter of the training."""
+        minutes = self.spec.evaluate.minutes
+        trained = training_seconds(self.place.metrics, self.place.fingerprint)
+        return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained
+
+    def _measure(self) -> bool:
+        """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
+        rows = self._rows_to_evaluate()
+        if rows is None:
+            if self.data.held_out() is not None:
+                self.reporter.note(
+                    "not evaluated: held-out rows have no class (field cls); `shala evaluate` measures the rest"
+                )
+            return False
+        train = self.data.train() if self.spec.data.in_memory else None
+        self.evaluation = evaluate_run(
+            self.model,
+            self.folder,
+            "validation",
+            self.spec.evaluate,
+            train=train,
+            held_out=rows,
+            seconds=self._evaluation_seconds(),
+            seed=self.spec.seed,
+            reporter=self.reporter,
+        )
+        return True

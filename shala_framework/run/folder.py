@@ -1,0 +1,180 @@
+"""A run's folder: the names of what is in it, whose it is, and what it was begun with."""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shala_framework.data.identity import compare_shards, read_record, write_record
+from shala_framework.data.packing import describe_pack, pack
+from shala_framework.data.splits import STAND_IN_FOLDER
+from shala_framework.distributed import processes
+from shala_framework.model import SPEC_FILE, SPEC_SHAPE, fixed_part
+from shala_framework.plugin.loading import load_dataset
+from shala_framework.report.samples import SYNTHETIC
+from shala_framework.spec import structure
+from shala_framework.spec.schema import Data
+from shala_framework.spec.structuring import format_path
+from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.locking import LOCK_FILE
+from shala_framework.support.progress import Reporter
+
+# What a run that was killed at its very beginning may have left.
+_OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: Where it is.
+        fingerprint: Of the run that it is to hold.
+        state: Folder of what a run resumes from.
+        latents: Folder of the training set's latents.
+        samples: Folder of the samples.
+        metrics: File of the metrics.
+        modalities: File of what modalities learned from the training samples.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, reporter: Reporter) -> None:
+        self.path, self.fingerprint, self.reporter = path, fingerprint, reporter
+        self.state = path / "state"
+        self.latents, self.modalities = self.state / "latents", self.state / "modalities.json"
+        self.samples, self.metrics = path / "samples", path / "metrics.jsonl"
+
+    def checkpoint(self, stage: str) -> Path:
+        """File of a stage that is trained."""
+        return self.path / f"{stage}.safetensors"
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is trained."""
+        return self.checkpoint(stage).exists()
+
+    def state_file(self, stage: str) -> Path:
+        """File of a stage that is being trained."""
+        return self.state / f"{stage}.safetensors"
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether the synthetic data set is made."""
+        return (self.path / STAND_IN_FOLDER).exists()
+
+    def claim(self, described: dict[str, Any]) -> None:
+        """Write spec.json, or make sure that the folder's is this one.
+
+        Args:
+            described: The content of spec.json.
+
+        Raises:
+            CheckpointError: The folder holds another spec's run, something else, or a damaged spec.json.
+        """
+        mine, path = described, self.path / SPEC_FILE
+        if path.exists():
+            theirs = self._read_spec(path)
+            differences = (
+                _differences(fixed_part(theirs), fixed_part(mine)) or _reordered(theirs, mine) if theirs else []
+            )
+            if differences:
+                listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
+                raise CheckpointError(
+                    f"{self.path} belongs to another spec:\n{listed}\n"
+                    "choose another --out, remove the folder, or put these keys back"
+                )
+        elif any(entry.name not in _OWN_BEGINNINGS for entry in self.path.iterdir()):
+            raise CheckpointError(f"{self.path} is not empty and holds no run; choose another --out")
+        if processes.rank() == 0:
+            write_file(path, dump_json(mine, indent=2))
+
+    def _read_spec(self, path: Path) -> dict[str, Any] | None:
+        """The folder's spec.json; None where it is damaged, and states in the folder say that it was this spec.
+
+        Raises:
+            CheckpointError: It is damaged, and the folder's states are of another spec, or there are none.
+        """
+        try:
+            found: dict[str, Any] = read_json(
+                path, SPEC_SHAPE, error=CheckpointError, advice="choose another --out or remove the folder"
+            )
+            return found
+        except CheckpointError:
+            if self._fingerprints() != {self.fingerprint}:
+                raise
+            self.reporter.warn(f"{path} was damaged and is written again, as every state in the folder is of this spec")
+            return None
+
+    def _fingerprints(self) -> set[str]:
+        """Of the runs that the folder's states and checkpoints belong to; damaged ones say nothing."""
+        found = set()
+        for file in (*self.path.glob("*.safetensors"), *self.state.glob("*.safetensors")):
+            with suppress(CheckpointError):
+                found.add(str(read_checkpoint(file)[1].get("fingerprint")).partition("-")[0])
+        return found
+
+    def make_stand_in(self, data: Data) -> bool:
+        """Make the synthetic data set in place of shards that are not there, once; returns whether it did."""
+        stand_in = data.stand_in
+        assert stand_in is not None
+        self.reporter.warn(
+            f"{SYNTHETIC}: no shard matches data.train = {data.train!r}, so this run trains on the "
+            f"synthetic data set {stand_in.dataset!r}. Its results say nothing about real data."
+        )
+        write_file(
+            self.path / "SYNTHETIC_DATA.txt",
+            f"{SYNTHETIC}. Every sample and figure in this folder comes from the synthetic data set "
+            f"{stand_in.dataset!r},\nbecause no shard matched data.train = {data.train!r}.\n".encode(),
+        )
+        if (self.path / STAND_IN_FOLDER).exists():
+            return False
+        partial = self.path / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.reporter.begin("stand-in data", None, "sample")
+        dataset_class = load_dataset(stand_in.dataset)
+        dataset = dataset_class(structure(stand_in.options, dataset_class.Options))
+        report = pack(dataset, None, partial, on_sample=self.reporter.advance)
+        partial.rename(self.path / STAND_IN_FOLDER)
+        self.reporter.finish()
+        self.reporter.note(describe_pack(report))
+        return True
+
+    def check_shards(self, now: dict[str, Any]) -> None:
+        """Compare the shards with those that the run began with, and keep a record of them.
+
+        Args:
+            now: Each split's shards, as `describe_shards` has them.
+
+        Raises:
+            CheckpointError: Training has begun on other training shards, and is not done.
+        """
+        path = self.state / "shards.json"
+        then = read_record(path, self.reporter.warn)
+        for split, shards in now.items():
+            changes = compare_shards(then[split], shards) if then is not None else []
+            if not changes:
+                continue
+            listed = "\n".join(f"  {line}" for line in changes)
+            text = f"data.{split}: these are not the shards that {self.path} began with:\n{listed}"
+            if split == "train" and not self.has("prior"):
+                raise CheckpointError(
+                    f"{text}\nwhat the run has learned so far is of the former; put them back to resume, or choose "
+                    "another --out to train on these"
+                )
+            what = "both stages are of the former" if split == "train" else "earlier figures are of the former"
+            self.reporter.warn(f"{text}\n{what}; samples and figures made from now on are of the present ones")
+        if then is None or self.has("prior") or then["train"] == now["train"]:
+            write_record(path, now)
+
+
+def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Whether the modalities, otherwise the same, come in another order, which is that of the networks' inputs."""
+    before, now = (list(described["spec"]["modality"]) for described in (old, new))
+    return [("order of the modality tables", before, now)] if before != now else []
+
+
+def _differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), (*path, key))]
+    return [] if old == new else [(format_path(path[1:] if len(path) > 1 else path), old, new)]

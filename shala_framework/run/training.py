@@ -1,0 +1,271 @@
+"""The training of a run's two stages, and what it will take."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from shala_framework.data.latent_files import LatentFiles, finish_latents, write_latents
+from shala_framework.data.latents import Latents, LatentStore, collect_latents, encoded, latent_statistics
+from shala_framework.data.presence import absent_from_first, absent_from_rows
+from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.distributed import processes
+from shala_framework.distributed.split_layers import has_split_layers, shard_layers
+from shala_framework.distributed.split_tensors import whole
+from shala_framework.model import ShaLa
+from shala_framework.run.data import RunData
+from shala_framework.run.folder import RunFolder
+from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.progress import Reporter
+from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
+from shala_framework.training.compiling import compiled
+from shala_framework.training.loop import train
+from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.precision import Precision
+from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+
+MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunTraining:
+    """Trains the stages of a run that are not trained yet.
+
+    Attributes:
+        model: Whose stages; its spec has the number of steps of each.
+        data: The run's rows.
+        folder: The run's.
+        device: Where the model is.
+        precision: In which it computes.
+        metrics: Where figures go.
+        reporter: Receives progress.
+    """
+
+    model: ShaLa
+    data: RunData
+    folder: RunFolder
+    device: torch.device
+    precision: Precision
+    metrics: MetricsFile
+    reporter: Reporter
+
+    def split_decoders(self) -> None:
+        """Split large layers of stage 1 among the processes, where the spec asks for it."""
+        if self.model.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
+            autoencoder = self.model.autoencoder
+            count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
+            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
+
+    def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
+        """What steps of both stages cost, and the seconds that measuring took and encoding the training set will."""
+        start = time.perf_counter()
+        self.reporter.begin("measuring the rate of training", None, "stage")
+        limit = seconds * TIMED_SHARE
+        settings, cost = self.model.spec.train, {}
+        seen: list[Rows] = []
+
+        def batches(start_step: int) -> Iterator[Rows]:
+            for batch in self.data.batches(start_step):
+                seen[:] = [batch]
+                yield batch
+
+        stage = self._autoencoder_stage()
+        with self._compiled(self.model.autoencoder.networks):
+            cost["autoencoder"] = measure_stage(
+                stage, settings.autoencoder, batches, matrix_dtype=self.precision.dtype, seconds=limit
+            )
+        self.reporter.advance(1)
+        (few,) = seen
+        began = time.perf_counter()
+        collect_latents(self.model.autoencoder, [few], self.device)
+        row_seconds = (time.perf_counter() - began) / len(few)
+        num_rows = self.data.num_train_rows() or 0
+        encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
+        cost["prior"] = self.measure_prior(limit)
+        self.reporter.advance(2)
+        self.reporter.finish()
+        return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
+
+    def measure_prior(self, seconds: float) -> StageCost:
+        """What a step of stage 2 costs, on made latents: the real ones come of stage 1."""
+        table, settings = self.model.spec.posterior, self.model.spec.train.prior
+        count, modalities = settings.batch_size, len(self.model.names)
+        latents = LatentStore(
+            torch.zeros(count, table.latent_dim),
+            torch.zeros(count, table.latent_dim),
+            torch.zeros(count, modalities, table.feature_dim),
+            torch.ones(count, modalities, dtype=torch.bool),
+        ).to(self.device)
+        stage = PriorTraining(self.model.prior, self.model.spec.prior, settings, latents, precision=self.precision)
+        with self._compiled([self.model.prior.network, self.model.prior.guide]):
+            return measure_stage(
+                stage,
+                settings,
+                partial(self._prior_batches, count),
+                matrix_dtype=self.precision.dtype,
+                seconds=seconds,
+            )
+
+    def train_autoencoder(self) -> bool:
+        """Stage 1; returns whether there was anything to do.
+
+        Raises:
+            DataError: A modality is in no training sample.
+        """
+        if "autoencoder" in self.model.stages:
+            return False
+        state_file = self.folder.state_file("autoencoder")
+        if self.model.spec.data.in_memory:
+            absent = absent_from_rows(
+                self.data.train(),
+                self.model.modalities,
+                self.data.train_urls,
+                max_field_bytes=self.model.spec.data.max_field_bytes,
+            )
+            if absent:
+                raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
+        elif not state_file.exists():
+            limit = self.model.spec.data.max_field_bytes
+            for sentence in absent_from_first(
+                self.data.train_urls, self.model.modalities, self.data.cache, max_field_bytes=limit
+            ):
+                self.reporter.warn(f"data.train: {sentence}")
+        stage = self._autoencoder_stage()
+        with self._compiled(self.model.autoencoder.networks):
+            train(
+                stage,
+                self.model.spec.train.autoencoder,
+                self.data.batches,
+                seed=self.model.spec.seed,
+                state_file=state_file,
+                fingerprint=self.folder.fingerprint,
+                matrix_dtype=self.precision.dtype,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
+        self._make_whole()
+        self.model.stages.add("autoencoder")
+        self._save_model()
+        self.reporter.note(f"wrote {self.folder.checkpoint('autoencoder')}")
+        return True
+
+    def train_prior(self) -> bool:
+        """Stage 2, and the control beside it; returns whether there was anything to do."""
+        if "prior" in self.model.stages:
+            return False
+        latents = self._latents()
+        prior, settings = self.model.prior, self.model.spec.train.prior
+        prior.set_statistics(*latent_statistics(latents))
+        self._fit_mixture(latents)
+        stage = PriorTraining(
+            prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
+        )
+        batches = partial(self._prior_batches, len(latents))
+        with self._compiled([prior.network, prior.guide]):
+            train(
+                stage,
+                settings,
+                batches,
+                seed=self.model.spec.seed,
+                state_file=self.folder.state_file("prior"),
+                fingerprint=f"{self.folder.fingerprint}-{self.model.autoencoder_digest()}",
+                matrix_dtype=self.precision.dtype,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
+        stage.average.copy_to_module()
+        self.model.stages.add("prior")
+        self._save_model()
+        self.reporter.note(f"wrote {self.folder.checkpoint('prior')}")
+        return True
+
+    def _autoencoder_stage(self) -> AutoencoderTraining:
+        return AutoencoderTraining(
+            self.model.autoencoder,
+            self.model.spec.posterior,
+            self.model.spec.train.autoencoder,
+            self.device,
+            self.data.held_out(),
+            precision=self.precision,
+        )
+
+    def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
+        """Endless row numbers of stage 2's steps, of which each process has its share."""
+        batches = shuffled_batches(num_rows, self.model.spec.train.prior.batch_size, self.model.spec.seed, start_step)
+        return (index[processes.rank() :: processes.world_size()] for index in batches)
+
+    def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
+        return compiled(networks, self.device) if self.model.spec.train.compile else nullcontext()
+
+    def _make_whole(self) -> None:
+        """Where layers are split among the processes, give every process the trained networks as they are alone."""
+        if has_split_layers(self.model.autoencoder):
+            trained = {name: whole(value) for name, value in self.model.autoencoder.state_dict().items()}
+            self.model.build().to(self.device)
+            self.model.autoencoder.load_state_dict(trained)
+
+    def _latents(self) -> Latents:
+        """Posterior and features of every training row: each process encodes and writes a share, and reads all."""
+        folder, size = self.folder.latents, processes.world_size()
+        name = f"{self.folder.fingerprint}-{self.model.autoencoder_digest()}"
+        files = self._read_latents(folder, name) if LatentFiles.exist(folder) else None
+        if files is None:
+            self.reporter.begin("latents", None, "row")
+            with torch.random.fork_rng():  # worker processes are seeded from it
+                write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance, fingerprint=name)
+            self.reporter.finish()
+            processes.barrier()
+            if processes.rank() == 0:
+                finish_latents(folder, size, fingerprint=name)
+            processes.barrier()
+            files = LatentFiles(folder, fingerprint=name)
+        if files.num_bytes > MOST_LATENT_BYTES:
+            self.reporter.note(f"latents: {files.num_bytes / 2**30:.1f} GiB are read from {folder} as they are needed")
+            return files
+        return files.take(torch.arange(len(files))).to(self.device)
+
+    def _read_latents(self, folder: Path, name: str) -> LatentFiles | None:
+        """The latents of an earlier call; None, for all processes, where one found them damaged: they are removed."""
+        files, reason = None, "another process found them damaged"
+        try:
+            files = LatentFiles(folder, fingerprint=name)
+        except CheckpointError as error:
+            reason = str(error)
+        (damaged,) = processes.any_process((files is None,), self.device)
+        if not damaged:
+            return files
+        self.reporter.warn(f"{reason}\nthe training set is encoded again")
+        if processes.rank() == 0:
+            shutil.rmtree(folder)
+        processes.barrier()
+        return None
+
+    def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
+        return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
+
+    def _save_model(self) -> None:
+        if processes.rank() == 0:
+            self.model.save(self.folder.path)
+        processes.barrier()
+
+    def _held_out_latents(self) -> LatentStore | None:
+        rows = self.data.held_out()
+        if rows is None:
+            return None
+        batches = (rows.take(index) for index in torch.arange(len(rows)).split(64))
+        return collect_latents(self.model.autoencoder, batches, self.device).to(self.device)
+
+    def _fit_mixture(self, latents: Latents, most_rows: int = 10_000) -> None:
+        """Fit the control to draws of the aggregate posterior, several a row where rows are few."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.model.spec.seed)
+            rows = torch.randperm(len(latents)).repeat(max(1, -(-1_000 // len(latents))))[:most_rows]
+            draws = self.model.prior.standardise(latents.take(rows).to(self.device).sample())
+        with torch.no_grad():
+            self.model.mixture.fit(draws, seed=self.model.spec.seed)

@@ -1,0 +1,1 @@
+"""What every part may use: errors, seeds, files, URLs, the machine, progress."""

@@ -1,1 +1,0 @@
-"""Files that `shala new-plugin` fills in; `string.Template` names what is filled."""
