@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.rows import load_rows
+from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.likelihood import conditional_log_likelihood
-from shala_framework.model import load
+from shala_framework.run.loading import load
 from shala_framework.support.machine import describe_machine
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = load(args.run)
-    rows = load_rows(model.urls(args.split, args.run), model.modalities)
+    rows = load_rows(split_urls(model.spec.data, args.split, args.run if model.synthetic else None), model.modalities)
     columns = [list(rows.x).index(name) for name in (args.given, args.of)]
     both = torch.nonzero(rows.presence[:, columns].all(1))[:, 0]
     chosen = both[torch.linspace(0, len(both) - 1, min(args.rows, len(both))).round().long()]

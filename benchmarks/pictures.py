@@ -22,7 +22,7 @@ from shala_framework.spec.schema import Stage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
 from shala_framework.training.loop import train
 from shala_framework.training.precision import Precision
-from shala_framework.training.steps import Trainable
+from shala_framework.training.trainable import Trainable
 
 SIDE, FEATURE_DIM = 28, 256
 

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from shala_framework.data.latents import collect_latents
 from shala_framework.data.rows import load_rows
+from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.frechet import frechet_distance
-from shala_framework.model import load
 from shala_framework.prior import karras_sigmas
 from shala_framework.prior.sampling import SAMPLERS, num_evaluations
+from shala_framework.run.loading import load
 from shala_framework.support.machine import describe_machine
 
 DEVIATIONS = (1.0, 0.5, 0.25, 0.1)  # of the Gaussians, in those of the latent
@@ -48,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load(args.run)
     torch.manual_seed(0)
-    rows = load_rows(model.urls("train", args.run), model.modalities)
+    rows = load_rows(split_urls(model.spec.data, "train", args.run if model.synthetic else None), model.modalities)
     store = collect_latents(model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device)
     reference, other = (store.take(torch.arange(args.num) % len(store)).sample() for _ in range(2))
     mean, std = reference.mean(0), reference.std(0)

@@ -8,14 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shala_framework.model import ShaLa, load
+    from shala_framework.model import ShaLa
+    from shala_framework.run.loading import load
     from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "support.errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
-    "model": ("ShaLa", "load"),
+    "model": ("ShaLa",),
+    "run.loading": ("load",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,22 +3,20 @@
 Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.posterior import GaussianPosterior
-from shala_framework.data.splits import Split, split_urls
-from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.modality import Modality
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
-from shala_framework.spec import LoadedSpec, Spec, resolve_spec, unstructure
+from shala_framework.spec import LoadedSpec, Spec, unstructure
+from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.support.checkpoint import (
     ForeignFileError,
     digest,
@@ -28,17 +26,13 @@ from shala_framework.support.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from shala_framework.support.errors import CheckpointError, PluginError, Problem, SpecError
-from shala_framework.support.json_files import read_json
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
-SPEC_FILE = "spec.json"
-FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
-FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # of [data], which training does not depend on
 DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
-SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # of spec.json
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 Sampler = Literal["heun", "dpm"]
 
@@ -74,10 +68,10 @@ class ShaLa:
             PluginError: A modality's encoder or decoder does not keep its contract.
         """
         spec = self.spec
-        self._check_groups()
+        groups = {name: table.group for name, table in spec.modality.items() if table.group}
+        check_groups(groups, self.modalities)
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
-            groups = {name: table.group for name, table in spec.modality.items() if table.group}
             self.autoencoder = Autoencoder.from_table(self.modalities, spec.posterior, groups)
             self.prior = DiffusionPrior.from_table(
                 spec.prior,
@@ -86,33 +80,8 @@ class ShaLa:
                 feature_dim=spec.posterior.feature_dim,
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
-            self._check_contracts()
+            check_contracts(self.autoencoder, self.modalities)
         return self
-
-    def _check_contracts(self) -> None:
-        """Pass one batch through every plugin's modules and look at what comes out."""
-        num_rows, feature_dim = 2, self.spec.posterior.feature_dim
-        for name, modality in self.modalities.items():
-            x = torch.zeros((num_rows, *modality.shape), dtype=modality.dtype)
-            with _evaluating(self.autoencoder), torch.no_grad():
-                h = self.autoencoder.encoders[name](x)
-                likelihood = self.autoencoder.decoders[name](torch.zeros(num_rows, self.autoencoder.latent_dim))
-                if not isinstance(likelihood, Likelihood):
-                    raise PluginError(
-                        f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood"
-                    )
-                log_prob, mode = likelihood.log_prob(x), likelihood.mode()
-                relaxed = (
-                    self.autoencoder.encoders[name](likelihood.relaxed()) if isinstance(likelihood, Relaxed) else h
-                )
-            for what, got, expected in (
-                ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
-                ("encoder made of its likelihood's relaxed form", tuple(relaxed.shape), (num_rows, feature_dim)),
-                ("log_prob returned", tuple(log_prob.shape), (num_rows,)),
-                ("mode returned", (mode.dtype, tuple(mode.shape)), (modality.dtype, tuple(x.shape))),
-            ):
-                if got != expected:
-                    raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,36 +93,11 @@ class ShaLa:
         """Where the networks are."""
         return self.prior.z_mean.device
 
-    def urls(self, split: Split, folder: Path) -> list[str]:
-        """Shards of a split that the run in a folder reads: its stand-in's where it was trained on it.
-
-        Raises:
-            DataError: They are not where the spec says.
-        """
-        return split_urls(self.spec.data, split, folder if self.synthetic else None)
-
     def to(self, device: torch.device | str) -> "ShaLa":
         """Move the networks; returns self."""
         for module in (self.autoencoder, self.prior, self.mixture):
             module.to(device)
         return self
-
-    def _check_groups(self) -> None:
-        """Raise SpecError where modalities that are to share an encoder and a decoder are not of one kind."""
-        first: dict[str, str] = {}
-        for name, table in self.spec.modality.items():
-            if not table.group:
-                continue
-            other = first.setdefault(table.group, name)
-            mine, others = (self._kind(self.modalities[n]) for n in (name, other))
-            if mine != others:
-                message = f"expected what modality {other!r} has, with which it shares: {others}; got {mine}"
-                raise SpecError([Problem(path=f"modality.{name}.share", message=message)])
-
-    @staticmethod
-    def _kind(modality: Modality) -> str:
-        shape = [int(size) for size in modality.shape]
-        return f"{type(modality).__name__}, {modality.dtype} {shape}".replace("torch.", "")
 
     def parts(self) -> dict[str, nn.Module]:
         """The model's parts by name, for counting and printing."""
@@ -272,7 +216,7 @@ class ShaLa:
         autoguidance = sampling.autoguidance_scale if autoguidance_scale is None else autoguidance_scale
         sigmas = karras_sigmas(num_steps or sampling.num_steps, settings.sigma_min, settings.sigma_max)
         repeats = num_samples
-        with _evaluating(self.prior):
+        with evaluating(self.prior):
             denoise = self.prior.denoiser(
                 [h.repeat_interleave(repeats, 0) for h in h_MNF],
                 subset_NM.repeat_interleave(repeats, 0),
@@ -330,7 +274,7 @@ class ShaLa:
     def _diffusion_log_prob(
         self, z_ND: Tensor, h_MNF: list[Tensor], subset_NM: Tensor, sigmas: Tensor, batch_size: int = 512
     ) -> Tensor:
-        with _evaluating(self.prior):
+        with evaluating(self.prior):
             return torch.cat(
                 [
                     log_density(self.prior.denoiser([h[rows] for h in h_MNF], subset_NM[rows]), z_ND[rows], sigmas)
@@ -343,7 +287,7 @@ class ShaLa:
         """Every modality of some latents [N, D], on the CPU; the likelihood's mode, or a draw."""
         generator = torch.Generator(self.device).manual_seed(mix_seed(seed, 2))
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        with _evaluating(self.autoencoder):
+        with evaluating(self.autoencoder):
             for z in z_ND.split(batch_size):
                 for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
                     parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
@@ -363,7 +307,7 @@ class ShaLa:
     def _fuse(self, h_MNF: list[Tensor], subset_NM: Tensor) -> GaussianPosterior:
         """q(z | x_S); of all modalities it is that of stage 1's own rows."""
         h = dict(zip(self.names, h_MNF, strict=True))
-        with _evaluating(self.autoencoder):
+        with evaluating(self.autoencoder):
             whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
         all_N1 = subset_NM.all(1, keepdim=True)
         return GaussianPosterior(
@@ -393,7 +337,7 @@ class ShaLa:
     ) -> tuple[list[Tensor], Tensor]:
         """Features of every modality, zeros for those not given, and which are given."""
         h = {name: torch.zeros(num_rows, self.autoencoder.feature_dim, device=self.device) for name in self.names}
-        with _evaluating(self.autoencoder):
+        with evaluating(self.autoencoder):
             for rows in torch.arange(num_rows).split(batch_size) if given else ():
                 batch = {name: value[rows].to(self.device) for name, value in given.items()}
                 for name, feature in self.autoencoder.encode(batch).items():
@@ -455,66 +399,3 @@ class ShaLa:
         load_module(self.prior, part(tensors, "prior"), path)
         load_module(self.mixture, part(tensors, "mixture"), path)
         self.stages.add("prior")
-
-
-def load(folder: str | Path, device: torch.device | str = "cpu") -> ShaLa:
-    """Load a run, such as `load("runs/ntu_rgb_skeleton")`, in evaluation mode.
-
-    It samples by the [generate] table that the run was last given, which `spec.json` beside the checkpoints holds.
-
-    Raises:
-        CheckpointError: The folder has no checkpoint of stage 1, or a damaged one.
-        SpecError: A plugin that the model needs is not installed or has changed its options.
-    """
-    folder = Path(folder)
-    path = folder / AUTOENCODER_FILE
-    _, description = read_checkpoint(path)
-    if not isinstance(description.get("spec"), dict) or not isinstance(description.get("modality_states"), dict):
-        raise CheckpointError(f"{path} is no checkpoint of a model, but of {description!r}")
-    described = description["spec"] | _given_anew(folder / SPEC_FILE, description)
-    model = ShaLa(resolve_spec(described, str(path)))
-    model.synthetic, model.fingerprint = bool(description["synthetic"]), str(description["fingerprint"])
-    for name, modality in model.modalities.items():
-        try:
-            modality.load_state(description["modality_states"].get(name, {}))
-        except (ValueError, TypeError, LookupError) as error:
-            raise CheckpointError(f"{path}: state of modality {name!r}: {error}") from error
-    return model.build().load_stages(folder).to(device)
-
-
-def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a spec.json without what may change between two calls."""
-    spec = {key: value for key, value in described["spec"].items() if key not in FREE_TO_CHANGE}
-    spec["data"] = {key: value for key, value in spec["data"].items() if key not in FREE_DATA_KEYS}
-    return {"spec": spec, "stand_in_used": described["stand_in_used"]}
-
-
-def run_fingerprint(described: Mapping[str, Any]) -> str:
-    """A name for all runs of what a spec.json holds that training depends on, the order of modalities included."""
-    order = list(described["spec"]["modality"])
-    return hashlib.sha256(json.dumps([fixed_part(described), order], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _given_anew(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of a spec with what a finished run was given anew, by its spec.json; none where checkpoints lie alone."""
-    if not path.exists():
-        return {}
-    advice = "run the same spec into this folder again, which writes it"
-    found = read_json(path, SPEC_SHAPE, error=CheckpointError, advice=advice)
-    if run_fingerprint(found) != description["fingerprint"]:
-        raise CheckpointError(f"{path} belongs to another run than {AUTOENCODER_FILE} beside it; {advice}")
-    spec = found["spec"]
-    free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-    data = {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}  # earlier versions had fewer
-    return free | {"data": description["spec"]["data"] | data}
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, and whatever it was before after it."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)

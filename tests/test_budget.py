@@ -9,7 +9,7 @@ import torch
 from small_runs import CHECKPOINTS, StopAt, run, without_rates
 
 from shala_framework import SpecError, load
-from shala_framework.run import experiment
+from shala_framework.run import training as run_training
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import AutoencoderStage, PriorStage
 from shala_framework.support.checkpoint import read_checkpoint
@@ -27,7 +27,7 @@ def slow_steps(monkeypatch):
         measure_stage(*arguments, **settings)
         return StageCost(step_seconds=0.4)
 
-    monkeypatch.setattr(experiment, "measure_stage", measured)
+    monkeypatch.setattr(run_training, "measure_stage", measured)
 
 
 def explicit(folder: Path) -> list[str]:

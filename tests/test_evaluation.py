@@ -13,6 +13,7 @@ from PIL import Image
 from shala_framework import load
 from shala_framework.cli.main import dispatch, main, main_run
 from shala_framework.data.rows import load_rows
+from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
@@ -36,7 +37,10 @@ def trained(spec, *overrides):
     folder = Path("r")
     Experiment(read_spec(spec, overrides), folder).run()
     model = load(folder)
-    return model, *(load_rows(model.urls(split, folder), model.modalities) for split in ("train", "validation"))
+    return model, *(
+        load_rows(split_urls(model.spec.data, split, folder if model.synthetic else None), model.modalities)
+        for split in ("train", "validation")
+    )
 
 
 def call(*arguments):

@@ -19,11 +19,13 @@ from shala_framework import DataError, SpecError
 from shala_framework.cli.main import main, main_run
 from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import ShardStream, stream_batches
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, SPEC_FILE, load, run_fingerprint
+from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE
 from shala_framework.report.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
 from shala_framework.report.media import Media
 from shala_framework.report.page import Cell, Panel
+from shala_framework.run.loading import SPEC_FILE, load
 from shala_framework.spec import read_spec
+from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.spec.schema import Data
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.escaping import printable

@@ -50,9 +50,9 @@ def evaluate(
 ) -> None:
     """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent."""
     from shala_framework.cli.progress import make_reporter
-    from shala_framework.model import load
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
+    from shala_framework.run.loading import load
     from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))

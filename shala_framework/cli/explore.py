@@ -27,8 +27,8 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
     if not 1 <= port <= 65_535:
         raise DataError(f"expected --port of 1 to 65535, got {port}")
     from shala_framework.cli.held_out import held_out_rows
-    from shala_framework.model import load
     from shala_framework.report.explore import OwnPageOnly, build_page
+    from shala_framework.run.loading import load
     from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from shala_framework.data.rows import Rows
+from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.model import ShaLa
 
@@ -13,7 +14,7 @@ def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
     Raises:
         DataError: The shards are missing or cannot be read.
     """
-    urls = model.urls("validation", folder)
+    urls = split_urls(model.spec.data, "validation", folder if model.synthetic else None)
     data = model.spec.data
     if not urls:
         return None

@@ -19,6 +19,7 @@ from torch import Tensor
 from shala_framework import __version__
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.rows import Rows
+from shala_framework.data.splits import split_urls
 from shala_framework.model import ShaLa
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
@@ -180,7 +181,7 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str
     left_out = []
     for split in ("train", "validation"):
         try:
-            urls = model.urls(split, folder)
+            urls = split_urls(model.spec.data, split, folder if model.synthetic else None)
         except DataError:
             continue  # shards that were moved since do not keep a report from being made
         for parent in dict.fromkeys(Path(url).parent for url in urls):

@@ -26,6 +26,7 @@ from shala_framework.plugin.modality import Modality
 from shala_framework.spec import Spec
 from shala_framework.support.progress import Reporter
 
+CPU = torch.device("cpu")
 DEVICE_SHARE = 0.25  # of a CUDA device's free memory, that the training set may take
 
 
@@ -38,16 +39,16 @@ class RunData:
         modalities: Those that decode the rows.
         train_urls: Shards of the training split.
         validation_urls: Those of the validation split; none where there is none.
+        reporter: Receives progress.
         device: That computes.
-        reporter: Who is told of progress.
     """
 
     spec: Spec
     modalities: Mapping[str, Modality]
     train_urls: list[str]
     validation_urls: list[str]
-    device: torch.device
     reporter: Reporter
+    device: torch.device = CPU
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
 

@@ -10,7 +10,7 @@ import attrs
 
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows
-from shala_framework.data.splits import Split
+from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
@@ -109,7 +109,7 @@ def evaluate_run(
 
 
 def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Reporter) -> Rows:
-    urls = model.urls(split, folder)
+    urls = split_urls(model.spec.data, split, folder if model.synthetic else None)
     if not urls:
         raise DataError(
             f"expected shards of the {split} split, got none: the spec has no data.{split}; "

@@ -13,15 +13,16 @@ from shala_framework.data.fitting import needs_fit
 from shala_framework.data.identity import describe_shards
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.rows import Rows, fit_to_shards
-from shala_framework.data.splits import SPLITS
+from shala_framework.data.splits import SPLITS, Split, split_urls
 from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.model import SPEC_FILE, ShaLa
+from shala_framework.model import ShaLa
 from shala_framework.plugin.tracker import TrackedRun
 from shala_framework.report.samples import SampleWriter, choose_rows
 from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.loading import SPEC_FILE
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
@@ -102,8 +103,10 @@ class Experiment:
         self.data = RunData(
             spec=self.spec,
             modalities=self.model.modalities,
-            train_urls=self.model.urls("train", self.folder),
-            validation_urls=self.model.urls("validation", self.folder),
+            train_urls=split_urls(self.model.spec.data, "train", self.folder if self.model.synthetic else None),
+            validation_urls=split_urls(
+                self.model.spec.data, "validation", self.folder if self.model.synthetic else None
+            ),
             device=self.device,
             reporter=self.reporter,
         )
@@ -198,13 +201,16 @@ class Experiment:
         self.data.train()
         return True
 
+    def _urls(self, split: Split) -> list[str]:
+        return split_urls(self.spec.data, split, self.folder if self.loaded.stand_in_used else None)
+
     def _check_shards(self) -> None:
         """Raise DataError where shards are not there, before a file is written; a run does without its test split."""
         if self.loaded.stand_in_used:
             return
         for split in SPLITS:
             try:
-                self.model.urls(split, self.folder)
+                self._urls(split)
             except DataError as error:
                 if split != "test":
                     raise

@@ -10,10 +10,11 @@ from shala_framework.data.identity import compare_shards, read_record, write_rec
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
 from shala_framework.distributed import processes
-from shala_framework.model import SPEC_FILE, SPEC_SHAPE, fixed_part
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.samples import SYNTHETIC
+from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
+from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data
 from shala_framework.spec.structuring import format_path
 from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file

@@ -20,7 +20,7 @@ from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.loop import closed_after
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
-from shala_framework.training.steps import Trainable
+from shala_framework.training.trainable import Trainable
 
 LEAST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 20
 TIMED_SHARE = 0.01  # of the budget, that the timed steps of a stage may take

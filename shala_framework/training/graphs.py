@@ -17,8 +17,8 @@ from torch import Tensor
 from shala_framework.distributed.processes import world_size
 from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
-from shala_framework.training.parallel import Loss
-from shala_framework.training.steps import Trainable, set_rate, take_step
+from shala_framework.training.steps import set_rate, take_step
+from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
 Notes = Callable[[str], None]

@@ -32,8 +32,8 @@ from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.states import StateFiles
-from shala_framework.training.steps import Trainable
 from shala_framework.training.stopping import Interrupted, stop_request
+from shala_framework.training.trainable import Trainable
 
 Batch = TypeVar("Batch")
 

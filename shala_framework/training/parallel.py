@@ -1,8 +1,7 @@
 """A stage's loss and gradient, of this process's rows or of those of all that train together."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +9,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shala_framework.distributed.processes import world_size
 from shala_framework.distributed.split_tensors import is_split
-
-if TYPE_CHECKING:
-    from shala_framework.training.steps import Trainable
-
-Loss = Callable[[Any, int | Tensor, int], tuple[Tensor, dict[str, Tensor]]]
+from shala_framework.training.trainable import Loss, Trainable
 
 
 class _LossModule(nn.Module):
     """A stage as a module whose forward is its loss, which is what DistributedDataParallel wants."""
 
-    def __init__(self, stage: "Trainable[Any]") -> None:
+    def __init__(self, stage: Trainable[Any]) -> None:
         super().__init__()
         self.module = stage.module
         self._loss = stage.loss
@@ -29,7 +24,7 @@ class _LossModule(nn.Module):
         return self._loss(batch, step)
 
 
-def shared_loss(stage: "Trainable[Any]", device: torch.device, *, exchange_gradients: bool = True) -> Loss:
+def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradients: bool = True) -> Loss:
     """What computes a step: given a batch, the step and a number of parts, it leaves gradients behind.
 
     The parts of a batch are gone through one by one, which takes less memory; gradients are those of the parts' mean,

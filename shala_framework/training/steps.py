@@ -1,57 +1,17 @@
-"""What a stage is to the loop that trains it, and one step of it."""
+"""One step of a stage, at its place in the schedule."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
-from shala_framework.training.parallel import Loss
+from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
-
-
-class Trainable(Protocol[Batch]):
-    """One stage, as the loop sees it."""
-
-    name: str
-    module: nn.Module
-
-    def loss(self, batch: Batch, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and detached terms worth logging, which are means over rows (of some: `weighted`).
-
-        The step is a tensor where a CUDA graph takes it, so that each replay has its own.
-        """
-        ...
-
-    def placed(self, batch: Batch, *, copy: bool = False) -> Batch:
-        """A batch on the device that computes; with `copy` in memory of its own."""
-        ...
-
-    def refill(self, placed: Batch, batch: Batch) -> bool:
-        """Copy a batch into a placed one; False, and nothing copied, where its shapes are others."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called once the optimiser has stepped."""
-
-    def validate(self) -> dict[str, float]:
-        """Figures on held-out rows; empty where there are none."""
-        ...
-
-    def split(self, batch: Batch, parts: int) -> Sequence[Batch]:
-        """A batch in equal parts, for a step that goes through them one by one."""
-        ...
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside the module's that going on needs."""
-        ...
-
-    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take them back."""
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:

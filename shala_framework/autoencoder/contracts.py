@@ -1,0 +1,62 @@
+"""What plugins' modules have to keep, looked at before anything is trained."""
+
+from collections.abc import Mapping
+
+import torch
+
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.support.errors import PluginError, Problem, SpecError
+from shala_framework.support.modes import evaluating
+
+
+def check_groups(groups: Mapping[str, str], modalities: Mapping[str, Modality]) -> None:
+    """Check that modalities which are to share an encoder and a decoder are of one kind.
+
+    Args:
+        groups: Name of a modality to that of its group.
+        modalities: By name.
+
+    Raises:
+        SpecError: Two of a group differ in class, type or shape.
+    """
+    first: dict[str, str] = {}
+    for name, group in groups.items():
+        other = first.setdefault(group, name)
+        mine, others = (_kind(modalities[n]) for n in (name, other))
+        if mine != others:
+            message = f"expected what modality {other!r} has, with which it shares: {others}; got {mine}"
+            raise SpecError([Problem(path=f"modality.{name}.share", message=message)])
+
+
+def _kind(modality: Modality) -> str:
+    shape = [int(size) for size in modality.shape]
+    return f"{type(modality).__name__}, {modality.dtype} {shape}".replace("torch.", "")
+
+
+def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]) -> None:
+    """Pass one batch through every plugin's modules and look at what comes out.
+
+    Raises:
+        PluginError: An encoder or a decoder does not keep its contract.
+    """
+    num_rows, feature_dim = 2, autoencoder.feature_dim
+    for name, modality in modalities.items():
+        x = torch.zeros((num_rows, *modality.shape), dtype=modality.dtype)
+        with evaluating(autoencoder), torch.no_grad():
+            h = autoencoder.encoders[name](x)
+            likelihood = autoencoder.decoders[name](torch.zeros(num_rows, autoencoder.latent_dim))
+            if not isinstance(likelihood, Likelihood):
+                raise PluginError(
+                    f"modality {name!r}: its decoder returned {type(likelihood).__name__}; expected a Likelihood"
+                )
+            log_prob, mode = likelihood.log_prob(x), likelihood.mode()
+            relaxed = autoencoder.encoders[name](likelihood.relaxed()) if isinstance(likelihood, Relaxed) else h
+        for what, got, expected in (
+            ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
+            ("encoder made of its likelihood's relaxed form", tuple(relaxed.shape), (num_rows, feature_dim)),
+            ("log_prob returned", tuple(log_prob.shape), (num_rows,)),
+            ("mode returned", (mode.dtype, tuple(mode.shape)), (modality.dtype, tuple(x.shape))),
+        ):
+            if got != expected:
+                raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
