@@ -45,10 +45,10 @@ def same(one, other):
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in CHECKPOINTS)
 
 
-@pytest.mark.parametrize("campaign", ["kills", "damage", "disk"])
+@pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs"])
 def test_small_campaigns_find_nothing(campaign):
-    """A few kills, damaged files and full disks: the right result or a message, each time."""
-    trials = {"kills": 5, "damage": 40, "disk": 3}[campaign]
+    """A few kills, damaged files, full disks and mutated specs: the right result or a message, each time."""
+    trials = {"kills": 5, "damage": 40, "disk": 3, "specs": 900}[campaign]
     line = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), campaign, "--trials", str(trials), "--seed", "11"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

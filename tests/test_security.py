@@ -368,6 +368,81 @@ def test_depth_and_digits_are_errors_at_their_line(text, two_spec, capsys):
     assert time.monotonic() - start < 20
 
 
+LARGE = {
+    "20,000 tables": ("".join(f'[modality.m{i}]\nplugin = "two-floats"\n' for i in range(20_000)), "at most 1,000 mod"),
+    "tables of many braces": (
+        "".join(f'[modality."v{i}_{{0..999}}"]\nplugin = "two-floats"\n' for i in range(20)),
+        "at most 1,000 modality tables in all",
+    ),
+    "a large table of many names": (
+        f'[modality."v_{{0..899}}"]\nplugin = "two-floats"\noptions = {{ field = "{"x" * 10_000}" }}\n',
+        "expected a shorter table for 900 names, got one of 10,0",
+    ),
+    "a thousand plugins that are not there": (
+        "".join(f'[modality.m{i}]\nplugin = "p{i}"\n' for i in range(900)),
+        "no installed plugin offers 'p0'",
+    ),
+    "a plugin of a long name": (f'[modality.m]\nplugin = "{"p" * 1_000_000}"\n', "(1,000,000 characters)"),
+    "thousands of overrides": (
+        '[data.stand_in]\ndataset = "two-floats-made"\n[data.stand_in.set]\n'
+        + "".join(f'"train.a{i}" = {i}\n' for i in range(20_000)),
+        "train.a0: unknown key",
+    ),
+    "elements of a wrong type": (
+        f"[track.t]\n[evaluate]\nnum_rows = [{'1,' * 200_000}]\n",
+        "expected int, got an array",
+    ),
+    "values": (f"x = [{'[],' * 400_000}]\n", "expected at most 500,000 keys, elements and lines"),
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE.keys())
+def test_large_specs_are_read_or_refused_within_seconds(text, two_spec, capsys):
+    """In time that grows with their size, and with at most a hundred lines said."""
+    addition, message = text
+    two_spec.write_text(f"{spec_text()}\n{addition}")
+    start = time.monotonic()
+    status, said = outcome(capsys, "check", "two.toml")
+    assert (status, len(said) < 40_000) == (2, True), said[:1_000]
+    assert message in said
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{0,1}" * 18, "at most 2,000,000 pieces"),
+        ("x*{0..20000}", "at most 10,000 shard names with wildcards"),
+        ("[a" * 200 + "{0..9999}", "of 1,000,000 characters in all"),
+        ("*/" * 1_000, "wildcards in at most 16 parts of a path"),
+        ("{*/*/,}" * 9, "wildcards in at most 16 parts of a path"),
+        ("[a" * 50_000, ""),
+        ("_{0..999}y{0..999}:", ""),
+        ("{" + ",".join(f"{i}*/a" for i in range(40)) + "}", ""),
+    ],
+)
+def test_names_of_shards_are_looked_for_or_refused_within_seconds(pattern, message, two_spec):
+    """Wildcards in a thousand folders were a RecursionError, and many names took a minute."""
+    stand_in = '[data.stand_in]\ndataset = "two-floats-made"\n'
+    two_spec.write_text(spec_text(train=pattern) + stand_in)
+    start = time.monotonic()
+    if message:
+        with pytest.raises(SpecError, match=message):
+            read_spec(two_spec)
+    else:
+        assert read_spec(two_spec).stand_in_used
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("value", ["1979-05-27T07:32:00Z", "07:32:00", "[1.0, inf]", "{ a = { b = nan } }", "9" * 30])
+def test_values_that_a_saved_spec_cannot_hold_are_refused(value, two_spec):
+    """Where any type is allowed, as in overrides that are not applied: they failed when the spec was saved."""
+    stand_in = f'[data.stand_in]\ndataset = "two-floats-made"\n[data.stand_in.set]\nseed = {value}\n'
+    two_spec.write_text(spec_text() + stand_in)
+    with pytest.raises(SpecError, match=r"data\.stand_in\.set\.seed.*: expected "):
+        read_spec(two_spec, use_stand_in=False)
+
+
 # Text on terminals and pages.
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\x08\x9b31m\u202e\u2066\u200b\u2028\x7f\ud800<img src=x onerror=alert(1)>"

@@ -18,6 +18,7 @@ from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.tracker import Tracker
 from shala_framework.support.errors import PluginError
 from shala_framework.support.hints import nearest
+from shala_framework.support.urls import shortened
 
 GROUP = "shala.plugins"
 HOOKS: dict[str, type[Any]] = {  # what each one registers
@@ -169,7 +170,7 @@ def _find(name: str) -> tuple[Offer, EntryPoint]:
     entries = {_offer(entry): entry for entry in entry_points(group=GROUP) if entry.name == name}
     if not entries:
         hint = nearest(name, {offer.name for offer in installed_offers()}, "plugins")
-        raise PluginError(f"no installed plugin offers {name!r}; install the package that does ({hint})")
+        raise PluginError(f"no installed plugin offers {shortened(name)}; install the package that does ({hint})")
     if len(entries) > 1:
         owners = " and ".join(sorted(str(offer) for offer in entries))
         raise PluginError(f"expected one distribution that offers {name!r}, got {owners}; uninstall all but one")

@@ -17,7 +17,9 @@ from braceexpand import braceexpand
 from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath
 from shala_framework.support.urls import count_names, shortened
 
-MOST_MEMBERS = 1_000  # tables that a name's braces may stand for, each of them a network
+MOST_MEMBERS = 1_000  # modality tables, written or stood for by braces, each of them a network
+MOST_FILLED = 5_000_000  # characters and values of all tables that one name's braces stand for
+MOST_LINES = 1_000_000  # keys of all of them
 MOST_CHARACTERS = 200  # of a name with braces
 _BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
 
@@ -72,6 +74,14 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
         except InvalidValueError as error:
             findings += [attrs.evolve(finding, path=("modality", pattern)) for finding in error.findings]
             continue
+        if len(expanded) + len(named) > MOST_MEMBERS:
+            message = f"expected at most {MOST_MEMBERS:,} modality tables in all, got more with {shortened(pattern)}"
+            findings.append(Finding(("modality", pattern), message))
+            break
+        if len(named) > 1 and len(named) * (size := _size(table)) > MOST_FILLED:
+            message = f"expected a shorter table for {len(named):,} names, got one of {size:,} characters and values"
+            findings.append(Finding(("modality", pattern), message))
+            continue
         for name, values in named.items():
             if name in expanded or (name != pattern and name in tables):
                 findings.append(Finding(("modality", pattern), f"expected names of its own, got {name!r} once more"))
@@ -85,16 +95,34 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
 def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[KeyPath, int]:
     """Lines of keys, for the tables that braces stand for too."""
     found = dict(lines)
+    inside: dict[Any, list[tuple[KeyPath, int]]] = {}
+    for path, line in lines.items():
+        if len(path) >= 2 and path[0] == "modality":
+            inside.setdefault(path[1], []).append((path, line))
+    tables = 0
     for pattern in patterns:
         try:
             named = members(pattern)
         except InvalidValueError:  # a finding of the table's
             continue
-        of_table = [(path, line) for path, line in lines.items() if path[:2] == ("modality", pattern)]
+        if not any(named.values()):
+            continue  # without braces, and its lines are known
+        tables += len(named)
+        if tables > MOST_MEMBERS or len(named) * len(inside.get(pattern, ())) > MOST_LINES:
+            break  # `expand_tables` says so, at the line of the pattern
         for name in named:
-            for path, line in of_table:
+            for path, line in inside.get(pattern, ()):
                 found["modality", name, *path[2:]] = line
     return found
+
+
+def _size(value: Any) -> int:
+    """Characters and values of a TOML value."""
+    if isinstance(value, str):
+        return 1 + len(value)
+    if isinstance(value, dict):
+        return 1 + sum(len(key) + _size(inner) for key, inner in value.items())
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
 
 
 def _filled(value: Any, values: Mapping[str, str]) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from shala_framework.spec.structuring import (
     unstructure,
 )
 from shala_framework.spec.toml import LimitError, parse_toml
-from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
+from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
 from shala_framework.support.urls import any_exists, expand_braces, is_cache, refuse_pipes, shortened
 
 
@@ -133,23 +134,25 @@ class _Places:
 
     def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
         self.file, self.lines = file, lines
-        self.overridden: dict[KeyPath, str] = {}
+        self._overrides: dict[KeyPath, tuple[int, str]] = {}
+        self._inside: dict[KeyPath, str] = {}
+        self._number = count()
 
     def override(self, path: KeyPath, origin: str) -> None:
         """Note an override, which also replaces whatever was written below its path."""
-        self.overridden = {p: o for p, o in self.overridden.items() if p[: len(path)] != path} | {path: origin}
+        self._overrides[path] = (next(self._number), origin)
+        for length in range(1, len(path)):
+            self._inside.setdefault(path[:length], origin)
 
     def origin(self, path: KeyPath) -> str:
         heads = [path[:length] for length in range(len(path), 0, -1)]
-        for head in heads:
-            if head in self.overridden:
-                return self.overridden[head]
+        if found := [self._overrides[head] for head in heads if head in self._overrides]:
+            return max(found)[1]  # the last one, as it replaced what was written inside it
         for head in heads:
             if head in self.lines:
                 return f"{self.file}:{self.lines[head]}"
-            for overridden, origin in self.overridden.items():
-                if overridden[: len(head)] == head:
-                    return origin
+            if head in self._inside:
+                return self._inside[head]
         return self.file
 
     def problem(self, finding: Finding) -> Problem:
@@ -212,7 +215,8 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     except SpecError as error:
         if stand_in is None:
             raise
-        problems = error.problems  # what the stand-in's overrides may hide, and real shards would bring to light
+        # What the stand-in's overrides may hide, and real shards would bring to light; without "and 9 more".
+        problems = [problem for problem in error.problems if problem.origin]
     if stand_in is not None:
         own = []
         for keys, value in _leaves(stand_in):
@@ -298,13 +302,16 @@ def _resolve(
     except InvalidValueError as error:
         findings += error.findings
     classes, options = {}, {}
+    load = _remembered(load_modality)
     for name, table in _tables(raw.get("modality")):
         where: KeyPath = ("modality", name)
         plugin = table.get("plugin")
+        if len(findings) >= MOST_PROBLEMS:
+            break  # a message lists no more, and asking for plugins that are not there takes time
         if not isinstance(plugin, str) or not isinstance(table.get("options", {}), dict):
             continue  # already among the findings of the schema
         try:
-            classes[name] = load_modality(plugin)
+            classes[name] = load(plugin)
             options[name] = structure(table.get("options", {}), classes[name].Options)
         except PluginError as error:
             findings.append(Finding((*where, "plugin"), str(error)))
@@ -327,6 +334,8 @@ def _resolve(
             findings += [attrs.evolve(f, path=(*where, "options", *f.path)) for f in error.findings]
     trackers = {}
     for name, table in () if saved else _tables(raw.get("track")):
+        if len(findings) >= MOST_PROBLEMS:
+            break
         if not isinstance(table.get("options", {}), dict):
             continue
         try:
@@ -342,6 +351,23 @@ def _resolve(
         raise SpecError(sorted(set(all_problems), key=lambda p: (_line(p.origin), p.path)))
     tables = {name: attrs.evolve(table, options=unstructure(options[name])) for name, table in spec.modality.items()}
     return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
+
+
+def _remembered(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A plugin's loader that looks for each name once, as a thousand tables may have the same."""
+    known: dict[str, Any] = {}
+
+    def remembered(name: str) -> Any:
+        if name not in known:
+            try:
+                known[name] = load(name)
+            except PluginError as error:
+                known[name] = error
+        if isinstance(known[name], PluginError):
+            raise known[name]
+        return known[name]
+
+    return remembered
 
 
 def _wrong_urls(data: dict[str, Any], *, saved: bool) -> list[Finding]:

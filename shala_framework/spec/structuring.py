@@ -20,6 +20,7 @@ from shala_framework.support.hints import nearest
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 MOST_SHOWN = 100  # characters of a key or a text in a message
+MOST_FINDINGS = 1_000  # of one table or array, after which the others are not looked at
 LARGEST_INT = 2**63 - 1  # of TOML, and of most that reads JSON
 
 
@@ -128,6 +129,19 @@ def _structure_literal(value: Any, kind: Any) -> Any:
     raise _mismatch(value, kind, f"did you mean {close[0]!r}?" if close else "")
 
 
+def _plain(value: Any) -> Any:
+    """A value whose type its reader knows, which JSON, in which specs are saved, has to be able to hold."""
+    if isinstance(value, Mapping):
+        _gather((key, partial(_plain, inner)) for key, inner in value.items())
+    elif isinstance(value, (list, tuple)):
+        _gather((index, partial(_plain, inner)) for index, inner in enumerate(value))
+    elif type(value) in (int, float):
+        _structure_float(value, float)
+    elif value is not None and type(value) not in (str, bool):
+        raise InvalidValueError([Finding((), f"expected a string, number, boolean, array or table, got {value!r}")])
+    return value
+
+
 def _refusal(error: ValueError | TypeError) -> InvalidValueError:
     """What a validator said; attrs' own put the message first and the field after it."""
     return InvalidValueError([Finding((), str(error.args[0]) if error.args else type(error).__name__)])
@@ -135,8 +149,11 @@ def _refusal(error: ValueError | TypeError) -> InvalidValueError:
 
 def _gather(items: Iterable[tuple[str | int, Callable[[], Any]]]) -> list[Any]:
     """Evaluate every item; raise the findings of all of them together, each under its key."""
-    results, findings = [], []
+    results: list[Any] = []
+    findings: list[Finding] = []
     for key, evaluate in items:
+        if len(findings) >= MOST_FINDINGS:
+            break
         try:
             results.append(evaluate())
         except InvalidValueError as error:
@@ -166,7 +183,7 @@ class _Structurer:
             self.converter.register_structure_hook_func(predicate, hook)
 
     def __call__(self, value: Any, kind: Any) -> Any:
-        return value if kind is Any else self.converter.structure(value, kind)
+        return _plain(value) if kind is Any else self.converter.structure(value, kind)
 
     def union(self, value: Any, kind: Any) -> Any:
         members = [member for member in get_args(kind) if member is not type(None)]

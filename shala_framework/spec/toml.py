@@ -11,6 +11,7 @@ import tomli
 
 MOST_CHARACTERS = 8 * 2**20  # of a file; a spec that lists a hundred thousand shards by name has that many
 MOST_NESTED = 32  # arrays and tables inside one another, and parts of a dotted key
+MOST_VALUES = 500_000  # keys, elements, lines and comments
 MOST_DIGITS = 400  # of a number; a float needs at most 309 before its point
 
 _TOKEN = re.compile(
@@ -48,9 +49,14 @@ def parse_toml(text: str) -> dict[str, Any]:
 def _check_limits(text: str) -> None:
     if len(text) > MOST_CHARACTERS:
         raise LimitError(f"expected at most {MOST_CHARACTERS:,} characters, got {len(text):,}", 1)
-    depth = dots = 0
+    depth = dots = values = 0
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup
+        if kind in ("open", "end"):
+            values += 1
+            if values > MOST_VALUES:
+                message = f"expected at most {MOST_VALUES:,} keys, elements and lines, got more"
+                raise LimitError(message, _line(text, token.start()))
         if kind == "open":
             depth, dots = depth + 1, 0
             if depth > MOST_NESTED:

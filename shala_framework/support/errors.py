@@ -2,6 +2,8 @@
 
 import attrs
 
+MOST_PROBLEMS = 100  # that a message lists
+
 
 class ShalaError(Exception):
     """Something a user can fix; the command line shows its message alone and exits with status 2."""
@@ -30,11 +32,13 @@ class Problem:
 
 
 class SpecError(ShalaError):
-    """A spec that cannot be used; lists everything that is wrong with it at once."""
+    """A spec that cannot be used; lists everything that is wrong with it at once, or a hundred things."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        more = len(problems) - MOST_PROBLEMS
+        rest = [Problem(path="", message=f"and {more:,} more problems")] if more > 0 else []
+        self.problems = [*problems[:MOST_PROBLEMS], *rest]
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class PluginError(ShalaError):

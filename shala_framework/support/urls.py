@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 
@@ -27,6 +26,11 @@ T = TypeVar("T")
 RETRY_SECONDS = (0.5, 2.0, 8.0)  # that a server is given before it is asked again
 MOST_NAMES = 1_000_000  # that braces may stand for; the largest public sets have a quarter of it
 MOST_CHARACTERS = 200_000_000  # of all names together
+MOST_PIECES = 2_000_000  # names times the braces of each, which is what expanding takes time by
+LONGEST_PATH = 4096  # characters; no system has longer ones, and matching takes their square
+MOST_WILD_PARTS = 16  # parts of a path that have wildcards
+MOST_GLOBS = 10_000  # names with wildcards, each of which reads a folder
+MOST_GLOB_CHARACTERS = 1_000_000  # of all of them
 MOST_NESTED = 16  # braces inside one another
 MOST_DIGITS = 18  # of a number in braces
 
@@ -234,13 +238,14 @@ def read_url_if_there(url: str) -> bytes | None:
         return None
 
 
+# As urllib.parse.urlsplit has it, which takes ten times as long, and there may be a million names.
+_SCHEME = re.compile(r"[\x00-\x20]*([A-Za-z][A-Za-z0-9+.\-\t\r\n]*):")
+
+
 def _scheme(name: str) -> str:
     """The scheme, in lower case; spaces before it, tabs and line breaks inside it do not hide it."""
-    try:
-        return urlsplit(name).scheme
-    except ValueError:  # brackets of a glob that look like a broken IPv6 address
-        head, colon, _ = name.partition(":")
-        return "" if "/" in head else urlsplit(head + colon).scheme
+    found = _SCHEME.match(name)
+    return re.sub(r"[\t\r\n]", "", found[1]).lower() if found else ""
 
 
 def _matches(name: str) -> list[str]:
@@ -248,6 +253,10 @@ def _matches(name: str) -> list[str]:
     if is_remote(name):
         return [name]
     path = name[len("file:") :] if _scheme(name) == "file" else name
+    if len(path) > LONGEST_PATH:
+        return []
+    if not glob.has_magic(path):
+        return [local_name(path)] if os.path.lexists(path) else []
     # A folder may be called "a [1]": brackets are a glob's only where no file has them in its name.
     matches = glob.glob(path.replace("[", "[[]")) or glob.glob(path)
     return [local_name(match) for match in sorted(matches)]
@@ -327,22 +336,52 @@ def expand_braces(urls: str | Sequence[str]) -> list[str]:
     Raises:
         DataError: Braces are not balanced, or stand for too many names.
     """
+    patterns = _checked_patterns(urls)
+    return [str(name) for pattern in patterns for name in braceexpand(pattern)]
+
+
+def _checked_patterns(urls: str | Sequence[str]) -> list[str]:
+    """Patterns whose braces are balanced and stand for no more names than can be looked at in a few seconds.
+
+    Raises:
+        DataError: As `expand_braces`.
+    """
     patterns = [urls] if isinstance(urls, str) else list(urls)
-    names: list[str] = []
-    number = characters = 0
+    number = characters = pieces = globs = glob_characters = 0
     for pattern in patterns:
         count = count_names(pattern)
         number, characters = number + count, characters + count * len(pattern)
+        pieces += count * pattern.count("{")
+        wild = glob.has_magic(pattern) and not is_remote(pattern)
+        if wild:
+            globs, glob_characters = globs + count, glob_characters + count * len(pattern)
         if number > MOST_NAMES or characters > MOST_CHARACTERS:
             raise DataError(
                 f"expected braces that stand for at most {MOST_NAMES:,} shard names of {MOST_CHARACTERS:,} "
                 f"characters in all, got more in {shortened(pattern)}"
             )
+        if pieces > MOST_PIECES:
+            raise DataError(
+                f"expected braces that stand for at most {MOST_PIECES:,} pieces of shard names in all, got more in "
+                f"{shortened(pattern)}; use one range in the place of several braces"
+            )
+        if globs > MOST_GLOBS or glob_characters > MOST_GLOB_CHARACTERS:
+            raise DataError(
+                f"expected at most {MOST_GLOBS:,} shard names with wildcards, of {MOST_GLOB_CHARACTERS:,} characters "
+                f"in all, got more in {shortened(pattern)}; use a wildcard in the place of the braces"
+            )
         try:
-            names += [str(name) for name in braceexpand(pattern)]
+            names = braceexpand(pattern)
         except ValueError as error:  # its UnbalancedBracesError, which its types do not export
             raise DataError(f"expected balanced braces in shard names, got {shortened(pattern)}") from error
-    return names
+        if wild and _wild_parts(pattern) > MOST_WILD_PARTS and max(map(_wild_parts, names)) > MOST_WILD_PARTS:
+            got = shortened(pattern)
+            raise DataError(f"expected wildcards in at most {MOST_WILD_PARTS} parts of a path, got more in {got}")
+    return patterns
+
+
+def _wild_parts(path: str) -> int:
+    return sum(map(glob.has_magic, path.split("/")))
 
 
 def any_exists(urls: str | Sequence[str]) -> bool:
@@ -389,8 +428,9 @@ def refuse_pipes(urls: str | Sequence[str]) -> None:
     Raises:
         DataError: A name may, or braces are not balanced.
     """
-    for name in expand_braces(urls):
-        check_url(name)
+    for pattern in _checked_patterns(urls):
+        for name in braceexpand(pattern) if ":" in pattern else ():  # without a colon no name has a scheme
+            check_url(name)
 
 
 CACHE_MARK = "shala-cache.txt"
