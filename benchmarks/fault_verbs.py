@@ -252,7 +252,7 @@ def bench(setting: Setting) -> Bench:
     import torch
 
     torch.set_num_threads(1)  # a fork has no threads of the process that it is of
-    for name in ("experiment", "report.page", "cli.run", "cli.pack", "cli.sample", "cli.report", "cli.evaluate"):
+    for name in ("run.experiment", "report.page", "cli.run", "cli.pack", "cli.sample", "cli.report", "cli.evaluate"):
         importlib.import_module(f"shala_framework.{name}")
     found = Bench(setting.folder)
     found.must(found.pack_line(setting.folder / "shards"))

@@ -24,6 +24,8 @@ from shala_framework.spec import read_spec
 from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 MODALITIES = {name: MayBeBlank(TwoFloatsOptions(field=name)) for name in "ab"}
 EMPTY = {3, 4, 5, 11, 19}
 BLANK = {7}  # in one of two

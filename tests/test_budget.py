@@ -16,6 +16,8 @@ from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.training.budget import StageCost, measure_stage, resized, steps_within
 from shala_framework.training.plan import TrainingPlan
 
+pytestmark = pytest.mark.long
+
 MINUTES = "train.minutes=0.5"
 
 

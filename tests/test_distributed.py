@@ -12,6 +12,8 @@ import pytest
 
 from shala_framework.support.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.long
+
 RUNNER = """\
 import sys
 from shala_framework.cli.main import main_run

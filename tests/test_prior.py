@@ -18,6 +18,8 @@ from shala_framework.prior import (
 from shala_framework.prior.network import CONDITIONS
 from shala_framework.training.stages import MovingAverage
 
+pytestmark = pytest.mark.long
+
 MEAN, STD = torch.tensor([1.0, -0.5]), torch.tensor([0.5, 2.0])
 
 

@@ -12,6 +12,8 @@ from numbered import Numbers
 from shala_framework.data.workers import WorkerError, describe_exit, work
 from shala_framework.support.errors import DataError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("end", [0, 1, 7])
