@@ -71,10 +71,10 @@ def pack(
 ) -> PackReport:
     """Write a data set's samples as shards `<split>-<number>.tar` and their index.
 
-    The same samples give the same bytes. Shards get their names when all are written. A pack that was killed or
-    interrupted, or failed for a reason that lies in no sample, such as a full disk, is gone on with by the same call,
-    from the last whole shard; one whose data cannot be used leaves nothing behind. What was left out is listed in
-    `left_out.txt` beside the shards.
+    The same samples give the same bytes. Shards get their names when all are written. The same call resumes a pack
+    that was killed or interrupted, or failed for a reason that lies in no sample, such as a full disk: it starts after
+    the last whole shard. A pack whose data cannot be used leaves nothing behind. `left_out.txt` beside the shards lists
+    what was left out.
 
     Args:
         dataset: Where samples come from.

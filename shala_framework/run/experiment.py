@@ -178,7 +178,8 @@ class Experiment:
                 trackers.append(tracker(options, run))
             except Exception as error:
                 raise PluginError(
-                    f"track.{name}: its start failed: {type(error).__name__}: {error}; mend it, or remove the table"
+                    f"track.{name}: it failed to start: {type(error).__name__}: {error}; correct its options, or "
+                    "remove the table"
                 ) from error
         return MetricsFile(self.place.metrics, trackers, self.reporter.warn, self.place.fingerprint)
 

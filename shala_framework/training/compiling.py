@@ -28,7 +28,7 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
     config, logger = torch._dynamo.config, logging.getLogger("torch._dynamo")
     before = config.suppress_errors, logger.level
     config.suppress_errors = True
-    logger.setLevel(logging.ERROR)  # that a part runs as it is is no news
+    logger.setLevel(logging.ERROR)  # parts that cannot be compiled run as they are, which needs no warning
     members = list(networks)
     for network in members:
         network.compile()

@@ -322,7 +322,7 @@ def _state(
 
 
 def _whole_in_first(value: Tensor) -> Tensor:
-    """A tensor; of one that is split the whole, in the first process's memory and never twice on a device."""
+    """The whole of a tensor; of a split one in the first process's memory, so that no device holds it twice."""
     full = whole(value)
     if full is value:
         return value

@@ -62,7 +62,7 @@ class MetricsFile:
 
     Args:
         path: Of the file; None writes nothing, for all processes but the first.
-        trackers: Who is told as well.
+        trackers: Receive the same figures.
         warn: Told of a tracker that fails, which is then left out, and of damaged lines.
         owner: Fingerprint of the run.
     """
