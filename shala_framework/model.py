@@ -12,9 +12,19 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.plugin.modality import Modality
-from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, log_density, row_noise
+from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior.priors import (
+    DENSITY_STEPS,
+    DiffusedPrior,
+    Given,
+    LatentPrior,
+    MixturePrior,
+    NormalPrior,
+    SamplerName,
+    Sampling,
+    SubsetPosterior,
+)
 from shala_framework.spec import LoadedSpec, Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.support.checkpoint import (
@@ -32,9 +42,7 @@ from shala_framework.support.seeds import mix_seed
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 PRIOR_FILE = "prior.safetensors"
-DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
-Sampler = Literal["heun", "dpm"]
 
 
 class ShaLa:
@@ -126,7 +134,7 @@ class ShaLa:
             ValueError: x names no modality of this model, or rows differ in number.
         """
         num_rows = self._check_given(x)
-        return self._fuse(*self._features(x, num_rows, batch_size)).mean_BD.cpu()
+        return SubsetPosterior(self.autoencoder).of_rows(*self._features(x, num_rows, batch_size)).mean_BD.cpu()
 
     @torch.no_grad()
     def generate(
@@ -188,7 +196,7 @@ class ShaLa:
         guidance_scale: float | None = None,
         autoguidance_scale: float | None = None,
         num_steps: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: SamplerName | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
     ) -> Tensor:
@@ -199,31 +207,14 @@ class ShaLa:
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}")
         num_rows = self._check_given(given) if given else 1
-        rows = range(num_rows * num_samples)
-        self._check_prior(prior, given)
-        noise_ND = row_noise(seed, rows, self.autoencoder.latent_dim).to(self.device)
-        if prior == "normal":
-            return noise_ND
-        if prior == "mixture":
-            return self.prior.restore(self.mixture.sample(seed, rows))
-        h_MNF, subset_NM = self._features(given or {}, num_rows)
-        if prior == "posterior":
-            q = self._fuse(h_MNF, subset_NM)
-            mean, log_var = (v.repeat_interleave(num_samples, 0) for v in (q.mean_BD, q.log_var_BD))
-            return mean + torch.exp(0.5 * log_var) * noise_ND
-        settings, sampling = self.spec.prior, self.spec.generate
-        guidance = sampling.guidance_scale if guidance_scale is None else guidance_scale
-        autoguidance = sampling.autoguidance_scale if autoguidance_scale is None else autoguidance_scale
-        sigmas = karras_sigmas(num_steps or sampling.num_steps, settings.sigma_min, settings.sigma_max)
-        repeats = num_samples
-        with evaluating(self.prior):
-            denoise = self.prior.denoiser(
-                [h.repeat_interleave(repeats, 0) for h in h_MNF],
-                subset_NM.repeat_interleave(repeats, 0),
-                guidance,
-                autoguidance,
-            )
-            return self.prior.restore(SAMPLERS[sampler or sampling.sampler](denoise, noise_ND, sigmas))
+        source, settings = self._prior(prior, given), self.spec.generate
+        sampling = Sampling(
+            guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
+            autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
+            num_steps=num_steps or settings.num_steps,
+            sampler=sampler or settings.sampler,
+        )
+        return source.sample(seed, self._given(given or {}, num_rows, num_samples), sampling)
 
     @torch.no_grad()
     def latent_log_prob(
@@ -252,35 +243,9 @@ class ShaLa:
         num_rows = len(z_NSD)
         if given and self._check_given(given) != num_rows:
             raise ValueError(f"expected latents of {self._check_given(given)} given rows, got {num_rows}")
-        self._check_prior(prior, given)
-        row_N = torch.arange(num_rows, device=self.device).repeat_interleave(z_NSD.shape[1])
-        z_ND = z_NSD.flatten(0, 1).to(self.device)
-        h_MNF, subset_NM = self._features(given or {}, num_rows)
-        if prior == "normal":
-            log_prob_N = GaussianPosterior(torch.zeros_like(z_ND), torch.zeros_like(z_ND)).log_prob(z_ND)
-        elif prior == "posterior":
-            q = self._fuse(h_MNF, subset_NM)
-            log_prob_N = GaussianPosterior(q.mean_BD[row_N], q.log_var_BD[row_N]).log_prob(z_ND)
-        else:
-            unit_ND = self.prior.standardise(z_ND)
-            if prior == "mixture":
-                log_prob_N = self.mixture.log_prob(unit_ND)
-            else:
-                sigmas = karras_sigmas(num_steps, self.spec.prior.sigma_min, self.spec.prior.sigma_max)
-                log_prob_N = self._diffusion_log_prob(unit_ND, [h[row_N] for h in h_MNF], subset_NM[row_N], sigmas)
-            log_prob_N = log_prob_N - self.prior.z_std.log().sum()  # of z itself, by change of variables
-        return log_prob_N.cpu().view(num_rows, -1)
-
-    def _diffusion_log_prob(
-        self, z_ND: Tensor, h_MNF: list[Tensor], subset_NM: Tensor, sigmas: Tensor, batch_size: int = 512
-    ) -> Tensor:
-        with evaluating(self.prior):
-            return torch.cat(
-                [
-                    log_density(self.prior.denoiser([h[rows] for h in h_MNF], subset_NM[rows]), z_ND[rows], sigmas)
-                    for rows in torch.arange(len(z_ND), device=self.device).split(batch_size)
-                ]
-            )
+        known = self._given(given or {}, num_rows, z_NSD.shape[1])
+        z_KD = z_NSD.flatten(0, 1).to(self.device)
+        return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
 
     @torch.no_grad()
     def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
@@ -293,26 +258,35 @@ class ShaLa:
                     parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _check_prior(self, prior: PriorName, given: Mapping[str, Tensor] | None) -> None:
-        needed = "autoencoder" if prior in ("normal", "posterior") else "prior"
-        if needed not in self.stages:
-            raise CheckpointError(
-                f"expected a trained {needed} for prior={prior!r}; this model has {sorted(self.stages)}"
-            )
-        if given and prior in ("normal", "mixture"):
-            raise ValueError(f'expected prior "diffusion" or "posterior" with given modalities, got {prior!r}')
-        if not given and prior == "posterior":
-            raise ValueError('expected given modalities with prior="posterior", got none')
+    @property
+    def priors(self) -> dict[PriorName, LatentPrior]:
+        """The distributions that a latent can be drawn from: the diffusion prior and its controls."""
+        table = self.spec.prior
+        return {
+            "diffusion": DiffusedPrior(self.prior, table.sigma_min, table.sigma_max),
+            "mixture": MixturePrior(self.mixture, self.prior),
+            "normal": NormalPrior(self.autoencoder),
+            "posterior": SubsetPosterior(self.autoencoder),
+        }
 
-    def _fuse(self, h_MNF: list[Tensor], subset_NM: Tensor) -> GaussianPosterior:
-        """q(z | x_S); of all modalities it is that of stage 1's own rows."""
-        h = dict(zip(self.names, h_MNF, strict=True))
-        with evaluating(self.autoencoder):
-            whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
-        all_N1 = subset_NM.all(1, keepdim=True)
-        return GaussianPosterior(
-            torch.where(all_N1, whole.mean_BD, part.mean_BD), torch.where(all_N1, whole.log_var_BD, part.log_var_BD)
-        )
+    def _prior(self, name: PriorName, given: Mapping[str, Tensor] | None) -> LatentPrior:
+        """The prior of a name, if it is trained and suits what is given."""
+        found = self.priors[name]
+        if found.stage not in self.stages:
+            raise CheckpointError(
+                f"expected a trained {found.stage} for prior={name!r}; this model has {sorted(self.stages)}"
+            )
+        if found.given is not None and found.given != bool(given):
+            choice = [repr(other) for other, prior in self.priors.items() if prior.given in (None, bool(given))]
+            how = "with" if given else "without"
+            raise ValueError(f"expected prior {' or '.join(choice)} {how} given modalities, got {name!r}")
+        return found
+
+    def _given(self, given: Mapping[str, Tensor], num_rows: int, num_samples: int) -> Given:
+        """Features of the given modalities, for so many draws of each row."""
+        h_MNF, subset_NM = self._features(given, num_rows)
+        row_K = torch.arange(num_rows, device=self.device).repeat_interleave(num_samples)
+        return Given(h_MNF=h_MNF, subset_NM=subset_NM, row_K=row_K)
 
     def _check_given(self, given: Mapping[str, Tensor]) -> int:
         unknown = sorted(set(given) - set(self.names))

@@ -159,7 +159,7 @@ def test_wrong_arguments_are_named(two_spec):
         (lambda: model.generate(given={"first": torch.zeros(1, 3)}), r"shape \('N', 2\), got \(1, 3\)"),
         (lambda: model.embed({"first": torch.zeros(1, 2), "second": torch.zeros(2, 2)}), "same number of rows"),
         (lambda: model.generate(given={"first": torch.zeros(1, 2)}, prior="mixture"), "with given"),
-        (lambda: model.generate(prior="posterior"), "expected given"),
+        (lambda: model.generate(prior="posterior"), "without given modalities"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.model import DENSITY_STEPS, PriorName, ShaLa
+from shala_framework.model import PriorName, ShaLa
+from shala_framework.prior.priors import DENSITY_STEPS
 from shala_framework.support.seeds import mix_seed
 
 

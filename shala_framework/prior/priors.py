@@ -1,0 +1,185 @@
+"""The distributions that a latent can be drawn from: the diffusion prior, and the controls that it must beat.
+
+Each one samples and has a density, in the unit of stage 1's latents. Shapes: N given rows, K draws, M modalities, F
+feature_dim, D latent_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.prior.controls import GaussianMixture
+from shala_framework.prior.density import log_density
+from shala_framework.prior.diffusion import DiffusionPrior
+from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
+from shala_framework.support.modes import evaluating
+
+SamplerName = Literal["heun", "dpm"]
+DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
+DENSITY_ROWS = 512  # whose density is computed at a time
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """How the diffusion prior is sampled.
+
+    Attributes:
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
+        autoguidance_scale: v in D_guide + v (D - D_guide); 1 is none.
+        num_steps: Steps of the sampler.
+        sampler: Its name.
+    """
+
+    guidance_scale: float = 1.0
+    autoguidance_scale: float = 1.0
+    num_steps: int = 18
+    sampler: SamplerName = "heun"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Given:
+    """What is given, and which draw is of which row.
+
+    Attributes:
+        h_MNF: Features of every modality; zeros where none is given.
+        subset_NM: bool, which are given.
+        row_K: int64, the row of each draw.
+    """
+
+    h_MNF: Sequence[Tensor]
+    subset_NM: Tensor
+    row_K: Tensor
+
+
+class LatentPrior(Protocol):
+    """A distribution over latents.
+
+    Attributes:
+        stage: The stage that has to be trained for it.
+        given: Whether modalities have to be given (True), must not be (False), or may be (None).
+    """
+
+    stage: ClassVar[str]
+    given: ClassVar[bool | None]
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        """Draws [K, D]; draw k depends on (seed, k) and its row alone."""
+        ...
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        """Log density of latents in nats, without guidance: [K].
+
+        Args:
+            z_KD: Latents.
+            given: Of as many draws.
+            num_steps: Steps in which an ODE is solved, where there is one; the error falls with their square.
+        """
+        ...
+
+
+@attrs.frozen(eq=False)
+class NormalPrior:
+    """N(0, I)."""
+
+    stage: ClassVar[str] = "autoencoder"
+    given: ClassVar[bool | None] = False
+    autoencoder: Autoencoder
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        return row_noise(seed, range(len(given.row_K)), self.autoencoder.latent_dim).to(given.row_K.device)
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        return GaussianPosterior(torch.zeros_like(z_KD), torch.zeros_like(z_KD)).log_prob(z_KD)
+
+
+@attrs.frozen(eq=False)
+class MixturePrior:
+    """A Gaussian mixture, fitted to draws of the aggregate posterior."""
+
+    stage: ClassVar[str] = "prior"
+    given: ClassVar[bool | None] = False
+    mixture: GaussianMixture
+    prior: DiffusionPrior  # whose unit the mixture is in
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        return self.prior.restore(self.mixture.sample(seed, range(len(given.row_K))))
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        return _restored(self.mixture.log_prob(self.prior.standardise(z_KD)), self.prior)
+
+
+@attrs.frozen(eq=False)
+class SubsetPosterior:
+    """q(z | x_S) of stage 1, without diffusion."""
+
+    stage: ClassVar[str] = "autoencoder"
+    given: ClassVar[bool | None] = True
+    autoencoder: Autoencoder
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        noise_KD = row_noise(seed, range(len(given.row_K)), self.autoencoder.latent_dim).to(given.row_K.device)
+        q = self._of_draws(given)
+        return q.mean_BD + torch.exp(0.5 * q.log_var_BD) * noise_KD
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        return self._of_draws(given).log_prob(z_KD)
+
+    def _of_draws(self, given: Given) -> GaussianPosterior:
+        q = self.of_rows(given.h_MNF, given.subset_NM)
+        return GaussianPosterior(q.mean_BD[given.row_K], q.log_var_BD[given.row_K])
+
+    def of_rows(self, h_MNF: Sequence[Tensor], subset_NM: Tensor) -> GaussianPosterior:
+        """q(z | x_S) of each row; of all modalities it is that of stage 1's own rows."""
+        h: Mapping[str, Tensor] = dict(zip(self.autoencoder.names, h_MNF, strict=True))
+        with evaluating(self.autoencoder):
+            whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
+        all_N1 = subset_NM.all(1, keepdim=True)
+        return GaussianPosterior(
+            torch.where(all_N1, whole.mean_BD, part.mean_BD), torch.where(all_N1, whole.log_var_BD, part.log_var_BD)
+        )
+
+
+@attrs.frozen(eq=False)
+class DiffusedPrior:
+    """p(z | h_S) of stage 2, with or without given modalities.
+
+    Attributes:
+        prior: The denoiser.
+        sigma_min: Smallest noise level of the sampler.
+        sigma_max: Largest.
+    """
+
+    stage: ClassVar[str] = "prior"
+    given: ClassVar[bool | None] = None
+    prior: DiffusionPrior
+    sigma_min: float
+    sigma_max: float
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        noise_KD = row_noise(seed, range(len(given.row_K)), self.prior.latent_dim).to(given.row_K.device)
+        h_MKF, subset_KM = [h[given.row_K] for h in given.h_MNF], given.subset_NM[given.row_K]
+        sigmas = karras_sigmas(sampling.num_steps, self.sigma_min, self.sigma_max)
+        with evaluating(self.prior):
+            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance_scale, sampling.autoguidance_scale)
+            return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_KD, sigmas))
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        unit_KD = self.prior.standardise(z_KD)
+        sigmas = karras_sigmas(num_steps, self.sigma_min, self.sigma_max)
+        found = []
+        with evaluating(self.prior):
+            for draws in torch.arange(len(z_KD), device=z_KD.device).split(DENSITY_ROWS):
+                rows = given.row_K[draws]
+                denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows])
+                found.append(log_density(denoise, unit_KD[draws], sigmas))
+        return _restored(torch.cat(found), self.prior)
+
+
+def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:
+    """The density of latents themselves, from that of standardised ones, by change of variables."""
+    return log_prob_K - prior.z_std.log().sum()
