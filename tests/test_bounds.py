@@ -12,7 +12,7 @@ from shala_framework.plugin.options import above, at_least, between, each, multi
 from shala_framework.spec.schema import Spec
 from shala_framework.spec.structuring import InvalidValueError, structure
 from shala_framework.support.errors import PluginError
-from shala_framework.support.urls import shortened
+from shala_framework.support.hints import shortened
 
 
 def classes(kind: Any) -> Iterator[type]:

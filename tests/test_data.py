@@ -19,7 +19,7 @@ from shala_framework.data.streams import ShardStream, stream_batches
 from shala_framework.plugin import Account
 from shala_framework.support.errors import DataError
 from shala_framework.support.seeds import mix_seed
-from shala_framework.support.urls import any_exists, expand_urls
+from shala_framework.support.shard_names import any_exists, expand_urls
 
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 

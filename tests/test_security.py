@@ -30,7 +30,8 @@ from shala_framework.spec.schema import Data
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.escaping import printable
 from shala_framework.support.json_files import dump_json
-from shala_framework.support.urls import count_names, expand_braces, expand_urls, is_cache, permit_pipes
+from shala_framework.support.shard_names import count_names, expand_braces, expand_urls
+from shala_framework.support.urls import is_cache, permit_pipes
 
 
 def outcome(capsys, *arguments: str) -> tuple[int, str]:

@@ -10,7 +10,8 @@ from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
 from shala_framework.cli.completion import complete_spec_keys
-from shala_framework.support.urls import permit_pipes, shortened
+from shala_framework.support.hints import shortened
+from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,7 +13,8 @@ from shala_framework.cli.overrides import structure_set
 from shala_framework.spec import parse_override, read_spec
 from shala_framework.spec.structuring import format_path
 from shala_framework.support.errors import DataError
-from shala_framework.support.urls import permit_pipes, shortened
+from shala_framework.support.hints import shortened
+from shala_framework.support.urls import permit_pipes
 
 if TYPE_CHECKING:
     from shala_framework.data.prepared import Preparation

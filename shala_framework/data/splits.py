@@ -5,7 +5,8 @@ from typing import Final, Literal
 
 from shala_framework.spec.schema import Data
 from shala_framework.support.errors import DataError
-from shala_framework.support.urls import expand_urls, local_name
+from shala_framework.support.shard_names import expand_urls
+from shala_framework.support.urls import local_name
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")

@@ -17,6 +17,15 @@ from typing import IO, Any, Final, Protocol, TypeVar
 
 import attrs
 
+from shala_framework.data.tar_headers import (
+    REFUSED,
+    decimal,
+    member_name,
+    octal,
+    pax_records,
+    refusal,
+    sums_up,
+)
 from shala_framework.support.errors import DataError
 
 BLOCK = 512
@@ -29,15 +38,6 @@ DAMAGE: Final = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lz
 _T = TypeVar("_T")
 _RESERVED = re.compile(r"__[^/]*__($|/)")  # names that WebDataset sets aside
 _ZEROS = bytes(BLOCK)
-_REFUSED = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a device",
-    b"4": "a device",
-    b"6": "a FIFO",
-    b"M": "a piece of a file that continues from another volume",
-    b"S": "a sparse file",
-}
 _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
     b"\x04\x22\x4d\x18": "a file compressed by lz4",
@@ -117,7 +117,7 @@ class TarReader:
                 self._expect_end()
                 return
             _check_sum(header, start)
-            kind, size = header[156:157], _octal(header[124:136], start)
+            kind, size = header[156:157], octal(header[124:136], start)
             if kind in (b"x", b"X", b"g", b"L", b"K"):
                 self._check_room(size, f"the extended header at byte {start}")
                 if size > MAX_HEADER_BYTES:
@@ -128,21 +128,21 @@ class TarReader:
                 content = self._take(size)
                 self._move(self._position + -size % BLOCK)
                 if kind == b"g":
-                    common |= _records(content, start)
+                    common |= pax_records(content, start)
                 elif kind == b"L":
                     long_name = content.partition(b"\0")[0]
                 elif kind != b"K":
-                    records |= _records(content, start)
+                    records |= pax_records(content, start)
                 continue
             declared, long, records, long_name = common | records, long_name, {}, None
-            name = _name(header, long, declared)
-            size = _decimal(declared["size"], start) if declared.get("size") else size
+            name = member_name(header, long, declared)
+            size = decimal(declared["size"], start) if declared.get("size") else size
             if kind in (b"0", b"\0", b"7") and name.endswith("/"):
                 kind = b"5"
             if any(key.startswith("GNU.sparse.") for key in declared):
                 kind = b"S"
-            if kind in _REFUSED:
-                raise _refusal(name, kind, header)
+            if kind in REFUSED:
+                raise refusal(name, kind, header)
             if kind == b"5":
                 continue  # a directory has no bytes, whatever its size says
             self._check_room(size, repr(name))
@@ -216,7 +216,7 @@ class TarReader:
         place = next(number for number, byte in enumerate(found) if byte)
         begin = place - (start + place) % BLOCK
         header = found[begin : begin + BLOCK] if begin >= 0 else b""
-        if len(header) == BLOCK and _sums_up(header):
+        if len(header) == BLOCK and sums_up(header):
             raise DataError(
                 f"a second archive begins at byte {start + begin:,}, behind the end mark, where tar does not look; "
                 "join archives with `tar --concatenate`, or name them as shards of their own"
@@ -314,7 +314,7 @@ def check_end(file: IO[bytes]) -> int:
     whole = size >= 2 * BLOCK and not file.read().strip(b"\0")
     file.seek(0)
     header = b"" if whole else file.read(BLOCK)
-    if not whole and (len(header) < BLOCK or _sums_up(header)):
+    if not whole and (len(header) < BLOCK or sums_up(header)):
         raise tarfile.ReadError("cut short: its end mark is missing")
     file.seek(0)
     return size
@@ -342,7 +342,7 @@ class _Rejoined:
 
 
 def _check_sum(header: bytes, start: int) -> None:
-    if _sums_up(header):
+    if sums_up(header):
         return
     if start:
         raise tarfile.ReadError(f"damaged: the header at byte {start:,} does not fit its checksum")
@@ -352,69 +352,3 @@ def _check_sum(header: bytes, start: int) -> None:
     if compression(header):
         raise tarfile.ReadError("it is compressed, and an index needs the plain tar file; decompress it")
     raise tarfile.ReadError("expected a tar file, got something else, or its first header is damaged")
-
-
-def _sums_up(header: bytes) -> bool:
-    """Whether a header fits its checksum, taken over unsigned or, as old programs did, over signed bytes."""
-    stated = header[148:156].replace(b"\0", b" ").split()
-    try:
-        expected = int(stated[0], 8) if stated else -1
-    except ValueError:
-        return False
-    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-    if total == expected:
-        return True
-    high = sum(byte > 127 for byte in header[:148] + header[156:])
-    return total - 256 * high == expected
-
-
-def _octal(digits: bytes, start: int) -> int:
-    """A size as a header states it: octal digits, or big-endian bytes behind 0x80."""
-    if digits[0] == 0x80:
-        return int.from_bytes(digits[1:], "big")
-    text = digits.partition(b"\0")[0].strip()
-    if text.strip(b"01234567"):
-        raise tarfile.ReadError(
-            f"damaged: the header at byte {start:,} states the size {digits!r}; expected an octal number"
-        )
-    return int(text or b"0", 8)
-
-
-def _decimal(digits: bytes, start: int) -> int:
-    if len(digits) > 20 or not digits.isdigit():
-        raise tarfile.ReadError(f"damaged: the header before byte {start:,} states the size {digits[:20]!r}")
-    return int(digits)
-
-
-def _records(content: bytes, start: int) -> dict[str, bytes]:
-    """The records of a pax header: length, space, key, "=", value and a line feed each."""
-    found: dict[str, bytes] = {}
-    position = 0
-    while position < len(content) and content[position]:
-        digits, space, _ = content[position : position + 20].partition(b" ")
-        length = int(digits) if space and digits.isdigit() else 0
-        key, equals, value = content[position + len(digits) + 1 : position + length - 1].partition(b"=")
-        if not equals or content[position + length - 1 : position + length] != b"\n":
-            raise tarfile.ReadError(f"damaged: the extended header at byte {start:,} holds no records")
-        found[key.decode(errors="backslashreplace")] = value
-        position += length
-    return found
-
-
-def _name(header: bytes, long: bytes | None, declared: dict[str, bytes]) -> str:
-    name = header[:100].partition(b"\0")[0]
-    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    found = declared.get("path") or long or (prefix + b"/" + name if prefix else name)
-    return found.decode(errors="backslashreplace")
-
-
-def _refusal(name: str, kind: bytes, header: bytes) -> DataError:
-    what = _REFUSED[kind]
-    if kind in (b"1", b"2"):
-        target = header[157:257].partition(b"\0")[0].decode(errors="backslashreplace")
-        return DataError(
-            f"{name!r} is {what} to {target!r} and has no bytes of its own; write the shard again with "
-            "`tar --dereference --hard-dereference`, or without it"
-        )
-    hint = "write the shard again without `tar --sparse`" if kind == b"S" else "write the shard again without it"
-    return DataError(f"{name!r} is {what}, which is no field; {hint}")

@@ -17,8 +17,7 @@ from shala_framework.plugin.dataset import Dataset
 from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.tracker import Tracker
 from shala_framework.support.errors import PluginError
-from shala_framework.support.hints import nearest
-from shala_framework.support.urls import shortened
+from shala_framework.support.hints import nearest, shortened
 
 GROUP = "shala.plugins"
 HOOKS: dict[str, type[Any]] = {  # what each one registers

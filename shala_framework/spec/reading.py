@@ -23,7 +23,9 @@ from shala_framework.spec.structuring import (
 )
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
-from shala_framework.support.urls import any_exists, expand_braces, is_cache, refuse_pipes, shortened
+from shala_framework.support.hints import shortened
+from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
+from shala_framework.support.urls import is_cache
 
 
 @attrs.frozen

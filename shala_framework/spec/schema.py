@@ -6,7 +6,7 @@ import attrs
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
-from shala_framework.support.urls import shortened
+from shala_framework.support.hints import shortened
 
 # Bounds that no use meets: above them memory or numbers end, hours later or in black pictures.
 MOST_WIDE = 65_536  # of layers and latents; two layers of it hold 16 GiB

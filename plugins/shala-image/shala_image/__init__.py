@@ -65,7 +65,7 @@ class Image(Modality):
             default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
         )
         scale: float | None = attrs.field(
-            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+            default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
         components: int = attrs.field(default=5, validator=between(1, 100))
 

@@ -109,7 +109,7 @@ class Skeleton(Modality):
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
         scale: float | None = attrs.field(
-            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+            default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
 
         def __attrs_post_init__(self) -> None:

@@ -57,7 +57,8 @@ class Packing:
     def row_sums(self, packed_N: Tensor) -> Tensor:
         """The sum over each row's real tokens: [B]."""
         if self.dense:
-            return (packed_N.view(self.real_BT.shape) * self.real_BT).sum(1)
+            sums_B: Tensor = (packed_N.view(self.real_BT.shape) * self.real_BT).sum(1)
+            return sums_B
         return packed_N.new_zeros(len(self.real_BT)).index_add(0, self.row_N, packed_N)
 
     def pad(self, packed: Tensor) -> Tensor:

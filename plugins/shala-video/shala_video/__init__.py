@@ -63,7 +63,7 @@ class Video(Modality):
             default="normal", validator=attrs.validators.in_(("normal", "laplace"))
         )
         scale: float | None = attrs.field(
-            default=None, validator=attrs.validators.optional([above(0), between(1e-6, 1e6)])
+            default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
         training_frames: int = attrs.field(default=4, validator=at_least(1, at_most=1_024))
 
