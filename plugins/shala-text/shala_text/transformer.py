@@ -64,7 +64,7 @@ class Packing:
     def pad(self, packed: Tensor) -> Tensor:
         """[N, ...] to [B, T, ...]; anything finite, and zero unless dense, where there is no real token."""
         if self.dense:
-            return packed.unflatten(0, self.real_BT.shape)
+            return packed.view(*self.real_BT.shape, *packed.shape[1:])
         flat = packed.new_zeros(self.real_BT.numel(), *packed.shape[1:]).index_copy(0, self._index_N, packed)
         return flat.view(*self.real_BT.shape, *packed.shape[1:])
 
