@@ -175,6 +175,7 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     from shala_framework import DataError
     from shala_framework.data.index import write_index
     from shala_framework.data.indexed import read_in_order
+    from shala_framework.data.tally import Tally
 
     for path in folder.iterdir():
         path.unlink()
@@ -196,14 +197,17 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     if how == "lying" and not packed and rng.random() < 0.7:
         damaged = _sums_made_right(damaged)
     path.write_bytes(damaged)
+    tally = Tally()
     try:
-        found: Shard = [(sample.key, sample.fields) for sample in read_in_order([str(path)])]
+        found: Shard = [(sample.key, sample.fields) for sample in read_in_order([str(path)], tally=tally)]
     except DataError as error:
         said = str(error)
         sound = str(path) in said and len(said) < MOST_SAID
         return Trial(kind, "message") if sound else Trial(kind, "silent", said[:500])
     if found == SAMPLES:
         return Trial(kind, "right")
+    if not found and tally:
+        return Trial(kind, "message")
     if indexed or packed or how in ("cut", "flipped"):
         return Trial(kind, "silent", f"{'indexed' if indexed else 'packed' if packed else 'plain'}: {found}"[:500])
     theirs, ours = _by_tarfile(damaged), [content for _, fields in found for content in fields.values()]

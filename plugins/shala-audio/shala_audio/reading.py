@@ -179,7 +179,7 @@ def _frames(
         declared_seconds: Length according to the header, where a broken last packet and a length that falls short of
             this together mean that the file was cut; 0 where they do not.
     """
-    num_packets = num_broken = 0
+    num_packets = num_broken = end = 0
     ends_broken = False
     last: av.AudioFrame | None = None
     has_sums = container.format.name == "flac"
@@ -195,9 +195,10 @@ def _frames(
             continue
         if frames:  # the packet that flushes the decoder may give none
             if has_sums:
-                first = _first_sample(bytes(packet), frames[0].samples) if last is None else last.pts + last.samples
-                if ends_broken or frames[0].pts != first:
+                first = _first_sample(bytes(packet), frames[0].samples) if last is None else end
+                if ends_broken or len(frames) != 1 or first is None or frames[0].pts != first:
                     raise _damaged_flac(field, "the start" if last is None else f"{last.time or 0:.2f} s")
+                end = first + frames[0].samples
             last, ends_broken = frames[-1], False
             yield from frames
     seconds = 0.0 if last is None else (last.time or 0.0) + last.samples / last.sample_rate
