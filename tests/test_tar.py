@@ -231,6 +231,15 @@ def test_nothing_follows_the_end_mark(tmp_path, read):
 
 
 @pytest.mark.parametrize("read", READERS)
+def test_a_file_of_zeros_is_told(tmp_path, read):
+    """It is a sound archive without a member, or what a failed disk leaves of one that had some."""
+    (tmp_path / "x.tar").write_bytes(bytes(10_240))
+    tally = Tally()
+    read([write(tmp_path / "a.tar", [("k.a", b"x")]), str(tmp_path / "x.tar")], tally=tally)
+    assert tally.sentences() == [f"skipped tar files without a sample in the shards (1): '{tmp_path}/x.tar'"]
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_a_damaged_header_is_never_the_end(tmp_path, read):
     """One flipped bit in the header of the second of three members: `tarfile` reports one member and no error."""
     path = Path(write(tmp_path / "x.tar", [(f"k{i}.a", b"x") for i in range(3)]))

@@ -24,7 +24,7 @@ from shala_framework.data.index import (
 )
 from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
-from shala_framework.data.tally import Tally
+from shala_framework.data.tally import NOTHING_IN_IT, Tally
 from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compression, reason_of
 from shala_framework.support.checksums import checksum_of
 from shala_framework.support.errors import DataError
@@ -237,6 +237,8 @@ def index_shards(
             raise DataError(f"{url}: {error}") from error
         except DAMAGE as error:
             raise DataError(f"{url}: not a readable shard: {reason_of(error)}; copy or pack it again") from error
+        if not scanned[number].samples and tally is not None:
+            tally.skip(NOTHING_IN_IT, url)
         lengths.append(Listed(scanned[number].num_bytes, len(scanned[number].samples)))
     found = IndexedShards(urls, lengths, cache, max_field_bytes)
     found.scanned = scanned

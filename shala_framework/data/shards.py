@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import attrs
 
-from shala_framework.data.tally import Tally
+from shala_framework.data.tally import NOTHING_IN_IT, Tally
 from shala_framework.data.tar import (
     DAMAGE,
     MAX_FIELD_BYTES,
@@ -91,6 +91,8 @@ def read_shards(
                 for key, fields in by_sample(reader, read):
                     yield RawSample(key, fields, url)
                     num_samples += 1
+                if not num_samples:
+                    tally.skip(NOTHING_IN_IT, url)
         except DataError as error:
             if not opened:
                 raise  # it names the URL

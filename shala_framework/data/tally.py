@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import attrs
 
 MOST_NAMED = 3
+NOTHING_IN_IT = "tar files without a sample"  # sound ones, or the zeros that a failed disk or copy leaves
 
 
 @attrs.define

@@ -195,9 +195,9 @@ def _stated_length(data: bytes) -> int | None:
 def _length_of_boxes(data: bytes) -> int | None:
     """End of the last of the boxes that an MP4 or QuickTime file consists of."""
     position = 0
-    while position + 16 <= len(data):
+    while position + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, position)
-        if size == 1:
+        if size == 1 and position + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, position + 8)
         # A size of 0 stands for the rest of the file; anything else that is no box may be padding.
         if size < 8 or not kind.isalnum():

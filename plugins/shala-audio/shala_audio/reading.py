@@ -37,7 +37,7 @@ def read_sound(
 
     A file is refused as cut short where a tenth of it or more is missing, as the structure of WAV, AIFF, AVI, MP4 and
     Matroska files tells, and in FLAC a last frame that is broken; of other formats what is there is read. Durations in
-    headers are not relied upon.
+    headers are not relied upon. In FLAC, whose frames have checksums, only the last frame may be broken.
 
     Args:
         data: A file in any of `CONTAINERS`, with any codec that FFmpeg knows.
@@ -125,6 +125,11 @@ def _decode(data: bytes, field: str, enough_seconds: float | None, max_samples: 
     with open_film(data, CONTAINERS) as container:
         stream = played_stream(container.streams.audio)
         if stream is None:
+            if not len(container.streams):
+                raise DataError(
+                    f"field {field!r}: expected a file with a track of sound or a picture, got one without any; the "
+                    f"file is cut short: copy it again or leave the field out"
+                )
             return None
         if stream.codec_context is None:
             raise DataError(
@@ -171,9 +176,12 @@ def _frames(
         declared_seconds: Length according to the header, where a broken last packet and a length that falls short of
             this together mean that the file was cut; 0 where they do not.
     """
-    num_packets = num_broken = 0
+    num_packets = num_broken = end = 0
     ends_broken = False
     last: av.AudioFrame | None = None
+    has_sums = container.format.name == "flac"
+    if has_sums:
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
     for packet in container.demux(stream):
         num_packets += 1
         try:
@@ -183,6 +191,11 @@ def _frames(
             ends_broken = True
             continue
         if frames:  # the packet that flushes the decoder may give none
+            if has_sums:
+                first = _first_sample(bytes(packet), frames[0].samples) if last is None else end
+                if ends_broken or len(frames) != 1 or first is None or frames[0].pts != first:
+                    raise _damaged_flac(field, "the start" if last is None else f"{last.time or 0:.2f} s")
+                end = first + frames[0].samples
             last, ends_broken = frames[-1], False
             yield from frames
     seconds = 0.0 if last is None else (last.time or 0.0) + last.samples / last.sample_rate
@@ -196,6 +209,25 @@ def _frames(
             f"field {field!r}: expected sound that FFmpeg can decode, got {num_broken} broken packets of "
             f"{num_packets}; re-encode the file or leave the field out"
         )
+
+
+def _first_sample(packet: bytes, num_samples: int) -> int | None:
+    """Number of the first sample of a FLAC frame, which its header has in the manner of UTF-8; None if it has none."""
+    code = packet[4:11]
+    ones = 8 - (code[0] ^ 0xFF).bit_length() if code else 0  # at the start of the first byte: how many bytes there are
+    if len(code) < max(ones, 1):
+        return None
+    number = code[0] & (0x7F >> ones)
+    for byte in code[1:ones]:
+        number = number << 6 | byte & 0x3F
+    return number if packet[1] & 1 else number * num_samples
+
+
+def _damaged_flac(field: str, place: str) -> DataError:
+    return DataError(
+        f"field {field!r}: expected FLAC whose frames fit their checksums and follow each other, got others after "
+        f"{place}; the file is damaged: copy it again or leave the field out"
+    )
 
 
 def _check_rate(frame: av.AudioFrame, rate: int, field: str) -> None:

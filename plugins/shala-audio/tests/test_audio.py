@@ -316,6 +316,52 @@ def test_broken_packets() -> None:
         read_sound(bytes(data), "mp3")
 
 
+@pytest.mark.parametrize("bytes_of_moov", [0, 4, 7, 8, 12, 15, 16, 40])
+def test_a_film_cut_before_its_table_is_no_film_without_sound(bytes_of_moov: int) -> None:
+    """FFmpeg opens an MP4 file of which a few bytes of the last box are left as one without a stream."""
+    data = encode_mp4(np.zeros((4, 32, 32, 3), np.uint8), 10.0)
+    assert read_sound(data, "mp4") is None
+    place = data.index(b"moov") - 4
+    for cut_short in (data[: place + bytes_of_moov], data[:place] + (1).to_bytes(4, "big") + b"moov"):
+        with pytest.raises(DataError, match="field 'mp4'"):
+            read_sound(cut_short, "mp4")
+
+
+def test_a_flipped_bit_of_flac_is_an_error_or_costs_the_last_frame() -> None:
+    """FFmpeg leaves out frames that do not fit their checksums, or plays them, and moves the others to the front."""
+    data = encoded(tone(500.0, seconds=1.0), 8_000, "flac", "flac", "s16")
+    whole, _ = read_sound(data, "flac") or pytest.fail("no sound")
+    start = data.index(b"\xff\xf8")
+    outcomes = {"refused": 0, "the same": 0, "without its last frame": 0}
+    for place in [*range(4, start, 37), *range(start, len(data), 3)]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        try:
+            sound, _ = read_sound(bytes(damaged), "flac") or pytest.fail("no sound")
+        except DataError:
+            outcomes["refused"] += 1
+            continue
+        np.testing.assert_array_equal(sound, whole[: len(sound)])
+        assert len(whole) - len(sound) <= 576
+        outcomes["the same" if len(sound) == len(whole) else "without its last frame"] += 1
+    assert min(outcomes.values()) > 20, outcomes
+    assert outcomes["refused"] > 500
+
+
+def test_flac_that_was_trimmed_without_encoding_is_read() -> None:
+    """Its first frame keeps its number, by which damage before it would be told."""
+    buffer = io.BytesIO()
+    data = encoded(tone(500.0, seconds=1.0), 8_000, "flac", "flac", "s16")
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="flac") as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for number, packet in enumerate(source.demux()):
+            if packet.dts is not None and number >= 4:
+                packet.stream = stream
+                out.mux(packet)
+    sound, _ = read_sound(buffer.getvalue(), "flac") or pytest.fail("no sound")
+    np.testing.assert_array_equal(sound, (read_sound(data, "flac") or pytest.fail("no sound"))[0][4 * 576 :])
+
+
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:10,\n{}\n#EXT-X-ENDLIST\n"])
 def test_play_list_is_not_followed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that name a file of this machine do not make it read that file."""

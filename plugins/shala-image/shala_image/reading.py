@@ -1,7 +1,9 @@
 """Encoded picture to 8-bit pixels of fixed size: upright, opaque, in grey or RGB, and scaled by one of three rules."""
 
 import io
+import struct
 import warnings
+import zlib
 from typing import Final, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from shala_framework.plugin import DataError
 Fit = Literal["cover", "contain", "stretch"]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
+PNG: Final = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS: Final = 2**26  # 8192 x 8192; a file of a few kB can declare far more, and decoding would allocate it
 MOST_PIXELS: Final = 2 * 89_478_485  # beyond it Pillow itself refuses
 MAX_SIDE: Final = 2**16  # a row must stay small as well: some decoders fill whole rows at the word of a few bytes
@@ -116,6 +119,8 @@ def _decode(
                 f"it is damaged"
             )
         reduced = image.draft(None, (enough, enough))
+        if data.startswith(PNG):
+            _check_sums(data, field)
         image.load()
         doubtful = False
         if image.mode.startswith("I"):
@@ -137,9 +142,32 @@ def _decode(
         return picture, extent, TURNS.get(_orientation(image)), doubtful
 
 
+def _check_sums(data: bytes, field: str) -> None:
+    """Check the sums of a PNG's chunks that hold pixels, which Pillow passes over.
+
+    Raises:
+        DataError: One does not fit.
+    """
+    position = len(PNG)
+    view = memoryview(data)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        # Small letters begin the names of what is not needed; of a chunk that is cut short Pillow says so.
+        if kind[:1].isupper() and end + 4 <= len(data):
+            if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+                raise DataError(
+                    f"field {field!r}: expected a PNG whose chunks fit their checksums, got another sum of the chunk "
+                    f"{kind!r} at byte {position}; the file is damaged: copy it again or leave the field out"
+                )
+            if kind == b"IEND":
+                return
+        position = end + 4
+
+
 def _has_16_bit_channels(data: bytes) -> bool:
     """Whether this is a PNG of 16-bit samples."""
-    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10"
+    return data.startswith(PNG) and data[24:25] == b"\x10"
 
 
 def _opaque(image: Image.Image) -> Image.Image | None:

@@ -343,6 +343,24 @@ def test_file_cut_short_is_a_data_error(kind: str, share: float, side: int) -> N
         read_picture(data[: int(share * len(data))], "webp", 3, 28, 28, "cover")
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
+def test_a_flipped_bit_of_a_png_is_an_error_or_changes_nothing(mode: str) -> None:
+    """Pillow passes over the checksums of the chunks that hold pixels, and showed other pixels."""
+    grey = PillowImage.fromarray((np.arange(24 * 32).reshape(24, 32) * 85).astype(np.uint16))
+    data = encode(grey if mode == "I;16" else PillowImage.fromarray(scene(1, 24, 32)).convert(mode), "PNG")
+    whole, refused = read_picture(data, "png", 3, 28, 28, "cover"), 0
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        try:
+            x = read_picture(bytes(damaged), "png", 3, 28, 28, "cover")
+        except DataError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(x, whole)
+    assert refused > 0.8 * len(data)
+
+
 def test_other_formats_are_named() -> None:
     """A format that is not read, though Pillow could, is refused with the list of those that are."""
     with pytest.raises(DataError, match=r"JPEG, PNG, WEBP or BMP.*b'GIF89a.*no known format"):

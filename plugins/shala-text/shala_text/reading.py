@@ -26,7 +26,8 @@ def decode_utf8(data: bytes, field: str, max_bytes: int = 1 << 20) -> str:
     if not whole:
         data = data.lstrip()[:max_bytes]
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole)
+        # Not "utf-8-sig", which makes nothing, and no error, of a byte order mark that is cut short.
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"field {field!r}: expected UTF-8 text, got the byte 0x{data[error.start]:02x} at offset {error.start} of "

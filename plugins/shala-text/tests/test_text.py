@@ -179,6 +179,7 @@ def test_blank_text_is_missing(data: bytes) -> None:
         (b"Gr\xf6\xdfe", r"0xf6 at offset 2 of 5 .*convert the file to UTF-8"),
         ("Größe".encode()[:3], r"0xc3 at offset 2 of 3 \(unexpected end of data\)"),
         ("text".encode("utf-16"), "0xff at offset 0"),
+        (b"\xef\xbb", r"0xef at offset 0 of 2 \(unexpected end of data\)"),
         (b"RIFF\0\0WAVE", r"U\+0000 at position 4, as in a binary file"),
     ],
 )
