@@ -12,7 +12,10 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SHALA_DATA", ROOT / "../shared/data")).resolve()
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FEW = ("train.autoencoder.steps=20", "train.prior.steps=20", "evaluate.at_end=false")
+FEW = (
+    *("train.autoencoder.steps=20", "train.prior.steps=20", "train.autoencoder.batch_size=16"),
+    *("train.prior.batch_size=64", "evaluate.at_end=false"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +33,7 @@ def ntu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run on the stand-in of NTU RGB+D."""
     folder = tmp_path_factory.mktemp("ntu")
     small = [f"data.stand_in.options.{option}" for option in ("train=24", "validation=36", "test=4")]
-    return train(folder, "ntu_rgb_skeleton", small)
+    return train(folder, "ntu_rgb_skeleton", [*small, "train.minutes=0.2"])  # its stand-in trains for minutes
 
 
 @pytest.fixture(scope="session")
