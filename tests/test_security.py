@@ -68,6 +68,7 @@ def given(trained, tmp_path, monkeypatch):
     """A function that makes the run folder which somebody else gives away, with values of their own in [data]."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(urls_module, "RETRY_SECONDS", ())
+    monkeypatch.setitem(sys.modules, "gradio", None)  # where it is installed, `explore` would serve its page for ever
 
     def give(folder="given", **data) -> Path:
         target = tmp_path / folder
