@@ -45,10 +45,10 @@ def same(one, other):
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in CHECKPOINTS)
 
 
-@pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media"])
+@pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media", "server"])
 def test_small_campaigns_find_nothing(campaign):
     """A dozen kills, a hundred damaged files, four full disks, ...: the right result or a message, each time."""
-    trials = {"kills": 12, "damage": 100, "disk": 4, "specs": 900, "media": 1500}[campaign]
+    trials = {"kills": 12, "damage": 100, "disk": 4, "specs": 900, "media": 1500, "server": 75}[campaign]
     line = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), campaign, "--trials", str(trials), "--seed", "11"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

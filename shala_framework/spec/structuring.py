@@ -156,7 +156,8 @@ def _refusal(error: ValueError | TypeError) -> InvalidValueError:
 
 def _gather(items: Iterable[tuple[str | int, Callable[[], Any]]]) -> list[Any]:
     """Evaluate every item; raise the findings of all of them together, each under its key."""
-    results, findings = [], []
+    results: list[Any] = []
+    findings: list[Finding] = []
     for key, evaluate in items:
         if len(findings) >= MOST_FINDINGS:
             break
