@@ -5,6 +5,7 @@ import json
 import random
 import re
 import struct
+import tarfile
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,6 +20,8 @@ NUMBERS = (
     *("0", "-1", "1", "2", "1e400", "-1e308", "1e-320", "nan", "inf", "-inf", "NaN", "Infinity", "true", "null", ""),
     *("9" * 20, "9" * 400, "0x10", "1_0", "1,5", "1e5", "3.5", "[]", '"x"', "\u0661", "-0", "300000", "x"),
 )
+Shard = list[tuple[str, dict[str, bytes]]]
+SAMPLES: Shard = [(f"k{i}", {"a": f"{i} a".encode() * 90, "txt": f"caption {i}".encode()}) for i in range(4)]
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 STRUCTURE = (b"[", b"]", b"{", b"}", b",", b"\n", b" ", b"\0", b"\xff", b"\xe2\x80", b"\xef\xbb\xbf", b"\r")
 
@@ -151,6 +154,18 @@ def _ntu(bodies: int) -> bytes:
             lines += [f"{72057594037944734 + body} 0 1 1 1 1 0 0.02 0.05 2", "4"]
             lines += [f"{x + body:.7g} {y:.7g} {z:.7g} 277.4 191.8 1036.2 519.1 0 0 0 0 2" for x, y, z in pose]
     return ("\r\n".join(lines) + "\r\n").encode()
+
+
+def tar(samples: Shard, form: int = tarfile.GNU_FORMAT) -> bytes:
+    """A shard."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as file:
+        for key, fields in samples:
+            for field, content in fields.items():
+                info = tarfile.TarInfo(f"{key}.{field}")
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 # Damage: from a source of chance, bytes and those of another file to bytes.

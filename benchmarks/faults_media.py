@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fault_batches import Begin, in_child
-from fault_files import DAMAGE, flipped, sound_files
+from fault_files import DAMAGE, SAMPLES, Shard, flipped, sound_files, tar
 from fault_trials import Setting, Trial
 
 COUNT = 20_000
@@ -29,8 +29,6 @@ SHARES_THAT_MAY_BE_LEFT = {
     "jpg": 0.8, "png": 0.8, "png of 16 bits": 0.8, "mp4": 0.89, "avi": 0.89, "wav": 0.89,
 }  # fmt: skip
 """Of a file that was cut, the share up to which that has to be seen."""
-Shard = list[tuple[str, dict[str, bytes]]]
-SAMPLES: Shard = [(f"k{i}", {"a": f"{i} a".encode() * 90, "txt": f"caption {i}".encode()}) for i in range(4)]
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
@@ -180,7 +178,7 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     for path in folder.iterdir():
         path.unlink()
     form = rng.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-    data = _tar(SAMPLES, form)
+    data = tar(SAMPLES, form)
     indexed, packed = rng.random() < 0.4, rng.random() < 0.2
     path = folder / ("x.tar.gz" if packed and not indexed else "x.tar")
     path.write_bytes(data)
@@ -191,7 +189,7 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     used = len(data.rstrip(b"\0"))
     damaged = _between_members(rng, data) if how == "cut" and rng.random() < 0.3 else None
     if damaged is None:
-        damaged = DAMAGE[how](rng, data[:used], _tar(SAMPLES[::-1], form)) + (b"" if how == "cut" else data[used:])
+        damaged = DAMAGE[how](rng, data[:used], tar(SAMPLES[::-1], form)) + (b"" if how == "cut" else data[used:])
     if how == "flipped" and not indexed and not packed:
         damaged = _header_flipped(rng, data)
     if how == "lying" and not packed and rng.random() < 0.7:
@@ -214,17 +212,6 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     if ours[: len(theirs)] != theirs:  # it takes some damage for the end
         return Trial(kind, "silent", f"{ours} {theirs}"[:900])
     return Trial(kind, "right")
-
-
-def _tar(samples: Shard, form: int) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        for key, fields in samples:
-            for field, content in fields.items():
-                info = tarfile.TarInfo(f"{key}.{field}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def _between_members(rng: random.Random, data: bytes) -> bytes | None:

@@ -47,10 +47,10 @@ def same(one, other):
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in CHECKPOINTS)
 
 
-@pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media"])
+@pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media", "server"])
 def test_small_campaigns_find_nothing(campaign):
-    """A few kills, damaged files, full disks, mutated specs and media: the right result or a message, each time."""
-    trials = {"kills": 3, "damage": 24, "disk": 2, "specs": 900, "media": 500}[campaign]
+    """A few kills, damaged files, full disks, mutated specs and media, odd servers: a right result or a message."""
+    trials = {"kills": 3, "damage": 24, "disk": 2, "specs": 900, "media": 500, "server": 40}[campaign]
     line = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), campaign, "--trials", str(trials), "--seed", "11"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,8 +6,10 @@ import re
 import shutil
 import tarfile
 import threading
+import time
 from bisect import bisect_right
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -20,7 +22,7 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
 from shala_framework.data import indexed
-from shala_framework.data.index import INDEX_FILE
+from shala_framework.data.index import INDEX_FILE, write_index
 from shala_framework.data.indexed import index_shards, read_in_order, read_spread
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
@@ -252,6 +254,89 @@ def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(serve
     monkeypatch.setattr(indexed, "RETRY_SECONDS", ())
     with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
         list(read_in_order(served))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A client that gives up soon."""
+    monkeypatch.setattr(urls_module, "SERVER_SECONDS", 0.2)
+    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(indexed, "RETRY_SECONDS", (0.01,))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".tar"])
+@pytest.mark.parametrize("sent", [None, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"])
+def test_a_silent_server_is_an_error_soon(served, impatient, monkeypatch, suffix, sent):
+    """It was waited for through 40 minutes; and an index that it does not give counted as absent."""
+    honest, done = Server.do_GET, threading.Event()
+
+    def silent(self):
+        if not self.path.endswith(suffix):
+            honest(self)
+            return
+        if sent is not None:
+            self.wfile.write(sent)
+        done.wait(20)
+
+    monkeypatch.setattr(Server, "do_GET", silent)
+    monkeypatch.setattr(Server, "do_HEAD", silent)
+    start = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"http://127\.0\.0\.1:\d+/(index\.json|train-000000\.tar): .*([Tt]imeout|no pieces)"
+    ):
+        list(read_in_order(served))
+    assert time.monotonic() - start < 10
+    done.set()
+
+
+@pytest.mark.parametrize("stated", ["", "bytes 7-8/9", "bytes 512-9000/9999", "bytes 0-1/*"])
+def test_another_piece_than_was_asked_for_is_an_error(served, impatient, monkeypatch, stated):
+    """A piece counts as what was asked for only if the server says so: without an index nothing else tells."""
+    honest = Server.send_header
+
+    def lying(self, name, value):
+        honest(self, name, stated if name == "Content-Range" else value)
+
+    monkeypatch.setattr(Server, "send_header", lying)
+    with pytest.raises(DataError, match=r"expected bytes .* of the file, got an answer with the range"):
+        list(read_in_order(served))
+
+
+def test_copies_need_no_pieces_and_end_where_the_index_says(tmp_path, impatient, monkeypatch):
+    """A shard and an index of many megabytes, which clients ask for in pieces; and a server that never ends."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{number}.bin")
+            info.size = 3_000_000
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+    write_index(folder)
+    size = (folder / "index.json").stat().st_size
+    monkeypatch.setattr(Server, "in_pieces", False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/a.tar"
+    assert [len(s.fields["bin"]) for s in read_in_order([url], tmp_path / "cache")] == [3_000_000] * 3
+
+    def endless(self):
+        if self.path.endswith("json"):
+            SimpleHTTPRequestHandler.do_GET(self)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(bytes(1 << 20))
+
+    monkeypatch.setattr(Server, "do_GET", endless)
+    with pytest.raises(DataError, match=r"a\.tar: expected \d+ bytes, got \d+"):
+        list(read_in_order([url], tmp_path / "other"))
+    monkeypatch.setattr(urls_module, "MOST_BYTES", size - 1)
+    with pytest.raises(DataError, match=r"index\.json': expected at most .* bytes, got more"):
+        list(read_in_order([url]))
+    server.shutdown()
+    server.server_close()
 
 
 def test_index_is_made_for_shards_of_another_origin(shards, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import time
 from bisect import bisect_right
 from collections import OrderedDict
@@ -39,6 +38,7 @@ from shala_framework.support.urls import (
     open_url,
     read_url,
     read_url_if_there,
+    said_by,
 )
 
 OLD_SECONDS = 3600.0  # since a copy last grew
@@ -117,7 +117,7 @@ class IndexedShards:
                     raise
                 if seconds is None or not self._in_pieces(shard):
                     hint = "; data.cache names a folder for whole copies" if self._in_pieces(shard) else ""
-                    raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}{hint}") from error
+                    raise DataError(f"{self.urls[shard]}: sample {key!r}: {said_by(error)}{hint}") from error
                 self._open.pop(shard)[0].close()
                 time.sleep(seconds)
         raise AssertionError("unreachable")
@@ -156,14 +156,14 @@ class IndexedShards:
         if not is_remote(url):
             return open_local(url)
         if self.cache is None:
-            return asking_again(url, lambda: open_url(url, whole=False))
+            return asking_again(url, lambda: open_url(url, how="here and there"))
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", url.rsplit("/", 1)[-1])[-100:]
         kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
         if not kept.exists() or kept.stat().st_size != num_bytes:
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             mark_cache(self.cache)
             _remove_old_partials(kept)
-            asking_again(url, lambda: _copy(url, partial))
+            asking_again(url, lambda: _copy(url, partial, num_bytes))
             if partial.stat().st_size != num_bytes:
                 size = partial.stat().st_size
                 partial.unlink()
@@ -180,9 +180,13 @@ def _remove_old_partials(kept: Path) -> None:
                 left.unlink()
 
 
-def _copy(url: str, target: Path) -> None:
-    with open_url(url) as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+def _copy(url: str, target: Path, num_bytes: int) -> None:
+    """Copy a file, and no more than a byte too many of it."""
+    left = num_bytes + 1
+    with open_url(url, how="at once") as source, target.open("wb") as file:
+        while left > 0 and (piece := source.read(min(left, 1 << 20))):
+            file.write(piece[:left])
+            left -= len(piece)
 
 
 def index_shards(

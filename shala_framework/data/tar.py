@@ -27,6 +27,7 @@ from shala_framework.data.tar_headers import (
     sums_up,
 )
 from shala_framework.support.errors import DataError
+from shala_framework.support.urls import said_by
 
 BLOCK = 512
 CHUNK = 1 << 20  # bytes that are read at a time of what is not kept
@@ -324,7 +325,7 @@ def reason_of(error: BaseException) -> str:
     """What an error of `DAMAGE` says, in one phrase."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return said_by(error)
 
 
 class _Rejoined:

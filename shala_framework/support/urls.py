@@ -15,14 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, Literal, TypeVar, cast
 
 from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.hints import shortened
 
 T = TypeVar("T")
 RETRY_SECONDS = (0.5, 2.0, 8.0)  # that a server is given before it is asked again
+SERVER_SECONDS = 30.0  # of silence, after which a web server is given up
+REQUEST_SECONDS = 3_600.0  # that one of its answers may take
+MOST_SAID = 300  # characters of what a client says of a failure
+MOST_BYTES = 1 << 28  # of a file that is read as a whole, such as an index
+MOST_DIGITS = 18  # of the length that a server states
 
+_NOT_THERE = (401, 403, 404, 410)  # statuses; object stores hide what is not there
 CLIENTS: Final[dict[str, tuple[str, str]]] = {
     "http": ("aiohttp", "aiohttp"),
     "https": ("aiohttp", "aiohttp"),
@@ -135,19 +141,38 @@ def asking_again(url: str, action: Callable[[], T]) -> T:
     for seconds in (*RETRY_SECONDS, None):
         try:
             return action()
-        except (FileNotFoundError, ShalaError):
+        except ShalaError:
             raise
         except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
-            if getattr(error, "status", None) in (401, 403, 404, 410):
-                raise FileNotFoundError(f"{url}: {error}") from error
+            cause = _cause(url, error)
+            if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in _NOT_THERE:
+                raise FileNotFoundError(f"{url}: {said_by(cause)}") from error
             if seconds is None:
-                raise OSError(f"{type(error).__name__}: {error}") from error
+                raise OSError(f"{type(cause).__name__}: {said_by(cause)}") from error
             time.sleep(seconds)
     raise AssertionError("unreachable")
 
 
-def open_url(url: str, *, whole: bool = True) -> BinaryIO:
-    """A remote file, to be read as a whole, or here and there.
+def _cause(url: str, error: Exception) -> BaseException:
+    """What went wrong; fsspec says of a web server that is silent or fails that the file is not there."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and scheme_of(url) in ("http", "https"):
+        return error.__cause__
+    return error
+
+
+def said_by(error: BaseException) -> str:
+    """The words of an error, or its kind where it has none; clients may quote all that a server sent."""
+    said = str(error) or type(error).__name__
+    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
+
+
+def open_url(url: str, *, how: Literal["in order", "here and there", "at once"] = "in order") -> BinaryIO:
+    """A remote file.
+
+    Args:
+        url: Of the file.
+        how: It will be read: "in order" and perhaps slowly, in requests of some megabytes; "here and there"; or "at
+            once" and in one request, which also servers answer that give no pieces of files.
 
     Raises:
         DataError: The URL may not be opened, or a package is missing.
@@ -161,13 +186,51 @@ def open_url(url: str, *, whole: bool = True) -> BinaryIO:
         if scheme in CLIENTS:
             # Not url_to_fs, which would take "::" in a name for a chain of file systems.
             kind: Any = fsspec.get_filesystem_class(scheme)
-            system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+            client = _web_client() if scheme in ("http", "https") else {}
+            system, path = kind(**kind._get_kwargs_from_urls(url), **client), kind._strip_protocol(url)
         else:
             system, path = fsspec.url_to_fs(url)
     except (ImportError, ValueError) as error:  # of a client that is broken, or a scheme that nothing opens
         raise DataError(f"{shortened(url)}: no client of fsspec opens it: {error}") from error
     # Files over HTTP read megabytes ahead by default, which reading here and there throws away.
-    return cast(BinaryIO, system.open(path, "rb", **({} if whole else {"cache_type": "none"})))
+    options: dict[str, Any] = {"cache_type": "none"} if how == "here and there" else {}
+    if how == "at once" and scheme in ("http", "https"):
+        options = {"block_size": 0, "size": 1}  # with a size, it is not asked for first
+    return cast(BinaryIO, system.open(path, "rb", **options))
+
+
+def _web_client() -> dict[str, Any]:
+    """Options of fsspec's client of web servers: it gives up those that are silent, and reads no other pieces."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(
+        total=REQUEST_SECONDS, sock_connect=SERVER_SECONDS, sock_read=SERVER_SECONDS, connect=None
+    )
+    return {"client_kwargs": {"timeout": timeout, "raise_for_status": _check_piece}}
+
+
+async def _check_piece(response: Any) -> None:
+    """Raise OSError where a server answers the question for a piece of a file with another one.
+
+    Args:
+        response: aiohttp's.
+    """
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
+    if asked is None or response.status not in (200, 206):
+        return
+    first, last = int(asked[1]), int(asked[2])
+    if response.status == 200:
+        if first:
+            raise OSError("the server gives files as a whole, and no pieces of them")
+        return
+    given = re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isdecimal() and len(length) <= MOST_DIGITS else last + 2
+    if given is None or int(given[1]) != first or int(given[2]) > last or size > last + 1 - first:
+        raise OSError(
+            f"expected bytes {first} to {last} of the file, got an answer with the range "
+            f"{response.headers.get('Content-Range', '')[:60]!r} and the length {length[:30]!r}"
+        )
 
 
 def open_local(url: str) -> BinaryIO:
@@ -211,20 +274,32 @@ def read_url(url: str) -> bytes:
             return file.read()
 
     def read() -> bytes:
-        with open_url(url) as file:
-            return file.read()
+        pieces, left = [], MOST_BYTES
+        with open_url(url, how="at once") as file:
+            while piece := file.read(1 << 20):
+                pieces.append(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise DataError(f"{shortened(url)}: expected at most {MOST_BYTES:,} bytes, got more")
+        return b"".join(pieces)
 
     return asking_again(url, read)
 
 
 def read_url_if_there(url: str) -> bytes | None:
-    """The same, None where there is no such file; nothing lies beside the output of a command."""
+    """The same, None where there is no such file; nothing lies beside the output of a command.
+
+    Raises:
+        DataError: It cannot be read, or told to be absent; a run without what it says would be another one.
+    """
     if is_pipe(url):
         return None
     try:
         return read_url(url)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DataError(f"{url}: cannot be read: {said_by(error)}; try again, or copy the files") from error
 
 
 # As urllib.parse.urlsplit has it, which takes ten times as long, and there may be a million names.
