@@ -243,9 +243,9 @@ def _serve(folder: Path) -> tuple[int, int]:
 
 
 def _trial(base: float, folder: Path, cache: Path, port: int, number: int, begin: Begin) -> Trial:
-    from shala_framework import urls
     from shala_framework.data import indexed
     from shala_framework.data.shards import read_shards
+    from shala_framework.support import urls
     from shala_framework.support.errors import DataError
 
     rng = random.Random(f"{base} {number}")
