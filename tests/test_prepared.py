@@ -318,11 +318,22 @@ def test_a_damaged_description_names_its_file(tmp_path, content):
         load_preparation([str(report.shards[0])], modalities())
 
 
+def test_a_description_has_each_modality_under_its_name(tmp_path):
+    """As in earlier versions, which others read too; names that stand for something else have a place of their own."""
+    named = {name: TwoFloats(TwoFloatsOptions(field="a")) for name in ("first", "checksum", "version", "modalities")}
+    report = pack(Made(MadeOptions(train=3)), None, tmp_path, preparation=Preparation(named))
+    described = json.loads((tmp_path / PREPARED_FILE).read_text())
+    assert set(described) == {"checksum", "version", "first", "modalities"}
+    assert set(described["first"]) == {"options", "state"}
+    assert load_preparation([str(report.shards[0])], named)
+
+
 def test_shards_prepared_for_something_else_are_refused(tmp_path):
     """Other options, a modality that was not prepared and a damaged tensor each say what is wrong."""
     report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities()))
     urls = [str(path) for path in report.shards]
-    described = json.loads((tmp_path / PREPARED_FILE).read_text())["modalities"]  # as version 1 was
+    described = json.loads((tmp_path / PREPARED_FILE).read_text())
+    del described["checksum"], described["version"]  # as version 1 was
     described["a"]["options"]["field"] = "z"
     (tmp_path / PREPARED_FILE).write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"other options of 'a' .*'field': \('z', 'a'\)"):
@@ -355,6 +366,6 @@ def test_a_run_on_prepared_shards_learns_the_same(two_spec, tmp_path, capsys):
             experiment.run()
             tensors.append(experiment.model.autoencoder.state_dict())
     capsys.readouterr()
-    assert json.loads((tmp_path / "ready" / PREPARED_FILE).read_text())["modalities"]["first"]["state"]["mean"]
+    assert json.loads((tmp_path / "ready" / PREPARED_FILE).read_text())["first"]["state"]["mean"]
     for first, second in ((0, 2), (1, 3)):
         assert all(torch.equal(value, tensors[second][key]) for key, value in tensors[first].items())

@@ -20,12 +20,14 @@ from shala_framework.data.fitting import Watched, needs_fit
 from shala_framework.plugin.dataset import Account, Dataset, Sample
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec import unstructure
+from shala_framework.support.checksums import FIELD
 from shala_framework.support.errors import DataError
-from shala_framework.support.json_files import dump_json, parse_json
+from shala_framework.support.json_files import check_shape, dump_json, parse_json
 from shala_framework.support.urls import read_url_if_there
 
 PREPARED_FILE = "prepared.json"
 _VERSION = 2  # version 1 had no checksum
+_OWN_KEYS = (FIELD, "version", "modalities")  # modalities of these names stand under the last of them
 MOST_UNFIT = 100  # samples that fitting passes over, each of which costs it another pass
 
 
@@ -187,7 +189,8 @@ class Preparation:
             name: {"options": unstructure(modality.options), "state": modality.state()}
             for name, modality in self.modalities.items()
         }
-        return dump_json({"version": _VERSION, "modalities": tables}, indent=2)
+        apart = {name: tables.pop(name) for name in _OWN_KEYS if name in tables}
+        return dump_json({"version": _VERSION, **tables, **({"modalities": apart} if apart else {})}, indent=2)
 
 
 def _unreadable(key: str, name: str, error: DataError) -> LeftOut:
@@ -273,13 +276,16 @@ def _described(content: bytes, path: str) -> dict[str, dict[str, dict[str, Any]]
     """What `Preparation.description` gave; earlier versions wrote the tables alone, without a checksum."""
     tables = {str: {"options": dict, "state": dict}}
     try:
-        found = parse_json(content, {"version": int, "modalities": tables}, earlier=tables)
+        found: dict[str, Any] = parse_json(content, {}, earlier=tables)
+        if isinstance(found.get("version"), int):
+            check_shape(found.get("modalities", {}), tables)
+            found = {name: table for name, table in found.items() if name not in _OWN_KEYS} | found.get(
+                "modalities", {}
+            )
+        check_shape(found, tables)
     except ValueError as error:
         raise DataError(_damaged(path, str(error))) from error
-    described: dict[str, dict[str, dict[str, Any]]] = found
-    if isinstance(found.get("version"), int):
-        described = found["modalities"]
-    return described
+    return found
 
 
 def _damaged(path: str, got: str) -> str:
