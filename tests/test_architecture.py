@@ -198,6 +198,14 @@ def test_parts_import_only_what_they_may():
     assert {part: others - {part} for part, others in found.items()} == MAY_IMPORT
 
 
+def test_the_package_can_be_looked_over():
+    """At most sixteen entries at the top, and four hundred lines in a module."""
+    entries = [path.name for path in (ROOT / CORE).iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 16, sorted(entries)
+    long = {module.name: len(module.path.read_text().splitlines()) for module in CORE_MODULES}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
 def test_the_core_imports_no_plugin():
     """Neither by an import nor by import_module of a literal."""
     for module in CORE_MODULES:

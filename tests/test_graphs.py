@@ -18,7 +18,7 @@ from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.optimizers import Muon, make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.stages import AutoencoderTraining, PriorTraining
-from shala_framework.training.steps import set_rate, take_step
+from shala_framework.training.steps import change_weights, set_rate, take_step
 
 CPU = torch.device("cpu")
 
@@ -46,12 +46,7 @@ class ReplayedGraph:
     def replay(self, step):
         self.step.fill_(step)
         stage, settings, optimizers, step_loss = self.parts
-        loss, terms = step_loss(self.batch, self.step, 1)
-        norm = graphs.clip_gradients(stage.module, settings.gradient_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss, "gradient_norm": norm.detach(), **terms}
+        return change_weights(stage, settings, optimizers, step_loss, self.batch, self.step)
 
 
 @pytest.fixture
@@ -59,6 +54,7 @@ def replayed(monkeypatch):
     monkeypatch.setattr(graphs, "_Graph", ReplayedGraph)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(graphs, "_waiting_is_an_error", nullcontext)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
 
 
 def trained(steps_of):

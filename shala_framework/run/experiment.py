@@ -22,14 +22,13 @@ from shala_framework.report.samples import SampleWriter, choose_rows
 from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
-from shala_framework.run.loading import SPEC_FILE
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
-from shala_framework.support.checkpoint import PARTIAL, DamagedFileError, write_file
+from shala_framework.support.checkpoint import DamagedFileError, write_file
 from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, SpecError
 from shala_framework.support.json_files import dump_json, read_json
-from shala_framework.support.locking import LOCK_FILE, FolderLock
+from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.budget import stages_of, steps_within
@@ -40,9 +39,6 @@ from shala_framework.training.precision import choose_precision, doubt_precision
 STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
 EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
-# What a run that was killed at its very beginning may have left.
-_OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)
-MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
 
 @attrs.frozen(kw_only=True)

@@ -127,7 +127,7 @@ class RunFolder:
             f"{SYNTHETIC}. Every sample and figure in this folder comes from the synthetic data set "
             f"{stand_in.dataset!r},\nbecause no shard matched data.train = {data.train!r}.\n".encode(),
         )
-        if (self.path / STAND_IN_FOLDER).exists():
+        if self.has_stand_in:
             return False
         partial = self.path / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import attrs
+from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.structuring import Finding, InvalidValueError
@@ -277,7 +278,7 @@ class Train:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0, at_most=1e6)))
+    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
     compile: bool = False
     sharding: Literal["none", "decoders"] = "none"
     autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
@@ -334,14 +335,10 @@ class Evaluate:
     """
 
     at_end: bool = True
-    minutes: float | None = attrs.field(default=None, validator=attrs.validators.optional(above(0, at_most=1e6)))
-    num_samples: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(none_or_at_least(2, at_most=MOST_ROWS))
-    )
+    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
+    num_samples: int | None = attrs.field(default=None, validator=optional(none_or_at_least(2, at_most=MOST_ROWS)))
     num_seeds: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))
-    num_rows: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(none_or_at_least(2, at_most=MOST_ROWS))
-    )
+    num_rows: int | None = attrs.field(default=None, validator=optional(none_or_at_least(2, at_most=MOST_ROWS)))
     num_row_samples: int = attrs.field(default=4, validator=at_least(1, at_most=10_000))
     autoguidance_scales: tuple[float, ...] = attrs.field(
         default=(1.0, 2.0), validator=[not_empty, each(at_least(0, at_most=MOST_GUIDANCE))]
@@ -349,14 +346,10 @@ class Evaluate:
     guidance_scales: tuple[float, ...] = attrs.field(
         default=(1.0, 2.0), validator=[not_empty, each(at_least(0, at_most=MOST_GUIDANCE))]
     )
-    judge_steps: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(at_least(0, at_most=MOST_STEPS))
-    )
+    judge_steps: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_STEPS)))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2, at_most=MOST_ROWS))
     held_out_rows: int = attrs.field(default=5_000, validator=at_least(2, at_most=MOST_ROWS))
-    likelihood_rows: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(at_least(0, at_most=MOST_ROWS))
-    )
+    likelihood_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
     importance_samples: int = attrs.field(default=8, validator=[at_least(2, at_most=1_000_000), multiple_of(2)])
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from shala_framework.distributed.processes import world_size
-from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
-from shala_framework.training.steps import set_rate, take_step
+from shala_framework.training.steps import change_weights, set_rate, take_step
 from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
@@ -86,10 +85,19 @@ class Steps(Generic[Batch]):
         return take_step(self.stage, self.settings, self.optimizers, self.step_loss, batch, step, before_change)
 
     def _take_watched(self, batch: Batch, step: int, before_change: Callable[[], None]) -> dict[str, Tensor]:
-        """A step in which waiting for the device is an error, and if it waits, the same step as always."""
+        """A step in which waiting for the device is an error, and if it waits, the same step as always.
+
+        It is watched until its weights change, so that it can be taken again; capturing finds out the rest, and changes
+        nothing.
+        """
+
+        def unwatched() -> None:
+            torch.cuda.set_sync_debug_mode("default")
+            before_change()
+
         try:
             with _waiting_is_an_error():
-                return self._take_plainly(batch, step, before_change)
+                return self._take_plainly(batch, step, unwatched)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
@@ -134,12 +142,7 @@ class _Graph(Generic[Batch]):
         self.step = torch.zeros((), device=next(stage.module.parameters()).device, dtype=torch.float64)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            loss, terms = step_loss(batch, self.step, 1)
-            norm = clip_gradients(stage.module, settings.gradient_clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            found = {"loss": loss, "gradient_norm": norm.detach(), **terms}
+            found = change_weights(stage, settings, optimizers, step_loss, batch, self.step)
             self.names, self.values = tuple(found), torch.stack([value.float() for value in found.values()])
 
     def replay(self, step: int) -> dict[str, Tensor]:

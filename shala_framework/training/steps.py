@@ -41,16 +41,40 @@ def take_step(
     step: int,
     before_change: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """One optimiser step at its place in the schedule; returns the loss, the gradient's norm and the stage's terms.
-
-    `before_change` is called once the gradients are there, before weights change.
-    """
+    """One optimiser step at its place in the schedule; arguments and result as of `change_weights`."""
     set_rate(optimizers, settings, step)
+    terms = change_weights(stage, settings, optimizers, step_loss, batch, step, before_change)
+    stage.after_step(step)
+    return terms
+
+
+def change_weights(
+    stage: Trainable[Batch],
+    settings: Stage,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step_loss: Loss,
+    batch: Batch,
+    step: int | Tensor,
+    before_change: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
+    """What a step does on the device: gradients of a batch, clipped, and the optimisers' change by them.
+
+    Args:
+        stage: Whose weights.
+        settings: Micro-batches and the gradient's largest norm.
+        optimizers: With their learning rates set.
+        step_loss: As `shared_loss` makes it.
+        batch: Of this process.
+        step: Its number, on which the stage's schedules depend.
+        before_change: Called once the gradients are there, before weights change.
+
+    Returns:
+        The loss, the gradient's norm and the stage's terms, detached.
+    """
     loss, terms = step_loss(batch, step, settings.micro_batches)
     norm = clip_gradients(stage.module, settings.gradient_clip)
     before_change()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    stage.after_step(step)
     return {"loss": loss, "gradient_norm": norm.detach(), **terms}

@@ -33,7 +33,7 @@ class TwoFloatsOptions:
 
     Attributes:
         field: Sample field that holds a JSON array of two numbers.
-        width: Of the networks.
+        width: Channels of the networks.
     """
 
     field: str = attrs.field(default="a", validator=not_empty)

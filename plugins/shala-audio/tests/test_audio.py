@@ -225,7 +225,7 @@ def test_formats_read_alike(field: str, container: str, codec: str, kind: str, t
 
 @pytest.mark.parametrize(("crop", "expected"), [("start", 300), ("centre", 900), ("loudest", 2_000)])
 def test_crop(crop: Any, expected: float) -> None:
-    """Of a longer sound the stretch that the option names is kept, whole."""
+    """A longer sound is cut to the stretch that the option names."""
     parts = [tone(300.0), tone(900.0), tone(2_000.0, amplitude=0.9), tone(3_000.0, seconds=0.1)]
     audio = Audio(Audio.Options(**SMALL | {"clip_seconds": 0.5}, crop=crop))
     parts = parts if crop != "centre" else [parts[0], parts[1], parts[0]]

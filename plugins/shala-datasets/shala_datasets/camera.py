@@ -22,7 +22,7 @@ class Viewpoint:
     Attributes:
         yaw: Camera around the person, in degrees.
         pitch: Camera above the person, in degrees.
-        position: Of the body's middle in camera coordinates, in metres.
+        position: Where the body's middle is in camera coordinates, in metres.
     """
 
     yaw: float

@@ -86,7 +86,7 @@ class Digits(Dataset):
             train: Number of training samples, the ten digits in turn.
             validation: Number of validation samples.
             test: Number of test samples.
-            seed: Of the pairing and the pen's colours.
+            seed: Decides the pairing and the pen's colours.
         """
 
         train: int = attrs.field(default=6_000, validator=at_least(0, at_most=100_000_000))

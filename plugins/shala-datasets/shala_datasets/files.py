@@ -124,7 +124,7 @@ def read_or_leave_out(path: Path, source: Path, account: Account) -> bytes | Non
     Args:
         path: The file.
         source: Folder that its name in the note is relative to.
-        account: Of the pass over the samples.
+        account: Counts what is left out.
     """
     name = str(path.relative_to(source))
     try:

@@ -95,7 +95,7 @@ def test_draws_follow_the_masses() -> None:
 
 
 def test_drawn_channels_share_the_component() -> None:
-    """Of a black and a white component, pixels are drawn black or white and never coloured, in the right shares."""
+    """A black and a white component give black and white pixels in their shares, and never coloured ones."""
     n = 20_000
     mixture = one_pixel([0.3, 0.7], [[-1.0] * 3, [1.0] * 3], [[-4.0] * 3, [-4.0] * 3], n)
     bright = mixture.sample(torch.Generator().manual_seed(0)).view(n, 3) > 127

@@ -350,7 +350,7 @@ def test_arrays_and_json_read_alike() -> None:
 
 
 def test_absent_body_is_skipped() -> None:
-    """Of an array with bodies, those that are all zeros are absent, and the others keep their order."""
+    """A body of zeros is absent; the other bodies of the array keep their order."""
     poses = waving(0)
     bodies = np.stack([np.zeros_like(poses), poses, 2 * poses], axis=1)
     np.testing.assert_array_equal(parse(npy(bodies), "npy", 4, 1), bodies[:, 1:2])

@@ -109,8 +109,8 @@ class TextLikelihood:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability of int64 x [B, L] in nats: [B], 0 in rows that are all padding.
 
-        While its decoder trains, some of the words that it would see are hidden from it, drawn anew each time: the
-        log-likelihood of a decoder that sees less. In eval mode it is exact.
+        In training mode a random share of the words is hidden from the decoder at each call, so that this is the
+        log-likelihood under a decoder that sees less. In eval mode it is exact.
         """
         x_BT = without_common_padding(x[:, :-1])  # whatever comes last is the end, and certain
         inputs_BT = nn.functional.pad(x_BT[:, :-1], (1, 0), value=END)

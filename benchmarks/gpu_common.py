@@ -1,0 +1,196 @@
+"""What the parts of gpu_check.py work with: figures, a clock, models and rows of noise."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli
+import torch
+from torch import Tensor
+
+from shala_framework.data.latents import LatentStore
+from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.model import ShaLa
+from shala_framework.spec import resolve_spec
+from shala_framework.support.machine import describe_machine
+from shala_framework.support.progress import Silent
+from shala_framework.training.optimizers import make_optimizers
+from shala_framework.training.parallel import shared_loss
+from shala_framework.training.precision import Precision
+from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.steps import take_step
+
+HERE = Path(__file__).parent
+SPECS = HERE.parent / "specs"
+BFLOAT16, FLOAT32 = Precision(name="bfloat16"), Precision()
+SEED = 0
+
+
+@attrs.define(eq=False)
+class Check:
+    """What every part works with.
+
+    Attributes:
+        device: That is checked.
+        path: Of the figures.
+        bench: Folder of the judge, where it is at hand.
+        polymnist: Its data, likewise.
+        judge_data: What the judges learn from, likewise.
+    """
+
+    device: torch.device
+    path: Path
+    bench: Path | None
+    polymnist: Path | None
+    judge_data: Path | None
+    figures: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether sizes are those of a GPU."""
+        return self.device.type == "cuda"
+
+    def say(self, name: str, value: Any) -> None:
+        """Keep a figure, at once in the file."""
+        self.figures[name] = f"{value:.4g}" if isinstance(value, float) else value
+        self.path.write_text(json.dumps({"machine": describe_machine(self.device), "figures": self.figures}))
+        print(name, self.figures[name], flush=True)
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        if self.is_gpu:
+            torch.cuda.synchronize()
+
+
+class OverError(Exception):
+    """A measurement is over."""
+
+
+class Clock(Silent):
+    """Ends a training after some seconds and knows how many steps it took in each of them."""
+
+    WARM_UP = 8
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self.check, self.seconds, self.start, self.rate = check, seconds, 0.0, 0.0
+
+    def advance(self, done: int, terms: Any = None) -> None:
+        if done == self.WARM_UP:
+            self.check.wait()
+            self.start = time.perf_counter()
+        elif done > self.WARM_UP and time.perf_counter() - self.start > self.seconds:
+            self.check.wait()
+            self.rate = (done - self.WARM_UP) / (time.perf_counter() - self.start)
+            raise OverError
+
+
+def model_of(name: str, **changes: Any) -> ShaLa:
+    """The model of a shipped spec with its settings for real data, without any; keys of options may be changed."""
+    raw = tomli.loads((SPECS / f"{name}.toml").read_text())
+    raw["data"].pop("stand_in", None)
+    for path, value in changes.items():
+        *tables, key = path.split("/")
+        table = raw
+        for part in tables:
+            table = table[part]
+        table[key] = value
+    return ShaLa(resolve_spec(raw, name)).build()
+
+
+def random_rows(model: ShaLa, count: int) -> Rows:
+    """Rows of every modality, of noise."""
+    generator = torch.Generator().manual_seed(SEED)
+    x = {}
+    for name, modality in model.modalities.items():
+        shape = (count, *modality.shape)
+        x[name] = (
+            torch.randn(shape, generator=generator).to(modality.dtype)
+            if modality.dtype.is_floating_point
+            else torch.randint(0, 255, shape, generator=generator, dtype=modality.dtype)
+        )
+    presence = torch.ones(count, len(x), dtype=torch.bool)
+    return Rows(x=x, presence=presence, keys=tuple(map(str, range(count))), labels=(None,) * count)
+
+
+def stage_1(model: ShaLa, device: torch.device, precision: Precision) -> AutoencoderTraining:
+    """Stage 1 of a spec's model."""
+    model.to(device)
+    return AutoencoderTraining(
+        model.autoencoder, model.spec.posterior, model.spec.train.autoencoder, device, precision=precision
+    )
+
+
+@contextlib.contextmanager
+def products(name: str) -> Iterator[Precision]:
+    """A context in which products of matrices and convolutions are in a number format."""
+    tf32 = name == "TF32"
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield BFLOAT16 if name == "bfloat16" else FLOAT32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def batches_of(rows: Rows, batch_size: int, start: int) -> Iterator[Rows]:
+    return (rows.take(index) for index in shuffled_batches(len(rows), batch_size, SEED, start))
+
+
+def step_of_prior(
+    check: Check, model: ShaLa, *, batch_size: int, on_device: bool, num_rows: int = 4_096
+) -> tuple[PriorTraining, Callable[[int], None]]:
+    """Stage 2 on latents of noise, and a step of it."""
+    latent_dim, feature_dim, count = model.prior.latent_dim, model.autoencoder.feature_dim, len(model.names)
+    torch.manual_seed(SEED)
+    store = LatentStore(
+        torch.randn(num_rows, latent_dim),
+        torch.full((num_rows, latent_dim), -4.0),
+        torch.randn(num_rows, count, feature_dim),
+        torch.ones(num_rows, count, dtype=torch.bool),
+    )
+    store = store.to(check.device) if on_device else store
+    model.to(check.device)
+    precision = BFLOAT16 if check.is_gpu else FLOAT32
+    settings = model.spec.train.prior
+    stage = PriorTraining(model.prior, model.spec.prior, settings, store, precision=precision)
+    optimizers = make_optimizers(stage.module, settings, matrix_dtype=precision.dtype)
+    loss = shared_loss(stage, check.device)
+    batches = shuffled_batches(num_rows, batch_size, SEED)
+
+    def step(number: int) -> None:
+        take_step(stage, settings, optimizers, loss, next(batches), number)
+
+    return stage, step
+
+
+def rate_of(check: Check, step: Callable[[int], Any], seconds: float) -> float:
+    """Calls a second."""
+    clock, number = Clock(check, seconds if check.is_gpu else 0.2), 0
+    while True:
+        step(number)
+        number += 1
+        try:
+            clock.advance(number)
+        except OverError:
+            return clock.rate
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp_min(1e-12))
+
+
+@contextlib.contextmanager
+def reported(check: Check, name: str) -> Iterator[None]:
+    """A context whose failure is a figure, as that of too little memory."""
+    try:
+        yield
+    except Exception as error:
+        check.say(f"{name}: failed", f"{type(error).__name__}: {str(error)[:200]}")
+    if check.is_gpu:
+        torch.cuda.empty_cache()

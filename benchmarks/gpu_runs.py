@@ -1,0 +1,97 @@
+"""A whole run and a benchmark on a GPU: parts of gpu_check.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_common import HERE, SEED, SPECS, Check
+from scripts import load_script
+
+
+def run(check: Check) -> None:
+    """The first command's spec, cut short: killed, resumed, sampled and evaluated."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        count, minutes = (600, 0.5) if check.is_gpu else (48, 1.0)
+        changes = {
+            "train.device": check.device.type,
+            "data.stand_in.options.train": count,
+            "data.stand_in.options.validation": max(16, count // 8),
+            "data.stand_in.options.test": max(16, count // 8),
+            "train.minutes": minutes,
+            "train.autoencoder.save_every_steps": 50 if check.is_gpu else 5,
+        }
+        settings = [f"--set={key}={value}" for key, value in changes.items()]
+        line = [sys.executable, "-c", "from shala_framework.cli.main import main; main()"]
+        command = [*line, "run", str(SPECS / "ntu_rgb_skeleton.toml"), "--out", str(out), *settings]
+        start = time.perf_counter()
+        killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        state = out / "state" / "autoencoder.safetensors"
+        while killed.poll() is None and not state.exists():
+            time.sleep(0.2)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        check.say("seconds until the first state, then killed", time.perf_counter() - start)
+        for name, arguments in {
+            "resumed": command[len(line) :],
+            "shala sample": ["sample", str(out), "--num", "4", "--out", f"{folder}/samples"],
+            "shala evaluate": ["evaluate", str(out)],
+        }.items():
+            start = time.perf_counter()
+            done = subprocess.run([*line, *arguments], capture_output=True, text=True, check=False)
+            said = f"exit {done.returncode} after {time.perf_counter() - start:.1f} s"
+            check.say(name, said if done.returncode == 0 else f"{said}: {(done.stderr or done.stdout)[-600:]}")
+            if name == "resumed":
+                check.say("lines of the resumed run", done.stderr.strip().splitlines()[-25:])
+        metrics = (out / "metrics.jsonl").read_text().splitlines()
+        check.say("phases", json.loads(metrics[-1]).get("seconds", {}) if metrics else {})
+
+
+def polymnist(check: Check) -> None:
+    """A minute of training, scored by judges that are trained here, on the device, as the benchmark trains them."""
+    assert check.bench is not None
+    assert check.polymnist is not None
+    judge = load_script(check.bench / "judge.py")
+    seconds = 60.0 if check.is_gpu else 10.0
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder) / "samples.npz"
+        line = [sys.executable, str(HERE / "polymnist.py"), str(check.polymnist), "--out", str(samples)]
+        line += ["--seconds", str(seconds), "--device", check.device.type, "--threads", str(os.cpu_count())]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        check.say("training", (done.stdout if done.returncode == 0 else done.stderr)[-1500:].strip())
+        judges = Path(folder) / "judges.pt"
+        train_judges(check, judge, judges)
+        line = [sys.executable, str(check.bench / "judge.py"), "score", str(check.polymnist), str(judges), str(samples)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        check.say("scores", (done.stdout if done.returncode == 0 else done.stderr)[-1500:].strip())
+
+
+def train_judges(check: Check, judge: Any, out: Path, num_epochs: int = 5, batch_size: int = 128) -> None:
+    """The benchmark's judges by its own recipe, on the device."""
+    assert check.judge_data is not None
+    states = []
+    with np.load(check.judge_data) as arrays:
+        labels, train_x = torch.from_numpy(arrays["train_y"]).to(check.device), arrays["train_x"]
+    for pictures in train_x:
+        torch.manual_seed(SEED)
+        net, x = judge.judge().to(check.device), judge.images(pictures).to(check.device)
+        optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
+        steps = num_epochs * -(-len(x) // batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+        for _ in range(num_epochs):
+            for index in torch.randperm(len(x), device=check.device).split(batch_size):
+                loss = torch.nn.functional.cross_entropy(net(x[index]), labels[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        states.append({name: value.cpu() for name, value in net.state_dict().items()})
+    torch.save(states, out)
