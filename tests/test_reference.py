@@ -139,8 +139,6 @@ def test_an_editor_accepts_every_shipped_spec(path, validator):
 )
 def test_an_editor_marks_what_a_run_refuses(where, value, validator, two_spec):
     """Each key by itself: unknown, missing, of a wrong type, out of bounds, or not among its choices."""
-    if where == "track.nobody" and "tensorboard" not in {entry.name for entry in entry_points(group="shala.plugins")}:
-        pytest.skip("plugin not installed: tensorboard")  # without a tracker there are no choices
     spec = tomli.loads(two_spec.read_text())
     assert not list(validator.iter_errors(spec))
     *tables, key = where.split(".")
@@ -184,6 +182,15 @@ def test_bounds_and_defaults_of_the_schema_are_those_of_the_code():
                 if key[bound] != key.get("exclusiveMinimum"):
                     field.validator(None, field, key[bound])
     assert checked > 80
+
+
+def test_a_tracker_is_refused_where_no_plugin_is_one():
+    """As a run refuses it; without any plugins named, every tracker may be installed."""
+    modality = PluginTable(
+        name="x", kind="modality", plugin=type("X", (), {"Options": attrs.make_class("Options", [])})
+    )
+    assert json_schema([modality])["properties"]["track"]["additionalProperties"] is False
+    assert json_schema()["properties"]["track"]["additionalProperties"] == {}
 
 
 def test_keys_prints_the_schema_and_names_a_plugin_that_it_lacks(monkeypatch, capsys):

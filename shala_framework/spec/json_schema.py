@@ -120,7 +120,7 @@ def _table_of_tables(kind: Any, plugins: Sequence[PluginTable]) -> Schema:
         properties[tracker.name] = table = _table(TrackTable, ())
         table["description"] = summary_of(tracker.plugin)
         table["properties"]["options"] = _reference(tracker)
-    return {"type": "object", "properties": properties, "additionalProperties": False if trackers else {}}
+    return {"type": "object", "properties": properties, "additionalProperties": False if plugins else {}}
 
 
 def _add_options(table: Schema, key: str, plugins: Sequence[PluginTable]) -> None:
