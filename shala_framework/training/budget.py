@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from statistics import median
 from typing import Any, TypeVar
 
 import attrs
@@ -79,7 +80,7 @@ def measure_stage(
         for step in range(steps.num_untimed):  # which set up memory and kernels
             timed(step)
         times = [timed(steps.num_untimed + n) for n in range(LEAST_TIMED_STEPS)]
-        more = int(seconds / largest(sum(times) / len(times), device)) - len(times)
+        more = int(seconds / largest(median(times), device)) - len(times)
         times += [timed(steps.num_untimed + n) for n in range(min(more, MOST_TIMED_STEPS))]
         start = time.perf_counter()
         with uncompiled():
@@ -89,7 +90,7 @@ def measure_stage(
     module.load_state_dict(weights)
     stage.load_extra_state(extra)
     return StageCost(
-        step_seconds=largest(sum(times) / len(times), device),
+        step_seconds=largest(median(times), device),  # a moment's other work is in the mean, and not in the training
         validation_seconds=largest(validation_seconds, device),
     )
 
