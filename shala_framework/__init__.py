@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shala_framework.run.loading import load
     from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "support.errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
