@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 import tomli
 
+import shala_framework
+import shala_framework.plugin
 from shala_framework.cli.main import parse
 from shala_framework.plugin import encode_npy
 from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -96,12 +103,49 @@ def test_what_a_benchmark_imports_is_there(path, monkeypatch):
             assert not absent, f"{path.name}:{node.lineno}: {node.module} has no {absent}"
 
 
+def anchors(page):
+    """What a link can name of a page: its headings, as they stand in addresses."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere():
+    """To files of the repository, and to headings that they have."""
     assert len(set(commands())) > 20
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{named(page)} links to {target}"
+                found = page.parent / target if target else page
+                assert found.exists(), f"{named(page)} links to {target}"
+                assert not anchor or anchor in anchors(found), f"{named(page)} links to {target}#{anchor}"
+
+
+def test_the_readme_is_short():
+    """Whoever opens the repository reads what it is and how to begin; figures and reference have pages of their own."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_every_page_is_in_the_menu():
+    menu = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize(("page", "facade"), [("api.md", shala_framework), ("api_plugin.md", shala_framework.plugin)])
+def test_the_reference_has_every_exported_name(page, facade):
+    """Once each; hooks and the contract tests are modules beside them."""
+    shown = re.findall(r"^::: (\S+)$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    beside = {f"{facade.__name__}.hookspecs", f"{facade.__name__}.testing.ModalitySuite"}
+    assert sorted(set(shown) - beside) == sorted(f"{facade.__name__}.{name}" for name in facade.__all__)
+    assert len(shown) == len(set(shown))
+
+
+def test_the_pictures_of_the_architecture_are_of_this_code(monkeypatch):
+    """`python docs/draw_architecture.py` writes them, the layers from MAY_IMPORT of the architecture's tests."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    drawing = importlib.import_module("draw_architecture")
+    assert (ROOT / "docs" / "layers.svg").read_text() == drawing.layers()
+    assert (ROOT / "docs" / "flow.svg").read_text() == drawing.flow()
+    assert set(drawing.may_import()) <= set(drawing.WHAT), "every box says what the package holds"
 
 
 (VECTORS,) = (text for page, text in blocks("python") if page == "docs/plugins.md" and "class Vectors" in text)
