@@ -23,7 +23,7 @@ EXAMPLE = "examples/shala-inertial"
 TEST_TOOLS = ["jsonschema>=4.21", "pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
-DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16", *LINT_TOOLS]  # ruff: signatures
+DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16", *LINT_TOOLS]  # ruff wraps code
 WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
