@@ -20,7 +20,9 @@ from shala_framework import __version__
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
+from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import ShaLa
+from shala_framework.report.card import write_card
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
@@ -97,7 +99,7 @@ class Report:
         }
 
     def write(self, *, evaluating: bool = False) -> Path:
-        """Write `report.html` into the run's folder, with the curves and figures that are there; returns its path.
+        """Write `report.html` and the model card, with the curves and figures that are there; returns the page's path.
 
         Args:
             evaluating: Whether figures are still to come, which the page then says.
@@ -107,10 +109,14 @@ class Report:
             self.reporter.warn(
                 f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
             )
+        facts, evaluations = _facts(self.model, self.folder, metrics), _evaluations(self.folder, self.reporter.warn)
         context = self.fixed | {
-            "facts": _facts(self.model, self.folder, metrics),
+            "facts": facts,
             "curves": _curves(metrics),
-            "evaluations": _evaluations(self.folder, self.reporter.warn),
+            "evaluations": {
+                split: {"tables": evaluation_tables(found), "notes": found.notes}
+                for split, found in evaluations.items()
+            },
             "evaluating": evaluating,
         }
         environment = jinja2.Environment(
@@ -122,6 +128,7 @@ class Report:
         )
         path = self.folder / REPORT_FILE
         write_file(path, environment.get_template("report.html.jinja").render(context).encode())
+        write_card(self.model, self.folder, facts=facts, data=self.fixed["data"], evaluations=evaluations)
         self.reporter.note(f"wrote {path}{', without the evaluation that follows' if evaluating else ''}")
         return path
 
@@ -332,12 +339,12 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     }
 
 
-def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Tables and notes of each split that was measured; damaged ones are left out."""
+def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, Evaluation]:
+    """What was measured of each split; damaged files are left out."""
     measured = {}
     for path in sorted((folder / "evaluation").glob("*.json")):
         try:
             measured[path.stem] = read_evaluation(path)
         except CheckpointError as error:
             warn(f"{error}; it is left out of the report")
-    return {split: {"tables": evaluation_tables(found), "notes": found.notes} for split, found in measured.items()}
+    return measured
