@@ -120,9 +120,7 @@ def train_autoencoder(model: Model, rows: Rows) -> dict[str, float]:
     """Stage 1, within its share of the budget."""
     recipe, start = model.recipe, time.perf_counter()
     settings = structure(recipe.autoencoder, AutoencoderStage)
-    stage = AutoencoderTraining(
-        model.autoencoder, settings, model.device, precision=model.stage_1_precision
-    )
+    stage = AutoencoderTraining(model.autoencoder, settings, model.device, precision=model.stage_1_precision)
 
     def batches(start_step: int) -> Iterator[Rows]:
         order = shuffled_batches(len(rows), settings.batch_size, recipe.seed, start_step)
