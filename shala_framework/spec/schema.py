@@ -6,8 +6,8 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
-from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import Finding, InvalidValueError
 
 # Bounds that no use meets: above them memory or numbers end, hours later or in black pictures.
 MOST_WIDE = 65_536  # of layers and latents; two layers of it hold 16 GiB
