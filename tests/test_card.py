@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from markdown_it import MarkdownIt  # rich needs it, and so the core
+from two_floats import TwoFloats
 
+import shala_framework
 from shala_framework import load
 from shala_framework.cli.main import main, main_run
 from shala_framework.report.card import CARD_FILE, fenced, model_card, plain
@@ -84,3 +87,17 @@ def test_text_from_data_is_text_and_nothing_else(two_spec):
     assert "&lt;img src=x onerror=alert(1)&gt; [go](https" in html
     assert """shala sample 'runs/`a` $(b)'"'"''""" in html.replace("&quot;", '"')
     assert rendered("---\n---\n" + fenced("```\n# x", "toml")).count("<h1>") == 0
+
+
+def test_training_from_python_writes_a_card_too(tmp_path):
+    """With its steps and where its rows came from; with out=None there is no file at all."""
+    x = {"first": torch.randn(64, 2), "second": torch.randn(64, 2)}
+    model = shala_framework.ShaLa({name: TwoFloats() for name in x}, latent_dim=2, feature_dim=8, hidden_dim=8)
+    shala_framework.train(model, x, steps=4, batch_size=16, out=tmp_path / "run")
+    card = (tmp_path / "run" / CARD_FILE).read_text()
+    assert card.split("---\n", 2)[2].lstrip().startswith("<!--")
+    assert "\n# run\n" in card
+    assert "| train | 64 | 64 | 64 |" in card
+    assert "| steps | autoencoder 4, prior 4 |" in card
+    assert "was not evaluated" in card
+    assert 'shala.load("run")' in card

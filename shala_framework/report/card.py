@@ -108,11 +108,11 @@ def _table(table: Table) -> str:
 
 
 def _data(data: Mapping[str, Any], *, synthetic: bool) -> str:
-    kind = "made by a synthetic stand-in" if synthetic else "read from shards; whether they are real, their maker knows"
+    origin = "A synthetic stand-in made the data." if synthetic else "The model was trained and checked on:"
     sources = [f"- {plain(name)}: {plain(source)}" for name, source in data["sources"].items()]
     left_out = [f"- left out while packing: {count} files ({plain(path)})" for path, count, _ in data["left_out"]]
     rows = [_table(Table("", data["head"], data["lines"]))] if data["lines"] else []
-    return "\n\n".join(["\n".join([f"The data were {kind}.", "", *sources, *left_out]), *rows])
+    return "\n\n".join(["\n".join([origin, "", *sources, *left_out]), *rows])
 
 
 def _modalities(model: ShaLa) -> str:

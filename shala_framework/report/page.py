@@ -344,3 +344,10 @@ def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, Evaluat
         except CheckpointError as error:
             warn(f"{error}; it is left out of the report")
     return measured
+
+
+def write_card_of_run(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str], None]) -> Path:
+    """Write the model card of a run that has no report, as after training from Python; returns its path."""
+    facts = _facts(model, folder, read_metrics(folder / "metrics.jsonl", model.fingerprint, warn))
+    data = _data(model, folder, held_out, warn)
+    return write_card(model, folder, facts=facts, data=data, evaluations=_evaluations(folder, warn))
