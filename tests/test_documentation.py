@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import tomli
+from PIL import Image
 
 import shala_framework
 import shala_framework.plugin
-from shala_framework.cli.main import parse
+from shala_framework.cli.main import main, parse
 from shala_framework.plugin import encode_npy
 from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
@@ -118,6 +119,41 @@ def test_links_lead_somewhere():
                 found = page.parent / target if target else page
                 assert found.exists(), f"{named(page)} links to {target}"
                 assert not anchor or anchor in anchors(found), f"{named(page)} links to {target}#{anchor}"
+
+
+PACKAGES = {"shala_image", "shala_text", "shala_datasets"}
+STEPS = re.compile(r"\b(?:steps=[\d_]+|minutes=\d+)")
+
+
+@pytest.fixture
+def packed_shards(tmp_path, monkeypatch):
+    """The shards that the pages train on: a few pictures with captions, packed in the working directory."""
+    missing = PACKAGES - {entry.value for entry in entry_points(group="shala.plugins")}
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Path("files").mkdir()
+    for number in range(60):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(f"files/{number:02}.png")
+        Path(f"files/{number:02}.txt").write_text(f"a picture called {number}")
+    with pytest.raises(SystemExit) as leaving:
+        main(["pack", "folder", "files", "shards/mine"])
+    assert leaving.value.code == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_of_the_pages_runs(page, packed_shards):
+    """All blocks of a page in order, in one namespace; with few steps, wherever the page says how many."""
+    few = "steps=6, batch_size=8"
+    code = [STEPS.sub(few, text) for found, text in blocks("python") if found == page]
+    if page == "README.md":
+        code = [text.replace('out="runs/mine")', f'{few}, out="runs/mine")') for text in code]
+    assert few in "".join(code)
+    names: dict[str, Any] = {}
+    for text in code:
+        exec(compile(text, page, "exec"), names)
+    assert names["z"].shape == ((16, 64) if page == "README.md" else (10, 16))
 
 
 def test_the_readme_is_short():
