@@ -182,6 +182,8 @@ def test_the_pictures_of_the_architecture_are_of_this_code(monkeypatch):
     assert (ROOT / "docs" / "layers.svg").read_text() == drawing.layers()
     assert (ROOT / "docs" / "flow.svg").read_text() == drawing.flow()
     assert set(drawing.may_import()) <= set(drawing.WHAT), "every box says what the package holds"
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(drawing.may_import())
 
 
 (VECTORS,) = (text for page, text in blocks("python") if page == "docs/plugins.md" and "class Vectors" in text)

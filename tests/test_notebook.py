@@ -11,7 +11,6 @@ PACKAGES = {"shala_image", "shala_text", "shala_datasets"}
 STEPS = "AUTOENCODER_STEPS, PRIOR_STEPS = 500, 1_000"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, capsys):
     """All code cells in order in one namespace; what is loaded at the end samples as the trained model did."""
