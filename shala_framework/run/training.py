@@ -21,7 +21,7 @@ from shala_framework.data.latents import (
     latent_statistics,
     latents_of,
 )
-from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.data.rows import shuffled_batches
 from shala_framework.distributed import processes
 from shala_framework.distributed.split_layers import has_split_layers, shard_layers
 from shala_framework.distributed.split_tensors import whole
