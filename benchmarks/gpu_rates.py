@@ -152,7 +152,7 @@ def shards(check: Check) -> None:
         report = pack(Files(fields), None, Path(folder), shard_samples=count // 8, preparation=Preparation(members))
         found = index_shards([str(path) for path in report.shards])
         assert found is not None
-        order = SampleOrder(found.counts, seed=SEED, lanes=8, window=512)
+        order = SampleOrder(found.counts, seed=SEED, interleave=8, window=512)
         rows = as_rows({f"m{i}": torch.from_numpy(p).permute(0, 3, 1, 2).contiguous() for i, p in enumerate(pictures)})
         precision = BFLOAT16 if check.is_gpu else FLOAT32
 

@@ -188,11 +188,11 @@ def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_s
     [
         (
             "train.autoencoder.kl_warmup_steps=400",
-            "train.autoencoder: kl_warmup_steps is 400 and steps 40, so that the KL term ends at 10.0% of kl_weight; ",
+            "train.autoencoder: kl_warmup_steps is 400 and steps 40, so the KL term ends at 10.0% of kl_weight; ",
         ),
         (
             "train.prior.warmup_steps=100",
-            "train.prior: warmup_steps is 100 and steps 40, so that the learning rate never reaches 0.5; ",
+            "train.prior: warmup_steps is 100 and steps 40, so the learning rate never reaches 0.5; ",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 def stream_of(urls, **settings):
     shards = index_shards(urls)
-    order = SampleOrder(shards.counts, seed=3, lanes=4, window=40)
+    order = SampleOrder(shards.counts, seed=3, interleave=4, window=40)
     return IndexedStream(shards, MODALITIES, order, **{"batch_size": 8, **settings})
 
 

@@ -71,7 +71,7 @@ class Autoencoder(nn.Module):
         contrastive: bool = False,
         recognised: bool = False,
         textured: bool = False,
-        checked_share: float = 1.0,
+        auxiliary_share: float = 1.0,
         groups: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Autoencoder(nn.Module):
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
         self.recognised = recognised and self.contrast is not None
-        self.checked_share = checked_share
+        self.auxiliary_share = auxiliary_share
         self.recorders = self._recorders() if textured else {}
         self.modality_dropout = modality_dropout
 
@@ -107,7 +107,7 @@ class Autoencoder(nn.Module):
             contrastive=table.contrast_weight > 0,
             recognised=table.recognition_weight > 0,
             textured=table.texture_weight > 0,
-            checked_share=table.checked_share,
+            auxiliary_share=table.auxiliary_share,
             groups=groups,
         )
 
@@ -198,7 +198,7 @@ class Autoencoder(nn.Module):
         posterior = self.fuse(h, seen_BM)
         subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
         log_prob, decoded, textures = {}, {}, []
-        num_checked = math.ceil(self.checked_share * len(presence_BM))
+        num_checked = math.ceil(self.auxiliary_share * len(presence_BM))
         for i, (name, likelihood) in enumerate(self.decode(posterior.sample()).items()):
             # A product with zero, not a selection of rows: every rank touches every modality's parameters.
             log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]

@@ -148,7 +148,9 @@ class RunData:
                 **common,
             )
         else:
-            order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
+            order = SampleOrder(
+                shards.counts, seed=self.spec.seed, interleave=data.interleave, window=data.shuffle_buffer
+            )
             stream = IndexedStream(shards, self.modalities, order, **common)
         epoch_steps = -(-len(shards) // settings.batch_size) if shards is not None else None
         return self._saying(stream_batches(stream, data.num_workers), settings.log_every_steps, epoch_steps)
