@@ -135,10 +135,10 @@ def shards(check: Check) -> None:
     from pictures import as_rows
     from reading_rates import Files, encoded, stored_modalities
 
-    from shala_framework.data.indexed import index_shards
     from shala_framework.data.order import SampleOrder
     from shala_framework.data.packing import pack
     from shala_framework.data.prepared import Preparation
+    from shala_framework.data.random_access import index_shards
     from shala_framework.data.streams import IndexedStream, stream_batches
 
     count, batch_size = (4_000, 512) if check.is_gpu else (64, 8)

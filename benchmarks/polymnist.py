@@ -24,7 +24,7 @@ from pictures import FEATURE_DIM, as_rows, load_pictures, modalities, train_with
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.data.latents import collect_latents, latent_statistics
+from shala_framework.data.latent_store import collect_latents, latent_statistics
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
 from shala_framework.spec import structure

@@ -20,10 +20,10 @@ from scripts import by_turns
 from torch import Tensor
 from training_rates import BATCH_SIZE, rate_of_loop
 
-from shala_framework.data.indexed import index_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import index_shards
 from shala_framework.data.rows import Rows, load_rows, shuffled_batches
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.plugin.dataset import Account, Dataset, Sample

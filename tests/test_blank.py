@@ -13,10 +13,10 @@ from blank_floats import MayBeBlank
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data import streams as data_streams
-from shala_framework.data.indexed import index_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import index_shards
 from shala_framework.data.rows import load_rows
 from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, load_rows_in_workers
 from shala_framework.run.data import RunData

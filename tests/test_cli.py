@@ -15,7 +15,7 @@ from rich.console import Console
 
 from shala_framework.cli import progress
 from shala_framework.cli.main import VERBS, dispatch, main, main_run, parse
-from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
+from shala_framework.cli.progress_display import LogProgress, TerminalProgress, make_reporter
 
 
 def call(*arguments: str) -> object:
@@ -500,7 +500,7 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
     """A verb that fails half way takes its line away and shows the cursor again before the message."""
     file = io.StringIO()
     console = Console(force_terminal=True, file=file, width=100)
-    monkeypatch.setattr("shala_framework.cli.progress.make_reporter", lambda: TerminalProgress(console))
+    monkeypatch.setattr("shala_framework.cli.progress_display.make_reporter", lambda: TerminalProgress(console))
     (tmp_path / "old.tar").touch()
     assert call("pack", "two-floats-made", "-", str(tmp_path)) == 2
     assert "already holds 1 shards" in capsys.readouterr().err

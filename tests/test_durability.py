@@ -17,8 +17,8 @@ from two_floats import Made, MadeOptions
 from shala_framework import CheckpointError, load
 from shala_framework.data import writing
 from shala_framework.data.identity import compare_shards, describe_shards
-from shala_framework.data.index import write_index
 from shala_framework.data.packing import pack
+from shala_framework.data.shard_index import write_index
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.progress import Silent
 from shala_framework.training.metrics import MetricsFile

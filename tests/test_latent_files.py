@@ -12,7 +12,7 @@ import torch
 
 from shala_framework.data import latent_files
 from shala_framework.data.latent_files import DESCRIPTION, LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import LatentStore, latent_statistics
+from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.run import training
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec

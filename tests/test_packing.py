@@ -15,10 +15,10 @@ import attrs
 import pytest
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework.data.index import INDEX_FILE
-from shala_framework.data.indexed import read_in_order
 from shala_framework.data.packing import PACK_LOCK, WorkerError, pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import read_in_order
+from shala_framework.data.shard_index import INDEX_FILE
 from shala_framework.data.writing import LEFT_OUT_FILE
 from shala_framework.plugin.dataset import Sample
 from shala_framework.support.errors import DataError

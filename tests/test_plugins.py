@@ -175,9 +175,7 @@ def test_a_data_set_keeps_its_contract_too(install, two_spec):
     films = f"class Source(Made):\n    needs_source = True\n\n{hook}\n@hookimpl"
     install("raw-films", replaced("@hookimpl", films), ("films",))
     two_spec.write_text(two_spec.read_text().replace("two-floats-made", "films"))
-    expected = (
-        r"^two\.toml:9: data\.stand_in\.dataset: expected a data set that makes its samples, got 'films' \(it needs"
-    )
+    expected = r"^two\.toml:9: data\.stand_in\.dataset: expected a data set that generates its samples, got 'films'"
     with pytest.raises(SpecError, match=expected):
         read_spec(Path("two.toml"))
 

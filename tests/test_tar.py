@@ -15,8 +15,8 @@ import pytest
 from two_floats import Made, MadeOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.packing import pack
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.shards import read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import TarReader, split_name

@@ -49,7 +49,7 @@ def evaluate(
     run: Path, split: Literal["validation", "test"], overrides: tuple[str, ...], seed: int, device: str, as_json: bool
 ) -> None:
     """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent."""
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
     from shala_framework.run.loading import load

@@ -12,8 +12,8 @@ from shala_framework.support.errors import DataError
 @argument("shards", "Folder of shards (*.tar).", metavar="DIR", type=FILE)
 def index(shards: Path) -> None:
     """Write the index of shards that another program made: lengths, fields and checksums of their samples."""
-    from shala_framework.cli.progress import make_reporter
-    from shala_framework.data.index import write_index
+    from shala_framework.cli.progress_display import make_reporter
+    from shala_framework.data.shard_index import write_index
     from shala_framework.data.tally import Tally
 
     if not shards.is_dir():

@@ -60,7 +60,7 @@ def pack(
     part: str,
 ) -> None:
     """Turn a data set's raw files into shards."""
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.data.packing import describe_pack
     from shala_framework.data.packing import pack as pack_shards
     from shala_framework.data.writing import LEFT_OUT_FILE, part_file

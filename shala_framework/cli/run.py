@@ -38,7 +38,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
     if dry_run:
         _describe(loaded)
         return
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.distributed import (
         processes,  # after the spec is read: a wrong spec is refused before torch is imported
     )

@@ -59,7 +59,7 @@ def sample(
         )
     if steps is not None and steps < 2:
         raise DataError(f"expected --steps of at least 2, got {steps}")
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC, SampleWriter
     from shala_framework.run.loading import load
     from shala_framework.support.checkpoint import write_file

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_framework.data.indexed import IndexedShards, index_shards
+from shala_framework.data.random_access import IndexedShards, index_shards
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json

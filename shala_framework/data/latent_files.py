@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latents import LatentStore, join_latents
+from shala_framework.data.latent_store import LatentStore, join_latents
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
+from shala_framework.data.shard_index import INDEX_FILE
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.indexed import IndexedShards, Summaries, index_shards, read_in_order
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field
+from shala_framework.data.random_access import IndexedShards, Summaries, index_shards, read_in_order
 from shala_framework.data.rows import Rows, decode
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched
-from shala_framework.data.indexed import read_in_order, read_spread
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import describe_blank, prepared_field, read_prepared
+from shala_framework.data.random_access import read_in_order, read_spread
 from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES

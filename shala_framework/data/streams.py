@@ -8,9 +8,9 @@ from pathlib import Path
 import attrs
 import torch
 
-from shala_framework.data.indexed import IndexedShards, index_shards
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
+from shala_framework.data.random_access import IndexedShards, index_shards
 from shala_framework.data.rows import MOST_TRIED, Rows, checked_rows, collate, decode_batch, load_rows, read_filled
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally

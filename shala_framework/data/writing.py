@@ -14,7 +14,8 @@ from typing import Any
 
 import attrs
 
-from shala_framework.data.index import (
+from shala_framework.data.prepared import PREPARED_FILE, LeftOut
+from shala_framework.data.shard_index import (
     INDEX_FILE,
     Listed,
     Member,
@@ -22,7 +23,6 @@ from shala_framework.data.index import (
     parse_summary,
     write_summary,
 )
-from shala_framework.data.prepared import PREPARED_FILE, LeftOut
 from shala_framework.support.checkpoint import PARTIAL, naming_file, write_file
 from shala_framework.support.checksums import checksum_of
 from shala_framework.support.errors import DataError

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 import torch
 
-from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.data.streams import (
     IndexedStream,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.latent_files import LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import Latents, LatentStore, collect_latents, encoded, latent_statistics
+from shala_framework.data.latent_store import Latents, LatentStore, collect_latents, encoded, latent_statistics
 from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.distributed import processes

@@ -20,7 +20,7 @@ from shala_datasets.files import check_folder, count, examples, listed, printabl
 from shala_datasets.folder_names import describes_the_set, left_by_a_system, split_folders, split_of
 from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
 from shala_datasets.splits import check_share, divide_by_hash
-from shala_datasets.tables import MISSING, Table, cell
+from shala_datasets.tables import MISSING, CsvTable, cell
 from shala_framework.plugin import Account, DataError, Dataset, Sample
 
 LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
@@ -212,7 +212,7 @@ class Folder(Dataset):
         options = self.options
         if not options.table:
             return dict.fromkeys(found, nothing)
-        table = Table.open(self._table_path(source))
+        table = CsvTable.open(self._table_path(source))
         columns = choose_columns(
             table,
             key=options.key_column,
@@ -244,7 +244,7 @@ class Folder(Dataset):
             account.note(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
         return dict.fromkeys(found, nothing) | facts
 
-    def _note_missing_cells(self, account: Account, table: Table, columns: Collection[str]) -> None:
+    def _note_missing_cells(self, account: Account, table: CsvTable, columns: Collection[str]) -> None:
         """Note which cells count as blank that say something, as it may be the name of a class after all."""
         said = Counter(
             row[column].strip()

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from shala_datasets.files import printable
-from shala_datasets.tables import MISSING, Table, cell
+from shala_datasets.tables import MISSING, CsvTable, cell
 from shala_framework.plugin import Account, DataError
 
 SPLITS = {
@@ -47,7 +47,7 @@ class Facts:
 
 
 def choose_columns(
-    table: Table, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
+    table: CsvTable, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
 ) -> Columns:
     """The columns that the options name, of those that the table has.
 
@@ -83,7 +83,7 @@ def choose_columns(
 
 
 def read_facts(
-    table: Table,
+    table: CsvTable,
     columns: Columns,
     samples: Mapping[str, Mapping[str, Path]],
     source: Path,

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from shala_datasets.files import printable
-from shala_datasets.tables import Table, cell
+from shala_datasets.tables import CsvTable, cell
 from shala_framework.plugin import Account, DataError
 
 NO_FINDING = "No Finding"
@@ -27,7 +27,7 @@ _VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1}
 
 
 @attrs.frozen(order=True)
-class Image:
+class XrayImage:
     """One image of a study; images are in the order in which they were taken.
 
     Attributes:
@@ -54,7 +54,7 @@ class Study:
     """
 
     split: str
-    images: list[Image] = attrs.field(factory=list)
+    images: list[XrayImage] = attrs.field(factory=list)
     findings: dict[str, int] = attrs.field(factory=dict)
 
     def label(self, finding: str) -> str | None:
@@ -93,7 +93,7 @@ def read_studies(tables: Mapping[str, Path], account: Account) -> dict[tuple[str
 
 def _read_splits(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> dict[str, tuple[str, str]]:
     """Add every study with its split; return the study of each image."""
-    table = Table.open(path)
+    table = CsvTable.open(path)
     table.require(("dicom_id", "study_id", "subject_id", "split"))
     study_of_image: dict[str, tuple[str, str]] = {}
     for line, row in table:
@@ -125,7 +125,7 @@ def _read_metadata(
     account: Account,
 ) -> None:
     """Add the images to their studies."""
-    table = Table.open(path)
+    table = CsvTable.open(path)
     table.require(("dicom_id", "ViewPosition", "StudyDate", "StudyTime"))
     unseen = dict(study_of_image)
     for line, row in table:
@@ -136,7 +136,7 @@ def _read_metadata(
             account.leave_out(reason, f"{path.name} line {line}", noun="row")
             continue
         view = cell(row["ViewPosition"]).upper()
-        image = Image(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
+        image = XrayImage(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
         studies[key].images.append(image)
     for dicom_id in unseen:
         account.leave_out(
@@ -146,7 +146,7 @@ def _read_metadata(
 
 def _read_findings(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> None:
     """Add the findings to their studies."""
-    table = Table.open(path)
+    table = CsvTable.open(path)
     table.require(("subject_id", "study_id", *FINDINGS))
     seen = set()
     for line, row in table:

@@ -19,7 +19,7 @@ _LONGEST_LINE = 1 << 20  # characters; a damaged or hostile file may be one endl
 
 
 @attrs.frozen
-class Table:
+class CsvTable:
     """A table in a file; iterating over it gives each row's line number and its cells by column, blank rows left out.
 
     Attributes:
@@ -33,7 +33,7 @@ class Table:
     delimiter: str
 
     @classmethod
-    def open(cls, path: Path) -> "Table":
+    def open(cls, path: Path) -> "CsvTable":
         """Read the header row.
 
         Raises:

@@ -12,7 +12,8 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shala_framework.data.index import (
+from shala_framework.data.order import spread_positions
+from shala_framework.data.shard_index import (
     INDEX_FILE,
     Listed,
     ShardIndex,
@@ -21,7 +22,6 @@ from shala_framework.data.index import (
     scan_shard,
     shard_index_name,
 )
-from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
 from shala_framework.data.tally import NOTHING_IN_IT, Tally
 from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compression, reason_of
