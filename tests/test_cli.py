@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from shala_framework.cli import progress
+from shala_framework.cli import progress_display
 from shala_framework.cli.main import VERBS, dispatch, main, main_run, parse
 from shala_framework.cli.progress_display import LogProgress, TerminalProgress, make_reporter
 
@@ -294,7 +294,7 @@ def test_check_finds_what_a_run_would_meet(two_spec, capsys):
     capsys.readouterr()
     assert call("check", "two.toml", "--set", "data.train=raw/[01].tar") == 0
     out = capsys.readouterr().out
-    assert re.search(r"train: looked at 60 samples of 2 shards in .* s \(at most 200 in 10 s\); ", out)
+    assert re.search(r"train: read 60 samples of 2 shards in .* s \(at most 200 in 10 s\); ", out)
     assert "present: first 100%, second 50%\n" in out
     assert "train: no modality reads the field 'bb' (in 30 of 60 samples)" in out
     assert call("check", "two.toml", "--set", "data.train=raw/?.tar") == 2
@@ -511,5 +511,5 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
 def test_the_display_follows_from_where_standard_error_goes(monkeypatch):
     """A live line on a terminal, plain lines in a file or a pipe."""
     assert isinstance(make_reporter(), LogProgress)
-    monkeypatch.setattr(progress, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
+    monkeypatch.setattr(progress_display, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
     assert isinstance(make_reporter(), TerminalProgress)

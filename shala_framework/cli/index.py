@@ -1,4 +1,4 @@
-"""`shala index`: writes the index of shards that another program made, or that were changed on purpose."""
+"""`shala index`: write the index of shards that another program made, or that were changed on purpose."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`shala report`: writes the report of a run again."""
+"""`shala report`: rewrite the report of a run."""
 
 from contextlib import closing
 from pathlib import Path
