@@ -45,7 +45,7 @@ def test_absent_columns_are_named_beside_those_there(tmp_path: Path) -> None:
     [
         (b"", "expected a header row"),
         (b"\n\n", "expected a header row"),
-        (b"a,a\n", "expected different names of columns, got 'a' twice"),
+        (b"a,a\n", "expected distinct column names, got 'a' twice"),
         (b"a,b\n1,2\n1,2,3\n", r"line 3: expected 2 cells, got 3; a cell that holds ','"),
         (b'a,b\n1,"2\n', r"line 2: not readable as a table: unexpected end of data"),
         (b"a,b\n\xff\xfe,1\n", "expected text in UTF-8"),
