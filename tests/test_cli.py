@@ -220,7 +220,7 @@ def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_s
         "error: 2 problems\n"
         f"  --set: data.train: no such shards: t/0.tar, t/1.tar, t/2.tar and 2 more {hint}\n"
         f"  two.toml:8: data.validation: no such shards: v/*.tar {hint}; "
-        "if the set has no validation rows, take data.validation out of the spec\n"
+        "if the set has no validation rows, remove data.validation from the spec\n"
     )
 
 

@@ -61,7 +61,7 @@ def make_tar(path: Path, names: list[str], label: bytes = b"[1, 2]") -> str:
 
 def test_a_key_in_two_places_is_an_error(tmp_path):
     """An unordered tar file, which would split one sample into two partial ones, is refused."""
-    with pytest.raises(DataError, match="not side by side"):
+    with pytest.raises(DataError, match="not adjacent"):
         list(read_shards([make_tar(tmp_path / "x.tar", ["k1.a", "k2.a", "k1.b"])]))
 
 

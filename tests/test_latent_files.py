@@ -111,7 +111,7 @@ def test_damaged_files_are_named(tmp_path, rows, damage):
         path.rename(tmp_path / "kept")
         last.rename(path)
         shutil.move(tmp_path / "kept", last)
-        expected = r"000002\.safetensors holds no latents of its name, but of '0-of-1/000004\.safetensors'"
+        expected = r"000002\.safetensors holds the latents of '0-of-1/000004\.safetensors', not those"
     else:
         (folder / DESCRIPTION).write_text("{")
         expected = r"latents\.json is damaged: .*remove .*latents and repeat"

@@ -178,7 +178,9 @@ def test_an_unfinished_pack_is_never_mixed_with_another(tmp_path, command_enviro
     line = [sys.executable, "-c", KILLED, str(tmp_path), "50"]
     subprocess.run(line, env=command_environment, check=False)
     before = contents(tmp_path)
-    with pytest.raises(DataError, match=r"unfinished pack .*'shard_samples': \(8, 9\).*go on with those, or remove"):
+    with pytest.raises(
+        DataError, match=r"unfinished pack .*'shard_samples': \(8, 9\).*resume with the earlier settings, or remove"
+    ):
         pack(Made(MadeOptions(train=60)), None, tmp_path, shard_samples=9)
     with pytest.raises(DataError, match=r"'train': 60.*'train': 61"):
         pack(Made(MadeOptions(train=61)), None, tmp_path, shard_samples=8)
@@ -327,7 +329,7 @@ def test_a_worker_that_is_killed_costs_no_whole_shard(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ProcessPoolExecutor, "submit", dying)
-        with pytest.raises(WorkerError, match="give it fewer --workers"):
+        with pytest.raises(WorkerError, match="use fewer --workers"):
             pack(made, None, out, shard_samples=8, preparation=preparation, num_workers=1)
     assert list(out.glob("*.partial"))
     report = pack(made, None, out, shard_samples=8, preparation=preparation)

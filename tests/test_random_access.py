@@ -132,7 +132,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
     elif damage == "flipped":
         place = content.index(b"[", 512)
         path.write_bytes(content[:place] + b"(" + content[place + 1 :])
-        expected = r"train-000001\.tar: sample 'train_0015': field 'a' is not what the index says"
+        expected = r"train-000001\.tar: sample 'train_0015': field 'a' does not match the index"
     elif damage == "unlisted":
         shutil.copy(path, folder / "train-000009.tar")
         shards = [*shards, str(folder / "train-000009.tar")]
@@ -142,7 +142,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
         expected = r"train-000001\.tar: .*No such file.*`shala index`"
     elif damage == "other index":
         shutil.copy(folder / "train-000006.index.json", folder / "train-000001.index.json")
-        expected = r"train-000001\.index\.json is not the index that index\.json lists: another checksum"
+        expected = r"train-000001\.index\.json is not the index that index\.json lists: its checksum differs"
     else:
         listed = json.loads((folder / INDEX_FILE).read_text())
         (folder / INDEX_FILE).write_bytes(dump_json({**listed, "checksum": ZEROS, "version": 3, "shards": []}))
@@ -252,7 +252,7 @@ def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(serve
     """As Python's own http.server."""
     monkeypatch.setattr(Server, "in_pieces", False)
     monkeypatch.setattr(random_access, "RETRY_SECONDS", ())
-    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
+    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*set data\.cache to a folder"):
         list(read_in_order(served))
 
 

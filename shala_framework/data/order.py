@@ -38,10 +38,10 @@ def spread_positions(total: int, count: int, seed: int = 0) -> list[int]:
 
 
 class SampleOrder:
-    """An endless order of samples, each epoch all of them exactly once.
+    """An endless order of samples in which each epoch has every sample exactly once.
 
     Args:
-        counts: Samples of each shard.
+        counts: Number of samples of each shard.
         seed: Seed of every permutation.
         interleave: Number of segments that the order takes samples from in turn.
         window: Number of samples that are shuffled together, over all segments.
@@ -71,7 +71,7 @@ class SampleOrder:
         self._windows: dict[int, tuple[int, list[int]]] = {}  # segment to the number and order of its last window
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        """Shard and number within it of the sample at a position, counted from the start of the first epoch."""
+        """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""
         epoch, position = divmod(position, self.num_samples)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -87,12 +87,12 @@ class SampleOrder:
         self._ends = list(accumulate(self.counts[shard] for shard in self._shards))
 
     def _locate(self, place: int) -> tuple[int, int]:
-        """Shard and number within it of a place on the epoch's circle."""
+        """Return shard and number within it of a place on the epoch's circle."""
         i = bisect.bisect_right(self._ends, place)
         return self._shards[i], place - (self._ends[i - 1] if i else 0)
 
     def _shuffled(self, segment: int, place: int) -> int:
-        """Place within the segment, before shuffling, of the sample at a place of the shuffled segment."""
+        """Map a place of the shuffled segment to the sample's place before shuffling."""
         number, offset = divmod(place, self.segment_window)
         kept = self._windows.get(segment)
         if kept is None or kept[0] != number:

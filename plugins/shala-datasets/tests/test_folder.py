@@ -338,9 +338,7 @@ def test_wrong_tables_and_folders_are_errors_with_the_cure(tmp_path: Path) -> No
     (tmp_path / "t.csv").write_text("name\nother.jpg\n")
     refused(r"expected names of files in column 'name', such as 1\.jpg, got none\n1 row left out", **table)
     (tmp_path / "1.jpg").write_bytes(b"")
-    refused(
-        r"got no sample\n1 file.*\n1 file left out, empty file: 1\.jpg\n1 sample left out, no readable file other"
-    )
+    refused(r"got no sample\n1 file.*\n1 file left out, empty file: 1\.jpg\n1 sample left out, no readable file other")
     _, notes = all_train(write(tmp_path, "2.jpg", "2.wav"))
     assert "1 file left out, is it a table? then set table to its path: t.csv" in notes
 
