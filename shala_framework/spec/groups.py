@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 from braceexpand import braceexpand
 
-from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath
 from shala_framework.support.hints import shortened
 from shala_framework.support.shard_names import count_names
+from shala_framework.support.structuring import Finding, InvalidValueError, KeyPath
 
 MOST_MEMBERS = 1_000  # modality tables, after expansion; each is a network
 MOST_FILLED = 5_000_000  # characters and values in all tables that one name expands to

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import Finding, InvalidValueError
 
 LONGEST_NAME = 64  # characters of a modality's name; a file name joins several names and a key
 LONGEST_RUN = 200  # characters of a run's name; file systems limit file names to 255

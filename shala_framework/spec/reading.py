@@ -9,10 +9,15 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.spec.groups import expand_lines, expand_tables, members
+from shala_framework.spec.groups import expand_lines, expand_tables
 from shala_framework.spec.lines import key_lines
+from shala_framework.spec.overrides import Override, parse_override, split_key, table_overrides
 from shala_framework.spec.schema import Data, Spec
-from shala_framework.spec.structuring import (
+from shala_framework.spec.toml import LimitError, parse_toml
+from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
+from shala_framework.support.hints import shortened
+from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
+from shala_framework.support.structuring import (
     Finding,
     InvalidValueError,
     KeyPath,
@@ -21,20 +26,7 @@ from shala_framework.spec.structuring import (
     structure,
     unstructure,
 )
-from shala_framework.spec.toml import LimitError, parse_toml
-from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
-from shala_framework.support.hints import shortened
-from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
 from shala_framework.support.urls import is_cache
-
-
-@attrs.frozen
-class Override:
-    """A value for the key at `path` that replaces the one in the file; `origin` says where it was written."""
-
-    path: KeyPath
-    value: Any
-    origin: str
 
 
 @attrs.frozen
@@ -58,65 +50,6 @@ class LoadedSpec:
     stand_in_used: bool = False
     text: str = ""
     origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
-
-
-def parse_override(text: str) -> Override:
-    """Parse a `KEY=VALUE` argument; VALUE is TOML, or a string without quotes.
-
-    Raises:
-        SpecError: The text has no `=`, or KEY is not a dotted key.
-    """
-    key, equals, value = text.partition("=")
-    hint = "such as --set train.prior.steps=2000"
-    if not equals:
-        message = f"expected KEY=VALUE, got {shortened(text)}"
-        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")])
-    try:
-        path = _dotted(key)
-    except ValueError:
-        message = f"expected a dotted key before '=', got {shortened(key)}"
-        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
-    try:
-        return Override(path, _toml_value(value.strip()), "--set")
-    except LimitError as error:
-        raise SpecError([Problem(path=format_path(path), message=str(error), origin="--set")]) from None
-
-
-def _members(override: Override) -> list[Override]:
-    """Expand an override of a table with braces in its name to one override per table.
-
-    Raises:
-        InvalidValueError: The braces stand for too many tables.
-    """
-    head, *rest = override.path
-    if head != "modality" or not rest:
-        return [override]
-    return [attrs.evolve(override, path=(head, name, *rest[1:])) for name in members(str(rest[0]))]
-
-
-def _dotted(key: str) -> KeyPath:
-    """Split a dotted key. Raises ValueError (TOMLDecodeError is a subclass) for anything else."""
-    table: Any = parse_toml(f"{key} = 'end'")
-    path: KeyPath = ()
-    while isinstance(table, dict):
-        ((name, table),) = table.items()
-        path = (*path, name)
-    if table != "end":
-        raise ValueError(f"expected a dotted key, got {key!r}")
-    return path
-
-
-def _toml_value(text: str) -> Any:
-    """Parse a TOML value. Text that is not TOML, such as a path or a word without quotes, is returned unchanged.
-
-    Raises:
-        LimitError: The value is nested too deep or too long.
-    """
-    try:
-        table = parse_toml(f"value = {text}")
-    except tomli.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
 
 
 def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -205,7 +138,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     given: list[Override] = []
     for override in map(parse_override, overrides):
         try:
-            given += _members(override)
+            given += table_overrides(override)
         except InvalidValueError as error:
             path_there = format_path(override.path[:2])
             wrong += [Problem(path=path_there, message=f.message, origin="--set") for f in error.findings]
@@ -225,8 +158,8 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         for keys, value in _leaves(stand_in):
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                target = tuple(part for key in keys for part in _dotted(str(key)))
-                own += _members(Override(target, value, places.origin(written)))
+                target = tuple(part for key in keys for part in split_key(str(key)))
+                own += table_overrides(Override(target, value, places.origin(written)))
             except ValueError:
                 message = f"expected a dotted key, got {shortened(str(keys[-1]))}"
                 problems.append(places.problem(Finding(written, message)))
@@ -238,16 +171,21 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
 
-def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
+def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None = None) -> LoadedSpec:
     """Check and complete a spec that is given as JSON values, such as the one in a checkpoint.
 
     The spec may come from someone else. Its shards are checked when they are opened. Its `data.cache` is used only if
     it is a folder that a run has created for copies of shards.
 
+    Args:
+        raw: The values.
+        source: Name of the file they are from, for messages.
+        own: Modality classes of the caller's own, by the name that the spec has for them.
+
     Raises:
         SpecError: The spec is invalid; it lists every problem.
     """
-    loaded = _resolve(raw, _Places(source, {}), [], saved=True)
+    loaded = _resolve(raw, _Places(source, {}), [], saved=True, own=own or {})
     data = loaded.spec.data
     if data.cache is None or is_cache(data.cache):
         return loaded
@@ -291,6 +229,7 @@ def _resolve(
     problems: list[Problem],
     *,
     saved: bool = False,
+    own: Mapping[str, Any] | None = None,
 ) -> LoadedSpec:
     from shala_framework.plugin.loading import (  # imports torch, so only after the TOML is read
         load_dataset,
@@ -305,7 +244,7 @@ def _resolve(
     except InvalidValueError as error:
         findings += error.findings
     classes, options = {}, {}
-    load = _remembered(load_modality)
+    load = _remembered(load_modality, own or {})
     for name, table in _tables(raw.get("modality")):
         where: KeyPath = ("modality", name)
         plugin = table.get("plugin")
@@ -356,9 +295,9 @@ def _resolve(
     return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
 
 
-def _remembered(load: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Wrap a plugin loader so that it looks up each name once, because a thousand tables may use the same plugin."""
-    known: dict[str, Any] = {}
+def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Wrap a plugin loader so that it looks up each name once, as a thousand tables may use it, and never own names."""
+    known: dict[str, Any] = dict(own)
 
     def remembered(name: str) -> Any:
         if name not in known:

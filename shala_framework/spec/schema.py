@@ -7,7 +7,7 @@ from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.names import modality_tables, names_files
-from shala_framework.spec.structuring import experimental, renamed_from
+from shala_framework.support.structuring import experimental, renamed_from
 
 # Generous upper bounds. Values beyond them would exhaust memory or overflow, hours later or as black pictures.
 MOST_WIDE = 65_536  # width of layers and latents; two layers of this width take 16 GiB

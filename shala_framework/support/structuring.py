@@ -1,4 +1,4 @@
-"""Convert TOML values to attrs classes without coercion and report every problem at once.
+"""Convert TOML or JSON values to attrs classes without coercion and report every problem at once.
 
 cattrs dispatches on types. The hooks here replace its own, which turn 3.9 into 3 and "false" into True.
 """
@@ -50,11 +50,13 @@ class Finding:
 
 
 class InvalidValueError(Exception):
-    """All problems of one value. Internal: the reader of the spec turns it into a SpecError."""
+    """All problems of one value. The reader of a spec turns it into a SpecError."""
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
-        super().__init__("; ".join(f"{format_path(f.path)}: {f.message}" for f in findings))
+        super().__init__(
+            "; ".join(f"{format_path(f.path)}: {f.message}{f' ({f.hint})' if f.hint else ''}" for f in findings)
+        )
 
 
 def format_path(path: KeyPath) -> str:
