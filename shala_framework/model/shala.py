@@ -205,8 +205,8 @@ class ShaLa:
         rows_K = torch.arange(len(q.mean_BD)).repeat_interleave(num_samples)
         noise_KD = row_noise(seed, range(len(rows_K)), q.mean_BD.shape[1])
         z_KD = q.mean_BD[rows_K] + torch.exp(0.5 * q.log_var_BD[rows_K]) * noise_KD
-        total_K = sum(self.autoencoder.decoded_log_prob(x, n, z_KD, rows_K, batch_size=batch_size) for n in self.names)
-        return total_K.view(-1, num_samples).mean(1) - q.kl_BD().sum(1)
+        parts = [self.autoencoder.decoded_log_prob(x, n, z_KD, rows_K, batch_size=batch_size) for n in self.names]
+        return torch.stack(parts).sum(0).view(-1, num_samples).mean(1) - q.kl_BD().sum(1)
 
     @torch.no_grad()
     def generate(

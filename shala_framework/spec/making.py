@@ -50,7 +50,8 @@ def make_spec(
         if name not in tables["modality"]:
             raise SpecError([Problem(path="groups", message=f"expected modalities {list(modalities)}, got {name!r}")])
         tables["modality"][name] |= {"group": group, "share": True}
-    return checked(tables, Spec)
+    spec: Spec = checked(tables, Spec)
+    return spec
 
 
 def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
