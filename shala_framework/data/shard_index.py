@@ -182,7 +182,7 @@ def read_sample(
             file.seek(member.offset)
             data = file.read(member.size)
         if len(data) < member.size:
-            raise ValueError(f"field {name!r} is truncated: {len(data)} bytes of {member.size}")
+            raise ValueError(f"field {name!r} is cut short: {len(data)} bytes of {member.size}")
         if member.crc32 is not None and zlib.crc32(data) != member.crc32:
             raise ValueError(f"field {name!r} does not match the index: its checksum differs")
         found[name] = data

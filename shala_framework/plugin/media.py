@@ -174,7 +174,7 @@ def refuse_truncated(data: bytes, field: str) -> None:
     if stated is not None and len(data) < (1 - LARGEST_LOSS) * stated:
         raise DataError(
             f"field {field!r}: expected {stated} bytes, as the lengths inside the file say, got {len(data)}; the file "
-            f"is truncated: copy it again or leave the field out"
+            f"is cut short: copy it again or leave the field out"
         )
 
 

@@ -202,7 +202,7 @@ def _frames(
     if ends_broken and seconds < 0.9 * (declared_seconds - 0.1):
         raise DataError(
             f"field {field!r}: expected {declared_seconds:.2f} s of sound, as the header says, got {seconds:.2f} s and "
-            f"a broken end; the file is truncated: copy it again or leave the field out"
+            f"a broken end; the file is cut short: copy it again or leave the field out"
         )
     if num_broken > MOST_BROKEN * num_packets:
         raise DataError(

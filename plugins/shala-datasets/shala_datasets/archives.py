@@ -87,6 +87,6 @@ def _unpack(archive: Path, suffix: str, account: Account) -> dict[str, bytes]:
     if len(end) < _BLOCK or end.strip(b"\0"):
         raise DataError(
             f"{printable(archive)}: expected two blocks of zeros at the archive's end, got other bytes or none after "
-            f"{len(contents)} *{suffix} files: it is truncated or damaged; download it again"
+            f"{len(contents)} *{suffix} files: it is cut short or damaged; download it again"
         )
     return contents
