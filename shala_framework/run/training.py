@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import (
+from shala_framework.data.latent_store import (
     Latents,
     LatentStore,
     collect_latents,
