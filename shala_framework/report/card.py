@@ -13,7 +13,7 @@ from shala_framework import __version__
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import ShaLa
 from shala_framework.report.samples import SYNTHETIC
-from shala_framework.report.tables import Table, evaluation_tables
+from shala_framework.report.tables import TextTable, evaluation_tables
 from shala_framework.spec import unstructure
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.escaping import printable
@@ -71,7 +71,7 @@ def model_card(
         "## Modalities",
         _modalities(model),
         "## Training",
-        _table(Table("", ["", ""], [fact for fact in facts if fact[0] != "where"])),
+        _table(TextTable("", ["", ""], [fact for fact in facts if fact[0] != "where"])),
         "## Evaluation",
         _evaluation(evaluations),
         "## Limits",
@@ -101,7 +101,7 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{printable(text).rstrip()}\n{fence}"
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     lines = [table.head, ["---"] * len(table.head), *([plain(str(cell)) for cell in line] for line in table.lines)]
     lines[0] = [plain(cell) for cell in table.head]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -111,7 +111,7 @@ def _data(data: Mapping[str, Any], *, synthetic: bool) -> str:
     origin = "A synthetic stand-in made the data." if synthetic else "The model was trained and checked on:"
     sources = [f"- {plain(name)}: {plain(source)}" for name, source in data["sources"].items()]
     left_out = [f"- left out while packing: {count} files ({plain(path)})" for path, count, _ in data["left_out"]]
-    rows = [_table(Table("", data["head"], data["lines"]))] if data["lines"] else []
+    rows = [_table(TextTable("", data["head"], data["lines"]))] if data["lines"] else []
     return "\n\n".join(["\n".join([origin, "", *sources, *left_out]), *rows])
 
 
@@ -126,7 +126,7 @@ def _modalities(model: ShaLa) -> str:
     }
     return "\n\n".join(
         [
-            _table(Table("", ["modality", "plugin", "one x"], shapes)),
+            _table(TextTable("", ["modality", "plugin", "one x"], shapes)),
             "Their options; those without a value are left out:",
             fenced(tomli_w.dumps(options), "toml"),
         ]
