@@ -5,6 +5,7 @@ import doctest
 import importlib
 import re
 import shlex
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,13 +144,16 @@ def packed_shards(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_python_of_the_pages_runs(page, packed_shards):
+def test_python_of_the_pages_runs(page, packed_shards, monkeypatch):
     """All blocks of a page in order, in one namespace; with few steps, wherever the page says how many."""
     few = "steps=6, batch_size=8"
     code = [STEPS.sub(few, text) for found, text in blocks("python") if found == page]
     if page == "README.md":
         code = [text.replace('out="runs/mine")', f'{few}, out="runs/mine")') for text in code]
     assert few in "".join(code)
+    Path("vectors.py").write_text(VECTORS)
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "vectors", raising=False)
     names: dict[str, Any] = {}
     for text in code:
         exec(compile(text, page, "exec"), names)
