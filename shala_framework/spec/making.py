@@ -1,4 +1,4 @@
-"""Makes a spec from Python objects in place of a TOML file."""
+"""Make a spec from Python objects instead of a TOML file."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from shala_framework.plugin.modality import Modality
 
 IN_MEMORY = "memory:"
-"""What data.train and data.validation begin with where rows came from Python and not from shards."""
+"""Prefix of data.train and data.validation if rows come from Python instead of shards."""
 
 
 def make_spec(
@@ -23,7 +23,7 @@ def make_spec(
     groups: Mapping[str, str],
     seed: int,
 ) -> Spec:
-    """The spec of a model that is made in Python.
+    """Return the spec of a model that is created in Python.
 
     Args:
         modalities: Modality objects by name.
@@ -34,7 +34,7 @@ def make_spec(
         seed: Seed.
 
     Raises:
-        SpecError: A key is unknown, or a value has another type or range than its key; lists all of them.
+        SpecError: A key is unknown, or a value has a wrong type or range; the error lists all problems.
     """
     tables = {
         "schema": 1,
@@ -58,7 +58,7 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
     """Build a class of the schema from keyword arguments.
 
     Raises:
-        SpecError: Everything that is wrong with them.
+        SpecError: The arguments are invalid; it lists every problem.
     """
     try:
         return structure(dict(tables), kind)
@@ -69,7 +69,7 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
 
 
 def table_of(modality: "Modality") -> ModalityTable:
-    """The table that a modality object stands for.
+    """Return the table that describes a modality object.
 
     Its plugin is the name under which an installed distribution offers the class. A class of the caller's own has its
     dotted name there, and is given to `load` again.
