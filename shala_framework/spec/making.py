@@ -31,7 +31,7 @@ def make_spec(
         prior: Keys of [prior].
         generate: Keys of [generate].
         groups: Group of each modality that shares its networks.
-        seed: Seed.
+        seed: Seed of every random draw.
 
     Raises:
         SpecError: A key is unknown, or a value has a wrong type or range; the error lists all problems.
