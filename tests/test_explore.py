@@ -1,4 +1,4 @@
-"""What the explore page answers, without the page."""
+"""Answers of the explore page, without the page."""
 
 import io
 import zipfile
