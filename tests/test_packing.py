@@ -276,7 +276,9 @@ def test_parts_of_other_settings_are_refused(tmp_path):
     """Other settings or another number of parts are refused, during and after another part."""
     made, out = Made(MadeOptions(train=60)), tmp_path / "parts"
     pack(made, None, out, shard_samples=8, part=(0, 3))
-    with pytest.raises(DataError, match=r"p0001\.json is of a part with other settings.*'shard_samples': \(8, 9\)"):
+    with pytest.raises(
+        DataError, match=r"p0001\.json belongs to a part with other settings.*'shard_samples': \(8, 9\)"
+    ):
         pack(made, None, out, shard_samples=9, part=(1, 3))
     with pytest.raises(DataError, match="holds parts of 3, not of 2"):
         pack(made, None, out, shard_samples=8, part=(1, 2))

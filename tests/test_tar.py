@@ -248,7 +248,7 @@ def test_a_damaged_header_is_never_the_end(tmp_path, read):
     path.write_bytes(damaged)
     with tarfile.open(path) as tar:
         assert len(tar.getnames()) == 1
-    with pytest.raises(DataError, match="the header at byte 1,024 does not fit its checksum"):
+    with pytest.raises(DataError, match="the header at byte 1,024 does not match its checksum"):
         read([str(path)])
 
 

@@ -69,6 +69,6 @@ def test_batches_that_nobody_wants_any_more_end_the_workers():
 
 def test_exit_codes_in_words():
     """Signals have their names, if known."""
-    assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), as the system does when memory is short"
+    assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), which the system does when memory runs out"
     assert describe_exit(-200) == "was killed by signal 200 (exit code -200)"
     assert describe_exit(1) == "ended with exit code 1"

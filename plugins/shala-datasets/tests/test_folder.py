@@ -119,9 +119,8 @@ def test_what_describes_the_set_or_a_system_left_is_no_sample(tmp_path: Path) ->
     samples = {sample.key: sample for sample in dataset.samples(tmp_path, account)}
     assert fields(samples) == {"a_1": "jpg txt", "a_license": "jpg txt"}
     assert sorted(name for _, name in account.left_out) == sorted(left)
-    assert (
-        "3 files left out, describes the set by its name, and is no sample: LICENSE.txt, README-zh.md, README.md"
-        in (account.notes)
+    assert "3 files left out, describes the set by its name, not a sample: LICENSE.txt, README-zh.md, README.md" in (
+        account.notes
     )
 
 
@@ -347,7 +346,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     """Shares that leave no training set, labels from folders that are ignored, and columns of no table."""
     with pytest.raises(ValueError, match="below 1 together, got 1"):
         Folder.Options(validation_share=0.5, test_share=0.5)
-    with pytest.raises(ValueError, match="expected one of ignore_folders and label_from_folder, got both"):
+    with pytest.raises(ValueError, match="expected only one of ignore_folders and label_from_folder, got both"):
         Folder.Options(ignore_folders=True, label_from_folder=True)
     with pytest.raises(ValueError, match="expected a table for text_columns, got none"):
         Folder.Options(text_columns=("notes",))
@@ -383,7 +382,7 @@ def test_real_xrays_and_notes_through_options_alone() -> None:
     assert all(sample.fields["jpg"][:2] == b"\xff\xd8" for sample in samples.values())
     assert min(Counter(sample.split for sample in samples.values()).values()) >= 40
     assert samples["images256_auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus"].label == "COVID-19"
-    assert notes[0].startswith("5 rows left out, another row for the same sample")
+    assert notes[0].startswith("5 rows left out, a second, different row for the same sample")
     assert notes[1:] == ["111 of 648 samples without txt"]
     again, _ = read(REAL, **options)
     assert json.dumps(list(again)) == json.dumps(list(samples))
