@@ -71,7 +71,8 @@ def train(
             shards of the spec that the model was made from.
         validation: Held-out rows, in any of these forms.
         out: Folder for checkpoints and metrics, in which the same call resumes; None writes no file at all.
-        stages: Stages to train; the others have to be trained, and keep their weights.
+        stages: Stages to train. Earlier ones have to be trained, and keep their weights; later ones are to be trained
+            again.
         steps: Steps of each stage. Warm-ups and intervals keep their proportion to it.
         batch_size: Rows a step of each stage.
         reporter: Receives progress; None writes to the logger "shala_framework".
@@ -181,16 +182,17 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
         raise ValueError(f"expected stages among {list(STAGES)}, got {list(stages)}")
-    untrained = [stage for stage in STAGES if stage not in stages and stage not in model.stages]
+    first = min(map(STAGES.index, stages))
+    untrained = [stage for stage in STAGES[:first] if stage not in model.stages]
     if untrained:
-        raise ValueError(f"expected trained stages beside {list(stages)}, got a model whose {untrained} is not")
+        raise ValueError(f"expected a trained {untrained[0]} before {STAGES[first]}, got a model without")
     begun = folder is not None and (folder.has(STAGES[0]) or folder.state_file(STAGES[0]).exists())
     if model.stages and folder is not None and not begun:
         raise CheckpointError(
             f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
             "first weights again; make the model again, or train it further without out="
         )
-    model.stages -= set(stages)
+    model.stages -= set(STAGES[first:])  # later stages belong to the earlier ones' old weights
 
 
 def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:

@@ -1,21 +1,18 @@
 """Make a spec from Python objects instead of a TOML file."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shala_framework.spec.schema import Data, ModalityTable, Spec
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.structuring import InvalidValueError, format_path, structure, unstructure
-
-if TYPE_CHECKING:
-    from shala_framework.plugin.modality import Modality
 
 IN_MEMORY = "memory:"
 """Prefix of data.train and data.validation if rows come from Python instead of shards."""
 
 
 def make_spec(
-    modalities: "Mapping[str, Modality]",
+    modalities: Mapping[str, ModalityTable],
     *,
     posterior: Mapping[str, Any],
     prior: Mapping[str, Any],
@@ -26,7 +23,7 @@ def make_spec(
     """Return the spec of a model that is created in Python.
 
     Args:
-        modalities: Modality objects by name.
+        modalities: Tables of the modalities by name.
         posterior: Keys of [posterior].
         prior: Keys of [prior].
         generate: Keys of [generate].
@@ -41,7 +38,7 @@ def make_spec(
         "name": "model",
         "seed": seed,
         "data": unstructure(Data(train=IN_MEMORY)),
-        "modality": {name: unstructure(table_of(modality)) for name, modality in modalities.items()},
+        "modality": {name: unstructure(table) for name, table in modalities.items()},
         "posterior": dict(posterior),
         "prior": dict(prior),
         "generate": dict(generate),
@@ -66,14 +63,3 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
         raise SpecError(
             [Problem(path=format_path(f.path), message=f.message, hint=f.hint) for f in error.findings]
         ) from None
-
-
-def table_of(modality: "Modality") -> ModalityTable:
-    """Return the table that describes a modality object.
-
-    Its plugin is the name under which an installed distribution offers the class. A class of the caller's own has its
-    dotted name there, and is given to `load` again.
-    """
-    from shala_framework.plugin.loading import name_of_class
-
-    return ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))
