@@ -118,7 +118,7 @@ def wait_for_step(folder, step):
 LONG = ("train.autoencoder.steps=2000", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
 
 
-def test_a_killed_process_ends_the_other_and_one_goes_on_alone(start):
+def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
     """The launcher stops within 30 s of the kill; a single process resumes from the last saved state."""
     both = start(2, "r", *LONG)
     wait_for_step("r", 45)

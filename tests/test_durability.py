@@ -125,7 +125,7 @@ def test_a_prior_of_another_stage_1_of_the_same_spec_is_refused(two_spec, tmp_pa
     ],
 )
 @pytest.mark.parametrize("how", ["flipped", "empty"])
-def test_a_damaged_file_gives_way_and_the_run_ends_as_if_it_had_been_sound(two_spec, stage, step, damaged, how):
+def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, stage, step, damaged, how):
     """A damaged file is replaced by the previous generation or recreated, with a warning and with equal results."""
     often = "train.prior.save_every_steps=10"
     whole = run(two_spec, "whole", often)

@@ -135,7 +135,7 @@ def test_modalities_keep_the_order_of_the_spec(two_spec):
         run(two_spec, "r")
 
 
-def test_sampling_settings_given_anew_hold_for_the_loaded_model(two_spec):
+def test_new_sampling_settings_apply_to_the_loaded_model(two_spec):
     """A finished run with new [generate] settings samples with them from then on, with the same weights."""
     folder = run(two_spec, "r")
     before = load(folder)

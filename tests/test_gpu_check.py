@@ -25,7 +25,7 @@ def test_parts_run_on_a_cpu(tmp_path):
     assert (tmp_path / "table.md").read_text().count("**") == 4
 
 
-def test_a_part_that_outlasts_its_deadline_is_cut_and_said(tmp_path):
+def test_a_part_that_outlasts_its_deadline_is_stopped_and_reported(tmp_path):
     """The results of the other parts are kept, and the exit status reports the failure."""
     line = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(tmp_path), "--device", "cpu"]
     code = f"""

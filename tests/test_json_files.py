@@ -43,7 +43,7 @@ def test_what_was_written_is_read_and_no_flipped_bit_passes(indent):
         (dump_json({"rows": []}), r"expected the keys \['name', 'rows', 'tables'\]"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, content, message):
+def test_what_is_wrong_is_reported(tmp_path, content, message):
     """For any content of a file, there is one error with file, place and advice."""
     path = tmp_path / "f.json"
     path.write_bytes(content)
@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said(tmp_path, content, message):
         read_json(path, SHAPE, error=DataError, advice="do this")
 
 
-def test_files_of_earlier_versions_are_read_where_that_is_said():
+def test_files_of_earlier_versions_are_read_only_where_allowed():
     """They have no checksum and no other keys than their version, so a damaged name of the checksum is detected."""
     old = json.dumps(CONTENT).encode()
     assert parse_json(old, SHAPE, earlier=SHAPE) == CONTENT

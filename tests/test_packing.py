@@ -148,7 +148,7 @@ pack(Made(MadeOptions(train=60)), None, pathlib.Path(sys.argv[1]), shard_samples
 """
 
 
-def test_a_killed_pack_is_gone_on_with(tmp_path, command_environment):
+def test_a_killed_pack_resumes(tmp_path, command_environment):
     """After two kills, packing ends with the bytes of an undisturbed pack, and other files stay."""
     pack(Made(MadeOptions(train=60)), None, tmp_path / "clean", shard_samples=8)
     out = tmp_path / "s"
@@ -192,7 +192,7 @@ def test_an_unfinished_pack_is_never_mixed_with_another(tmp_path, command_enviro
 
 
 @pytest.mark.parametrize("failing", range(2, 30, 3))
-def test_an_interrupted_or_full_disk_is_gone_on_from(tmp_path, monkeypatch, failing):
+def test_a_pack_resumes_after_an_interrupted_or_full_disk(tmp_path, monkeypatch, failing):
     """If a drive disappears at any rename, including those of shards and index, the same call ends normally."""
     pack(Made(MadeOptions(train=40, missing=0.2)), None, tmp_path / "clean", shard_samples=8)
     rename, calls = os.replace, []

@@ -231,7 +231,7 @@ def test_nothing_follows_the_end_mark(tmp_path, read):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_file_of_zeros_is_told(tmp_path, read):
+def test_a_file_of_zeros_is_reported(tmp_path, read):
     """It is a valid archive without members, or what a failed disk left of one."""
     (tmp_path / "x.tar").write_bytes(bytes(10_240))
     tally = Tally()

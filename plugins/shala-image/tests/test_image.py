@@ -152,7 +152,7 @@ def test_fewer_bits_in_16_bit_grey_are_scaled(bits: int, value: int, expected: i
         image.read({"png": encode(np.full((28, 28), 2**bits, dtype=np.uint16), "PNG")})
 
 
-def test_values_of_12_bits_are_told() -> None:
+def test_values_of_12_bits_are_reported() -> None:
     """Without the option a 16-bit picture that may hold 12 bits is read as 16 with a warning; stated 16, without."""
     data = encode(np.full((28, 28), 4095, dtype=np.uint16), "PNG")
     with pytest.warns(UserWarning, match=r"no value above 4095.*`bits` to 12"):
