@@ -59,7 +59,7 @@ def test_files_that_share_a_stem_are_one_sample(tmp_path: Path) -> None:
 
 
 def test_keys_are_safe_unique_and_fit_a_tar_header(tmp_path: Path) -> None:
-    """Whatever the names, keys are different, made of safe characters, and short; a plain name keeps its own."""
+    """For any names, keys are distinct, safe and short; a plain name is kept."""
     names = [
         "a/b.txt",
         "a_b.txt",
@@ -185,7 +185,7 @@ def test_split_folders_and_names_that_come_again(tmp_path: Path) -> None:
 
 
 def test_a_table_with_splits_comes_before_folders(tmp_path: Path) -> None:
-    """And where both say something else, a note has it."""
+    """A note reports samples for which the two disagree."""
     write(tmp_path, "train/1.jpg", "test/2.jpg")
     (tmp_path / "t.csv").write_text("file,split\ntrain/1.jpg,test\ntest/2.jpg,test\n")
     samples, notes = read(tmp_path, table="t.csv")
@@ -248,7 +248,7 @@ def test_table_gives_label_split_and_text(tmp_path: Path) -> None:
 
 
 def test_cells_without_a_value_are_blank(tmp_path: Path) -> None:
-    """What pandas and R write for a missing value is no label, no text and no patient; a note counts them."""
+    """What pandas and R write for a missing value gives no label, text or patient; a note counts such cells."""
     cells = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "", " ")
     write(tmp_path, *(f"{n}.jpg" for n in range(len(cells) + 1)))
     rows = "".join(f"{n}.jpg,{cell},{cell},{cell}\n" for n, cell in enumerate((*cells, "Nan bread")))
@@ -354,7 +354,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
 
 @pytest.mark.parametrize("number", [3, 4, 12])
 def test_every_split_that_is_asked_for_gets_a_sample(tmp_path: Path, number: int) -> None:
-    """Also of few samples, whose hashes may all fall into one split."""
+    """This also holds for a few samples whose hashes may all fall into one split."""
     for folder in "abcdefgh":
         write(tmp_path / folder, *(f"{folder}{n}.{kind}" for n in range(number) for kind in ("jpg", "txt")))
         samples, notes = read(tmp_path / folder)

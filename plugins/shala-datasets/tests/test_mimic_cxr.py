@@ -1,4 +1,4 @@
-"""MIMIC-CXR: which image and report make a sample, labels, layouts, and what is said of the rest."""
+"""MIMIC-CXR: the image and report of a sample, labels, layouts, and notes about what is left out."""
 
 import csv
 import gzip
