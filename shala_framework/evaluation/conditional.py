@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.coherence import spread, votes
+from shala_framework.evaluation.coherence import votes
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
 from shala_framework.spec import unstructure

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.coherence import class_spread
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
+from shala_framework.evaluation.spread import class_spread
 from shala_framework.plugin.modality import Modality
 
 NEGLIGIBLE_SPREAD = 0.01  # of the distance between rows of any class
