@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.intervals import mean_figure, ratio_figure
+from shala_framework.evaluation.row_groups import row_groups
 
 
 def test_groups_are_what_the_pattern_finds():

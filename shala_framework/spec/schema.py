@@ -1,5 +1,6 @@
 """The schema of a spec: one attrs class a TOML table. A default lives in its field here and nowhere else."""
 
+import re
 from typing import Any, Literal
 
 import attrs
@@ -24,6 +25,13 @@ def _names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
         raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {shortened(name)}")
     if len(name) > most:
         raise ValueError(f"expected at most {most} characters (it names files), got {shortened(name)}")
+
+
+def _regular_expression(_: Any, __: Any, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"expected a regular expression, got {shortened(pattern)}: {error}") from None
 
 
 def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
@@ -319,19 +327,27 @@ class Evaluate:
         at_end: Whether a run ends with it; only where held-out rows have labels.
         minutes: Time that counts which are left out are fitted to; without it a quarter of the run's training time at
             its end, and no limit for `shala evaluate`.
-        num_samples: Joint samples a seed, at most 500 unless it is given.
+        num_samples: Joint samples a seed, at most 1,000 unless it is given.
         num_seeds: Seeds of the joint samples.
         num_rows: Most held-out rows whose modalities are given, at most 200 unless it is given.
         num_row_samples: Samples for each of them; what differs between them is the diversity.
         autoguidance_scales: Autoguidance scales of joint samples, one method each.
         guidance_scales: Guidance scales of samples from given modalities, one method each; autoguidance is
-            [generate]'s.
+            [generate]'s. Samples without any guidance are always measured.
         judge_steps: Training steps of each judge, at most 400 unless it is given. Without judges nothing is measured
             that needs classes.
         train_rows: Most training rows that judges and the linear probe learn from.
         held_out_rows: Most rows of the split that is measured.
+        group: Regular expression that finds, in a row's key, what the row shares with others, such as "P[0-9]+" for
+            the person of an NTU recording. Intervals then resample such groups, and no judge learns from a group that
+            real rows' distances are taken from. Without it every row stands alone.
+        calibration_rows: Held-out rows whose latent is compared with samples of it, at most 200 unless it is given.
         likelihood_rows: Held-out rows whose log-likelihood is estimated, at most 16 unless it is given.
-        importance_samples: Samples of z for each of those, an even number.
+        likelihood: "elbo" is the evidence lower bound; "importance" adds the importance-weighted bound of the same
+            samples; "annealed" adds annealed importance sampling by Hamiltonian Monte Carlo instead, which is far
+            closer where z has many dimensions, and takes `annealing_steps` times as long.
+        importance_samples: Samples of z for each of those rows, or chains of annealing; an even number.
+        annealing_steps: Distributions between the proposal and the posterior, for "annealed".
     """
 
     at_end: bool = True
@@ -349,8 +365,12 @@ class Evaluate:
     judge_steps: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_STEPS)))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2, at_most=MOST_ROWS))
     held_out_rows: int = attrs.field(default=5_000, validator=at_least(2, at_most=MOST_ROWS))
+    group: str | None = attrs.field(default=None, validator=optional(_regular_expression))
+    calibration_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
     likelihood_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
+    likelihood: Literal["elbo", "importance", "annealed"] = "importance"
     importance_samples: int = attrs.field(default=8, validator=[at_least(2, at_most=1_000_000), multiple_of(2)])
+    annealing_steps: int = attrs.field(default=100, validator=at_least(1, at_most=1_000_000))
 
 
 @attrs.frozen(kw_only=True)
