@@ -5,12 +5,13 @@ instead from a proposal to the posterior over many distributions between them, a
 
 It works in the unit u in which a prior is simple: the diffusion prior maps noise u ~ N(0, I) to z by its sampler, so
 that p(x | u) p(u) needs neither the sampler's inverse nor its divergence, and what is estimated is the likelihood of
-the very sampler. The proposal is a Gaussian of full covariance, fitted for each row to draws of the posterior of stage
-1, taken back to that unit.
+the very sampler. The proposal is a Gaussian of full covariance, fitted to each row's posterior from where stage 1's
+posterior lies in that unit.
 
-Shapes: N rows, C chains of a row, K = N * C chains, S fitted draws of a row, D latent_dim, F feature_dim.
+Shapes: N rows, C chains of a row, K = N * C chains, S draws of a row for fitting, D latent_dim, F feature_dim.
 Reference: Neal 2001, "Annealed Importance Sampling"; Wu et al. 2017, "On the Quantitative Analysis of Decoder-Based
-Generative Models", for decoders; Neal 2011 for Hamiltonian Monte Carlo.
+Generative Models", for decoders; Sohl-Dickstein and Culpepper 2012, "Hamiltonian Annealed Importance Sampling", for
+momentum that is kept from one distribution to the next.
 """
 
 import math
@@ -31,11 +32,13 @@ from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
 NUM_TUNING = 2  # chains of each row that set its step size, and are not weighed
-NUM_LEAPFROG = 4
-ACCEPTANCE = 0.65  # that step sizes aim at
-INFLATION = 1.1  # of the proposal's deviations, as posteriors of stage 1 are rather too narrow
-LEAST_VARIANCE = 1e-6
-SCHEDULE_WIDTH = 4.0
+ACCEPTANCE = 0.8  # that step sizes aim at
+FIT_ROUNDS, FIT_DRAWS = 3, 2  # of a proposal: Newton steps, and draws for each dimension
+PRECISIONS = (0.1, 1e4)  # that a Newton step may give a direction, in the unit of the proposal before it
+LONGEST_STEP = 5.0  # deviations of a draw that it may move
+LEAST_DEVIATION = 1e-4
+INFLATION = 1.05  # of the proposal's deviations, which are rather too narrow where the posterior is no Gaussian
+SCHEDULE_WIDTH = 2.0
 CHAINS_AT_ONCE = 64
 
 
@@ -45,20 +48,19 @@ def annealed_log_weights(
     *,
     num_steps: int,
     num_tuning: int = NUM_TUNING,
-    num_leapfrog: int = NUM_LEAPFROG,
     generator: torch.Generator,
 ) -> Tensor:
     """Log-weights of chains from N(0, I) to an unnormalised target; their mean weight is its integral, without bias.
 
-    Each row has its step size, which follows the acceptance of its tuning chains. As those are not weighed, the
-    transitions of the others do not depend on their own past, and each leaves its distribution invariant.
+    A transition is one leapfrog step, and the momentum forgets itself over a unit of the way only, so that steps add up
+    to trajectories. Each row has its step size, which follows the acceptance of its tuning chains. As those are not
+    weighed, the transitions of the others do not depend on their own past, and leave their distribution invariant.
 
     Args:
         log_target: Differentiable log density of states [K, D]: [K], of row k // C each, in nats.
         start_NCD: Draws of N(0, I).
-        num_steps: Distributions after the first; transitions go before all but the last weight.
+        num_steps: Distributions after the first, each an evaluation of the gradient.
         num_tuning: The first chains of each row, which are left out of the result; at least 1.
-        num_leapfrog: Leapfrog steps of a transition, each an evaluation of the gradient.
         generator: Of momenta and acceptance.
 
     Returns:
@@ -82,31 +84,32 @@ def annealed_log_weights(
     value_K, slope_KD = evaluate(state_KD)
     step_N1 = torch.full((num_rows, 1), 0.5 * dim**-0.25)
     log_weight_K = torch.zeros(len(state_KD), dtype=torch.float64)
+    momentum_KD = torch.randn(state_KD.shape, generator=generator)
     levels = _levels(num_steps)
     for number, (before, beta) in enumerate(pairwise(levels), 1):
         log_weight_K += (beta - before) * (value_K - _standard_log_prob(state_KD))
         if number == num_steps:
             break
         step_K1 = step_N1.repeat_interleave(num_chains, 0)
-        momentum_KD = torch.randn(state_KD.shape, generator=generator)
-        kinetic_K = 0.5 * momentum_KD.double().square().sum(1)
-        moved_KD, moved_value_K, moved_slope_KD = state_KD, value_K, slope_KD
-        momentum_KD = momentum_KD + 0.5 * step_K1 * _slope(moved_KD, moved_slope_KD, beta)
-        for leap in range(num_leapfrog):
-            moved_KD = moved_KD + step_K1 * momentum_KD
-            moved_value_K, moved_slope_KD = evaluate(moved_KD)
-            extent = 0.5 if leap == num_leapfrog - 1 else 1.0
-            momentum_KD = momentum_KD + extent * step_K1 * _slope(moved_KD, moved_slope_KD, beta)
+        kept_K1 = (-step_K1).exp()
+        noise_KD = torch.randn(state_KD.shape, generator=generator)
+        momentum_KD = kept_K1 * momentum_KD + (1 - kept_K1.square()).sqrt() * noise_KD
+        pushed_KD = momentum_KD + 0.5 * step_K1 * _slope(state_KD, slope_KD, beta)
+        moved_KD = state_KD + step_K1 * pushed_KD
+        moved_value_K, moved_slope_KD = evaluate(moved_KD)
+        pushed_KD = pushed_KD + 0.5 * step_K1 * _slope(moved_KD, moved_slope_KD, beta)
         gain_K = (
             beta * (moved_value_K - value_K)
             + (1 - beta) * (_standard_log_prob(moved_KD) - _standard_log_prob(state_KD))
-            + kinetic_K
-            - 0.5 * momentum_KD.double().square().sum(1)
+            + 0.5 * momentum_KD.double().square().sum(1)
+            - 0.5 * pushed_KD.double().square().sum(1)
         ).nan_to_num(nan=-math.inf)
         accepted_K = torch.rand(len(gain_K), generator=generator, dtype=torch.float64) < gain_K.exp()
-        state_KD = torch.where(accepted_K[:, None], moved_KD, state_KD)
-        slope_KD = torch.where(accepted_K[:, None], moved_slope_KD, slope_KD)
+        accepted_K1 = accepted_K[:, None]
+        state_KD = torch.where(accepted_K1, moved_KD, state_KD)
+        slope_KD = torch.where(accepted_K1, moved_slope_KD, slope_KD)
         value_K = torch.where(accepted_K, moved_value_K, value_K)
+        momentum_KD = torch.where(accepted_K1, pushed_KD, -momentum_KD)  # a rejected step turns back
         rate_N1 = gain_K.clamp_max(0).exp().view(num_rows, -1)[:, :num_tuning].mean(1, keepdim=True)
         step_N1 = step_N1 * (0.3 * (rate_N1 - ACCEPTANCE)).exp().float()
     return log_weight_K.view(num_rows, num_chains)[:, num_tuning:]
@@ -181,39 +184,121 @@ def _annealed(
     seed: int,
 ) -> Tensor:
     """Log-weights of all chains of some rows at once."""
-    known = {name: rows.x[name] for name in (*given, *targets)}
-    num_fitted = 4 * model.autoencoder.latent_dim
-    drawn_KD = model.sample_latents(num_fitted, given=known, prior="posterior", seed=mix_seed(seed, 10))
-    u_KD = _unit(model, rows, given, prior, num_fitted).from_latent(drawn_KD.to(model.device))
-    mean_ND, lower_NDD = _fitted(u_KD.unflatten(0, (len(rows), num_fitted)))
-    log_volume_N = lower_NDD.diagonal(dim1=1, dim2=2).log().sum(1)
-    all_chains = num_chains + NUM_TUNING
+    dim, all_chains = model.autoencoder.latent_dim, num_chains + NUM_TUNING
     unit = _unit(model, rows, given, prior, all_chains)
     x = {name: rows.x[name].to(model.device).repeat_interleave(all_chains, 0) for name in targets}
 
-    def log_target(state_KD: Tensor) -> Tensor:
-        state_NCD = state_KD.to(model.device).unflatten(0, (len(rows), all_chains))
-        u_NCD = mean_ND[:, None] + torch.einsum("nde,nce->ncd", lower_NDD, state_NCD)
-        u_KD = u_NCD.flatten(0, 1)
-        log_prob_K = unit.log_prob(u_KD) + log_volume_N.repeat_interleave(all_chains)
-        z_KD = unit.to_latent(u_KD)
+    def log_joint(u_NCD: Tensor) -> Tensor:
+        """Log p(x_targets | u) p(u | x_given): [N, C]."""
+        u_KD = u_NCD.flatten(0, 1).to(model.device)
+        z_KD, log_prob_K = unit.to_latent(u_KD), unit.log_prob(u_KD)
         for target, x_K in x.items():
             log_prob_K = log_prob_K + model.autoencoder.decoders[target](z_KD).log_prob(x_K)
-        return log_prob_K.cpu()
+        return log_prob_K.cpu().view(len(rows), all_chains)
 
+    known = {name: rows.x[name] for name in (*given, *targets)}
+    drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
+    u_NCD = unit.from_latent(drawn_KD.to(model.device)).cpu().unflatten(0, (len(rows), all_chains))
     generator = torch.Generator().manual_seed(mix_seed(seed, 11))
-    start_NCD = torch.randn(len(rows), all_chains, mean_ND.shape[1], generator=generator)
+    proposal = fit_proposal(log_joint, u_NCD, generator=generator).widened(INFLATION)
+    log_volume_N1 = proposal.log_volume()[:, None]
+
+    def log_target(state_KD: Tensor) -> Tensor:
+        u_NCD = proposal.states(state_KD.unflatten(0, (len(rows), all_chains)))
+        return (log_joint(u_NCD) + log_volume_N1).flatten()
+
+    start_NCD = torch.randn(len(rows), all_chains, dim, generator=generator)
     return annealed_log_weights(log_target, start_NCD, num_steps=num_steps, generator=generator)
 
 
-def _fitted(u_NSD: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [N, D] and triangular root of the covariance [N, D, D] of each row's draws, widened and kept regular."""
-    mean_ND = u_NSD.mean(1)
-    centred_NSD = (u_NSD - mean_ND[:, None]).double()
-    covariance_NDD = torch.einsum("nsd,nse->nde", centred_NSD, centred_NSD) / (u_NSD.shape[1] - 1)
-    variance_ND = covariance_NDD.diagonal(dim1=1, dim2=2)
-    covariance_NDD = 0.9 * covariance_NDD + torch.diag_embed(0.1 * variance_ND + LEAST_VARIANCE)
-    return mean_ND, INFLATION * torch.linalg.cholesky(covariance_NDD).float()
+@attrs.frozen(eq=False)
+class Proposal:
+    """A Gaussian for each row.
+
+    Attributes:
+        mean_ND: Means.
+        root_NDD: Roots R of the covariances R R^T.
+    """
+
+    mean_ND: Tensor
+    root_NDD: Tensor
+
+    def states(self, noise_NCD: Tensor) -> Tensor:
+        """Standard Gaussian noise to draws [N, C, D]."""
+        return self.mean_ND[:, None] + torch.einsum("nde,nce->ncd", self.root_NDD, noise_NCD)
+
+    def log_volume(self) -> Tensor:
+        """Log determinant of the roots: [N]."""
+        log_volume_N: Tensor = torch.linalg.slogdet(self.root_NDD.double())[1]
+        return log_volume_N
+
+    def widened(self, factor: float) -> "Proposal":
+        """With deviations so many times as large."""
+        return Proposal(self.mean_ND, factor * self.root_NDD)
+
+
+def fit_proposal(
+    log_joint: Callable[[Tensor], Tensor], u_NCD: Tensor, *, num_rounds: int = FIT_ROUNDS, generator: torch.Generator
+) -> Proposal:
+    """Fit a Gaussian of full covariance to the posterior of each row: that of the best evidence lower bound.
+
+    Each round draws from the Gaussian so far, regresses the gradients on the draws, whose slope is the mean Hessian,
+    and takes Newton's step. A Gaussian posterior is found in one round. A row keeps whichever round has its best bound.
+
+    Args:
+        log_joint: Differentiable log of the unnormalised posterior of states [N, C, D]: [N, C].
+        u_NCD: Some draws near the posterior, for the first mean and deviations.
+        num_rounds: Newton steps.
+        generator: Of the draws.
+
+    Reference: Opper and Archambeau 2009, "The Variational Gaussian Approximation Revisited", for the fixed point.
+    """
+    num_rows, num_chains, dim = u_NCD.shape
+    num_calls = -(-FIT_DRAWS * dim // num_chains)
+    proposal = Proposal(u_NCD.mean(1), torch.diag_embed(u_NCD.std(1).clamp_min(LEAST_DEVIATION)))
+    best, best_bound_N = proposal, torch.full((num_rows,), -math.inf, dtype=torch.float64)
+    for number in range(num_rounds + 1):
+        noise, values, slopes = [], [], []
+        for _ in range(num_calls):
+            with torch.enable_grad():
+                noise_NCD = torch.randn(u_NCD.shape, generator=generator).requires_grad_()
+                value_NC = log_joint(proposal.states(noise_NCD))
+                (slope_NCD,) = torch.autograd.grad(value_NC.sum(), noise_NCD)
+            noise.append(noise_NCD.detach().double())
+            values.append(value_NC.detach().double())
+            slopes.append(slope_NCD.double())
+        bound_N = torch.cat(values, 1).mean(1) + proposal.log_volume()
+        better_N = bound_N > best_bound_N
+        best = Proposal(
+            torch.where(better_N[:, None], proposal.mean_ND, best.mean_ND),
+            torch.where(better_N[:, None, None], proposal.root_NDD, best.root_NDD),
+        )
+        best_bound_N = torch.where(better_N, bound_N, best_bound_N)
+        if number < num_rounds:
+            proposal = _newton(proposal, torch.cat(noise, 1), torch.cat(slopes, 1))
+    return best
+
+
+def _newton(proposal: Proposal, noise_NSD: Tensor, slope_NSD: Tensor) -> Proposal:
+    """The Gaussian whose precision is the negative mean Hessian and whose mean solves for a mean gradient of 0."""
+    dim = noise_NSD.shape[2]
+    mean_N1D, mean_slope_N1D = noise_NSD.mean(1, keepdim=True), slope_NSD.mean(1, keepdim=True)
+    centred_NSD = noise_NSD - mean_N1D
+    gram_NDD = centred_NSD.transpose(1, 2) @ centred_NSD
+    hessian_NDD = torch.linalg.solve(gram_NDD, centred_NSD.transpose(1, 2) @ (slope_NSD - mean_slope_N1D))
+    values_ND, vectors_NDD = torch.linalg.eigh(-0.5 * (hessian_NDD + hessian_NDD.transpose(1, 2)))
+    precision_ND = values_ND.clamp(*PRECISIONS)
+    slope_at_0_ND = (mean_slope_N1D - mean_N1D @ hessian_NDD)[:, 0]
+    step_ND = (vectors_NDD @ ((vectors_NDD.transpose(1, 2) @ slope_at_0_ND[..., None]) / precision_ND[..., None]))[
+        ..., 0
+    ]
+    longest = LONGEST_STEP * dim**0.5
+    step_ND = step_ND * (longest / step_ND.norm(dim=1, keepdim=True).clamp_min(longest))
+    root_NDD = proposal.root_NDD.double()
+    return Proposal(
+        proposal.mean_ND + (root_NDD @ step_ND[..., None])[..., 0].float(),
+        (root_NDD @ (vectors_NDD * precision_ND.rsqrt()[:, None])).float(),
+    )
 
 
 @attrs.frozen(eq=False)

@@ -130,13 +130,12 @@ def _measure_method(
         reporter.advance(number + 1)
     reporter.finish()
     by_judge, by_second = views
-    return JointFigures(
-        method=method.title,
-        coherence=by_judge.coherence(),
-        **{what: by_judge.figures(what) for what in _BY_MODALITY},
-        second_coherence=by_second.coherence(),
-        second_frechet=by_second.figures("frechet"),
-        second_kernel=by_second.figures("kernel"),
+    return _figures(
+        method.title,
+        by_judge,
+        by_second,
+        by_judge.coherence(),
+        by_second.coherence(),
         evaluations=method.num_evaluations(model.spec.generate),
         milliseconds=1e3 * seconds / (num_seeds * num_samples),
     )
@@ -148,14 +147,7 @@ def measure_real(panel: Panel, second: Panel) -> JointFigures:
     for view in views:
         view.compare(view.panel.reference)
     by_judge, by_second = views
-    return JointFigures(
-        method="real rows",
-        coherence=real_coherence(panel),
-        **{what: by_judge.figures(what) for what in _BY_MODALITY},
-        second_coherence=real_coherence(second),
-        second_frechet=by_second.figures("frechet"),
-        second_kernel=by_second.figures("kernel"),
-    )
+    return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second))
 
 
 def real_coherence(panel: Panel) -> Figure | None:
@@ -202,6 +194,34 @@ class _View:
     def figures(self, what: str) -> dict[str, Figure]:
         """By modality."""
         return {name: spread_figure(by_seed, self.counts[name]) for name, by_seed in self.found[what].items()}
+
+
+def _figures(
+    method: str,
+    by_judge: _View,
+    by_second: _View,
+    coherence: Figure | None,
+    second_coherence: Figure | None,
+    *,
+    evaluations: int = 0,
+    milliseconds: float | None = None,
+) -> JointFigures:
+    return JointFigures(
+        method=method,
+        coherence=coherence,
+        frechet=by_judge.figures("frechet"),
+        kernel=by_judge.figures("kernel"),
+        precision=by_judge.figures("precision"),
+        recall=by_judge.figures("recall"),
+        spread=by_judge.figures("spread"),
+        classes=by_judge.figures("classes"),
+        classes_noise=by_judge.figures("classes_noise"),
+        second_coherence=second_coherence,
+        second_frechet=by_second.figures("frechet"),
+        second_kernel=by_second.figures("kernel"),
+        evaluations=evaluations,
+        milliseconds=milliseconds,
+    )
 
 
 def _apart(values_SK: Tensor) -> Tensor:

@@ -343,11 +343,12 @@ class Evaluate:
             real rows' distances are taken from. Without it every row stands alone.
         calibration_rows: Held-out rows whose latent is compared with samples of it, at most 200 unless it is given.
         likelihood_rows: Held-out rows whose log-likelihood is estimated, at most 16 unless it is given.
-        likelihood: "elbo" is the evidence lower bound; "importance" adds the importance-weighted bound of the same
-            samples; "annealed" adds annealed importance sampling by Hamiltonian Monte Carlo instead, which is far
-            closer where z has many dimensions, and takes `annealing_steps` times as long.
+        likelihood: "elbo" is the evidence lower bound; "importance" adds an importance-weighted bound; "annealed" adds
+            annealed importance sampling instead, from a proposal of full covariance that is fitted to each row. It is
+            far closer where z has many dimensions, and slower.
         importance_samples: Samples of z for each of those rows, or chains of annealing; an even number.
-        annealing_steps: Distributions between the proposal and the posterior, for "annealed".
+        annealing_steps: Steps of Hamiltonian Monte Carlo from the proposal to the posterior, for "annealed"; more
+            bring the estimate closer.
     """
 
     at_end: bool = True
