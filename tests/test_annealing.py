@@ -87,7 +87,7 @@ def test_a_proposal_finds_a_correlated_posterior_from_far_off():
 def model(two_spec, monkeypatch):
     """Linear-Gaussian decoders, a mean-field q, and a diffusion prior N(0.3, 2^2)."""
     spec = read_spec(two_spec, ("posterior.latent_dim=16", f"posterior.feature_dim={WIDE}"))
-    made = ShaLa(spec).build()
+    made = ShaLa.from_spec(spec).build()
     made.stages.update(("autoencoder", "prior"))
     torch.manual_seed(0)
     for name in made.names:

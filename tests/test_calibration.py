@@ -88,7 +88,7 @@ def test_a_sampler_that_shows_one_of_two_modes_is_caught():
 @pytest.fixture
 def model(two_spec):
     """q(z | x) = N(0, I) whatever x is, and a prior of stage 2 that is N(0, z_std^2) before it is trained."""
-    made = ShaLa(read_spec(two_spec)).build()
+    made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
     for posterior in (made.autoencoder.posterior, made.autoencoder.subset_posterior):
         for layer in (posterior.head.mean, posterior.head.log_var):

@@ -1,9 +1,8 @@
 """Everything that is measured of a trained model, each figure beside its controls."""
 
 import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.annealing import annealed_log_likelihood
 from shala_framework.evaluation.calibration import Calibration, CalibrationFigures
 from shala_framework.evaluation.conditional import ConditionalFigures, conditional_reference, measure_conditional
 from shala_framework.evaluation.counts import Counts
@@ -21,22 +20,18 @@ from shala_framework.evaluation.joint import JointFigures, measure_joint, measur
 from shala_framework.evaluation.judge_training import JudgeTraining
 from shala_framework.evaluation.judges import Panel, class_indices
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
-from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
+from shala_framework.evaluation.likelihood_figures import LikelihoodFigures, measure_log_likelihoods
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
 from shala_framework.evaluation.row_groups import row_groups
-from shala_framework.model import PriorName, ShaLa
+from shala_framework.model import ShaLa
 from shala_framework.prior import row_noise
-from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
 
-Question = tuple[str, tuple[str, ...], tuple[str, ...], PriorName]
-FEW_SAMPLES = 2.0  # effective ones, with which a weighted estimate says little
-MOST_LIKELIHOOD_ROWS = 16
 _NAMED_LABELS = 5  # in a note
 
 
@@ -74,23 +69,6 @@ class LatentFigures:
     active: int
     effective: float
     kl: Figure
-
-
-@attrs.frozen(kw_only=True)
-class LikelihoodFigures:
-    """A log-likelihood of held-out rows.
-
-    Attributes:
-        elbo: The evidence lower bound, nats a row.
-        estimate: The importance-weighted bound or the annealed estimate, by the evaluation's method; None of "elbo".
-        gap: How far the estimate is above the bound, nats a row.
-        effective_samples: Samples or chains on which the estimate of the median row rests.
-    """
-
-    elbo: Figure
-    estimate: Figure | None
-    gap: Figure | None
-    effective_samples: float | None
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +137,7 @@ def evaluate(
     notes += _unseen_labels(classes, held_out)
     groups_N = row_groups(held_out.keys, settings.group)
     # What always takes its time comes first, so that the rest is fitted to what is left.
-    q = _posteriors(model, held_out)
+    q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
     )
@@ -215,7 +193,9 @@ def evaluate(
         conditional_real=conditional_real,
         calibration=calibrated,
         likelihood=settings.likelihood,
-        log_likelihood=_log_likelihood(model, held_out, settings, seed, reporter, notes, pace, parts),
+        log_likelihood=measure_log_likelihoods(
+            model, held_out, settings, seed=seed, reporter=reporter, notes=notes, pace=pace, parts=parts
+        ),
         reconstruction=reconstruction,
         latent=latent,
         notes=notes,
@@ -261,153 +241,20 @@ def _accuracies(model: ShaLa, panel: Panel, name: str, z_ND: Tensor) -> tuple[Fi
     return real, reconstructed
 
 
-def _questions(names: tuple[str, ...]) -> Iterator[Question]:
-    """Title, targets, given modalities and prior of each log-likelihood."""
-    for prior in _JOINT_PRIORS:
-        yield f"all together, {prior}", names, (), prior
-    for i, name in enumerate(names):
-        yield f"{name}, diffusion", (name,), (), "diffusion"
-        others = names[:i] + names[i + 1 :]
-        for given in sorted({others[i % len(others) :][:1], others}, key=len) if others else ():
-            for prior in _CONDITIONAL_PRIORS:
-                yield f"{name} given {' and '.join(given)}, {prior}", (name,), given, prior
-
-
-_JOINT_PRIORS: tuple[PriorName, ...] = ("diffusion", "mixture", "normal")
-_CONDITIONAL_PRIORS: tuple[PriorName, ...] = ("diffusion", "posterior")
-
-
-def _log_likelihood(
-    model: ShaLa,
-    held_out: Rows,
-    settings: Evaluate,
-    seed: int,
-    reporter: Reporter,
-    notes: list[str],
-    pace: Pace,
-    parts: Parts,
-) -> dict[str, LikelihoodFigures]:
-    rows = held_out.having(model.names)
-    if not len(rows):
-        notes.append("no log-likelihoods: no held-out row has every modality")
-        return {}
-    questions = list(_questions(model.names))
-    method, num_samples = settings.likelihood, settings.importance_samples
-
-    def scored(rows: Rows, question: Question) -> LikelihoodFigures:
-        _, targets, given, prior = question
-        weights = log_weights(
-            model,
-            rows,
-            targets,
-            given,
-            prior=prior,
-            num_samples=num_samples,
-            mixture=method == "importance",
-            seed=seed,
-        )
-        weight_NS = weights.mixture_NS
-        if method == "annealed":
-            weight_NS = annealed_log_likelihood(
-                model,
-                rows,
-                targets,
-                given,
-                prior=prior,
-                num_chains=num_samples,
-                num_steps=settings.annealing_steps,
-                seed=seed,
-            )
-        groups_N = row_groups(rows.keys, settings.group)
-        elbo = mean_figure(weights.elbo()[None], groups_N)
-        if weight_NS is None:
-            return LikelihoodFigures(elbo=elbo, estimate=None, gap=None, effective_samples=None)
-        estimate_N = log_mean_weight(weight_NS)
-        return LikelihoodFigures(
-            elbo=elbo,
-            estimate=mean_figure(estimate_N[None], groups_N),
-            gap=mean_figure((estimate_N - weights.elbo())[None], groups_N),
-            effective_samples=float(effective_samples(weight_NS).median()),
-        )
-
-    def row_seconds() -> float:
-        few = rows.spread(1)
-        scored(few, questions[0])
-        start = time.perf_counter()
-        scored(few, questions[0])
-        return (time.perf_counter() - start) * len(questions)
-
-    most = min(MOST_LIKELIHOOD_ROWS, len(rows))
-    asked = settings.likelihood_rows
-    count = (
-        asked
-        if asked is not None
-        else parts.value("number for likelihood", None, int, lambda: pace.count("likelihood", most, 1, row_seconds))
-    )
-    if not count:
-        notes.append(
-            "no log-likelihoods: evaluate.likelihood_rows is 0"
-            if asked is not None
-            else "no log-likelihoods: those of one row take longer than their share of the time; raise "
-            "evaluate.minutes, or set evaluate.likelihood_rows"
-        )
-        return {}
-    rows = rows.spread(count)
-    figures = {}
-    reporter.begin("log-likelihoods", len(questions), "figure")
-    for done, question in enumerate(questions, 1):
-        title = question[0]
-        figures[title] = parts.value(
-            f"log-likelihood, {title}",
-            [count, method, num_samples, settings.annealing_steps, settings.group, unstructure(model.spec.generate)],
-            LikelihoodFigures,
-            partial(scored, rows, question),
-        )
-        reporter.advance(done)
-    reporter.finish()
-    notes += _loose(figures, settings)
-    return figures
-
-
-def _loose(figures: dict[str, LikelihoodFigures], settings: Evaluate) -> list[str]:
-    """A note of estimates that rest on too few samples, with what can help."""
-    loose = [
-        title
-        for title, found in figures.items()
-        if found.effective_samples is not None and found.effective_samples < FEW_SAMPLES
-    ]
-    if not loose:
-        return []
-    what, cure = {
-        "importance": (
-            "samples",
-            "they are hardly above the ELBO, and more samples do not change that; evaluate.likelihood = 'annealed' is "
-            "closer, and takes longer",
-        ),
-        "annealed": ("chains", "they are lower bounds in the mean; raise evaluate.annealing_steps"),
-    }[settings.likelihood]
-    return [
-        f"log-likelihoods of {len(loose)} of {len(figures)} lines rest on fewer than {FEW_SAMPLES:g} of "
-        f"{settings.importance_samples} {what} in the median row (the first: {loose[0]!r}): {cure}"
-    ]
-
-
 @torch.no_grad()
 def _reconstruction(
     model: ShaLa, held_out: Rows, z_ND: Tensor, groups_N: Tensor | None, batch_size: int = 64
 ) -> dict[str, Figure]:
     figures = {}
     for name in model.names:
-        index = held_out.index_having([name])
-        decoder = model.autoencoder.decoders[name].eval()
-        parts = [
-            decoder(z_ND[rows].to(model.device)).log_prob(held_out.x[name][rows].to(model.device)).cpu()
-            for rows in index.split(batch_size)
-            if len(rows)
-        ]
-        if parts:
-            values_N = torch.cat(parts) / model.autoencoder.num_values[name]
-            figures[name] = mean_figure(values_N[None], None if groups_N is None else groups_N[index])
+        rows_K = held_out.index_having([name])
+        if len(rows_K):
+            log_prob_K = model.autoencoder.decoded_log_prob(
+                held_out.x, name, z_ND[rows_K], rows_K, batch_size=batch_size
+            )
+            figures[name] = mean_figure(
+                log_prob_K[None] / model.autoencoder.num_values[name], None if groups_N is None else groups_N[rows_K]
+            )
     return figures
 
 
@@ -424,7 +271,7 @@ def _latent(
     if len(classes) > 1 and (targets_N >= 0).any():
         classes_N = class_indices(train.labels, classes)
         labelled = torch.nonzero(classes_N >= 0)[:, 0]
-        z_ND = _posteriors(model, train.take(labelled)).mean_BD
+        z_ND = latents_of(model.autoencoder, train.take(labelled), model.device).mean_ND
         read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(classes))
         probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None], groups_N)
     return LatentFigures(
@@ -434,16 +281,3 @@ def _latent(
         effective=effective_dimensions(q.mean_BD),
         kl=mean_figure(q.kl_BD().sum(1)[None], groups_N),
     )
-
-
-@torch.no_grad()
-def _posteriors(model: ShaLa, rows: Rows, batch_size: int = 64) -> GaussianPosterior:
-    """q(z | all present) of each row, on the CPU."""
-    model.autoencoder.eval()
-    found = []
-    for index in torch.arange(len(rows)).split(batch_size):
-        batch = rows.take(index).to(model.device)
-        q = model.autoencoder.fuse(model.autoencoder.encode(batch.x), batch.presence)
-        found.append((q.mean_BD.cpu(), q.log_var_BD.cpu()))
-    means, log_vars = zip(*found, strict=True)
-    return GaussianPosterior(torch.cat(means), torch.cat(log_vars))
