@@ -158,6 +158,23 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
     assert any("no judges" in note for note in evaluation.notes)
 
 
+def test_rows_of_a_person_are_resampled_together(two_spec):
+    """`evaluate.group` widens intervals where rows of a group are alike, leaves values alone, and notes few groups."""
+    model, train, rows = trained(two_spec)
+    settings = attrs.evolve(model.spec.evaluate, likelihood_rows=0, num_samples=0, num_rows=0, calibration_rows=0)
+    doubled = rows.take(torch.arange(len(rows)).repeat(4))
+    doubled = attrs.evolve(doubled, keys=tuple(f"P{key} {n}" for n, key in enumerate(doubled.keys)))
+    alone = evaluate(model, train, doubled, settings)
+    grouped = evaluate(model, train, doubled, attrs.evolve(settings, group="P[^ ]+"))
+    for name, judge in grouped.judges.items():
+        assert judge.real.value == alone.judges[name].real.value
+        width, before = (found.judges[name].reconstructed for found in (grouped, alone))
+        assert width.high - width.low > 1.5 * (before.high - before.low)
+    assert not any("groups" in note for note in grouped.notes)
+    rough = evaluate(model, train, doubled, attrs.evolve(settings, group="P"))
+    assert any("resample only 1 groups" in note for note in rough.notes)
+
+
 @pytest.mark.parametrize("share", ["all", "some"])
 def test_labels_that_training_never_saw_are_named(share, two_spec):
     """A class that is spelt otherwise in held-out rows is named with its count, whether or not others are left."""

@@ -32,6 +32,7 @@ from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
 
+FEW_GROUPS = 10  # whose bootstrap says little
 _NAMED_LABELS = 5  # in a note
 
 
@@ -136,6 +137,11 @@ def evaluate(
     classes = sorted({label for label in train.labels if label is not None})
     notes += _unseen_labels(classes, held_out)
     groups_N = row_groups(held_out.keys, settings.group)
+    if groups_N is not None and len(groups_N.unique()) < FEW_GROUPS:
+        notes.append(
+            f"intervals resample only {len(groups_N.unique())} groups, as evaluate.group finds no more in the keys of "
+            f"held-out rows (such as {held_out.keys[0]!r}): they are rough, and rather too narrow"
+        )
     # What always takes its time comes first, so that the rest is fitted to what is left.
     q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
