@@ -21,6 +21,7 @@ from shala_framework.evaluation.judge_training import JudgeTraining
 from shala_framework.evaluation.judges import Panel, class_indices
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
 from shala_framework.evaluation.likelihood_figures import LikelihoodFigures, measure_log_likelihoods
+from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
@@ -161,6 +162,11 @@ def evaluate(
     judges, second_judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out, reference, groups_N)
     second = Panel(second_judges, held_out, reference, groups_N)
+    if judges and any(len(panel.reference.get(name, ())) <= NUM_NEIGHBOURS for name in judges):
+        notes.append(
+            f"no distances of real rows for all modalities: {len(reference)} of {len(train)} training rows were kept "
+            "from the judges, who need half of each class, and all rows of a group"
+        )
     judgements = parts.value(
         "judgements",
         [settings.group, panel.description(), second.description()],
