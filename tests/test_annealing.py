@@ -77,10 +77,10 @@ def test_a_proposal_finds_a_correlated_posterior_from_far_off():
     mean = torch.randn(2, 6, generator=generator)
     target = torch.distributions.MultivariateNormal(mean[:, None], (root @ root.transpose(1, 2))[:, None])
     draws = mean[:, None] + 3 + 0.3 * torch.randn(2, 8, 6, generator=generator)
-    found = fit_proposal(target.log_prob, draws, num_rounds=6, generator=generator)
-    torch.testing.assert_close(found.mean_ND, mean, atol=0.02, rtol=0)
-    covariance = found.root_NDD @ found.root_NDD.transpose(1, 2)
-    torch.testing.assert_close(covariance, root @ root.transpose(1, 2), atol=0.05, rtol=0.01)
+    found = fit_proposal(target.log_prob, draws, generator=generator)
+    fitted = torch.distributions.MultivariateNormal(found.mean_ND, found.root_NDD @ found.root_NDD.transpose(1, 2))
+    expected = torch.distributions.MultivariateNormal(mean, root @ root.transpose(1, 2))
+    assert (torch.distributions.kl_divergence(fitted, expected) < 0.3).all()
 
 
 @pytest.fixture

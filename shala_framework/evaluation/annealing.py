@@ -33,7 +33,8 @@ from shala_framework.support.seeds import mix_seed
 
 NUM_TUNING = 2  # chains of each row that set its step size, and are not weighed
 ACCEPTANCE = 0.8  # that step sizes aim at
-FIT_ROUNDS, FIT_DRAWS = 3, 2  # of a proposal: Newton steps, and draws for each dimension
+FIT_ROUNDS, FIT_DRAWS = 20, 2  # of a proposal: most Newton steps, and draws for each dimension
+SETTLED = 1.0  # nats by which bounds change no more once a proposal is fitted
 PRECISIONS = (0.1, 1e4)  # that a Newton step may give a direction, in the unit of the proposal before it
 LONGEST_STEP = 5.0  # deviations of a draw that it may move
 LEAST_DEVIATION = 1e-4
@@ -243,12 +244,13 @@ def fit_proposal(
     """Fit a Gaussian of full covariance to the posterior of each row: that of the best evidence lower bound.
 
     Each round draws from the Gaussian so far, regresses the gradients on the draws, whose slope is the mean Hessian,
-    and takes Newton's step. A Gaussian posterior is found in one round. A row keeps whichever round has its best bound.
+    and takes Newton's step. A Gaussian posterior is found in one round. Rounds end once no row's bound has changed by
+    a nat twice, and a row keeps whichever round had its best one.
 
     Args:
         log_joint: Differentiable log of the unnormalised posterior of states [N, C, D]: [N, C].
         u_NCD: Some draws near the posterior, for the first mean and deviations.
-        num_rounds: Newton steps.
+        num_rounds: Most Newton steps.
         generator: Of the draws.
 
     Reference: Opper and Archambeau 2009, "The Variational Gaussian Approximation Revisited", for the fixed point.
@@ -256,7 +258,9 @@ def fit_proposal(
     num_rows, num_chains, dim = u_NCD.shape
     num_calls = -(-FIT_DRAWS * dim // num_chains)
     proposal = Proposal(u_NCD.mean(1), torch.diag_embed(u_NCD.std(1).clamp_min(LEAST_DEVIATION)))
-    best, best_bound_N = proposal, torch.full((num_rows,), -math.inf, dtype=torch.float64)
+    last_bound_N = torch.full((num_rows,), -math.inf, dtype=torch.float64)
+    best, best_bound_N = proposal, last_bound_N
+    num_settled = 0
     for number in range(num_rounds + 1):
         noise, values, slopes = [], [], []
         for _ in range(num_calls):
@@ -274,8 +278,11 @@ def fit_proposal(
             torch.where(better_N[:, None, None], proposal.root_NDD, best.root_NDD),
         )
         best_bound_N = torch.where(better_N, bound_N, best_bound_N)
-        if number < num_rounds:
-            proposal = _newton(proposal, torch.cat(noise, 1), torch.cat(slopes, 1))
+        num_settled = num_settled + 1 if bool(((bound_N - last_bound_N).abs() < SETTLED).all()) else 0
+        if num_settled == 2 or number == num_rounds:
+            break
+        last_bound_N = bound_N
+        proposal = _newton(proposal, torch.cat(noise, 1), torch.cat(slopes, 1))
     return best
 
 
