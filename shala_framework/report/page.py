@@ -21,8 +21,10 @@ from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
+from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import ShaLa
 from shala_framework.model.parts import parts_of
+from shala_framework.report.card import write_card
 from shala_framework.report.data_uris import Media, media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
@@ -99,7 +101,7 @@ class Report:
         }
 
     def write(self, *, evaluating: bool = False) -> Path:
-        """Write `report.html` with all available curves and measurements into the run's folder, and return its path.
+        """Write `report.html` and the model card with all available curves and measurements; return the page's path.
 
         Args:
             evaluating: Whether the evaluation is still running, which the page then states.
@@ -109,10 +111,14 @@ class Report:
             self.reporter.warn(
                 f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
             )
+        facts, evaluations = _facts(self.model, self.folder, metrics), _evaluations(self.folder, self.reporter.warn)
         context = self.fixed | {
-            "facts": _facts(self.model, self.folder, metrics),
+            "facts": facts,
             "curves": _curves(metrics),
-            "evaluations": _evaluations(self.folder, self.reporter.warn),
+            "evaluations": {
+                split: {"tables": evaluation_tables(found), "notes": found.notes}
+                for split, found in evaluations.items()
+            },
             "evaluating": evaluating,
         }
         environment = jinja2.Environment(
@@ -124,6 +130,7 @@ class Report:
         )
         path = self.folder / REPORT_FILE
         write_file(path, environment.get_template("report.html.jinja").render(context).encode())
+        write_card(self.model, self.folder, facts=facts, data=self.fixed["data"], evaluations=evaluations)
         self.reporter.note(f"wrote {path}{', not yet with the evaluation' if evaluating else ''}")
         return path
 
@@ -330,12 +337,19 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     }
 
 
-def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Read tables and notes of each evaluated split, without damaged ones."""
+def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, Evaluation]:
+    """Read the evaluation of each split, without damaged ones."""
     measured = {}
     for path in sorted((folder / "evaluation").glob("*.json")):
         try:
             measured[path.stem] = read_evaluation(path)
         except CheckpointError as error:
             warn(f"{error}; it is left out of the report")
-    return {split: {"tables": evaluation_tables(found), "notes": found.notes} for split, found in measured.items()}
+    return measured
+
+
+def write_card_of_run(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str], None]) -> Path:
+    """Write the model card of a run that has no report, as after training from Python; returns its path."""
+    facts = _facts(model, folder, read_metrics(folder / "metrics.jsonl", model.fingerprint, warn))
+    data = _data(model, folder, held_out, warn)
+    return write_card(model, folder, facts=facts, data=data, evaluations=_evaluations(folder, warn))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from shala_framework.evaluation.calibration import CalibrationFigures
 from shala_framework.evaluation.conditional import ConditionalFigures
 from shala_framework.evaluation.joint import JointFigures
 from shala_framework.evaluation.suite import Evaluation
@@ -14,7 +15,7 @@ COLOURS = ("#0b6e99", "#e07b39", "#5a8f29", "#8b5fbf", "#9a9a9a", "#c23b4e")
 
 
 def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
-    """Draw pictures by name, "joint" and "conditional", without those that have no measurements.
+    """Draw pictures by name, "joint", "conditional" and "calibration", without those that have no measurements.
 
     Args:
         evaluation: Evaluation to draw.
@@ -25,6 +26,8 @@ def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
         pictures["joint"] = _draw_joint(evaluation.joint, title)
     if evaluation.conditional:
         pictures["conditional"] = _draw_conditional(evaluation.conditional, title)
+    if evaluation.calibration:
+        pictures["calibration"] = _draw_calibration(evaluation.calibration, title)
     return pictures
 
 
@@ -74,6 +77,28 @@ def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> 
         axes.set_xticks(sorted({figures.num_given for figures in conditional}))
     _finish(left, "given modalities", "conditional coherence")
     _finish(right, "given modalities", "diversity, 1: as real rows of one class", top=None)
+    return _png(canvas, title)
+
+
+def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> bytes:
+    """Coverage against its nominal share, by intervals and by regions: samples below the diagonal are too sure."""
+    canvas = Canvas(figsize=(10, 4.2), layout="constrained")
+    methods = list(dict.fromkeys(figures.method for figures in calibration))
+    sizes = sorted({figures.num_given for figures in calibration})
+    for axes, label in zip(canvas.subplots(1, 2), ("random projections", "balls around samples"), strict=True):
+        axes.plot([0, 100], [0, 100], color="#bbbbbb", linewidth=1)
+        for figures in calibration:
+            covered = figures.intervals if label == "random projections" else figures.regions
+            axes.plot(
+                [float(share) for share in covered],
+                [100 * figure.value for figure in covered.values()],
+                color=COLOURS[methods.index(figures.method) % len(COLOURS)],
+                marker="osv^Dx"[sizes.index(figures.num_given) % 6],
+                linewidth=1,
+                label=f"{figures.method}, given {figures.num_given}",
+            )
+        _finish(axes, f"nominal share, %, {label}", "held-out latents within, %", top=102)
+        axes.set_xlim(40, 100)
     return _png(canvas, title)
 
 
