@@ -36,7 +36,7 @@ from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.machine import describe_machine
 from shala_framework.training.loop import train
-from shala_framework.training.stages import PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
 
 DIM, OBSERVED, FEATURE_DIM, NUM_MODALITIES = 4, 2, 16, 3
 NOISE = 0.7

@@ -31,7 +31,8 @@ from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 from shala_framework.support.machine import describe_machine
 from shala_framework.training.precision import FLOAT32, choose_precision
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 NUM_JOINT = 2_000
 CPU = torch.device("cpu")

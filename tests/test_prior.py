@@ -16,7 +16,7 @@ from shala_framework.prior import (
     sample_heun,
 )
 from shala_framework.prior.network import CONDITIONS
-from shala_framework.training.stages import MovingAverage
+from shala_framework.training.averages import MovingAverage
 
 pytestmark = pytest.mark.long
 

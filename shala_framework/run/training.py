@@ -28,7 +28,8 @@ from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.precision import Precision
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 
