@@ -37,6 +37,28 @@ def test_untrained_denoiser_is_ideal_for_standardised_gaussian_data():
     torch.testing.assert_close(prior.denoise(z, sigma, condition), z / (1 + sigma[:, None] ** 2))
 
 
+def test_whitened_latents_have_the_identity_as_covariance():
+    """They are restored exactly, the volume is the determinant's, and few rows leave no direction inflated."""
+    torch.manual_seed(0)
+    mixed = torch.randn(5, 5, dtype=torch.float64)
+    covariance = mixed @ torch.diag(torch.tensor([4.0, 1.0, 1e-2, 1e-3, 1e-4], dtype=torch.float64)) @ mixed.T
+    z = torch.randn(1000, 5, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T + 3
+    prior = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8)
+    prior.set_statistics(z.mean(0), z.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 10**9)
+    unit = prior.standardise(z.float())
+    torch.testing.assert_close(unit.T.cov(), torch.eye(5), atol=5e-3, rtol=0)
+    torch.testing.assert_close(prior.restore(unit), z.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.log_volume().double(), 0.5 * z.T.cov().logdet(), atol=1e-2, rtol=0)
+    few = z[:6]
+    prior.set_statistics(few.mean(0), few.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 6)
+    assert prior.standardise(z.float()).std(0).max() < 4
+    scaled = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8, whiten=False)
+    scaled.set_statistics(z.mean(0), z.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 1000)
+    torch.testing.assert_close(
+        scaled.standardise(z.float()), ((z - z.mean(0)) / z.std(0)).float(), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
     """Trained on N(0, C), D comes within a few per cent of the closed form C (C + sigma^2)^-1 z."""
     torch.manual_seed(0)
@@ -55,7 +77,11 @@ def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
 
 def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
     prior.set_statistics(
-        z.mean(0), z.std(0), torch.stack([v.mean(0) for v in h]), torch.stack([v.std(0).clamp_min(1e-4) for v in h])
+        z.mean(0),
+        z.T.cov(),
+        torch.stack([v.mean(0) for v in h]),
+        torch.stack([v.std(0).clamp_min(1e-4) for v in h]),
+        len(z),
     )
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3, betas=(0.9, 0.99))
     average = MovingAverage(prior.network, 100)

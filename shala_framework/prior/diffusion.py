@@ -17,6 +17,7 @@ from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
+from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
 
 
@@ -29,7 +30,8 @@ class DiffusionPrior(nn.Module):
     """
 
     z_mean: Tensor
-    z_std: Tensor
+    z_whiten: Tensor
+    z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
 
@@ -45,9 +47,10 @@ class DiffusionPrior(nn.Module):
         guide_num_blocks: int = 1,
         dropout: float = 0.0,
         condition: str = "sum",
+        whiten: bool = True,
     ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.whiten = latent_dim, whiten
         self.network, self.guide = (
             PriorNetwork(
                 latent_dim=latent_dim,
@@ -61,7 +64,8 @@ class DiffusionPrior(nn.Module):
             for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )
         self.register_buffer("z_mean", torch.zeros(latent_dim))
-        self.register_buffer("z_std", torch.ones(latent_dim))
+        self.register_buffer("z_whiten", torch.eye(latent_dim))
+        self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
 
@@ -78,20 +82,36 @@ class DiffusionPrior(nn.Module):
             guide_num_blocks=table.guide_num_blocks,
             dropout=table.dropout,
             condition=table.condition,
+            whiten=table.whiten,
         )
 
-    def set_statistics(self, z_mean: Tensor, z_std: Tensor, h_mean: Tensor, h_std: Tensor) -> None:
-        """Take the training set's mean and standard deviation of z [D] and of the features [M, F]."""
-        for name, value in (("z_mean", z_mean), ("z_std", z_std), ("h_mean", h_mean), ("h_std", h_std)):
+    def set_statistics(
+        self, z_mean_D: Tensor, z_covariance_DD: Tensor, h_mean_MF: Tensor, h_std_MF: Tensor, num_rows: int
+    ) -> None:
+        """Take the moments of the training set's latents and features, as `latent_statistics` returns them."""
+        whiten_DD, restore_DD = whitening(z_covariance_DD, num_rows, enabled=self.whiten)
+        for name, value in (
+            ("z_mean", z_mean_D),
+            ("z_whiten", whiten_DD),
+            ("z_restore", restore_DD),
+            ("h_mean", h_mean_MF),
+            ("h_std", h_std_MF),
+        ):
             getattr(self, name).copy_(value)
 
     def standardise(self, z_BD: Tensor) -> Tensor:
-        """Latents of the autoencoder to the unit in which the prior works."""
-        return (z_BD - self.z_mean) / self.z_std
+        """Latents of the autoencoder to the unit in which the prior works: mean zero, covariance near the identity."""
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return (z_BD - self.z_mean) @ self.z_whiten
 
     def restore(self, z_BD: Tensor) -> Tensor:
         """The inverse of `standardise`."""
-        return z_BD * self.z_std + self.z_mean
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return z_BD @ self.z_restore + self.z_mean
+
+    def log_volume(self) -> Tensor:
+        """Log of the volume that a unit of volume has once it is restored, in nats."""
+        return self.z_restore.double().slogdet()[1].float()
 
     def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False) -> Tensor:
         """What the network, or the guide, is told of the features of a subset: [B, W]."""

@@ -182,4 +182,4 @@ class DiffusedPrior:
 
 def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:
     """The density of latents themselves, from that of standardised ones, by change of variables."""
-    return log_prob_K - prior.z_std.log().sum()
+    return log_prob_K - prior.log_volume()
