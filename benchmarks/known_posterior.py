@@ -131,7 +131,7 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
         return shuffled_batches(rows, batch_size, seed, start)
 
     train(stage, settings, batches, seed=seed, matrix_dtype=torch.float32)
-    stage.average.copy_to_module()
+    stage.finish()
     return prior.eval()
 
 

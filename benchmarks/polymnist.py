@@ -149,7 +149,7 @@ def train_prior(model: Model, rows: Rows, seconds: float) -> dict[str, float]:
     batches = partial(shuffled_batches, len(store), settings.batch_size, recipe.seed)
     left = seconds - (time.perf_counter() - start)
     steps = train_within(stage, settings, batches, left, model.precision, steps=recipe.prior_steps, seed=recipe.seed)
-    stage.average.copy_to_module()
+    stage.finish()
     figures = {"prior_steps": steps, "prior_seconds": round(time.perf_counter() - start, 1)}
     with torch.no_grad():  # the control's fit is not charged to the budget
         chosen = torch.randperm(len(store))[:10_000]

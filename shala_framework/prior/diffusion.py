@@ -113,9 +113,20 @@ class DiffusionPrior(nn.Module):
         """Log of the volume that a unit of volume has once it is restored, in nats."""
         return self.z_restore.double().slogdet()[1].float()
 
-    def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False) -> Tensor:
-        """What the network, or the guide, is told of the features of a subset: [B, W]."""
+    def condition(
+        self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False, feature_noise: float = 0.0
+    ) -> Tensor:
+        """The vector [B, W] that tells the network, or the guide, the features of a subset.
+
+        Args:
+            h_MBF: Features of every modality; those outside the subset may hold anything finite.
+            subset_BM: bool, the given modalities.
+            guide: Whether it is for the guide.
+            feature_noise: Standard deviation of noise that is added to the standardised features.
+        """
         scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
+        if feature_noise:
+            scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
         vector: Tensor = (self.guide if guide else self.network).features(scaled, subset_BM)
         return vector
 
@@ -135,9 +146,10 @@ class DiffusionPrior(nn.Module):
         unconditional_share: float,
         log_sigma_mean: float,
         log_sigma_std: float,
+        feature_noise: float = 0.0,
         guide: bool = False,
     ) -> Tensor:
-        """Weighted denoising error of each row, averaged over dimensions: [B].
+        """Weighted denoising error of each row for a random subset and noise level, averaged over dimensions: [B].
 
         Args:
             z_BD: Draws of q(z | all that is present), not standardised.
@@ -146,16 +158,31 @@ class DiffusionPrior(nn.Module):
             unconditional_share: Probability that S is empty; else its size is uniform from 1 to all present.
             log_sigma_mean: P_mean of EDM.
             log_sigma_std: P_std of EDM.
+            feature_noise: Standard deviation of noise on the standardised features.
             guide: Whether it is the guide's error.
         """
         device = z_BD.device
-        clean_BD = self.standardise(z_BD)
         kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
         subset_BM = random_subsets(presence_BM) & kept_B1
         sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(z_BD), device=device)).exp()
-        noisy_BD = clean_BD + sigma_B[:, None] * rows_randn(*clean_BD.shape, device=device)
-        condition_BW = self.condition(h_MBF, subset_BM, guide=guide)
-        denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, guide=guide)
+        noise_BD = rows_randn(*z_BD.shape, device=device)
+        condition_BW = self.condition(h_MBF, subset_BM, guide=guide, feature_noise=feature_noise)
+        return self.errors(z_BD, sigma_B, noise_BD, condition_BW, guide=guide)
+
+    def errors(
+        self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor, *, guide: bool = False
+    ) -> Tensor:
+        """Weighted denoising error of each row, averaged over dimensions: [B].
+
+        Args:
+            z_BD: Latents, not standardised.
+            sigma_B: Noise levels.
+            noise_BD: Standard normal noise.
+            condition_BW: As `condition` returns it.
+            guide: Whether it is the guide's error.
+        """
+        clean_BD = self.standardise(z_BD)
+        denoised_BD = self.denoise(clean_BD + sigma_B[:, None] * noise_BD, sigma_B, condition_BW, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 

@@ -179,8 +179,11 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
-        stage.average.copy_to_module()
+        decided = stage.finish()
+        if decided:
+            self.reporter.note(decided)
         self.model.stages.add("prior")
         self._save_model()
         self.reporter.note(f"wrote {self.folder.checkpoint('prior')}")

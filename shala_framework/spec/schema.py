@@ -251,6 +251,10 @@ class PriorStage(Stage):
 
     Attributes:
         ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
+        keep: Which moving average is kept: the "best" on held-out rows, which are measured every `save_every_steps`, or
+            the "last". Without held-out rows it is the last.
+        patience: Validations in a row without a lower loss of held-out rows after which the stage ends, where the best
+            is kept; 0 never ends it.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
@@ -258,6 +262,8 @@ class PriorStage(Stage):
     learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
     time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
+    keep: Literal["best", "last"] = "best"
+    patience: int = attrs.field(default=6, validator=at_least(0, at_most=MOST_STEPS))
 
 
 @attrs.frozen(kw_only=True)
