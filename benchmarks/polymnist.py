@@ -26,7 +26,7 @@ from torch import Tensor
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.latents import collect_latents, latent_statistics
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, karras_sigmas, row_noise
+from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, Guidance, karras_sigmas, row_noise
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 from shala_framework.support.machine import describe_machine
@@ -113,7 +113,8 @@ class Model:
     def _sample(self, h_MNF: list[Tensor], subset_NM: Tensor, seed: int, autoguidance: float) -> Tensor:
         noise = row_noise(seed, range(len(subset_NM)), self.prior.latent_dim).to(self.device)
         sigmas = karras_sigmas(self.recipe.sampler_steps, self.prior_table.sigma_min, self.prior_table.sigma_max)
-        denoise = self.prior.denoiser(h_MNF, subset_NM, self.recipe.guidance, autoguidance)
+        guidance = Guidance(guidance_scale=self.recipe.guidance, autoguidance_scale=autoguidance)
+        denoise = self.prior.denoiser(h_MNF, subset_NM, guidance)
         return self.prior.restore(SAMPLERS[self.recipe.sampler](denoise, noise, sigmas))
 
 

@@ -10,6 +10,7 @@ from shala_framework.prior import (
     SAMPLERS,
     DiffusionPrior,
     GaussianMixture,
+    Guidance,
     karras_sigmas,
     num_evaluations,
     row_noise,
@@ -220,27 +221,64 @@ def test_every_conditional_of_a_toy_is_sampled():
     torch.testing.assert_close(joint.T.cov(), z.T.cov(), atol=0.12, rtol=0)
 
 
-def test_guidance_interpolates_and_extrapolates():
-    """Scale 0 is the unconditional denoiser, 1 the conditional one, and 2 as far beyond it."""
+@pytest.fixture
+def guided():
+    """A prior that says something, features of five rows of which the first is not given any, and noisy latents."""
     torch.manual_seed(0)
     prior = DiffusionPrior(latent_dim=3, num_modalities=2, feature_dim=4, hidden_dim=16)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    h, subset = [torch.randn(5, 4) for _ in range(2)], torch.tensor([[True, False]]).expand(5, -1)
-    z, sigma = torch.randn(5, 3), torch.full((5,), 0.7)
+    subset = torch.tensor([[False, False], *[[True, False]] * 4])
+    return prior, [torch.randn(5, 4) for _ in range(2)], subset, torch.randn(5, 3)
+
+
+def test_guidance_interpolates_and_extrapolates(guided):
+    """Scale 0 is the poorer denoiser, 1 the plain one, and 2 as far beyond it, row by row."""
+    prior, h, subset, z = guided
+    sigma = torch.full((5,), 0.7)
+
+    def denoised(**scales):
+        return prior.denoiser(h, subset, Guidance(**scales))(z, sigma)
+
+    plain = denoised()
     without = prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
-    given = prior.denoiser(h, subset)(z, sigma)
-    assert not torch.allclose(without, given)
-    torch.testing.assert_close(prior.denoiser(h, subset, 0.0)(z, sigma), without)
-    torch.testing.assert_close(prior.denoiser(h, subset, 2.0)(z, sigma), 2 * given - without)
-    for some, plain in ((subset, given), (torch.zeros_like(subset), without)):
-        guide = prior.denoise(z, sigma, prior.condition(h, some, guide=True), guide=True)
-        assert not torch.allclose(guide, plain)
-        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 0.0)(z, sigma), guide)
-        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 2.0)(z, sigma), 2 * plain - guide)
-    both = prior.denoiser(h, subset, 2.0, 3.0)(z, sigma)
-    guide = prior.denoiser(h, subset, 1.0, 0.0)(z, sigma)
-    torch.testing.assert_close(both, given + (given - without) + 2 * (given - guide))
+    guide = prior.denoise(z, sigma, prior.condition(h, subset, guide=True), guide=True)
+    assert not torch.allclose(without[1:], plain[1:])
+    assert not torch.allclose(guide, plain)
+    torch.testing.assert_close(denoised(guidance_scale=0.0), without)
+    torch.testing.assert_close(denoised(guidance_scale=2.0), 2 * plain - without)
+    torch.testing.assert_close(denoised(autoguidance_scale=0.0), guide)
+    torch.testing.assert_close(denoised(autoguidance_scale=2.0), 2 * plain - guide)
+
+
+def test_both_kinds_of_guidance_share_the_greater_extent(guided):
+    """Of w - 1 = 1 and v - 1 = 2 the whole is 2, a third and two thirds of it; a row with nothing given has v alone."""
+    prior, h, subset, z = guided
+    sigma = torch.full((5,), 0.7)
+    plain, without = prior.denoiser(h, subset)(z, sigma), prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
+    guide = prior.denoise(z, sigma, prior.condition(h, subset, guide=True), guide=True)
+    both = prior.denoiser(h, subset, Guidance(guidance_scale=2.0, autoguidance_scale=3.0))(z, sigma)
+    torch.testing.assert_close(both[1:], (plain + 2 / 3 * (plain - without) + 4 / 3 * (plain - guide))[1:])
+    torch.testing.assert_close(both[0], (3 * plain - 2 * guide)[0])
+
+
+def test_guidance_has_no_effect_outside_its_interval(guided):
+    """Within the limits, which count, it is as without them; elsewhere D is plain, and nothing else is asked."""
+    prior, h, subset, z = guided
+    scales = {"guidance_scale": 3.0, "autoguidance_scale": 2.0}
+    plain, everywhere = prior.denoiser(h, subset), prior.denoiser(h, subset, Guidance(**scales))
+    limited = prior.denoiser(h, subset, Guidance(**scales, sigma_min=0.5, sigma_max=2.0))
+    sigma = torch.tensor([0.49, 0.5, 1.0, 2.0, 2.01])
+    inside = ((sigma >= 0.5) & (sigma <= 2))[:, None]
+    assert not torch.allclose(plain(z, sigma), everywhere(z, sigma))
+    torch.testing.assert_close(limited(z, sigma), torch.where(inside, everywhere(z, sigma), plain(z, sigma)))
+    calls = []
+    prior.network.register_forward_hook(lambda *_: calls.append(1))
+    prior.guide.register_forward_hook(lambda *_: calls.append(1))
+    limited(z, torch.full((5,), 3.0))
+    assert len(calls) == 1
+    limited(z, torch.full((5,), 1.0))
+    assert len(calls) == 4
 
 
 def test_mixture_recovers_its_parameters():

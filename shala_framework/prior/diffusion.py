@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.distributed.processes import rows_rand, rows_randn
+from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
 from shala_framework.prior.whitening import whitening
@@ -186,34 +187,35 @@ class DiffusionPrior(nn.Module):
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 
-    def denoiser(
-        self,
-        h_MBF: Sequence[Tensor],
-        subset_BM: Tensor,
-        guidance_scale: float = 1.0,
-        autoguidance_scale: float = 1.0,
-    ) -> Denoise:
-        """D(z; sigma) for fixed features: D + (w - 1) (D - D_uncond) + (v - 1) (D - D_guide).
+    def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance: Guidance = NO_GUIDANCE) -> Denoise:
+        """D(z; sigma) for fixed features, with guidance or without.
 
         Args:
             h_MBF: Features of every modality; those outside the subset may hold anything finite.
             subset_BM: bool, the given modalities; rows without any are unconditional.
-            guidance_scale: w, towards what is given; 1 is no guidance, and each kind costs an evaluation more.
-            autoguidance_scale: v, away from the guide's errors; 1 is none.
+            guidance: Each kind costs an evaluation more, at the noise levels where it has an effect.
         """
         given_BW = self.condition(h_MBF, subset_BM)
+        towards_given, from_guide = guidance.extents(any_given=True)
+        _, from_guide_alone = guidance.extents(any_given=False)
+        some_B1 = subset_BM.any(1, keepdim=True)
         # What the samples are to move away from: how far, by which condition, and whether it is the guide's.
-        others: list[tuple[float, Tensor, bool]] = []
-        if guidance_scale != 1 and bool(subset_BM.any()):
-            others.append((guidance_scale - 1, self.condition(h_MBF, torch.zeros_like(subset_BM)), False))
-        if autoguidance_scale != 1:
-            others.append((autoguidance_scale - 1, self.condition(h_MBF, subset_BM, guide=True), True))
+        others: list[tuple[Tensor, Tensor, bool]] = []
+        if towards_given and bool(some_B1.any()):
+            extent_B1 = some_B1.to(given_BW.dtype) * towards_given
+            others.append((extent_B1, self.condition(h_MBF, torch.zeros_like(subset_BM)), False))
+        if from_guide:
+            extent_B1 = torch.where(some_B1, from_guide, from_guide_alone)
+            others.append((extent_B1, self.condition(h_MBF, subset_BM, guide=True), True))
 
         def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
             plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW)
-            for extent, condition_BW, guide in others:
+            if not others or not guidance.has_effect(sigma_N):
+                return plain_ND
+            share_N1 = guidance.share(sigma_N)[:, None]
+            for extent_N1, condition_BW, guide in others:
                 other_ND = self.denoise(z_ND, sigma_N, condition_BW, guide=guide)
-                guided_ND = guided_ND + extent * (plain_ND - other_ND)
+                guided_ND = guided_ND + extent_N1 * share_N1 * (plain_ND - other_ND)
             return guided_ND
 
         return denoise

@@ -306,7 +306,10 @@ class Generate:
         num_steps: Steps of the sampler.
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide), away from what a poorer denoiser gets wrong, with or
-            without given modalities; 1 is none.
+            without given modalities; 1 is none. Where both scales have an effect, the greater of w - 1 and v - 1 is the
+            extent of both together, which they share in proportion.
+        guidance_sigma_min: Lowest noise level at which samples are guided, by either kind.
+        guidance_sigma_max: Highest such level; without it there is no limit.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
@@ -316,6 +319,15 @@ class Generate:
     num_steps: int = attrs.field(default=18, validator=at_least(2, at_most=10_000))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
     autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    guidance_sigma_min: float = attrs.field(default=0.0, validator=between(0, 1e4))
+    guidance_sigma_max: float | None = attrs.field(default=None, validator=optional(between(0, 1e4)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.guidance_sigma_max is not None and self.guidance_sigma_max < self.guidance_sigma_min:
+            raise ValueError(
+                "expected guidance_sigma_min <= guidance_sigma_max, got "
+                f"{self.guidance_sigma_min} and {self.guidance_sigma_max}"
+            )
 
 
 @attrs.frozen(kw_only=True)
