@@ -69,11 +69,15 @@ class MixtureSkip(StudiedPrior):
         self.means, self.log_weights = mixture.means, mixture.weights.log()
         self.values, self.vectors = values.clamp_min(1e-4), vectors
 
-    def denoise_mixture(self, z_BD: Tensor, sigma_B: Tensor) -> Tensor:
+    def log_prior(self, condition_BW: Tensor) -> Tensor:
+        """Log of each component's probability, [K, B] or [K, 1]."""
+        return self.log_weights[:, None]
+
+    def denoise_mixture(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor) -> Tensor:
         """E[clean | z] under the mixture."""
         rotated_KBD = torch.einsum("kbd,kde->kbe", z_BD[None] - self.means[:, None], self.vectors)
         total_KBD = self.values[:, None] + sigma_B[None, :, None].square()
-        log_KB = self.log_weights[:, None] - 0.5 * (rotated_KBD.square() / total_KBD + total_KBD.log()).sum(2)
+        log_KB = self.log_prior(condition_BW) - 0.5 * (rotated_KBD.square() / total_KBD + total_KBD.log()).sum(2)
         share_KB = log_KB.softmax(0)
         shrunk_KBD = rotated_KBD * (self.values[:, None] / total_KBD) * share_KB[:, :, None]
         restored_BD = torch.einsum("kbe,kde->bd", shrunk_KBD, self.vectors)
@@ -85,7 +89,20 @@ class MixtureSkip(StudiedPrior):
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
         raw: Tensor = self.network(z_BD / total, sigma_B.log() / 4, condition_BW)
-        return self.denoise_mixture(z_BD, sigma_B) + sigma_B1 / total * raw
+        return self.denoise_mixture(z_BD, sigma_B, condition_BW) + sigma_B1 / total * raw
+
+
+class GatedMixtureSkip(MixtureSkip):
+    """The same with probabilities of the components that depend on what is given."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.gate = nn.Linear(sizes["hidden_dim"], self.COMPONENTS)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def log_prior(self, condition_BW: Tensor) -> Tensor:
+        return (self.log_weights + self.gate(condition_BW)).log_softmax(1).T
 
 
 class UncertaintyWeight(StudiedPrior):
@@ -119,6 +136,7 @@ class Coupling(StudiedPrior):
 PRIORS: dict[str, type[StudiedPrior]] = {
     "diffusion": StudiedPrior,
     "mixture": MixtureSkip,
+    "gated": GatedMixtureSkip,
     "uncertainty": UncertaintyWeight,
     "coupling": Coupling,
 }

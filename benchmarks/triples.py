@@ -32,7 +32,6 @@ from PIL import Image, ImageDraw
 
 import shala_framework
 from shala_framework.support.machine import describe_machine
-from shala_framework.training.metrics import read_metrics
 
 COLOURS = {
     "red": (210, 45, 45), "green": (50, 170, 60), "blue": (50, 80, 210), "yellow": (225, 205, 50),
@@ -224,7 +223,8 @@ def main() -> None:
     sets = [text for override in args.set for text in ("--set", override)]
     line = [sys.executable, "-m", "shala_framework", "run", str(spec), "--out", str(run), *sets]
     subprocess.run(line, check=True)
-    losses = [e for e in read_metrics(run / "metrics.jsonl") if "validation_denoising" in e]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "validation_denoising" in line]
     held_out = [e["validation_denoising"] for e in losses]
     figures = {
         "rows": args.rows,

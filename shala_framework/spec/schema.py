@@ -153,6 +153,8 @@ class Prior:
         guide_hidden_dim: Width of the guide, a poorer denoiser that learns beside it, for autoguidance.
         guide_num_blocks: Its residual blocks.
         dropout: Dropout inside them.
+        feature_noise: Standard deviation of noise on the features, which are standardised, while the denoiser trains; it
+            keeps a small set from being learned by heart.
         whiten: Whether latents are rotated and scaled to a covariance near the identity; otherwise each dimension is
             scaled alone.
         condition: How the features of a subset enter: the "sum" of a projection of each, or "attention" among them.
@@ -169,6 +171,7 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
     whiten: bool = True
     condition: Literal["sum", "attention"] = "sum"
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))

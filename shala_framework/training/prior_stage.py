@@ -78,6 +78,7 @@ class PriorTraining:
             unconditional_share=table.unconditional_share,
             log_sigma_mean=table.log_sigma_mean,
             log_sigma_std=table.log_sigma_std,
+            feature_noise=table.feature_noise,
             guide=guide,
         ).mean()
 
