@@ -6,8 +6,8 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
-from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import Finding, InvalidValueError
 
 # Bounds that no use meets: above them memory or numbers end, hours later or in black pictures.
 MOST_WIDE = 65_536  # of layers and latents; two layers of it hold 16 GiB
@@ -153,8 +153,8 @@ class Prior:
         guide_hidden_dim: Width of the guide, a poorer denoiser that learns beside it, for autoguidance.
         guide_num_blocks: Its residual blocks.
         dropout: Dropout inside them.
-        feature_noise: Standard deviation of noise on the features, which are standardised, while the denoiser trains; it
-            keeps a small set from being learned by heart.
+        feature_noise: Standard deviation of the noise that is added to the features, which are standardised, while the
+            denoiser trains; it keeps a small set from being learned by heart.
         whiten: Whether latents are rotated and scaled to a covariance near the identity; otherwise each dimension is
             scaled alone.
         condition: How the features of a subset enter: the "sum" of a projection of each, or "attention" among them.

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder.model import Autoencoder, Bound
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.stage_pass import Bound
 from shala_framework.data.rows import Rows
-from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.training.metrics import WEIGHT, weighted
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
@@ -28,7 +29,6 @@ class AutoencoderTraining:
     def __init__(
         self,
         autoencoder: Autoencoder,
-        table: Posterior,
         settings: AutoencoderStage,
         device: torch.device,
         held_out: Rows | None = None,
@@ -37,7 +37,7 @@ class AutoencoderTraining:
     ) -> None:
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
-        self.table, self.settings = table, settings
+        self.settings = settings
         self.device, self.held_out, self.precision = device, held_out, precision
         num_values = autoencoder.num_values
         largest = max(num_values.values())
@@ -62,20 +62,13 @@ class AutoencoderTraining:
         with self.precision.autocast(self.device):
             bound = self.autoencoder.bound(rows.x, rows.presence)
         loss = -bound.elbo(self.kl_weight(step), self.likelihood_weights).mean() / self.loss_unit
-        loss = loss + self.table.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
-        loss = loss + self.table.contrast_weight * bound.contrast
-        loss = loss + self.table.recognition_weight * bound.recognition
-        loss = loss + self.table.texture_weight * bound.texture
+        for name, term in self.autoencoder.added_terms.items():
+            if name in bound.added:
+                loss = loss + term.loss(bound.added[name])
         return loss, self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
-        terms = {"kl": bound.kl_B.detach().mean(), "subset_kl": bound.subset_kl_B.detach().mean()}
-        if self.autoencoder.contrast is not None:
-            terms["contrast"] = bound.contrast.detach()
-        if self.autoencoder.recognised:
-            terms["recognition"] = bound.recognition.detach()
-        if self.autoencoder.textured:
-            terms["texture"] = bound.texture.detach()
+        terms = {"kl": bound.kl_B.detach().mean()} | {name: value.detach() for name, value in bound.added.items()}
         for i, (name, value) in enumerate(bound.log_prob.items()):
             terms[f"log_prob/{name}"] = value.detach().mean()
             terms[WEIGHT + f"log_prob/{name}"] = presence_BM[:, i].float().mean()
