@@ -24,14 +24,14 @@ from pictures import FEATURE_DIM, as_rows, load_pictures, modalities, train_with
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.data.latents import collect_latents, latent_statistics
+from shala_framework.data.latents import collect_latents
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.prior import SAMPLERS, DiffusionPrior, GaussianMixture, Guidance, karras_sigmas, row_noise
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
 from shala_framework.support.machine import describe_machine
 from shala_framework.training.precision import FLOAT32, choose_precision
-from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.stages import AutoencoderTraining
 
 NUM_JOINT = 2_000
@@ -135,25 +135,21 @@ def train_autoencoder(model: Model, rows: Rows) -> dict[str, float]:
 
 
 def train_prior(model: Model, rows: Rows, seconds: float) -> dict[str, float]:
-    """Stage 2 on what stage 1 makes of the rows, encoding them within the seconds; and the control."""
+    """Stage 2 on what stage 1 makes of the rows, encoding them and fitting the mixture within the seconds."""
     recipe, start = model.recipe, time.perf_counter()
     store = collect_latents(
         model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device
     ).to(model.device)
     if recipe.posterior_means:
         store = attrs.evolve(store, log_var_ND=torch.full_like(store.log_var_ND, -30.0))
-    model.prior.set_statistics(*latent_statistics(store))
+    fit_to_latents(model.prior, model.mixture, store, seed=recipe.seed)
     settings = structure(recipe.prior_stage, PriorStage)
     stage = PriorTraining(model.prior, model.prior_table, settings, store, precision=model.precision)
     batches = partial(shuffled_batches, len(store), settings.batch_size, recipe.seed)
     left = seconds - (time.perf_counter() - start)
     steps = train_within(stage, settings, batches, left, model.precision, steps=recipe.prior_steps, seed=recipe.seed)
     stage.finish()
-    figures = {"prior_steps": steps, "prior_seconds": round(time.perf_counter() - start, 1)}
-    with torch.no_grad():  # the control's fit is not charged to the budget
-        chosen = torch.randperm(len(store))[:10_000]
-        model.mixture.fit(model.prior.standardise(store.take(chosen).sample()), seed=recipe.seed)
-    return figures
+    return {"prior_steps": steps, "prior_seconds": round(time.perf_counter() - start, 1)}
 
 
 def train(recipe: Recipe, rows: Rows, device: torch.device = CPU) -> tuple[Model, dict[str, float]]:

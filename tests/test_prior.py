@@ -38,6 +38,38 @@ def test_untrained_denoiser_is_ideal_for_standardised_gaussian_data():
     torch.testing.assert_close(prior.denoise(z, sigma, condition), z / (1 + sigma[:, None] ** 2))
 
 
+def test_the_skip_connection_is_the_best_denoiser_of_its_mixture():
+    """With the network at its initial zero, D is the conditional mean in closed form, and it reverses Bayes' rule."""
+    torch.manual_seed(0)
+    mixture = GaussianMixture(2, 3)
+    mixture.weights.copy_(torch.tensor([0.3, 0.7]))
+    mixture.means.copy_(torch.randn(2, 3))
+    mixture.cholesky.copy_(torch.linalg.cholesky(torch.eye(3) + (a := torch.randn(2, 3, 3)) @ a.mT))
+    prior = DiffusionPrior(latent_dim=3, num_modalities=1, feature_dim=2, hidden_dim=16, mixture_components=2)
+    prior.skip.take(mixture)
+    z, sigma = 2 * torch.randn(6, 3), torch.logspace(-2, 1.6, 6)
+    condition = prior.condition([torch.zeros(6, 2)], torch.zeros(6, 1, dtype=torch.bool))
+    covariance = mixture.cholesky @ mixture.cholesky.mT
+    for n in range(6):
+        noisy = covariance + sigma[n] ** 2 * torch.eye(3)
+        share = torch.stack(
+            [
+                mixture.weights[k].log() + torch.distributions.MultivariateNormal(mean, noisy[k]).log_prob(z[n])
+                for k, mean in enumerate(mixture.means)
+            ]
+        ).softmax(0)
+        clean = [
+            mean + covariance[k] @ torch.linalg.solve(noisy[k], z[n] - mean) for k, mean in enumerate(mixture.means)
+        ]
+        expected = (share[:, None] * torch.stack(clean)).sum(0)
+        torch.testing.assert_close(prior.denoise(z, sigma, condition)[n], expected, atol=2e-4, rtol=1e-3)
+    with torch.no_grad():
+        prior.gate.bias.copy_(torch.tensor([50.0, 0.0]))  # as if what is given left the first component alone
+    alone = [mixture.means[0] + covariance[0] @ torch.linalg.solve(
+        covariance[0] + sigma[n] ** 2 * torch.eye(3), z[n] - mixture.means[0]) for n in range(6)]  # fmt: skip
+    torch.testing.assert_close(prior.denoise(z, sigma, condition), torch.stack(alone), atol=2e-4, rtol=1e-3)
+
+
 def test_whitened_latents_have_the_identity_as_covariance():
     """They are restored exactly, the volume is the determinant's, and few rows leave no direction inflated."""
     torch.manual_seed(0)
@@ -65,7 +97,7 @@ def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
     torch.manual_seed(0)
     covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     data = torch.randn(4096, 2) @ torch.linalg.cholesky(covariance).T
-    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=1, hidden_dim=64, num_blocks=2)
+    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=1, hidden_dim=64, num_blocks=2, whiten=False)
     average = train_prior(prior, data, [torch.zeros(4096, 1)], steps=1500)
     average.copy_to_module()
     z = data[:512] + 0.8 * torch.randn(512, 2)

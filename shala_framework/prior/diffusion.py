@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
+from shala_framework.prior.mixture_skip import MixtureSkip
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
 from shala_framework.prior.whitening import whitening
@@ -49,6 +50,8 @@ class DiffusionPrior(nn.Module):
         dropout: float = 0.0,
         condition: str = "sum",
         whiten: bool = True,
+        skip: str = "mixture",
+        mixture_components: int = 10,
     ) -> None:
         super().__init__()
         self.latent_dim, self.whiten = latent_dim, whiten
@@ -64,6 +67,11 @@ class DiffusionPrior(nn.Module):
             )
             for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )
+        self.skip = MixtureSkip(mixture_components, latent_dim) if skip == "mixture" else None
+        self.gate = nn.Linear(hidden_dim, mixture_components) if skip == "mixture" else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
         self.register_buffer("z_restore", torch.eye(latent_dim))
@@ -84,6 +92,8 @@ class DiffusionPrior(nn.Module):
             dropout=table.dropout,
             condition=table.condition,
             whiten=table.whiten,
+            skip=table.skip,
+            mixture_components=table.mixture_components,
         )
 
     def set_statistics(
@@ -136,7 +146,11 @@ class DiffusionPrior(nn.Module):
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
         raw: Tensor = (self.guide if guide else self.network)(z_BD / total, sigma_B.log() / 4, condition_BW)
-        return z_BD / total.square() + sigma_B1 / total * raw
+        if guide or self.skip is None or self.gate is None:
+            skipped_BD = z_BD / total.square()
+        else:
+            skipped_BD = self.skip(z_BD, sigma_B, self.gate(condition_BW))
+        return skipped_BD + sigma_B1 / total * raw
 
     def loss(
         self,

@@ -157,13 +157,15 @@ class Prior:
             denoiser trains; it keeps a small set from being learned by heart.
         whiten: Whether latents are rotated and scaled to a covariance near the identity; otherwise each dimension is
             scaled alone.
+        skip: Skip connection of the denoiser: the best denoiser of a Gaussian "mixture" that is fitted before training,
+            whose components' probabilities depend on what is given, or of a single "gaussian", as in EDM.
         condition: How the features of a subset enter: the "sum" of a projection of each, or "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
         log_sigma_std: Its standard deviation (P_std of EDM).
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
         sigma_max: Highest noise level of the sampler, same unit.
         unconditional_share: Share of training rows whose subset S is empty.
-        mixture_components: Components of the Gaussian-mixture control.
+        mixture_components: Components of the Gaussian mixture, of the skip connection and of the control.
     """
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
@@ -173,6 +175,7 @@ class Prior:
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
     feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
     whiten: bool = True
+    skip: Literal["mixture", "gaussian"] = "mixture"
     condition: Literal["sum", "attention"] = "sum"
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))

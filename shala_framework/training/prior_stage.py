@@ -12,17 +12,40 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
-from shala_framework.data.latents import Latents, LatentStore
+from shala_framework.data.latents import Latents, LatentStore, latent_statistics
 from shala_framework.distributed.processes import copied_from_first, rows_randn
-from shala_framework.prior import DiffusionPrior
+from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.machine import to_device
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
+LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # at most about so many rows, repeated, have their error measured in a validation
 AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # in the names of the extra state
+
+
+def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Latents, *, seed: int) -> None:
+    """Learn what stage 2 needs before its first step: its unit, and the mixture that is control and skip at once.
+
+    Args:
+        prior: Takes the statistics, and the mixture as its skip connection if it has one.
+        mixture: Fitted to draws of the aggregate posterior, in the prior's unit; several a row where rows are few.
+        latents: Of the training rows.
+        seed: Of the draws and of the mixture's start.
+    """
+    device = prior.z_mean.device
+    prior.set_statistics(*latent_statistics(latents))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
+        draws_ND = prior.standardise(latents.take(rows).to(device).sample())
+        # Each component's covariance is estimated as with D more training rows of covariance I, as whitening's is.
+        rows_of_identity = prior.latent_dim * max(1.0, len(rows) / len(latents))
+        mixture.fit(draws_ND, seed=seed, rows_of_identity=rows_of_identity)
+    if prior.skip is not None:
+        prior.skip.take(mixture)
 
 
 class PriorTraining:
