@@ -42,7 +42,7 @@ def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Lat
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
         # Each component's covariance is estimated as with D more training rows of covariance I, as whitening's is.
-        rows_of_identity = prior.latent_dim * max(1.0, len(rows) / len(latents))
+        rows_of_identity = prior.latent_dim * len(rows) / len(latents)
         mixture.fit(draws_ND, seed=seed, rows_of_identity=rows_of_identity)
     if prior.skip is not None:
         prior.skip.take(mixture)
