@@ -34,14 +34,15 @@ import attrs
 import numpy as np
 import torch
 from ablation import Scorer
-from pictures import as_rows, load_pictures
-from polymnist import Model, Recipe, train_autoencoder
+from pictures import load_pictures
+from polymnist import Recipe, train_stage
 from prior_variants import PRIORS
 from scripts import markdown
 from torch import Tensor, nn
 
-from shala_framework.data.latents import LatentStore, collect_latents, latent_statistics
-from shala_framework.data.rows import shuffled_batches
+from shala_framework import ShaLa
+from shala_framework.data.latent_store import LatentStore, latent_statistics, latents_of
+from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import precision_recall
 from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
@@ -194,14 +195,13 @@ class Pictures:
             labels = arrays["train_y"][-HELD_OUT:]
         held_out = {name: x[-HELD_OUT:] for name, x in pictures.items()}
         rows = {name: x[:-HELD_OUT] for name, x in pictures.items()}
-        torch.manual_seed(0)
-        self.model = Model(rows, Recipe(steps=steps))
+        recipe = Recipe(steps=steps)
+        self.model = recipe.model(len(rows))
         file = results / "autoencoder.safetensors"
         if not file.exists():
-            train_autoencoder(self.model, as_rows(rows))
+            train_stage(self.model, "autoencoder", recipe, rows, 0.0, "cpu")
             write_checkpoint(file, self.model.autoencoder.state_dict(), {})
         self.model.autoencoder.load_state_dict(read_checkpoint(file)[0])
-        self.model.autoencoder.eval()
         self.train, self.held_out = (
             _encoded(self.model, x, results / f"latents-{name}.safetensors")
             for name, x in (("train", rows), ("held-out", held_out))
@@ -211,18 +211,25 @@ class Pictures:
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []
-        for i, x in enumerate(self.model.decode(z_ND).values()):
+        for i, x in enumerate(self.model.decode(z_ND, batch_size=250).values()):
             features = self.scorer._features(i, x)
             found.append((features, self.scorer._digits(i, features)))
         return found
 
 
-def _encoded(model: Model, x: Mapping[str, Tensor], file: Path) -> LatentStore:
+def _encoded(model: ShaLa, x: Mapping[str, Tensor], file: Path) -> LatentStore:
     if not file.exists():
-        rows = as_rows(x)
-        batches = (rows.take(index) for index in torch.arange(len(rows)).split(250))
-        write_checkpoint(file, attrs.asdict(collect_latents(model.autoencoder, batches, CPU), recurse=False), {})
+        store = latents_of(model.autoencoder, rows_of(x), CPU)
+        write_checkpoint(file, attrs.asdict(store, recurse=False), {})
     return LatentStore(**read_checkpoint(file)[0])
+
+
+def rows_of(x: Mapping[str, Tensor]) -> Rows:
+    """Rows without labels that have every modality."""
+    count = len(next(iter(x.values())))
+    keys = tuple(map(str, range(count)))
+    presence = torch.ones(count, len(x), dtype=torch.bool)
+    return Rows(x=dict(x), presence=presence, keys=keys, labels=(None,) * count)
 
 
 class Study:

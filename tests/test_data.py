@@ -10,8 +10,8 @@ import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework.data import latents
-from shala_framework.data.latents import LatentStore
+from shala_framework.data import latent_store
+from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.packing import pack
 from shala_framework.data.rows import load_rows, shuffled_batches
 from shala_framework.data.shards import read_shards
@@ -61,7 +61,7 @@ def make_tar(path: Path, names: list[str], label: bytes = b"[1, 2]") -> str:
 
 def test_a_key_in_two_places_is_an_error(tmp_path):
     """An unordered tar file, which would split one sample into two partial ones, is refused."""
-    with pytest.raises(DataError, match="not side by side"):
+    with pytest.raises(DataError, match="not adjacent"):
         list(read_shards([make_tar(tmp_path / "x.tar", ["k1.a", "k2.a", "k1.b"])]))
 
 
@@ -139,7 +139,7 @@ def test_a_streamed_epoch_holds_every_sample_once(shards, buffer_size):
     assert keys[:103] != sorted(keys[:103])
 
 
-def test_a_stream_goes_on_at_any_step(shards):
+def test_a_stream_resumes_at_any_step(shards):
     """Started at step 9, the stream gives what it would have given from there, bit for bit."""
     settings = {"batch_size": 8, "buffer_size": 20, "seed": 5}
     whole = list(islice(ShardStream(shards, MODALITIES, **settings), 30))
@@ -199,7 +199,7 @@ def test_shard_names(tmp_path):
 
 def test_latent_statistics_follow_the_law_of_total_covariance(monkeypatch):
     """Mean and covariance are those of draws; features count only where present."""
-    monkeypatch.setattr(latents, "STATISTICS_ROWS", 900)
+    monkeypatch.setattr(latent_store, "STATISTICS_ROWS", 900)
     torch.manual_seed(0)
     presence = torch.rand(4000, 2) < 0.7
     store = LatentStore(
@@ -208,7 +208,7 @@ def test_latent_statistics_follow_the_law_of_total_covariance(monkeypatch):
         (torch.randn(4000, 2, 3) * 2 + 1) * presence[:, :, None],
         presence,
     )
-    z_mean, z_covariance, h_mean, h_std, num_rows = latents.latent_statistics(store)
+    z_mean, z_covariance, h_mean, h_std, num_rows = latent_store.latent_statistics(store)
     z = store.sample()
     torch.testing.assert_close(z_mean, z.mean(0), atol=0.1, rtol=0)
     torch.testing.assert_close(z_covariance, z.T.cov(), atol=0.15, rtol=0.03)

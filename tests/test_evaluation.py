@@ -75,7 +75,7 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
     assert conditional["diffusion", 1]["coherence"]["value"] > 0.8
     assert set(conditional["diffusion", 1]["pairs"]) == {"first", "second"}
     assert found["conditional_real"]["count"] == conditional["diffusion", 1]["frechet"]["count"]
-    assert f"of real rows {found['conditional_real']['value']:.3f}" in out
+    assert f"real rows {found['conditional_real']['value']:.3f}" in out
     diversity = {
         method: conditional[method, 1]["diversity"]["value"] for method in ("diffusion", "diffusion, guidance 2")
     }

@@ -8,7 +8,7 @@ import attrs
 import pytest
 import torch
 
-from shala_framework.data.latents import LatentStore, latent_statistics
+from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.data.rows import shuffled_batches
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec import structure

@@ -14,11 +14,11 @@ COLOURS = ("#0b6e99", "#e07b39", "#5a8f29", "#8b5fbf", "#9a9a9a", "#c23b4e")
 
 
 def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
-    """Pictures by name: "joint" and "conditional", without those that nothing was measured for.
+    """Draw pictures by name, "joint" and "conditional", without those that have no measurements.
 
     Args:
-        evaluation: What was measured.
-        title: Above each picture.
+        evaluation: Evaluation to draw.
+        title: Title of each picture.
     """
     pictures = {}
     if evaluation.joint:
@@ -29,7 +29,7 @@ def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
 
 
 def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
-    """Coherence against mean Frechet distance of each method, and precision against recall: better is up, and left."""
+    """Plot coherence against mean Frechet distance, and precision against recall. Up and left are better."""
     canvas = Canvas(figsize=(10, 4.2), layout="constrained")
     coherence, manifold = canvas.subplots(1, 2)
     for colour, figures in zip(COLOURS * len(joint), joint, strict=False):
@@ -55,7 +55,7 @@ def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
 
 
 def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> bytes:
-    """Coherence and diversity by the number of given modalities, a line a method."""
+    """Plot coherence and diversity by the number of given modalities, one line per method."""
     canvas = Canvas(figsize=(10, 4.2), layout="constrained")
     left, right = canvas.subplots(1, 2)
     methods = list(dict.fromkeys(figures.method for figures in conditional))

@@ -1,4 +1,4 @@
-"""An evaluation as tables of text, for a terminal and for the report."""
+"""Format an evaluation as text tables, for a terminal and for the report."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from shala_framework.support.json_files import read_json
 
 
 @attrs.frozen
-class Table:
+class TextTable:
     """A table of an evaluation.
 
     Attributes:
-        title: What it says of what.
+        title: Title of the table.
         head: Titles of the columns.
-        lines: Cells, the first of each line its name where the first column has no title.
+        lines: Lines of cells. If the first column has no title, its cells are the names of the lines.
     """
 
     title: str
@@ -30,32 +30,32 @@ class Table:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What `evaluation/<split>.json` of a run holds.
+    """Read `evaluation/<split>.json` of a run.
 
     Raises:
-        CheckpointError: The file cannot be read, or is damaged.
+        CheckpointError: The file cannot be read or is damaged.
     """
     converter = cattrs.Converter()
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
-    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` writes it again"
+    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` rewrites it"
     saved: dict[str, Any] = read_json(path, {"rows": int}, error=CheckpointError, advice=advice)
     try:
         return converter.structure(saved, Evaluation)
-    except Exception as error:  # cattrs' own are groups of any kind
-        raise CheckpointError(f"{path} is no evaluation of this version: {error}; {advice}") from error
+    except Exception as error:  # cattrs raises exception groups of any kind
+        raise CheckpointError(f"{path} is not an evaluation of this version: {error}; {advice}") from error
 
 
-def evaluation_tables(evaluation: Evaluation) -> list[Table]:
-    """Every table of what was measured."""
-    return [Table(*table) for table in _tables(evaluation)]
+def evaluation_tables(evaluation: Evaluation) -> list[TextTable]:
+    """Return every table of an evaluation."""
+    return [TextTable(*table) for table in _tables(evaluation)]
 
 
 def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
-    """Title, head and lines of each table."""
+    """Yield title, head and lines of each table."""
     names = list(evaluation.reconstruction)
     if evaluation.judges:
         yield (
-            f"judges: share right, of {evaluation.rows} held-out rows [95 % interval]",
+            f"accuracy of the judges on {evaluation.rows} held-out rows [95 % interval]",
             ["", "real rows", "reconstructions"],
             [[name, show(j.real), show(j.reconstructed)] for name, j in evaluation.judges.items()],
         )
@@ -79,7 +79,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
     if evaluation.conditional:
         title = f"samples from given modalities; Frechet distance with n = {evaluation.conditional[0].frechet.count}"
         if evaluation.conditional_real is not None:
-            title += f", of real rows {show(evaluation.conditional_real)}"
+            title += f"; real rows {show(evaluation.conditional_real)}"
         yield (
             title,
             ["", "given", "coherence", "of the vote", "Frechet", "diversity"],
@@ -108,12 +108,12 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                 )
     if evaluation.log_likelihood:
         yield (
-            "log-likelihood, nats a row (a lower bound)",
+            "log-likelihood, nats per row (a lower bound)",
             ["", "nats"],
             [[title, show(figure, digits=1)] for title, figure in evaluation.log_likelihood.items()],
         )
     yield (
-        "reconstruction, nats a value",
+        "reconstruction, nats per value",
         names,
         [[show(evaluation.reconstruction[name]) for name in names]],
     )
@@ -134,7 +134,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
 
 
 def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:
-    """A figure as text, such as "0.934 [0.921, 0.946]"; nothing for one that was not measured."""
+    """Format a figure such as "0.934 [0.921, 0.946]"; empty if it was not measured."""
     if figure is None:
         return ""
     text = f"{figure.value:.{digits}f}"
@@ -144,7 +144,7 @@ def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:
 
 
 def _over_modalities(figures: dict[str, Figure]) -> str:
-    """The mean over modalities; JSON has each one's."""
+    """Format the mean over modalities; the JSON file has each modality's value."""
     if not figures:
         return ""
     return f"{sum(figure.value for figure in figures.values()) / len(figures):.3f}"

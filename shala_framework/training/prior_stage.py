@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
-from shala_framework.data.latents import Latents, LatentStore, latent_statistics
+from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
 from shala_framework.distributed.processes import copied_from_first, rows_randn
 from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.spec.schema import Prior, PriorStage

@@ -97,15 +97,15 @@ def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path
     account = Account()
     list(dataset.samples(tmp_path, account))
     assert account.left_out == [
-        ("no file of that name", "t.csv line 5 (9)"),
+        ("no file has that name", "t.csv line 5 (9)"),
         ("no row in t.csv, which has column 'split'", "3"),
         ("empty file", "2.jpg"),
-        ("no file but a label, or none that can be read", "2"),
+        ("no readable file other than a label", "2"),
     ]
 
 
 def test_hash_splits_keep_shares_and_places() -> None:
-    """Of 4,000 names each split gets its share within 2 %, and larger shares only take from train."""
+    """Each split gets its share of 4,000 names within 2 %, and larger shares only take names from train."""
     names = [f"name {number}" for number in range(4000)]
     small = {name: split_by_hash(name, 0.1, 0.2) for name in names}
     assert {split: round(number / 4000, 1) for split, number in Counter(small.values()).items()} == {

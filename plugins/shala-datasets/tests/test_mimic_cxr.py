@@ -1,4 +1,4 @@
-"""MIMIC-CXR: which image and report make a sample, labels, layouts, and what is said of the rest."""
+"""MIMIC-CXR: the image and report of a sample, labels, layouts, and notes about what is left out."""
 
 import csv
 import gzip
@@ -222,7 +222,7 @@ def test_odd_rows_are_left_out_with_their_lines(tmp_path: Path) -> None:
         "1 row left out, same image twice: mimic-cxr-2.0.0-split.csv line 5",
         "4 rows left out, image is not in the split table: mimic-cxr-2.0.0-metadata.csv line 3, "
         "mimic-cxr-2.0.0-metadata.csv line 4, mimic-cxr-2.0.0-metadata.csv line 5, mimic-cxr-2.0.0-metadata.csv line 6",
-        "1 row left out, image of the split table is not in the metadata table, which knows its view: lost",
+        "1 row left out, image of the split table is not in the metadata table, which states its view: lost",
     ]
     assert "1 row left out, study is not in the split table: mimic-cxr-2.0.0-chexpert.csv line 3" in notes
 
@@ -257,7 +257,7 @@ def test_wrong_folders_and_tables_are_errors_with_the_cure(tmp_path: Path) -> No
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(gzip.compress(text.encode())[:-20])
     refused(r"mimic-cxr-2.0.0-split.csv.gz: cannot read the table", finding="")
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").unlink()
-    refused(r"none of this name:\nmimic-cxr-2.0.0-split.csv or .csv.gz \(it comes with MIMIC-CXR-JPG\)$", finding="")
+    refused(r"found none named:\nmimic-cxr-2.0.0-split.csv or .csv.gz \(it comes with MIMIC-CXR-JPG\)$", finding="")
     split.write_text(text)
     shutil.rmtree(tmp_path / "files")
     (tmp_path / "files/p10").mkdir(parents=True)
