@@ -56,17 +56,29 @@ def members(pattern: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def expand_tables(raw: dict[str, Any]) -> list[Finding]:
-    """Replace the modality tables whose names have braces, in place; returns what is wrong with their names.
+@attrs.define
+class Expanded:
+    """Modality tables without braces in their names, from a file or an override.
+
+    Attributes:
+        tables: By name.
+        patterns: Name to the name with braces that it came from, where it came from one.
+        findings: What is wrong, each with the path of a key of a spec.
+    """
+
+    tables: dict[str, Any] = attrs.field(factory=dict)
+    patterns: dict[str, str] = attrs.field(factory=dict)
+    findings: list[Finding] = attrs.field(factory=list)
+
+
+def expand_tables(tables: Mapping[str, Any]) -> Expanded:
+    """Expand modality tables whose names have braces.
 
     Args:
-        raw: A spec as TOML values.
+        tables: TOML values by name, those of a file or those that an override sets.
     """
-    tables = raw.get("modality")
-    if not isinstance(tables, dict):
-        return []
-    findings: list[Finding] = []
-    expanded: dict[str, Any] = {}
+    expanded = Expanded()
+    findings = expanded.findings
     for pattern, table in tables.items():
         if isinstance(table, dict) and "group" in table:
             findings.append(Finding(("modality", pattern, "group"), "expected no such key", "share = true makes one"))
@@ -75,22 +87,38 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
         except InvalidValueError as error:
             findings += [attrs.evolve(finding, path=("modality", pattern)) for finding in error.findings]
             continue
-        if len(expanded) + len(named) > MOST_MEMBERS:
-            message = f"expected at most {MOST_MEMBERS:,} modality tables in all, got more with {shortened(pattern)}"
-            findings.append(Finding(("modality", pattern), message))
+        if len(expanded.tables) + len(named) > MOST_MEMBERS:
+            findings.append(Finding(("modality", pattern), too_many(pattern)))
             break
         if len(named) > 1 and len(named) * (size := _size(table)) > MOST_FILLED:
             message = f"expected a shorter table for {len(named):,} names, got one of {size:,} characters and values"
             findings.append(Finding(("modality", pattern), message))
             continue
         for name, values in named.items():
-            if name in expanded or (name != pattern and name in tables):
+            if name in expanded.tables or (name != pattern and name in tables):
                 findings.append(Finding(("modality", pattern), f"expected names of its own, got {name!r} once more"))
-            expanded[name] = _filled(table, values) if values else table
-            if values and isinstance(table, dict) and table.get("share") is True:
-                expanded[name]["group"] = pattern
-    raw["modality"] = expanded
-    return findings
+            expanded.tables[name] = _filled(table, values) if values else table
+            if values:
+                expanded.patterns[name] = pattern
+    return expanded
+
+
+def too_many(name: str) -> str:
+    """What is wrong where a table is one more than a spec may have."""
+    return f"expected at most {MOST_MEMBERS:,} modality tables in all, got more with {shortened(name)}"
+
+
+def set_groups(tables: Mapping[str, Any], patterns: Mapping[str, str]) -> None:
+    """Name the group of every table that shares, in place, once all overrides are applied.
+
+    Args:
+        tables: Modality tables without braces in their names.
+        patterns: Name to the name with braces that it came from.
+    """
+    for name, pattern in patterns.items():
+        table = tables.get(name)
+        if isinstance(table, dict) and table.get("share") is True:
+            table["group"] = pattern
 
 
 def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[KeyPath, int]:

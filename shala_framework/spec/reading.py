@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.spec.groups import expand_lines, expand_tables, members
+from shala_framework.spec.groups import MOST_MEMBERS, expand_lines, expand_tables, set_groups, too_many
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.structuring import (
@@ -30,11 +30,19 @@ from shala_framework.support.urls import is_cache
 
 @attrs.frozen
 class Override:
-    """One value that replaces what the file says; origin names where it was written."""
+    """One value that replaces what the file says.
+
+    Attributes:
+        path: The key.
+        value: Its TOML value.
+        origin: Where it was written.
+        patterns: Name of each modality that the key or the value names by braces, to that name with its braces.
+    """
 
     path: KeyPath
     value: Any
     origin: str
+    patterns: dict[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -82,16 +90,29 @@ def parse_override(text: str) -> Override:
         raise SpecError([Problem(path=format_path(path), message=str(error), origin="--set")]) from None
 
 
-def _members(override: Override) -> list[Override]:
-    """An override of a table whose name has braces is one of each table that they stand for.
+def _expanded(override: Override) -> list[Override]:
+    """An override of modality tables as one of each table that it reaches, under the rules of a file's tables.
 
     Raises:
-        InvalidValueError: They stand for too many.
+        InvalidValueError: A file would be refused for the same.
     """
-    head, *rest = override.path
-    if head != "modality" or not rest:
+    head, *keys = override.path
+    tables = override.value
+    for key in reversed(keys):
+        tables = {key: tables}
+    if head != "modality" or not isinstance(tables, dict):
         return [override]
-    return [attrs.evolve(override, path=(head, name, *rest[1:])) for name in members(str(rest[0]))]
+    expanded = expand_tables(tables)
+    if expanded.findings:
+        raise InvalidValueError(expanded.findings)
+    if not keys:
+        return [attrs.evolve(override, value=expanded.tables, patterns=expanded.patterns)]
+    found = []
+    for name, value in expanded.tables.items():
+        for key in keys[1:]:
+            value = value[key]
+        found.append(attrs.evolve(override, path=(head, name, *keys[1:]), value=value, patterns=expanded.patterns))
+    return found
 
 
 def _dotted(key: str) -> KeyPath:
@@ -103,6 +124,23 @@ def _dotted(key: str) -> KeyPath:
         path = (*path, name)
     if table != "end":
         raise ValueError(f"expected a dotted key, got {key!r}")
+    return path
+
+
+def _joined(keys: KeyPath) -> KeyPath:
+    """The path of nested keys, each of them dotted or, below `modality`, a name with braces.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    path: KeyPath = ()
+    for key in map(str, keys):
+        try:
+            path += _dotted(key)
+        except ValueError:
+            if path != ("modality",):
+                raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
+            path += (key,)
     return path
 
 
@@ -201,16 +239,20 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         raise SpecError([problem]) from error
     lines = key_lines(text)
     places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
-    wrong = [places.problem(finding) for finding in expand_tables(raw)]
+    wrong = []
+    patterns: dict[str, str] = {}
+    if isinstance(raw.get("modality"), dict):
+        expanded = expand_tables(raw["modality"])
+        raw["modality"], patterns = expanded.tables, expanded.patterns
+        wrong = [places.problem(finding) for finding in expanded.findings]
     given: list[Override] = []
     for override in map(parse_override, overrides):
         try:
-            given += _members(override)
+            given += _expanded(override)
         except InvalidValueError as error:
-            path_there = format_path(override.path[:2])
-            wrong += [Problem(path=path_there, message=f.message, origin="--set") for f in error.findings]
+            wrong += [_set_problem(finding) for finding in error.findings]
     base = copy.deepcopy(raw)
-    problems = wrong + _apply(base, given, places)
+    problems = wrong + _apply(base, given, places, patterns)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems)
@@ -224,15 +266,13 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         for keys, value in _leaves(stand_in):
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                target = tuple(part for key in keys for part in _dotted(str(key)))
-                own += _members(Override(target, value, places.origin(written)))
-            except ValueError:
-                message = f"expected a dotted key, got {shortened(str(keys[-1]))}"
-                problems.append(places.problem(Finding(written, message)))
+                own += _expanded(Override(_joined(keys), value, places.origin(written)))
+            except ValueError as error:
+                problems.append(places.problem(Finding(written, str(error))))
             except InvalidValueError as error:
-                problems += [places.problem(Finding(written, finding.message)) for finding in error.findings]
+                problems += [places.problem(attrs.evolve(finding, path=written)) for finding in error.findings]
         base = copy.deepcopy(raw)
-        problems += wrong + _apply(base, [*own, *given], places)
+        problems += wrong + _apply(base, [*own, *given], places, patterns)
         loaded = _resolve(base, places, problems)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
@@ -253,7 +293,21 @@ def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
     return attrs.evolve(loaded, spec=attrs.evolve(loaded.spec, data=attrs.evolve(data, cache=None)))
 
 
-def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) -> list[Problem]:
+def _set_problem(finding: Finding) -> Problem:
+    return Problem(path=format_path(finding.path), message=finding.message, hint=finding.hint, origin="--set")
+
+
+def _apply(
+    raw: dict[str, Any], overrides: Iterable[Override], places: _Places, patterns: Mapping[str, str]
+) -> list[Problem]:
+    """Apply overrides in place, and name the groups of the tables that share after them.
+
+    Args:
+        raw: A spec as TOML values, without braces in the names of modalities.
+        overrides: In their order, without braces in the names of modalities.
+        places: Notes where each value was written.
+        patterns: Name to the name with braces that it came from, of the file's modalities.
+    """
     problems = []
     for override in overrides:
         table: Any = raw
@@ -265,8 +319,20 @@ def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) 
                 problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
                 break
         else:
-            table[override.path[-1]] = override.value
+            table[override.path[-1]] = copy.deepcopy(override.value)  # later ones may reach into it
             places.override(override.path, override.origin)
+            if override.path == ("modality",):
+                patterns = override.patterns
+            elif len(override.path) == 2:  # a whole table, which is no more the one that the file's braces stand for
+                patterns = {**patterns, **override.patterns}
+            else:
+                patterns = {**override.patterns, **patterns}
+    tables = raw.get("modality")
+    if isinstance(tables, dict):
+        set_groups(tables, patterns)
+        if len(tables) > MOST_MEMBERS:
+            name = list(tables)[MOST_MEMBERS]
+            problems.append(Problem(path="modality", message=too_many(name), origin=places.origin(("modality", name))))
     return problems
 
 
