@@ -335,7 +335,7 @@ def _latent(model: ShaLa, train: Rows, held_out: Rows, q: GaussianPosterior, cla
         classes_N = class_indices(train.labels, classes)
         labelled = torch.nonzero(classes_N >= 0)[:, 0]
         z_ND = _posteriors(model, train.take(labelled)).mean_BD
-        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(classes))
+        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD)
         probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None])
     return LatentFigures(
         probe=probe,

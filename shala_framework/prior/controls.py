@@ -4,6 +4,7 @@ The other control, N(0, I), needs no code of its own: it is the noise itself. Sh
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -41,51 +42,40 @@ class GaussianMixture(nn.Module):
 
     def fit(
         self, z_ND: Tensor, *, seed: int = 0, max_iterations: int = 200, tolerance: float = 1e-4, ridge: float = 1e-4
-    ) -> list[float]:
-        """Maximise the likelihood of z by expectation-maximisation.
+    ) -> float:
+        """Maximise the likelihood of z by scikit-learn's expectation-maximisation, on the CPU.
 
         Args:
-            z_ND: Latents; more rows than components.
+            z_ND: Finite latents; at least two rows, and as many as components.
             seed: Of the k-means++ start.
-            max_iterations: Most iterations.
+            max_iterations: Most iterations; what they reach is taken.
             tolerance: Stop once the mean log-likelihood gains less, in nats.
             ridge: Added to the covariances' diagonals.
 
         Returns:
-            Mean log-likelihood before each iteration.
+            Mean log-likelihood before the last iteration.
 
         Raises:
-            ValueError: There are fewer rows than components.
+            ValueError: There are fewer rows, or a value that is not finite.
         """
-        num_components, dim = self.means.shape
-        if len(z_ND) < num_components:
-            raise ValueError(f"expected at least {num_components} rows, got {len(z_ND)}")
-        z = z_ND.double()
-        eye = torch.eye(dim, dtype=torch.float64, device=z.device)
-        self.double()
-        try:
-            self.means.copy_(_spread_rows(z, num_components, seed))
-            spread = torch.cov(z.T).reshape(dim, dim) if len(z) > 1 else eye
-            self.cholesky.copy_(torch.linalg.cholesky(spread + ridge * eye).expand_as(self.cholesky))
-            self.weights.fill_(1 / num_components)
-            history: list[float] = []
-            for _ in range(max_iterations):
-                log_joint_NK = self.log_joint(z)
-                log_prob_N1 = log_joint_NK.logsumexp(1, keepdim=True)
-                history.append(float(log_prob_N1.mean()))
-                if len(history) > 1 and history[-1] - history[-2] < tolerance:
-                    break
-                share_NK = (log_joint_NK - log_prob_N1).exp()
-                mass_K = share_NK.sum(0).clamp_min(1e-10)
-                self.weights.copy_(mass_K / mass_K.sum())
-                self.means.copy_(share_NK.T @ z / mass_K[:, None])
-                for k in range(num_components):
-                    gap_ND = z - self.means[k]
-                    covariance = (share_NK[:, k, None] * gap_ND).T @ gap_ND / mass_K[k]
-                    self.cholesky[k] = torch.linalg.cholesky(covariance + ridge * eye)
-        finally:
-            self.float()
-        return history
+        from sklearn.exceptions import ConvergenceWarning  # importing it takes a second
+        from sklearn.mixture import GaussianMixture as Mixture
+
+        fitted = Mixture(
+            len(self.weights),
+            tol=tolerance,
+            reg_covar=ridge,
+            max_iter=max_iterations,
+            init_params="k-means++",
+            random_state=seed % 2**32,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted.fit(z_ND.double().cpu().numpy())
+        self.weights.copy_(torch.from_numpy(fitted.weights_))
+        self.means.copy_(torch.from_numpy(fitted.means_))
+        self.cholesky.copy_(torch.linalg.cholesky(torch.from_numpy(fitted.covariances_)))
+        return float(fitted.lower_bound_)
 
     def sample(self, seed: int, rows: Sequence[int]) -> Tensor:
         """Draws [N, D]; row n depends on (seed, rows[n]) alone."""
@@ -96,15 +86,3 @@ class GaussianMixture(nn.Module):
         edges_K = self.weights.double().cumsum(0)
         component_N = torch.searchsorted(edges_K, uniform_N * edges_K[-1]).clamp_max(len(edges_K) - 1)
         return self.means[component_N] + torch.einsum("nij,nj->ni", self.cholesky[component_N], noise_ND)
-
-
-def _spread_rows(z_ND: Tensor, count: int, seed: int) -> Tensor:
-    """Rows far from each other: k-means++ seeding (Arthur and Vassilvitskii 2007)."""
-    generator = torch.Generator(device=z_ND.device).manual_seed(seed)
-    chosen = [int(torch.randint(len(z_ND), (), generator=generator, device=z_ND.device))]
-    nearest_N = (z_ND - z_ND[chosen[0]]).square().sum(1)
-    for _ in range(count - 1):
-        weights_N = nearest_N if bool(nearest_N.sum() > 0) else torch.ones_like(nearest_N)
-        chosen.append(int(torch.multinomial(weights_N, 1, generator=generator)))
-        nearest_N = torch.minimum(nearest_N, (z_ND - z_ND[chosen[-1]]).square().sum(1))
-    return z_ND[chosen]
