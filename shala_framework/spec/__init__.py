@@ -1,7 +1,8 @@
 """Specs: the schema of the TOML file, and reading one with every error at its place."""
 
 from shala_framework.spec.doubts import doubts
-from shala_framework.spec.reading import LoadedSpec, parse_override, read_spec, resolve_spec
+from shala_framework.spec.overrides import parse_override
+from shala_framework.spec.reading import LoadedSpec, read_spec, resolve_spec
 from shala_framework.spec.schema import Spec
 from shala_framework.spec.structuring import structure, unstructure
 
