@@ -1,4 +1,8 @@
-"""Shards: tar files in WebDataset's layout, one sample's fields side by side under one key."""
+"""Shards: tar files in WebDataset's layout, one sample's fields side by side under one key.
+
+The layout is WebDataset's and the reader is not: webdataset cannot seek to a sample, keep an exact order over workers
+and processes, or tell a damaged tar file from a short one, so that it is used only to run `pipe:` commands.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 
