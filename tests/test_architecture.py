@@ -41,15 +41,26 @@ MAY_IMPORT = {
     "training": {"autoencoder", "data", "distributed", "plugin", "prior", "spec", "support"},
     "evaluation": {"autoencoder", "data", "model", "plugin", "prior", "spec", "support", "training"},
     "report": {"data", "evaluation", "model", "plugin", "spec", "support", "training"},
-    "run": {"data", "distributed", "evaluation", "model", "plugin", "report", "spec", "support", "training"},
+    "run": {
+        "autoencoder",
+        "data",
+        "distributed",
+        "evaluation",
+        "model",
+        "plugin",
+        "report",
+        "spec",
+        "support",
+        "training",
+    },
     "cli": {"data", "distributed", "evaluation", "model", "plugin", "report", "run", "spec", "support", "training"},
     "plugin.testing": {"plugin", "spec", "support"},
     "__main__": {"cli"},
 }
 FACADE_NAMES = (CORE, "plugin")  # which resolve names on first use, on behalf of others
 UPWARD = {
-    # A spec's options are checked by the classes of its plugins, and plugins use spec.structuring. The import is
-    # inside the function that checks, so that broken TOML is reported before torch is loaded.
+    # The classes of a spec's plugins check its options. The function that calls them imports the loader, so that
+    # broken TOML is reported before torch is loaded.
     ("spec.reading", "plugin.loading"),
 }
 # Kinds of signal besides those that plugins offer; a sound, a text and a picture are also what a Preview may hold.
@@ -196,6 +207,16 @@ def test_parts_import_only_what_they_may():
         if module.name not in FACADE_NAMES:
             found[part_of(module.name)] |= {part_of(name) for name in core_imports(module)} - {CORE}
     assert {part: others - {part} for part, others in found.items()} == MAY_IMPORT
+
+
+def test_no_two_classes_have_one_name():
+    """In the core and the plugins together; a plugin's options are always its class `Options`."""
+    places: dict[str, list[str]] = {}
+    for module in [*CORE_MODULES, *PLUGIN_SOURCES]:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and node.name != "Options":
+                places.setdefault(node.name, []).append(f"{module.path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_the_package_can_be_looked_over():

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from shala_framework import __version__
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
+from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.model import ShaLa
+from shala_framework.model.parts import parts_of
+from shala_framework.report.data_uris import Media, media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
-from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.report.tables import evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
@@ -55,7 +57,7 @@ class Cell:
 
 
 @attrs.frozen
-class Panel:
+class SignalGroup:
     """Signals that belong together.
 
     Attributes:
@@ -143,7 +145,7 @@ def spec_as_toml(spec: Mapping[str, Any]) -> str:
 
 
 def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts_of(model).items()}
     steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
     summaries = [m for m in metrics if m["stage"] == "summary"]
     seconds: dict[str, float] = {}
@@ -234,18 +236,20 @@ def _cells(model: ShaLa, x: Mapping[str, Tensor], names: Sequence[str], role: st
     return [Cell(f"{role} {name}{suffix}", media_of(model.modalities[name].preview(x[name])), role) for name in names]
 
 
-def _joint(model: ShaLa) -> list[Panel]:
+def _joint(model: ShaLa) -> list[SignalGroup]:
     count = min(MOST_JOINT, model.spec.generate.num_joint or MOST_JOINT)
     x = model.generate(count, seed=model.spec.seed)
     return [
-        Panel(f"sample {n}", _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated"))
+        SignalGroup(
+            f"sample {n}", _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
+        )
         for n in range(count)
     ]
 
 
-def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[Panel]]:
+def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
     """By given modality: what was given, several samples of all others, and the truth."""
-    found: dict[str, list[Panel]] = {}
+    found: dict[str, list[SignalGroup]] = {}
     for column, given in enumerate(model.names) if len(model.names) > 1 else ():
         rows = _varied_rows(held_out, column, MOST_ROWS)
         if not len(rows):
@@ -262,7 +266,7 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[Panel]]:
                 true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
                 cells.append(true if there else attrs.evolve(true, media=[]))
             label = rows.labels[n]
-            panels.append(Panel(f"{key}{f': {label}' if label else ''}", cells))
+            panels.append(SignalGroup(f"{key}{f': {label}' if label else ''}", cells))
         found[given] = panels
     return found
 
@@ -293,7 +297,7 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
     return {
         "ends": [f"{key}{f' ({label})' if label else ''}" for key, label in zip(ends.keys, ends.labels, strict=True)],
         "lines": [
-            Panel(
+            SignalGroup(
                 name,
                 [
                     Cell(f"{share:.0%}", media_of(model.modalities[name].preview(x[name][n])), "generated")
@@ -309,14 +313,8 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
 def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     """Points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
     rows = held_out.spread(MOST_POINTS)
-    model.autoencoder.eval()
-    means, kls = [], []
-    for part in torch.arange(len(rows)).split(64):
-        batch = rows.take(part).to(model.device)
-        q = model.autoencoder.fuse(model.autoencoder.encode(batch.x), batch.presence)
-        means.append(q.mean_BD.cpu())
-        kls.append(q.kl_BD().cpu())
-    points_N2, method = plane(torch.cat(means))
+    q = latents_of(model.autoencoder, rows, model.device).posterior
+    points_N2, method = plane(q.mean_BD)
     sheet = thumbnails(model, rows)
     return {
         "method": method,
@@ -328,7 +326,7 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
         "shown": sheet[1] if sheet else "",
         "columns": SHEET_COLUMNS,
         "side": THUMBNAIL,
-        "kl": sorted(torch.cat(kls).mean(0).tolist(), reverse=True),
+        "kl": sorted(q.kl_BD().mean(0).tolist(), reverse=True),
     }
 
 

@@ -1,29 +1,26 @@
-"""Overrides: values of the command line, or of a stand-in, that replace what a spec's file says."""
+"""Overrides of single keys of a spec, such as `--set train.prior.steps=2000`."""
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import count
 from typing import Any
 
 import attrs
 import tomli
 
-from shala_framework.spec.groups import MOST_MEMBERS, expand_tables, set_groups, too_many
-from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath, describe_value, format_path
+from shala_framework.spec.groups import expand_tables
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import InvalidValueError, KeyPath, format_path
 
 
 @attrs.frozen
 class Override:
-    """One value that replaces what the file says.
+    """A value that replaces the one in the file.
 
     Attributes:
         path: The key.
-        value: Its TOML value.
-        origin: Where it was written.
-        patterns: Name of each modality that the key or the value names by braces, to that name with its braces.
+        value: The TOML value.
+        origin: Where the override was written.
+        patterns: The name with braces that each modality's name was expanded from.
     """
 
     path: KeyPath
@@ -32,49 +29,11 @@ class Override:
     patterns: dict[str, str] = attrs.field(factory=dict)
 
 
-class Places:
-    """Where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
-
-    A table that no line of the file opens comes from the override of a key in it.
-    """
-
-    def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
-        self.file, self.lines = file, lines
-        self._overrides: dict[KeyPath, tuple[int, str]] = {}
-        self._inside: dict[KeyPath, str] = {}
-        self._number = count()
-
-    def override(self, path: KeyPath, origin: str) -> None:
-        """Note an override, which also replaces whatever was written below its path."""
-        self._overrides[path] = (next(self._number), origin)
-        for length in range(1, len(path)):
-            self._inside.setdefault(path[:length], origin)
-
-    def origin(self, path: KeyPath) -> str:
-        heads = [path[:length] for length in range(len(path), 0, -1)]
-        if found := [self._overrides[head] for head in heads if head in self._overrides]:
-            return max(found)[1]  # the last one, as it replaced what was written inside it
-        for head in heads:
-            if head in self.lines:
-                return f"{self.file}:{self.lines[head]}"
-            if head in self._inside:
-                return self._inside[head]
-        return self.file
-
-    def problem(self, finding: Finding) -> Problem:
-        return Problem(
-            path=format_path(finding.path),
-            message=finding.message,
-            hint=finding.hint,
-            origin=self.origin(finding.path),
-        )
-
-
 def parse_override(text: str) -> Override:
-    """Parse `KEY=VALUE` of the command line; VALUE is TOML, or a string without quotes.
+    """Parse a `KEY=VALUE` argument; VALUE is TOML, or a string without quotes.
 
     Raises:
-        SpecError: There is no `=` or KEY is not a dotted key.
+        SpecError: The text has no `=`, or KEY is not a dotted key.
     """
     key, equals, value = text.partition("=")
     hint = "such as --set train.prior.steps=2000"
@@ -82,7 +41,7 @@ def parse_override(text: str) -> Override:
         message = f"expected KEY=VALUE, got {shortened(text)}"
         raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")])
     try:
-        path = _dotted(key)
+        path = split_key(key)
     except ValueError:
         message = f"expected a dotted key before '=', got {shortened(key)}"
         raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
@@ -92,11 +51,11 @@ def parse_override(text: str) -> Override:
         raise SpecError([Problem(path=format_path(path), message=str(error), origin="--set")]) from None
 
 
-def expanded_override(override: Override) -> list[Override]:
-    """An override of modality tables as one of each table that it reaches, under the rules of a file's tables.
+def table_overrides(override: Override) -> list[Override]:
+    """Expand an override of modality tables to one override per table, under the rules for tables in a file.
 
     Raises:
-        InvalidValueError: A file would be refused for the same.
+        InvalidValueError: A file with such a table would be refused.
     """
     head, *keys = override.path
     tables = override.value
@@ -117,8 +76,25 @@ def expanded_override(override: Override) -> list[Override]:
     return found
 
 
-def _dotted(key: str) -> KeyPath:
-    """The keys of one dotted key; ValueError (TOMLDecodeError is one) for anything else."""
+def join_keys(keys: KeyPath) -> KeyPath:
+    """Join nested keys to one path. Each is a dotted key or, below `modality`, a name with braces.
+
+    Raises:
+        ValueError: One of the keys is neither.
+    """
+    path: KeyPath = ()
+    for key in map(str, keys):
+        try:
+            path += split_key(key)
+        except ValueError:
+            if path != ("modality",):
+                raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
+            path += (key,)
+    return path
+
+
+def split_key(key: str) -> KeyPath:
+    """Split a dotted key. Raises ValueError (TOMLDecodeError is a subclass) for anything else."""
     table: Any = parse_toml(f"{key} = 'end'")
     path: KeyPath = ()
     while isinstance(table, dict):
@@ -129,79 +105,14 @@ def _dotted(key: str) -> KeyPath:
     return path
 
 
-def joined_path(keys: KeyPath) -> KeyPath:
-    """The path of nested keys, each of them dotted or, below `modality`, a name with braces.
-
-    Raises:
-        ValueError: One is neither.
-    """
-    path: KeyPath = ()
-    for key in map(str, keys):
-        try:
-            path += _dotted(key)
-        except ValueError:
-            if path != ("modality",):
-                raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
-            path += (key,)
-    return path
-
-
 def _toml_value(text: str) -> Any:
-    """What a TOML value says; any other text, a path or a word without quotes, stands for itself.
+    """Parse a TOML value. Text that is not TOML, such as a path or a word without quotes, is returned unchanged.
 
     Raises:
-        LimitError: It is too deep or too long for a value.
+        LimitError: The value is nested too deep or too long.
     """
     try:
         table = parse_toml(f"value = {text}")
     except tomli.TOMLDecodeError:
         return text
     return table["value"] if len(table) == 1 else text
-
-
-def leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value of nested tables, so that keys with and without quotes around their dots mean the same."""
-    for key, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
-def apply_overrides(
-    raw: dict[str, Any], overrides: Iterable[Override], places: Places, patterns: Mapping[str, str]
-) -> list[Problem]:
-    """Apply overrides in place, and name the groups of the tables that share after them.
-
-    Args:
-        raw: A spec as TOML values, without braces in the names of modalities.
-        overrides: In their order, without braces in the names of modalities.
-        places: Notes where each value was written.
-        patterns: Name to the name with braces that it came from, of the file's modalities.
-    """
-    problems = []
-    for override in overrides:
-        table: Any = raw
-        for depth, key in enumerate(override.path[:-1]):
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                name = format_path(override.path[: depth + 1])
-                message = f"expected {name} to be a table, got {describe_value(table)}"
-                problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
-                break
-        else:
-            table[override.path[-1]] = copy.deepcopy(override.value)  # later ones may reach into it
-            places.override(override.path, override.origin)
-            if override.path == ("modality",):
-                patterns = override.patterns
-            elif len(override.path) == 2:  # a whole table, which is no more the one that the file's braces stand for
-                patterns = {**patterns, **override.patterns}
-            else:
-                patterns = {**override.patterns, **patterns}
-    tables = raw.get("modality")
-    if isinstance(tables, dict):
-        set_groups(tables, patterns)
-        if len(tables) > MOST_MEMBERS:
-            name = list(tables)[MOST_MEMBERS]
-            problems.append(Problem(path="modality", message=too_many(name), origin=places.origin(("modality", name))))
-    return problems

@@ -1,51 +1,45 @@
-"""Reads a TOML spec, applies the stand-in's and the command line's overrides, and reports every error at its place."""
+"""Read a TOML spec, apply the overrides of the stand-in and the command line, and report every error with its place."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import attrs
 import tomli
 
-from shala_framework.spec.groups import expand_lines, expand_tables
+from shala_framework.spec.groups import MOST_MEMBERS, expand_lines, expand_tables, set_groups, too_many
 from shala_framework.spec.lines import key_lines
-from shala_framework.spec.overrides import (
-    Override,
-    Places,
-    apply_overrides,
-    expanded_override,
-    joined_path,
-    leaves,
-    parse_override,
-)
+from shala_framework.spec.overrides import Override, join_keys, parse_override, table_overrides
 from shala_framework.spec.schema import Data, Spec
-from shala_framework.spec.structuring import (
+from shala_framework.spec.toml import LimitError, parse_toml
+from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
+from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
+from shala_framework.support.structuring import (
     Finding,
     InvalidValueError,
     KeyPath,
+    describe_value,
     format_path,
     structure,
     unstructure,
 )
-from shala_framework.spec.toml import LimitError, parse_toml
-from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
-from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
 from shala_framework.support.urls import is_cache
 
 
 @attrs.frozen
 class LoadedSpec:
-    """A valid spec and the objects its options became.
+    """A valid spec and the objects built from its options.
 
     Attributes:
-        spec: The spec, with overrides applied and every plugin's options filled in with their defaults.
+        spec: The spec with overrides applied and the defaults of every plugin's options filled in.
         options: Options object of each modality, by name.
         modality_classes: Modality class of each modality, by name.
-        trackers: Class and options object of each tracker, by name; none of a saved spec.
-        stand_in_used: Whether the training data are the stand-in's.
-        text: The file as it was written.
-        origins: Where a key was written, such as "specs/a.toml:12" or "--set", for errors that show only later.
+        trackers: Class and options object of each tracker, by name; empty for a saved spec.
+        stand_in_used: Whether the stand-in replaces the training data.
+        text: Text of the file.
+        origins: Returns where a key was written, such as "specs/a.toml:12" or "--set", for errors that appear later.
     """
 
     spec: Spec
@@ -57,22 +51,69 @@ class LoadedSpec:
     origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
 
 
+def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every leaf of nested tables, so that dotted keys mean the same with and without quotes."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+class _Places:
+    """Record where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
+
+    A table without a line in the file comes from the override of a key inside it.
+    """
+
+    def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
+        self.file, self.lines = file, lines
+        self._overrides: dict[KeyPath, tuple[int, str]] = {}
+        self._inside: dict[KeyPath, str] = {}
+        self._number = count()
+
+    def override(self, path: KeyPath, origin: str) -> None:
+        """Record an override. It also replaces everything below its path."""
+        self._overrides[path] = (next(self._number), origin)
+        for length in range(1, len(path)):
+            self._inside.setdefault(path[:length], origin)
+
+    def origin(self, path: KeyPath) -> str:
+        heads = [path[:length] for length in range(len(path), 0, -1)]
+        if found := [self._overrides[head] for head in heads if head in self._overrides]:
+            return max(found)[1]  # the last one, because it replaced what was written inside it
+        for head in heads:
+            if head in self.lines:
+                return f"{self.file}:{self.lines[head]}"
+            if head in self._inside:
+                return self._inside[head]
+        return self.file
+
+    def problem(self, finding: Finding) -> Problem:
+        return Problem(
+            path=format_path(finding.path),
+            message=finding.message,
+            hint=finding.hint,
+            origin=self.origin(finding.path),
+        )
+
+
 def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool = True) -> LoadedSpec:
     """Read, override, check and complete a spec.
 
-    While `data.train` matches no file and there is a [data.stand_in], the stand-in's `set` is applied first and
-    the overrides after it.
+    If `data.train` matches no file and the spec has [data.stand_in], the stand-in's `set` is applied first and the
+    overrides after it.
 
     Args:
         path: The TOML file.
-        overrides: `KEY=VALUE` texts.
-        use_stand_in: Whether the stand-in may take the place of shards that are not there.
+        overrides: Overrides in the form `KEY=VALUE`.
+        use_stand_in: Whether the stand-in may replace missing shards.
 
     Returns:
         The spec with the classes and options of its modalities.
 
     Raises:
-        SpecError: With every problem of the file, each at its line.
+        SpecError: The spec is invalid; it lists every problem with its line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -91,7 +132,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         problem = Problem(path="", message=message, origin=f"{path}:{error.lineno}")
         raise SpecError([problem]) from error
     lines = key_lines(text)
-    places = Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
+    places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
     wrong = []
     patterns: dict[str, str] = {}
     if isinstance(raw.get("modality"), dict):
@@ -101,45 +142,51 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     given: list[Override] = []
     for override in map(parse_override, overrides):
         try:
-            given += expanded_override(override)
+            given += table_overrides(override)
         except InvalidValueError as error:
             wrong += [_set_problem(finding) for finding in error.findings]
     base = copy.deepcopy(raw)
-    problems = wrong + apply_overrides(base, given, places, patterns)
+    problems = wrong + _apply(base, given, places, patterns)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems)
     except SpecError as error:
         if stand_in is None:
             raise
-        # What the stand-in's overrides may hide, and real shards would bring to light; without "and 9 more".
+        # Keep these: the stand-in's overrides may hide them until real shards are used. The line "and 9 more" is
+        # dropped.
         problems = [problem for problem in error.problems if problem.origin]
     if stand_in is not None:
         own = []
-        for keys, value in leaves(stand_in):
+        for keys, value in _leaves(stand_in):
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                own += expanded_override(Override(joined_path(keys), value, places.origin(written)))
+                own += table_overrides(Override(join_keys(keys), value, places.origin(written)))
             except ValueError as error:
                 problems.append(places.problem(Finding(written, str(error))))
             except InvalidValueError as error:
                 problems += [places.problem(attrs.evolve(finding, path=written)) for finding in error.findings]
         base = copy.deepcopy(raw)
-        problems += wrong + apply_overrides(base, [*own, *given], places, patterns)
+        problems += wrong + _apply(base, [*own, *given], places, patterns)
         loaded = _resolve(base, places, problems)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
 
-def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
-    """Check and complete a spec that is already JSON values, such as a checkpoint's.
+def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None = None) -> LoadedSpec:
+    """Check and complete a spec that is given as JSON values, such as the one in a checkpoint.
 
-    Somebody else may have saved it. Shards that it names are judged when they are opened, and its `data.cache` is used
-    only where it is a folder that a run has made for copies of shards.
+    The spec may come from someone else. Its shards are checked when they are opened. Its `data.cache` is used only if
+    it is a folder that a run has created for copies of shards.
+
+    Args:
+        raw: The values.
+        source: Name of the file they are from, for messages.
+        own: Modality classes of the caller's own, by the name that the spec has for them.
 
     Raises:
-        SpecError: With every problem.
+        SpecError: The spec is invalid; it lists every problem.
     """
-    loaded = _resolve(raw, Places(source, {}), [], saved=True)
+    loaded = _resolve(raw, _Places(source, {}), [], saved=True, own=own or {})
     data = loaded.spec.data
     if data.cache is None or is_cache(data.cache):
         return loaded
@@ -150,8 +197,47 @@ def _set_problem(finding: Finding) -> Problem:
     return Problem(path=format_path(finding.path), message=finding.message, hint=finding.hint, origin="--set")
 
 
+def _apply(
+    raw: dict[str, Any], overrides: Iterable[Override], places: _Places, patterns: Mapping[str, str]
+) -> list[Problem]:
+    """Apply overrides in place, then set the groups of the tables that share.
+
+    Args:
+        raw: A spec as TOML values, after the expansion of modality names.
+        overrides: Overrides in their order, also expanded.
+        places: Records where each value was written.
+        patterns: The name with braces that each of the file's expanded names came from.
+    """
+    problems = []
+    for override in overrides:
+        table: Any = raw
+        for depth, key in enumerate(override.path[:-1]):
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                name = format_path(override.path[: depth + 1])
+                message = f"expected {name} to be a table, got {describe_value(table)}"
+                problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
+                break
+        else:
+            table[override.path[-1]] = copy.deepcopy(override.value)  # later ones may reach into it
+            places.override(override.path, override.origin)
+            if override.path == ("modality",):
+                patterns = override.patterns
+            elif len(override.path) == 2:  # a whole table replaces the one from the file's braces
+                patterns = {**patterns, **override.patterns}
+            else:
+                patterns = {**override.patterns, **patterns}
+    tables = raw.get("modality")
+    if isinstance(tables, dict):
+        set_groups(tables, patterns)
+        if len(tables) > MOST_MEMBERS:
+            name = list(tables)[MOST_MEMBERS]
+            problems.append(Problem(path="modality", message=too_many(name), origin=places.origin(("modality", name))))
+    return problems
+
+
 def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The stand-in's overrides, where the training shards are not there and a sound stand-in is."""
+    """Return the stand-in's overrides if the training shards are missing and the stand-in's table is valid."""
     table = raw.get("data")
     if not isinstance(table, dict):
         return None
@@ -159,19 +245,20 @@ def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
         data = structure({key: table[key] for key in ("train", "stand_in") if key in table}, Data)
         if data.stand_in is None or any_exists(data.train):
             return None
-    except (InvalidValueError, DataError):  # reported by _resolve, at its place
+    except (InvalidValueError, DataError):  # `_resolve` reports it at its place
         return None
     return data.stand_in.set
 
 
 def _resolve(
     raw: dict[str, Any],
-    places: Places,
+    places: _Places,
     problems: list[Problem],
     *,
     saved: bool = False,
+    own: Mapping[str, Any] | None = None,
 ) -> LoadedSpec:
-    from shala_framework.plugin.loading import (  # torch only once the TOML is read
+    from shala_framework.plugin.loading import (  # imports torch, so only after the TOML is read
         load_dataset,
         load_modality,
         load_tracker,
@@ -184,14 +271,14 @@ def _resolve(
     except InvalidValueError as error:
         findings += error.findings
     classes, options = {}, {}
-    load = _remembered(load_modality)
+    load = _remembered(load_modality, own or {})
     for name, table in _tables(raw.get("modality")):
         where: KeyPath = ("modality", name)
         plugin = table.get("plugin")
         if len(findings) >= MOST_PROBLEMS:
-            break  # a message lists no more, and asking for plugins that are not there takes time
+            break  # a message lists no more, and looking up missing plugins takes time
         if not isinstance(plugin, str) or not isinstance(table.get("options", {}), dict):
-            continue  # already among the findings of the schema
+            continue  # the schema's findings include it
         try:
             classes[name] = load(plugin)
             options[name] = structure(table.get("options", {}), classes[name].Options)
@@ -207,8 +294,8 @@ def _resolve(
         try:
             dataset = load_dataset(stand_in["dataset"])
             if dataset.needs_source:
-                message = f"expected a data set that makes its samples, got {stand_in['dataset']!r}"
-                findings.append(Finding((*where, "dataset"), message, "it needs a folder of raw files"))
+                message = f"expected a data set that generates its samples, got {stand_in['dataset']!r}"
+                findings.append(Finding((*where, "dataset"), message, "this one needs a folder of raw files"))
             structure(stand_in.get("options", {}), dataset.Options)
         except PluginError as error:
             findings.append(Finding((*where, "dataset"), str(error)))
@@ -235,9 +322,9 @@ def _resolve(
     return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
 
 
-def _remembered(load: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A plugin's loader that looks for each name once, as a thousand tables may have the same."""
-    known: dict[str, Any] = {}
+def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Wrap a plugin loader so that it looks up each name once, as a thousand tables may use it, and never own names."""
+    known: dict[str, Any] = dict(own)
 
     def remembered(name: str) -> Any:
         if name not in known:
@@ -253,15 +340,15 @@ def _remembered(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _wrong_urls(data: dict[str, Any], *, saved: bool) -> list[Finding]:
-    """What is wrong with the names of shards, where they are of the type that the schema wants."""
+    """Check the names of shards, if their type is what the schema expects."""
     findings = []
     for key in ("train", "validation", "test"):
         value = data.get(key, ())
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            continue  # already among the findings of the schema
+            continue  # the schema's findings include it
         try:
-            if saved:  # a model can be used without its shards, and what may be opened is asked when they are
+            if saved:  # a model works without its shards; whether they may be opened is checked on opening
                 expand_braces(names)
             else:
                 refuse_pipes(names)

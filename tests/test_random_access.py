@@ -21,10 +21,10 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data.index import INDEX_FILE, write_index
-from shala_framework.data.indexed import index_shards, read_in_order, read_spread
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
+from shala_framework.data.random_access import index_shards, read_in_order, read_spread
+from shala_framework.data.shard_index import INDEX_FILE, write_index
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.run.data import RunData
@@ -49,7 +49,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 def stream_of(urls, **settings):
     shards = index_shards(urls)
-    order = SampleOrder(shards.counts, seed=3, lanes=4, window=40)
+    order = SampleOrder(shards.counts, seed=3, interleave=4, window=40)
     return IndexedStream(shards, MODALITIES, order, **{"batch_size": 8, **settings})
 
 
@@ -132,7 +132,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
     elif damage == "flipped":
         place = content.index(b"[", 512)
         path.write_bytes(content[:place] + b"(" + content[place + 1 :])
-        expected = r"train-000001\.tar: sample 'train_0015': field 'a' is not what the index says"
+        expected = r"train-000001\.tar: sample 'train_0015': field 'a' does not match the index"
     elif damage == "unlisted":
         shutil.copy(path, folder / "train-000009.tar")
         shards = [*shards, str(folder / "train-000009.tar")]
@@ -142,7 +142,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
         expected = r"train-000001\.tar: .*No such file.*`shala index`"
     elif damage == "other index":
         shutil.copy(folder / "train-000006.index.json", folder / "train-000001.index.json")
-        expected = r"train-000001\.index\.json is not the index that index\.json lists: another checksum"
+        expected = r"train-000001\.index\.json is not the index that index\.json lists: its checksum differs"
     else:
         listed = json.loads((folder / INDEX_FILE).read_text())
         (folder / INDEX_FILE).write_bytes(dump_json({**listed, "checksum": ZEROS, "version": 3, "shards": []}))
@@ -347,7 +347,7 @@ def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(serve
     monkeypatch.setattr(Server, "in_pieces", False)
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
-    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
+    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*set data\.cache to a folder"):
         list(read_in_order(served))
 
 

@@ -1,0 +1,296 @@
+"""ShaLa: the stages assembled. One model generates all modalities together, or any from any others.
+
+Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from shala_framework.autoencoder.contracts import check_given
+from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.model.staged import Staged
+from shala_framework.plugin.loading import name_of_class
+from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.prior.priors import (
+    DENSITY_STEPS,
+    DiffusedPrior,
+    Given,
+    LatentPrior,
+    MixturePrior,
+    NormalPrior,
+    SamplerName,
+    Sampling,
+    SubsetPosterior,
+    check_choice,
+)
+from shala_framework.prior.sampling import row_noise
+from shala_framework.spec import LoadedSpec, make_spec, read_spec, unstructure
+from shala_framework.spec.schema import ModalityTable
+from shala_framework.support.modes import evaluating
+from shala_framework.support.seeds import mix_seed
+
+PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
+
+
+class ShaLa(Staged):
+    """Modalities, an autoencoder (stage 1) and a prior over the shared latent (stage 2).
+
+    In Python a model is made of modality objects, and sizes are keyword arguments:
+
+        ShaLa({"photo": Image(height=64, width=64), "caption": Text(max_tokens=40)}, latent_dim=64)
+
+    Attributes are those of `Staged`.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        *,
+        prior: Mapping[str, Any] | None = None,
+        generate: Mapping[str, Any] | None = None,
+        groups: Mapping[str, str] | None = None,
+        seed: int = 0,
+        **posterior: Any,
+    ) -> None:
+        """Describe a model; its networks are made at once if no modality has to be fitted to training samples first.
+
+        Args:
+            modalities: Modality objects by name; their order is that of the networks' inputs.
+            prior: Keys of a spec's [prior] table, such as {"hidden_dim": 512}.
+            generate: Keys of a spec's [generate] table, the defaults of sampling.
+            groups: Group of each modality that shares its encoder and decoder with the others of its group.
+            seed: Seed of the networks' first weights and of everything random in training.
+            **posterior: Keys of a spec's [posterior] table, such as latent_dim=64.
+
+        Raises:
+            SpecError: A key is unknown, or a value has another type or range than its key.
+        """
+        tables = {
+            name: ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))
+            for name, modality in modalities.items()
+        }
+        spec = make_spec(
+            tables, posterior=posterior, prior=prior or {}, generate=generate or {}, groups=groups or {}, seed=seed
+        )
+        self._begin(modalities, spec, synthetic=False)
+        if not any(needs_fit(modality) for modality in modalities.values()):
+            self.build()
+
+    @classmethod
+    def from_spec(cls, spec: str | Path | LoadedSpec) -> "ShaLa":
+        """The model that a spec describes: a path of a TOML file, or what `read_spec` returned.
+
+        Raises:
+            SpecError: The file has mistakes; every one is listed with its line.
+        """
+        loaded = spec if isinstance(spec, LoadedSpec) else read_spec(Path(spec))
+        modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality}
+        model = cls.__new__(cls)
+        model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used)
+        return model
+
+    @torch.no_grad()
+    def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> GaussianPosterior:
+        """q(z | x) given any subset of the modalities.
+
+        Args:
+            x: Modality name to tensor [N, ...]; every row has each of them.
+            batch_size: Rows at a time.
+
+        Returns:
+            Means and log-variances [N, D] on the CPU.
+
+        Raises:
+            ValueError: x names no modality of this model, or rows differ in number.
+        """
+        num_rows = check_given(self.modalities, x)
+        h_MNF = self._features(x, num_rows, batch_size)
+        q = SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows))
+        return GaussianPosterior(q.mean_BD.cpu(), q.log_var_BD.cpu())
+
+    def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
+        """Posterior mean of z: float [N, D] on the CPU; arguments and errors are those of `posterior`."""
+        return self.posterior(x, batch_size=batch_size).mean_BD
+
+    @torch.no_grad()
+    def elbo(self, x: Mapping[str, Tensor], *, num_samples: int = 1, seed: int = 0, batch_size: int = 64) -> Tensor:
+        """Lower bound of log p(x_1, ..., x_M) of complete rows under stage 1 and N(0, I), in nats: [N].
+
+        Args:
+            x: Every modality's tensor [N, ...].
+            num_samples: Draws of z a row, over which the bound is averaged.
+            seed: Seed of the draws.
+            batch_size: Latents decoded at a time.
+
+        Raises:
+            ValueError: A modality is missing, or rows differ in number.
+        """
+        if set(x) != set(self.names):
+            raise ValueError(f"expected every modality of {list(self.names)}, got {list(x)}")
+        q = self.posterior(x)
+        rows_K = torch.arange(len(q.mean_BD)).repeat_interleave(num_samples)
+        noise_KD = row_noise(seed, range(len(rows_K)), q.mean_BD.shape[1])
+        z_KD = q.mean_BD[rows_K] + torch.exp(0.5 * q.log_var_BD[rows_K]) * noise_KD
+        parts = [self.autoencoder.decoded_log_prob(x, n, z_KD, rows_K, batch_size=batch_size) for n in self.names]
+        return torch.stack(parts).sum(0).view(-1, num_samples).mean(1) - q.kl_BD().sum(1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_samples: int = 1,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        guidance_scale: float | None = None,
+        autoguidance_scale: float | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        prior: PriorName = "diffusion",
+        draw: bool = False,
+        batch_size: int = 64,
+    ) -> dict[str, Tensor]:
+        """Sample the shared latent once for each sample and decode every modality from it.
+
+        Args:
+            num_samples: Joint samples, or samples for each row of `given`.
+            given: Modality name to tensor [N, ...]; None or empty for joint synthesis.
+            guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
+            autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
+            num_steps: Sampler steps; None takes the spec's.
+            seed: Of the noise that samples start from: the same call gives the same samples, and of more rows or more
+                joint samples the first are the same.
+            prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
+                which samples q(z | x_given) of stage 1.
+            draw: Whether to draw from each likelihood; otherwise its mode is returned.
+            batch_size: Latents decoded at a time.
+
+        Returns:
+            Every modality, those given included, in the dtype and range of its plugin, on the CPU:
+            [num_samples, ...], or [N, num_samples, ...] with `given`.
+
+        Raises:
+            ValueError: Arguments do not fit the model or each other.
+            CheckpointError: The stage that is asked for is not trained.
+        """
+        z_ND = self.sample_latents(
+            num_samples,
+            given=given,
+            guidance_scale=guidance_scale,
+            autoguidance_scale=autoguidance_scale,
+            num_steps=num_steps,
+            seed=seed,
+            prior=prior,
+        )
+        x = self.decode(z_ND, draw=draw, seed=seed, batch_size=batch_size)
+        if given:
+            x = {name: value.unflatten(0, (-1, num_samples)) for name, value in x.items()}
+        return x
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        num_samples: int,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        guidance_scale: float | None = None,
+        autoguidance_scale: float | None = None,
+        num_steps: int | None = None,
+        sampler: SamplerName | None = None,
+        seed: int = 0,
+        prior: PriorName = "diffusion",
+    ) -> Tensor:
+        """The latents that `generate` decodes: float [num_samples, D], or [N * num_samples, D] row by row.
+
+        `sampler` None takes the spec's; everything else as for `generate`.
+        """
+        if num_samples < 1:
+            raise ValueError(f"expected num_samples >= 1, got {num_samples}")
+        num_rows = check_given(self.modalities, given) if given else 1
+        source, settings = self._prior(prior, given), self.spec.generate
+        sampling = Sampling(
+            guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
+            autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
+            num_steps=num_steps or settings.num_steps,
+            sampler=sampler or settings.sampler,
+        )
+        return source.sample(seed, self._given(given or {}, num_rows, num_samples), sampling)
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        z_NSD: Tensor,
+        *,
+        given: Mapping[str, Tensor] | None = None,
+        num_steps: int = DENSITY_STEPS,
+        prior: PriorName = "diffusion",
+    ) -> Tensor:
+        """Log density of latents: log p(z), or log p(z | x_given); of the diffusion prior without any guidance.
+
+        Args:
+            z_NSD: S latents for each row of `given`; any N without it.
+            given: As for `generate`.
+            num_steps: Steps in which the diffusion prior's ODE is solved; the error falls with their square.
+            prior: As for `generate`.
+
+        Returns:
+            float tensor [N, S], nats.
+
+        Raises:
+            ValueError: Arguments do not fit the model or each other.
+            CheckpointError: The stage that is asked for is not trained.
+        """
+        num_rows = check_given(self.modalities, given) if given else len(z_NSD)
+        if len(z_NSD) != num_rows:
+            raise ValueError(f"expected latents of {num_rows} given rows, got {len(z_NSD)}")
+        known = self._given(given or {}, num_rows, z_NSD.shape[1])
+        z_KD = z_NSD.flatten(0, 1).to(self.device)
+        return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
+        """Every modality of some latents [N, D], on the CPU; the likelihood's mode, or a draw."""
+        generator = torch.Generator(self.device).manual_seed(mix_seed(seed, 2))
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        with evaluating(self.autoencoder):
+            for z in z_ND.split(batch_size):
+                for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
+                    parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    @property
+    def priors(self) -> dict[PriorName, LatentPrior]:
+        """The distributions that a latent can be drawn from: the diffusion prior and its controls."""
+        table = self.spec.prior
+        return {
+            "diffusion": DiffusedPrior(self.prior, table.sigma_min, table.sigma_max),
+            "mixture": MixturePrior(self.mixture, self.prior),
+            "normal": NormalPrior(self.autoencoder),
+            "posterior": SubsetPosterior(self.autoencoder),
+        }
+
+    def _prior(self, name: PriorName, given: Mapping[str, Tensor] | None) -> LatentPrior:
+        """The prior of a name, if it is trained and suits what is given."""
+        check_choice(name, self.priors, given=bool(given), trained=self.stages)
+        return self.priors[name]
+
+    def _given(self, given: Mapping[str, Tensor], num_rows: int, num_samples: int) -> Given:
+        """Features of the given modalities, for so many draws of each row."""
+        h_MNF, subset_NM = self._features(given, num_rows), self._presence(given, num_rows)
+        row_K = torch.arange(num_rows, device=self.device).repeat_interleave(num_samples)
+        return Given(h_MNF=h_MNF, subset_NM=subset_NM, row_K=row_K)
+
+    def _presence(self, given: Mapping[str, Tensor], num_rows: int) -> Tensor:
+        return torch.tensor([name in given for name in self.names], device=self.device).expand(num_rows, -1)
+
+    def _features(self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64) -> list[Tensor]:
+        """Features [N, F] of every modality; zeros for those not given."""
+        h = {name: torch.zeros(num_rows, self.autoencoder.feature_dim, device=self.device) for name in self.names}
+        with evaluating(self.autoencoder):
+            for rows in torch.arange(num_rows).split(batch_size) if given else ():
+                batch = {name: value[rows].to(self.device) for name, value in given.items()}
+                for name, feature in self.autoencoder.encode(batch).items():
+                    h[name][rows] = feature
+        return list(h.values())
