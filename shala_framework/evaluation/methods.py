@@ -38,15 +38,18 @@ class Method:
 
 
 def joint_methods(settings: Evaluate) -> Iterator[Method]:
-    """Each autoguidance scale, and the controls."""
-    for scale in settings.autoguidance_scales:
-        yield Method(prior="diffusion", autoguidance_scale=scale)
+    """No guidance, each autoguidance scale, and the controls."""
+    guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in settings.autoguidance_scales]
+    yield from dict.fromkeys([Method(prior="diffusion"), *guided])
     yield Method(prior="mixture")
     yield Method(prior="normal")
 
 
 def conditional_methods(settings: Evaluate, sampling: Generate) -> Iterator[Method]:
-    """Each guidance scale, at the spec's autoguidance, and q(z | x_given) of stage 1."""
-    for scale in settings.guidance_scales:
-        yield Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
+    """No guidance, each guidance scale at the spec's autoguidance, and q(z | x_given) of stage 1."""
+    guided = [
+        Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
+        for scale in settings.guidance_scales
+    ]
+    yield from dict.fromkeys([Method(prior="diffusion"), *guided])
     yield Method(prior="posterior")
