@@ -344,6 +344,24 @@ def test_mixture_density_is_the_closed_form():
     torch.testing.assert_close(mixture.log_prob(z), theirs.log_prob(z))
 
 
+@pytest.mark.parametrize(
+    "z",
+    [
+        torch.zeros(40, 3),  # one point
+        torch.eye(3).repeat(8, 1),  # fewer points than components
+        torch.randn(5, 3),  # as many rows as components
+        torch.randn(40, 1) * torch.tensor([1.0, 1.0, 0.0]),  # a line
+        1e5 * torch.randn(40, 3),
+    ],
+)
+def test_mixture_of_degenerate_data_is_finite(z):
+    """Rows at one point, on a line, or far apart, and fewer iterations than convergence takes."""
+    mixture = GaussianMixture(5, 3)
+    mixture.fit(z, seed=2**63 - 1, max_iterations=2)
+    assert mixture.log_prob(z).isfinite().all()
+    assert mixture.sample(0, range(20)).isfinite().all()
+
+
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))
 def test_a_condition_tells_the_length_of_a_feature(condition):
     """Features that differ by a factor alone are different conditions."""
