@@ -64,7 +64,7 @@ def test_a_silent_server_is_asked_three_times(clock):
     [
         (ConnectionRefusedError("no"), True, retrying.PATIENT_SECONDS, retrying.PATIENT_SECONDS),
         (ConnectionRefusedError("no"), False, retrying.FIRST_SECONDS, retrying.FIRST_SECONDS),  # perhaps misspelt
-        (ValueError("another checksum"), True, retrying.FIRST_SECONDS, retrying.FIRST_SECONDS),
+        (ValueError("its checksum differs"), True, retrying.FIRST_SECONDS, retrying.FIRST_SECONDS),
         (StatusError(400), True, retrying.FIRST_SECONDS, retrying.FIRST_SECONDS),
         (StatusError(404), True, 0, 0),
         (FileNotFoundError("no"), True, 0, 0),

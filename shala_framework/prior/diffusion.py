@@ -1,11 +1,12 @@
-"""The conditional diffusion prior p(z | h_S) for every subset S of the modalities, the empty one included.
+"""The conditional diffusion prior p(z | h_S) for every subset S of the modalities, including the empty one.
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
-From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). That one
-denoiser is conditioned on the features of a random subset, and so samples every conditional, is this project's.
-Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1
-because z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for
-autoguidance: what a small network gets wrong more than the large one does shows the way to where latents are likely.
+From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). This
+project's choice: one denoiser is conditioned on the features of a random subset and therefore samples every
+conditional.
+Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 because
+z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for autoguidance: the
+errors that a small network makes beyond those of the large one show the direction towards likely latents.
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,11 @@ from shala_framework.spec.schema import Prior
 
 
 class DiffusionPrior(nn.Module):
-    """A denoiser over standardised latents, with the statistics that standardise them and the features.
+    """A denoiser over standardised latents, with the statistics that standardise latents and features.
 
     Attributes:
-        network: The raw network of the denoiser.
-        guide: A smaller one that learns the same, worse; for autoguidance.
+        network: Raw network of the denoiser.
+        guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
     z_mean: Tensor
@@ -80,7 +81,7 @@ class DiffusionPrior(nn.Module):
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
-        """The one that a spec's [prior] describes."""
+        """Build the prior that a spec's [prior] describes."""
         return cls(
             latent_dim=latent_dim,
             num_modalities=num_modalities,
@@ -99,7 +100,7 @@ class DiffusionPrior(nn.Module):
     def set_statistics(
         self, z_mean_D: Tensor, z_covariance_DD: Tensor, h_mean_MF: Tensor, h_std_MF: Tensor, num_rows: int
     ) -> None:
-        """Take the moments of the training set's latents and features, as `latent_statistics` returns them."""
+        """Set the moments of the training set's latents and features, as returned by `latent_statistics`."""
         whiten_DD, restore_DD = whitening(z_covariance_DD, num_rows, enabled=self.whiten)
         for name, value in (
             ("z_mean", z_mean_D),
@@ -111,29 +112,29 @@ class DiffusionPrior(nn.Module):
             getattr(self, name).copy_(value)
 
     def standardise(self, z_BD: Tensor) -> Tensor:
-        """Latents of the autoencoder to the unit in which the prior works: mean zero, covariance near the identity."""
+        """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""
         with torch.autocast(z_BD.device.type, enabled=False):
             return (z_BD - self.z_mean) @ self.z_whiten
 
     def restore(self, z_BD: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
+        """Invert `standardise`."""
         with torch.autocast(z_BD.device.type, enabled=False):
             return z_BD @ self.z_restore + self.z_mean
 
     def log_volume(self) -> Tensor:
-        """Log of the volume that a unit of volume has once it is restored, in nats."""
+        """Log of the factor by which `restore` scales volumes, in nats."""
         return self.z_restore.double().slogdet()[1].float()
 
     def condition(
         self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False, feature_noise: float = 0.0
     ) -> Tensor:
-        """The vector [B, W] that tells the network, or the guide, the features of a subset.
+        """Return the vector [B, W] that represents a subset's features for the network or the guide.
 
         Args:
-            h_MBF: Features of every modality; those outside the subset may hold anything finite.
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
             subset_BM: bool, the given modalities.
-            guide: Whether it is for the guide.
-            feature_noise: Standard deviation of noise that is added to the standardised features.
+            guide: Whether the vector is for the guide.
+            feature_noise: Standard deviation of the noise that is added to the standardised features.
         """
         scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
         if feature_noise:
@@ -142,7 +143,7 @@ class DiffusionPrior(nn.Module):
         return vector
 
     def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, *, guide: bool = False) -> Tensor:
-        """D(z; sigma, h_S): the expected clean latent, in the standardised unit; of the network, or of the guide."""
+        """D(z; sigma, h_S): the expected clean latent in standardised units, by the network or by the guide."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
         raw: Tensor = (self.guide if guide else self.network)(z_BD / total, sigma_B.log() / 4, condition_BW)
@@ -167,14 +168,15 @@ class DiffusionPrior(nn.Module):
         """Weighted denoising error of each row for a random subset and noise level, averaged over dimensions: [B].
 
         Args:
-            z_BD: Draws of q(z | all that is present), not standardised.
-            h_MBF: Features of every modality; rows that lack one may hold anything finite.
+            z_BD: Samples of q(z | all present modalities), not standardised.
+            h_MBF: Features of every modality. Rows that lack one may have any finite values.
             presence_BM: bool, modalities that may enter a row's subset S.
-            unconditional_share: Probability that S is empty; else its size is uniform from 1 to all present.
+            unconditional_share: Probability that S is empty. Otherwise its size is uniform from 1 to all present
+                modalities.
             log_sigma_mean: P_mean of EDM.
             log_sigma_std: P_std of EDM.
-            feature_noise: Standard deviation of noise on the standardised features.
-            guide: Whether it is the guide's error.
+            feature_noise: Standard deviation of the noise on the standardised features.
+            guide: Whether to compute the guide's error.
         """
         device = z_BD.device
         kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
@@ -193,8 +195,8 @@ class DiffusionPrior(nn.Module):
             z_BD: Latents, not standardised.
             sigma_B: Noise levels.
             noise_BD: Standard normal noise.
-            condition_BW: As `condition` returns it.
-            guide: Whether it is the guide's error.
+            condition_BW: Result of `condition`.
+            guide: Whether to compute the guide's error.
         """
         clean_BD = self.standardise(z_BD)
         denoised_BD = self.denoise(clean_BD + sigma_B[:, None] * noise_BD, sigma_B, condition_BW, guide=guide)
@@ -202,18 +204,18 @@ class DiffusionPrior(nn.Module):
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 
     def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance: Guidance = NO_GUIDANCE) -> Denoise:
-        """D(z; sigma) for fixed features, with guidance or without.
+        """Return D(z; sigma) for fixed features, with or without guidance.
 
         Args:
-            h_MBF: Features of every modality; those outside the subset may hold anything finite.
-            subset_BM: bool, the given modalities; rows without any are unconditional.
-            guidance: Each kind costs an evaluation more, at the noise levels where it has an effect.
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities. Rows without any are unconditional.
+            guidance: Guidance to apply. Each kind costs an extra evaluation at the noise levels where it has an effect.
         """
         given_BW = self.condition(h_MBF, subset_BM)
         towards_given, from_guide = guidance.extents(any_given=True)
         _, from_guide_alone = guidance.extents(any_given=False)
         some_B1 = subset_BM.any(1, keepdim=True)
-        # What the samples are to move away from: how far, by which condition, and whether it is the guide's.
+        # What to move samples away from: how far, with which condition, and whether it is the guide's output.
         others: list[tuple[Tensor, Tensor, bool]] = []
         if towards_given and bool(some_B1.any()):
             extent_B1 = some_B1.to(given_BW.dtype) * towards_given

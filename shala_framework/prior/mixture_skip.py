@@ -1,10 +1,10 @@
-"""The skip connection of the denoiser: the best one of a Gaussian mixture in place of a single Gaussian's.
+"""The skip connection of the denoiser: the best denoiser of a Gaussian mixture instead of a single Gaussian's.
 
-EDM's skip connection is the best denoiser of data that are N(0, I), and its network learns all the rest. Latents lie in
-clusters, of classes above all; a network that has not learned them yet samples between them, where no class is. A
-mixture's best denoiser is known in closed form too, so that the network starts from the distribution of the control and
-learns only what that lacks. What is given changes the probabilities of the components, by a gate that is learned. That
-the skip is a mixture's is this project's choice. Shapes: B batch, D latent_dim, K components.
+EDM's skip connection is the best denoiser of data from N(0, I), and its network learns everything else. Latents form
+clusters, mostly classes. A network that has not yet learned them samples between them, where no class is. The best
+denoiser of a mixture is also known in closed form, so the network starts from the distribution of the control and
+learns only what that lacks. A learned gate lets the given modalities change the probabilities of the components. The
+mixture skip is this project's choice. Shapes: B batch, D latent_dim, K components.
 """
 
 import torch
@@ -14,7 +14,7 @@ from shala_framework.prior.controls import GaussianMixture
 
 
 class MixtureSkip(nn.Module):
-    """E[clean | clean + sigma * noise] for clean latents of a Gaussian mixture; N(0, I) before it is given one."""
+    """E[clean | clean + sigma * noise] for clean latents of a Gaussian mixture, which is N(0, I) initially."""
 
     log_weights: Tensor
     means: Tensor
@@ -30,7 +30,7 @@ class MixtureSkip(nn.Module):
         self.register_buffer("directions", torch.eye(dim).repeat(num_components, 1, 1))
 
     def take(self, mixture: GaussianMixture) -> None:
-        """Become that of a fitted mixture of as many components."""
+        """Copy a fitted mixture with the same number of components."""
         factors = mixture.cholesky.detach().cpu().double()
         variances, directions = torch.linalg.eigh(factors @ factors.mT)
         self.log_weights.copy_(mixture.weights.clamp_min(1e-10).log())
@@ -43,8 +43,8 @@ class MixtureSkip(nn.Module):
 
         Args:
             z_BD: Noisy latents.
-            sigma_B: Their noise levels.
-            logits_BK: What is added to the logarithms of the components' weights, which are normalised again.
+            sigma_B: Noise levels of the latents.
+            logits_BK: Values added to the log-weights of the components, which are then renormalised.
         """
         with torch.autocast(z_BD.device.type, enabled=False):
             log_weights_KB = (self.log_weights + logits_BK.float()).log_softmax(1).T

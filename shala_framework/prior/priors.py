@@ -1,6 +1,6 @@
 """The distributions that a latent can be sampled from: the diffusion prior, and the controls that it must beat.
 
-Each one samples and has a density, in the unit of stage 1's latents. Shapes: N given rows, K draws, M modalities, F
+Each one samples and has a density, in the units of stage 1's latents. Shapes: N given rows, K samples, M modalities, F
 feature_dim, D latent_dim.
 """
 
@@ -29,15 +29,15 @@ DENSITY_ROWS = 512  # rows whose density is computed at a time
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How the diffusion prior is sampled.
+    """Settings for sampling from the diffusion prior.
 
     Attributes:
-        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
-        autoguidance_scale: v in D_guide + v (D - D_guide); 1 is none.
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
+        autoguidance_scale: v in D_guide + v (D - D_guide); 1 disables it.
         guidance_sigma_min: Lowest noise level with guidance of either kind.
-        guidance_sigma_max: Highest; None sets no limit.
-        num_steps: Steps of the sampler.
-        sampler: Its name.
+        guidance_sigma_max: Highest noise level with guidance of either kind; None sets no limit.
+        num_steps: Number of sampler steps.
+        sampler: Name of the sampler.
     """
 
     guidance_scale: float = 1.0
@@ -49,7 +49,7 @@ class Sampling:
 
     @property
     def guidance(self) -> Guidance:
-        """What the denoiser is told of it."""
+        """The guidance for the denoiser."""
         return Guidance(
             guidance_scale=self.guidance_scale,
             autoguidance_scale=self.autoguidance_scale,
@@ -116,7 +116,7 @@ class NormalPrior:
 
 @attrs.frozen(eq=False)
 class MixturePrior:
-    """A Gaussian mixture, fitted to draws of the aggregate posterior."""
+    """A Gaussian mixture that is fitted to samples of the aggregate posterior."""
 
     stage: ClassVar[str] = "prior"
     given: ClassVar[bool | None] = False
@@ -166,9 +166,9 @@ class DiffusedPrior:
     """p(z | h_S) of stage 2, with or without given modalities.
 
     Attributes:
-        prior: The denoiser.
+        prior: Denoiser.
         sigma_min: Smallest noise level of the sampler.
-        sigma_max: Largest.
+        sigma_max: Largest noise level of the sampler.
     """
 
     stage: ClassVar[str] = "prior"
@@ -220,5 +220,5 @@ def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, t
 
 
 def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:
-    """The density of latents themselves, from that of standardised ones, by change of variables."""
+    """Convert the density of standardised latents to that of the latents, by change of variables."""
     return log_prob_K - prior.log_volume()

@@ -50,7 +50,7 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 
 def row_noise(seed: int, rows: Sequence[int], dim: int) -> Tensor:
-    """Standard Gaussian noise [N, dim] in which row n depends on (seed, rows[n]) alone.
+    """Standard Gaussian noise [N, dim] in which row n depends only on (seed, rows[n]).
 
     The n-th sample therefore does not depend on its batch.
 

@@ -1,8 +1,8 @@
-"""The unit in which the diffusion prior works: latents of mean zero and covariance near the identity.
+"""The units of the diffusion prior: latents with mean zero and covariance near the identity.
 
-EDM's preconditioning is that of data whose covariance is the identity: its skip connection then is the best linear
-denoiser, and the network learns only what is not Gaussian. Latents scaled dimension by dimension are far from it where
-dimensions are correlated. Shapes: D latent_dim.
+EDM's preconditioning suits data with identity covariance: its skip connection is then the best linear denoiser, and the
+network learns only what is not Gaussian. Latents that are scaled per dimension are far from this if dimensions are
+correlated. Shapes: D latent_dim.
 """
 
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def whitening(covariance_DD: Tensor, num_rows: int, *, enabled: bool = True) -> tuple[Tensor, Tensor]:
-    """A linear map W that whitens rows z W of a given covariance, and its inverse.
+    """Return a linear map W that whitens rows z W with the given covariance, and its inverse.
 
-    W first scales each dimension to variance 1 and then rotates, scales and rotates back (ZCA), so that it does not
-    depend on the order or the signs of eigenvectors. The correlation matrix is shrunk towards the identity as if D more
-    rows had been seen without any correlation: few rows leave some directions with next to no variance, which would
-    be blown up where unseen rows have more.
+    W first scales each dimension to variance 1 and then rotates, scales and rotates back (ZCA), so it does not depend
+    on the order or the signs of eigenvectors. The correlation matrix is shrunk towards the identity, as if D more rows
+    without any correlation had been seen. With few rows, some directions have almost no variance and would otherwise be
+    magnified for unseen rows.
 
     Args:
         covariance_DD: Covariance of the latents.
-        num_rows: Number of rows that it was estimated from.
-        enabled: False scales each dimension and leaves correlations as they are.
+        num_rows: Number of rows from which it was estimated.
+        enabled: Whether to remove correlations. Otherwise W only scales each dimension.
 
     Returns:
         W and its inverse, float32 [D, D].

@@ -34,14 +34,14 @@ def write_card(
     data: Mapping[str, Any],
     evaluations: Mapping[str, Evaluation],
 ) -> Path:
-    """Write the model card of a run into its folder, in place of an earlier one; returns its path.
+    """Write the model card of a run into its folder, replacing an earlier one, and return its path.
 
     Args:
-        model: The run's, with both stages trained.
-        folder: The run's folder.
+        model: Model of the run, with both stages trained.
+        folder: Folder of the run.
         facts: Names and values: sizes, steps, seconds, machine.
-        data: What the report says of the data: `sources` by name; `head` and `lines` of a table of rows; `left_out`.
-        evaluations: By split; empty if the run was not evaluated.
+        data: Data section of the report: `sources` by name, `head` and `lines` of a table of rows, and `left_out`.
+        evaluations: Evaluation of each split; empty if the run was not evaluated.
     """
     path = folder / CARD_FILE
     write_file(path, model_card(model, folder, facts=facts, data=data, evaluations=evaluations).encode())
@@ -56,7 +56,7 @@ def model_card(
     data: Mapping[str, Any],
     evaluations: Mapping[str, Evaluation],
 ) -> str:
-    """The model card as Markdown; arguments as in `write_card`. Text from specs and data is escaped."""
+    """Return the model card as Markdown; arguments as in `write_card`. Text from specs and data is escaped."""
     names = ", ".join(map(plain, model.names))
     parts = [
         "---\nlibrary_name: shala_framework\ntags: [multimodal, generative-model, shared-latent]\n---",

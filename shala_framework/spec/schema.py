@@ -298,7 +298,7 @@ class Generate:
             D_guide, with or without given modalities; 1 disables it. If both are enabled, the larger of w - 1 and v - 1
             is the strength of both together, which they share in proportion.
         guidance_sigma_min: Lowest noise level at which either kind of guidance is applied.
-        guidance_sigma_max: Highest such noise level; there is no limit without it.
+        guidance_sigma_max: Highest noise level at which either kind of guidance is applied; no limit by default.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
