@@ -108,7 +108,7 @@ def test_a_model_is_measured_given_nothing_and_given_one(model):
     rows = Rows(x=x, presence=presence, keys=keys, labels=(None,) * 200)
     dim = model.autoencoder.latent_dim
     q = GaussianPosterior(torch.zeros(200, dim), torch.zeros(200, dim))
-    calibration = Calibration(model, rows, q, q.sample(), model.spec.evaluate, torch.arange(200) // 4, 0)
+    calibration = Calibration(model, rows, q.sample(), q, model.spec.evaluate, torch.arange(200) // 4, 0)
     for size, count in ((0, 200), (1, 150)):
         method = Method(prior="diffusion")
         model.prior.z_std.fill_(1.0)
@@ -122,5 +122,5 @@ def test_a_model_is_measured_given_nothing_and_given_one(model):
         assert narrow.ratio.high < 0.95
         assert narrow.regions["80"].value < 0.7
     assert calibration.figures(Method(prior="posterior"), 1, 500).ratio.value == pytest.approx(1, abs=0.1)
-    alone = Calibration(model, rows.take(torch.arange(40)), q, q.sample(), model.spec.evaluate, None, 0)
+    alone = Calibration(model, rows.take(torch.arange(40)), q.sample(), q, model.spec.evaluate, None, 0)
     assert alone.figures(Method(prior="diffusion"), 1, 500) is None
