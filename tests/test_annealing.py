@@ -98,7 +98,8 @@ def model(two_spec, monkeypatch):
     q = MeanField([made.autoencoder.decoders[name] for name in made.names])
     made.autoencoder.posterior = made.autoencoder.subset_posterior = q
     made.prior.z_mean.fill_(0.3)
-    made.prior.z_std.fill_(2.0)
+    made.prior.z_restore.copy_(2 * torch.eye(16))
+    made.prior.z_whiten.copy_(torch.eye(16) / 2)
     for parameter in made.autoencoder.parameters():
         parameter.requires_grad_(False)
     return made

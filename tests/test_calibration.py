@@ -87,7 +87,7 @@ def test_a_sampler_that_shows_one_of_two_modes_is_caught():
 
 @pytest.fixture
 def model(two_spec):
-    """q(z | x) = N(0, I) whatever x is, and a prior of stage 2 that is N(0, z_std^2) before it is trained."""
+    """q(z | x) = N(0, I) whatever x is, and a prior of stage 2 that is N(0, scale^2) before it is trained."""
     made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
     for posterior in (made.autoencoder.posterior, made.autoencoder.subset_posterior):
@@ -97,8 +97,14 @@ def model(two_spec):
     return made
 
 
+def scale_prior(model, scale):
+    eye = torch.eye(model.autoencoder.latent_dim)
+    model.prior.z_restore.copy_(scale * eye)
+    model.prior.z_whiten.copy_(eye / scale)
+
+
 def test_a_model_is_measured_given_nothing_and_given_one(model):
-    """Latents that are N(0, I): the prior is calibrated at z_std = 1 and caught at .8; missing modalities are no row's
+    """Latents that are N(0, I): the prior is calibrated at scale 1 and caught at .8; missing modalities are no row's
     condition, and people are resampled together."""
     torch.manual_seed(0)
     x = {"first": torch.randn(200, 2), "second": torch.randn(200, 2)}
@@ -108,19 +114,19 @@ def test_a_model_is_measured_given_nothing_and_given_one(model):
     rows = Rows(x=x, presence=presence, keys=keys, labels=(None,) * 200)
     dim = model.autoencoder.latent_dim
     q = GaussianPosterior(torch.zeros(200, dim), torch.zeros(200, dim))
-    calibration = Calibration(model, rows, q, q.sample(), model.spec.evaluate, torch.arange(200) // 4, 0)
+    calibration = Calibration(model, rows, q.sample(), q, model.spec.evaluate, torch.arange(200) // 4, 0)
     for size, count in ((0, 200), (1, 150)):
         method = Method(prior="diffusion")
-        model.prior.z_std.fill_(1.0)
+        scale_prior(model, 1.0)
         fair = calibration.figures(method, size, 500)
         assert fair.ratio.count == count
         assert fair.ratio.value == pytest.approx(1, abs=0.1)
         assert fair.intervals["80"].value == pytest.approx(0.8, abs=0.05)
         assert fair.ratio.low < 1 < fair.ratio.high
-        model.prior.z_std.fill_(0.8)
+        scale_prior(model, 0.8)
         narrow = calibration.figures(method, size, 500)
         assert narrow.ratio.high < 0.95
         assert narrow.regions["80"].value < 0.7
     assert calibration.figures(Method(prior="posterior"), 1, 500).ratio.value == pytest.approx(1, abs=0.1)
-    alone = Calibration(model, rows.take(torch.arange(40)), q, q.sample(), model.spec.evaluate, None, 0)
+    alone = Calibration(model, rows.take(torch.arange(40)), q.sample(), q, model.spec.evaluate, None, 0)
     assert alone.figures(Method(prior="diffusion"), 1, 500) is None

@@ -3,7 +3,8 @@
 Truth is a draw of q(z | X) given all that a row has. Were p(z | x_S) the mean of those posteriors over what x_S leaves
 open, the truth and samples would be exchangeable: two samples would be as far apart as a sample and the truth, and the
 truth would rank anywhere among samples, by whatever statistic. Each figure tests one consequence. All of them are in
-the metric that whitens held-out latents, so that no dimension drowns the others.
+the metric that whitens training latents, so that no dimension drowns the others; fitted to the truths themselves, it
+would make them look too near to each other.
 
 Shapes: N rows, S samples a row, D latent_dim, P directions.
 Reference: Gneiting and Raftery 2007 for the two distances, which are the terms of the energy score; Gneiting et al.
@@ -103,8 +104,8 @@ class Calibration:
     Attributes:
         model: With both stages trained.
         rows: Held-out rows.
-        posterior: q(z | all present) of each of them.
-        z_ND: A draw of each, the truth.
+        z_ND: A draw of q(z | all present) of each of them, the truth.
+        training: q(z | all present) of training rows, whose aggregate has unit covariance in the metric.
         settings: Methods.
         groups_N: Groups of rows that are resampled together, or None.
         seed: Of the samples.
@@ -112,8 +113,8 @@ class Calibration:
 
     model: ShaLa
     rows: Rows
-    posterior: GaussianPosterior
     z_ND: Tensor
+    training: GaussianPosterior
     settings: Evaluate
     groups_N: Tensor | None
     seed: int
@@ -216,9 +217,9 @@ class Calibration:
         return torch.tensor(spread_positions(len(self.rows), num_rows), dtype=torch.int64)
 
     def _whitening(self) -> Callable[[Tensor], Tensor]:
-        """Latents to the metric in which the held-out rows' aggregate posterior has unit covariance."""
-        mean_ND = self.posterior.mean_BD.double()
-        variance_D = self.posterior.log_var_BD.double().exp().mean(0)
+        """Latents to the metric in which the training rows' aggregate posterior has unit covariance."""
+        mean_ND = self.training.mean_BD.double()
+        variance_D = self.training.log_var_BD.double().exp().mean(0)
         covariance_DD = mean_ND.T.cov(correction=0).reshape(len(variance_D), -1) + variance_D.diag()
         lower_DD = torch.linalg.cholesky(covariance_DD)
 

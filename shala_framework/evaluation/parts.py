@@ -14,7 +14,7 @@ from shala_framework.support.checkpoint import load_module, read_checkpoint, wri
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
-FORMAT = 2  # of what is kept, part of every part's name: parts of another one are computed again
+FORMAT = 3  # of what is kept, part of every part's name: parts of another one are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -33,6 +33,7 @@ from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
 
+MOST_METRIC_ROWS = 2_000  # training rows whose latents give the metric of calibration
 FEW_GROUPS = 10  # whose bootstrap says little
 _NAMED_LABELS = 5  # in a note
 
@@ -193,7 +194,8 @@ def evaluate(
             conditional_real = conditional_reference(panel, num_rows) if conditional else {}
     for part in ("joint", "conditional"):
         pace.finish(part)
-    calibration = Calibration(model, held_out, q, z_ND, settings, groups_N, seed)
+    metric = latents_of(model.autoencoder, train.spread(MOST_METRIC_ROWS), model.device).posterior
+    calibration = Calibration(model, held_out, z_ND, metric, settings, groups_N, seed)
     num_rows = counts.calibration_rows(len(list(calibration.questions())))
     calibrated = calibration.measure(num_rows, reporter, parts) if num_rows else []
     pace.finish("calibration")
