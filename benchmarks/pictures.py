@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows
-from shala_framework.plugin import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
+from shala_framework.plugin import (
+    Likelihood,
+    LogScale,
+    Modality,
+    Normal,
+    Pixels,
+    Preview,
+    RefinerUNet,
+    group_norm,
+    pixels_to_unit,
+)
 from shala_framework.spec.schema import Stage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
 from shala_framework.training.loop import train
@@ -95,6 +105,9 @@ class Picture(Modality):
 
     def decoder(self, latent_dim: int) -> nn.Module:
         return Decoder(latent_dim)
+
+    def refiner(self, latent_dim: int) -> nn.Module:
+        return RefinerUNet(3, latent_dim)
 
 
 def modalities(count: int) -> dict[str, Picture]:

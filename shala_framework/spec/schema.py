@@ -6,17 +6,23 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
+from shala_framework.spec.limits import (
+    LONGEST_NAME,
+    LONGEST_RUN,
+    MOST_GUIDANCE,
+    MOST_ROWS,
+    MOST_STEPS,
+    MOST_WEIGHT,
+    MOST_WIDE,
+)
+from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
+from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
+from shala_framework.spec.stages import PriorStage as PriorStage
+from shala_framework.spec.stages import RefinerStage as RefinerStage
+from shala_framework.spec.stages import Stage as Stage
+from shala_framework.spec.stages import Train as Train
 from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.support.hints import shortened
-
-# Bounds that no use meets: above them memory or numbers end, hours later or in black pictures.
-MOST_WIDE = 65_536  # of layers and latents; two layers of it hold 16 GiB
-MOST_STEPS = 1_000_000_000  # weeks at a millisecond each
-MOST_ROWS = 100_000_000  # that are read into memory or drawn
-MOST_WEIGHT = 1_000_000  # of a term of the loss, beside others of weight 1
-MOST_GUIDANCE = 100  # tens already saturate samples
-LONGEST_NAME = 64  # characters of a modality's; several of them, and a key, make one file's name
-LONGEST_RUN = 200  # characters of a run's, which file systems limit to 255
 
 
 def _names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
@@ -180,109 +186,44 @@ class Prior:
             raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
-SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that keep their proportion to a stage's steps
-
-
 @attrs.frozen(kw_only=True)
-class Stage:
-    """Settings of the training loop that both stages share.
+class Refine:
+    """[refine]: the conditional diffusion of the residual between x and the decoder's mean.
 
     Attributes:
-        steps: Optimiser steps. Under train.minutes the time decides how many are taken, and the warm-ups, intervals and
-            half-life below keep their proportion to them.
-        batch_size: Rows a step, over all processes.
-        micro_batches: Parts into which a process splits its rows of a step, one computed after the other, to save
-            memory. In stage 1 rows are then contrasted with those of their own part alone.
-        optimizer: "muon" makes the steps of linear and convolutional weights orthogonal and leaves the rest to AdamW;
-            "adamw" trains everything by AdamW, at about a tenth of the learning rate.
-        learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
-        warmup_steps: Steps of the warm-up.
-        weight_decay: Decoupled, as in AdamW.
-        gradient_clip: Largest norm of the gradient.
-        log_every_steps: Steps between two lines of metrics.jsonl.
-        save_every_steps: Steps between two saved states from which the stage can go on, each with a validation.
-        save_every_minutes: A state is saved after so many minutes too, however few steps they held.
-        time_share: This stage's part of train.minutes, relative to the other stages' parts.
+        share: Whether modalities of one plugin with the same shape and options have one network, which tells them apart
+            by an embedding of each.
+        log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
+        log_sigma_std: Its standard deviation (P_std of EDM).
+        latent_noise: Noise that is added to z in training, in standard deviations of the latent, as the prior's samples
+            are not exactly those of the posterior.
+        latent_dropout: Share of training rows in which the network does not see z, for guidance.
+        texture_weight: Weight of the distance between the predicted clean x and the data in the statistics of the
+            encoders' convolutional maps; 0 leaves it out.
+        sampler: "heun" evaluates the network 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
+        num_steps: Steps of the sampler.
+        guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
+        sigma_min: Lowest noise level, in standard deviations of the residual.
+        sigma_max: Highest noise level, same unit.
+        num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
-    steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
-    batch_size: int = attrs.field(default=64, validator=at_least(1, at_most=1_048_576))
-    micro_batches: int = attrs.field(default=1, validator=at_least(1, at_most=65_536))
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
-    warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
-    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
-    gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
-    log_every_steps: int = attrs.field(
-        default=50, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_steps: int = attrs.field(
-        default=500, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
-    time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+    share: bool = True
+    log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
+    log_sigma_std: float = attrs.field(default=1.4, validator=above(0, at_most=10))
+    latent_noise: float = attrs.field(default=0.05, validator=at_least(0, at_most=10))
+    latent_dropout: float = attrs.field(default=0.1, validator=between(0, 1))
+    texture_weight: float = attrs.field(default=0.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    sampler: Literal["heun", "dpm"] = "dpm"
+    num_steps: int = attrs.field(default=6, validator=at_least(2, at_most=10_000))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    sigma_min: float = attrs.field(default=0.03, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=10.0, validator=between(1e-6, 1e4))
+    num_levels: int = attrs.field(default=8, validator=at_least(1, at_most=10_000))
 
-
-@attrs.frozen(kw_only=True)
-class AutoencoderStage(Stage):
-    """[train.autoencoder]: stage 1.
-
-    Attributes:
-        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
-        kl_warmup_steps: Steps over which the weight grows from 0.
-        likelihood_rescaling: Whether each modality's log-likelihood is multiplied by (values of the largest modality
-            / values of this one) while training, so that z must tell a skeleton as well as the video that has fifty
-            times as many numbers. The validation ELBO is always the unscaled one.
-    """
-
-    kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
-    kl_warmup_steps: int = attrs.field(
-        default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    likelihood_rescaling: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class PriorStage(Stage):
-    """[train.prior]: stage 2.
-
-    Attributes:
-        ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
-    """
-
-    batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
-    time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
-    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
-
-
-@attrs.frozen(kw_only=True)
-class Train:
-    """[train]: both stages.
-
-    Attributes:
-        device: "auto" takes CUDA where there is one.
-        precision: Number format of matrix products in training. "auto" takes bfloat16 where the device has units for it
-            and a measurement at the start of the run finds it faster, and float32 elsewhere; a resumed run keeps it.
-        minutes: Time for both stages together, in place of their numbers of steps. The run measures its rate in a few
-            steps that do not count, fixes the steps of every stage from it, and records them for when it is resumed.
-            Reading data, samples and evaluation come on top.
-        compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
-            may take minutes; try whether later ones win them back.
-        sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
-            stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
-        autoencoder: Stage 1.
-        prior: Stage 2.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
-    compile: bool = False
-    sharding: Literal["none", "decoders"] = "none"
-    autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
-    prior: PriorStage = attrs.field(factory=PriorStage)
+    def __attrs_post_init__(self) -> None:
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
 @attrs.frozen(kw_only=True)
@@ -376,6 +317,7 @@ class Spec:
         modality: A table for each modality, by name; their order is that of the file.
         posterior: See Posterior.
         prior: See Prior.
+        refine: See Refine.
         train: See Train.
         generate: See Generate.
         evaluate: See Evaluate.
@@ -389,6 +331,7 @@ class Spec:
     modality: dict[str, ModalityTable] = attrs.field(validator=_modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)
     prior: Prior = attrs.field(factory=Prior)
+    refine: Refine = attrs.field(factory=Refine)
     train: Train = attrs.field(factory=Train)
     generate: Generate = attrs.field(factory=Generate)
     evaluate: Evaluate = attrs.field(factory=Evaluate)
