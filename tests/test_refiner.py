@@ -12,8 +12,9 @@ from two_floats import RefinedFloats, TwoFloats, TwoFloatsOptions
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.plugin import Laplace, Likelihood, Normal, Pixels, Refinable
-from shala_framework.refiner import Refined, Refinement, Refiner
+from shala_framework.refiner import Refined, Refinement, Refiner, check_refiner
 from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.support.errors import PluginError
 from shala_framework.training.loop import train
 from shala_framework.training.refinement import RefinerTraining
 
@@ -208,3 +209,26 @@ def test_a_likelihood_without_a_residual_space_is_refused():
     assert not isinstance(Bare(torch.zeros(1)), Refinable)
     with pytest.raises(TypeError, match="expected a Refinable likelihood of 'x', got Bare"):
         refiner.residual("x", Bare(torch.zeros(1)))  # type: ignore[arg-type]
+
+
+def test_a_plugin_that_does_not_keep_the_contract_is_named():
+    """A likelihood that cannot be refined, and a network of another shape."""
+
+    class Short(RefinedFloats):
+        def refiner(self, latent_dim: int) -> nn.Module:
+            class Network(nn.Linear):
+                def forward(self, noisy, mean, z, c_noise):
+                    return super().forward(noisy)
+
+            return Network(2, 1)
+
+    class Unlikely(nn.Module):
+        log_prob = mode = sample = is_bound = None
+
+    z, modalities = torch.zeros(2, LATENT_DIM), {"a": Short(TwoFloatsOptions())}
+    refiner = Refiner(modalities, latent_dim=LATENT_DIM)
+    normal = Normal(torch.zeros(2, 2), torch.zeros(()))
+    with pytest.raises(PluginError, match=r"modality 'a': its refiner returned \(2, 1\); expected \(2, 2\)"):
+        check_refiner(refiner, z, {"a": normal}, modalities)
+    with pytest.raises(PluginError, match="modality 'a': it offers a refiner, and its decoder returned Unlikely"):
+        check_refiner(refiner, z, {"a": Unlikely()}, modalities)
