@@ -139,7 +139,7 @@ def _trial(base: float, texts: list[str], folder: Path, number: int, begin: Begi
 def _differs(loaded: Any, data: bytes, *, compared: bool) -> str:
     """What an accepted spec says otherwise than its file does."""
     from shala_framework.spec.reading import resolve_spec
-    from shala_framework.spec.structuring import unstructure
+    from shala_framework.support.structuring import unstructure
 
     saved = json.loads(json.dumps(unstructure(loaded.spec), allow_nan=False))
     again = resolve_spec(saved, "saved").spec
@@ -373,7 +373,7 @@ def _override(rng: random.Random) -> str:
 
 def _complete(loaded: Any) -> str:
     """The TOML text of a spec with every key that it may have, each with its value."""
-    from shala_framework.spec.structuring import unstructure
+    from shala_framework.support.structuring import unstructure
 
     values = {key: value for key, value in unstructure(loaded.spec).items() if value is not None}
     for table in values["modality"].values():

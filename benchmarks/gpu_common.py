@@ -98,7 +98,7 @@ def model_of(name: str, **changes: Any) -> ShaLa:
         for part in tables:
             table = table[part]
         table[key] = value
-    return ShaLa(resolve_spec(raw, name)).build()
+    return ShaLa.from_spec(resolve_spec(raw, name)).build()
 
 
 def random_rows(model: ShaLa, count: int) -> Rows:
@@ -119,9 +119,7 @@ def random_rows(model: ShaLa, count: int) -> Rows:
 def stage_1(model: ShaLa, device: torch.device, precision: Precision) -> AutoencoderTraining:
     """Stage 1 of a spec's model."""
     model.to(device)
-    return AutoencoderTraining(
-        model.autoencoder, model.spec.posterior, model.spec.train.autoencoder, device, precision=precision
-    )
+    return AutoencoderTraining(model.autoencoder, model.spec.train.autoencoder, device, precision=precision)
 
 
 @contextlib.contextmanager

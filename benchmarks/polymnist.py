@@ -71,7 +71,7 @@ class Model:
         sizes = {"latent_dim": recipe.latent_dim, "feature_dim": FEATURE_DIM, "hidden_dim": recipe.hidden_dim}
         self.table = structure({**sizes, **recipe.posterior}, Posterior)
         self.prior_table = structure(recipe.prior, Prior)
-        self.autoencoder = Autoencoder.from_table(modalities(len(names)), self.table)
+        self.autoencoder = Autoencoder(modalities(len(names)), self.table)
         self.prior = DiffusionPrior.from_table(
             self.prior_table, latent_dim=recipe.latent_dim, num_modalities=len(names), feature_dim=FEATURE_DIM
         )
@@ -120,9 +120,7 @@ def train_autoencoder(model: Model, rows: Rows) -> dict[str, float]:
     """Stage 1, within its share of the budget."""
     recipe, start = model.recipe, time.perf_counter()
     settings = structure(recipe.autoencoder, AutoencoderStage)
-    stage = AutoencoderTraining(
-        model.autoencoder, model.table, settings, model.device, precision=model.stage_1_precision
-    )
+    stage = AutoencoderTraining(model.autoencoder, settings, model.device, precision=model.stage_1_precision)
 
     def batches(start_step: int) -> Iterator[Rows]:
         order = shuffled_batches(len(rows), settings.batch_size, recipe.seed, start_step)

@@ -59,8 +59,8 @@ def new_stage(
     settings = structure(
         {"steps": 1_000_000, "batch_size": BATCH_SIZE, "save_every_steps": 1_000_000}, AutoencoderStage
     )
-    autoencoder = Autoencoder.from_table(modalities(count), table)
-    return AutoencoderTraining(autoencoder, table, settings, torch.device("cpu"), precision=precision), settings
+    autoencoder = Autoencoder(modalities(count), table)
+    return AutoencoderTraining(autoencoder, settings, torch.device("cpu"), precision=precision), settings
 
 
 def rate_of_loop(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shala_framework.model import ShaLa
     from shala_framework.run.loading import load
+    from shala_framework.run.train import train
+    from shala_framework.spec.schema import Spec
     from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
 
 __version__ = "0.1.0"
@@ -18,10 +20,15 @@ _HOMES = {
     "support.errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
     "model": ("ShaLa",),
     "run.loading": ("load",),
+    "run.train": ("train",),
+    "spec.schema": ("Spec",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["CheckpointError", "DataError", "PluginError", "Problem", "ShaLa", "ShalaError", "SpecError", "load"]
+__all__ = [
+    "CheckpointError", "DataError", "PluginError", "Problem", "ShaLa", "ShalaError", "Spec", "SpecError", "load",
+    "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -42,15 +42,26 @@ MAY_IMPORT = {
     "training": {"autoencoder", "data", "distributed", "plugin", "prior", "refiner", "spec", "support"},
     "evaluation": {"autoencoder", "data", "model", "plugin", "prior", "spec", "support", "training"},
     "report": {"data", "evaluation", "model", "plugin", "spec", "support", "training"},
-    "run": {"data", "distributed", "evaluation", "model", "plugin", "report", "spec", "support", "training"},
+    "run": {
+        "autoencoder",
+        "data",
+        "distributed",
+        "evaluation",
+        "model",
+        "plugin",
+        "report",
+        "spec",
+        "support",
+        "training",
+    },
     "cli": {"data", "distributed", "evaluation", "model", "plugin", "report", "run", "spec", "support", "training"},
     "plugin.testing": {"plugin", "spec", "support"},
     "__main__": {"cli"},
 }
 FACADE_NAMES = (CORE, "plugin")  # which resolve names on first use, on behalf of others
 UPWARD = {
-    # A spec's options are checked by the classes of its plugins, and plugins use spec.structuring. The import is
-    # inside the function that checks, so that broken TOML is reported before torch is loaded.
+    # The classes of a spec's plugins check its options. The function that calls them imports the loader, so that
+    # broken TOML is reported before torch is loaded.
     ("spec.reading", "plugin.loading"),
 }
 # Kinds of signal besides those that plugins offer; a sound, a text and a picture are also what a Preview may hold.

@@ -10,9 +10,9 @@ import pytest
 from shala_framework.plugin.loading import installed_offers, load_offer
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.schema import Spec
-from shala_framework.spec.structuring import InvalidValueError, structure
 from shala_framework.support.errors import PluginError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import InvalidValueError, structure
 
 
 def classes(kind: Any) -> Iterator[type]:

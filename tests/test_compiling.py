@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.spec.schema import Posterior
 from shala_framework.training import compiling
 from shala_framework.training.compiling import CompilerError, compiled, uncompiled
 
@@ -16,16 +17,15 @@ from two_floats import ConvolvedFloats, TwoFloatsOptions  # isort: skip
 def test_compiled_networks_compute_the_same():
     torch.manual_seed(0)
     modalities = {name: ConvolvedFloats(TwoFloatsOptions(field=name)) for name in "ab"}
-    model = Autoencoder(
-        modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True, recognised=True, textured=True
-    )
+    model = Autoencoder(modalities, Posterior(latent_dim=2, feature_dim=4, hidden_dim=8))
     x, presence = {name: torch.randn(6, 2) for name in "ab"}, torch.ones(6, 2, dtype=torch.bool)
 
     def outcome():
         torch.manual_seed(1)
         model.zero_grad()
         bound = model.bound(x, presence)
-        loss = bound.texture + bound.contrast + bound.recognition - bound.elbo().mean() + bound.subset_kl_B.mean()
+        assert len(bound.added) == 4
+        loss = sum(bound.added.values()) - bound.elbo().mean()
         loss.backward()
         return {"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters() if p.grad is not None}}
 

@@ -2,19 +2,21 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 from two_floats import TwoFloats, TwoFloatsOptions
 
-from shala_framework.autoencoder.contrast import Contrast
 from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.terms.contrast import ContrastTerm
+from shala_framework.spec.schema import Posterior
 
 
 @pytest.fixture
 def contrast():
     """Of three modalities whose features of two dimensions are compared as they are, at a scale of 20."""
     torch.manual_seed(0)
-    made = Contrast(3, 2)
+    made = ContrastTerm(1.0, 3, 2)
     for projection in made.projections:
         torch.nn.init.zeros_(projection.weight)
         torch.nn.init.zeros_(projection.bias)
@@ -34,19 +36,19 @@ def test_it_is_the_cross_entropy_of_finding_the_row(contrast):
     """Four corners known to each other: log of the softmax's sum; the same feature for all rows: log 4."""
     presence = torch.ones(4, 3, dtype=torch.bool)
     exact = math.log(1 + 2 * math.exp(-20) + math.exp(-40))
-    assert float(contrast([5 * corners(4)] * 3, presence).detach()) == pytest.approx(exact, abs=1e-6)
-    assert float(contrast([torch.ones(4, 2)] * 3, presence).detach()) == pytest.approx(math.log(4))
+    assert float(contrast.between([5 * corners(4)] * 3, presence).detach()) == pytest.approx(exact, abs=1e-6)
+    assert float(contrast.between([torch.ones(4, 2)] * 3, presence).detach()) == pytest.approx(math.log(4))
 
 
 def test_rows_without_a_modality_are_neither_asked_nor_answers(contrast):
     """The term is that of the rows that have both, whatever stands in the others; with no such row it is 0."""
     presence = torch.tensor([[True, True, False]] * 4 + [[True, False, False], [False, True, False]])
     features = [torch.cat([corners(4), torch.full((2, 2), value)]) for value in (3.0, -7.0)] + [torch.randn(6, 2)]
-    whole = contrast([corners(4), corners(4), torch.zeros(4, 2)], torch.tensor([[True, True, False]] * 4))
-    torch.testing.assert_close(contrast(features, presence), whole)
+    whole = contrast.between([corners(4), corners(4), torch.zeros(4, 2)], torch.tensor([[True, True, False]] * 4))
+    torch.testing.assert_close(contrast.between(features, presence), whole)
     alone = torch.tensor([[True, False, False]] * 6)
-    assert float(contrast(features, alone).detach()) == 0
-    contrast(features, alone).backward()
+    assert float(contrast.between(features, alone).detach()) == 0
+    contrast.between(features, alone).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in contrast.parameters())
 
 
@@ -64,18 +66,22 @@ def test_recognition_is_lowest_for_what_shows_its_row(contrast):
 def test_recognition_trains_decoders_and_nothing_that_recognises():
     """Its gradient reaches decoders and the posterior's z; encoders get theirs through z alone, projections none."""
     modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in "ab"}
-    autoencoder = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True, recognised=True)
+    table = Posterior(latent_dim=2, feature_dim=4, hidden_dim=8)
+    autoencoder = Autoencoder(modalities, table)
     x = {n: torch.randn(6, 2) for n in "ab"}
     presence = torch.ones(6, 2, dtype=torch.bool)
     torch.manual_seed(0)
-    autoencoder.bound(x, presence).recognition.backward()
+    autoencoder.bound(x, presence).added["recognition"].backward()
     assert all(p.grad is not None for p in autoencoder.decoders["a"].parameters() if p.ndim)
-    assert all(p.grad is None for p in autoencoder.contrast.parameters())
+    assert all(p.grad is None for p in autoencoder.terms["contrast"].parameters())
     assert all(p.grad is not None for p in autoencoder.encoders["a"].parameters())
     autoencoder.zero_grad()
     fuse = autoencoder.fuse
     autoencoder.fuse = lambda h, seen: fuse(h, seen).detach()
-    autoencoder.bound(x, presence).recognition.backward()
+    autoencoder.bound(x, presence).added["recognition"].backward()
     assert all(p.grad is None for p in autoencoder.encoders.parameters())
-    plain = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, contrastive=True)
-    assert float(plain.bound(x, presence).recognition) == 0
+    for weights, names in (
+        ({"recognition_weight": 0.0}, {"subset_kl", "contrast"}),
+        ({"contrast_weight": 0.0}, {"subset_kl"}),  # whose projections recognition uses
+    ):
+        assert set(Autoencoder(modalities, attrs.evolve(table, **weights)).bound(x, presence).added) == names

@@ -33,7 +33,7 @@ def stage_1(**settings):
     table = structure({"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}, Posterior)
     modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     settings = structure({"steps": 20, "warmup_steps": 3, "kl_warmup_steps": 7, **settings}, AutoencoderStage)
-    return AutoencoderTraining(Autoencoder.from_table(modalities, table), table, settings, CPU), settings
+    return AutoencoderTraining(Autoencoder(modalities, table), settings, CPU), settings
 
 
 class ReplayedGraph:

@@ -39,7 +39,7 @@ class LinearGaussian(nn.Module):
 @pytest.fixture
 def model(two_spec):
     """Two linear-Gaussian decoders behind an inference model that is not trained, and so no true posterior."""
-    made = ShaLa(read_spec(two_spec)).build()
+    made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
     torch.manual_seed(0)
     for name in made.names:
@@ -104,8 +104,8 @@ def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
     scale = torch.tensor(2.0)
     exact = torch.distributions.Normal(0.3, scale).log_prob(z).sum(-1)
     for given in (None, {"first": rows.x["first"]}):
-        torch.testing.assert_close(model.latent_log_prob(z, given=given, num_steps=200), exact, atol=0.02, rtol=0)
-    mixture = model.latent_log_prob(z, prior="mixture")  # not fitted either: its components are all N(0, I)
+        torch.testing.assert_close(model.log_prob(z, given=given, num_steps=200), exact, atol=0.02, rtol=0)
+    mixture = model.log_prob(z, prior="mixture")  # not fitted either: its components are all N(0, I)
     torch.testing.assert_close(mixture, exact, atol=1e-4, rtol=0)
 
 

@@ -19,7 +19,7 @@ from shala_framework import DataError, SpecError
 from shala_framework.cli.main import main, main_run
 from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import ShardStream, stream_batches
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE
+from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.report.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
 from shala_framework.report.media import Media
 from shala_framework.report.page import Cell, Panel
@@ -79,12 +79,12 @@ def given(trained, tmp_path, monkeypatch):
         saved["stand_in_used"] = False
         del saved["checksum"]  # neither it nor the fingerprint is a secret
         (target / SPEC_FILE).write_bytes(dump_json(saved))
-        for file in (AUTOENCODER_FILE, PRIOR_FILE):
-            tensors, description = read_checkpoint(target / file)
+        for stage in STAGES:
+            tensors, description = read_checkpoint(checkpoint_file(target, stage))
             description["spec"]["data"] |= data
             description["synthetic"] = False
             description["fingerprint"] = run_fingerprint(saved)
-            write_checkpoint(target / file, tensors, description)
+            write_checkpoint(checkpoint_file(target, stage), tensors, description)
         return target
 
     return give

@@ -48,7 +48,7 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     need_plugins(path)
     monkeypatch.chdir(tmp_path)
     loaded = read_spec(path)
-    model = ShaLa(loaded).build()
+    model = ShaLa.from_spec(loaded).build()
     x = {
         name: torch.randn((3, *m.shape)).to(m.dtype)
         if m.dtype.is_floating_point
@@ -57,9 +57,7 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     }
     presence = torch.ones(3, len(x), dtype=torch.bool)
     rows = Rows(x=x, presence=presence, keys=("a", "b", "c"), labels=(None,) * 3)
-    stage = AutoencoderTraining(
-        model.autoencoder, loaded.spec.posterior, loaded.spec.train.autoencoder, torch.device("cpu")
-    )
+    stage = AutoencoderTraining(model.autoencoder, loaded.spec.train.autoencoder, torch.device("cpu"))
     loss, _ = stage.loss(rows, 0)
     loss.backward()
     for name, parameter in model.autoencoder.named_parameters():

@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
+from shala_framework.autoencoder.maps import MapRecorder, map_statistics
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
-from shala_framework.autoencoder.texture import MapRecorder, map_statistics, texture_distance
+from shala_framework.autoencoder.terms.texture import texture_distance
+from shala_framework.spec.schema import Posterior
 
 from two_floats import ConvolvedFloats, TwoFloats, TwoFloatsOptions  # isort: skip
 
@@ -56,15 +58,16 @@ def test_rows_that_lack_the_modality_change_nothing():
 
 
 def test_texture_trains_decoders_and_no_encoder_by_itself():
-    """Through the decoded x alone; rows without the modality do not count; a term of 0 where nothing has maps."""
+    """Through the decoded x alone; rows without the modality do not count; no term where nothing has maps."""
     torch.manual_seed(0)
     modalities = {name: ConvolvedFloats(TwoFloatsOptions(field=name)) for name in "ab"}
-    model = Autoencoder(modalities, latent_dim=2, feature_dim=4, hidden_dim=8, textured=True)
+    table = Posterior(latent_dim=2, feature_dim=4, hidden_dim=8)
+    model = Autoencoder(modalities, table)
     x = {name: torch.randn(6, 2) for name in "ab"}
     presence = torch.tensor([[True, False]] * 6)
-    bound = model.bound(x, presence)
-    assert float(bound.texture.detach()) > 0
-    bound.texture.backward()
+    texture = model.bound(x, presence).added["texture"]
+    assert float(texture.detach()) > 0
+    texture.backward()
     assert any(p.grad is not None and p.grad.any() for p in model.decoders["a"].parameters())
     assert not any(p.grad is not None and p.grad.any() for p in model.decoders["b"].parameters())
     asked = torch.randn(6, 2, requires_grad=True)
@@ -75,5 +78,4 @@ def test_texture_trains_decoders_and_no_encoder_by_itself():
     assert asked.grad.any()
     assert not any(p.grad is not None and p.grad.any() for p in model.encoders["a"].parameters())
     plain = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
-    other = Autoencoder(plain, latent_dim=2, feature_dim=4, hidden_dim=8, textured=True)
-    assert float(other.bound(x, presence).texture) == 0
+    assert "texture" not in Autoencoder(plain, table).bound(x, presence).added

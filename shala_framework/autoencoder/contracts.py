@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
@@ -60,3 +61,31 @@ def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]
         ):
             if got != expected:
                 raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
+
+
+def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor]) -> int:
+    """Check tensors that a caller passes to a model, and count their rows.
+
+    Args:
+        modalities: Modalities of the model, by name.
+        given: Name of a modality to tensor [N, ...].
+
+    Returns:
+        N.
+
+    Raises:
+        ValueError: There is none, a name is unknown, or rows, shapes or types do not fit.
+    """
+    unknown = sorted(set(given) - set(modalities))
+    if unknown or not given:
+        raise ValueError(f"expected modalities among {list(modalities)}, got {unknown or 'none'}")
+    sizes = {name: len(value) for name, value in given.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"expected the same number of rows of each given modality, got {sizes}")
+    for name, value in given.items():
+        if tuple(value.shape[1:]) != tuple(modalities[name].shape):
+            shape = ("N", *modalities[name].shape)
+            raise ValueError(f"expected {name!r} of shape {shape}, got {tuple(value.shape)}")
+        if value.dtype != modalities[name].dtype:
+            raise ValueError(f"expected {name!r} of {modalities[name].dtype}, got {value.dtype}")
+    return next(iter(sizes.values()))

@@ -3,52 +3,21 @@
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 """
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder.contrast import Contrast
+from shala_framework.autoencoder.maps import MapRecorder, map_statistics
 from shala_framework.autoencoder.posterior import FUSIONS, GaussianPosterior, random_subsets
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
-from shala_framework.autoencoder.texture import MapRecorder, map_statistics, texture_distance
+from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
+from shala_framework.autoencoder.terms import Sizes, Term, make_terms
 from shala_framework.distributed.processes import rows_rand
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.spec.schema import Posterior
-
-
-@attrs.frozen(eq=False)
-class Bound:
-    """The terms of the ELBO of each row, in nats.
-
-    Attributes:
-        log_prob: Modality name to log p(x_i | z) [B], 0 in rows that lack it.
-        kl_B: KL(q(z|x) || N(0, I)).
-        subset_kl_B: KL(q(z|x) || q(z|x_S)) for a random subset S of what is present, with a gradient in the network of
-            q(z|x_S) alone.
-        contrast: InfoNCE between the modalities' features, nats; a scalar, 0 where it is not asked for.
-        recognition: InfoNCE between features of what is decoded and of the other modalities, likewise.
-        texture: Distance between statistics of what is decoded and of the data in the encoders' maps, likewise.
-    """
-
-    log_prob: dict[str, Tensor]
-    kl_B: Tensor
-    subset_kl_B: Tensor
-    contrast: Tensor
-    recognition: Tensor
-    texture: Tensor
-
-    def elbo(self, kl_weight: float | Tensor = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
-        """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
-
-        Without arguments it is the evidence lower bound.
-        """
-        weights = likelihood_weights or {}
-        terms = [weights.get(name, 1.0) * value for name, value in self.log_prob.items()]
-        return torch.stack(terms).sum(0) - kl_weight * self.kl_B
+from shala_framework.support.modes import evaluating
 
 
 class Autoencoder(nn.Module):
@@ -60,56 +29,37 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(
-        self,
-        modalities: Mapping[str, Modality],
-        *,
-        latent_dim: int,
-        feature_dim: int,
-        hidden_dim: int,
-        fusion: str = "concatenation",
-        modality_dropout: float = 0.0,
-        contrastive: bool = False,
-        recognised: bool = False,
-        textured: bool = False,
-        checked_share: float = 1.0,
-        groups: Mapping[str, str] | None = None,
+        self, modalities: Mapping[str, Modality], table: Posterior, groups: Mapping[str, str] | None = None
     ) -> None:
+        """Make the networks.
+
+        Args:
+            modalities: By name.
+            table: Sizes, fusion and weights of the added terms.
+            groups: Group of each modality that shares its encoder and decoder with the others of the group.
+        """
         super().__init__()
         self.names = tuple(modalities)
-        self.latent_dim, self.feature_dim = latent_dim, feature_dim
+        self.latent_dim, self.feature_dim = table.latent_dim, table.feature_dim
         self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.shared_encoders, self.shared_decoders = nn.ModuleDict(), nn.ModuleDict()
         numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}
         self.groups = {name: numbers[group] for name, group in (groups or {}).items()}
         self.encoders = nn.ModuleDict({name: self._encoder(name, m) for name, m in modalities.items()})
         self.posterior, self.subset_posterior = (
-            FUSIONS[fusion](len(modalities), feature_dim, hidden_dim, latent_dim) for _ in range(2)
+            FUSIONS[table.fusion](len(modalities), table.feature_dim, table.hidden_dim, table.latent_dim)
+            for _ in range(2)
         )
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
-        self.contrast = Contrast(len(modalities), feature_dim) if contrastive and len(modalities) > 1 else None
-        self.recognised = recognised and self.contrast is not None
-        self.checked_share = checked_share
-        self.recorders = self._recorders() if textured else {}
-        self.modality_dropout = modality_dropout
+        sizes = Sizes(num_modalities=len(modalities), feature_dim=table.feature_dim, latent_dim=table.latent_dim)
+        self.terms = make_terms(table, sizes)
+        self.reencoded_share, self.modality_dropout = table.checked_share, table.modality_dropout
+        self.recorders = self._recorders() if any(term.needs_maps for term in self.added_terms.values()) else {}
 
-    @classmethod
-    def from_table(
-        cls, modalities: Mapping[str, Modality], table: Posterior, groups: Mapping[str, str] | None = None
-    ) -> "Autoencoder":
-        """The one that a spec's [posterior] describes; `groups` names the group of each modality that shares."""
-        return cls(
-            modalities,
-            latent_dim=table.latent_dim,
-            feature_dim=table.feature_dim,
-            hidden_dim=table.hidden_dim,
-            fusion=table.fusion,
-            modality_dropout=table.modality_dropout,
-            contrastive=table.contrast_weight > 0,
-            recognised=table.recognition_weight > 0,
-            textured=table.texture_weight > 0,
-            checked_share=table.checked_share,
-            groups=groups,
-        )
+    @property
+    def added_terms(self) -> dict[str, Term]:
+        """The terms that stage 1 adds to the ELBO, by name."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
 
     def _encoder(self, name: str, modality: Modality) -> nn.Module:
         group = self.groups.get(name)
@@ -134,11 +84,6 @@ class Autoencoder(nn.Module):
             name: of_groups[self.groups[name]] if name in self.groups else MapRecorder(encoder)
             for name, encoder in self.encoders.items()
         }
-
-    @property
-    def textured(self) -> bool:
-        """Whether what is decoded is compared with the data by statistics of maps."""
-        return bool(self.recorders)
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -183,49 +128,69 @@ class Autoencoder(nn.Module):
         """p(x_i | z) of every modality."""
         return {name: self.decoders[name](z_BD) for name in self.names}
 
+    @torch.no_grad()
+    def decoded_log_prob(
+        self, x: Mapping[str, Tensor], name: str, z_KD: Tensor, rows_K: Tensor, *, batch_size: int = 64
+    ) -> Tensor:
+        """Log p(x_name | z) of rows of x under latents, in evaluation mode and in nats: [K] on the CPU.
+
+        Args:
+            x: Modality name to tensor [N, ...].
+            name: Modality that is scored.
+            z_KD: Latents.
+            rows_K: int64, the row of x that each latent is scored on.
+            batch_size: Latents decoded at a time.
+        """
+        device = next(self.parameters()).device
+        found = []
+        with evaluating(self):
+            for part in torch.arange(len(rows_K)).split(batch_size):
+                likelihood = self.decoders[name](z_KD[part].to(device))
+                found.append(likelihood.log_prob(x[name][rows_K[part]].to(device)).cpu())
+        return torch.cat(found)
+
     def bound(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Bound:
-        """One-sample estimate of the ELBO's terms, and how far the posterior of a random subset is from it.
+        """One-sample estimate of the ELBO's terms, and the values of the terms added to it.
 
         Args:
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
             presence_BM: bool [B, M].
         """
-        h, real_maps = self._encode_rows(x)
+        batch = self._pass(x, presence_BM)
+        log_prob, kl_B = batch.log_prob(), batch.posterior.kl_BD().sum(1)
+        values = {name: term(batch) for name, term in self.added_terms.items()}
+        return Bound(log_prob, kl_B, {name: value for name, value in values.items() if value is not None})
+
+    def _pass(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Pass:
+        h, statistics = self._encode_rows(x)
         seen_BM = presence_BM
         if self.training and self.modality_dropout:
             kept_B1 = rows_rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
             seen_BM = torch.where(kept_B1, presence_BM, random_subsets(presence_BM))
         posterior = self.fuse(h, seen_BM)
         subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
-        log_prob, decoded, textures = {}, {}, []
-        num_checked = math.ceil(self.checked_share * len(presence_BM))
-        for i, (name, likelihood) in enumerate(self.decode(posterior.sample()).items()):
-            # A product with zero, not a selection of rows: every rank touches every modality's parameters.
-            log_prob[name] = likelihood.log_prob(x[name]) * presence_BM[:, i]
-            if isinstance(likelihood, Relaxed) and (self.recognised or name in real_maps):
-                with self._recorded(name) as maps:
-                    decoded[i] = call_frozen(self.encoders[name], likelihood.relaxed()[:num_checked]).float()
-                if name in real_maps:
-                    real = [statistics[:num_checked] for statistics in real_maps[name]]
-                    textures.append(
-                        texture_distance(
-                            map_statistics(maps, num_checked),
-                            real,
-                            presence_BM[:num_checked, i],
-                            gathered=self.training,  # a validation is one process's alone
-                        )
-                    )
-        kl_B = posterior.kl_BD().sum(1)
-        contrast = recognition = kl_B.new_zeros(())
-        if self.contrast is not None:
-            contrast = self.contrast(list(h.values()), presence_BM)
-            if decoded and self.recognised:
-                recognition = self.contrast.recognition(decoded, list(h.values()), presence_BM)
-        texture = torch.stack(textures).mean() if textures else kl_B.new_zeros(())
-        return Bound(log_prob, kl_B, posterior.detach().kl_to(subset), contrast, recognition, texture)
+        return Pass(
+            x=x,
+            presence_BM=presence_BM,
+            h=h,
+            statistics=statistics,
+            posterior=posterior,
+            subset_posterior=subset,
+            likelihoods=self.decode(posterior.sample()),
+            num_reencoded=share_of_rows(self.reencoded_share, len(presence_BM)),
+            training=self.training,
+            encode=self._reencode,
+        )
+
+    def _reencode(self, name: str, likelihood: Likelihood, num_rows: int) -> Reencoded | None:
+        if not isinstance(likelihood, Relaxed):
+            return None
+        with self._recorded(name) as maps:
+            h_QF = call_frozen(self.encoders[name], likelihood.relaxed()[:num_rows]).float()
+        return Reencoded(h_QF, map_statistics(maps, num_rows))
 
     def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Features of every modality, and statistics of the maps of those that have convolutions, if they are asked."""
+        """Features of every modality, and statistics of the maps of those whose encoders have recorders."""
         h: dict[str, Tensor] = {}
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:

@@ -8,13 +8,13 @@ from pathlib import Path
 import attrs
 import torch
 
-from shala_framework.data.fitting import Watched, needs_fit
+from shala_framework.data.fitting import Watched
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import Look, absent_from_first, look_around
 from shala_framework.data.rows import fit_watched
 from shala_framework.data.shards import RawSample
 from shala_framework.data.splits import SPLITS, split_urls
-from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import LoadedSpec, doubts, read_spec
 from shala_framework.support.errors import DataError, Problem, SpecError
 from shala_framework.support.escaping import printable

@@ -23,9 +23,9 @@ from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.spec import Spec, parse_override, unstructure
 from shala_framework.spec.schema import Data, Evaluate, Generate
-from shala_framework.spec.structuring import format_path
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.escaping import printable
+from shala_framework.support.structuring import format_path
 
 if TYPE_CHECKING:
     from shala_framework.evaluation.suite import Evaluation

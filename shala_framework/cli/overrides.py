@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from shala_framework.spec import structure
-from shala_framework.spec.structuring import InvalidValueError, format_path
 from shala_framework.support.errors import Problem, SpecError
+from shala_framework.support.structuring import InvalidValueError, format_path
 
 T = TypeVar("T")
 

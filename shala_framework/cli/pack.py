@@ -11,9 +11,9 @@ from shala_framework.cli.completion import complete_plugins
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.spec import parse_override, read_spec
-from shala_framework.spec.structuring import format_path
 from shala_framework.support.errors import DataError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import format_path
 from shala_framework.support.urls import permit_pipes
 
 if TYPE_CHECKING:

@@ -73,16 +73,17 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
 def _describe(loaded: LoadedSpec) -> None:
     """Print the resolved spec and the model that it asks for."""
     from shala_framework.model import ShaLa
+    from shala_framework.model.parts import parts_of
     from shala_framework.report.samples import SYNTHETIC
 
     if loaded.stand_in_used:
         stand_in = loaded.spec.data.stand_in
         say(f"{SYNTHETIC}: no training shard exists; a run would train on {stand_in.dataset if stand_in else ''!r}\n")
     say(json.dumps(unstructure(loaded.spec), indent=2))
-    model = ShaLa(loaded).build()
+    model = ShaLa.from_spec(loaded).build()
     say("\nparameters")
     total = 0
-    for name, module in model.parts().items():
+    for name, module in parts_of(model).items():
         count = sum(parameter.numel() for parameter in module.parameters())
         total += count
         say(f"  {name:<24}{count:>12,}")

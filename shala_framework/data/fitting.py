@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from shala_framework.plugin.modality import Modality
-
 
 class _HasFields(Protocol):
     @property
@@ -39,8 +37,3 @@ class Watched(Generic[_Sample]):
             yield sample.fields
             self.current = None
         self.ended = True
-
-
-def needs_fit(modality: Modality) -> bool:
-    """Whether a modality learns anything from training samples."""
-    return type(modality).fit is not Modality.fit

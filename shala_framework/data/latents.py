@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.support.machine import to_device
+from shala_framework.support.modes import evaluating
 
 STATISTICS_ROWS = 16_384  # that are summed up at a time
 
@@ -57,6 +59,11 @@ class LatentStore:
         """A draw z [N, D] of every row's posterior, from torch's global generator or of given normal noise."""
         noise_ND = torch.randn_like(self.mean_ND) if noise_ND is None else noise_ND
         return self.mean_ND + torch.exp(0.5 * self.log_var_ND) * noise_ND
+
+    @property
+    def posterior(self) -> GaussianPosterior:
+        """q(z | all that is present) of each row."""
+        return GaussianPosterior(self.mean_ND, self.log_var_ND)
 
     def to(self, device: torch.device) -> "LatentStore":
         """The same rows on a device."""
@@ -103,22 +110,27 @@ def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> Iterator[LatentStore]:
-    """The latents of each batch, on the CPU.
+    """The latents of each batch, on the CPU; the autoencoder is in evaluation mode while it encodes.
 
     Args:
-        autoencoder: Trained; it is put into evaluation mode.
-        batches: Rows.
-        device: Where the autoencoder is.
+        autoencoder: Trained networks of stage 1.
+        batches: Batches of rows.
+        device: Device of the autoencoder.
     """
-    autoencoder.eval()
     for rows in batches:
         moved = rows.to(device)
-        h = autoencoder.encode(moved.x)
-        posterior = autoencoder.fuse(h, moved.presence)
+        with evaluating(autoencoder):
+            h = autoencoder.encode(moved.x)
+            posterior = autoencoder.fuse(h, moved.presence)
         h_BMF = torch.stack([h[name] for name in autoencoder.names], 1) * moved.presence[:, :, None]
-        yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence)
+        yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence.cpu())
 
 
 def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> LatentStore:
-    """All of `encoded`, of at least one batch, in memory."""
+    """The latents of at least one batch, in memory on the CPU."""
     return join_latents(list(encoded(autoencoder, batches, device)))
+
+
+def latents_of(autoencoder: Autoencoder, rows: Rows, device: torch.device, batch_size: int = 64) -> LatentStore:
+    """The latents of rows in memory, on the CPU."""
+    return collect_latents(autoencoder, rows.split(batch_size), device)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shala_framework.data.fitting import Watched, needs_fit
+from shala_framework.data.fitting import Watched
 from shala_framework.plugin.dataset import Account, Dataset, Sample
-from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import unstructure
 from shala_framework.support.checksums import FIELD
 from shala_framework.support.errors import DataError

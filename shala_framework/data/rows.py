@@ -58,6 +58,10 @@ class Rows:
             labels=tuple(self.labels[i] for i in index),
         )
 
+    def split(self, num_rows: int) -> Iterator["Rows"]:
+        """The rows in order, in parts of so many; the last part may have fewer."""
+        return (self.take(index) for index in torch.arange(len(self)).split(num_rows))
+
     def index_having(self, names: Sequence[str]) -> Tensor:
         """Index of the rows that have every modality named: int64 [K]."""
         columns = [list(self.x).index(name) for name in names]

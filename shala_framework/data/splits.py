@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal
 
+from shala_framework.spec.making import IN_MEMORY
 from shala_framework.spec.schema import Data
 from shala_framework.support.errors import DataError
 from shala_framework.support.shard_names import expand_urls
@@ -27,6 +28,10 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
     if stand_in_run is not None:
         return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
     names: str | tuple[str, ...] = getattr(data, split)
+    if isinstance(names, str) and names.startswith(IN_MEMORY):
+        raise DataError(
+            f"data.{split}: these rows came from Python, not from shards; name shards by --set data.{split}=..."
+        )
     try:
         return expand_urls(names) if names else []
     except DataError as error:

@@ -74,8 +74,8 @@ def importance_log_weights(
         sampler="heun",
     )
     z_NSD = torch.cat([z.cpu().unflatten(0, (len(rows), half)) for z in (drawn, other)], 1)
-    log_posterior_NS = model.latent_log_prob(z_NSD, given=known, prior="posterior")
-    log_prior_NS = model.latent_log_prob(z_NSD, given=condition, prior=prior)
+    log_posterior_NS = model.log_prob(z_NSD, given=known, prior="posterior")
+    log_prior_NS = model.log_prob(z_NSD, given=condition, prior=prior)
     log_weight_NS = log_prior_NS - (torch.logaddexp(log_posterior_NS, log_prior_NS) - math.log(2))
     for target in targets:
         log_weight_NS = log_weight_NS + _decoded_log_prob(model, rows, target, z_NSD, batch_size)
@@ -140,12 +140,8 @@ def conditional_log_likelihood(
 
 def _decoded_log_prob(model: ShaLa, rows: Rows, target: str, z_NSD: Tensor, batch_size: int) -> Tensor:
     """Log p(x_target | z) of each row under each of its latents: [N, S], on the CPU."""
-    decoder = model.autoencoder.decoders[target].eval()
     num_rows, num_samples, _ = z_NSD.shape
-    scores = []
-    for flat in torch.arange(num_rows * num_samples).split(batch_size):
-        z = z_NSD.flatten(0, 1)[flat].to(model.device)
-        x = rows.x[target][flat // num_samples].to(model.device)
-        scores.append(decoder(z).log_prob(x).cpu())
-    log_prob_NS: Tensor = torch.cat(scores).unflatten(0, (num_rows, num_samples))
-    return log_prob_NS
+    rows_K = torch.arange(num_rows).repeat_interleave(num_samples)
+    z_KD = z_NSD.flatten(0, 1)
+    log_prob_K = model.autoencoder.decoded_log_prob(rows.x, target, z_KD, rows_K, batch_size=batch_size)
+    return log_prob_K.unflatten(0, (num_rows, num_samples))

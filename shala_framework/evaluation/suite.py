@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.data.latents import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.counts import Counts
@@ -132,7 +133,7 @@ def evaluate(
     classes = sorted({label for label in train.labels if label is not None})
     notes += _unseen_labels(classes, held_out)
     # What always takes its time comes first, so that the rest is fitted to what is left.
-    q = _posteriors(model, held_out)
+    q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
     )
@@ -317,14 +318,12 @@ class ScoredQuestion:
 def _reconstruction(model: ShaLa, held_out: Rows, z_ND: Tensor, batch_size: int = 64) -> dict[str, Figure]:
     figures = {}
     for name in model.names:
-        decoder = model.autoencoder.decoders[name].eval()
-        parts = [
-            decoder(z_ND[rows].to(model.device)).log_prob(held_out.x[name][rows].to(model.device)).cpu()
-            for rows in held_out.index_having([name]).split(batch_size)
-            if len(rows)
-        ]
-        if parts:
-            figures[name] = mean_figure(torch.cat(parts)[None] / model.autoencoder.num_values[name])
+        rows_K = held_out.index_having([name])
+        if len(rows_K):
+            log_prob_K = model.autoencoder.decoded_log_prob(
+                held_out.x, name, z_ND[rows_K], rows_K, batch_size=batch_size
+            )
+            figures[name] = mean_figure(log_prob_K[None] / model.autoencoder.num_values[name])
     return figures
 
 
@@ -334,7 +333,7 @@ def _latent(model: ShaLa, train: Rows, held_out: Rows, q: GaussianPosterior, cla
     if len(classes) > 1 and (targets_N >= 0).any():
         classes_N = class_indices(train.labels, classes)
         labelled = torch.nonzero(classes_N >= 0)[:, 0]
-        z_ND = _posteriors(model, train.take(labelled)).mean_BD
+        z_ND = latents_of(model.autoencoder, train.take(labelled), model.device).mean_ND
         read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(classes))
         probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None])
     return LatentFigures(
@@ -344,16 +343,3 @@ def _latent(model: ShaLa, train: Rows, held_out: Rows, q: GaussianPosterior, cla
         effective=effective_dimensions(q.mean_BD),
         kl=mean_figure(q.kl_BD().sum(1)[None]),
     )
-
-
-@torch.no_grad()
-def _posteriors(model: ShaLa, rows: Rows, batch_size: int = 64) -> GaussianPosterior:
-    """q(z | all present) of each row, on the CPU."""
-    model.autoencoder.eval()
-    found = []
-    for index in torch.arange(len(rows)).split(batch_size):
-        batch = rows.take(index).to(model.device)
-        q = model.autoencoder.fuse(model.autoencoder.encode(batch.x), batch.presence)
-        found.append((q.mean_BD.cpu(), q.log_var_BD.cpu()))
-    means, log_vars = zip(*found, strict=True)
-    return GaussianPosterior(torch.cat(means), torch.cat(log_vars))

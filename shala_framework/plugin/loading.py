@@ -84,6 +84,18 @@ def load_tracker(name: str) -> type[Tracker]:
     return found
 
 
+def name_of_class(found: type[Any]) -> str:
+    """The name under which an installed distribution offers a class; the class's own dotted name if none does."""
+    module = found.__module__
+    for offer in installed_offers():
+        if module == offer.module or module.startswith(f"{offer.module.partition(':')[0]}."):
+            registered = _registered(offer.name)[1]
+            names = [name for classes in registered.values() for name, other in classes.items() if other is found]
+            if names:
+                return names[0]
+    return f"{module}.{found.__qualname__}"
+
+
 def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
     """Whatever an installed plugin registers under name.
 
@@ -169,7 +181,8 @@ def _find(name: str) -> tuple[Offer, EntryPoint]:
     entries = {_offer(entry): entry for entry in entry_points(group=GROUP) if entry.name == name}
     if not entries:
         hint = nearest(name, {offer.name for offer in installed_offers()}, "plugins")
-        raise PluginError(f"no installed plugin offers {shortened(name)}; install the package that does ({hint})")
+        own = "; a class of your own is an argument: load(folder, classes=[...])" if "." in name else ""
+        raise PluginError(f"no installed plugin offers {shortened(name)}; install the package that does ({hint}){own}")
     if len(entries) > 1:
         owners = " and ".join(sorted(str(offer) for offer in entries))
         raise PluginError(f"expected one distribution that offers {name!r}, got {owners}; uninstall all but one")

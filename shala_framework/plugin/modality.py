@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shala_framework.support.structuring import InvalidValueError, structure
+
 
 @runtime_checkable
 class Likelihood(Protocol):
@@ -86,8 +88,23 @@ class Modality(abc.ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     network_options: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, options: Any) -> None:
-        self.options = options
+    def __init__(self, options: Any = None, /, **values: Any) -> None:
+        """Take the options.
+
+        Args:
+            options: An instance of `Options`, as the core passes it.
+            **values: Options by name in place of it, as in `Image(height=64, width=64)`.
+
+        Raises:
+            ValueError: A value has another type or range than its option, or there is no such option.
+            TypeError: Both are given.
+        """
+        if options is not None and values:
+            raise TypeError(f"expected an Options object or options by name, got both: {sorted(values)}")
+        try:
+            self.options = structure(values, self.Options) if options is None else options
+        except InvalidValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from None
 
     @property
     @abc.abstractmethod
@@ -177,3 +194,8 @@ class Modality(abc.ABC):
         """
         if state:
             raise ValueError(f"expected an empty state, got keys {sorted(state)}")
+
+
+def needs_fit(modality: Modality) -> bool:
+    """Whether a modality learns anything from training samples."""
+    return type(modality).fit is not Modality.fit

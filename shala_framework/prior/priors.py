@@ -4,8 +4,8 @@ Each one samples and has a density, in the unit of stage 1's latents. Shapes: N 
 feature_dim, D latent_dim.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from shala_framework.prior.controls import GaussianMixture
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
 from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
+from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
 
 SamplerName = Literal["heun", "dpm"]
@@ -178,6 +179,28 @@ class DiffusedPrior:
                 denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows])
                 found.append(log_density(denoise, unit_KD[draws], sigmas))
         return _restored(torch.cat(found), self.prior)
+
+
+def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, trained: Collection[str]) -> None:
+    """Check that a prior can be sampled.
+
+    Args:
+        name: Name of the prior.
+        priors: Priors of the model, by name.
+        given: Whether modalities are given.
+        trained: Stages that are trained.
+
+    Raises:
+        CheckpointError: The stage of the prior is not trained.
+        ValueError: The prior needs given modalities, or takes none.
+    """
+    found = priors[name]
+    if found.stage not in trained:
+        raise CheckpointError(f"expected a trained {found.stage} for prior={name!r}; this model has {sorted(trained)}")
+    if found.given is not None and found.given != given:
+        choice = [repr(other) for other, prior in priors.items() if prior.given in (None, given)]
+        how = "with" if given else "without"
+        raise ValueError(f"expected prior {' or '.join(choice)} {how} given modalities, got {name!r}")
 
 
 def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:

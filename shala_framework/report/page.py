@@ -18,9 +18,11 @@ from torch import Tensor
 
 from shala_framework import __version__
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
+from shala_framework.data.latents import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.model import ShaLa
+from shala_framework.model.parts import parts_of
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
@@ -143,7 +145,7 @@ def spec_as_toml(spec: Mapping[str, Any]) -> str:
 
 
 def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts_of(model).items()}
     steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
     summaries = [m for m in metrics if m["stage"] == "summary"]
     seconds: dict[str, float] = {}
@@ -309,14 +311,8 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
 def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     """Points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
     rows = held_out.spread(MOST_POINTS)
-    model.autoencoder.eval()
-    means, kls = [], []
-    for part in torch.arange(len(rows)).split(64):
-        batch = rows.take(part).to(model.device)
-        q = model.autoencoder.fuse(model.autoencoder.encode(batch.x), batch.presence)
-        means.append(q.mean_BD.cpu())
-        kls.append(q.kl_BD().cpu())
-    points_N2, method = plane(torch.cat(means))
+    q = latents_of(model.autoencoder, rows, model.device).posterior
+    points_N2, method = plane(q.mean_BD)
     sheet = thumbnails(model, rows)
     return {
         "method": method,
@@ -328,7 +324,7 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
         "shown": sheet[1] if sheet else "",
         "columns": SHEET_COLUMNS,
         "side": THUMBNAIL,
-        "kl": sorted(torch.cat(kls).mean(0).tolist(), reverse=True),
+        "kl": sorted(q.kl_BD().mean(0).tolist(), reverse=True),
     }
 
 

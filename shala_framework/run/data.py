@@ -1,17 +1,18 @@
-"""The rows of a run as its phases read them: the training set in batches, in order or whole, and held-out ones."""
+"""A run's rows: the training set in batches, in order or whole, and the held-out rows."""
 
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
 
 from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
-from shala_framework.data.prepared import check_preparation
-from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.data.prepared import check_preparation, load_preparation
+from shala_framework.data.presence import absent_from_first, absent_from_rows
+from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.streams import (
     IndexedStream,
     OrderedStream,
@@ -22,12 +23,66 @@ from shala_framework.data.streams import (
 )
 from shala_framework.data.tally import Tally
 from shala_framework.distributed import processes
-from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
+from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
 DEVICE_SHARE = 0.25  # of a CUDA device's free memory, that the training set may take
+
+
+class TrainingData(Protocol):
+    """Training and held-out rows, wherever they are."""
+
+    def fit(self, modalities: Mapping[str, Modality]) -> None:
+        """Fit modalities that learn from training samples.
+
+        Raises:
+            DataError: A sample cannot be read, or there is too little to learn from.
+        """
+        ...
+
+    def check_presence(self, *, resumed: bool) -> None:
+        """Look for a modality that no training sample has; a resumed run need not look again where that takes time.
+
+        Raises:
+            DataError: There is one.
+        """
+        ...
+
+    def batches(self, start_step: int) -> Iterator[Rows]:
+        """Shuffled training batches without end from a step on; each process gets its share of every batch."""
+        ...
+
+    def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
+        """Every training row once, in order: of batches of so many rows by turns, those of this process.
+
+        Args:
+            num_rows: Rows of a batch; the last one may have fewer.
+            start: How many of this process's batches are left out.
+        """
+        ...
+
+    def num_train_rows(self) -> int | None:
+        """Rows of the training set; None where nobody has counted them."""
+        ...
+
+    def held_out(self) -> Rows | None:
+        """Validation rows in memory; None where there are none."""
+        ...
+
+
+def shuffled_rows(rows: Rows, batch_size: int, seed: int, start_step: int) -> Iterator[Rows]:
+    """Shuffled batches of a set in memory, as `TrainingData.batches` returns them."""
+    order = shuffled_batches(len(rows), batch_size, seed, start_step)
+    return (rows.take(index[processes.rank() :: processes.world_size()]) for index in order)
+
+
+def rows_in_order(rows: Rows, num_rows: int, start: int) -> Iterator[Rows]:
+    """Batches of a set in memory, as `TrainingData.in_order` returns them."""
+    own = torch.arange(len(rows)).split(num_rows)[processes.rank() :: processes.world_size()]
+    return (rows.take(index) for index in own[start:])
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -40,7 +95,8 @@ class RunData:
         train_urls: Shards of the training split.
         validation_urls: Those of the validation split; none where there is none.
         reporter: Receives progress.
-        device: That computes.
+        device: Device of the model.
+        given_held_out: Held-out rows that were not read from shards.
     """
 
     spec: Spec
@@ -49,6 +105,7 @@ class RunData:
     validation_urls: list[str]
     reporter: Reporter
     device: torch.device = CPU
+    given_held_out: Rows | None = None
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
 
@@ -56,6 +113,26 @@ class RunData:
     def cache(self) -> Path | None:
         """Folder for copies of remote shards."""
         return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+
+    def fit(self, modalities: Mapping[str, Modality]) -> None:
+        """Fit modalities to the training shards, unless these were prepared with fitted ones."""
+        if load_preparation(self.train_urls, modalities):
+            return
+        for name, modality in modalities.items():
+            if needs_fit(modality):
+                self.reporter.note(f"fitting {name} to the training samples")
+                limit = self.spec.data.max_field_bytes
+                fit_to_shards(name, modality, self.train_urls, self.cache, max_field_bytes=limit)
+
+    def check_presence(self, *, resumed: bool) -> None:
+        limit = self.spec.data.max_field_bytes
+        if self.spec.data.in_memory:
+            absent = absent_from_rows(self.train(), self.modalities, self.train_urls, max_field_bytes=limit)
+            if absent:
+                raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
+        elif not resumed:
+            for sentence in absent_from_first(self.train_urls, self.modalities, self.cache, max_field_bytes=limit):
+                self.reporter.warn(f"data.train: {sentence}")
 
     def train(self) -> Rows:
         """The training set in memory, read on first use."""
@@ -89,6 +166,8 @@ class RunData:
 
     def held_out(self) -> Rows | None:
         """Validation rows in memory, read on first use; None where there are none."""
+        if self.given_held_out is not None:
+            return self.given_held_out
         if self._held_out is None and self.validation_urls:
             check_preparation(self.validation_urls, self.modalities)
             self._held_out = self._few(self.validation_urls)
@@ -119,11 +198,7 @@ class RunData:
         """Shuffled training batches without end from a step on, of which each process has its share."""
         settings, data = self.spec.train.autoencoder, self.spec.data
         if data.in_memory:
-            rows = self._near(self.train())
-            return (
-                rows.take(index[processes.rank() :: processes.world_size()])
-                for index in shuffled_batches(len(rows), settings.batch_size, self.spec.seed, start_step)
-            )
+            return shuffled_rows(self._near(self.train()), settings.batch_size, self.spec.seed, start_step)
         tally = Tally()
         shards = index_shards(self.train_urls, self.cache, max_field_bytes=data.max_field_bytes, tally=tally)
         self._say("data.train", tally)
@@ -180,8 +255,7 @@ class RunData:
         """
         rank, size = processes.rank(), processes.world_size()
         if self.spec.data.in_memory:
-            rows = self.train()
-            return (rows.take(index) for index in torch.arange(len(rows)).split(num_rows)[rank::size][start:])
+            return rows_in_order(self.train(), num_rows, start)
         shards = index_shards(self.train_urls, self.cache, max_field_bytes=self.spec.data.max_field_bytes)
         if shards is None:
             return self._read_in_order(num_rows, start)

@@ -14,7 +14,7 @@ from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
-from shala_framework.model import AUTOENCODER_FILE, PRIOR_FILE, ShaLa
+from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
@@ -136,9 +136,9 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
 def _context(model: ShaLa, folder: Path, split: Split, train: Rows, held_out: Rows, seed: int) -> dict[str, Any]:
     """What every part depends on, as JSON values: the run's weights, the rows by keys and labels, the seed."""
     weights = []
-    for name in (AUTOENCODER_FILE, PRIOR_FILE):
-        if (folder / name).exists():
-            with (folder / name).open("rb") as file:
+    for path in (checkpoint_file(folder, stage) for stage in STAGES):
+        if path.exists():
+            with path.open("rb") as file:
                 weights.append(hashlib.file_digest(file, "sha256").hexdigest())
     rows = hashlib.sha256(json.dumps([[r.keys, r.labels, r.presence.tolist()] for r in (train, held_out)]).encode())
     return {"split": split, "seed": seed, "weights": weights, "rows": rows.hexdigest(), "device": model.device.type}

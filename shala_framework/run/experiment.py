@@ -9,10 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.fitting import needs_fit
 from shala_framework.data.identity import describe_shards
-from shala_framework.data.prepared import load_preparation
-from shala_framework.data.rows import Rows, fit_to_shards
+from shala_framework.data.rows import Rows
 from shala_framework.data.splits import SPLITS, Split, split_urls
 from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
@@ -23,18 +21,14 @@ from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
+from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
-from shala_framework.support.checkpoint import DamagedFileError, write_file
-from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, SpecError
-from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
 from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
-from shala_framework.training.budget import stages_of, steps_within
 from shala_framework.training.metrics import MetricsFile, training_seconds
-from shala_framework.training.plan import TrainingPlan
-from shala_framework.training.precision import choose_precision, doubt_precision
 
 STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
@@ -82,7 +76,7 @@ class Experiment:
             return self._run(stack)
 
     def _run(self, stack: ExitStack) -> RunSummary:
-        self.model = ShaLa(self.loaded)
+        self.model = ShaLa.from_spec(self.loaded)
         self.place = RunFolder(self.folder, self.model.fingerprint, self.reporter)
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
@@ -114,15 +108,17 @@ class Experiment:
                         "validation": describe_shards(self.data.validation_urls, self.data.cache),
                     }
                 )
-            self._fit_modalities()
-            self._choose_precision()
+            unfinished = prepare_model(self.model, self.data, self.place, self.reporter)
+            self.phases.add([stage for stage in (STAGE_1, STAGE_2) if stage in unfinished], before=SAMPLES)
+            self.model.to(self.device)
+            self.plan = begin_plan(self.spec.train, self.device, self.place, self.reporter)
         with closing(self.metrics):
             self.training = RunTraining(
                 model=self.model,
                 data=self.data,
                 folder=self.place,
                 device=self.device,
-                precision=self.precision,
+                precision=self.plan.number_format(),
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
@@ -232,77 +228,12 @@ class Experiment:
         if problems:
             raise SpecError(problems)
 
-    def _fit_modalities(self) -> None:
-        """Fit those that learn from data, or load what an earlier call fitted, and make the networks."""
-        path = self.place.modalities
-        if not (path.exists() and self._load_modalities(path)):
-            modalities = self.model.modalities
-            prepared = load_preparation(self.data.train_urls, modalities)
-            for name, modality in modalities.items() if not prepared else ():
-                if needs_fit(modality):
-                    self.reporter.note(f"fitting {name} to the training samples")
-                    fit_to_shards(
-                        name,
-                        modality,
-                        self.data.train_urls,
-                        self.data.cache,
-                        max_field_bytes=self.spec.data.max_field_bytes,
-                    )
-            states = {name: modality.state() for name, modality in modalities.items()}
-            write_file(path, dump_json({"fingerprint": self.place.fingerprint, "states": states}))
-        self.model.build()
-        for stage, load in (("autoencoder", self.model.load_autoencoder), ("prior", self.model.load_prior)):
-            if not self.place.has(stage):
-                continue
-            try:
-                load(self.folder)
-            except DamagedFileError as error:
-                if not list(self.place.state.glob(f"{stage}.*")):
-                    raise CheckpointError(f"{error}; restore it, or remove it to train this stage again") from error
-                self.reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
-                unfinished = [STAGE_1, STAGE_2] if stage == STAGE_1 else [STAGE_2]
-                self.phases.add(unfinished, before=SAMPLES)
-                break  # what depends on it waits for it
-        self.model.to(self.device)
-
-    def _load_modalities(self, path: Path) -> bool:
-        """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
-        try:
-            shape = {"fingerprint": str, "states": dict.fromkeys(self.model.names, dict)}
-            found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
-            if found["fingerprint"] != self.place.fingerprint:
-                raise CheckpointError(f"{path} is another run's; it is made again from the training samples")
-            for name, modality in self.model.modalities.items():
-                modality.load_state(found["states"][name])
-        except CheckpointError as error:
-            self.reporter.warn(str(error))
-            return False
-        return True
-
-    def _choose_precision(self) -> None:
-        """Fix the number format that the run computes in, or take the one that it began with."""
-        plan = TrainingPlan.read(self.place.state, self.place.fingerprint, self.reporter.warn)
-        if plan is None:
-            precision = choose_precision(self.spec.train.precision, self.device)
-            plan = TrainingPlan(precision=precision.name, reason=precision.reason)
-            if processes.rank() == 0:
-                plan.write(self.place.state, self.place.fingerprint)
-            doubt = doubt_precision(precision)
-            if doubt:
-                self.reporter.warn(doubt)
-        self.plan, self.precision = plan, plan.number_format()
-        self.reporter.note(f"computing in {plan.precision}: {plan.reason}")
-
     def _fix_steps(self) -> None:
         """Fix the number of steps of every stage, where the spec gives a time in place of it."""
         settings = self.spec.train
         if settings.minutes is not None and not self.plan.steps:
-            costs, encoding = self.training.measure(60 * settings.minutes)
-            left = 60 * settings.minutes - encoding
-            steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
-            self.plan = attrs.evolve(self.plan, minutes=settings.minutes, steps=steps, costs=costs)
-            if processes.rank() == 0:
-                self.plan.write(self.place.state, self.place.fingerprint)
+            self.plan = budgeted_plan(self.plan, settings, *self.training.measure(60 * settings.minutes))
+            keep_plan(self.plan, self.place)
         if self.plan.steps:
             self.reporter.note(self.plan.describe())
         self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))

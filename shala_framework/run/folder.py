@@ -16,12 +16,12 @@ from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data
-from shala_framework.spec.structuring import format_path
 from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.locking import LOCK_FILE
 from shala_framework.support.progress import Reporter
+from shala_framework.support.structuring import format_path
 
 # What a run that was killed at its very beginning may have left.
 _OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)

@@ -1,4 +1,4 @@
-"""The training of a run's two stages, and what it will take."""
+"""The training of a model's stages, and what it will take."""
 
 import shutil
 import time
@@ -11,17 +11,24 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.data.latent_files import LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import Latents, LatentStore, collect_latents, encoded, latent_statistics
-from shala_framework.data.presence import absent_from_first, absent_from_rows
+from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
+from shala_framework.data.latents import (
+    Latents,
+    LatentStore,
+    collect_latents,
+    encoded,
+    join_latents,
+    latent_statistics,
+    latents_of,
+)
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.distributed import processes
 from shala_framework.distributed.split_layers import has_split_layers, shard_layers
 from shala_framework.distributed.split_tensors import whole
 from shala_framework.model import ShaLa
-from shala_framework.run.data import RunData
+from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
-from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.errors import CheckpointError
 from shala_framework.support.progress import Reporter
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
@@ -35,21 +42,21 @@ MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their 
 
 @attrs.frozen(kw_only=True, eq=False)
 class RunTraining:
-    """Trains the stages of a run that are not trained yet.
+    """Trains the stages of a model that are not trained yet.
 
     Attributes:
-        model: Whose stages; its spec has the number of steps of each.
-        data: The run's rows.
-        folder: The run's.
-        device: Where the model is.
-        precision: In which it computes.
-        metrics: Where figures go.
+        model: The model; its spec has the number of steps of each stage.
+        data: Training and held-out rows.
+        folder: Folder for checkpoints, states and latents; None keeps everything in memory.
+        device: Device of the model.
+        precision: Number format of the computation.
+        metrics: Receives figures.
         reporter: Receives progress.
     """
 
     model: ShaLa
-    data: RunData
-    folder: RunFolder
+    data: TrainingData
+    folder: RunFolder | None
     device: torch.device
     precision: Precision
     metrics: MetricsFile
@@ -120,22 +127,8 @@ class RunTraining:
         """
         if "autoencoder" in self.model.stages:
             return False
-        state_file = self.folder.state_file("autoencoder")
-        if self.model.spec.data.in_memory:
-            absent = absent_from_rows(
-                self.data.train(),
-                self.model.modalities,
-                self.data.train_urls,
-                max_field_bytes=self.model.spec.data.max_field_bytes,
-            )
-            if absent:
-                raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
-        elif not state_file.exists():
-            limit = self.model.spec.data.max_field_bytes
-            for sentence in absent_from_first(
-                self.data.train_urls, self.model.modalities, self.data.cache, max_field_bytes=limit
-            ):
-                self.reporter.warn(f"data.train: {sentence}")
+        state_file = self._state_file("autoencoder")
+        self.data.check_presence(resumed=state_file is not None and state_file.exists())
         stage = self._autoencoder_stage()
         with self._compiled(self.model.autoencoder.networks):
             train(
@@ -144,15 +137,14 @@ class RunTraining:
                 self.data.batches,
                 seed=self.model.spec.seed,
                 state_file=state_file,
-                fingerprint=self.folder.fingerprint,
+                fingerprint=self.model.fingerprint,
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
         self._make_whole()
         self.model.stages.add("autoencoder")
-        self._save_model()
-        self.reporter.note(f"wrote {self.folder.checkpoint('autoencoder')}")
+        self._save("autoencoder")
         return True
 
     def train_prior(self) -> bool:
@@ -173,22 +165,20 @@ class RunTraining:
                 settings,
                 batches,
                 seed=self.model.spec.seed,
-                state_file=self.folder.state_file("prior"),
-                fingerprint=f"{self.folder.fingerprint}-{self.model.autoencoder_digest()}",
+                state_file=self._state_file("prior"),
+                fingerprint=f"{self.model.fingerprint}-{self.model.autoencoder_digest()}",
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
         stage.average.copy_to_module()
         self.model.stages.add("prior")
-        self._save_model()
-        self.reporter.note(f"wrote {self.folder.checkpoint('prior')}")
+        self._save("prior")
         return True
 
     def _autoencoder_stage(self) -> AutoencoderTraining:
         return AutoencoderTraining(
             self.model.autoencoder,
-            self.model.spec.posterior,
             self.model.spec.train.autoencoder,
             self.device,
             self.data.held_out(),
@@ -212,8 +202,13 @@ class RunTraining:
 
     def _latents(self) -> Latents:
         """Posterior and features of every training row: each process encodes and writes a share, and reads all."""
+        if self.folder is None:
+            self.reporter.begin("latents", None, "row")
+            latents = join_latents(list(self._encoded(BATCH_ROWS, 0)))
+            self.reporter.finish()
+            return latents.to(self.device)
         folder, size = self.folder.latents, processes.world_size()
-        name = f"{self.folder.fingerprint}-{self.model.autoencoder_digest()}"
+        name = f"{self.model.fingerprint}-{self.model.autoencoder_digest()}"
         files = self._read_latents(folder, name) if LatentFiles.exist(folder) else None
         if files is None:
             self.reporter.begin("latents", None, "row")
@@ -249,17 +244,22 @@ class RunTraining:
     def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
         return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
 
-    def _save_model(self) -> None:
+    def _state_file(self, stage: str) -> Path | None:
+        return self.folder.state_file(stage) if self.folder is not None else None
+
+    def _save(self, stage: str) -> None:
+        if self.folder is None:
+            return
         if processes.rank() == 0:
             self.model.save(self.folder.path)
         processes.barrier()
+        self.reporter.note(f"wrote {self.folder.checkpoint(stage)}")
 
     def _held_out_latents(self) -> LatentStore | None:
         rows = self.data.held_out()
         if rows is None:
             return None
-        batches = (rows.take(index) for index in torch.arange(len(rows)).split(64))
-        return collect_latents(self.model.autoencoder, batches, self.device).to(self.device)
+        return latents_of(self.model.autoencoder, rows, self.device).to(self.device)
 
     def _fit_mixture(self, latents: Latents, most_rows: int = 10_000) -> None:
         """Fit the control to draws of the aggregate posterior, several a row where rows are few."""

@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 from braceexpand import braceexpand
 
-from shala_framework.spec.structuring import Finding, InvalidValueError, KeyPath
 from shala_framework.support.hints import shortened
 from shala_framework.support.shard_names import count_names
+from shala_framework.support.structuring import Finding, InvalidValueError, KeyPath
 
 MOST_MEMBERS = 1_000  # modality tables, written or stood for by braces, each of them a network
 MOST_FILLED = 5_000_000  # characters and values of all tables that one name's braces stand for

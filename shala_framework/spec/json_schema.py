@@ -15,7 +15,7 @@ import attrs
 from shala_framework.plugin.options import Rule
 from shala_framework.spec.reference import meanings_of, summary_of
 from shala_framework.spec.schema import ModalityTable, Spec, StandIn, TrackTable
-from shala_framework.spec.structuring import unstructure
+from shala_framework.support.structuring import unstructure
 
 Schema = dict[str, Any]
 _TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli
 
-from shala_framework.spec.structuring import KeyPath
+from shala_framework.support.structuring import KeyPath
 
 _KEY = re.compile(r"""[ \t]*("(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)[ \t]*""")
 _BLANK = re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*")

@@ -12,7 +12,11 @@ import tomli
 from shala_framework.spec.groups import expand_lines, expand_tables, members
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.schema import Data, Spec
-from shala_framework.spec.structuring import (
+from shala_framework.spec.toml import LimitError, parse_toml
+from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
+from shala_framework.support.hints import shortened
+from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
+from shala_framework.support.structuring import (
     Finding,
     InvalidValueError,
     KeyPath,
@@ -21,10 +25,6 @@ from shala_framework.spec.structuring import (
     structure,
     unstructure,
 )
-from shala_framework.spec.toml import LimitError, parse_toml
-from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
-from shala_framework.support.hints import shortened
-from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
 from shala_framework.support.urls import is_cache
 
 
@@ -237,16 +237,21 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
 
-def resolve_spec(raw: dict[str, Any], source: str) -> LoadedSpec:
+def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None = None) -> LoadedSpec:
     """Check and complete a spec that is already JSON values, such as a checkpoint's.
 
     Somebody else may have saved it. Shards that it names are judged when they are opened, and its `data.cache` is used
     only where it is a folder that a run has made for copies of shards.
 
+    Args:
+        raw: The values.
+        source: Name of the file they are from, for messages.
+        own: Modality classes of the caller's own, by the name that the spec has for them.
+
     Raises:
         SpecError: With every problem.
     """
-    loaded = _resolve(raw, _Places(source, {}), [], saved=True)
+    loaded = _resolve(raw, _Places(source, {}), [], saved=True, own=own or {})
     data = loaded.spec.data
     if data.cache is None or is_cache(data.cache):
         return loaded
@@ -290,6 +295,7 @@ def _resolve(
     problems: list[Problem],
     *,
     saved: bool = False,
+    own: Mapping[str, Any] | None = None,
 ) -> LoadedSpec:
     from shala_framework.plugin.loading import (  # torch only once the TOML is read
         load_dataset,
@@ -304,7 +310,7 @@ def _resolve(
     except InvalidValueError as error:
         findings += error.findings
     classes, options = {}, {}
-    load = _remembered(load_modality)
+    load = _remembered(load_modality, own or {})
     for name, table in _tables(raw.get("modality")):
         where: KeyPath = ("modality", name)
         plugin = table.get("plugin")
@@ -355,9 +361,9 @@ def _resolve(
     return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
 
 
-def _remembered(load: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A plugin's loader that looks for each name once, as a thousand tables may have the same."""
-    known: dict[str, Any] = {}
+def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[[str], Any]:
+    """A plugin's loader that looks for each name once, as a thousand tables may have the same, and not for own ones."""
+    known: dict[str, Any] = dict(own)
 
     def remembered(name: str) -> Any:
         if name not in known:

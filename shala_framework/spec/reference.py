@@ -10,7 +10,7 @@ from typing import Any, get_args
 import attrs
 
 from shala_framework.spec.schema import Spec
-from shala_framework.spec.structuring import describe_type, unstructure
+from shala_framework.support.structuring import describe_type, unstructure
 
 _PREFACE = """\
 # The keys of a spec

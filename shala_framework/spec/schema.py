@@ -21,8 +21,8 @@ from shala_framework.spec.stages import PriorStage as PriorStage
 from shala_framework.spec.stages import RefinerStage as RefinerStage
 from shala_framework.spec.stages import Stage as Stage
 from shala_framework.spec.stages import Train as Train
-from shala_framework.spec.structuring import Finding, InvalidValueError
 from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import Finding, InvalidValueError
 
 
 def _names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:

@@ -1,5 +1,6 @@
 """What long work tells whoever watches; the command line draws it, a library user may ignore it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -45,6 +46,34 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None:
         """Something that nobody may miss."""
+
+
+class Logged:
+    """Writes progress to the logger "shala_framework": notes and figures at level INFO, warnings at WARNING."""
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("shala_framework")
+        self.title = ""
+        self.total: int | None = None
+
+    def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
+        self.title, self.total = title, total
+
+    def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
+        if terms:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            of = f" of {self.total}" if self.total is not None else ""
+            self.logger.info("%s %d%s: %s", self.title, done, of, figures)
+
+    def finish(self) -> None: ...
+
+    def outlook(self, outlook: Outlook) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        self.logger.warning("%s", text)
 
 
 class Silent:

@@ -6,10 +6,10 @@ from pathlib import Path
 import attrs
 
 from shala_framework.spec.schema import Train
-from shala_framework.spec.structuring import structure, unstructure
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.structuring import structure, unstructure
 from shala_framework.training.budget import StageCost, resized
 from shala_framework.training.precision import Precision, PrecisionName
 

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder.model import Autoencoder, Bound
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.stage_pass import Bound
 from shala_framework.data.latents import Latents, LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.distributed.processes import rows_randn
 from shala_framework.prior import DiffusionPrior
-from shala_framework.spec.schema import AutoencoderStage, Posterior, Prior, PriorStage
+from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage
 from shala_framework.support.machine import to_device
 from shala_framework.training.metrics import WEIGHT, weighted
 from shala_framework.training.precision import FLOAT32, Precision
@@ -32,7 +33,6 @@ class AutoencoderTraining:
     def __init__(
         self,
         autoencoder: Autoencoder,
-        table: Posterior,
         settings: AutoencoderStage,
         device: torch.device,
         held_out: Rows | None = None,
@@ -41,7 +41,7 @@ class AutoencoderTraining:
     ) -> None:
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
-        self.table, self.settings = table, settings
+        self.settings = settings
         self.device, self.held_out, self.precision = device, held_out, precision
         num_values = autoencoder.num_values
         largest = max(num_values.values())
@@ -66,20 +66,13 @@ class AutoencoderTraining:
         with self.precision.autocast(self.device):
             bound = self.autoencoder.bound(rows.x, rows.presence)
         loss = -bound.elbo(self.kl_weight(step), self.likelihood_weights).mean() / self.loss_unit
-        loss = loss + self.table.subset_weight * bound.subset_kl_B.mean() / self.autoencoder.latent_dim
-        loss = loss + self.table.contrast_weight * bound.contrast
-        loss = loss + self.table.recognition_weight * bound.recognition
-        loss = loss + self.table.texture_weight * bound.texture
+        for name, term in self.autoencoder.added_terms.items():
+            if name in bound.added:
+                loss = loss + term.loss(bound.added[name])
         return loss, self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
-        terms = {"kl": bound.kl_B.detach().mean(), "subset_kl": bound.subset_kl_B.detach().mean()}
-        if self.autoencoder.contrast is not None:
-            terms["contrast"] = bound.contrast.detach()
-        if self.autoencoder.recognised:
-            terms["recognition"] = bound.recognition.detach()
-        if self.autoencoder.textured:
-            terms["texture"] = bound.texture.detach()
+        terms = {"kl": bound.kl_B.detach().mean()} | {name: value.detach() for name, value in bound.added.items()}
         for i, (name, value) in enumerate(bound.log_prob.items()):
             terms[f"log_prob/{name}"] = value.detach().mean()
             terms[WEIGHT + f"log_prob/{name}"] = presence_BM[:, i].float().mean()

@@ -56,8 +56,8 @@ class TwoFloats(Modality):
     Options = TwoFloatsOptions
     network_options = frozenset({"width"})
 
-    def __init__(self, options: TwoFloatsOptions) -> None:
-        super().__init__(options)
+    def __init__(self, options: TwoFloatsOptions | None = None, /, **values) -> None:
+        super().__init__(options, **values)
         self.mean = [0.0, 0.0]
 
     @property

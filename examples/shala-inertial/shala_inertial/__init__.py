@@ -63,9 +63,9 @@ class Inertial(Modality):
     options: Options
     network_options = frozenset({"width"})
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self._standardise = Standardise((len(options.channels),), per_entry=True)
+    def __init__(self, options: Options | None = None, /, **values: Any) -> None:
+        super().__init__(options, **values)
+        self._standardise = Standardise((len(self.options.channels),), per_entry=True)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -152,10 +152,10 @@ class Audio(Modality):
     options: Options
     network_options = frozenset({"width", "likelihood", "scale", "max_samples", "refiner_width"})
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
+    def __init__(self, options: Options | None = None, /, **values: Any) -> None:
+        super().__init__(options, **values)
         self._standardise = Standardise(
-            (options.mels,), trailing=1, smallest=1.0, mean=options.floor_decibels + 15, scale=15.0
+            (self.options.mels,), trailing=1, smallest=1.0, mean=self.options.floor_decibels + 15, scale=15.0
         )
 
     @cached_property

@@ -134,8 +134,8 @@ class Skeleton(Modality):
     options: Options
     network_options = frozenset({"bones", "frames_per_second", "width", "likelihood", "scale", "refiner_width"})
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
+    def __init__(self, options: Options | None = None, /, **values: Any) -> None:
+        super().__init__(options, **values)
         self._standardise = Standardise(self.shape[1:], smallest=1e-3, scale=0.5)
 
     @property

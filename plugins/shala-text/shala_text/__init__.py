@@ -78,8 +78,8 @@ class Text(Modality):
     dtype = torch.int64
     network_options = frozenset({"width", "num_layers", "heads", "word_dropout", "temperature", "top_p"})
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
+    def __init__(self, options: Options | None = None, /, **values: Any) -> None:
+        super().__init__(options, **values)
         self._vocabulary: Vocabulary | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""TOML values to attrs classes without coercion, reporting every problem at once.
+"""TOML or JSON values to attrs classes without coercion, reporting every problem at once.
 
 cattrs dispatches on types; the hooks here replace its own, which turn 3.9 into 3 and "false" into True.
 """
@@ -38,11 +38,13 @@ class Finding:
 
 
 class InvalidValueError(Exception):
-    """Everything wrong with one value; internal, turned into a SpecError by the reader of the spec."""
+    """Everything wrong with one value; the reader of a spec turns it into a SpecError."""
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
-        super().__init__("; ".join(f"{format_path(f.path)}: {f.message}" for f in findings))
+        super().__init__(
+            "; ".join(f"{format_path(f.path)}: {f.message}{f' ({f.hint})' if f.hint else ''}" for f in findings)
+        )
 
 
 def format_path(path: KeyPath) -> str:

@@ -1,34 +1,47 @@
-"""The contrastive terms of stage 1: features of one row's modalities are to be told from those of other rows.
+"""The contrastive term of stage 1: features of one row's modalities are to be told from those of other rows.
 
-What modalities share is what tells their rows apart across modalities, so the first term puts it into every feature h_i
-early and in a form that the prior can read, whatever share of the pixels it explains. The second asks the same of what
-is decoded: a likelihood of independent pixels is content with a blur in which nothing can be recognised.
+What modalities share is what tells their rows apart across modalities. The term therefore puts it into every feature
+h_i early, and in a form that the prior can read, whatever share of the pixels it explains.
 
 Shapes: B batch, Q rows that are asked for, M modalities, F feature_dim, P projection.
 Reference: van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (CLIP) for the learned temperature.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from shala_framework.autoencoder.stage_pass import Pass
+from shala_framework.autoencoder.terms.base import Sizes, Term
 from shala_framework.distributed.processes import gather_rows
+from shala_framework.spec.schema import Posterior
 
 
-class Contrast(nn.Module):
-    """InfoNCE between the features of every two modalities."""
+class ContrastTerm(Term):
+    """InfoNCE between the features of every two modalities, in nats."""
 
+    name = "contrast"
     PROJECTION_DIM = 64
     LARGEST_SCALE = 100.0
 
-    def __init__(self, num_modalities: int, feature_dim: int) -> None:
-        super().__init__()
+    def __init__(self, weight: float, num_modalities: int, feature_dim: int) -> None:
+        super().__init__(weight)
         self.projections = nn.ModuleList(nn.Linear(feature_dim, self.PROJECTION_DIM) for _ in range(num_modalities))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
-    def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
+    @classmethod
+    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+        if not table.contrast_weight or sizes.num_modalities < 2:
+            return None
+        return cls(table.contrast_weight, sizes.num_modalities, sizes.feature_dim)
+
+    def forward(self, batch: Pass) -> Tensor:
+        return self.between(list(batch.h.values()), batch.presence_BM)
+
+    def between(self, h_MBF: Sequence[Tensor], presence_BM: Tensor) -> Tensor:
         """Mean over ordered pairs of modalities of -log p(the row | a feature of the one, features of the other).
 
         Args:
@@ -43,15 +56,15 @@ class Contrast(nn.Module):
         presence_BM = self._gathered(presence_BM)
         return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM, self.log_scale)
 
-    def recognition(self, decoded: Mapping[int, Tensor], h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
-        """The same with features of what was decoded as questions, whatever is present, and only they have a gradient.
+    def recognition(self, decoded: Mapping[int, Tensor], h_MBF: Sequence[Tensor], presence_BM: Tensor) -> Tensor:
+        """The same with features of decoded modalities as questions, whatever is present.
 
-        It asks that a decoded modality show what its row's other modalities show, to the encoders as they are.
+        Neither the projections nor the features h get a gradient, only what was decoded.
 
         Args:
             decoded: Number of a modality to features [Q, F] of what its decoder made of the first Q rows' latents.
-            h_MBF: As for `forward`.
-            presence_BM: As for `forward`.
+            h_MBF: As for `between`.
+            presence_BM: As for `between`.
         """
         with torch.no_grad():
             answers_MBP = torch.stack([self._gathered(self._project(i, h)) for i, h in enumerate(h_MBF)])
@@ -66,7 +79,7 @@ class Contrast(nn.Module):
         return self._nats(asked, answers_MBP, torch.ones_like(presence_BM), presence_BM, self.log_scale.detach())
 
     def _gathered(self, x: Tensor) -> Tensor:
-        """The rows of all processes while they train together: who is asked finds its row among all of them."""
+        """The rows of all processes while they train together: a question finds its row among all of them."""
         return gather_rows(x) if self.training else x
 
     def _project(self, i: int, h_BF: Tensor) -> Tensor:

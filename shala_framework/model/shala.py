@@ -1,4 +1,4 @@
-"""ShaLa: both stages assembled. One model generates all modalities together, or any from any others.
+"""ShaLa: the stages assembled. One model generates all modalities together, or any from any others.
 
 Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
 """
@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from shala_framework.autoencoder.contracts import check_contracts, check_groups
+from shala_framework.autoencoder.contracts import check_contracts, check_given, check_groups
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.plugin.modality import Modality
+from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.model.checkpoints import read_stage, write_stages
+from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.prior.priors import (
     DENSITY_STEPS,
@@ -24,50 +26,95 @@ from shala_framework.prior.priors import (
     SamplerName,
     Sampling,
     SubsetPosterior,
+    check_choice,
 )
-from shala_framework.spec import LoadedSpec, Spec, unstructure
+from shala_framework.prior.sampling import row_noise
+from shala_framework.spec import LoadedSpec, Spec, make_spec, read_spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
-from shala_framework.support.checkpoint import (
-    ForeignFileError,
-    digest,
-    load_module,
-    part,
-    prefixed,
-    read_checkpoint,
-    write_checkpoint,
-)
-from shala_framework.support.errors import CheckpointError
+from shala_framework.support.checkpoint import digest
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
-AUTOENCODER_FILE = "autoencoder.safetensors"
-PRIOR_FILE = "prior.safetensors"
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 
 class ShaLa:
-    """A spec's modalities, its autoencoder (stage 1) and its prior over the shared latent (stage 2).
+    """Modalities, an autoencoder (stage 1) and a prior over the shared latent (stage 2).
+
+    In Python a model is made of modality objects, and sizes are keyword arguments:
+
+        ShaLa({"photo": Image(height=64, width=64), "caption": Text(max_tokens=40)}, latent_dim=64)
 
     Attributes:
-        spec: The resolved spec.
-        modalities: By name.
+        spec: The resolved spec: sizes, and what the model was trained on and with.
+        modalities: Modalities by name.
         autoencoder: Stage 1.
         prior: Stage 2; its weights are the moving average once it is trained.
         mixture: The Gaussian-mixture control, over standardised latents.
         stages: Stages that are trained: "autoencoder", "prior".
         synthetic: Whether the training data were made by a stand-in.
-        fingerprint: Name of the run, which its files have: it depends on all of the spec that training depends on.
+        fingerprint: Name of the run, which its files contain; it depends on every part of the spec that training
+            depends on.
     """
 
-    def __init__(self, loaded: LoadedSpec) -> None:
-        spec = loaded.spec
-        self.spec: Spec = spec
-        self.synthetic = loaded.stand_in_used
-        self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": loaded.stand_in_used})
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        *,
+        prior: Mapping[str, Any] | None = None,
+        generate: Mapping[str, Any] | None = None,
+        groups: Mapping[str, str] | None = None,
+        seed: int = 0,
+        **posterior: Any,
+    ) -> None:
+        """Describe a model; its networks are made at once if no modality has to be fitted to training samples first.
+
+        Args:
+            modalities: Modality objects by name; their order is that of the networks' inputs.
+            prior: Keys of a spec's [prior] table, such as {"hidden_dim": 512}.
+            generate: Keys of a spec's [generate] table, the defaults of sampling.
+            groups: Group of each modality that shares its encoder and decoder with the others of its group.
+            seed: Seed of the networks' first weights and of everything random in training.
+            **posterior: Keys of a spec's [posterior] table, such as latent_dim=64.
+
+        Raises:
+            SpecError: A key is unknown, or a value has another type or range than its key.
+        """
+        spec = make_spec(
+            modalities, posterior=posterior, prior=prior or {}, generate=generate or {}, groups=groups or {}, seed=seed
+        )
+        self._begin(modalities, spec, synthetic=False)
+        if not any(needs_fit(modality) for modality in modalities.values()):
+            self.build()
+
+    @classmethod
+    def from_spec(cls, spec: str | Path | LoadedSpec) -> "ShaLa":
+        """The model that a spec describes: a path of a TOML file, or what `read_spec` returned.
+
+        Raises:
+            SpecError: The file has mistakes; every one is listed with its line.
+        """
+        loaded = spec if isinstance(spec, LoadedSpec) else read_spec(Path(spec))
+        modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality}
+        model = cls.__new__(cls)
+        model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used)
+        return model
+
+    def _begin(self, modalities: Mapping[str, Modality], spec: Spec, *, synthetic: bool) -> None:
+        self.modalities: dict[str, Modality] = dict(modalities)
+        self.synthetic = synthetic
         self.stages: set[str] = set()
-        self.modalities: dict[str, Modality] = {
-            name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality
-        }
+        self.describe(spec)
+
+    def describe(self, spec: Spec) -> None:
+        """Take the spec of a run, which names it; sizes and modalities are those that the model has."""
+        self.spec: Spec = spec
+        self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": self.synthetic})
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the networks are made."""
+        return "autoencoder" in self.__dict__
 
     def build(self) -> "ShaLa":
         """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
@@ -80,7 +127,7 @@ class ShaLa:
         check_groups(groups, self.modalities)
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
-            self.autoencoder = Autoencoder.from_table(self.modalities, spec.posterior, groups)
+            self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups)
             self.prior = DiffusionPrior.from_table(
                 spec.prior,
                 latent_dim=spec.posterior.latent_dim,
@@ -90,6 +137,15 @@ class ShaLa:
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("autoencoder", "prior", "mixture"):
+            waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
+            raise RuntimeError(
+                f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
+                "or fit these modalities and call build()"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,34 +163,50 @@ class ShaLa:
             module.to(device)
         return self
 
-    def parts(self) -> dict[str, nn.Module]:
-        """The model's parts by name, for counting and printing."""
-        stage1 = self.autoencoder
-        return {
-            **{f"{name} encoder": stage1.encoders[name] for name in self.names},
-            **({"shared encoders": stage1.shared_encoders} if len(stage1.shared_encoders) else {}),
-            "posterior": stage1.posterior,
-            **{f"{name} decoder": stage1.decoders[name] for name in self.names},
-            **({"shared decoders": stage1.shared_decoders} if len(stage1.shared_decoders) else {}),
-            "prior": self.prior,
-        }
-
     @torch.no_grad()
-    def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
-        """Posterior mean of z given any subset of the modalities.
+    def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> GaussianPosterior:
+        """q(z | x) given any subset of the modalities.
 
         Args:
             x: Modality name to tensor [N, ...]; every row has each of them.
             batch_size: Rows at a time.
 
         Returns:
-            float tensor [N, D] on the CPU.
+            Means and log-variances [N, D] on the CPU.
 
         Raises:
             ValueError: x names no modality of this model, or rows differ in number.
         """
-        num_rows = self._check_given(x)
-        return SubsetPosterior(self.autoencoder).of_rows(*self._features(x, num_rows, batch_size)).mean_BD.cpu()
+        num_rows = check_given(self.modalities, x)
+        h_MNF = self._features(x, num_rows, batch_size)
+        q = SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows))
+        return GaussianPosterior(q.mean_BD.cpu(), q.log_var_BD.cpu())
+
+    def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
+        """Posterior mean of z: float [N, D] on the CPU; arguments and errors are those of `posterior`."""
+        return self.posterior(x, batch_size=batch_size).mean_BD
+
+    @torch.no_grad()
+    def elbo(self, x: Mapping[str, Tensor], *, num_samples: int = 1, seed: int = 0, batch_size: int = 64) -> Tensor:
+        """Lower bound of log p(x_1, ..., x_M) of complete rows under stage 1 and N(0, I), in nats: [N].
+
+        Args:
+            x: Every modality's tensor [N, ...].
+            num_samples: Draws of z a row, over which the bound is averaged.
+            seed: Seed of the draws.
+            batch_size: Latents decoded at a time.
+
+        Raises:
+            ValueError: A modality is missing, or rows differ in number.
+        """
+        if set(x) != set(self.names):
+            raise ValueError(f"expected every modality of {list(self.names)}, got {list(x)}")
+        q = self.posterior(x)
+        rows_K = torch.arange(len(q.mean_BD)).repeat_interleave(num_samples)
+        noise_KD = row_noise(seed, range(len(rows_K)), q.mean_BD.shape[1])
+        z_KD = q.mean_BD[rows_K] + torch.exp(0.5 * q.log_var_BD[rows_K]) * noise_KD
+        total_K = sum(self.autoencoder.decoded_log_prob(x, n, z_KD, rows_K, batch_size=batch_size) for n in self.names)
+        return total_K.view(-1, num_samples).mean(1) - q.kl_BD().sum(1)
 
     @torch.no_grad()
     def generate(
@@ -206,7 +278,7 @@ class ShaLa:
         """
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}")
-        num_rows = self._check_given(given) if given else 1
+        num_rows = check_given(self.modalities, given) if given else 1
         source, settings = self._prior(prior, given), self.spec.generate
         sampling = Sampling(
             guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
@@ -217,7 +289,7 @@ class ShaLa:
         return source.sample(seed, self._given(given or {}, num_rows, num_samples), sampling)
 
     @torch.no_grad()
-    def latent_log_prob(
+    def log_prob(
         self,
         z_NSD: Tensor,
         *,
@@ -240,9 +312,9 @@ class ShaLa:
             ValueError: Arguments do not fit the model or each other.
             CheckpointError: The stage that is asked for is not trained.
         """
-        num_rows = len(z_NSD)
-        if given and self._check_given(given) != num_rows:
-            raise ValueError(f"expected latents of {self._check_given(given)} given rows, got {num_rows}")
+        num_rows = check_given(self.modalities, given) if given else len(z_NSD)
+        if len(z_NSD) != num_rows:
+            raise ValueError(f"expected latents of {num_rows} given rows, got {len(z_NSD)}")
         known = self._given(given or {}, num_rows, z_NSD.shape[1])
         z_KD = z_NSD.flatten(0, 1).to(self.device)
         return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
@@ -271,52 +343,27 @@ class ShaLa:
 
     def _prior(self, name: PriorName, given: Mapping[str, Tensor] | None) -> LatentPrior:
         """The prior of a name, if it is trained and suits what is given."""
-        found = self.priors[name]
-        if found.stage not in self.stages:
-            raise CheckpointError(
-                f"expected a trained {found.stage} for prior={name!r}; this model has {sorted(self.stages)}"
-            )
-        if found.given is not None and found.given != bool(given):
-            choice = [repr(other) for other, prior in self.priors.items() if prior.given in (None, bool(given))]
-            how = "with" if given else "without"
-            raise ValueError(f"expected prior {' or '.join(choice)} {how} given modalities, got {name!r}")
-        return found
+        check_choice(name, self.priors, given=bool(given), trained=self.stages)
+        return self.priors[name]
 
     def _given(self, given: Mapping[str, Tensor], num_rows: int, num_samples: int) -> Given:
         """Features of the given modalities, for so many draws of each row."""
-        h_MNF, subset_NM = self._features(given, num_rows)
+        h_MNF, subset_NM = self._features(given, num_rows), self._presence(given, num_rows)
         row_K = torch.arange(num_rows, device=self.device).repeat_interleave(num_samples)
         return Given(h_MNF=h_MNF, subset_NM=subset_NM, row_K=row_K)
-
-    def _check_given(self, given: Mapping[str, Tensor]) -> int:
-        unknown = sorted(set(given) - set(self.names))
-        if unknown or not given:
-            raise ValueError(f"expected modalities among {list(self.names)}, got {unknown or 'none'}")
-        sizes = {name: len(value) for name, value in given.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"expected the same number of rows of each given modality, got {sizes}")
-        for name, value in given.items():
-            if tuple(value.shape[1:]) != tuple(self.modalities[name].shape):
-                shape = ("N", *self.modalities[name].shape)
-                raise ValueError(f"expected {name!r} of shape {shape}, got {tuple(value.shape)}")
-            if value.dtype != self.modalities[name].dtype:
-                raise ValueError(f"expected {name!r} of {self.modalities[name].dtype}, got {value.dtype}")
-        return next(iter(sizes.values()))
 
     def _presence(self, given: Mapping[str, Tensor], num_rows: int) -> Tensor:
         return torch.tensor([name in given for name in self.names], device=self.device).expand(num_rows, -1)
 
-    def _features(
-        self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64
-    ) -> tuple[list[Tensor], Tensor]:
-        """Features of every modality, zeros for those not given, and which are given."""
+    def _features(self, given: Mapping[str, Tensor], num_rows: int, batch_size: int = 64) -> list[Tensor]:
+        """Features [N, F] of every modality; zeros for those not given."""
         h = {name: torch.zeros(num_rows, self.autoencoder.feature_dim, device=self.device) for name in self.names}
         with evaluating(self.autoencoder):
             for rows in torch.arange(num_rows).split(batch_size) if given else ():
                 batch = {name: value[rows].to(self.device) for name, value in given.items()}
                 for name, feature in self.autoencoder.encode(batch).items():
                     h[name][rows] = feature
-        return [h[name] for name in self.names], self._presence(given, num_rows)
+        return list(h.values())
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
@@ -329,47 +376,26 @@ class ShaLa:
         }
 
     def autoencoder_digest(self) -> str:
-        """A name of stage 1's weights, which what is made of them has in its files."""
+        """A name of stage 1's weights, which files that depend on them contain."""
         return digest(self.autoencoder.state_dict())
 
     def save(self, folder: str | Path) -> None:
         """Write the trained stages to `autoencoder.safetensors` and `prior.safetensors` in a folder."""
-        folder = Path(folder)
-        stage_1 = {"autoencoder_digest": self.autoencoder_digest()}
-        if "autoencoder" in self.stages:
-            tensors = self.autoencoder.state_dict()
-            write_checkpoint(folder / AUTOENCODER_FILE, tensors, self.description() | stage_1)
-        if "prior" in self.stages:
-            tensors = prefixed(self.prior.state_dict(), "prior") | prefixed(self.mixture.state_dict(), "mixture")
-            write_checkpoint(folder / PRIOR_FILE, tensors, self.description() | stage_1)
+        described = self.description() | {"autoencoder_digest": self.autoencoder_digest()}
+        write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
 
-    def load_stages(self, folder: Path) -> "ShaLa":
-        """Take the weights of the stages that a folder holds; returns self.
+    def load_stage(self, folder: Path, stage: str) -> None:
+        """Take the weights of a stage from a folder; stage 2 has to have been trained on this very stage 1.
 
         Raises:
-            CheckpointError: A file is damaged, belongs to another run, or to another stage 1 than the folder's.
+            CheckpointError: The file is damaged, or belongs to another run or another stage 1.
         """
-        for stage, load in (("autoencoder", self.load_autoencoder), ("prior", self.load_prior)):
-            if (folder / f"{stage}.safetensors").exists():
-                load(folder)
-        return self
+        made_with = self.autoencoder_digest() if stage != "autoencoder" else None
+        read_stage(folder, stage, self._networks(stage), self.fingerprint, made_with)
+        self.stages.add(stage)
 
-    def load_autoencoder(self, folder: Path) -> None:
-        """Take the weights of stage 1."""
-        path = folder / AUTOENCODER_FILE
-        tensors, _ = read_checkpoint(path, self.fingerprint)
-        load_module(self.autoencoder, tensors, path)
-        self.stages.add("autoencoder")
-
-    def load_prior(self, folder: Path) -> None:
-        """Take the weights of stage 2, which was trained on this very stage 1."""
-        path = folder / PRIOR_FILE
-        tensors, description = read_checkpoint(path, self.fingerprint)
-        if description.get("autoencoder_digest") != self.autoencoder_digest():
-            raise ForeignFileError(
-                f"{path} was trained on another stage 1 than {AUTOENCODER_FILE} beside it; put the file back that "
-                "belongs to it, or remove this one and repeat the run's command, which trains stage 2 again"
-            )
-        load_module(self.prior, part(tensors, "prior"), path)
-        load_module(self.mixture, part(tensors, "mixture"), path)
-        self.stages.add("prior")
+    def _networks(self, stage: str) -> dict[str, nn.Module]:
+        """What the checkpoint of a stage holds, by the first part of its tensors' names."""
+        if stage == "autoencoder":
+            return {"": self.autoencoder}
+        return {"prior": self.prior, "mixture": self.mixture}

@@ -1,0 +1,25 @@
+"""The terms that stage 1 adds to the ELBO, one class a file; a new one is a file here and a weight in [posterior]."""
+
+from torch import nn
+
+from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.contrast import ContrastTerm
+from shala_framework.autoencoder.terms.recognition import RecognitionTerm
+from shala_framework.autoencoder.terms.subset import SubsetTerm
+from shala_framework.autoencoder.terms.texture import TextureTerm
+from shala_framework.spec.schema import Posterior
+
+TERMS: tuple[type[Term], ...] = (SubsetTerm, ContrastTerm, RecognitionTerm, TextureTerm)
+
+
+def make_terms(table: Posterior, sizes: Sizes) -> nn.ModuleDict:
+    """The terms that a spec's [posterior] asks for, by name."""
+    made: dict[str, Term] = {}
+    for kind in TERMS:
+        term = kind.from_table(table, sizes, made)
+        if term is not None:
+            made[kind.name] = term
+    return nn.ModuleDict(made)
+
+
+__all__ = ["ContrastTerm", "RecognitionTerm", "Sizes", "SubsetTerm", "Term", "TextureTerm", "make_terms"]

@@ -1,0 +1,61 @@
+"""What a term is that stage 1 adds to the ELBO."""
+
+import abc
+from typing import ClassVar, Self
+
+import attrs
+from torch import Tensor, nn
+
+from shala_framework.autoencoder.stage_pass import Pass
+from shala_framework.spec.schema import Posterior
+
+
+@attrs.frozen(kw_only=True)
+class Sizes:
+    """Sizes of the networks that a term belongs to.
+
+    Attributes:
+        num_modalities: Number of modalities M.
+        feature_dim: Dimensions of a feature.
+        latent_dim: Dimensions of z.
+    """
+
+    num_modalities: int
+    feature_dim: int
+    latent_dim: int
+
+
+class Term(nn.Module, abc.ABC):
+    """One addition to the loss of stage 1, with its own parameters, if it has any.
+
+    Attributes:
+        name: Name of its value in metrics.jsonl.
+        weight: Factor of the term in the loss.
+        needs_maps: Whether it compares statistics of the encoders' convolutional maps.
+    """
+
+    name: ClassVar[str]
+    needs_maps: ClassVar[bool] = False
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    @classmethod
+    @abc.abstractmethod
+    def from_table(cls, table: Posterior, sizes: Sizes, others: "dict[str, Term]") -> Self | None:
+        """The term that a spec's [posterior] asks for; None where it asks for none.
+
+        Args:
+            table: Its weights.
+            sizes: Sizes of the networks.
+            others: Terms made so far, by name; a term may use another one's parameters.
+        """
+
+    @abc.abstractmethod
+    def forward(self, batch: Pass) -> Tensor | None:
+        """The term's value, a scalar to minimise; None where this batch gives none."""
+
+    def loss(self, value: Tensor) -> Tensor:
+        """What is added to the loss, from the value that `forward` returned."""
+        return self.weight * value

@@ -1,0 +1,45 @@
+"""The recognition term of stage 1: a decoded modality shows what its row's other modalities show.
+
+A likelihood of independent pixels is content with a blur in which nothing can be recognised. This term asks the
+encoders, as they are, to find the row of a decoded modality among the other modalities' features.
+
+Shapes: as in contrast.py.
+"""
+
+from typing import Self
+
+from torch import Tensor
+
+from shala_framework.autoencoder.stage_pass import Pass
+from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.contrast import ContrastTerm
+from shala_framework.spec.schema import Posterior
+
+
+class RecognitionTerm(Term):
+    """InfoNCE between features of decoded modalities and of the row's other modalities, in nats.
+
+    It uses the projections of the contrast term and gives them no gradient; decoders get one, and through z so do the
+    posterior and the encoders.
+    """
+
+    name = "recognition"
+
+    def __init__(self, weight: float, contrast: ContrastTerm) -> None:
+        super().__init__(weight)
+        self.__dict__["contrast"] = contrast  # registered elsewhere
+
+    @classmethod
+    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+        contrast = others.get(ContrastTerm.name)
+        if not table.recognition_weight or not isinstance(contrast, ContrastTerm):
+            return None
+        return cls(table.recognition_weight, contrast)
+
+    def forward(self, batch: Pass) -> Tensor | None:
+        seen = {i: batch.reencode(name) for i, name in enumerate(batch.h)}
+        decoded = {i: again.h_QF for i, again in seen.items() if again is not None}
+        if not decoded:
+            return None
+        contrast: ContrastTerm = self.__dict__["contrast"]
+        return contrast.recognition(decoded, list(batch.h.values()), batch.presence_BM)

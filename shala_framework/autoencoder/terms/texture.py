@@ -1,0 +1,68 @@
+"""The texture term of stage 1: decoded modalities have the statistics that the encoder's convolutions see in the data.
+
+A likelihood of independent pixels is best served by a blur where the latent cannot tell where a stripe is. The latent
+can tell that there are stripes, how many and how strong. Means and standard deviations over all places of each channel
+of an encoder's convolutional maps say this, whatever the places. The term needs no other network and no label.
+
+Shapes: B batch, Q rows that are compared, C channels, K statistics.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from shala_framework.autoencoder.stage_pass import Pass
+from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.distributed.processes import gather_rows
+from shala_framework.spec.schema import Posterior
+
+
+class TextureTerm(Term):
+    """Squared distance between decoded modalities and the data in statistics of the encoders' maps."""
+
+    name = "texture"
+    needs_maps = True
+
+    @classmethod
+    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+        return cls(table.texture_weight) if table.texture_weight else None
+
+    def forward(self, batch: Pass) -> Tensor | None:
+        distances = []
+        for i, name in enumerate(batch.h):
+            again = batch.reencode(name) if name in batch.statistics else None
+            if again is not None:
+                count = batch.num_reencoded
+                real = [statistics[:count] for statistics in batch.statistics[name]]
+                present_Q = batch.presence_BM[:count, i]
+                # A validation is one process's alone.
+                distances.append(texture_distance(again.statistics, real, present_Q, gathered=batch.training))
+        return torch.stack(distances).mean() if distances else None
+
+
+def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor, *, gathered: bool = False) -> Tensor:
+    """Squared distance of the statistics of two sets of maps, in the deviations of the real ones over rows.
+
+    Args:
+        decoded: `map_statistics` of what was decoded.
+        real: Of the data, without gradient; as many rows.
+        present_B: Which rows have the modality; the others do not count.
+        gathered: Whether deviations are over the rows of all processes, which then have to ask together.
+
+    Returns:
+        Scalar, a mean over rows, channels and maps.
+    """
+    distances = []
+    weight_B1 = present_B.float()[:, None]
+    for mine, theirs in zip(decoded, real, strict=True):
+        scale = _deviation(*(gather_rows(rows) if gathered else rows for rows in (theirs, weight_B1))) + 1e-2
+        distances.append((((mine - theirs) / scale).square().mean(1) * present_B).mean())
+    return torch.stack(distances).mean()
+
+
+def _deviation(values_BK: Tensor, weight_B1: Tensor) -> Tensor:
+    """Standard deviation [K] over the rows of weight 1; 0 where there is none."""
+    count = weight_B1.sum().clamp_min(1)
+    mean_K = (values_BK * weight_B1).sum(0) / count
+    return (((values_BK - mean_K).square() * weight_B1).sum(0) / count).sqrt()

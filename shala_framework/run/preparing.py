@@ -1,0 +1,125 @@
+"""What comes before the first step of training: fitted modalities, networks, number format and numbers of steps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import torch
+
+from shala_framework.distributed import processes
+from shala_framework.model import STAGES, ShaLa
+from shala_framework.plugin.modality import Modality
+from shala_framework.run.data import TrainingData
+from shala_framework.run.folder import RunFolder
+from shala_framework.spec.schema import Train
+from shala_framework.support.checkpoint import DamagedFileError, write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.progress import Reporter
+from shala_framework.training.budget import StageCost, stages_of, steps_within
+from shala_framework.training.plan import TrainingPlan
+from shala_framework.training.precision import choose_precision, doubt_precision
+
+
+def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, reporter: Reporter) -> list[str]:
+    """Fit modalities that learn from data, or load what an earlier call fitted; make networks; load trained stages.
+
+    Args:
+        model: The model, whose networks are made unless they are there.
+        data: The training samples.
+        folder: Folder of the run; without one nothing is loaded or written.
+        reporter: Receives progress.
+
+    Returns:
+        Stages whose checkpoint is damaged, and those that depend on them: they are finished again from their states.
+
+    Raises:
+        CheckpointError: A checkpoint is damaged and has no state, or belongs to another run.
+    """
+    if folder is None:
+        if not model.is_built:
+            data.fit(model.modalities)
+            model.build()
+        return []
+    path, modalities = folder.modalities, model.modalities
+    if not (path.exists() and _load_states(modalities, path, folder.fingerprint, reporter)):
+        if not model.is_built:
+            data.fit(modalities)
+        states = {name: modality.state() for name, modality in modalities.items()}
+        write_file(path, dump_json({"fingerprint": folder.fingerprint, "states": states}))
+    if not model.is_built:
+        model.build()
+    for number, stage in enumerate(STAGES):
+        if not folder.has(stage):
+            continue
+        try:
+            model.load_stage(folder.path, stage)
+        except DamagedFileError as error:
+            if not list(folder.state.glob(f"{stage}.*")):
+                raise CheckpointError(f"{error}; restore it, or remove it to train this stage again") from error
+            reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
+            return list(STAGES[number:])
+    return []
+
+
+def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: str, reporter: Reporter) -> bool:
+    """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
+    try:
+        shape = {"fingerprint": str, "states": dict.fromkeys(modalities, dict)}
+        found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
+        if found["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{path} is another run's; it is made again from the training samples")
+        for name, modality in modalities.items():
+            modality.load_state(found["states"][name])
+    except CheckpointError as error:
+        reporter.warn(str(error))
+        return False
+    return True
+
+
+def begin_plan(settings: Train, device: torch.device, folder: RunFolder | None, reporter: Reporter) -> TrainingPlan:
+    """The plan of a run that has begun, or a new one with its number format.
+
+    Args:
+        settings: [train] of the spec.
+        device: Device of the model.
+        folder: Folder of the run, in which the plan is kept.
+        reporter: Receives progress.
+
+    Raises:
+        CheckpointError: The folder's plan is damaged, or another run's.
+    """
+    plan = TrainingPlan.read(folder.state, folder.fingerprint, reporter.warn) if folder is not None else None
+    if plan is None:
+        precision = choose_precision(settings.precision, device)
+        plan = TrainingPlan(precision=precision.name, reason=precision.reason)
+        keep_plan(plan, folder)
+        doubt = doubt_precision(precision)
+        if doubt:
+            reporter.warn(doubt)
+    reporter.note(f"computing in {plan.precision}: {plan.reason}")
+    return plan
+
+
+def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, StageCost], spent: float) -> TrainingPlan:
+    """A plan with the steps that fit into train.minutes.
+
+    Args:
+        plan: The plan so far.
+        settings: [train] of the spec, with a time.
+        costs: What a step of each stage takes.
+        spent: Seconds of the time that measuring took and encoding the training set will take.
+
+    Raises:
+        SpecError: Not one step of some stage fits.
+    """
+    assert settings.minutes is not None
+    left = 60 * settings.minutes - spent
+    steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
+    return attrs.evolve(plan, minutes=settings.minutes, steps=steps, costs=dict(costs))
+
+
+def keep_plan(plan: TrainingPlan, folder: RunFolder | None) -> None:
+    """Write a plan into the run's folder."""
+    if folder is not None and processes.rank() == 0:
+        plan.write(folder.state, folder.fingerprint)

@@ -1,0 +1,272 @@
+"""Training from Python: `shala_framework.train`."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from shala_framework.data.identity import describe_shards
+from shala_framework.data.rows import load_rows
+from shala_framework.data.splits import split_urls
+from shala_framework.distributed import processes
+from shala_framework.model import STAGES, ShaLa
+from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.run.data import RunData, TrainingData
+from shala_framework.run.folder import RunFolder
+from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.python_data import (
+    HeldInMemory,
+    Item,
+    ReadFromDataset,
+    check_dataset,
+    describe_rows,
+    rows_of_dataset,
+    rows_of_tensors,
+)
+from shala_framework.run.training import RunTraining
+from shala_framework.spec import Spec, unstructure
+from shala_framework.spec.making import IN_MEMORY, checked
+from shala_framework.spec.schema import Data, Train
+from shala_framework.support.errors import CheckpointError, ShalaError
+from shala_framework.support.hints import nearest
+from shala_framework.support.locking import FolderLock
+from shala_framework.support.machine import resolve_device
+from shala_framework.support.progress import Logged, Reporter
+from shala_framework.training.budget import resized, stages_of
+from shala_framework.training.metrics import MetricsFile
+
+Shards = str | Path | Sequence[str | Path]
+AnyData = Shards | Mapping[str, Tensor] | Dataset[Item]
+DATA_KEYS = ("in_memory", "num_workers", "shuffle_buffer", "cache", "validation_samples", "max_field_bytes")
+
+
+def train(
+    model: ShaLa,
+    data: AnyData | None = None,
+    *,
+    validation: AnyData | None = None,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> ShaLa:
+    """Train the stages of a model.
+
+        train(model, {"photo": x, "caption": tokens}, steps=2_000)
+        train(model, "shards/train-*.tar", validation="shards/validation-*.tar", out="runs/mine", minutes=60)
+
+    Under torchrun all processes train together; `out` is then needed.
+
+    Args:
+        model: The model, whose stages are trained from its present weights.
+        data: Shards by names with globs and braces, or URLs; or every modality's tensor [N, ...]; or a torch Dataset
+            whose items are dictionaries of tensors, in which an absent modality is None or has no key. None takes the
+            shards of the spec that the model was made from.
+        validation: Held-out rows, in any of these forms.
+        out: Folder for checkpoints and metrics, in which the same call resumes; None writes no file at all.
+        steps: Steps of each stage. Warm-ups and intervals keep their proportion to it.
+        batch_size: Rows a step of each stage.
+        reporter: Receives progress; None writes to the logger "shala_framework".
+        **settings: Keys of a spec's [train] table, such as minutes=15, device="cpu" or autoencoder={"steps": 3_000},
+            and of its [data] table that say how data are read: in_memory, num_workers, shuffle_buffer, cache,
+            validation_samples, max_field_bytes.
+
+    Returns:
+        The model, trained.
+
+    Raises:
+        ShalaError: Data cannot be read, settings are wrong, or the folder belongs to another run.
+        ValueError: Tensors or items do not fit the model's modalities.
+        TypeError: There is no setting of a name.
+        Interrupted: The process was asked to stop; with `out`, the same call resumes.
+    """
+    reporter = reporter or Logged()
+    spec = _described(model, settings, steps, batch_size)
+    with processes.naming_lost_process(), ExitStack() as stack:
+        device = processes.join(resolve_device(spec.train.device))
+        if out is None and processes.world_size() > 1:
+            raise ShalaError("expected out=..., as several processes share the files of a run, got none")
+        spec = _with_names(model, spec, data, validation)
+        if out is not None:
+            spec = attrs.evolve(spec, name=Path(out).name)
+        model.describe(spec)
+        folder = _claimed(model, Path(out), stack, reporter) if out is not None else None
+        _forget(model, folder)
+        rows = _training_data(model, data, validation, device, reporter)
+        with processes.first_before_others():
+            if folder is not None and isinstance(rows, RunData) and processes.rank() == 0:
+                folder.check_shards(
+                    {
+                        "train": describe_shards(rows.train_urls, rows.cache),
+                        "validation": describe_shards(rows.validation_urls, rows.cache),
+                    }
+                )
+            prepare_model(model, rows, folder, reporter)
+            model.to(device)
+            plan = begin_plan(spec.train, device, folder, reporter)
+        path = folder.metrics if folder is not None and processes.rank() == 0 else None
+        with closing(MetricsFile(path, [], reporter.warn, model.fingerprint)) as metrics:
+            training = RunTraining(
+                model=model,
+                data=rows,
+                folder=folder,
+                device=device,
+                precision=plan.number_format(),
+                metrics=metrics,
+                reporter=reporter,
+            )
+            training.split_decoders()
+            if spec.train.minutes is not None and not plan.steps:
+                plan = budgeted_plan(plan, spec.train, *training.measure(60 * spec.train.minutes))
+                keep_plan(plan, folder)
+                reporter.note(plan.describe())
+            model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
+            training.train_autoencoder()
+            training.train_prior()
+    return model
+
+
+def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, batch_size: int | None) -> Spec:
+    """The model's spec with the settings of this call."""
+    known = {field.name for field in attrs.fields(Train)} | set(DATA_KEYS)
+    for name in settings:
+        if name not in known:
+            choice = nearest(name, known | {"steps", "batch_size", "validation", "out"}, "settings")
+            raise TypeError(f"train() has no setting {name!r} ({choice})")
+    tables = unstructure(model.spec)
+    for name, value in settings.items():
+        table = tables["data" if name in DATA_KEYS else "train"]
+        table[name] = {**table[name], **value} if isinstance(value, Mapping) else value
+    if batch_size is not None:
+        for stage in stages_of(model.spec.train):
+            tables["train"][stage]["batch_size"] = batch_size
+    spec: Spec = checked(tables, Spec)
+    if steps is None:
+        return spec
+    if spec.train.minutes is not None:
+        raise ValueError("expected steps or minutes, got both")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"expected steps of at least 1, got {steps}")
+    stages = {name: resized(stage, steps) for name, stage in stages_of(spec.train).items()}
+    return attrs.evolve(spec, train=attrs.evolve(spec.train, **stages))
+
+
+def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> RunFolder:
+    """The folder of the run, which this call has to itself."""
+    folder = RunFolder(path, model.fingerprint, reporter)
+    with processes.first_before_others():
+        if processes.rank() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FolderLock(path, on_wait=reporter.note))
+        folder.claim({"spec": unstructure(model.spec), "stand_in_used": model.synthetic})
+    return folder
+
+
+def _forget(model: ShaLa, folder: RunFolder | None) -> None:
+    """Train all stages that the folder does not hold, from the model's present weights."""
+    begun = folder is not None and (folder.has(STAGES[0]) or folder.state_file(STAGES[0]).exists())
+    if model.stages and folder is not None and not begun:
+        raise CheckpointError(
+            f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
+            "first weights again; make the model again, or train it further without out="
+        )
+    model.stages.clear()
+
+
+def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:
+    """The spec with the names of the data: shards, or what tells tensors from others."""
+    if data is None:
+        if validation is not None:
+            raise ValueError("expected data beside validation, got None")
+        return spec
+    model.synthetic = False
+    names = {
+        "train": _name(data, model.modalities),
+        "validation": () if validation is None else _name(validation, model.modalities),
+        "stand_in": None,
+    }
+    return attrs.evolve(spec, data=checked({**unstructure(spec.data), **names}, Data))
+
+
+def _training_data(
+    model: ShaLa, data: AnyData | None, validation: AnyData | None, device: torch.device, reporter: Reporter
+) -> TrainingData:
+    """The data of a run whose spec the model has."""
+    spec = model.spec
+    if isinstance(data, Mapping | Dataset):
+        _check_fitted(model.modalities, reporter)
+        if not model.is_built:
+            model.build()
+    held_out = None
+    if isinstance(validation, Mapping):
+        held_out = rows_of_tensors(validation, model.modalities)
+    elif isinstance(validation, Dataset):
+        held_out = rows_of_dataset(validation, model.modalities)
+    elif isinstance(data, Mapping | Dataset) and validation is not None:
+        urls = split_urls(spec.data, "validation")
+        held_out = load_rows(urls, model.modalities, limit=spec.data.validation_samples)
+    size = spec.train.autoencoder.batch_size
+    if isinstance(data, Mapping):
+        rows = rows_of_tensors(data, model.modalities)
+        return HeldInMemory(rows=rows, validation=held_out, batch_size=size, seed=spec.seed)
+    if isinstance(data, Dataset):
+        return ReadFromDataset(
+            items=data,
+            num_rows=len(data),  # type: ignore[arg-type]
+            modalities=model.modalities,
+            validation=held_out,
+            batch_size=size,
+            seed=spec.seed,
+            num_workers=spec.data.num_workers,
+        )
+    return RunData(
+        spec=spec,
+        modalities=model.modalities,
+        train_urls=split_urls(spec.data, "train"),
+        validation_urls=split_urls(spec.data, "validation") if held_out is None else [],
+        device=device,
+        reporter=reporter,
+        given_held_out=held_out,
+    )
+
+
+def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> None:
+    """Look for modalities that learn from raw samples and have not, as tensors cannot teach them.
+
+    Raises:
+        ValueError: One cannot be used without what it learns.
+    """
+    for name, modality in modalities.items():
+        if not needs_fit(modality):
+            continue
+        try:
+            state = modality.state()
+        except ValueError as error:
+            raise ValueError(f"modality {name!r}: {error}; or train on shards, which fits it") from None
+        with suppress(ValueError):
+            if state == type(modality)(modality.options).state():
+                reporter.warn(
+                    f"modality {name!r} learns scales or the like from raw samples and has not; call its fit first, or "
+                    "train on shards"
+                )
+
+
+def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str, ...]:
+    """What the spec has in data.train: names of shards, or in place of them a name that other tensors do not have."""
+    if isinstance(data, Mapping):
+        return f"{IN_MEMORY} {describe_rows(rows_of_tensors(data, modalities))}"
+    if isinstance(data, Dataset):
+        check_dataset(data)
+        return f"{IN_MEMORY} {type(data).__name__} of {len(data)} items"  # type: ignore[arg-type]
+    if isinstance(data, str | Path):
+        return str(data)
+    if isinstance(data, Sequence) and all(isinstance(name, str | Path) for name in data):
+        return tuple(map(str, data))
+    kind = type(data).__name__
+    raise ValueError(f"expected names of shards, a dictionary of tensors or a Dataset of dictionaries, got {kind}")

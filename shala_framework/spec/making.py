@@ -1,0 +1,78 @@
+"""Makes a spec from Python objects in place of a TOML file."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shala_framework.spec.schema import Data, ModalityTable, Spec
+from shala_framework.support.errors import Problem, SpecError
+from shala_framework.support.structuring import InvalidValueError, format_path, structure, unstructure
+
+if TYPE_CHECKING:
+    from shala_framework.plugin.modality import Modality
+
+IN_MEMORY = "memory:"
+"""What data.train and data.validation begin with where rows came from Python and not from shards."""
+
+
+def make_spec(
+    modalities: "Mapping[str, Modality]",
+    *,
+    posterior: Mapping[str, Any],
+    prior: Mapping[str, Any],
+    generate: Mapping[str, Any],
+    groups: Mapping[str, str],
+    seed: int,
+) -> Spec:
+    """The spec of a model that is made in Python.
+
+    Args:
+        modalities: Modality objects by name.
+        posterior: Keys of [posterior].
+        prior: Keys of [prior].
+        generate: Keys of [generate].
+        groups: Group of each modality that shares its networks.
+        seed: Seed.
+
+    Raises:
+        SpecError: A key is unknown, or a value has another type or range than its key; lists all of them.
+    """
+    tables = {
+        "schema": 1,
+        "name": "model",
+        "seed": seed,
+        "data": unstructure(Data(train=IN_MEMORY)),
+        "modality": {name: unstructure(table_of(modality)) for name, modality in modalities.items()},
+        "posterior": dict(posterior),
+        "prior": dict(prior),
+        "generate": dict(generate),
+    }
+    for name, group in groups.items():
+        if name not in tables["modality"]:
+            raise SpecError([Problem(path="groups", message=f"expected modalities {list(modalities)}, got {name!r}")])
+        tables["modality"][name] |= {"group": group, "share": True}
+    return checked(tables, Spec)
+
+
+def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
+    """Build a class of the schema from keyword arguments.
+
+    Raises:
+        SpecError: Everything that is wrong with them.
+    """
+    try:
+        return structure(dict(tables), kind)
+    except InvalidValueError as error:
+        raise SpecError(
+            [Problem(path=format_path(f.path), message=f.message, hint=f.hint) for f in error.findings]
+        ) from None
+
+
+def table_of(modality: "Modality") -> ModalityTable:
+    """The table that a modality object stands for.
+
+    Its plugin is the name under which an installed distribution offers the class. A class of the caller's own has its
+    dotted name there, and is given to `load` again.
+    """
+    from shala_framework.plugin.loading import name_of_class
+
+    return ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))

@@ -1,0 +1,219 @@
+"""The front door in Python: what it trains equals what a spec trains, and misuse is said in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from shala_image import Image
+from shala_text import Text
+from torch.utils.data import Dataset
+from two_floats import TwoFloats, TwoFloatsOptions
+
+import shala_framework as shala
+from shala_framework.cli.main import main
+from shala_framework.data.rows import load_rows
+from shala_framework.plugin import Modality
+from shala_framework.run.experiment import Experiment
+from shala_framework.spec import read_spec
+from shala_framework.support.errors import CheckpointError, DataError, SpecError
+
+SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
+SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16}
+
+
+class Pair(TwoFloats):
+    """Two floats as a class of one's own, which learns nothing and so needs no fit."""
+
+    fit = Modality.fit
+
+
+class Items(Dataset):
+    """Rows as dictionaries; b is absent from every third, by turns as None and as no key."""
+
+    def __init__(self, x, gaps=True):
+        self.x, self.gaps = x, gaps
+
+    def __len__(self):
+        return len(self.x["a"])
+
+    def __getitem__(self, number):
+        item = {name: value[number] for name, value in self.x.items()}
+        if self.gaps and number % 6 == 0:
+            item["b"] = None
+        if self.gaps and number % 6 == 3:
+            del item["b"]
+        return item
+
+
+@pytest.fixture
+def x():
+    generator = torch.Generator().manual_seed(1)
+    first = torch.randn(60, 2, generator=generator)
+    return {"a": first, "b": first + 0.1 * torch.randn(60, 2, generator=generator)}
+
+
+def pair_model(**changes):
+    return shala.ShaLa({n: Pair(TwoFloatsOptions(field=n)) for n in "ab"}, **{**SIZES, **changes})
+
+
+def weights(model):
+    return {**model.autoencoder.state_dict(), **{f"prior.{n}": v for n, v in model.prior.state_dict().items()}}
+
+
+def assert_same(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_tensors_and_shards_train_the_model_of_the_spec(two_spec):
+    """Bit for bit on one thread: a run of the spec, its shards through train, and its rows as tensors."""
+    torch.set_num_threads(1)
+    text = two_spec.read_text().replace("missing = 0.2", "missing = 0.0")
+    two_spec.write_text(text)
+    experiment = Experiment(read_spec(two_spec), Path("r"))
+    experiment.run()
+    trained = experiment.model
+    spec = trained.spec
+    given = {
+        "autoencoder": {"steps": spec.train.autoencoder.steps, "kl_warmup_steps": 20, "save_every_steps": 20},
+        "prior": {"steps": spec.train.prior.steps, "save_every_steps": 20},
+        "precision": "float32",
+        "device": "cpu",
+    }
+    sizes = {"latent_dim": 4, "feature_dim": 16, "hidden_dim": 32, "prior": {"hidden_dim": 32, "num_blocks": 1}}
+    model = shala.ShaLa({n: TwoFloats(field=f) for n, f in (("first", "a"), ("second", "b"))}, **sizes)
+    shards = [sorted(map(str, Path("r/data").glob(f"{split}-*.tar"))) for split in ("train", "validation")]
+    shala.train(model, shards[0], validation=shards[1], in_memory=True, out="mine", **given)
+    assert_same(model, trained)
+    assert_same(shala.load("mine"), trained)
+    rows, held_out = (load_rows(urls, trained.modalities) for urls in shards)
+    other = shala.ShaLa(model.modalities, **sizes)  # whose modalities are fitted
+    shala.train(other, rows.x, validation=held_out.x, **given)
+    assert_same(other, trained)
+
+
+def test_a_dataset_trains_as_its_rows_do(x):
+    """Complete items as tensors in memory; absent ones are absent; with workers as without."""
+    torch.set_num_threads(1)
+    whole = shala.train(pair_model(), x, steps=6, **SETTINGS)
+    assert_same(whole, shala.train(pair_model(), Items(x, gaps=False), steps=6, **SETTINGS))
+    gaps = shala.train(pair_model(), Items(x), steps=6, **SETTINGS)
+    assert_same(gaps, shala.train(pair_model(), Items(x), validation=Items(x), steps=6, num_workers=2, **SETTINGS))
+    other = {**x, "b": torch.where((torch.arange(60) % 3 == 0)[:, None], 100.0, x["b"])}  # where b is absent
+    assert_same(gaps, shala.train(pair_model(), Items(other), steps=6, **SETTINGS))
+    assert not torch.equal(weights(gaps)["posterior.head.mean.weight"], weights(whole)["posterior.head.mean.weight"])
+
+
+def test_a_run_in_a_folder_resumes_and_refuses_other_data(x, tmp_path, monkeypatch):
+    """The same call finds its stages; other tensors, or settings, are another run; verbs open the folder."""
+    monkeypatch.chdir(tmp_path)
+    settings = {**SETTINGS, "validation": {n: v[:20] for n, v in x.items()}, "steps": 6}
+    first = shala.train(pair_model(), x, out="r", **settings)
+    before = {path.name: path.stat().st_mtime_ns for path in Path("r").glob("*.safetensors")}
+    assert_same(first, shala.train(pair_model(), x, out="r", **settings))
+    assert before == {path.name: path.stat().st_mtime_ns for path in Path("r").glob("*.safetensors")}
+    with pytest.raises(CheckpointError, match=r"data\.train: 'memory: .*in the folder, 'memory: "):
+        shala.train(pair_model(), {**x, "a": x["a"] + 1}, out="r", **settings)
+    with pytest.raises(CheckpointError, match="expected a model that is not trained yet"):
+        shala.train(first, x, out="other", **settings)
+    loaded = shala.load("r", classes=[Pair])
+    assert_same(loaded, first)
+    assert torch.equal(loaded.generate(3)["a"], first.generate(3)["a"])
+    with pytest.raises(SpecError, match=r"a class of your own is an argument: load\(folder, classes="):
+        shala.load("r")
+    losses = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in losses} == {"autoencoder", "prior"}
+
+
+def test_verbs_work_on_a_run_of_tensors(tmp_path, monkeypatch, capsys):
+    """Of plugins' classes: it samples; evaluating says which rows it lacks."""
+    monkeypatch.chdir(tmp_path)
+    pictures = torch.randint(0, 256, (24, 1, 28, 28), dtype=torch.uint8)
+    model = shala.ShaLa({"a": Image(height=28, width=28, channels=1)}, **SIZES)
+    shala.train(model, {"a": pictures}, out="r", steps=2, **SETTINGS)
+
+    def status(*arguments):
+        with pytest.raises(SystemExit) as leaving:
+            main(list(arguments))
+        return leaving.value.code
+
+    assert status("sample", "r", "--num", "2", "--out", "s") == 0
+    assert len(list(Path("s").rglob("*.png"))) >= 2
+    assert status("evaluate", "r", "--split", "validation") == 2
+    assert "data.validation" in capsys.readouterr().err
+    assert status("evaluate", "r", "--split", "test", "--set", "data.test=memory:") == 2
+    assert "these rows came from Python" in capsys.readouterr().err
+
+
+def test_without_a_folder_nothing_is_written(x, tmp_path, monkeypatch):
+    """And a trained model is trained further from its weights."""
+    monkeypatch.chdir(tmp_path)
+    model = shala.train(pair_model(), x, steps=3, **SETTINGS)
+    once = {name: value.clone() for name, value in weights(model).items()}
+    shala.train(model, x, steps=3, **SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+    def distance(other):
+        return sum(float((value - once[name]).double().norm()) for name, value in weights(other).items())
+
+    assert 0 < distance(model) < distance(pair_model(seed=5))
+
+
+def test_a_fitted_text_learns_from_tokens(tmp_path):
+    """A modality that learns from samples is fitted by its owner, or by shards; until then there are no networks."""
+    caption = Text(max_tokens=8, width=16, vocabulary_size=300)
+    model = shala.ShaLa({"caption": caption}, **SIZES)
+    with pytest.raises(RuntimeError, match=r"no networks yet, as \['caption'\] learn from training samples"):
+        model.generate(1)
+    with pytest.raises(ValueError, match="expected a fitted text modality"):
+        shala.train(model, {"caption": torch.zeros(4, 8, dtype=torch.int64)}, steps=1)
+    samples = [{"txt": word.encode()} for word in ("red", "green", "blue")] * 4
+    caption.fit(samples)
+    tokens = torch.stack([caption.read(sample) for sample in samples])
+    shala.train(model, {"caption": tokens}, steps=2, **SETTINGS)
+    model.save(tmp_path)
+    assert torch.equal(shala.load(tmp_path).generate(2)["caption"], model.generate(2)["caption"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: shala.ShaLa({"a": Pair(field="a")}, latent_dims=4), "latent_dims.*did you mean 'latent_dim'"),
+        (lambda x: shala.ShaLa({"a": Pair(field="a")}, latent_dim=3.5), "expected int, got float 3.5"),
+        (lambda x: shala.ShaLa({"a": Pair(field="a")}, prior={"blocks": 1}), "prior.blocks: unknown key"),
+        (lambda x: shala.ShaLa({"a": Pair(field="a")}, groups={"b": "g"}), r"expected modalities \['a'\], got 'b'"),
+        (lambda x: Image(height=64.5), "Image: height: expected int, got float 64.5"),
+        (lambda x: Image(hight=64), "Image: hight: unknown key .*did you mean 'height'"),
+        (lambda x: shala.train(pair_model(), x, step=3), r"no setting 'step' \(did you mean"),
+        (lambda x: shala.train(pair_model(), x, steps=3, minutes=1), "steps or minutes, got both"),
+        (lambda x: shala.train(pair_model(), x, steps=0), "steps of at least 1"),
+        (lambda x: shala.train(pair_model(), x, autoencoder={"stepps": 3}), "train.autoencoder.stepps"),
+        (lambda x: shala.train(pair_model(), {"a": x["a"]}), r"got none of \['b'\]"),
+        (lambda x: shala.train(pair_model(), {**x, "c": x["a"]}), r"among \['a', 'b'\], got \['c'\]"),
+        (lambda x: shala.train(pair_model(), {**x, "b": x["b"][:9]}), "same number of rows"),
+        (lambda x: shala.train(pair_model(), {**x, "b": x["b"].double()}), "'b' of torch.float32"),
+        (lambda x: shala.train(pair_model(), {**x, "b": x["b"] / 0}), "finite values of 'b'"),
+        (lambda x: shala.train(pair_model(), {n: v[:0] for n, v in x.items()}), "at least one row"),
+        (lambda x: shala.train(pair_model(), 3), "got int"),
+        (lambda x: shala.train(pair_model()), "came from Python"),
+        (lambda x: shala.train(pair_model(), "nowhere/*.tar"), "no such shards"),
+        (lambda x: shala.train(pair_model(), Items({"a": x["a"], "b": x["a"][:, :1]})), r"item \d+, 'b': expected"),
+        (lambda x: shala.train(pair_model(), Items({"a": x["a"], "d": x["a"]}, gaps=False)), r"got \['d'\]"),
+        (lambda x: shala.train(pair_model(), Items({"a": x["a"]}, gaps=False)), r"none of \['b'\]"),
+        (lambda x: pair_model().elbo({"a": x["a"]}), r"every modality of \['a', 'b'\]"),
+    ],
+)
+def test_misuse_is_said_in_words(x, call, message):
+    with pytest.raises((ValueError, TypeError, SpecError, DataError), match=message):
+        call(x)
+
+
+def test_the_elbo_is_below_the_log_evidence_of_a_known_model(x):
+    """With more draws its mean stays, its noise falls; it is finite for all rows."""
+    model = shala.train(pair_model(), x, steps=3, **SETTINGS)
+    few, many = (model.elbo(x, num_samples=n) for n in (1, 200))
+    assert few.isfinite().all()
+    assert abs(float(few.mean() - many.mean())) < 4 * float((few - many).std()) / len(few) ** 0.5 + 1e-3
+    assert torch.equal(model.elbo(x, num_samples=3), model.elbo(x, num_samples=3))
