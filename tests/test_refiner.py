@@ -223,12 +223,13 @@ def test_a_plugin_that_does_not_keep_the_contract_is_named():
             return Network(2, 1)
 
     class Unlikely(nn.Module):
-        log_prob = mode = sample = is_bound = None
+        def forward(self, z):
+            return z
 
-    z, modalities = torch.zeros(2, LATENT_DIM), {"a": Short(TwoFloatsOptions())}
+    modalities: dict[str, TwoFloats] = {"a": Short(TwoFloatsOptions())}
     refiner = Refiner(modalities, latent_dim=LATENT_DIM)
-    normal = Normal(torch.zeros(2, 2), torch.zeros(()))
+    decoders = nn.ModuleDict({"a": modalities["a"].decoder(LATENT_DIM)})
     with pytest.raises(PluginError, match=r"modality 'a': its refiner returned \(2, 1\); expected \(2, 2\)"):
-        check_refiner(refiner, z, {"a": normal}, modalities)
-    with pytest.raises(PluginError, match="modality 'a': it offers a refiner, and its decoder returned Unlikely"):
-        check_refiner(refiner, z, {"a": Unlikely()}, modalities)
+        check_refiner(refiner, decoders, modalities)
+    with pytest.raises(PluginError, match="modality 'a': it offers a refiner, and its decoder returned Tensor"):
+        check_refiner(refiner, nn.ModuleDict({"a": Unlikely()}), modalities)

@@ -20,7 +20,6 @@ from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 
@@ -69,12 +68,12 @@ def measure_conditional(
     )
     rows = rows.spread(num_rows)
     figures = []
-    for method in conditional_methods(settings, model.spec.generate):
+    for method in conditional_methods(settings, model.spec.generate, refined=bool(model.refined_names)):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
             found = parts.value(
                 f"given {size}, {method.title}",
-                [num_rows, settings.num_row_samples, unstructure(model.spec.generate), panel.description()],
+                [num_rows, settings.num_row_samples, *method.settings(model.spec), panel.description()],
                 ConditionalFigures | None,
                 partial(_measure_size, model, panel, rows, method, size, settings.num_row_samples, spread_of, seed),
             )
@@ -107,6 +106,7 @@ def _measure_size(
             prior=method.prior,
             guidance_scale=method.guidance_scale,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=seed,
         )
         for name in panel.judges:

@@ -18,7 +18,7 @@ from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
+from shala_framework.refiner import Refinement
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import mix_seed
@@ -65,11 +65,11 @@ def measure_joint(
     return [
         parts.value(
             f"joint, {method.title}",
-            [num_samples, settings.num_seeds, unstructure(model.spec.generate), panel.description()],
+            [num_samples, settings.num_seeds, *method.settings(model.spec), panel.description()],
             JointFigures,
             partial(_measure_method, model, panel, method, num_samples, settings.num_seeds, seed, reporter),
         )
-        for method in joint_methods(settings)
+        for method in joint_methods(settings, refined=bool(model.refined_names))
     ]
 
 
@@ -86,6 +86,7 @@ def _measure_method(
             num_samples,
             prior=method.prior,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=mix_seed(seed, number),
         )
         seconds += time.perf_counter() - start
@@ -99,7 +100,7 @@ def _measure_method(
     return JointFigures(
         method=method.title,
         coherence=mean_figure(_apart(torch.stack(agreed).float())) if len(panel.judges) > 1 else None,
-        evaluations=method.num_evaluations(model.spec.generate),
+        evaluations=method.num_evaluations(model.spec.generate, Refinement.from_table(model.spec.refine)),
         milliseconds=1e3 * seconds / (num_seeds * num_samples),
         frechet=_figures(found["frechet"], num_samples),
         precision=_figures(found["precision"], num_samples),

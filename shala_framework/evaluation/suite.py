@@ -28,8 +28,10 @@ from shala_framework.evaluation.likelihood import (
 )
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.refinement import RefinedFigures, measure_refinement
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.prior import row_noise
+from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
@@ -86,6 +88,7 @@ class Evaluation:
         log_likelihood: What is scored under which prior, such as "photo given caption, diffusion", to nats a row.
         reconstruction: Modality to log p(x | z), z ~ q(z | all present), in nats a value of x.
         latent: Of the shared latent.
+        refinement: Modality that is refined to the density of its rows, with and without stage 3; empty without it.
         notes: What could not be measured or not well, and why.
     """
 
@@ -98,6 +101,7 @@ class Evaluation:
     latent: LatentFigures
     notes: list[str]
     conditional_real: Figure | None = None
+    refinement: dict[str, RefinedFigures] = attrs.field(factory=dict)
 
 
 def evaluate(
@@ -141,6 +145,12 @@ def evaluate(
         "reconstruction", None, dict[str, Figure], partial(_reconstruction, model, held_out, z_ND)
     )
     latent = parts.value("latent", None, LatentFigures, partial(_latent, model, train, held_out, q, classes))
+    refinement = parts.value(
+        "refinement",
+        unstructure(model.spec.refine),
+        dict[str, RefinedFigures],
+        partial(measure_refinement, model, held_out, z_ND),
+    )
     training = JudgeTraining(model, train, held_out, classes, settings.judge_steps, seed, precision)
     judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out)
@@ -181,6 +191,7 @@ def evaluate(
         latent=latent,
         notes=notes,
         conditional_real=conditional_real,
+        refinement=refinement,
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from shala_framework.autoencoder.contracts import check_contracts, check_given, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.posterior import GaussianPosterior
-from shala_framework.model.checkpoints import read_stage, write_stages
+from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
+from shala_framework.model.decoding import decode_latents
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.prior.priors import (
@@ -29,6 +30,7 @@ from shala_framework.prior.priors import (
     check_choice,
 )
 from shala_framework.prior.sampling import row_noise
+from shala_framework.refiner import Refinement, Refiner, check_refiner
 from shala_framework.spec import LoadedSpec, Spec, make_spec, read_spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.support.checkpoint import digest
@@ -39,7 +41,7 @@ PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 
 class ShaLa:
-    """Modalities, an autoencoder (stage 1) and a prior over the shared latent (stage 2).
+    """Modalities, an autoencoder (stage 1), a prior over the shared latent (stage 2) and a refiner (stage 3).
 
     In Python a model is made of modality objects, and sizes are keyword arguments:
 
@@ -51,7 +53,8 @@ class ShaLa:
         autoencoder: Stage 1.
         prior: Stage 2; its weights are the moving average once it is trained.
         mixture: The Gaussian-mixture control, over standardised latents.
-        stages: Stages that are trained: "autoencoder", "prior".
+        refiner: Stage 3, of the modalities that offer a network; its weights are the moving average too.
+        stages: Stages that are trained: "autoencoder", "prior", "refiner".
         synthetic: Whether the training data were made by a stand-in.
         fingerprint: Name of the run, which its files contain; it depends on every part of the spec that training
             depends on.
@@ -62,6 +65,7 @@ class ShaLa:
         modalities: Mapping[str, Modality],
         *,
         prior: Mapping[str, Any] | None = None,
+        refine: Mapping[str, Any] | None = None,
         generate: Mapping[str, Any] | None = None,
         groups: Mapping[str, str] | None = None,
         seed: int = 0,
@@ -72,6 +76,7 @@ class ShaLa:
         Args:
             modalities: Modality objects by name; their order is that of the networks' inputs.
             prior: Keys of a spec's [prior] table, such as {"hidden_dim": 512}.
+            refine: Keys of a spec's [refine] table, such as {"num_steps": 8}.
             generate: Keys of a spec's [generate] table, the defaults of sampling.
             groups: Group of each modality that shares its encoder and decoder with the others of its group.
             seed: Seed of the networks' first weights and of everything random in training.
@@ -81,7 +86,13 @@ class ShaLa:
             SpecError: A key is unknown, or a value has another type or range than its key.
         """
         spec = make_spec(
-            modalities, posterior=posterior, prior=prior or {}, generate=generate or {}, groups=groups or {}, seed=seed
+            modalities,
+            posterior=posterior,
+            prior=prior or {},
+            refine=refine or {},
+            generate=generate or {},
+            groups=groups or {},
+            seed=seed,
         )
         self._begin(modalities, spec, synthetic=False)
         if not any(needs_fit(modality) for modality in modalities.values()):
@@ -136,10 +147,13 @@ class ShaLa:
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
+            # Made last, so that the other stages start from the same weights with and without it.
+            self.refiner = Refiner(self.modalities, latent_dim=spec.posterior.latent_dim, share=spec.refine.share)
+            check_refiner(self.refiner, self.autoencoder.decoders, self.modalities)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("autoencoder", "prior", "mixture"):
+        if name in ("autoencoder", "prior", "mixture", "refiner"):
             waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
             raise RuntimeError(
                 f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
@@ -159,9 +173,20 @@ class ShaLa:
 
     def to(self, device: torch.device | str) -> "ShaLa":
         """Move the networks; returns self."""
-        for module in (self.autoencoder, self.prior, self.mixture):
+        for module in (self.autoencoder, self.prior, self.mixture, self.refiner):
             module.to(device)
         return self
+
+    @property
+    def planned_stages(self) -> tuple[str, ...]:
+        """Stages that a run of the spec trains; the refiner is left out without networks and with steps = 0."""
+        refined = bool(self.refiner.names) and self.spec.train.refiner.steps > 0
+        return STAGES if refined else tuple(stage for stage in STAGES if stage != "refiner")
+
+    @property
+    def refined_names(self) -> tuple[str, ...]:
+        """Modalities whose samples are refined: those that offer a network, once stage 3 is trained."""
+        return self.refiner.names if "refiner" in self.stages else ()
 
     @torch.no_grad()
     def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> GaussianPosterior:
@@ -219,6 +244,7 @@ class ShaLa:
         num_steps: int | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
+        refine: bool = True,
         draw: bool = False,
         batch_size: int = 64,
     ) -> dict[str, Tensor]:
@@ -234,7 +260,8 @@ class ShaLa:
                 joint samples the first are the same.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
-            draw: Whether to draw from each likelihood; otherwise its mode is returned.
+            refine: Whether stage 3 adds what the decoders leave out, where it is trained.
+            draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned.
             batch_size: Latents decoded at a time.
 
         Returns:
@@ -254,7 +281,7 @@ class ShaLa:
             seed=seed,
             prior=prior,
         )
-        x = self.decode(z_ND, draw=draw, seed=seed, batch_size=batch_size)
+        x = self.decode(z_ND, refine=refine, draw=draw, seed=seed, batch_size=batch_size)
         if given:
             x = {name: value.unflatten(0, (-1, num_samples)) for name, value in x.items()}
         return x
@@ -320,15 +347,24 @@ class ShaLa:
         return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
 
     @torch.no_grad()
-    def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
-        """Every modality of some latents [N, D], on the CPU; the likelihood's mode, or a draw."""
-        generator = torch.Generator(self.device).manual_seed(mix_seed(seed, 2))
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        with evaluating(self.autoencoder):
-            for z in z_ND.split(batch_size):
-                for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
-                    parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
-        return {name: torch.cat(values) for name, values in parts.items()}
+    def decode(
+        self, z_ND: Tensor, *, refine: bool = False, draw: bool = False, seed: int = 0, batch_size: int = 64
+    ) -> dict[str, Tensor]:
+        """Every modality of some latents [N, D], on the CPU: the likelihood's mode, a draw, or a refined draw.
+
+        A refined draw depends on (seed, row) and its latent alone, whatever the batch.
+        """
+        refined = self.refined_names if refine else ()
+        return decode_latents(
+            self.autoencoder,
+            z_ND,
+            refiner=self.refiner,
+            refined=refined,
+            refinement=Refinement.from_table(self.spec.refine),
+            draw=draw,
+            seed=seed,
+            batch_size=batch_size,
+        )
 
     @property
     def priors(self) -> dict[PriorName, LatentPrior]:
@@ -380,12 +416,12 @@ class ShaLa:
         return digest(self.autoencoder.state_dict())
 
     def save(self, folder: str | Path) -> None:
-        """Write the trained stages to `autoencoder.safetensors` and `prior.safetensors` in a folder."""
+        """Write each trained stage to a file in a folder: `autoencoder.safetensors` and so on."""
         described = self.description() | {"autoencoder_digest": self.autoencoder_digest()}
         write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
 
     def load_stage(self, folder: Path, stage: str) -> None:
-        """Take the weights of a stage from a folder; stage 2 has to have been trained on this very stage 1.
+        """Take the weights of a stage from a folder; later stages have to have been trained on this very stage 1.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run or another stage 1.
@@ -398,4 +434,6 @@ class ShaLa:
         """What the checkpoint of a stage holds, by the first part of its tensors' names."""
         if stage == "autoencoder":
             return {"": self.autoencoder}
+        if stage == "refiner":
+            return {"": self.refiner}
         return {"prior": self.prior, "mixture": self.mixture}

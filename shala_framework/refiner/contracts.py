@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from shala_framework.plugin.modality import Likelihood, Modality
+from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.refiner.model import Refiner
 from shala_framework.support.errors import PluginError
@@ -13,31 +13,31 @@ from shala_framework.support.modes import evaluating
 
 
 @torch.no_grad()
-def check_refiner(
-    refiner: Refiner, z_BD: Tensor, likelihoods: Mapping[str, Likelihood], modalities: Mapping[str, Modality]
-) -> None:
+def check_refiner(refiner: Refiner, decoders: nn.ModuleDict, modalities: Mapping[str, Modality]) -> None:
     """Denoise one batch of every modality that is refined, and look at what comes out.
 
     Args:
         refiner: Whose networks.
-        z_BD: Some latents.
-        likelihoods: p(x | z) of each modality at them.
+        decoders: Stage 1's, by modality.
         modalities: By name.
 
     Raises:
         PluginError: A likelihood cannot be refined, or a network does not keep its contract.
     """
+    z_BD = torch.zeros(2, refiner.latent_dim)
     for name in refiner.names:
-        shape = (len(z_BD), *modalities[name].shape)
-        if not isinstance(likelihoods[name], Refinable):
+        with evaluating(decoders[name]):
+            likelihood = decoders[name](z_BD)
+        shape = (2, *modalities[name].shape)
+        if not isinstance(likelihood, Refinable):
             raise PluginError(
-                f"modality {name!r}: it offers a refiner, and its decoder returned {type(likelihoods[name]).__name__}, "
+                f"modality {name!r}: it offers a refiner, and its decoder returned {type(likelihood).__name__}, "
                 "which has no residual_space(); expected a Refinable likelihood, or a refiner that is None"
             )
-        residual = refiner.residual(name, likelihoods[name])
+        residual = refiner.residual(name, likelihood)
         if tuple(residual.mean.shape) != shape:
             raise PluginError(f"modality {name!r}: its mean is {tuple(residual.mean.shape)}; expected {shape}")
-        zeros, sigma_B = torch.zeros(shape, device=z_BD.device), torch.ones(len(z_BD), device=z_BD.device)
+        zeros, sigma_B = torch.zeros(shape), torch.ones(2)
         with evaluating(refiner):
             network = refiner.networks[refiner.home[name]]
             raw = network(zeros, residual.mean, refiner.condition(name, z_BD), sigma_B)

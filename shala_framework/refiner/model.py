@@ -17,6 +17,7 @@ from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
 from shala_framework.refiner.residuals import Residual
+from shala_framework.spec.schema import Refine
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +39,18 @@ class Refinement:
     sigma_min: float = 0.03
     sigma_max: float = 10.0
     num_levels: int = 8
+
+    @classmethod
+    def from_table(cls, table: Refine) -> "Refinement":
+        """What a spec's [refine] says."""
+        return cls(
+            num_steps=table.num_steps,
+            sampler=table.sampler,
+            guidance_scale=table.guidance_scale,
+            sigma_min=table.sigma_min,
+            sigma_max=table.sigma_max,
+            num_levels=table.num_levels,
+        )
 
     @property
     def num_evaluations(self) -> int:

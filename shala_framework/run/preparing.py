@@ -107,7 +107,7 @@ def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, Stage
     Args:
         plan: The plan so far.
         settings: [train] of the spec, with a time.
-        costs: What a step of each stage takes.
+        costs: What a step of each stage that is trained takes.
         spent: Seconds of the time that measuring took and encoding the training set will take.
 
     Raises:
@@ -115,7 +115,8 @@ def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, Stage
     """
     assert settings.minutes is not None
     left = 60 * settings.minutes - spent
-    steps = steps_within(left, stages_of(settings), costs, minutes=settings.minutes)
+    stages = {name: stage for name, stage in stages_of(settings).items() if name in costs}
+    steps = steps_within(left, stages, costs, minutes=settings.minutes)
     return attrs.evolve(plan, minutes=settings.minutes, steps=steps, costs=dict(costs))
 
 

@@ -129,6 +129,7 @@ def train(
             model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
             training.train_autoencoder()
             training.train_prior()
+            training.train_refiner()
     return model
 
 

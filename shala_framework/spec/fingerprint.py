@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that a finished or stopped run may be given anew
+FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that a finished or stopped run may be given anew
+FREE_STAGES = ("refiner",)  # of [train], on which the other stages do not depend
 FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # of [data], which training does not depend on
 
 
@@ -13,6 +14,8 @@ def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a spec.json without what may change between two calls."""
     spec = {key: value for key, value in described["spec"].items() if key not in FREE_TO_CHANGE}
     spec["data"] = {key: value for key, value in spec["data"].items() if key not in FREE_DATA_KEYS}
+    if "train" in spec:
+        spec["train"] = {key: value for key, value in spec["train"].items() if key not in FREE_STAGES}
     return {"spec": spec, "stand_in_used": described["stand_in_used"]}
 
 

@@ -19,6 +19,7 @@ def make_spec(
     *,
     posterior: Mapping[str, Any],
     prior: Mapping[str, Any],
+    refine: Mapping[str, Any],
     generate: Mapping[str, Any],
     groups: Mapping[str, str],
     seed: int,
@@ -29,6 +30,7 @@ def make_spec(
         modalities: Modality objects by name.
         posterior: Keys of [posterior].
         prior: Keys of [prior].
+        refine: Keys of [refine].
         generate: Keys of [generate].
         groups: Group of each modality that shares its networks.
         seed: Seed.
@@ -44,6 +46,7 @@ def make_spec(
         "modality": {name: unstructure(table_of(modality)) for name, modality in modalities.items()},
         "posterior": dict(posterior),
         "prior": dict(prior),
+        "refine": dict(refine),
         "generate": dict(generate),
     }
     for name, group in groups.items():

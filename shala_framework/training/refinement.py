@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from shala_framework.autoencoder.maps import MapRecorder, map_statistics
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
-from shala_framework.autoencoder.texture import MapRecorder, map_statistics, texture_distance
+from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
+from shala_framework.distributed.processes import mean_of
 from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
@@ -51,7 +53,7 @@ class RefinerTraining:
         self.device, self.held_out, self.precision = device, held_out, precision
         self.average = MovingAverage(refiner, settings.ema_halflife_steps)
         autoencoder.eval()
-        self._recorders = self._new_recorders() if table.texture_weight else {}
+        self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
 
     def _new_recorders(self) -> dict[str, MapRecorder]:
         autoencoder = self.autoencoder
@@ -65,22 +67,33 @@ class RefinerTraining:
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Rows]) -> None:
-        """Take the statistics of latents and residuals from some training rows, before the first step."""
-        latents, squares, counts = [], dict.fromkeys(self.refiner.names, 0.0), dict.fromkeys(self.refiner.names, 0)
+        """Take the statistics of latents and residuals from some rows of all processes, before the first step."""
         self.refiner.spread.fill_(1.0)
+        sums: dict[str, Tensor] = {}
+
+        def add(name: str, value: Tensor) -> None:
+            sums[name] = sums[name] + value if name in sums else value
+
         for batch in batches:
             rows = batch.to(self.device)
             z_BD, likelihoods = self._decoded(rows)
-            latents.append(z_BD)
+            add("rows", torch.tensor(float(len(z_BD)), device=z_BD.device))
+            add("z", z_BD.double().sum(0))
+            add("z squared", z_BD.double().square().sum(0))
             for name in self.refiner.names:
                 present = rows.presence[:, self.autoencoder.names.index(name)]
                 r = self.refiner.residual(name, likelihoods[name]).of(rows.x[name])[present]
-                squares[name] += float(r.square().sum())
-                counts[name] += r.numel()
-        z_ND = torch.cat(latents)
-        spread = {name: (squares[name] / counts[name]) ** 0.5 for name in self.refiner.names if counts[name]}
-        self.refiner.set_statistics(z_ND.mean(0), z_ND.std(0, correction=0), spread)
-        self.average = MovingAverage(self.refiner, self.settings.ema_halflife_steps)
+                add(f"{name} squared", r.double().square().sum())
+                add(f"{name} values", torch.tensor(float(r.numel()), device=z_BD.device))
+        sums = mean_of(sums)
+        mean_D = sums["z"] / sums["rows"]
+        variance_D = (sums["z squared"] / sums["rows"] - mean_D.square()).clamp_min(0)
+        spread = {
+            name: float((sums[f"{name} squared"] / sums[f"{name} values"]).sqrt())
+            for name in self.refiner.names
+            if sums[f"{name} values"] > 0
+        }
+        self.refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
 
     def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
         return batch.to(self.device, copy=copy)
