@@ -13,7 +13,7 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.plugin import Laplace, Likelihood, Normal, Pixels, Refinable
 from shala_framework.refiner import Refined, Refinement, Refiner, check_refiner
-from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.spec.schema import Posterior, Refine, RefinerStage
 from shala_framework.support.errors import PluginError
 from shala_framework.training.loop import train
 from shala_framework.training.refinement import RefinerTraining
@@ -107,7 +107,7 @@ def stage_1(count: int = 2) -> tuple[dict[str, TwoFloats], Autoencoder]:
     torch.manual_seed(0)
     modalities: dict[str, TwoFloats] = {name: RefinedFloats(TwoFloatsOptions()) for name in "abc"[:count]}
     modalities["plain"] = TwoFloats(TwoFloatsOptions())
-    return modalities, Autoencoder(modalities, latent_dim=LATENT_DIM, feature_dim=8, hidden_dim=16).eval()
+    return modalities, Autoencoder(modalities, Posterior(latent_dim=LATENT_DIM, feature_dim=8, hidden_dim=16)).eval()
 
 
 def rows(count: int, names: Mapping[str, object]) -> Rows:
