@@ -80,6 +80,15 @@ class _Block(nn.Module):
         return x_NK if self.attention is None else self.attention(x_NK)
 
 
+class _Level(nn.ModuleList):
+    """The blocks of one level, one after the other."""
+
+    def forward(self, h_NK: Tensor, condition_NW: Tensor, num_frames: int) -> Tensor:
+        for block in self:
+            h_NK = block(h_NK, condition_NW, num_frames)
+        return h_NK
+
+
 class RefinerUNet(nn.Module):
     """F(c_in r; c_noise, mean, z) of stage 3, for signals [B, C, ...] or clips [B, T, C, ...].
 
@@ -113,8 +122,8 @@ class RefinerUNet(nn.Module):
         folded, lowest = channels * fold**dims, len(num_blocks) - 1
         widths = [width if level == 0 else 2 * width for level in range(len(num_blocks))]
 
-        def blocks(level: int) -> nn.ModuleList:
-            return nn.ModuleList(
+        def blocks(level: int) -> _Level:
+            return _Level(
                 _Block(
                     widths[level],
                     CONDITION_DIM,
@@ -137,8 +146,9 @@ class RefinerUNet(nn.Module):
         self.up = nn.ModuleList(blocks(level) for level in reversed(range(lowest)))
         self.norm, self.leave = group_norm(width), convolution(width, folded, 3, padding=1)
         initialise(self)
-        for block in (block for level in (*self.down, self.lowest, *self.up) for block in level):
-            nn.init.zeros_(block.second.weight)
+        for block in self.modules():
+            if isinstance(block, _Block):
+                nn.init.zeros_(block.second.weight)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, noisy: Tensor, mean: Tensor, z_BD: Tensor, c_noise_B: Tensor) -> Tensor:
@@ -154,17 +164,13 @@ class RefinerUNet(nn.Module):
         h_NK = self.enter(h_NK)
         skips: list[Tensor] = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
-            for block in level:
-                h_NK = block(h_NK, condition_NW, num_frames)
+            h_NK = level(h_NK, condition_NW, num_frames)
             skips.append(h_NK)
             h_NK = shrink(h_NK)
-        for block in self.lowest:
-            h_NK = block(h_NK, condition_NW, num_frames)
+        h_NK = self.lowest(h_NK, condition_NW, num_frames)
         for enlarge, level in zip(self.enlarge, self.up, strict=True):
             skip = skips.pop()
-            h_NK = skip + unfold(enlarge(h_NK), 2, skip.shape[2:])
-            for block in level:
-                h_NK = block(h_NK, condition_NW, num_frames)
+            h_NK = level(skip + unfold(enlarge(h_NK), 2, skip.shape[2:]), condition_NW, num_frames)
         raw = unfold(self.leave(nn.functional.silu(self.norm(h_NK))), self.fold, sides)
         return raw.unflatten(0, (-1, num_frames)) if self.over_time else raw
 
@@ -176,11 +182,13 @@ def fold(x_NC: Tensor, factor: int) -> Tensor:
         x_NC = nn.functional.pad(x_NC, padding, mode="replicate")
     if x_NC.ndim == 4:
         return nn.functional.pixel_unshuffle(x_NC, factor)
-    return x_NC.unflatten(2, (-1, factor)).transpose(2, 3).flatten(1, 2)
+    folded_NK: Tensor = x_NC.unflatten(2, (-1, factor)).transpose(2, 3).flatten(1, 2)
+    return folded_NK
 
 
 def unfold(h_NK: Tensor, factor: int, sides: Sequence[int]) -> Tensor:
     """The inverse of `fold`, cut to the sides."""
     if h_NK.ndim == 4:
         return nn.functional.pixel_shuffle(h_NK, factor)[:, :, : sides[0], : sides[1]]
-    return h_NK.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2)[:, :, : sides[0]]
+    whole_NC: Tensor = h_NK.unflatten(1, (-1, factor)).transpose(2, 3).flatten(2)
+    return whole_NC[:, :, : sides[0]]

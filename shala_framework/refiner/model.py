@@ -123,7 +123,7 @@ class Refiner(nn.Module):
         for i, name in enumerate(self.names):
             self.spread[i] = max(1e-6, spread.get(name, 1.0))
 
-    def residual(self, name: str, likelihood: Likelihood) -> Residual:
+    def residual(self, name: str, likelihood: object) -> Residual:
         """Coordinates of the residual of a modality.
 
         Raises:
@@ -138,14 +138,17 @@ class Refiner(nn.Module):
         told_BD = (z_BD - self.z_mean) / self.z_std
         if dropped_B is not None:
             told_BD = torch.where(dropped_B[:, None], self.dropped, told_BD)
-        return told_BD + self.embeddings[name] if name in self.embeddings else told_BD
+        if name in self.embeddings:
+            told_BD = told_BD + self.embeddings[name]
+        return told_BD
 
     def denoise(self, name: str, u: Tensor, sigma_B: Tensor, mean: Tensor, condition_BD: Tensor) -> Tensor:
         """D(u; sigma): the expected clean residual; `name` is that of any modality of the network."""
         sigma = sigma_B.view(-1, *(1,) * (u.ndim - 1))
         total = (sigma.square() + 1).sqrt()
         raw = self.networks[self.home[name]](u / total, mean, condition_BD, sigma_B.log() / 4).float()
-        return u / total.square() + sigma / total * raw
+        clean: Tensor = u / total.square() + sigma / total * raw
+        return clean
 
     def denoised(
         self,
