@@ -91,21 +91,23 @@ class Refiner(nn.Module):
         Args:
             modalities: By name.
             latent_dim: Dimensions of z.
-            share: Whether modalities of one class, shape and options have one network, told apart by an embedding.
+            share: Whether modalities of one class and shape share a network where theirs are alike.
         """
         super().__init__()
         self.latent_dim = latent_dim
         self.networks, self.embeddings = nn.ModuleDict(), nn.ParameterDict()
         self.home: dict[str, str] = {}
-        first: dict[object, str] = {}
         for name, modality in modalities.items():
-            kind = (type(modality), tuple(modality.shape), repr(modality.options)) if share else name
-            if kind in first:
-                self.home[name] = first[kind]
-                continue
             network = modality.refiner(latent_dim)
-            if network is not None:
-                self.home[name] = first[kind] = name
+            if network is None:
+                continue
+            alike = [
+                home
+                for home, other in self.networks.items()
+                if share and _kind(modality) == _kind(modalities[home]) and _are_alike(network, other)
+            ]
+            self.home[name] = alike[0] if alike else name
+            if not alike:
                 self.networks[name] = network
         for name, home in self.home.items():
             if list(self.home.values()).count(home) > 1:
@@ -242,3 +244,18 @@ class Refiner(nn.Module):
         sigmas = karras_sigmas(refinement.num_steps, refinement.sigma_min, refinement.sigma_max)
         denoise = self.denoiser(name, residual, z_BD, refinement.guidance_scale)
         return residual.x(SAMPLERS[refinement.sampler](denoise, noise, sigmas))
+
+
+def _kind(modality: Modality) -> tuple[type[Modality], torch.dtype, tuple[int, ...]]:
+    return type(modality), modality.dtype, tuple(modality.shape)
+
+
+def _are_alike(network: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same parameters, but for their values, and the same constants."""
+    mine, theirs = ({name: p.shape for name, p in n.named_parameters()} for n in (network, other))
+    constants = [dict(n.named_buffers()) for n in (network, other)]
+    return (
+        mine == theirs
+        and constants[0].keys() == constants[1].keys()
+        and all(torch.equal(value, constants[1][name]) for name, value in constants[0].items())
+    )

@@ -191,8 +191,8 @@ class Refine:
     """[refine]: the conditional diffusion of the residual between x and the decoder's mean.
 
     Attributes:
-        share: Whether modalities of one plugin with the same shape and options have one network, which tells them apart
-            by an embedding of each.
+        share: Whether modalities of one plugin and shape share a network where theirs are alike, told apart by an
+            embedding of each.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
         log_sigma_std: Its standard deviation (P_std of EDM).
         latent_noise: Noise that is added to z in training, in standard deviations of the latent, as the prior's samples
