@@ -22,17 +22,17 @@ import attrs
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pictures import as_rows, given_subsets, load_pictures
-from polymnist import NUM_JOINT, Model, Recipe, train, train_autoencoder, train_prior
+from pictures import given_subsets, load_pictures
+from polymnist import Recipe, sample, sample_given, train_both, train_stage
 from scripts import cell, load_script, markdown
 from torch import Tensor
 
-from shala_framework.data.rows import Rows
+from shala_framework import ShaLa
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
 HELD_OUT, SCORED = 2_000, 1_000
-SHORT_STAGE = {"batch_size": 128, "learning_rate": 2e-3, "ema_halflife_steps": 300.0}
+SHORT_STAGE = {"steps": 1_000, "batch_size": 128, "learning_rate": 2e-3, "ema_halflife_steps": 300.0}
 COLUMNS = ("joint", "joint mixture", "given 1", "Frechet", "Frechet given 1", "reconstructed")
 
 
@@ -69,7 +69,6 @@ SECOND: dict[str, Callable[[Recipe], Recipe]] = {
     "recipe": lambda recipe: recipe,
     "stage 2 as for 900 s": with_(prior_stage=Recipe().prior_stage),
     "stage 2 by Muon": changed("prior_stage", optimizer="muon", learning_rate=1e-2),
-    "posterior means": with_(posterior_means=True),
     "unconditional_share 0.3": changed("prior", unconditional_share=0.3),
     "unconditional_share 0.7": changed("prior", unconditional_share=0.7),
     "log_sigma_mean -0.4": changed("prior", log_sigma_mean=-0.4),
@@ -125,18 +124,15 @@ class Scorer:
             map(self._frechet, range(len(features)), features)
         )
 
-    def score(self, model: Model) -> dict[str, float]:
+    def score(self, model: ShaLa, recipe: Recipe) -> dict[str, float]:
         """Every column of the table."""
         figures: dict[str, float] = {}
-        figures["joint"], figures["Frechet"] = self.joint(model.joint(NUM_JOINT, 0))
-        figures["joint mixture"], _ = self.joint(model.joint_by_mixture(NUM_JOINT, 0))
-        with torch.no_grad():
-            h = model.autoencoder.encode(dict(self.x))
-            z = model.autoencoder.fuse(h, torch.ones(len(self.labels), len(self.x), dtype=torch.bool)).sample()
-        figures["reconstructed"], _ = self.joint(model.decode(z))
+        figures["joint"], figures["Frechet"] = self.joint(sample(model, recipe, 0))
+        figures["joint mixture"], _ = self.joint(sample(model, recipe, 0, prior="mixture"))
+        figures["reconstructed"], _ = self.joint(model.decode(model.posterior(self.x).sample(), batch_size=250))
         hits, distances = [], []
         for given in given_subsets(len(self.x), (1,)):
-            samples = model.conditional(self.x, given, sum(2**i for i in given))
+            samples = sample_given(model, recipe, self.x, given, sum(2**i for i in given))
             for i, x in enumerate(samples.values()):
                 if i not in given:
                     features = self._features(i, x)
@@ -150,7 +146,7 @@ class Scorer:
 class Study:
     """Where the rows are, how long a training is, and where its figures go."""
 
-    rows: Rows
+    x: Mapping[str, Tensor]
     scorer: Scorer
     results: Path
     seconds: float
@@ -165,15 +161,16 @@ class Study:
     def missing(self, variants: Mapping[str, Callable[[Recipe], Recipe]], seed: int) -> list[str]:
         return [variant for variant in variants if not self.file(variant, seed).exists()]
 
-    def score(self, variant: str, seed: int, model: Model, training: Mapping[str, float]) -> None:
-        figures = {**self.scorer.score(model), "training": training}
+    def score(self, variant: str, seed: int, recipe: Recipe, model: ShaLa, training: Mapping[str, float]) -> None:
+        figures = {**self.scorer.score(model, recipe), "training": training}
         self.file(variant, seed).write_text(json.dumps(figures) + "\n")
         print(seed, variant, figures, flush=True)
 
     def train_whole(self, variant: str, seed: int) -> None:
         """A variant of stage 1, with its own stage 2."""
         if self.missing({variant: TRAINED[variant]}, seed):
-            self.score(variant, seed, *train(TRAINED[variant](self.recipe(seed)), self.rows))
+            recipe = TRAINED[variant](self.recipe(seed))
+            self.score(variant, seed, recipe, *train_both(recipe, self.x))
 
     def train_second(self, variants: Mapping[str, Callable[[Recipe], Recipe]], seed: int) -> None:
         """The variants of stage 2 and of sampling, all on one stage 1."""
@@ -181,29 +178,28 @@ class Study:
         if not wanted:
             return
         recipe = self.recipe(seed)
-        torch.manual_seed(seed)
-        base = Model(self.rows.x, recipe)
+        base = recipe.model(len(self.x))
         file = self.results / f"recipe-{self.seconds:g}s-seed{seed}.safetensors"
         if file.exists():
             tensors, training = read_checkpoint(file)
             base.autoencoder.load_state_dict(tensors)
-            base.autoencoder.eval()
         else:
-            training = train_autoencoder(base, self.rows)
+            training = train_stage(base, "autoencoder", recipe, self.x, self.seconds * recipe.first_share, "cpu")
             write_checkpoint(file, base.autoencoder.state_dict(), training)
-        whole: Model | None = None
+        whole: ShaLa | None = None
         for variant in wanted:
             sampling = variant in SAMPLED
             model = whole
             if model is None or not sampling:
-                torch.manual_seed(seed)
-                model = Model(self.rows.x, recipe if sampling else SECOND[variant](recipe))
-                model.autoencoder = base.autoencoder
-                training |= train_prior(model, self.rows, self.seconds * (1 - recipe.first_share))
+                changed_recipe = recipe if sampling else SECOND[variant](recipe)
+                model = changed_recipe.model(len(self.x))
+                model.autoencoder.load_state_dict(base.autoencoder.state_dict())
+                model.stages.add("autoencoder")
+                seconds = self.seconds * (1 - recipe.first_share)
+                training |= train_stage(model, "prior", changed_recipe, self.x, seconds, "cpu")
                 if sampling or variant == "recipe":
                     whole = model
-            model.recipe = (SAMPLED if sampling else SECOND)[variant](recipe)
-            self.score(variant, seed, model, training)
+            self.score(variant, seed, (SAMPLED if sampling else SECOND)[variant](recipe), model, training)
 
 
 def main() -> None:
@@ -227,7 +223,7 @@ def main() -> None:
         labels = arrays["train_y"][-SCORED:]
     scored = {name: x[-SCORED:] for name, x in pictures.items()}
     study = Study(
-        rows=as_rows({name: x[:-HELD_OUT] for name, x in pictures.items()}),
+        x={name: x[:-HELD_OUT] for name, x in pictures.items()},
         scorer=Scorer(args.bench / "judge.py", args.judges, scored, labels),
         results=args.results,
         seconds=args.seconds,

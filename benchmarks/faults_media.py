@@ -171,8 +171,8 @@ def _judge(modality: Any, field: str, damaged: bytes, right: Any, known: str) ->
 
 def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial:
     from shala_framework import DataError
-    from shala_framework.data.index import write_index
-    from shala_framework.data.indexed import read_in_order
+    from shala_framework.data.random_access import read_in_order
+    from shala_framework.data.shard_index import write_index
     from shala_framework.data.tally import Tally
 
     for path in folder.iterdir():

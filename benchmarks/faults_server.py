@@ -209,7 +209,7 @@ NAMES = list(FAULTS)
 
 def trials(setting: Setting) -> Iterator[Trial]:
     """Three shards from a server with a fault."""
-    from shala_framework.data.index import write_index
+    from shala_framework.data.shard_index import write_index
 
     folder = setting.folder / "shards"
     folder.mkdir()
@@ -243,7 +243,7 @@ def _serve(folder: Path) -> tuple[int, int]:
 
 
 def _trial(base: float, folder: Path, cache: Path, port: int, number: int, begin: Begin) -> Trial:
-    from shala_framework.data import indexed
+    from shala_framework.data import random_access
     from shala_framework.data.shards import read_shards
     from shala_framework.support import urls
     from shala_framework.support.errors import DataError
@@ -252,7 +252,7 @@ def _trial(base: float, folder: Path, cache: Path, port: int, number: int, begin
     which = number % len(NAMES)
     kind = NAMES[which]
     begin(kind)
-    urls.SERVER_SECONDS, urls.RETRY_SECONDS, indexed.RETRY_SECONDS = SILENCE, (0.01, 0.01), (0.01, 0.01)
+    urls.SERVER_SECONDS, urls.RETRY_SECONDS, random_access.RETRY_SECONDS = SILENCE, (0.01, 0.01), (0.01, 0.01)
     bare = rng.random() < 0.4 and kind not in UNNOTICED_WITHOUT_INDEX
     ending = rng.choice(["tar", "tar", "json", ""])
     times = rng.choice([1, 1, 2, 99])
@@ -262,7 +262,7 @@ def _trial(base: float, folder: Path, cache: Path, port: int, number: int, begin
     kept = cache if rng.random() < 0.4 else None
     try:
         place = f"http://127.0.0.1:{port}/{plan}"
-        read = indexed.read_in_order([f"{place}/{name}" for name in names], kept)
+        read = random_access.read_in_order([f"{place}/{name}" for name in names], kept)
         found = [(sample.key, sample.fields) for sample in read]
     except DataError as error:
         said = str(error)

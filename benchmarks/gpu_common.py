@@ -12,7 +12,7 @@ import tomli
 import torch
 from torch import Tensor
 
-from shala_framework.data.latents import LatentStore
+from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.model import ShaLa
 from shala_framework.spec import resolve_spec

@@ -132,14 +132,15 @@ def rates(check: Check) -> None:
 
 def shards(check: Check) -> None:
     """The five pictures of PolyMNIST from memory, and from prepared shards by workers."""
-    from pictures import as_rows
+    from pictures import modalities
     from reading_rates import Files, encoded, stored_modalities
 
-    from shala_framework.data.indexed import index_shards
     from shala_framework.data.order import SampleOrder
     from shala_framework.data.packing import pack
     from shala_framework.data.prepared import Preparation
+    from shala_framework.data.random_access import index_shards
     from shala_framework.data.streams import IndexedStream, stream_batches
+    from shala_framework.run.python_data import rows_of_tensors
 
     count, batch_size = (4_000, 512) if check.is_gpu else (64, 8)
     rng, members = np.random.default_rng(SEED), stored_modalities()
@@ -152,8 +153,9 @@ def shards(check: Check) -> None:
         report = pack(Files(fields), None, Path(folder), shard_samples=count // 8, preparation=Preparation(members))
         found = index_shards([str(path) for path in report.shards])
         assert found is not None
-        order = SampleOrder(found.counts, seed=SEED, lanes=8, window=512)
-        rows = as_rows({f"m{i}": torch.from_numpy(p).permute(0, 3, 1, 2).contiguous() for i, p in enumerate(pictures)})
+        order = SampleOrder(found.counts, seed=SEED, interleave=8, window=512)
+        x = {f"m{i}": torch.from_numpy(p).permute(0, 3, 1, 2).contiguous() for i, p in enumerate(pictures)}
+        rows = rows_of_tensors(x, modalities(len(x)))
         precision = BFLOAT16 if check.is_gpu else FLOAT32
 
         def of_shards(workers: int, start: int) -> Iterator[Rows]:

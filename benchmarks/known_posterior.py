@@ -29,7 +29,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latents import LatentStore, latent_statistics
+from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.data.rows import shuffled_batches
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure

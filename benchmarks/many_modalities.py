@@ -28,8 +28,8 @@ import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pictures import SIDE, as_rows
-from polymnist import NUM_JOINT, Recipe, train
+from pictures import SIDE
+from polymnist import Recipe, sample, sample_given, train_both
 from scripts import cell, load_script, markdown
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.polymnist import read_background
@@ -126,17 +126,18 @@ class Study:
     def own(self, count: int, seed: int) -> dict[str, Any]:
         """This framework's figures."""
         recipe = Recipe(seed=seed, steps=self.steps, prior_steps=self.prior_steps)
-        model, training = train(recipe, as_rows({f"m{i}": x for i, x in enumerate(self.train_x[:count])}))
-        figures: dict[str, Any] = {"joint coherence of five": self.five([*model.joint(NUM_JOINT, seed).values()])}
-        model.recipe = attrs.evolve(recipe, autoguidance=1.0)
-        figures["without autoguidance"] = self.five([*model.joint(NUM_JOINT, seed).values()])
-        figures["Gaussian mixture"] = self.five([*model.joint_by_mixture(NUM_JOINT, seed).values()])
-        model.recipe = recipe
+        model, training = train_both(recipe, {f"m{i}": x for i, x in enumerate(self.train_x[:count])})
+        plain = attrs.evolve(recipe, autoguidance=1.0)
+        figures: dict[str, Any] = {
+            "joint coherence of five": self.five([*sample(model, recipe, seed).values()]),
+            "without autoguidance": self.five([*sample(model, plain, seed).values()]),
+            "Gaussian mixture": self.five([*sample(model, recipe, seed, prior="mixture").values()]),
+        }
         known = {f"m{i}": x for i, x in enumerate(self.held_out_x[:count])}
         hits = []
         for i in range(count):
             target = (i + 1) % count
-            hits.append(self.hit(target, model.conditional(known, (i,), seed + i)[f"m{target}"]))
+            hits.append(self.hit(target, sample_given(model, recipe, known, (i,), seed + i)[f"m{target}"]))
         return {**figures, "given 1": mean(hits), "training": training}
 
     def peer(self, python: Path, bench: Path, name: str, count: int, seed: int, threads: int) -> dict[str, Any]:

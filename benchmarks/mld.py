@@ -13,12 +13,14 @@ Reference: Bounoua et al. 2024, "Multi-modal Latent Diffusion".
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import attrs
 import torch
-from pictures import FEATURE_DIM, Decoder, Encoder, load_pictures, train_within, write_samples
+from pictures import FEATURE_DIM, Decoder, Encoder, load_pictures, write_samples
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
@@ -27,10 +29,13 @@ from shala_framework.plugin import pixels_to_unit, unit_to_pixels
 from shala_framework.prior import karras_sigmas, row_noise, sample_heun
 from shala_framework.prior.network import NoiseEmbedding, ResidualBlock
 from shala_framework.spec import structure
-from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage
+from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage, Stage
 from shala_framework.support.machine import describe_machine
+from shala_framework.training.budget import TIMED_SHARE, measure_stage
+from shala_framework.training.loop import train as run_loop
 from shala_framework.training.precision import choose_precision
 from shala_framework.training.stages import MovingAverage
+from shala_framework.training.trainable import Trainable
 
 NUM_JOINT, SAMPLER_STEPS, UNCONDITIONAL_SHARE = 2_000, 18, 0.5
 
@@ -52,7 +57,23 @@ class Autoencoders(nn.Module):
         return [decoder.mean(z) for decoder, z in zip(self.decoders, z_NMD.unbind(1), strict=True)]
 
 
-class ReconstructionTraining:
+class InMemory:
+    """What both stages are to the loop beside their losses: batches stay where they are."""
+
+    def placed(self, batch: Any, *, copy: bool = False) -> Any:
+        return batch
+
+    def refill(self, placed: Any, batch: Any) -> bool:
+        return False
+
+    def split(self, batch: Any, parts: int) -> list[Any]:
+        return [batch] if parts == 1 else list(batch.chunk(parts))
+
+    def validate(self) -> dict[str, float]:
+        return {}
+
+
+class ReconstructionTraining(InMemory):
     """Stage 1: squared error."""
 
     name = "autoencoders"
@@ -68,9 +89,6 @@ class ReconstructionTraining:
         return total, {"error": total.detach()}
 
     def after_step(self, step: int) -> None: ...
-
-    def validate(self) -> dict[str, float]:
-        return {}
 
     def extra_state(self) -> dict[str, Tensor]:
         return {}
@@ -110,7 +128,7 @@ class MaskedDenoiser(nn.Module):
         return torch.where(given_NE, clean_NE, denoised)
 
 
-class MaskedDiffusionTraining:
+class MaskedDiffusionTraining(InMemory):
     """Stage 2: the denoising error of what is not given."""
 
     name = "masked diffusion"
@@ -134,9 +152,6 @@ class MaskedDiffusionTraining:
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
-
-    def validate(self) -> dict[str, float]:
-        return {}
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.average.shadow
@@ -176,20 +191,34 @@ class Model:
         return {f"m{i}": unit_to_pixels(torch.cat([part[i] for part in parts])) for i in range(denoiser.count)}
 
 
+def train_within(
+    stage: Trainable[Any], settings: Stage, batches: Callable[[int], Iterator[Any]], seconds: float, seed: int
+) -> int:
+    """Train for a time; a few steps that do not count fix how many it holds. Returns the number of steps."""
+    start, dtype = time.perf_counter(), choose_precision("auto", torch.device("cpu")).dtype
+    cost = measure_stage(stage, settings, batches, matrix_dtype=dtype, seconds=TIMED_SHARE * seconds)
+    steps = int((seconds - (time.perf_counter() - start)) / cost.step_seconds)
+    if steps < 1:
+        raise ValueError(f"expected time for a step of stage {stage.name}, got {seconds:.1f} s")
+    settings = attrs.evolve(settings, steps=steps, save_every_steps=steps)
+    run_loop(stage, settings, batches, seed=seed, matrix_dtype=dtype)
+    stage.module.eval()
+    return steps
+
+
 def train(args: argparse.Namespace, x: Mapping[str, Tensor]) -> tuple[Model, dict[str, float]]:
     """Both stages within the budget."""
     model = Model(len(x), args.latent_dim)
     start = time.perf_counter()
     num_rows = len(next(iter(x.values())))
     settings = structure({"batch_size": args.batch_size}, AutoencoderStage)
-    precision = choose_precision("auto", torch.device("cpu"))
 
     def batches(start_step: int) -> Iterator[list[Tensor]]:
         order = shuffled_batches(num_rows, settings.batch_size, args.seed, start_step)
         return ([v[i] for v in x.values()] for i in order)
 
     stage = ReconstructionTraining(model.autoencoders)
-    steps = train_within(stage, settings, batches, args.seconds * args.first_share, precision, seed=args.seed)  # type: ignore[arg-type]
+    steps = train_within(stage, settings, batches, args.seconds * args.first_share, args.seed)
     z_NE = model.encode(x)
     model.denoiser.z_mean.copy_(z_NE.mean(0))
     model.denoiser.z_std.copy_(z_NE.std(0).clamp_min(1e-6))
@@ -198,7 +227,7 @@ def train(args: argparse.Namespace, x: Mapping[str, Tensor]) -> tuple[Model, dic
     prior_stage = MaskedDiffusionTraining(model.denoiser, z_NE, prior_settings)
     index = partial(shuffled_batches, num_rows, prior_settings.batch_size, args.seed)
     left = args.seconds - (time.perf_counter() - start)
-    prior_steps = train_within(prior_stage, prior_settings, index, left, precision, seed=args.seed)  # type: ignore[arg-type]
+    prior_steps = train_within(prior_stage, prior_settings, index, left, args.seed)
     prior_stage.average.copy_to_module()
     return model, {
         "seconds": round(time.perf_counter() - start, 1),

@@ -5,10 +5,8 @@ compared is how they are joined and trained. Some layers have their channels las
 batch, F feature_dim, D latent_dim.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -16,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shala_framework.data.rows import Rows
 from shala_framework.plugin import (
     Likelihood,
     LogScale,
@@ -28,11 +25,6 @@ from shala_framework.plugin import (
     group_norm,
     pixels_to_unit,
 )
-from shala_framework.spec.schema import Stage
-from shala_framework.training.budget import TIMED_SHARE, measure_stage
-from shala_framework.training.loop import train
-from shala_framework.training.precision import Precision
-from shala_framework.training.trainable import Trainable
 
 SIDE, FEATURE_DIM = 28, 256
 
@@ -120,55 +112,6 @@ def load_pictures(path: Path, split: str) -> dict[str, Tensor]:
     with np.load(path) as arrays:
         x = torch.from_numpy(arrays[f"{split}_x"]).permute(0, 1, 4, 2, 3)
     return {f"m{i}": of_modality.contiguous() for i, of_modality in enumerate(x)}
-
-
-def as_rows(x: Mapping[str, Tensor]) -> Rows:
-    """Rows without labels that have every modality."""
-    count = len(next(iter(x.values())))
-    return Rows(
-        x=dict(x),
-        presence=torch.ones(count, len(x), dtype=torch.bool),
-        keys=tuple(map(str, range(count))),
-        labels=(None,) * count,
-    )
-
-
-def train_within(
-    stage: Trainable[Any],
-    settings: Stage,
-    batches: Callable[[int], Iterator[Any]],
-    seconds: float,
-    precision: Precision,
-    *,
-    steps: int = 0,
-    seed: int = 0,
-) -> int:
-    """Train for a time, or for some steps if it is given them; returns the number of steps.
-
-    The rate is measured in a few steps that do not count, and fixes how many the time has room for.
-
-    Args:
-        stage: What is trained.
-        settings: Its schedule, but for the number of steps.
-        batches: Given a step, the endless batches from that step on.
-        seconds: For measuring and training together.
-        precision: In which matrices are multiplied.
-        steps: Where not 0, the number of steps, and the time does not count.
-        seed: Of everything random in the loop.
-
-    Raises:
-        ValueError: No time is left for a step of the stage.
-    """
-    if not steps:
-        start = time.perf_counter()
-        cost = measure_stage(stage, settings, batches, matrix_dtype=precision.dtype, seconds=TIMED_SHARE * seconds)
-        steps = int((seconds - (time.perf_counter() - start)) / cost.step_seconds)
-    if steps < 1:
-        raise ValueError(f"expected time for a step of stage {stage.name}, got {seconds:.1f} s")
-    settings = attrs.evolve(settings, steps=steps, save_every_steps=steps)
-    train(stage, settings, batches, seed=seed, matrix_dtype=precision.dtype)
-    stage.module.eval()
-    return steps
 
 
 def given_subsets(count: int, sizes: Sequence[int] = (1, 2, 4)) -> Iterator[tuple[int, ...]]:

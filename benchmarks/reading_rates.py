@@ -20,10 +20,10 @@ from scripts import by_turns
 from torch import Tensor
 from training_rates import BATCH_SIZE, rate_of_loop
 
-from shala_framework.data.indexed import index_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import index_shards
 from shala_framework.data.rows import Rows, load_rows, shuffled_batches
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.plugin.dataset import Account, Dataset, Sample
@@ -109,7 +109,7 @@ def stream(args: argparse.Namespace) -> str:
             def batches(start: int) -> Iterator[Rows]:
                 found = index_shards(urls[what])
                 assert found is not None
-                order = SampleOrder(found.counts, seed=0, lanes=8, window=512)
+                order = SampleOrder(found.counts, seed=0, interleave=8, window=512)
                 source = IndexedStream(found, members, order, batch_size=BATCH_SIZE, start_step=start)
                 return stream_batches(source, workers)
 
@@ -172,7 +172,7 @@ def rate_of_reading(urls: Sequence[str], modality: Modality, count: int) -> floa
     """Files a second from shards of so many, in eight batches."""
     found = index_shards(list(urls))
     assert found is not None
-    order = SampleOrder(found.counts, seed=0, lanes=8, window=512)
+    order = SampleOrder(found.counts, seed=0, interleave=8, window=512)
     source = IndexedStream(found, {"x": modality}, order, batch_size=count // 8)
     begun = time.perf_counter()
     for _ in islice(source, 8):

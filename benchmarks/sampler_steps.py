@@ -18,7 +18,7 @@ import torch
 from scripts import cell, markdown
 from torch import Tensor
 
-from shala_framework.data.latents import collect_latents
+from shala_framework.data.latent_store import collect_latents
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.frechet import frechet_distance

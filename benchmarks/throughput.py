@@ -34,7 +34,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from pictures import SIDE, as_rows, load_pictures
+from pictures import SIDE, load_pictures, modalities
 from reading_rates import decoding, pack_pictures, stream
 from scripts import by_turns, markdown
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ from training_rates import (
 
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
+from shala_framework.run.python_data import rows_of_tensors
 from shala_framework.support.machine import describe_machine
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import choose_precision
@@ -76,7 +77,7 @@ print(peers.train(model, x, float(sys.argv[5])))
 
 
 def stage1(args: argparse.Namespace) -> str:
-    rows = as_rows(load_pictures(args.data, "train"))
+    rows = rows_of_tensors(load_pictures(args.data, "train"), modalities(5))
 
     def batches(start: int) -> Iterator[Rows]:
         return (rows.take(index) for index in shuffled_batches(len(rows), BATCH_SIZE, 0, start))
@@ -112,7 +113,7 @@ def measure_step(count: int, steps: int, threads: int) -> dict[str, float]:
     stage, settings = new_stage(count)
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype())
     x = {f"m{i}": torch.randint(0, 256, (32, 3, SIDE, SIDE), dtype=torch.uint8) for i in range(count)}
-    rows, seconds = as_rows(x), []
+    rows, seconds = rows_of_tensors(x, modalities(len(x))), []
     for step in range(steps + 3):
         start = time.perf_counter()
         loss, _ = stage.loss(rows, step)

@@ -210,6 +210,16 @@ def test_parts_import_only_what_they_may():
     assert {part: others - {part} for part, others in found.items()} == MAY_IMPORT
 
 
+def test_no_two_classes_have_one_name():
+    """In the core and the plugins together; a plugin's options are always its class `Options`."""
+    places: dict[str, list[str]] = {}
+    for module in [*CORE_MODULES, *PLUGIN_SOURCES]:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and node.name != "Options":
+                places.setdefault(node.name, []).append(f"{module.path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_the_package_can_be_looked_over():
     """At most seventeen entries at the top, and four hundred lines in a module."""
     folders = [path for path in (ROOT / CORE).iterdir() if any(path.glob("*.py"))]  # a move may leave __pycache__

@@ -13,10 +13,10 @@ from blank_floats import MayBeBlank
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.data import streams as data_streams
-from shala_framework.data.indexed import index_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import index_shards
 from shala_framework.data.rows import load_rows
 from shala_framework.data.streams import IndexedStream, OrderedStream, ShardStream, load_rows_in_workers
 from shala_framework.run.data import RunData
@@ -137,7 +137,7 @@ def test_a_set_that_says_nothing_at_all_is_an_error_that_says_so(tmp_path):
     message = "expected samples in which a modality is present, got none .*field 'a' is there, but nothing is in it"
     with pytest.raises(DataError, match=message):
         load_rows([str(url)], modalities)
-    order = SampleOrder([5], seed=0, lanes=1, window=10)
+    order = SampleOrder([5], seed=0, interleave=1, window=10)
     with pytest.raises(DataError, match=message):
         next(iter(IndexedStream(index_shards([str(url)]), modalities, order, batch_size=2)))
     with pytest.raises(DataError, match=message):
@@ -146,7 +146,7 @@ def test_a_set_that_says_nothing_at_all_is_an_error_that_says_so(tmp_path):
 
 def streams(shards, batch_size, **settings):
     indexed = index_shards(shards)
-    order = SampleOrder(indexed.counts, seed=1, lanes=1, window=5)
+    order = SampleOrder(indexed.counts, seed=1, interleave=1, window=5)
     return (
         lambda start: IndexedStream(indexed, MODALITIES, order, batch_size=batch_size, start_step=start, **settings),
         lambda start: ShardStream(

@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from shala_framework.cli import progress
+from shala_framework.cli import progress_display
 from shala_framework.cli.main import VERBS, dispatch, main, main_run, parse
-from shala_framework.cli.progress import LogProgress, TerminalProgress, make_reporter
+from shala_framework.cli.progress_display import LogProgress, TerminalProgress, make_reporter
 
 
 def call(*arguments: str) -> object:
@@ -188,11 +188,11 @@ def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_s
     [
         (
             "train.autoencoder.kl_warmup_steps=400",
-            "train.autoencoder: kl_warmup_steps is 400 and steps 40, so that the KL term ends at 10.0% of kl_weight; ",
+            "train.autoencoder: kl_warmup_steps is 400 and steps 40, so the KL term ends at 10.0% of kl_weight; ",
         ),
         (
             "train.prior.warmup_steps=100",
-            "train.prior: warmup_steps is 100 and steps 40, so that the learning rate never reaches 0.5; ",
+            "train.prior: warmup_steps is 100 and steps 40, so the learning rate never reaches 0.5; ",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_s
         "error: 2 problems\n"
         f"  --set: data.train: no such shards: t/0.tar, t/1.tar, t/2.tar and 2 more {hint}\n"
         f"  two.toml:8: data.validation: no such shards: v/*.tar {hint}; "
-        "if the set has no validation rows, take data.validation out of the spec\n"
+        "if the set has no validation rows, remove data.validation from the spec\n"
     )
 
 
@@ -294,7 +294,7 @@ def test_check_finds_what_a_run_would_meet(two_spec, capsys):
     capsys.readouterr()
     assert call("check", "two.toml", "--set", "data.train=raw/[01].tar") == 0
     out = capsys.readouterr().out
-    assert re.search(r"train: looked at 60 samples of 2 shards in .* s \(at most 200 in 10 s\); ", out)
+    assert re.search(r"train: read 60 samples of 2 shards in .* s \(at most 200 in 10 s\); ", out)
     assert "present: first 100%, second 50%\n" in out
     assert "train: no modality reads the field 'bb' (in 30 of 60 samples)" in out
     assert call("check", "two.toml", "--set", "data.train=raw/?.tar") == 2
@@ -500,7 +500,7 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
     """A verb that fails half way takes its line away and shows the cursor again before the message."""
     file = io.StringIO()
     console = Console(force_terminal=True, file=file, width=100)
-    monkeypatch.setattr("shala_framework.cli.progress.make_reporter", lambda: TerminalProgress(console))
+    monkeypatch.setattr("shala_framework.cli.progress_display.make_reporter", lambda: TerminalProgress(console))
     (tmp_path / "old.tar").touch()
     assert call("pack", "two-floats-made", "-", str(tmp_path)) == 2
     assert "already holds 1 shards" in capsys.readouterr().err
@@ -511,5 +511,5 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
 def test_the_display_follows_from_where_standard_error_goes(monkeypatch):
     """A live line on a terminal, plain lines in a file or a pipe."""
     assert isinstance(make_reporter(), LogProgress)
-    monkeypatch.setattr(progress, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
+    monkeypatch.setattr(progress_display, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
     assert isinstance(make_reporter(), TerminalProgress)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework.data import latents
-from shala_framework.data.latents import LatentStore
+from shala_framework.data import latent_store
+from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.packing import pack
 from shala_framework.data.rows import load_rows, shuffled_batches
 from shala_framework.data.shards import read_shards
@@ -61,7 +61,7 @@ def make_tar(path: Path, names: list[str], label: bytes = b"[1, 2]") -> str:
 
 def test_a_key_in_two_places_is_an_error(tmp_path):
     """An unordered tar file, which would split one sample into two partial ones, is refused."""
-    with pytest.raises(DataError, match="not side by side"):
+    with pytest.raises(DataError, match="not adjacent"):
         list(read_shards([make_tar(tmp_path / "x.tar", ["k1.a", "k2.a", "k1.b"])]))
 
 
@@ -199,7 +199,7 @@ def test_shard_names(tmp_path):
 
 def test_latent_statistics_follow_the_law_of_total_variance(monkeypatch):
     """Standardised draws have mean 0 and variance 1; features count only where present."""
-    monkeypatch.setattr(latents, "STATISTICS_ROWS", 900)
+    monkeypatch.setattr(latent_store, "STATISTICS_ROWS", 900)
     torch.manual_seed(0)
     presence = torch.rand(4000, 2) < 0.7
     store = LatentStore(
@@ -208,7 +208,7 @@ def test_latent_statistics_follow_the_law_of_total_variance(monkeypatch):
         (torch.randn(4000, 2, 3) * 2 + 1) * presence[:, :, None],
         presence,
     )
-    z_mean, z_std, h_mean, h_std = latents.latent_statistics(store)
+    z_mean, z_std, h_mean, h_std = latent_store.latent_statistics(store)
     z = (store.sample() - z_mean) / z_std
     torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=0.05, rtol=0)
     torch.testing.assert_close(z.std(0), torch.ones(2), atol=0.05, rtol=0)

@@ -17,8 +17,8 @@ from two_floats import Made, MadeOptions
 from shala_framework import CheckpointError, load
 from shala_framework.data import writing
 from shala_framework.data.identity import compare_shards, describe_shards
-from shala_framework.data.index import write_index
 from shala_framework.data.packing import pack
+from shala_framework.data.shard_index import write_index
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.progress import Silent
 from shala_framework.training.metrics import MetricsFile
@@ -195,7 +195,9 @@ def test_shards_that_were_packed_again_are_recognised(two_spec, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(two_spec, "r", train, reporter=StopAt("prior", 5))
     packed(0.3)
-    with pytest.raises(CheckpointError, match=r"train-000000\.tar: 60 samples in \d+ bytes then, 60 samples in \d+ b"):
+    with pytest.raises(
+        CheckpointError, match=r"train-000000\.tar: 60 samples in \d+ bytes before, 60 samples in \d+ b"
+    ):
         run(two_spec, "r", train)
     packed(0.0)
     told = Told()
@@ -214,15 +216,15 @@ def test_shards_that_were_packed_again_are_recognised(two_spec, tmp_path):
     Path(urls[0]).write_bytes(content)
     write_index(shards)
     changed = describe_shards(urls)
-    assert compare_shards(before, changed) == ["train-000000.tar: of the same size, with other content"]
+    assert compare_shards(before, changed) == ["train-000000.tar: same size, different content"]
     for path in shards.glob("*.json"):
         path.unlink()
     bare = describe_shards(urls)
     assert compare_shards(changed, bare) == []  # the same shards without their index
     content[place : place + 1] = b"5"
     Path(urls[0]).write_bytes(content)
-    assert compare_shards(bare, describe_shards(urls)) == ["train-000000.tar: of the same size, with other content"]
-    assert "a.tar then, train-000000.tar now" in compare_shards([{"name": "a.tar"}], bare)[0]
+    assert compare_shards(bare, describe_shards(urls)) == ["train-000000.tar: same size, different content"]
+    assert "a.tar before, train-000000.tar now" in compare_shards([{"name": "a.tar"}], bare)[0]
 
 
 def test_a_killed_reader_ends_a_run_with_its_state_saved(two_spec, command_environment):

@@ -297,7 +297,7 @@ def test_a_modality_that_no_row_has_is_an_error(two_spec):
     """With a mistyped field a run in memory stops before training; the message has those wanted and those there."""
     message = (
         r"^data\.train: no sample has modality 'second': expected one of the fields \['bb'\], got \['a', 'b', 'cls'\]; "
-        r"correct modality\.second\.options, or leave this modality out$"
+        r"correct modality\.second\.options, or remove this modality$"
     )
     with pytest.raises(DataError, match=message):
         run(two_spec, "r", *FEW_STEPS, "modality.second.options.field=bb")
@@ -316,7 +316,7 @@ def test_a_modality_that_a_stream_seems_to_lack_is_warned_of(two_spec, monkeypat
     (warning,) = told.absences()
     assert warning == (
         "data.train: none of the first 200 samples has modality 'second': expected one of the fields ['bb'], got "
-        "['a', 'b', 'cls']; correct modality.second.options, or leave this modality out"
+        "['a', 'b', 'cls']; correct modality.second.options, or remove this modality"
     )
     told = Told()
     run(two_spec, "sound", "data.in_memory=false", *FEW_STEPS, reporter=told)

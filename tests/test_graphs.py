@@ -8,7 +8,7 @@ import torch
 from two_floats import TwoFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.data.latents import LatentStore
+from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec import structure

@@ -58,9 +58,13 @@ def test_names_are_expanded_as_a_shell_would(group_spec, pattern, names):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('"v_{a,b}"]', '"v_{a,b}"]\ngroup = "x"', "expected no such key"),
-        ('[modality."v_{a,b}"]', "[modality.v]", "modality.v.share: expected a name with braces"),
-        ("[posterior]", '[modality.v_a]\nplugin = "two-floats"\n[posterior]', "expected names of its own, got 'v_a'"),
+        ('"v_{a,b}"]', '"v_{a,b}"]\ngroup = "x"', "not a key of a spec"),
+        ('[modality."v_{a,b}"]', "[modality.v]", "modality.v.share: only a table with braces"),
+        (
+            "[posterior]",
+            '[modality.v_a]\nplugin = "two-floats"\n[posterior]',
+            "expected distinct names, got 'v_a' twice",
+        ),
     ],
 )
 def test_wrong_groups_are_errors(group_spec, old, new, expected):

@@ -12,7 +12,7 @@ import torch
 
 from shala_framework.data import latent_files
 from shala_framework.data.latent_files import DESCRIPTION, LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import LatentStore, latent_statistics
+from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.run import training
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
@@ -111,7 +111,7 @@ def test_damaged_files_are_named(tmp_path, rows, damage):
         path.rename(tmp_path / "kept")
         last.rename(path)
         shutil.move(tmp_path / "kept", last)
-        expected = r"000002\.safetensors holds no latents of its name, but of '0-of-1/000004\.safetensors'"
+        expected = r"000002\.safetensors holds the latents of '0-of-1/000004\.safetensors', not those"
     else:
         (folder / DESCRIPTION).write_text("{")
         expected = r"latents\.json is damaged: .*remove .*latents and repeat"

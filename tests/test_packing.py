@@ -15,10 +15,10 @@ import attrs
 import pytest
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
-from shala_framework.data.index import INDEX_FILE
-from shala_framework.data.indexed import read_in_order
 from shala_framework.data.packing import PACK_LOCK, WorkerError, pack
 from shala_framework.data.prepared import Preparation
+from shala_framework.data.random_access import read_in_order
+from shala_framework.data.shard_index import INDEX_FILE
 from shala_framework.data.writing import LEFT_OUT_FILE
 from shala_framework.plugin.dataset import Sample
 from shala_framework.support.errors import DataError
@@ -178,7 +178,9 @@ def test_an_unfinished_pack_is_never_mixed_with_another(tmp_path, command_enviro
     line = [sys.executable, "-c", KILLED, str(tmp_path), "50"]
     subprocess.run(line, env=command_environment, check=False)
     before = contents(tmp_path)
-    with pytest.raises(DataError, match=r"unfinished pack .*'shard_samples': \(8, 9\).*go on with those, or remove"):
+    with pytest.raises(
+        DataError, match=r"unfinished pack .*'shard_samples': \(8, 9\).*resume with the earlier settings, or remove"
+    ):
         pack(Made(MadeOptions(train=60)), None, tmp_path, shard_samples=9)
     with pytest.raises(DataError, match=r"'train': 60.*'train': 61"):
         pack(Made(MadeOptions(train=61)), None, tmp_path, shard_samples=8)
@@ -327,7 +329,7 @@ def test_a_worker_that_is_killed_costs_no_whole_shard(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ProcessPoolExecutor, "submit", dying)
-        with pytest.raises(WorkerError, match="give it fewer --workers"):
+        with pytest.raises(WorkerError, match="use fewer --workers"):
             pack(made, None, out, shard_samples=8, preparation=preparation, num_workers=1)
     assert list(out.glob("*.partial"))
     report = pack(made, None, out, shard_samples=8, preparation=preparation)

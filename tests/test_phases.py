@@ -3,7 +3,7 @@
 import re
 import time
 
-from shala_framework.cli.progress import LogProgress
+from shala_framework.cli.progress_display import LogProgress
 from shala_framework.run.phases import RunPhases
 from shala_framework.training.loop import RateWatch
 

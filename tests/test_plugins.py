@@ -102,11 +102,11 @@ BROKEN = {
     ),
     "another name": (
         replaced('"deep"', '"deeper"'),
-        "expected its entry point 'deep' to register a modality of that name, got the modality 'deeper'",
+        "expected its entry point 'deep' to register a modality under that name, got the modality 'deeper'",
     ),
     "nothing": (
         replaced('register("deep", Deep)', "pass"),
-        "expected its entry point 'deep' to register a modality of that name, got nothing",
+        "expected its entry point 'deep' to register a modality under that name, got nothing",
     ),
     "twice": (replaced('register("deep", Deep)', 'register("deep", Deep); register("deep", Deep)'), "'deep' twice"),
     "no Modality": (replaced("Deep)", "Options)"), "expected a subclass of Modality for 'deep', got the class Options"),
@@ -120,7 +120,7 @@ BROKEN = {
     ),
     "abstract": (
         replaced("(TwoFloats)", "(Modality)"),
-        "Deep lacks decoder, encoder, fields, preview, read, shape, write of Modality's contract",
+        "Deep does not implement decoder, encoder, fields, preview, read, shape, write of Modality",
     ),
     "options of no attrs class": (
         replaced("@attrs.frozen(kw_only=True)\n", ""),
@@ -165,7 +165,7 @@ def test_a_data_set_keeps_its_contract_too(install, two_spec):
     hook = "@hookimpl\ndef shala_register_datasets(register):\n    register('source', Source)\n"
     abstract = f"class Source(Dataset):\n    Options = Options\n\n{hook}\n@hookimpl"
     install("acme-abstract", replaced("@hookimpl", abstract), ("source",))
-    with pytest.raises(PluginError, match=r"acme-abstract 2\.1: Source lacks samples of Dataset's contract"):
+    with pytest.raises(PluginError, match=r"acme-abstract 2\.1: Source does not implement samples of Dataset"):
         load_dataset("source")
     other = f"class Source(Dataset):\n    Options = Options\n    def samples(self, source): ...\n\n{hook}\n@hookimpl"
     install("acme-other", replaced("@hookimpl", other.replace("'source'", "'other'")), ("other",))
@@ -175,9 +175,7 @@ def test_a_data_set_keeps_its_contract_too(install, two_spec):
     films = f"class Source(Made):\n    needs_source = True\n\n{hook}\n@hookimpl"
     install("raw-films", replaced("@hookimpl", films), ("films",))
     two_spec.write_text(two_spec.read_text().replace("two-floats-made", "films"))
-    expected = (
-        r"^two\.toml:9: data\.stand_in\.dataset: expected a data set that makes its samples, got 'films' \(it needs"
-    )
+    expected = r"^two\.toml:9: data\.stand_in\.dataset: expected a data set that generates its samples, got 'films'"
     with pytest.raises(SpecError, match=expected):
         read_spec(Path("two.toml"))
 

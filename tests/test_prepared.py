@@ -85,7 +85,7 @@ def test_folders_that_were_prepared_apart_do_not_mix(tmp_path):
         load_preparation(urls["a"] + urls["b"], modalities())
     raw = [str(path) for path in pack(Made(MadeOptions(train=20)), None, tmp_path / "raw").shards]
     check_preparation(raw, fitted)
-    with pytest.raises(DataError, match=r"a, b would be fitted to the one part alone; pack all shards with --for"):
+    with pytest.raises(DataError, match=r"a, b would be fitted to one part only; pack all shards with --for"):
         load_preparation(urls["a"] + raw, modalities())
 
 

@@ -189,6 +189,8 @@ def test_a_fitted_text_learns_from_tokens(tmp_path):
         (lambda x: shala.train(pair_model(), x, step=3), r"no setting 'step' \(did you mean"),
         (lambda x: shala.train(pair_model(), x, steps=3, minutes=1), "steps or minutes, got both"),
         (lambda x: shala.train(pair_model(), x, steps=0), "steps of at least 1"),
+        (lambda x: shala.train(pair_model(), x, stages=["prior"]), "expected a trained autoencoder before prior"),
+        (lambda x: shala.train(pair_model(), x, stages=["posterior"]), r"stages among \['autoencoder', 'prior'\]"),
         (lambda x: shala.train(pair_model(), x, autoencoder={"stepps": 3}), "train.autoencoder.stepps"),
         (lambda x: shala.train(pair_model(), {"a": x["a"]}), r"got none of \['b'\]"),
         (lambda x: shala.train(pair_model(), {**x, "c": x["a"]}), r"among \['a', 'b'\], got \['c'\]"),
@@ -217,3 +219,18 @@ def test_the_elbo_is_below_the_log_evidence_of_a_known_model(x):
     assert few.isfinite().all()
     assert abs(float(few.mean() - many.mean())) < 4 * float((few - many).std()) / len(few) ** 0.5 + 1e-3
     assert torch.equal(model.elbo(x, num_samples=3), model.elbo(x, num_samples=3))
+
+
+def test_stages_one_by_one_are_those_of_one_call(x):
+    """Also within a time each; a stage that is trained again takes later ones with it."""
+    torch.set_num_threads(1)
+    whole = shala.train(pair_model(), x, steps=4, **SETTINGS)
+    model = shala.train(pair_model(), x, stages=["autoencoder"], steps=4, **SETTINGS)
+    assert model.stages == {"autoencoder"}
+    assert_same(shala.train(model, x, stages=["prior"], steps=4, **SETTINGS), whole)
+    shala.train(model, x, stages=["prior"], minutes=0.01, **SETTINGS)
+    assert model.spec.train.prior.steps >= 1
+    assert torch.equal(
+        model.autoencoder.state_dict()["posterior.head.mean.bias"], whole.autoencoder.posterior.head.mean.bias
+    )
+    assert shala.train(model, x, stages=["autoencoder"], minutes=0.01, **SETTINGS).stages == {"autoencoder"}

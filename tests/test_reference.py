@@ -88,6 +88,29 @@ def test_an_extended_class_explains_with_both_docstrings():
     assert "a                     int; required\n" in keys_as_text(keys_of(Parent))
 
 
+def test_experimental_choices_are_marked_in_every_listing(capsys):
+    """As text, as Markdown and as JSON Schema; the default is not marked."""
+    for table, text in (
+        ("posterior", "'concatenation', 'attention' (experimental)"),
+        ("prior", "'sum', 'attention' (experimental)"),
+    ):
+        assert call("keys", table) == 0
+        assert text in capsys.readouterr().out
+        assert text in as_markdown(spec_tables())
+    properties = json_schema()["properties"]
+    for key in (properties["posterior"]["properties"]["fusion"], properties["prior"]["properties"]["condition"]):
+        assert key["x-experimental"] == ["attention"]
+        assert key["description"].endswith("Experimental: 'attention'.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("data.lanes=4", "interleave"), ("posterior.checked_share=0.5", "auxiliary_share")]
+)
+def test_a_renamed_key_is_refused_with_its_new_name(old, new, two_spec):
+    with pytest.raises(SpecError, match=f"unknown key.*renamed to '{new}'"):
+        read_spec(two_spec, [old])
+
+
 def plugin(name):
     found = load_offer(name)
     return PluginTable(name=name, kind=kind_of(found), plugin=found)
@@ -126,7 +149,7 @@ def test_an_editor_accepts_every_shipped_spec(path, validator):
         ("modality.first.options.width", "wide"),
         ("modality.first.options.field", 3),
         ("posterior.fusion", "concat"),
-        ("posterior.checked_share", 0),
+        ("posterior.auxiliary_share", 0),
         ("prior.sigma_mn", 0.1),
         ("train.minutes", 0),
         ("train.compile", "yes"),

@@ -19,8 +19,8 @@ from shala_framework import load
 from shala_framework.cli.main import main, main_run
 from shala_framework.data.rows import Rows
 from shala_framework.plugin import Preview
+from shala_framework.report.data_uris import media_of
 from shala_framework.report.latent_map import plane
-from shala_framework.report.media import media_of
 from shala_framework.report.page import Report, spec_as_toml
 from shala_framework.report.tables import read_evaluation
 from shala_framework.spec import Spec, read_spec, structure, unstructure

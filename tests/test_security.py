@@ -20,9 +20,9 @@ from shala_framework.cli.main import main, main_run
 from shala_framework.data.splits import split_urls
 from shala_framework.data.streams import ShardStream, stream_batches
 from shala_framework.model import STAGES, checkpoint_file
+from shala_framework.report.data_uris import Media
 from shala_framework.report.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
-from shala_framework.report.media import Media
-from shala_framework.report.page import Cell, Panel
+from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.run.loading import SPEC_FILE, load
 from shala_framework.spec import read_spec
 from shala_framework.spec.fingerprint import run_fingerprint
@@ -489,7 +489,7 @@ def test_names_of_files_reach_a_terminal_escaped(two_spec, trained, capsys, monk
 
 def test_texts_of_files_are_text_on_pages():
     """Of the explore page; the report's template escapes as well, and its own script escapes labels of Plotly."""
-    page = panels_as_html([Panel(EVIL, [Cell(EVIL, [Media("words", EVIL)], "given")])])
+    page = panels_as_html([SignalGroup(EVIL, [Cell(EVIL, [Media("words", EVIL)], "given")])])
     for shown in (page, refusal_as_html(DataError(EVIL))):
         assert "<img src=x" not in shown
         assert "&lt;img" in shown

@@ -15,8 +15,8 @@ import pytest
 from two_floats import Made, MadeOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.packing import pack
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.shards import read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import TarReader, split_name
@@ -119,11 +119,11 @@ def test_an_index_names_what_it_leaves_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (tarfile.LNKTYPE, "'k2.a' is a hard link to 'k1.a' and has no bytes of its own; .*--hard-dereference"),
+        (tarfile.LNKTYPE, "'k2.a' is a hard link to 'k1.a' without bytes of its own; .*--hard-dereference"),
         (tarfile.SYMTYPE, "'k2.a' is a symbolic link to 'k1.a'"),
-        (tarfile.CHRTYPE, "'k2.a' is a device, which is no field"),
+        (tarfile.CHRTYPE, "'k2.a' is a device, not a field"),
         (tarfile.FIFOTYPE, "'k2.a' is a FIFO"),
-        (tarfile.GNUTYPE_SPARSE, "'k2.a' is a sparse file, which is no field; .*without `tar --sparse`"),
+        (tarfile.GNUTYPE_SPARSE, "'k2.a' is a sparse file, not a field; .*without `tar --sparse`"),
         (b"Z", "'k2.a' is a member of the unknown type b'Z'"),
     ],
 )
@@ -180,7 +180,7 @@ GIGABYTE = b"%011o\0" % (1 << 30)
         (header(size=b"-0000000001\0") + END, "header at byte 0 states the size b'-0000"),
         (header(size=b"0x00000001 \0") + END, "header at byte 0 states the size b'0x"),
         (pax(b"12 size=-99\n") + header() + content(b"x") + END, "states the size b'-99'"),
-        (pax(b"20 size=9999999999\n\0") + header() + END, "the extended header at byte 0 holds no records"),
+        (pax(b"20 size=9999999999\n\0") + header() + END, "the extended header at byte 0 has no valid records"),
         (pax(b"19 size=9999999999\n") + header() + END, "'k.a' declares 9,999,999,999 bytes"),
         (header(kind=b"x", size=GIGABYTE) + END, "the extended header at byte 0 declares 1,073,741,824 bytes"),
         (header(kind=b"L", size=GIGABYTE) + END, "the extended header at byte 0 declares 1,073,741,824 bytes"),
@@ -224,7 +224,7 @@ def test_nothing_follows_the_end_mark(tmp_path, read):
     with pytest.raises(DataError, match=r"x\.tar: a second archive begins at byte 10,240, .*tar --concatenate"):
         read([str(both)])
     both.write_bytes(first + b"more" + bytes(2044))
-    with pytest.raises(DataError, match="damaged: bytes that are not zero at 10,240, behind the end mark"):
+    with pytest.raises(DataError, match="damaged: bytes that are not zero at 10,240, after the end mark"):
         read([str(both)])
     both.write_bytes(first + bytes(100_000))
     read([str(both)])

@@ -53,7 +53,7 @@ class Autoencoder(nn.Module):
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         sizes = Sizes(num_modalities=len(modalities), feature_dim=table.feature_dim, latent_dim=table.latent_dim)
         self.terms = make_terms(table, sizes)
-        self.reencoded_share, self.modality_dropout = table.checked_share, table.modality_dropout
+        self.reencoded_share, self.modality_dropout = table.auxiliary_share, table.modality_dropout
         self.recorders = self._recorders() if any(term.needs_maps for term in self.added_terms.values()) else {}
 
     @property

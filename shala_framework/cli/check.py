@@ -1,4 +1,4 @@
-"""`shala check`: everything that is wrong with a spec and its shards."""
+"""`shala check`: report everything that is wrong with a spec and its shards."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from shala_framework.support.errors import SpecError
 @spec_argument
 @set_option("Override a key of the spec.")
 @allow_pipe_flag
-@json_flag("what is wrong")
+@json_flag("the problems")
 def check(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a spec, its plugins and some samples of its shards, and report everything that is wrong."""
     from shala_framework.cli.diagnosis import Diagnosis, diagnose

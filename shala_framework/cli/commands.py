@@ -1,4 +1,4 @@
-"""What the verbs share: how they parse, explain themselves and answer a misspelling, and their common options."""
+"""The parts that all verbs share: parsing, help pages, answers to misspelt options, and common options."""
 
 import re
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Argument(click.Argument):
 
 
 class Option(click.Option):
-    """An option whose value cannot be another option: `--out --dry-run` is a forgotten value."""
+    """An option that does not take another option as its value: in `--out --dry-run` the value was forgotten."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         for text in value if isinstance(value, (list, tuple)) else (value,):
@@ -43,7 +43,7 @@ class Option(click.Option):
 
 
 class Verb(click.Command):
-    """A command that ends its help with examples.
+    """A command whose help ends with examples.
 
     Attributes:
         examples: Lines to copy, each indented by two spaces and starting with `shala VERB`.
@@ -57,16 +57,16 @@ class Verb(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            error.ctx = error.ctx or ctx  # missing where an option lacks its value
+            error.ctx = error.ctx or ctx  # click leaves it empty if an option lacks its value
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; only its own --allow-pipe lets it open URLs that run commands."""
+        """Run the verb. Only its own --allow-pipe permits URLs that run commands."""
         with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals():
             return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help page; versions of click differ in whether theirs lists arguments."""
+        """Write the help page. Versions of click differ in whether their own lists arguments."""
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         for title, kind in (("Arguments", click.Argument), ("Options", click.Option)):
@@ -81,30 +81,30 @@ class Verb(click.Command):
 
 
 def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
-    """Write the end of a help page."""
+    """Write the examples at the end of a help page."""
     formatter.write(f"\nExamples:\n{examples}")
 
 
 def verb(examples: str) -> Callable[[Callable[..., Any]], Verb]:
-    """A decorator that turns a function into a verb; its docstring is the help.
+    """Return a decorator that turns a function into a verb. The function's docstring is the help.
 
     Args:
-        examples: See Verb.
+        examples: Examples for the help page, as in Verb.
     """
     return click.command(cls=Verb, examples=examples, context_settings=HELP)
 
 
 def argument(name: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa: A002  click's name
-    """A decorator that adds a positional argument with a line in the help."""
+    """Return a decorator that adds a positional argument with a line in the help."""
 
-    def add(function: F) -> F:  # a decorator of click 8.1 serves one function only
+    def add(function: F) -> F:  # click 8.1 allows a decorator to be used once only
         return click.argument(name, cls=Argument, help=help, **settings)(function)
 
     return add
 
 
 def option(*names: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa: A002  click's name
-    """A decorator that adds an option; defaults other than None and False are shown in the help."""
+    """Return a decorator that adds an option. The help shows defaults other than None and False."""
 
     def add(function: F) -> F:
         shown = settings.get("default") is not None
@@ -114,24 +114,24 @@ def option(*names: str, help: str, **settings: Any) -> Callable[[F], F]:  # noqa
 
 
 def flag(name: str, help: str) -> Callable[[F], F]:  # noqa: A002  click's name
-    """A decorator that adds an option without a value."""
+    """Return a decorator that adds an option without a value."""
     return click.option(name, is_flag=True, help=help)
 
 
 def json_flag(what: str) -> Callable[[F], F]:
-    """The option --json, which the verb's function takes as `as_json`."""
+    """Add the option --json, which is passed to the verb's function as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
 def set_option(help: str, complete: Completer | None = complete_spec_keys) -> Callable[[F], F]:  # noqa: A002
-    """The option --set, which the verb's function takes as `overrides`."""
+    """Add the option --set, which is passed to the verb's function as `overrides`."""
     return option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=f"{help} Repeatable.", shell_complete=complete
     )
 
 
 def parse_seed(value: Any) -> int:
-    """The type of an option with a seed that every random generator accepts."""
+    """Parse the value of an option that sets a seed; the result is valid for every random generator."""
     text = str(value)
     if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
         raise click.BadParameter(f"expected a whole number from 0 to 2**63 - 1, got {shortened(text)}")
@@ -143,7 +143,7 @@ device_option = option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    help="Where to compute; auto takes CUDA if it is available.",
+    help="Device to compute on; auto uses CUDA if available.",
 )
 allow_pipe_flag = flag("--allow-pipe", "Allow shards behind pipe: and other URLs that run commands.")
 version_option = click.version_option(__version__, message="shala_framework %(version)s")

@@ -1,4 +1,4 @@
-"""What a shell completes: names of plugins, keys of a spec, folders of runs. Loads no torch."""
+"""Shell completion of plugin names, spec keys and run folders. It does not load torch."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 
 def complete(command: click.Command, program: str) -> None:
-    """Answer a shell that asks what can follow, and exit; do nothing in an ordinary call."""
+    """Answer the shell's request for completions and exit. Do nothing in an ordinary call."""
     variable = f"_{program}_COMPLETE".replace("-", "_").upper()
     instruction = os.environ.get(variable)
     if instruction:
@@ -19,7 +19,7 @@ def complete(command: click.Command, program: str) -> None:
 
 
 class _Bash(BashComplete):
-    """Bash's completion, without a space after what the user continues: `KEY=` and `folder/`."""
+    """Completion for Bash without a space after words that continue, such as `KEY=` and `folder/`."""
 
     source_template = BashComplete.source_template.replace("complete -o nosort", "complete -o nosort -o nospace")
 
@@ -29,13 +29,13 @@ class _Bash(BashComplete):
 
 
 def complete_plugins(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Names of installed plugins."""
+    """List the names of installed plugins."""
     names = {entry.name for entry in entry_points(group="shala.plugins")}
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_runs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Folders that hold a run, and folders in which to look further."""
+    """List folders that hold a run, and folders that may contain runs."""
     start = incomplete[: incomplete.rfind("/") + 1]
     inside = (path for path in Path(start or ".").glob("*") if path.is_dir() and not path.name.startswith("."))
     folders = sorted(start + path.name + ("" if (path / "spec.json").exists() else "/") for path in inside)
@@ -43,7 +43,7 @@ def complete_runs(_: click.Context, __: click.Parameter, incomplete: str) -> lis
 
 
 def complete_spec_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Dotted keys of a spec, each with its `=`."""
+    """List the dotted keys of a spec, each followed by `=`."""
     from shala_framework.spec.reference import spec_tables
 
     keys = (
@@ -56,7 +56,7 @@ def complete_spec_keys(_: click.Context, __: click.Parameter, incomplete: str) -
 
 
 def complete_tables(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Names of a spec's tables."""
+    """List the names of a spec's tables."""
     from shala_framework.spec.reference import spec_tables
 
     return [table.name for table in spec_tables() if table.name and table.name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, its shards and the samples in them, for `shala check`."""
+"""Find the problems of a spec, its shards and their samples, for `shala check`."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,18 +21,18 @@ from shala_framework.support.escaping import printable
 from shala_framework.support.urls import is_remote
 from shala_framework.training.precision import check_precision
 
-FIT_SAMPLES = 100  # samples to which `check` fits a modality: enough to read some others
+FIT_SAMPLES = 100  # samples that `check` fits a modality to; enough for reading some others
 LOOK_SAMPLES, LOOK_SECONDS = 200, 10.0  # limits for each split
-MOST_ERRORS = 3  # unreadable samples to show for each split
+MOST_ERRORS = 3  # unreadable samples to show per split
 
 
 @attrs.frozen
 class Diagnosis:
-    """What `shala check` found.
+    """The findings of `shala check`.
 
     Attributes:
         notes: Lines that describe the spec and its shards.
-        problems: Everything at which a run would stop.
+        problems: All problems that would stop a run.
     """
 
     notes: list[str] = attrs.field(factory=list)
@@ -44,10 +44,10 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
 
     Args:
         path: TOML file of the spec.
-        overrides: Texts `KEY=VALUE` that replace its keys.
+        overrides: Overrides of its keys in the form `KEY=VALUE`.
 
     Raises:
-        SpecError: The spec itself is not valid.
+        SpecError: The spec itself is invalid.
     """
     loaded = read_spec(path, overrides)
     spec, found = loaded.spec, Diagnosis()
@@ -76,7 +76,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _check_precision(loaded: LoadedSpec, problems: list[Problem]) -> None:
-    """Check that the CUDA device of this machine, if there is one, computes in the spec's number format."""
+    """Check that the CUDA device of this machine, if any, supports the spec's number format."""
     train = loaded.spec.train
     if train.device == "cpu" or not torch.cuda.is_available():
         return
@@ -94,12 +94,12 @@ def _look_at(
     Args:
         split: Name of the split.
         urls: The split's shards.
-        modalities: The spec's modalities; those that learn from data are fitted to samples of the training split.
-        max_field_bytes: Size above which a field is an error.
+        modalities: Modalities of the spec. Those that learn from data are fitted to samples of the training split.
+        max_field_bytes: Size limit of a field; a larger field is an error.
         notes: Receives a description of what was read.
 
     Returns:
-        The errors at which a run would stop.
+        Errors that would stop a run.
     """
     local = [url for url in urls if not is_remote(url)]
     if not local:
@@ -124,8 +124,8 @@ def _look_at(
                 if needs_fit(modality):
                     having = (raw for raw in some(FIT_SAMPLES) if not raw.fields.keys().isdisjoint(modality.fields))
                     one = next(having, None)
-                    if one is None:  # a run reads on until it finds some, as `absent_from_first` did
-                        notes.append(f"train: {name} was not read: none of the samples that were looked at has it")
+                    if one is None:  # a run keeps reading until it finds some, as `absent_from_first` did
+                        notes.append(f"train: {name} was not checked: no inspected sample has it")
                         modalities = {other: m for other, m in modalities.items() if other != name}
                     else:
                         fit_watched(name, modality, Watched(chain([one], having)))
@@ -134,7 +134,7 @@ def _look_at(
         look.add(sample, modalities)
     seconds = time.monotonic() - begun
     notes.append(
-        f"{split}: looked at {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
+        f"{split}: read {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
         f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"
     )
     notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *look.unread(modalities))]

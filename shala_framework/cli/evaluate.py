@@ -1,4 +1,4 @@
-"""`shala evaluate`: the figures of a run, as tables, JSON and plots."""
+"""`shala evaluate`: measure a run and print the results as tables or JSON."""
 
 from contextlib import closing
 from pathlib import Path
@@ -37,19 +37,17 @@ if TYPE_CHECKING:
     "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
-@option(
-    "--split", type=click.Choice(["validation", "test"]), default="validation", help="Rows on which to measure the run."
-)
+@option("--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to measure the run on.")
 @set_option("Override a key of [evaluate], [generate] or [data].")
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of judges and samples.")
 @device_option
 @allow_pipe_flag
-@json_flag("every figure")
+@json_flag("all results")
 def evaluate(
     run: Path, split: Literal["validation", "test"], overrides: tuple[str, ...], seed: int, device: str, as_json: bool
 ) -> None:
-    """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent."""
-    from shala_framework.cli.progress import make_reporter
+    """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent space."""
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
     from shala_framework.run.loading import load
@@ -74,13 +72,13 @@ def evaluate(
         return
     print_evaluation(evaluation)
     plotted = any(path.parent.glob(f"{path.stem}_*.png"))
-    say(f"wrote {path}{' and plots beside it' if plotted else ''}")
+    say(f"wrote {path}{' and plots next to it' if plotted else ''}")
     if model.synthetic:
         remark(f"{SYNTHETIC}: these figures say nothing about real data")
 
 
 def _with_overrides(spec: Spec, overrides: tuple[str, ...]) -> Spec:
-    """The spec of a run in which --set has changed some tables."""
+    """Return the spec of a run with the tables changed by --set."""
     tables: dict[str, dict[str, object]] = {
         "evaluate": unstructure(spec.evaluate),
         "generate": unstructure(spec.generate),

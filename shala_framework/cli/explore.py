@@ -1,4 +1,4 @@
-"""`shala explore`: a local page for trying a run."""
+"""`shala explore`: serve a local page for trying a run."""
 
 import os
 import signal
@@ -13,17 +13,17 @@ from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.support.errors import DataError
 
-_UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads; it reads this when it is imported
+_UPLOADS = "GRADIO_TEMP_DIR"  # the folder of Gradio's uploads; Gradio reads this variable on import
 
 
 @verb("  shala explore runs/ntu_rgb_skeleton\n  shala explore runs/mine --port 8000\n")
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
-@option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to serve on; the default is this machine only.")
+@option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to serve on; by default only this machine.")
 @option("--port", type=int, default=7860, metavar="N", help="Port to serve on.")
 @device_option
 @allow_pipe_flag
 def explore(run: Path, host: str, port: int, device: str) -> None:
-    """Serve a local page to try a run: give it any modalities, get the others."""
+    """Serve a local page to try a run: give some modalities and get the others."""
     if not 1 <= port <= 65_535:
         raise DataError(f"expected --port of 1 to 65535, got {port}")
     from shala_framework.cli.held_out import held_out_rows
@@ -35,11 +35,11 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
     rows = None
     try:
         rows = held_out_rows(model, run)
-    except DataError as error:  # a model can be tried without the shards that it was trained on
+    except DataError as error:  # a model works without its training shards
         remark(f"no held-out rows to choose from: {error}")
     with _own_folder() as folder:
         page = build_page(model, rows, folder)
-        say(f"serving on http://{host}:{port}; Ctrl-C ends it")
+        say(f"serving on http://{host}:{port}; press Ctrl-C to stop")
         page.launch(
             server_name=host,
             server_port=port,
@@ -53,7 +53,7 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
 
 @contextmanager
 def _own_folder() -> Iterator[str]:
-    """A folder for all files that the page writes; it is removed at the end, also when a signal ends the program."""
+    """Create a folder for all files that the page writes. Remove it at the end, even if a signal ends the program."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)

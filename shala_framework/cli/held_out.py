@@ -1,4 +1,4 @@
-"""The held-out rows of a finished run, for verbs that show them."""
+"""Read the held-out rows of a finished run, for verbs that show them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from shala_framework.model import ShaLa
 
 
 def held_out_rows(model: ShaLa, folder: Path) -> Rows | None:
-    """Read a run's validation rows, as many as the run kept in memory; None if its spec names no such shards.
+    """Read a run's validation rows, as many as the run kept in memory; None if its spec names no validation shards.
 
     Raises:
         DataError: The shards are missing or cannot be read.

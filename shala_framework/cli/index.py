@@ -1,4 +1,4 @@
-"""`shala index`: writes the index of shards that another program made, or that were changed on purpose."""
+"""`shala index`: write the index of shards that another program made, or that were changed on purpose."""
 
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +12,8 @@ from shala_framework.support.errors import DataError
 @argument("shards", "Folder of shards (*.tar).", metavar="DIR", type=FILE)
 def index(shards: Path) -> None:
     """Write the index of shards that another program made: lengths, fields and checksums of their samples."""
-    from shala_framework.cli.progress import make_reporter
-    from shala_framework.data.index import write_index
+    from shala_framework.cli.progress_display import make_reporter
+    from shala_framework.data.shard_index import write_index
     from shala_framework.data.tally import Tally
 
     if not shards.is_dir():

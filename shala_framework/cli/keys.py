@@ -1,4 +1,4 @@
-"""`shala keys`: every key of a spec, as text, as a page of documentation or as a schema for editors."""
+"""`shala keys`: list every key of a spec as text, as a page of documentation or as a schema for editors."""
 
 import json
 
@@ -18,7 +18,7 @@ from shala_framework.support.errors import PluginError, ShalaError
 @flag("--markdown", "Print a page of Markdown.")
 @flag("--json-schema", "Print a JSON Schema of the whole spec, with the options of every installed plugin.")
 def keys(table: str | None, markdown: bool, json_schema: bool) -> None:
-    """List what can be written in a spec: every key with its type, default and meaning."""
+    """List the keys of a spec with their types, defaults and meanings."""
     from shala_framework.spec.reference import as_markdown, as_text, spec_tables
     from shala_framework.support.hints import nearest
 
@@ -39,7 +39,7 @@ def keys(table: str | None, markdown: bool, json_schema: bool) -> None:
 
 
 def _print_json_schema() -> None:
-    """Print the schema; name each plugin that cannot be loaded, whose options it lacks."""
+    """Print the schema, with a note for each plugin whose options are absent because it fails to load."""
     from shala_framework.plugin.loading import installed_offers, kind_of, load_offer
     from shala_framework.spec.json_schema import PluginTable, json_schema
 

@@ -1,4 +1,4 @@
-"""`shala` and `shala-run`: assembles the verbs, and turns errors into one message and an exit status."""
+"""`shala` and `shala-run`: assemble the verbs and turn errors into one message and an exit status."""
 
 import importlib
 import os
@@ -22,7 +22,7 @@ _EXAMPLES = "  shala run specs/ntu_rgb_skeleton.toml\n  shala pack --help\n"
 
 
 class _Program(click.Group):
-    """A group that imports the module of a verb when it needs the verb."""
+    """A group that imports the module of a verb only when the verb is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -46,7 +46,7 @@ class _Program(click.Group):
 
 
 def _verb(name: str) -> click.Command:
-    """The command of a verb, which is the object of the verb's name in the module of that name."""
+    """Return the command of a verb: the object with the verb's name in the module with the verb's name."""
     name = name.replace("-", "_")
     command: click.Command = getattr(importlib.import_module(f"shala_framework.cli.{name}"), name)
     return command
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str], program: str = "shala") -> click.Context:
     """Parse a command line with a verb, without running it.
 
     Args:
-        arguments: What follows the program's name.
+        arguments: Arguments after the program's name.
         program: "shala" or "shala-run".
 
     Returns:
@@ -106,11 +106,11 @@ def parse(arguments: Sequence[str], program: str = "shala") -> click.Context:
 def dispatch(arguments: Sequence[str], program: str = "shala") -> int:
     """Parse a command line, run it, and return the exit status.
 
-    A mistake in the command line, a ShalaError, and an OSError that names a file become one message and status 2; any
-    other exception is the caller's.
+    A mistake in the command line, a ShalaError and an OSError that names a file each become one message and exit status
+    2. Other exceptions are not caught.
 
     Args:
-        arguments: What follows the program's name.
+        arguments: Arguments after the program's name.
         program: "shala" or "shala-run".
     """
     command = _command(program)
@@ -145,7 +145,7 @@ def dispatch(arguments: Sequence[str], program: str = "shala") -> int:
 
 
 def _usage_message(error: click.UsageError, program: str) -> str:
-    """What is wrong with a command line, below a line that shows its form."""
+    """Format a mistake in a command line, below a line that shows the usage."""
     message = error.format_message().rstrip(".")
     context = error.ctx
     if context is not None and isinstance(error, click.NoSuchOption):
@@ -170,11 +170,11 @@ def _message(error: ShalaError) -> str:
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of a device, as Python, NumPy and torch say it."""
+    """Return whether the machine or a device ran out of memory, judging by the messages of Python, NumPy and torch."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback as Python does, but escape control characters, which a terminal would obey."""
+    """Print a traceback as Python does, but escape control characters, which a terminal would execute."""
     remark("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))

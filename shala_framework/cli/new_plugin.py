@@ -1,4 +1,4 @@
-"""`shala new-plugin`: a complete modality plugin to start from, with tests that pass."""
+"""`shala new-plugin`: write a complete modality plugin to start from, with passing tests."""
 
 import importlib.resources
 import keyword
@@ -12,7 +12,7 @@ from shala_framework.cli.output import say
 from shala_framework.support.errors import ShalaError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_IMPORTED = {"Any", "Image", "Iterable", "Mapping", "Modality", "Preview", "Tensor"}  # by the template
+_IMPORTED = {"Any", "Image", "Iterable", "Mapping", "Modality", "Preview", "Tensor"}  # names that the template imports
 _FILES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
@@ -24,9 +24,9 @@ _FILES = {
 
 @verb("  shala new-plugin inertial\n  shala new-plugin heart-rate --out plugins\n")
 @argument("name", "Name of the modality; the package is shala-NAME.")
-@option("--out", type=FILE, default=Path(), metavar="DIR", help="Folder in which to write the package.")
+@option("--out", type=FILE, default=Path(), metavar="DIR", help="Folder to write the package into.")
 def new_plugin(name: str, out: Path) -> None:
-    """Write a complete modality plugin to start from: package, networks, likelihood and tests that pass."""
+    """Write a complete modality plugin to start from: package, networks, likelihood and passing tests."""
     name = _checked_name(name)
     distribution = f"shala-{name}"
     folder = out / distribution
@@ -51,11 +51,11 @@ def new_plugin(name: str, out: Path) -> None:
 
 
 def _checked_name(given: str) -> str:
-    """The modality's name without the prefix of its package; refuses one that no package or no plugin can have."""
+    """Return the modality's name without the package prefix; refuse names that no package or plugin can have."""
     name = given.removeprefix("shala-")
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ShalaError(
-            f"expected a name of lower-case letters, digits and single hyphens that is no keyword of Python, such as "
+            f"expected a name of lower-case letters, digits and single hyphens that is not a Python keyword, such as "
             f"'inertial', got {given!r}"
         )
     taken = next((entry for entry in entry_points(group="shala.plugins") if entry.name == name), None)

@@ -1,4 +1,4 @@
-"""Checks a table that `--set` has changed."""
+"""Check a table that `--set` has changed."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -14,12 +14,12 @@ def structure_set(table: Mapping[str, object], cls: type[T], path: tuple[str, ..
     """Build the attrs class of a table.
 
     Args:
-        table: Keys and values of the table, changed ones included.
-        cls: The class to build.
+        table: Keys and values of the table, including changed ones.
+        cls: Class to build.
         path: Path of the table in a spec, for messages.
 
     Raises:
-        SpecError: The table is not valid; the error lists everything that is wrong, with `--set` as its origin.
+        SpecError: The table is invalid. The error lists every problem, with `--set` as its origin.
     """
     try:
         return structure(dict(table), cls)

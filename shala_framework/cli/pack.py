@@ -1,4 +1,4 @@
-"""`shala pack`: raw files to shards."""
+"""`shala pack`: turn raw files into shards."""
 
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shala_framework.data.prepared import Preparation
     from shala_framework.support.progress import Reporter
 
-MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
+MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
 
 
 @verb(
@@ -33,7 +33,7 @@ MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
 @argument("dataset", "Name of a data set plugin.", shell_complete=complete_plugins)
 @argument(
     "source",
-    "Folder of raw files; - for a data set that needs none.",
+    "Folder of raw files, or - for a data set that needs none.",
     metavar="RAW_DIR",
     type=click.Path(readable=False),
 )
@@ -44,11 +44,11 @@ MOST_WORKERS = 1_024  # processes, each of which takes half a gigabyte
     "spec",
     type=FILE,
     metavar="SPEC",
-    help="Store what the modalities of this spec read, ready for training, in place of the original bytes.",
+    help="Store the tensors that the modalities of this spec read, instead of the original bytes.",
 )
 @option("--shard-samples", type=int, default=500, metavar="N", help="Samples in each shard.")
-@option("--workers", type=int, default=0, metavar="N", help="Processes that read for --for; 0 reads in this one.")
-@option("--part", default="1/1", metavar="I/N", help="Pack part I of N, as in a job array; the parts make one set.")
+@option("--workers", type=int, default=0, metavar="N", help="Processes that decode for --for; 0 decodes in this one.")
+@option("--part", default="1/1", metavar="I/N", help="Pack only part I of N, for job arrays. All parts form one set.")
 def pack(
     dataset: str,
     source: str,
@@ -60,7 +60,7 @@ def pack(
     part: str,
 ) -> None:
     """Turn a data set's raw files into shards."""
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.data.packing import describe_pack
     from shala_framework.data.packing import pack as pack_shards
     from shala_framework.data.writing import LEFT_OUT_FILE, part_file
@@ -116,7 +116,7 @@ def pack(
 
 
 class _Phases:
-    """Reports tasks one after the other; a task begins with the first report of its title."""
+    """Report consecutive tasks. A task begins at the first report with its title."""
 
     def __init__(self, reporter: "Reporter") -> None:
         self.reporter, self.title = reporter, ""
@@ -135,7 +135,7 @@ class _Phases:
 
 
 def _part(text: str) -> tuple[int, int]:
-    """The number of a part, from 0, and the number of parts, from text such as "3/8"."""
+    """Parse text such as "3/8" into the number of the part, from 0, and the number of parts."""
     number, _, parts = text.partition("/")
     if len(text) > 20 or not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise DataError(f"expected --part as I/N with I from 1 to N, such as 3/8, got {shortened(text)}")
@@ -143,7 +143,10 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _preparation(path: Path) -> "Preparation":
-    """What the modalities of a spec store; the shards that the spec names are not opened, so pipes are permitted."""
+    """Return the preparation for the modalities of a spec.
+
+    The spec's shards are not opened, so URLs that run commands are permitted here.
+    """
     from shala_framework.data.prepared import Preparation
 
     with permit_pipes():
@@ -152,7 +155,7 @@ def _preparation(path: Path) -> "Preparation":
 
 
 def _source(text: str, needed: bool, dataset: str) -> Path | None:
-    """The folder of raw files; None for a data set that needs none."""
+    """Return the folder of raw files, or None for a data set that needs none."""
     if text == "-":
         if needed:
             raise DataError(

@@ -1,4 +1,4 @@
-"""`shala plugins`: the installed plugins, and the options of each."""
+"""`shala plugins`: list the installed plugins, or the options of one."""
 
 import json
 
@@ -24,7 +24,7 @@ def plugins(name: str | None, as_json: bool) -> None:
 
 
 def _describe(name: str, as_json: bool) -> None:
-    """Print what a plugin is and its options."""
+    """Print the kind, summary and options of a plugin."""
     from shala_framework.plugin.loading import kind_of, load_offer
     from shala_framework.spec.reference import keys_as_text, keys_of, summary_of
 
@@ -39,7 +39,7 @@ def _describe(name: str, as_json: bool) -> None:
 
 
 def _list_plugins(as_json: bool) -> None:
-    """Print every installed plugin under its kind, and the error of each that cannot be loaded."""
+    """Print every installed plugin under its kind, and the error of each plugin that fails to load."""
     from shala_framework.plugin.loading import NOUNS, installed_offers, kind_of, load_offer
     from shala_framework.spec.reference import summary_of
 

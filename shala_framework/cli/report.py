@@ -1,4 +1,4 @@
-"""`shala report`: writes the report of a run again."""
+"""`shala report`: rewrite the report of a run."""
 
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ from shala_framework.cli.completion import complete_runs
 def report(run: Path, device: str) -> None:
     """Rewrite a run's report.html: samples, latent map, figures and curves on one page."""
     from shala_framework.cli.held_out import held_out_rows
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.page import Report
     from shala_framework.run.loading import load
     from shala_framework.support.machine import resolve_device

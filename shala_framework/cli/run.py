@@ -1,4 +1,4 @@
-"""`shala run`: one spec, from shards to samples."""
+"""`shala run`: train a model from a spec and sample from it."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
     if dry_run:
         _describe(loaded)
         return
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.distributed import (
         processes,  # after the spec is read: a wrong spec is refused before torch is imported
     )
@@ -48,7 +48,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
 
     folder = out or Path("runs") / loaded.spec.name
     command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, only one prints
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; only the first one prints
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
             summary = Experiment(loaded, folder, reporter, command=command).run()
@@ -71,7 +71,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
 
 
 def _describe(loaded: LoadedSpec) -> None:
-    """Print the resolved spec and the model that it asks for."""
+    """Print the resolved spec and describe the model that it defines."""
     from shala_framework.model import ShaLa
     from shala_framework.model.parts import parts_of
     from shala_framework.report.samples import SYNTHETIC

@@ -1,4 +1,4 @@
-"""`shala sample`: samples of a trained run, jointly or from given files."""
+"""`shala sample`: sample from a trained run, jointly or given some files."""
 
 import json
 from contextlib import closing
@@ -28,7 +28,7 @@ MOST_SAMPLES = 4096
     "  shala sample runs/ntu_rgb_skeleton --given skeleton=a.skeleton --num 8\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
-@option("--given", multiple=True, metavar="MODALITY=FILE", help="Generate from this file. Repeatable.")
+@option("--given", multiple=True, metavar="MODALITY=FILE", help="File to condition on. Repeatable.")
 @option("--want", multiple=True, metavar="MODALITY", help="Write only files of this modality. Repeatable.")
 @option("--num", type=int, default=8, metavar="N", help="Number of samples.")
 @option("--out", type=FILE, default=Path("samples"), metavar="DIR", help="Folder for the files.")
@@ -56,12 +56,12 @@ def sample(
     """Generate from a trained run: all modalities jointly, or the others from given files."""
     if not 1 <= num <= MOST_SAMPLES:
         raise DataError(
-            f"expected --num of 1 to {MOST_SAMPLES}, which are in memory together, got {num}; "
+            f"expected --num of 1 to {MOST_SAMPLES}, because all samples are kept in memory, got {num}; "
             "call again with another --seed and --out for more"
         )
     if steps is not None and steps < 2:
         raise DataError(f"expected --steps of at least 2, got {steps}")
-    from shala_framework.cli.progress import make_reporter
+    from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC, SampleWriter
     from shala_framework.run.loading import load
     from shala_framework.support.checkpoint import write_file
@@ -103,7 +103,7 @@ def sample(
 
 
 def _settings(generate: Generate, **given: float | None) -> Generate:
-    """The spec's settings, changed by the options that were given."""
+    """Return the settings of the spec, changed by the given options."""
     keys = {"guidance": "guidance_scale", "autoguidance": "autoguidance_scale", "steps": "num_steps"}
     for name, value in given.items():
         if value is not None:
@@ -116,7 +116,7 @@ def _settings(generate: Generate, **given: float | None) -> Generate:
 
 
 def _wanted(model: "ShaLa", names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The modalities whose files to write; None for all of them."""
+    """Check the modalities to write; return None for all of them."""
     unknown = [name for name in names if name not in model.modalities]
     if unknown:
         raise DataError(f"--want {unknown[0]}: {nearest(unknown[0], model.names, 'modalities of this run')}")
@@ -124,7 +124,7 @@ def _wanted(model: "ShaLa", names: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _given_rows(model: "ShaLa", given: tuple[str, ...]) -> "Rows":
-    """One row that holds the given files."""
+    """Read the given files into one row."""
     from shala_framework.data.given import given_row
 
     files: dict[str, Path] = {}

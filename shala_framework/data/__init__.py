@@ -1,1 +1,1 @@
-"""Reading, writing and splitting shards; rows in memory; the latent store."""
+"""Reading and writing of shards, rows in memory, and the latent store."""

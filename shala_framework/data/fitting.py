@@ -1,4 +1,4 @@
-"""What a modality is fitted to: the fields of training samples, and the knowledge of which one it is looking at."""
+"""Samples for fitting a modality, with a record of the one that is being read."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
@@ -13,16 +13,15 @@ _Sample = TypeVar("_Sample", bound=_HasFields)
 
 
 class Watched(Generic[_Sample]):
-    """The fields of each sample in turn, for `Modality.fit`; an error can then be laid to a sample, or to none.
+    """Yields the fields of each sample for `Modality.fit`, so that an error can be attributed to a sample, or to none.
 
     Args:
         samples: Raw samples.
         on_sample: Called with the number of samples handed out so far.
 
     Attributes:
-        current: The sample that is being looked at; None before the first, while the next is fetched, and after the
-            last.
-        ended: Whether every sample has been handed out and looked at.
+        current: The sample that is being read; None before the first, while the next is fetched, and after the last.
+        ended: Whether every sample has been yielded and read.
     """
 
     def __init__(self, samples: Iterable[_Sample], on_sample: Callable[[int], None] = lambda _: None) -> None:

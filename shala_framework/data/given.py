@@ -1,4 +1,4 @@
-"""Files of a user's own as what a model is given: one row that has some of its modalities."""
+"""Read a user's own files as the given modalities of one row."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,15 @@ def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> 
     """Read a file for each given modality.
 
     Args:
-        modalities: Of the model, by name.
-        files: One for each given modality; the end of its name says which field it is.
+        modalities: Modalities of the model, by name.
+        files: One file for each given modality. The end of its name determines the field.
 
     Returns:
-        One row, keyed by the files' stems.
+        One row. Its key consists of the files' stems.
 
     Raises:
-        DataError: A file is of another kind, is damaged or holds no such signal, or nothing is left to generate.
+        DataError: A file is of the wrong kind, is damaged or does not hold the modality, or nothing is left to
+            generate.
     """
     x, stems = {}, []
     for name, path in files.items():
@@ -38,13 +39,13 @@ def given_row(modalities: Mapping[str, Modality], files: Mapping[str, Path]) -> 
             raise DataError(f"{name}={path}: {error}") from error
         if value is None:
             raise DataError(
-                f"{name}={path}: the file holds no {name}: it is empty, or the modality's options leave nothing of it; "
-                "give another"
+                f"{name}={path}: the file holds no {name}: it is empty, or the modality's options discard all of it; "
+                "give another file"
             )
         x[name] = value[None]
         stems.append(path.name.partition(".")[0])
     if len(x) == len(modalities):
-        raise DataError("every modality is given; leave out those that are to be generated")
+        raise DataError("every modality is given; leave out the ones to generate")
     return Rows(
         x={n: x.get(n, torch.zeros((1, *m.shape), dtype=m.dtype)) for n, m in modalities.items()},
         presence=torch.tensor([[n in x for n in modalities]]),

@@ -1,7 +1,7 @@
-"""Which shards a run began with: a record in its folder, by which shards that were packed again are recognised.
+"""Recognise shards that were packed again since a run began, by a record in the run's folder.
 
-Indexed shards are compared by the checksums in their index, which cover every byte. Of others, names, sizes and places
-of all fields are compared, and the bytes themselves where the set has no more than `MOST_BYTES` of them.
+Indexed shards are compared by the checksums in their index, which cover every byte. Shards without an index are
+compared by names, sizes and positions of all fields, and also by their bytes if the set has no more than `MOST_BYTES`.
 """
 
 import zlib
@@ -9,27 +9,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_framework.data.indexed import IndexedShards, index_shards
+from shala_framework.data.random_access import IndexedShards, index_shards
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.urls import local_path
 
-MOST_BYTES = 1 << 28  # of shards without an index that are read from end to end for this
+MOST_BYTES = 1 << 28  # size up to which shards without an index are read completely for the comparison
 MOST_LISTED = 3
 Shards = list[dict[str, Any]]
 _SHAPE = [{"name": str, "num_bytes": int, "num_samples": int, "content": str}]
 
 
 def describe_shards(urls: Sequence[str], cache: Path | None = None) -> Shards:
-    """Name, size, number of samples and content of each shard.
+    """Return name, size, number of samples and content of each shard.
 
     Raises:
-        DataError: A shard is absent, cut short, or not what an index says.
+        DataError: A shard is missing, truncated, or does not match its index.
     """
     shards = index_shards(urls, cache)
     names = [url.rpartition("/")[2] for url in urls]
-    if shards is None:  # behind a URL without an index: nothing is known before all of it is read
+    if shards is None:  # behind a URL without an index: everything would have to be read
         return [{"name": name, "num_bytes": -1, "num_samples": -1, "content": ""} for name in names]
     read_all = sum(shards.num_bytes) <= MOST_BYTES
     return [
@@ -44,7 +44,7 @@ def describe_shards(urls: Sequence[str], cache: Path | None = None) -> Shards:
 
 
 def _content(shards: IndexedShards, number: int, read_all: bool) -> str:
-    """What tells two shards of one size apart; its first word says how it was found."""
+    """Return what distinguishes two shards of equal size. The first word names the method."""
     if number not in shards.scanned:
         checksum = shards.index_checksums[number]
         return f"index {checksum}" if checksum else ""
@@ -58,9 +58,9 @@ def _content(shards: IndexedShards, number: int, read_all: bool) -> str:
 
 
 def compare_shards(then: Shards, now: Shards) -> list[str]:
-    """What differs between two descriptions, one line for each of the first shards; empty where nothing does."""
+    """List the differences between two descriptions, one line for each of the first shards that differ."""
     if [shard["name"] for shard in then] != [shard["name"] for shard in now]:
-        return [f"{_names(then)} then, {_names(now)} now"]
+        return [f"{_names(then)} before, {_names(now)} now"]
     lines = []
     for old, new in zip(then, now, strict=True):
         sizes = [(shard["num_samples"], shard["num_bytes"]) for shard in (old, new)]
@@ -69,9 +69,9 @@ def compare_shards(then: Shards, now: Shards) -> list[str]:
             continue
         if sizes[0] != sizes[1]:
             told = [f"{samples} samples in {size} bytes" for samples, size in sizes]
-            lines.append(f"{old['name']}: {told[0]} then, {told[1]} now")
+            lines.append(f"{old['name']}: {told[0]} before, {told[1]} now")
         elif kinds[0] == kinds[1] and old["content"] != new["content"]:
-            lines.append(f"{old['name']}: of the same size, with other content")
+            lines.append(f"{old['name']}: same size, different content")
     more = [f"and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
     return lines[:MOST_LISTED] + more
 
@@ -84,11 +84,11 @@ def _names(shards: Shards) -> str:
 
 
 def read_record(path: Path, warn: Callable[[str], None]) -> dict[str, Shards] | None:
-    """The record of an earlier call; None where there is none, or a damaged one, of which the user is told."""
+    """Read the record of an earlier call. Return None if there is none, or if it is damaged, after a warning."""
     if not path.exists():
         return None
     try:
-        advice = "whether the shards have changed since is not known; it is written again"
+        advice = "it is unknown whether the shards have changed since; the record is rewritten"
         found: dict[str, Shards] = read_json(
             path, {"train": _SHAPE, "validation": _SHAPE}, error=CheckpointError, advice=advice
         )
@@ -99,5 +99,5 @@ def read_record(path: Path, warn: Callable[[str], None]) -> dict[str, Shards] | 
 
 
 def write_record(path: Path, shards: dict[str, Shards]) -> None:
-    """Keep the record of this call."""
+    """Save the record of this call."""
     write_file(path, dump_json(shards, indent=1))

@@ -1,9 +1,9 @@
-"""Latents of sets of any size: every process writes the files of its share, and all of them read all files.
+"""Latents of sets of any size. Each process writes the files of its share, and all processes read all files.
 
 Process r of W encodes the batches r, r + W, ... of BATCH_ROWS rows and writes them to safetensors files of FILE_ROWS
-rows each. Files are read where they lie, by memory maps, so that no process holds more than the rows it asks for, and
-processes of one machine share what the system has cached. A process that is stopped goes on after its whole files.
-Every file has a checksum and says which run's stage 1 made it.
+rows each. Files are read through memory maps, so no process holds more than the rows it requests, and processes of one
+machine share the system's cache. A resumed process continues after its last complete file. Every file has a checksum
+and the fingerprint of the run whose stage 1 made it.
 """
 
 import shutil
@@ -15,14 +15,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latents import LatentStore, join_latents
+from shala_framework.data.latent_store import LatentStore, join_latents
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 
 BATCH_ROWS = 256
-FILE_ROWS = 512 * BATCH_ROWS  # held in memory while they are written
-DESCRIPTION = "latents.json"  # is there once all files are
+FILE_ROWS = 512 * BATCH_ROWS  # in memory while a file is written
+DESCRIPTION = "latents.json"  # exists once all files are complete
 
 
 def write_latents(
@@ -34,23 +34,23 @@ def write_latents(
     *,
     fingerprint: str = "",
 ) -> None:
-    """Write the files of one process's share, those that are not there yet.
+    """Write the missing files of one process's share.
 
     Args:
-        folder: Of all latents of a run.
-        rank: Of this process.
+        folder: Folder of all latents of a run.
+        rank: Rank of this process.
         world_size: Number of processes.
-        encode: Given the rows of a batch and how many of this process's batches to leave out, the latents of the others
-            in order; the set's last batch may have fewer rows.
-        on_rows: Told the number of this process's rows so far.
-        fingerprint: Name of what the latents belong to, which every file has.
+        encode: Receives the number of rows of a batch and the number of this process's batches to skip. Returns the
+            latents of the other batches in order. The last batch of the set may have fewer rows.
+        on_rows: Called with the number of this process's rows so far.
+        fingerprint: Fingerprint of the run, which every file records.
     """
     folder.mkdir(exist_ok=True)
     own = _part(folder, rank, world_size)
     sound = 0
     while _is_sound(_file(own, sound), fingerprint):
         sound += 1
-    number = max(0, sound - 1)  # the last one may have been the share's end, or not
+    number = max(0, sound - 1)  # the last one may or may not have been the end of the share
     for path in _files(own):
         if path >= _file(own, number):
             path.unlink()
@@ -67,7 +67,7 @@ def write_latents(
 
 
 def finish_latents(folder: Path, world_size: int, *, fingerprint: str = "") -> None:
-    """Say that all files are there, and remove those that other numbers of processes began."""
+    """Record that all files are complete, and remove files that other numbers of processes began."""
     parts = [_part(folder, rank, world_size) for rank in range(world_size)]
     rows, presence = [], torch.zeros(())
     for part in parts:
@@ -82,10 +82,10 @@ def finish_latents(folder: Path, world_size: int, *, fingerprint: str = "") -> N
 
 
 def read_latent_counts(folder: Path) -> tuple[int, list[int]]:
-    """How many rows there are and how many of them have each modality, by the description alone.
+    """Return the number of rows and how many of them have each modality, from the description alone.
 
     Raises:
-        CheckpointError: The description is absent or damaged.
+        CheckpointError: The description is missing or damaged.
     """
     described = _describe(folder)
     return sum(described["rows"]), list(described["presence"])
@@ -96,10 +96,10 @@ class LatentFiles:
 
     Args:
         folder: Folder of all latents of a run.
-        fingerprint: Name of what they have to belong to.
+        fingerprint: Fingerprint of the run that they must belong to.
 
     Raises:
-        CheckpointError: A file is absent, damaged or belongs to something else.
+        CheckpointError: A file is missing, damaged or belongs to another run.
     """
 
     def __init__(self, folder: Path, *, fingerprint: str = "") -> None:
@@ -121,7 +121,7 @@ class LatentFiles:
 
     @classmethod
     def exist(cls, folder: Path) -> bool:
-        """Whether all have been written."""
+        """Return whether all files have been written."""
         return (folder / DESCRIPTION).exists()
 
     def __len__(self) -> int:
@@ -129,12 +129,12 @@ class LatentFiles:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files' tensors."""
+        """Number of bytes of all files' tensors."""
         files = (file for part in self.parts for file in part)
         return sum(value.nbytes for file in files for value in attrs.astuple(file, recurse=False))
 
     def take(self, rows: Tensor) -> LatentStore:
-        """Some rows, by number in the order of the data, in memory."""
+        """Load some rows, by number in the order of the data, into memory."""
         batch_B = rows // BATCH_ROWS
         place_B = batch_B // self.world_size * BATCH_ROWS + rows % BATCH_ROWS  # within the part
         key_B = batch_B % self.world_size + self.world_size * (place_B // FILE_ROWS)
@@ -147,7 +147,7 @@ class LatentFiles:
         return join_latents(found).take(torch.cat(positions).argsort())
 
     def presence_counts(self) -> list[int]:
-        """How many rows have each modality."""
+        """Number of rows that have each modality."""
         return sum(file.presence_NM.sum(0) for part in self.parts for file in part).tolist()  # type: ignore[union-attr]
 
 
@@ -173,7 +173,7 @@ def _read(path: Path, fingerprint: str) -> LatentStore:
         tensors, description = read_checkpoint(path, fingerprint)
         found: Any = description.get("file")
         if found != _name(path):
-            raise CheckpointError(f"{path} holds no latents of its name, but of {found!r}")
+            raise CheckpointError(f"{path} holds the latents of {found!r}, not those that its name states")
         return LatentStore(**tensors)
     except (CheckpointError, TypeError) as error:
         raise CheckpointError(f"{error}; {_advice(path.parents[1])}") from error
@@ -187,7 +187,7 @@ def _is_sound(path: Path, fingerprint: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    """The place of a file among the latents, which keeps files from being taken for one another."""
+    """Return the position of a file among the latents, which prevents swapped files from being accepted."""
     return f"{path.parent.name}/{path.name}"
 
 

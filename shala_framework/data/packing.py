@@ -1,4 +1,4 @@
-"""Packing: a data set's samples become indexed shards, in one go, in parts, or in several goes."""
+"""Pack a data set's samples into indexed shards, at once, in parts, or in several calls."""
 
 import signal
 from collections import Counter, deque
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.index import INDEX_FILE
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
+from shala_framework.data.shard_index import INDEX_FILE
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.data.workers import WorkerError, describe_exit
 from shala_framework.data.writing import LEFT_OUT_FILE, Job, SplitWriter, part_file
@@ -24,21 +24,21 @@ from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import DataError, PluginError
 from shala_framework.support.locking import FolderLock
 
-PACK_LOCK = "pack.lock"  # there while a pack is under way
+PACK_LOCK = "pack.lock"  # exists while a pack is in progress
 CHUNK = 8  # samples that a worker prepares at a time
 
 
 @attrs.define
 class PackReport:
-    """What packing wrote.
+    """Result of packing.
 
     Attributes:
-        samples: Samples by split.
-        fields: How many of them have each field, by split.
+        samples: Number of samples by split.
+        fields: Number of samples that have each field, by split.
         shards: Files written.
-        notes: What the data set said of the files it left out.
-        left_out: Reason and name of every file or sample that was left out, by the data set or by preparation.
-        complete: Whether the set has its index; of several parts, whether all are there.
+        notes: Notes of the data set about the files it left out.
+        left_out: Reason and name of every file or sample that the data set or the preparation left out.
+        complete: Whether the set has its index, which requires that all parts are complete.
     """
 
     samples: dict[str, int] = attrs.field(factory=dict)
@@ -49,7 +49,7 @@ class PackReport:
     complete: bool = True
 
     def count(self, split: str, fields: Mapping[str, int], samples: int = 1) -> None:
-        """Take samples into the counts: of how many of them have each field."""
+        """Add samples to the counts, and the number of them that have each field."""
         self.samples[split] = self.samples.get(split, 0) + samples
         counts = self.fields.setdefault(split, {})
         for name, number in fields.items():
@@ -71,32 +71,32 @@ def pack(
 ) -> PackReport:
     """Write a data set's samples as shards `<split>-<number>.tar` and their index.
 
-    The same samples give the same bytes. Shards get their names when all are written. The same call resumes a pack
-    that was killed or interrupted, or failed for a reason that lies in no sample, such as a full disk: it starts after
-    the last whole shard. A pack whose data cannot be used leaves nothing behind. `left_out.txt` beside the shards lists
+    Equal samples give equal bytes. Shards are renamed when all are written. The same call resumes a pack that was
+    killed or interrupted, or that failed for a reason outside the samples, such as a full disk; it continues after the
+    last complete shard. A pack whose data cannot be used leaves nothing behind. `left_out.txt` next to the shards lists
     what was left out.
 
     Args:
-        dataset: Where samples come from.
-        source: Its folder of raw files, or None.
-        out: Folder for the shards, made if need be.
-        shard_samples: Most samples a shard.
-        shard_bytes: A shard is closed once it has grown past this.
-        preparation: What a spec's modalities make of the samples; None keeps the original bytes.
-        part: (i, n) packs the i-th of n parts, counted from 0, as `<split>-p<i + 1>-<number>.tar`: each sample
-            belongs to one by its key. Whoever completes the set writes its index.
-        num_workers: Processes that prepare samples; 0 prepares them in this one.
-        on_sample: Called with the number of samples read so far, at first with 0.
-        on_fit: As `on_sample`, while preparation fits the modality of the name that it is called with too.
+        dataset: Data set of the samples.
+        source: Folder of raw files, or None.
+        out: Folder for the shards; created if necessary.
+        shard_samples: Largest number of samples per shard.
+        shard_bytes: Size after which a shard is closed.
+        preparation: Converts samples to the tensors of a spec's modalities. None keeps the original bytes.
+        part: (i, n) packs part i of n, counted from 0, as `<split>-p<i + 1>-<number>.tar`. The key of each sample
+            determines its part. The part that completes the set writes its index.
+        num_workers: Number of processes that prepare samples; 0 prepares them in this process.
+        on_sample: Called with the number of samples read so far, first with 0.
+        on_fit: Called with a modality's name and the number of samples read so far while that modality is fitted.
 
     Returns:
         Counts, shards and notes.
 
     Raises:
-        DataError: The raw data cannot be used, two samples share a key, nothing is left of a split or of the whole set,
-            or out holds shards that are in the way.
-        CheckpointError: Another process packs into the folder, or the folder was removed meanwhile.
-        WorkerError: One of the worker processes was killed.
+        DataError: The raw data cannot be used, two samples share a key, a split or the whole set is empty, or out
+            contains other shards.
+        CheckpointError: Another process is packing into the folder, or the folder was removed in the meantime.
+        WorkerError: A worker process was killed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def pack(
             )
     finally:
         for folder in made:
-            with suppress(OSError):  # it is not empty, or the error under way says what is wrong
+            with suppress(OSError):  # it is not empty, or the current error says what is wrong
                 folder.rmdir()
 
 
@@ -167,7 +167,7 @@ def _pack(
         report.notes += [entry.note for entry in job.left_out if entry.note]
         report.notes += _counted(entry for entry in job.left_out if not entry.note)
         report.left_out += [(entry.reason, f"sample {entry.key!r}") for entry in job.left_out]
-        if part[1] == 1:  # of several parts, one may be empty
+        if part[1] == 1:  # with several parts, one may be empty
             _refuse_empty(report, splits)
         if preparation is not None:
             write_file(out / PREPARED_FILE, preparation.description(), owner=job.tag)
@@ -180,14 +180,14 @@ def _pack(
         for writer in writers.values():
             writer.abandon()
         if isinstance(error, DataError | PluginError) or not job.keep():
-            with suppress(OSError):  # the error under way says what is wrong
+            with suppress(OSError):  # the current error says what is wrong
                 job.remove()
         raise
     return report
 
 
 def _refuse_empty(report: PackReport, splits: set[str]) -> None:
-    """Raise DataError where the data set had samples of a split and none was written, or had none at all."""
+    """Raise DataError if none of the samples of a split was written, or if there were none at all."""
     empty = sorted(splits - report.samples.keys())
     if report.samples and not empty:
         return
@@ -201,7 +201,7 @@ def _refuse_empty(report: PackReport, splits: set[str]) -> None:
 def _wanted(
     dataset: Dataset, source: Path | None, account: Account, on_sample: Callable[[int], None], splits: set[str]
 ) -> Iterator[Sample]:
-    """The samples that the account asks for; their splits are put into a set."""
+    """Yield the samples that the account needs, and add their splits to a set."""
     keys: set[str] = set()
     for sample in dataset.samples(source, account):
         if sample.key in keys:
@@ -216,7 +216,7 @@ def _wanted(
 def _prepared(
     samples: Iterator[Sample], preparation: Preparation | None, num_workers: int
 ) -> Iterator[tuple[Sample | None, list[LeftOut]]]:
-    """Samples as they are to be written, in order, and what was left out of each."""
+    """Yield samples as they are to be written, in order, and what was left out of each."""
     if preparation is None:
         yield from ((sample, []) for sample in samples)
     elif num_workers == 0:
@@ -237,7 +237,7 @@ def _prepared(
             except BrokenProcessPool as error:
                 pool.shutdown(wait=True)
                 raise WorkerError(
-                    f"a worker {_describe_end(workers)}; the same command goes on from the last whole shard: give it "
+                    f"a worker {_describe_end(workers)}; the same command resumes after the last complete shard; use "
                     "fewer --workers if memory is short"
                 ) from error
             finally:
@@ -245,7 +245,7 @@ def _prepared(
 
 
 def _describe_end(workers: Iterable[BaseProcess]) -> str:
-    """How the first of a pool's workers ended; the pool itself then ends the others, by SIGTERM."""
+    """Describe how the first of a pool's workers ended. The pool then ends the others with SIGTERM."""
     codes = [process.exitcode for process in workers if process.exitcode]
     first = next((code for code in codes if code != -signal.SIGTERM), codes[0] if codes else None)
     return describe_exit(first) if first is not None else "was lost"
@@ -266,7 +266,7 @@ def _prepare_chunk(samples: list[Sample]) -> list[tuple[Sample | None, list[Left
 
 
 def _counted(left_out: Iterable[LeftOut]) -> list[str]:
-    """One note for each reason, with the number of samples and the first."""
+    """Return one note for each reason, with the number of samples and the first key."""
     keys: dict[str, list[str]] = {}
     for entry in left_out:
         keys.setdefault(entry.reason, []).append(entry.key)
@@ -277,12 +277,12 @@ def _counted(left_out: Iterable[LeftOut]) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """Text on one line and in one column, whatever bytes a file's name has."""
+    """Put text on one line and in one column, whatever bytes a file's name has."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def describe_pack(report: PackReport) -> str:
-    """Counts of samples and fields by split, one line each."""
+    """Format the counts of samples and fields, one line for each split."""
     lines = []
     for split, count in report.samples.items():
         fields = ", ".join(f"{name} {n}" for name, n in sorted(report.fields[split].items()))

@@ -1,7 +1,7 @@
-"""Prepared fields: what `Modality.read` gives, stored beside the raw fields so that training need not decode.
+"""Prepared fields: the tensors that `Modality.read` returns, stored so that training need not decode.
 
-A prepared field is a .npy array under `<modality>.prepared.npy`. It belongs to one table of one spec; another shape or
-dtype than the modality's is refused.
+A prepared field is a .npy array with the name `<modality>.prepared.npy`. It belongs to one table of one spec. An array
+with another shape or dtype than the modality's is refused.
 """
 
 import io
@@ -27,59 +27,59 @@ from shala_framework.support.urls import read_url_if_there
 
 PREPARED_FILE = "prepared.json"
 _VERSION = 2  # version 1 had no checksum
-_OWN_KEYS = (FIELD, "version", "modalities")  # modalities of these names stand under the last of them
-MOST_UNFIT = 100  # samples that fitting passes over, each of which costs it another pass
+_OWN_KEYS = (FIELD, "version", "modalities")  # modalities with these names are stored under the last of them
+MOST_UNFIT = 100  # samples that fitting may skip; each costs another pass
 
 
 def prepared_field(name: str) -> str:
-    """Field of a modality's prepared tensor."""
+    """Return the name of the field with a modality's prepared tensor."""
     return f"{name}.prepared.npy"
 
 
 def read_prepared(name: str, modality: Modality, data: bytes) -> Tensor:
-    """The tensor of a prepared field.
+    """Read the tensor of a prepared field.
 
     Raises:
-        DataError: It is damaged, or was prepared with other options.
+        DataError: The field is damaged, or was prepared with other options.
     """
     field, dtype = prepared_field(name), numpy_dtype(modality)
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise DataError(f"field {field!r}: expected a .npy array, got {len(data)} bytes that are none") from error
+        raise DataError(f"field {field!r}: expected a .npy array, got {len(data)} other bytes") from error
     if array.shape != tuple(modality.shape) or array.dtype != dtype:
         raise DataError(
             f"field {field!r}: expected {dtype} {list(modality.shape)}, got {array.dtype} {list(array.shape)}; "
-            "the shards were prepared for other options: pack them again, or train with those"
+            "the shards were prepared for other options: pack them again, or train with those options"
         )
     return torch.from_numpy(array)
 
 
 def describe_blank(name: str, modality: Modality, fields: Container[str]) -> str | None:
-    """What is said where reading a sample's fields gave nothing; None where the modality has none of them.
+    """Describe a blank reading of a sample's fields. Return None if the modality has none of the fields.
 
     Args:
-        name: Of the modality.
-        modality: That read them.
-        fields: Names of the sample's.
+        name: Name of the modality.
+        modality: Modality that read the fields.
+        fields: Names of the sample's fields.
     """
     field = modality.first_field(fields)
     return None if field is None else f"modality {name!r}: field {field!r} is there, but {modality.blank_reason()}"
 
 
 def numpy_dtype(modality: Modality) -> np.dtype:
-    """The modality's dtype as NumPy names it."""
+    """Return the modality's dtype as a NumPy dtype."""
     return torch.zeros((), dtype=modality.dtype).numpy().dtype
 
 
 @attrs.frozen
 class LeftOut:
-    """What preparation left out of a sample.
+    """Something that preparation left out of a sample.
 
     Attributes:
-        key: Of the sample.
-        reason: Why.
-        note: What a user is told; empty where samples with the same reason are counted instead.
+        key: Key of the sample.
+        reason: Reason for leaving it out.
+        note: Note for the user; empty if samples with the same reason are counted instead.
     """
 
     key: str
@@ -89,12 +89,12 @@ class LeftOut:
 
 @attrs.frozen
 class Preparation:
-    """Replaces the fields of a data set's samples by what a spec's modalities read of them.
+    """Replaces the fields of a data set's samples by the tensors that a spec's modalities read from them.
 
     Attributes:
-        modalities: By name.
-        unfit: Key and modality of each sample that `fit` could not read, and `prepare` therefore leaves out, and what
-            is to be said of it.
+        modalities: Modalities by name.
+        unfit: For each sample and modality that `fit` could not read, the note for the user. `prepare` leaves these
+            out.
     """
 
     modalities: Mapping[str, Modality]
@@ -103,14 +103,14 @@ class Preparation:
     def fit(
         self, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None] = lambda _, __: None
     ) -> None:
-        """Let each modality learn what it must from the training samples, in one pass each.
+        """Fit each modality to the training samples, in one pass each.
 
-        A sample that cannot be read is noted, and the modality is fitted again without it.
+        If a sample cannot be read, it is noted, and the modality is fitted again without it.
 
         Args:
-            dataset: Where samples come from.
-            source: Its folder of raw files, or None.
-            on_sample: Called with a modality's name and the number of samples that it has looked at in this pass.
+            dataset: Data set of the samples.
+            source: Folder of raw files, or None.
+            on_sample: Called with a modality's name and the number of samples it has read in this pass.
 
         Raises:
             DataError: The raw data cannot be used, a modality finds too little to learn from, or too many samples
@@ -124,7 +124,7 @@ class Preparation:
     def _fit_once(
         self, name: str, dataset: Dataset, source: Path | None, on_sample: Callable[[str, int], None]
     ) -> bool:
-        """Fit to the samples that can be read as far as is known; False where one more turned out not to be."""
+        """Fit to all samples that are not known to be unreadable. Return False if another one turned out to be."""
         every = dataset.samples(source, Account())
         samples = (s for s in every if s.split == "train" and (s.key, name) not in self.unfit)
         watched = Watched(samples, partial(on_sample, name))
@@ -133,7 +133,7 @@ class Preparation:
             self.modalities[name].fit(iter(watched))
         except DataError as error:
             unfit = sorted(key for key, modality in self.unfit if modality == name)
-            if watched.current is None:  # no sample is to blame
+            if watched.current is None:  # no sample caused the error
                 if not unfit or not watched.ended:
                     raise
                 last = next(reversed(self.unfit.values()))
@@ -142,16 +142,16 @@ class Preparation:
             if len(unfit) >= MOST_UNFIT:
                 raise DataError(
                     f"modality {name!r}: expected at most {MOST_UNFIT} training samples that cannot be read, got more, "
-                    f"such as {unfit[0]!r} and {key!r}: {error}; mend or remove the files, or check the options"
+                    f"such as {unfit[0]!r} and {key!r}: {error}; replace or remove the files, or check the options"
                 ) from error
             self.unfit[key, name] = _unreadable(key, name, error)
             return False
         return True
 
     def prepare(self, sample: Sample) -> tuple[Sample | None, list[LeftOut]]:
-        """The prepared sample, of which nothing may be left, and what was left out of it.
+        """Return the prepared sample, or None if nothing is left of it, and what was left out.
 
-        Fields that no modality of the spec reads are dropped without a word.
+        Fields that no modality of the spec reads are dropped silently.
         """
         fields: dict[str, bytes] = {}
         left_out: list[LeftOut] = []
@@ -180,11 +180,11 @@ class Preparation:
         return None, left_out
 
     def options(self) -> dict[str, Any]:
-        """Each modality's options."""
+        """Return the options of each modality."""
         return {name: unstructure(modality.options) for name, modality in self.modalities.items()}
 
     def description(self) -> bytes:
-        """Content of `prepared.json` beside the shards: each modality's options and what it learned."""
+        """Return the content of `prepared.json`: each modality's options and what it learned."""
         tables = {
             name: {"options": unstructure(modality.options), "state": modality.state()}
             for name, modality in self.modalities.items()
@@ -198,18 +198,18 @@ def _unreadable(key: str, name: str, error: DataError) -> LeftOut:
 
 
 def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -> bool:
-    """Give modalities the state that prepared shards were read with.
+    """Give modalities the state with which prepared shards were read.
 
     Args:
         urls: The training shards.
-        modalities: Of the spec, by name.
+        modalities: Modalities of the spec, by name.
 
     Returns:
-        Whether the shards are prepared ones.
+        Whether the shards are prepared.
 
     Raises:
-        DataError: They were prepared for other modalities or options, with different states in two folders, or lie
-            beside raw ones that need a state; or their description is damaged.
+        DataError: The shards were prepared for other modalities or options, have different states in two folders, or
+            are mixed with raw shards that need a state; or their description is damaged.
     """
     found = _descriptions(urls)
     prepared = {path: content for path, content in found.items() if content is not None}
@@ -228,14 +228,14 @@ def load_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) ->
     fitted = [name for name, modality in modalities.items() if needs_fit(modality)]
     if raw and fitted:
         raise DataError(
-            f"{first} is of prepared shards, and there is no {raw[0]}: {', '.join(fitted)} would be fitted to the one "
-            "part alone; pack all shards with --for, or none"
+            f"{first} belongs to prepared shards, but {raw[0]} is missing: {', '.join(fitted)} would be fitted to one "
+            "part only; pack all shards with --for, or none"
         )
     return True
 
 
 def check_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -> None:
-    """Raise DataError where shards were prepared with other options or states than fitted modalities have."""
+    """Raise DataError if shards were prepared with other options or states than those of the fitted modalities."""
     for path, content in _descriptions(urls).items():
         if content is None:
             continue
@@ -244,13 +244,13 @@ def check_preparation(urls: Sequence[str], modalities: Mapping[str, Modality]) -
             _check_options(path, described, name, modality)
             if described[name]["state"] != json.loads(json.dumps(modality.state())):
                 raise DataError(
-                    f"{path}: the shards were prepared with another state of {name!r} than the training shards', which "
-                    "it learned from other samples; pack all splits in one call"
+                    f"{path}: the shards were prepared with another state of {name!r} than the training shards, learned"
+                    " from other samples; pack all splits in one call"
                 )
 
 
 def _descriptions(urls: Sequence[str]) -> dict[str, bytes | None]:
-    """What is said beside the shards of each folder, by its path; None where there is nothing."""
+    """Return the content of `prepared.json` for each folder of shards, by its path; None if there is none."""
     folders = dict.fromkeys(url.rpartition("/")[0] for url in urls)
     paths = [f"{folder}/{PREPARED_FILE}" if folder else PREPARED_FILE for folder in folders]
     return {path: read_url_if_there(path) for path in paths}
@@ -268,12 +268,12 @@ def _check_options(path: str, described: Mapping[str, Mapping[str, Any]], name: 
     if changed:
         raise DataError(
             f"{path}: the shards were prepared for other options of {name!r} (prepared, this spec): {changed}; "
-            "pack them again, or train with those"
+            "pack them again, or train with those options"
         )
 
 
 def _described(content: bytes, path: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """What `Preparation.description` gave; earlier versions wrote the tables alone, without a checksum."""
+    """Parse the result of `Preparation.description`. Earlier versions wrote only the tables, without a checksum."""
     tables = {str: {"options": dict, "state": dict}}
     try:
         found: dict[str, Any] = parse_json(content, {}, earlier=tables)

@@ -1,4 +1,4 @@
-"""What a set has: which modalities are present in its samples, and which fields no modality reads."""
+"""Inspect a set: which modalities are present in its samples, and which fields no modality reads."""
 
 import difflib
 import random
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.indexed import IndexedShards, Summaries, index_shards, read_in_order
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field
+from shala_framework.data.random_access import IndexedShards, Summaries, index_shards, read_in_order
 from shala_framework.data.rows import Rows, decode
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
@@ -21,22 +21,22 @@ from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
 
-MOST_SHARDS = 16  # that a look at a set opens
+MOST_SHARDS = 16  # number of shards that an inspection opens
 
 
 def absent_from_rows(
     rows: Rows, modalities: Mapping[str, Modality], urls: Sequence[str], *, max_field_bytes: int = MAX_FIELD_BYTES
 ) -> list[str]:
-    """Modalities that no row of a set has.
+    """List the modalities that no row of a set has.
 
     Args:
-        rows: The set.
-        modalities: By name.
-        urls: The shards that rows were read from; they are read again, for the names of fields, if one is absent.
-        max_field_bytes: A field of more bytes is an error.
+        rows: Rows of the set.
+        modalities: Modalities by name.
+        urls: Shards of the rows. If a modality is absent, they are read again for the names of their fields.
+        max_field_bytes: Size limit of a field; a larger field is an error.
 
     Returns:
-        A sentence for each.
+        A sentence for each of them.
     """
     absent = [name for name, there in zip(rows.x, rows.presence.any(0).tolist(), strict=True) if not there]
     there = (
@@ -55,17 +55,17 @@ def absent_from_first(
     *,
     max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> list[str]:
-    """Modalities that the first samples of a set too large to look at lack, going by the names of fields alone.
+    """List the modalities that the first samples of a large set lack, judging only by the names of fields.
 
     Args:
-        urls: Shards, of which no more is read than it takes to see every modality once.
-        modalities: By name.
+        urls: Shards. Reading stops when every modality has been seen once.
+        modalities: Modalities by name.
         cache: Folder for copies of remote shards.
-        limit: Most samples to look at.
-        max_field_bytes: A field of more bytes is an error.
+        limit: Largest number of samples to inspect.
+        max_field_bytes: Size limit of a field; a larger field is an error.
 
     Returns:
-        A sentence for each modality of which no sample has a field, raw or prepared.
+        A sentence for each modality for which no sample has a raw or prepared field.
     """
     absent = dict(modalities)
     there: set[str] = set()
@@ -80,13 +80,13 @@ def absent_from_first(
 
 
 def _sought(name: str, modality: Modality, there: Iterable[str]) -> str:
-    """A modality that samples lack: the fields that it wants, and those that they have."""
+    """Describe a modality that samples lack: the fields it wants and the fields they have."""
     unread = [field for field in (*modality.fields, prepared_field(name)) if field in there]
     if unread:
         return f"modality {name!r}: reading the fields {unread} gave nothing; check its options"
     return (
         f"modality {name!r}: expected one of the fields {list(modality.fields)}, got {sorted(there)}; "
-        f"correct modality.{name}.options, or leave this modality out"
+        f"correct modality.{name}.options, or remove this modality"
     )
 
 
@@ -98,14 +98,14 @@ def look_around(
     max_field_bytes: int = MAX_FIELD_BYTES,
     tally: Tally | None = None,
 ) -> Iterator[RawSample]:
-    """The first samples of several shards, then others from all over those shards, until there are enough.
+    """Read the first samples of several shards, then others from all over these shards.
 
     Args:
         urls: Shards on disk.
-        limit: Most samples to read.
-        seconds: Time after which no more are read; the first one always is.
-        max_field_bytes: A field of more bytes is an error.
-        tally: Counts members of the shards that are no fields.
+        limit: Largest number of samples to read.
+        seconds: Time limit. The first sample is always read.
+        max_field_bytes: Size limit of a field; a larger field is an error.
+        tally: Counts members of the shards that are not fields.
 
     Raises:
         DataError: A shard or a sample cannot be read.
@@ -120,7 +120,7 @@ def look_around(
             if count >= limit or (count and time.monotonic() > end):
                 return
             shards = index_shards([url], None, summaries, max_field_bytes=max_field_bytes, tally=tally)
-            if shards is None:  # compressed, and read from its start alone
+            if shards is None:  # compressed, so only its start is read
                 few = islice(read_shards([url], max_field_bytes=max_field_bytes), max(1, limit // MOST_SHARDS))
                 for sample in few:
                     count += 1
@@ -142,15 +142,15 @@ def look_around(
 
 @attrs.define
 class Look:
-    """What some samples of a set were found to hold.
+    """Findings about some samples of a set.
 
     Attributes:
-        samples: Number of samples looked at.
-        shards: Shards that they are from.
-        fields: Number of them that have each field.
-        present: Number of them in which each modality is present.
-        tally: What a run would pass over.
-        errors: What a run would stop at.
+        samples: Number of inspected samples.
+        shards: Shards of these samples.
+        fields: Number of samples that have each field.
+        present: Number of samples in which each modality is present.
+        tally: What a run would skip.
+        errors: Errors that would stop a run.
     """
 
     samples: int = 0
@@ -161,7 +161,7 @@ class Look:
     errors: list[str] = attrs.field(factory=list)
 
     def add(self, sample: RawSample, modalities: Mapping[str, Modality]) -> None:
-        """Decode a sample and count what it holds."""
+        """Decode a sample and count its fields and modalities."""
         self.samples += 1
         self.shards.add(sample.shard)
         self.fields.update(sample.fields.keys())
@@ -175,11 +175,11 @@ class Look:
             self.tally.add_sample(row.key, row.blank, dropped=row.is_empty)
 
     def shares(self, modalities: Iterable[str]) -> str:
-        """Of how many samples each modality is present in."""
+        """Format the share of samples in which each modality is present."""
         return ", ".join(f"{name} {self.present[name] / max(1, self.samples):.0%}" for name in modalities)
 
     def unread(self, modalities: Mapping[str, Modality]) -> list[str]:
-        """A sentence for each field that no modality reads, with the nearest name that one does."""
+        """Return a sentence for each field that no modality reads, with the nearest name of a field that one does."""
         readers = {field: name for name, modality in modalities.items() for field in modality.fields}
         known = {*readers, LABEL_FIELD, *map(prepared_field, modalities)}
         sentences = []

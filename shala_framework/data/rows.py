@@ -1,4 +1,4 @@
-"""Samples decoded by their modalities: a batch of rows, and a whole set in memory.
+"""Decode samples with their modalities: a batch of rows, or a whole set in memory.
 
 Shapes: B rows of a batch, N rows of a set, M modalities.
 """
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched
-from shala_framework.data.indexed import read_in_order, read_spread
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import describe_blank, prepared_field, read_prepared
+from shala_framework.data.random_access import read_in_order, read_spread
 from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
@@ -23,7 +23,7 @@ from shala_framework.support.errors import DataError, PluginError
 from shala_framework.support.machine import to_device
 from shala_framework.support.seeds import mix_seed
 
-MOST_TRIED = 1_000  # samples that are tried in the place of one in which no modality is present
+MOST_TRIED = 1_000  # samples to try as a replacement for one in which no modality is present
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -31,11 +31,12 @@ class Rows:
     """Aligned rows of every modality.
 
     Attributes:
-        x: Modality name to tensor [B, ...]; zeros in rows that lack it.
+        x: Modality name to tensor [B, ...]; zeros in rows that lack the modality.
         presence: bool [B, M], columns in the order of x.
         keys: Key of each row.
         labels: Class name of each row, or None.
-        tally: What was passed over when these rows were read; None where nothing was. Rows taken from others have none.
+        tally: Counts of what was skipped while reading these rows, or None if nothing was. Rows derived from others
+            have none.
     """
 
     x: dict[str, Tensor]
@@ -48,7 +49,7 @@ class Rows:
         return len(self.keys)
 
     def take(self, rows: Tensor) -> "Rows":
-        """The rows of an index tensor [K], in its order."""
+        """Select the rows of an index tensor [K], in its order."""
         index = rows.tolist()
         rows = to_device(rows, self.presence.device)
         return Rows(
@@ -63,25 +64,25 @@ class Rows:
         return (self.take(index) for index in torch.arange(len(self)).split(num_rows))
 
     def index_having(self, names: Sequence[str]) -> Tensor:
-        """Index of the rows that have every modality named: int64 [K]."""
+        """Return the index of the rows that have all named modalities: int64 [K]."""
         columns = [list(self.x).index(name) for name in names]
         return torch.nonzero(self.presence[:, columns].all(1))[:, 0]
 
     def having(self, names: Sequence[str]) -> "Rows":
-        """The rows that have every modality named."""
+        """Return the rows that have all named modalities."""
         return self.take(self.index_having(names))
 
     def spread(self, most: int) -> "Rows":
-        """At most so many rows from all over them, in order."""
+        """Return at most this many rows, spread over all of them, in order."""
         return self.take(torch.tensor(spread_positions(len(self), most), dtype=torch.long))
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors."""
+        """Number of bytes of the tensors."""
         return sum(value.numel() * value.element_size() for value in (*self.x.values(), self.presence))
 
     def to(self, device: torch.device, *, copy: bool = False) -> "Rows":
-        """The same rows on a device; with `copy` in memory of their own."""
+        """Return the same rows on a device, with `copy` always in new memory."""
 
         def moved(value: Tensor) -> Tensor:
             there = to_device(value, device)
@@ -97,10 +98,10 @@ class Decoded:
     """One sample after `Modality.read`.
 
     Attributes:
-        key: Its key.
-        label: Its class name, or None.
-        x: Modality name to tensor; None where the modality is missing.
-        blank: What is said of each field that is there, although reading it gave nothing.
+        key: Key of the sample.
+        label: Name of its class, or None.
+        x: Modality name to tensor, or None if the modality is missing.
+        blank: A sentence for each field that is present but gave nothing.
     """
 
     key: str
@@ -110,15 +111,15 @@ class Decoded:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no modality is present, although a field is there: `decode` refuses samples without any."""
+        """Whether no modality is present, although a field is. `decode` refuses samples without any field."""
         return bool(self.blank) and all(value is None for value in self.x.values())
 
 
 def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
-    """Read every modality of one raw sample, which may be empty where its fields say nothing.
+    """Read every modality of one raw sample. The result may be empty if the fields are blank.
 
     Raises:
-        DataError: A field cannot be decoded (says which, of which sample and shard), or no modality has a field.
+        DataError: A field cannot be decoded, or no modality has a field. The message names field, sample and shard.
     """
     x: dict[str, Tensor | None] = {}
     blank: list[str] = []
@@ -145,15 +146,15 @@ def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
 
 
 def collate(samples: Sequence[Decoded], modalities: Mapping[str, Modality], tally: Tally | None = None) -> Rows:
-    """Stack decoded samples; rows that lack a modality are zeros.
+    """Stack decoded samples. Rows that lack a modality are zeros.
 
     Args:
-        samples: One a row; there may be none.
-        modalities: By name.
-        tally: What was passed over when they were read.
+        samples: One sample per row, possibly none.
+        modalities: Modalities by name.
+        tally: Counts of what was skipped while reading them.
 
     Raises:
-        PluginError: A plugin read another shape or dtype than it declares.
+        PluginError: A plugin read a shape or dtype that differs from its declaration.
     """
     x = {}
     for name, modality in modalities.items():
@@ -185,16 +186,16 @@ def decode_batch(
     others: Callable[[int], Iterable[RawSample]],
     tally: Tally | None = None,
 ) -> Rows:
-    """Read a batch, which keeps its number of rows: another sample takes the place of an empty one.
+    """Decode a batch with a fixed number of rows. Another sample replaces each empty one.
 
     Args:
         batch: Raw samples.
-        modalities: By name.
-        others: Given the place of an empty sample, those that may take it, the first choice first.
-        tally: What was passed over before; the batch's own is added to it.
+        modalities: Modalities by name.
+        others: Returns the possible replacements of the empty sample at a position, best first.
+        tally: Counts of what was skipped before, to which this batch's are added.
 
     Raises:
-        DataError: As `decode`, or all others are empty too.
+        DataError: As in `decode`, or all replacements are empty too.
     """
     tally = Tally() if tally is None else tally
     rows = [decode(sample, modalities) for sample in batch]
@@ -216,16 +217,16 @@ def read_filled(
     tally: Tally,
     on_sample: Callable[[int], None] = lambda _: None,
 ) -> list[Decoded]:
-    """Read samples in order and leave out those whose fields say nothing.
+    """Decode samples in order and leave out those with only blank fields.
 
     Args:
         raws: Raw samples.
-        modalities: By name.
-        tally: Counts what is passed over.
+        modalities: Modalities by name.
+        tally: Counts what is skipped.
         on_sample: Called with the number of samples read so far.
 
     Raises:
-        DataError: As `decode`.
+        DataError: As in `decode`.
     """
     samples = []
     for number, raw in enumerate(raws, 1):
@@ -239,10 +240,10 @@ def read_filled(
 
 
 def checked_rows(rows: Rows, urls: Sequence[str]) -> Rows:
-    """The rows of whole shards, of which there is at least one.
+    """Return the rows of complete shards after checking that there is at least one.
 
     Raises:
-        DataError: There is none; says whether any had been read.
+        DataError: There is no row. The message says whether any sample was read.
     """
     if len(rows):
         return rows
@@ -266,20 +267,19 @@ def load_rows(
     on_sample: Callable[[int], None] = lambda _: None,
     max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> Rows:
-    """Decode shards into memory, without samples whose fields say nothing; the rows' tally counts those.
+    """Decode shards into memory, without samples whose fields are all blank. The rows' tally counts those.
 
     Args:
         urls: Shards, in order.
-        modalities: By name.
-        limit: Most rows to read: of a larger set rows all over it, as samples may be sorted by class, and the first
-            ones of shards behind a URL without an index.
+        modalities: Modalities by name.
+        limit: Largest number of rows to read. From a larger set, rows are spread over the whole set, which may be
+            sorted by class. From shards behind a URL without an index, the first rows are read.
         cache: Folder for copies of remote shards.
         on_sample: Called with the number of samples read so far.
-        max_field_bytes: A field of more bytes is an error.
+        max_field_bytes: Size limit of a field; a larger field is an error.
 
     Raises:
-        DataError: A shard or sample cannot be read, or there is no sample at all, or none in which a modality is
-            present.
+        DataError: A shard or sample cannot be read, or there is no sample, or no modality is present in any.
     """
     tally = Tally()
     if limit is None:
@@ -290,15 +290,15 @@ def load_rows(
 
 
 def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
-    """Endless index batches [batch_size], each epoch a permutation that depends on (seed, epoch) alone.
+    """Yield endless index batches [batch_size]. Each epoch is a permutation that depends only on (seed, epoch).
 
-    An epoch's incomplete last batch is dropped; a set smaller than a batch is repeated to fill one.
+    The incomplete last batch of an epoch is dropped. A set smaller than a batch is repeated to fill one.
 
     Args:
-        num_rows: Rows of the set.
-        batch_size: Rows a batch.
-        seed: Of the permutations.
-        start_step: Number of batches to pass over.
+        num_rows: Number of rows of the set.
+        batch_size: Number of rows of a batch.
+        seed: Seed of the permutations.
+        start_step: Number of batches to skip.
     """
     per_epoch = max(1, num_rows // batch_size)
     step = start_step
@@ -325,15 +325,16 @@ def fit_to_shards(
     """Fit a modality to the samples of raw shards, or to the first of them.
 
     Args:
-        name: Of the modality, for messages.
-        modality: That learns from training samples.
+        name: Name of the modality, for messages.
+        modality: Modality that learns from training samples.
         urls: The shards.
         cache: Folder for copies of remote shards.
-        limit: Most samples to read.
-        max_field_bytes: A field of more bytes is an error.
+        limit: Largest number of samples to read.
+        max_field_bytes: Size limit of a field; a larger field is an error.
 
     Raises:
-        DataError: A shard or a sample cannot be read, or there is too little to learn from; says which, of what.
+        DataError: A shard or a sample cannot be read, or there is too little to learn from. The message names the
+            place.
     """
     watched = Watched(islice(read_in_order(urls, cache, max_field_bytes=max_field_bytes), limit))
     fit_watched(name, modality, watched)
@@ -343,7 +344,7 @@ def fit_watched(name: str, modality: Modality, watched: Watched[RawSample]) -> N
     """Fit a modality to raw samples.
 
     Raises:
-        DataError: A sample cannot be read, or there is too little to learn from; says which, of what.
+        DataError: A sample cannot be read, or there is too little to learn from. The message names the place.
     """
     try:
         modality.fit(iter(watched))

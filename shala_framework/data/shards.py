@@ -1,4 +1,4 @@
-"""Shards: tar files in WebDataset's layout, one sample's fields side by side under one key."""
+"""Shards: tar files in WebDataset's layout, in which the fields of a sample are adjacent and share one key."""
 
 from collections.abc import Collection, Iterable, Iterator
 
@@ -23,7 +23,7 @@ LABEL_FIELD = "cls"
 
 @attrs.frozen
 class RawSample:
-    """One sample as it lies in a shard: original bytes by field name."""
+    """One sample as stored in a shard: original bytes by field name."""
 
     key: str
     fields: dict[str, bytes]
@@ -31,10 +31,10 @@ class RawSample:
 
     @property
     def label(self) -> str | None:
-        """The class name without white space around it, where the sample has one.
+        """Name of the sample's class without surrounding white space, or None.
 
         Raises:
-            DataError: The field of labels is not UTF-8, or says nothing.
+            DataError: The label field is not UTF-8, or is blank.
         """
         if LABEL_FIELD not in self.fields:
             return None
@@ -50,7 +50,7 @@ class RawSample:
         if not label:
             got = f"{len(written)} bytes of white space" if written else "0 bytes"
             raise DataError(
-                f"{where}: expected the name of a class, got {got}; leave the field out where a sample has none"
+                f"{where}: expected the name of a class, got {got}; leave the field out if a sample has no class"
             )
         return label
 
@@ -62,23 +62,23 @@ def read_shards(
     max_field_bytes: int = MAX_FIELD_BYTES,
     tally: Tally | None = None,
 ) -> Iterator[RawSample]:
-    """Samples of each shard in order, without decoding; shards may be compressed by gzip, bzip2 or xz.
+    """Read the samples of each shard in order, without decoding. Shards may be compressed by gzip, bzip2 or xz.
 
     Args:
-        urls: Of the shards.
-        wanted: Fields to read; None for all.
-        max_field_bytes: A field of more bytes is an error.
-        tally: Counts members that are no fields.
+        urls: Paths or URLs of the shards.
+        wanted: Fields to read; None reads all.
+        max_field_bytes: Size limit of a field; a larger field is an error.
+        tally: Counts members that are not fields.
 
     Raises:
-        DataError: A shard is absent, cut short, no tar file, holds one key in two places, or a member that would be
-            lost, such as a link.
+        DataError: A shard is missing, truncated or not a tar file, has one key in two places, or has a member that
+            would be lost, such as a link.
     """
     tally = Tally() if tally is None else tally
     for url in urls:
         num_samples, opened = 0, False
         try:
-            # Not opened by webdataset, which starts programs for URLs and leaves files to the garbage collector.
+            # webdataset would start programs for URLs and leave files to the garbage collector.
             with open_stream(url) as stream:
                 opened = True
                 plain, is_compressed = uncompressed(stream)
@@ -97,11 +97,11 @@ def read_shards(
             if not opened:
                 raise  # it names the URL
             raise DataError(f"{url}: {error}") from error
-        except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
+        except Exception as error:  # exceptions of clients, such as aiohttp's, are not subclasses of OSError
             if not isinstance(error, DAMAGE) and not is_remote(url):
                 raise
             raise DataError(
-                f"{url}: not a readable shard: {reason_of(error)}; after {num_samples} whole samples; "
+                f"{url}: not a readable shard: {reason_of(error)}, after {num_samples} complete samples; "
                 "copy or pack it again"
             ) from error
 

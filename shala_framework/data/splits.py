@@ -1,4 +1,4 @@
-"""Where the shards of a split are: those that the spec names, or those that its stand-in made."""
+"""Find the shards of a split: those that the spec names, or those that its stand-in generated."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -15,15 +15,15 @@ STAND_IN_FOLDER = "data"  # within a run's folder
 
 
 def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> list[str]:
-    """Shards of a split; none where the spec names none.
+    """Return the shards of a split, or none if the spec names none.
 
     Args:
-        data: The spec's table.
-        split: Which.
-        stand_in_run: Folder of the run, where its stand-in is used.
+        data: The spec's table [data].
+        split: Name of the split.
+        stand_in_run: Folder of the run if its stand-in is used.
 
     Raises:
-        DataError: What the spec names matches no file.
+        DataError: The spec's paths match no file.
     """
     if stand_in_run is not None:
         return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
@@ -36,5 +36,5 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
         return expand_urls(names) if names else []
     except DataError as error:
         absent = split != "train" and str(error).startswith("no such shards")
-        hint = f"; if the set has no {split} rows, take data.{split} out of the spec" if absent else ""
+        hint = f"; if the set has no {split} rows, remove data.{split} from the spec" if absent else ""
         raise DataError(f"data.{split}: {error}{hint}") from error

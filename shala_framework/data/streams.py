@@ -8,9 +8,9 @@ from pathlib import Path
 import attrs
 import torch
 
-from shala_framework.data.indexed import IndexedShards, index_shards
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
+from shala_framework.data.random_access import IndexedShards, index_shards
 from shala_framework.data.rows import MOST_TRIED, Rows, checked_rows, collate, decode_batch, load_rows, read_filled
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
@@ -21,21 +21,21 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.machine import available_cores
 from shala_framework.support.seeds import mix_seed
 
-ROWS_WORTH_A_WORKER = 256  # fewer are read before a worker process has started
-ROWS_OF_A_WORKER = 32  # that it decodes at a time
+ROWS_WORTH_A_WORKER = 256  # fewer rows are read before a worker process has started
+ROWS_OF_A_WORKER = 32  # rows that a worker decodes at a time
 
 
 def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
-    """Fields of a sample that modalities read, and the label."""
+    """Return the fields of a sample that modalities read, plus the label."""
     return frozenset({LABEL_FIELD}.union(*((*m.fields, prepared_field(name)) for name, m in modalities.items())))
 
 
 def read_places(
     shards: IndexedShards, places: Sequence[tuple[int, int]], modalities: Mapping[str, Modality], fields: frozenset[str]
 ) -> Rows:
-    """Rows of samples by shard and number; the next one in the set takes the place of one whose fields say nothing.
+    """Read samples by shard and number. The next sample in the set replaces one whose fields are all blank.
 
-    What a batch holds so depends on its places alone, and not on who reads it.
+    The content of a batch therefore depends only on its places, not on the reader.
     """
 
     def others(row: int) -> Iterator[RawSample]:
@@ -48,17 +48,17 @@ def read_places(
 def decode_in_order(
     samples: Iterator[RawSample], num_rows: int, modalities: Mapping[str, Modality], tally: Tally, turns: Iterator[bool]
 ) -> Iterator[Rows]:
-    """Batches of samples that can only be read in order, until there are no more.
+    """Yield batches of samples that can only be read in order, until there are no more.
 
-    Another sample of the batch takes the place of one whose fields say nothing, or the next one behind the batch, or
-    one of the batch before.
+    A sample whose fields are all blank is replaced by another sample of its batch, by one after the batch, or by one of
+    the batch before.
 
     Args:
         samples: Raw samples.
-        num_rows: Rows of a batch; the last one may have fewer.
-        modalities: By name.
-        tally: Counts what the samples' reader passes over; each batch takes along what is there.
-        turns: Whether each batch is decoded and given; the others are read alone.
+        num_rows: Number of rows of a batch; the last batch may have fewer.
+        modalities: Modalities by name.
+        tally: Counts what the reader of the samples skips; each batch takes the current counts.
+        turns: Whether to decode and yield each batch; other batches are only read.
     """
     ahead: deque[RawSample] = deque()
     before: list[RawSample] = []
@@ -90,17 +90,18 @@ def decode_in_order(
 class IndexedStream:
     """Batches of shards whose samples can be read by number.
 
-    Step s has the positions s * batch_size and on of a `SampleOrder`, of which rank r of W takes every W-th from the
-    r-th on. A batch is so a function of the step alone, whatever the number of processes and workers: every epoch has
-    every sample exactly once, every rank takes as many steps, and the stream can be taken up at any step.
+    Step s uses the positions s * batch_size and following of a `SampleOrder`; rank r of W takes every W-th of them,
+    starting with the r-th. Each step's batch depends only on the step number, so it is the same for any number of
+    workers and processes: every epoch has every sample exactly once, all ranks make equally many steps, and the stream
+    can resume at any step.
 
     Args:
-        shards: Where samples are read.
-        modalities: By name.
-        order: Of the samples.
-        batch_size: Rows of a step over all ranks.
+        shards: Shards to read from.
+        modalities: Modalities by name.
+        order: Order of the samples.
+        batch_size: Number of rows of a step over all ranks.
         start_step: Step of the first batch.
-        rank: Of this process.
+        rank: Rank of this process.
         world_size: Number of processes, a divisor of batch_size.
     """
 
@@ -123,28 +124,28 @@ class IndexedStream:
         return self.read(0, 1)
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
-        """The batches of one reader: its first one, and every stride-th from there on."""
+        """Yield the batches of one reader: the first one given, and every stride-th after it."""
         step = self.start_step + first
         while True:
             yield self.batch(step)
             step += stride
 
     def batch(self, step: int) -> Rows:
-        """This rank's rows of a step."""
+        """Read this rank's rows of a step."""
         start = step * self.batch_size
         places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
         return read_places(self.shards, places, self.modalities, self.fields)
 
 
 class OrderedStream:
-    """Every sample of indexed shards once, in order: rank r of W has the batches r, r + W, ... of so many rows.
+    """Every sample of indexed shards once, in order. Rank r of W has the batches r, r + W, ... of num_rows rows.
 
     Args:
-        shards: Where samples are read.
-        modalities: By name.
-        num_rows: Of a batch; the last one may have fewer.
-        start: How many of this rank's batches are left out.
-        rank: Of this process.
+        shards: Shards to read from.
+        modalities: Modalities by name.
+        num_rows: Number of rows of a batch; the last batch may have fewer.
+        start: Number of this rank's batches to skip.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -165,7 +166,7 @@ class OrderedStream:
         return self.read(0, 1)
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
-        """The batches of one reader: its first one, and every stride-th from there on."""
+        """Yield the batches of one reader: the first one given, and every stride-th after it."""
         number = self.start + first
         while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
             places = list(map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards)))))
@@ -174,16 +175,16 @@ class OrderedStream:
 
 
 class PlacesStream:
-    """Samples of indexed shards by their positions in the set, so many at a time, one after the other.
+    """Samples of indexed shards by their positions in the set, in batches.
 
-    As in `load_rows`, those whose fields say nothing are left out and counted, so that a batch may be smaller or empty,
-    and every field is read, whether a modality wants it or not: another size, sum or limit is an error.
+    As in `load_rows`, samples whose fields are all blank are left out and counted, so a batch may be smaller or empty.
+    Every field is read, even if no modality uses it, so a wrong size, checksum or limit is always an error.
 
     Args:
-        shards: Where samples are read.
-        modalities: By name.
-        positions: Of the samples.
-        num_rows: Samples of a batch; the last one may have fewer.
+        shards: Shards to read from.
+        modalities: Modalities by name.
+        positions: Positions of the samples.
+        num_rows: Number of samples of a batch; the last batch may have fewer.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class PlacesStream:
         return self.read(0, 1)
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
-        """The batches of one reader: its first one, and every stride-th from there on."""
+        """Yield the batches of one reader: the first one given, and every stride-th after it."""
         for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
             places = map(self.shards.locate, self.positions[begin : begin + self.num_rows])
             tally = Tally()
@@ -205,12 +206,13 @@ class PlacesStream:
 
 
 class ShardStream:
-    """Batches of shards that are only read from their start, such as those behind a URL without an index.
+    """Batches of shards that can only be read from their start, such as those behind a URL without an index.
 
-    Every epoch permutes the shards by (seed, epoch), gives each reader, a worker of a rank, its part of them (or of the
-    samples, where shards are fewer than readers), and shuffles samples in a buffer. Each reader begins its next epoch
-    when its part is over, and so the epochs of several readers are not the same steps. The stream is a function of its
-    arguments and the number of readers, and is taken up at a step by reading everything before it, without decoding.
+    Every epoch permutes the shards by (seed, epoch) and gives each reader, which is a worker of a rank, its share of
+    them, or of the samples if there are fewer shards than readers. Each reader shuffles its samples in a buffer. It
+    begins its next epoch when its share is used up, so the epochs of several readers do not coincide. The stream
+    depends only on its arguments and the number of readers. To resume at a step, it reads everything before it without
+    decoding.
     """
 
     def __init__(
@@ -235,9 +237,9 @@ class ShardStream:
         return self.read(0, 1)
 
     def read(self, index: int, count: int) -> Iterator[Rows]:
-        """The batches of one of so many readers, which take turns."""
-        # The loader takes batches from its workers in turn. Started at step s, its first worker stands for the reader
-        # whose turn it is, and of the first s batches reader r gave ceil((s - r) / count).
+        """Yield the batches of one of `count` readers, which take turns."""
+        # The loader takes batches from its workers in turn. If it starts at step s, its first worker acts as the reader
+        # whose turn it is. Reader r has given ceil((s - r) / count) of the first s batches.
         index = (index + self.start_step) % count
         skip = max(0, -(-(self.start_step - index) // count))
         tally = Tally()
@@ -290,19 +292,19 @@ def load_rows_in_workers(
     on_sample: Callable[[int], None] = lambda _: None,
     max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> Rows:
-    """The rows that `load_rows` gives, decoded by worker processes where there are enough of them to be worth it.
+    """Load the same rows as `load_rows`, with worker processes if there are enough rows to justify them.
 
     Args:
         urls: Shards, in order.
-        modalities: By name.
-        limit: Most rows to read, from all over a larger set.
+        modalities: Modalities by name.
+        limit: Largest number of rows to read, spread over a larger set.
         cache: Folder for copies of remote shards.
-        num_workers: Processes that decode; 0 decodes in this one, as do shards without an index.
+        num_workers: Number of processes that decode. With 0, or for shards without an index, this process decodes.
         on_sample: Called with the number of samples read so far.
-        max_field_bytes: A field of more bytes is an error.
+        max_field_bytes: Size limit of a field; a larger field is an error.
 
     Raises:
-        DataError: As `load_rows`.
+        DataError: As in `load_rows`.
     """
     tally = Tally()
     shards = index_shards(urls, cache, max_field_bytes=max_field_bytes, tally=tally) if num_workers else None
@@ -323,7 +325,7 @@ def load_rows_in_workers(
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
-    """The rows of several, one after the other; at least one. What was passed over is left to the caller to say."""
+    """Concatenate the rows of several, at least one. The caller handles their tallies."""
     return Rows(
         x={name: torch.cat([rows.x[name] for rows in parts]) for name in parts[0].x},
         presence=torch.cat([rows.presence for rows in parts]),
@@ -333,10 +335,10 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 
 
 def stream_batches(stream: Stream[Rows], num_workers: int) -> Iterator[Rows]:
-    """Batches of a stream, decoded by worker processes (none: in this one).
+    """Yield the batches of a stream, decoded by worker processes, or by this process if there are none.
 
     Raises:
-        DataError: What the stream raises, in the words of the worker that met it.
+        DataError: The stream raised it in a worker.
         WorkerError: A worker was killed.
     """
     return work(stream, num_workers) if num_workers else stream.read(0, 1)

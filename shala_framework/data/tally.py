@@ -1,26 +1,26 @@
-"""What reading passes over, counted and named: members of shards that are no fields, and fields that say nothing."""
+"""Count and name what reading skips: members of shards that are not fields, and fields without content."""
 
 from collections.abc import Iterable
 
 import attrs
 
 MOST_NAMED = 3
-NOTHING_IN_IT = "tar files without a sample"  # sound ones, or the zeros that a failed disk or copy leaves
+NOTHING_IN_IT = "tar files without a sample"  # valid ones, or the zeros that a failed disk or copy leaves
 
 
 @attrs.define
 class Names:
-    """How many there are of something, and the first of their names."""
+    """Number of things, and their first names."""
 
     count: int = 0
     first: tuple[str, ...] = ()
 
     def add(self, names: Iterable[str], count: int | None = None) -> None:
-        """Take in some more.
+        """Add more things.
 
         Args:
-            names: Of them, or the first ones.
-            count: How many there are; None for as many as there are names.
+            names: All their names, or the first ones.
+            count: Number of things; None if names has all of them.
         """
         new = tuple(names)
         self.count += len(new) if count is None else count
@@ -33,12 +33,12 @@ class Names:
 
 @attrs.define
 class Tally:
-    """What was passed over in some reading.
+    """Counts of what reading skipped.
 
     Attributes:
-        skipped: Reason to the members of shards that are no fields.
-        blank: What is said of a field that says nothing, such as that nobody is tracked, to the samples that have it.
-        dropped: Samples that are left out because of that: nothing else is in them.
+        skipped: Reason to the members of shards that are not fields.
+        blank: Reason, such as that nobody is tracked, to the samples with a field that is blank for this reason.
+        dropped: Samples that are left out because no modality is present in them.
     """
 
     skipped: dict[str, Names] = attrs.field(factory=dict)
@@ -50,24 +50,24 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """How often anything was passed over."""
+        """Number of things that were skipped."""
         return sum(names.count for names in (*self.skipped.values(), *self.blank.values(), self.dropped))
 
     def clear(self) -> None:
-        """Start again."""
+        """Reset all counts."""
         self.skipped, self.blank, self.dropped = {}, {}, Names()
 
     def skip(self, reason: str, name: str) -> None:
-        """Count a member of a shard that is no field."""
+        """Count a member of a shard that is not a field."""
         self.skipped.setdefault(reason, Names()).add([repr(name)])
 
     def add_sample(self, key: str, blank: Iterable[str], *, dropped: bool) -> None:
-        """Count a sample.
+        """Count a sample with blank fields.
 
         Args:
-            key: Of the sample.
-            blank: What is said of each of its fields that says nothing.
-            dropped: Whether nothing is left of the sample.
+            key: Key of the sample.
+            blank: Reason for each of its blank fields.
+            dropped: Whether the sample is left out.
         """
         for reason in blank:
             self.blank.setdefault(reason, Names()).add([repr(key)])
@@ -75,14 +75,14 @@ class Tally:
             self.dropped.add([repr(key)])
 
     def add(self, other: "Tally") -> None:
-        """Take in what another reading passed over."""
+        """Add the counts of another tally."""
         for mine, theirs in ((self.skipped, other.skipped), (self.blank, other.blank)):
             for name, names in theirs.items():
                 mine.setdefault(name, Names()).add(names.first, names.count)
         self.dropped.add(other.dropped.first, other.dropped.count)
 
     def sentences(self) -> list[str]:
-        """One for each kind of thing that was passed over."""
+        """Return one sentence for each kind of skipped thing."""
         said = [f"skipped {reason} in the shards ({names.count}): {names}" for reason, names in self.skipped.items()]
         said += [
             f"{reason}, in {_samples(names.count)}, {names}; this counts as missing"

@@ -1,8 +1,8 @@
-"""Tar files as shards: each member is a field of a sample, is counted and named, or is an error.
+"""Read tar files as shards. Every member is a field of a sample, is counted and named, or is an error.
 
-The headers are read here because Python's `tarfile` takes a damaged header for the end of the file, stops at the first
-end mark whatever follows it, and reads as much as a header declares. Names and samples are those that WebDataset makes
-of the same file: fields side by side whose names agree up to the first dot.
+The module reads headers itself, because Python's `tarfile` takes a damaged header for the end of the file, stops at the
+first end mark whatever follows it, and reads as much as a header declares. Names and samples agree with WebDataset:
+adjacent fields whose names agree up to the first dot form a sample.
 """
 
 import bz2
@@ -30,14 +30,14 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.urls import said_by
 
 BLOCK = 512
-CHUNK = 1 << 20  # bytes that are read at a time of what is not kept
+CHUNK = 1 << 20  # bytes to read at a time of data that are not kept
 MAX_FIELD_BYTES = 1 << 28  # for readers without a spec; data.max_field_bytes has the same default
 MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
-MAX_PADDING_BYTES = 1 << 26  # zeros behind the end mark
+MAX_PADDING_BYTES = 1 << 26  # zeros after the end mark
 DAMAGE: Final = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 _T = TypeVar("_T")
-_RESERVED = re.compile(r"__[^/]*__($|/)")  # names that WebDataset sets aside
+_RESERVED = re.compile(r"__[^/]*__($|/)")  # names that WebDataset reserves
 _ZEROS = bytes(BLOCK)
 _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "a file compressed by zstd",
@@ -50,7 +50,7 @@ MAGIC_BYTES = 6
 
 
 class Readable(Protocol):
-    """What a tar file is read from."""
+    """A stream to read a tar file from."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -80,13 +80,13 @@ class Field:
 
 
 class TarReader:
-    """The fields of a tar file in order, each of which may be read before the next is taken.
+    """The fields of a tar file in order. Each may be read before the next is taken.
 
     Args:
-        stream: Positioned at the start of the tar file.
+        stream: Stream at the start of the tar file.
         num_bytes: Size of the file, if known.
-        seek: Moves the stream to a position; None to read everything in between.
-        on_skipped: Called with the reason and the name of every member that is no field.
+        seek: Moves the stream to a position. None reads everything in between.
+        on_skipped: Called with the reason and the name of every member that is not a field.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class TarReader:
         self._position = 0
 
     def __iter__(self) -> Iterator[Field]:
-        """Fields in order.
+        """Yield the fields in order.
 
         Raises:
-            tarfile.ReadError: The file is no tar file, is damaged, or is cut short.
-            DataError: It holds something that cannot be read as a field, such as a link.
+            tarfile.ReadError: The file is not a tar file, is damaged or is truncated.
+            DataError: The file contains something that cannot be read as a field, such as a link.
         """
         common: dict[str, bytes] = {}
         records: dict[str, bytes] = {}
@@ -145,7 +145,7 @@ class TarReader:
             if kind in REFUSED:
                 raise refusal(name, kind, header)
             if kind == b"5":
-                continue  # a directory has no bytes, whatever its size says
+                continue  # a directory has no bytes, whatever its size field states
             self._check_room(size, repr(name))
             end = self._position + size + -size % BLOCK
             if kind in (b"0", b"\0", b"7"):
@@ -161,23 +161,23 @@ class TarReader:
             self._move(end)
 
     def read(self, field: Field, limit: int = MAX_FIELD_BYTES) -> bytes:
-        """The bytes of the field that was taken last.
+        """Read the bytes of the field that was taken last.
 
         Raises:
-            tarfile.ReadError: They are cut short.
-            DataError: There are more of them than the limit allows.
+            tarfile.ReadError: The field is truncated.
+            DataError: The field is larger than the limit.
         """
         check_size(field.name, field.size, limit, field.key)
         return self._take(field.size, f"{field.key}.{field.name}")
 
     def pieces(self, field: Field) -> Iterator[bytes]:
-        """The same in pieces, whatever its size."""
+        """Read the bytes of a field of any size in pieces."""
         end = field.offset + field.size
         while self._position < end:
             yield self._take(min(CHUNK, end - self._position), f"{field.key}.{field.name}")
 
     def _take(self, size: int, name: str = "") -> bytes:
-        """Exactly so many bytes."""
+        """Read exactly this many bytes."""
         data = self.stream.read(size) if size else b""
         while len(data) < size and (more := self.stream.read(size - len(data))):
             data += more
@@ -197,13 +197,13 @@ class TarReader:
             self._take(min(CHUNK, position - self._position))
 
     def _check_room(self, size: int, name: str) -> None:
-        """Raise ReadError where a member reaches beyond the end of the file."""
+        """Raise ReadError if a member reaches beyond the end of the file."""
         if self.num_bytes is not None and size > self.num_bytes - self._position:
             left = self.num_bytes - self._position
             raise tarfile.ReadError(f"cut short or damaged: {name} declares {size:,} bytes, and {left:,} are left")
 
     def _expect_end(self) -> None:
-        """Raise where anything but zeros follows the first block of the end mark, or nothing at all."""
+        """Raise an error unless the first block of the end mark is followed by zeros only, and by at least some."""
         found = self._take(BLOCK)
         begun = self._position
         while not any(found):
@@ -212,28 +212,28 @@ class TarReader:
                 return
             self._position += len(found)
             if self._position - begun > MAX_PADDING_BYTES:
-                raise tarfile.ReadError(f"expected at most {MAX_PADDING_BYTES:,} zeros behind the end mark, got more")
+                raise tarfile.ReadError(f"expected at most {MAX_PADDING_BYTES:,} zeros after the end mark, got more")
         start = self._position - len(found)
         place = next(number for number, byte in enumerate(found) if byte)
         begin = place - (start + place) % BLOCK
         header = found[begin : begin + BLOCK] if begin >= 0 else b""
         if len(header) == BLOCK and sums_up(header):
             raise DataError(
-                f"a second archive begins at byte {start + begin:,}, behind the end mark, where tar does not look; "
-                "join archives with `tar --concatenate`, or name them as shards of their own"
+                f"a second archive begins at byte {start + begin:,}, after the end mark, which tar ignores; "
+                "join archives with `tar --concatenate`, or make them separate shards"
             )
-        raise tarfile.ReadError(f"damaged: bytes that are not zero at {start + place:,}, behind the end mark")
+        raise tarfile.ReadError(f"damaged: bytes that are not zero at {start + place:,}, after the end mark")
 
 
 def by_sample(fields: Iterable[Field], value: Callable[[Field], _T | None]) -> Iterator[tuple[str, dict[str, _T]]]:
-    """Key and fields of each sample in order.
+    """Group fields by sample and yield key and fields of each sample in order.
 
     Args:
-        fields: Of a tar file.
-        value: What is kept of a field; None to drop it.
+        fields: Fields of a tar file.
+        value: Returns what to keep of a field, or None to drop it.
 
     Raises:
-        DataError: The fields of one sample are in two places.
+        DataError: The fields of one sample are not adjacent.
         tarfile.ReadError: A sample has one field twice.
     """
     keys: set[str] = set()
@@ -247,7 +247,7 @@ def by_sample(fields: Iterable[Field], value: Callable[[Field], _T | None]) -> I
             key, kept = field.key, {}
             names.clear()
             if key in keys:
-                raise DataError(f"fields of {key!r} are not side by side; sort the tar file by name and try again")
+                raise DataError(f"fields of {key!r} are not adjacent; sort the tar file by name and try again")
             keys.add(key)
         if field.name in names:
             raise tarfile.ReadError(f"{key!r} has the field {field.name!r} twice")
@@ -260,7 +260,7 @@ def by_sample(fields: Iterable[Field], value: Callable[[Field], _T | None]) -> I
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and field of a member's name; an empty key, and why, where it is no field.
+    """Split a member's name into key and field. If it is not a field, the key is empty and the second part says why.
 
     Example:
         >>> split_name("a/0001.Skeleton.JSON")
@@ -282,7 +282,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def check_size(name: str, size: int, limit: int, key: str = "") -> None:
-    """Raise DataError where a field is larger than `data.max_field_bytes` allows."""
+    """Raise DataError if a field is larger than `data.max_field_bytes` allows."""
     if size > limit:
         where = f"sample {key!r}: " if key else ""
         raise DataError(
@@ -292,12 +292,12 @@ def check_size(name: str, size: int, limit: int, key: str = "") -> None:
 
 
 def compression(start: bytes) -> bytes | None:
-    """The mark of a compression that shards may have, if a file starts with one."""
+    """Return the mark of a compression that shards may have, if a file starts with one."""
     return next((magic for magic in _OPENERS if start.startswith(magic)), None)
 
 
 def uncompressed(stream: IO[bytes]) -> tuple[Readable, bool]:
-    """The tar file within a stream, and whether it is compressed, by its first bytes rather than by its name."""
+    """Return the tar file within a stream, and whether it is compressed according to its first bytes."""
     start = stream.read(MAGIC_BYTES)
     whole = _Rejoined(start, stream)
     magic = compression(start)
@@ -305,10 +305,11 @@ def uncompressed(stream: IO[bytes]) -> tuple[Readable, bool]:
 
 
 def check_end(file: IO[bytes]) -> int:
-    """Size of a tar file on disk.
+    """Return the size of a tar file on disk.
 
     Raises:
-        tarfile.ReadError: It starts as one and lacks its end mark, as a file that was cut between two members does.
+        tarfile.ReadError: The file starts as a tar file but has no end mark, like a file that was cut between two
+        members.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2 * BLOCK))
@@ -322,14 +323,14 @@ def check_end(file: IO[bytes]) -> int:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of `DAMAGE` says, in one phrase."""
+    """Describe an error of `DAMAGE` in one phrase."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return said_by(error)
 
 
 class _Rejoined:
-    """A stream of which the first bytes have been read; without `seek` and `tell`, so that nothing needs them."""
+    """A stream whose first bytes have already been read. It has no `seek` and `tell`, because nothing needs them."""
 
     def __init__(self, start: bytes, rest: Readable) -> None:
         self._start, self._rest = start, rest
@@ -346,7 +347,7 @@ def _check_sum(header: bytes, start: int) -> None:
     if sums_up(header):
         return
     if start:
-        raise tarfile.ReadError(f"damaged: the header at byte {start:,} does not fit its checksum")
+        raise tarfile.ReadError(f"damaged: the header at byte {start:,} does not match its checksum")
     for magic, kind in _FOREIGN.items():
         if header.startswith(magic):
             raise tarfile.ReadError(f"expected a tar file, plain or compressed by gzip, bzip2 or xz, got {kind}")

@@ -1,4 +1,4 @@
-"""Headers of tar files: sizes, names, extended records, checksums, and members that are no fields."""
+"""Headers of tar files: sizes, names, extended records, checksums, and members that are not fields."""
 
 import tarfile
 
@@ -16,7 +16,7 @@ REFUSED = {
 
 
 def sums_up(header: bytes) -> bool:
-    """Whether a header fits its checksum, taken over unsigned or, as old programs did, over signed bytes."""
+    """Check a header's checksum, which is over unsigned bytes or, in old programs, over signed bytes."""
     stated = header[148:156].replace(b"\0", b" ").split()
     try:
         expected = int(stated[0], 8) if stated else -1
@@ -30,7 +30,7 @@ def sums_up(header: bytes) -> bool:
 
 
 def octal(digits: bytes, start: int) -> int:
-    """A size as a header states it: octal digits, or big-endian bytes behind 0x80."""
+    """Parse a size in a header: octal digits, or big-endian bytes after 0x80."""
     if digits[0] == 0x80:
         return int.from_bytes(digits[1:], "big")
     text = digits.partition(b"\0")[0].strip()
@@ -42,14 +42,14 @@ def octal(digits: bytes, start: int) -> int:
 
 
 def decimal(digits: bytes, start: int) -> int:
-    """A size as a pax record states it."""
+    """Parse a size in a pax record."""
     if len(digits) > 20 or not digits.isdigit():
         raise tarfile.ReadError(f"damaged: the header before byte {start:,} states the size {digits[:20]!r}")
     return int(digits)
 
 
 def pax_records(content: bytes, start: int) -> dict[str, bytes]:
-    """The records of a pax header: length, space, key, "=", value and a line feed each."""
+    """Parse the records of a pax header; each consists of length, space, key, "=", value and line feed."""
     found: dict[str, bytes] = {}
     position = 0
     while position < len(content) and content[position]:
@@ -57,14 +57,14 @@ def pax_records(content: bytes, start: int) -> dict[str, bytes]:
         length = int(digits) if space and digits.isdigit() else 0
         key, equals, value = content[position + len(digits) + 1 : position + length - 1].partition(b"=")
         if not equals or content[position + length - 1 : position + length] != b"\n":
-            raise tarfile.ReadError(f"damaged: the extended header at byte {start:,} holds no records")
+            raise tarfile.ReadError(f"damaged: the extended header at byte {start:,} has no valid records")
         found[key.decode(errors="backslashreplace")] = value
         position += length
     return found
 
 
 def member_name(header: bytes, long: bytes | None, declared: dict[str, bytes]) -> str:
-    """Name of a member: of its pax records, of a long name before it, or of the header itself."""
+    """Return the name of a member from its pax records, a long name before it, or the header itself."""
     name = header[:100].partition(b"\0")[0]
     prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
     found = declared.get("path") or long or (prefix + b"/" + name if prefix else name)
@@ -72,13 +72,13 @@ def member_name(header: bytes, long: bytes | None, declared: dict[str, bytes]) -
 
 
 def refusal(name: str, kind: bytes, header: bytes) -> DataError:
-    """The error for a member that is no file with bytes of its own."""
+    """Return the error for a member that is not a file with its own bytes."""
     what = REFUSED[kind]
     if kind in (b"1", b"2"):
         target = header[157:257].partition(b"\0")[0].decode(errors="backslashreplace")
         return DataError(
-            f"{name!r} is {what} to {target!r} and has no bytes of its own; write the shard again with "
+            f"{name!r} is {what} to {target!r} without bytes of its own; write the shard again with "
             "`tar --dereference --hard-dereference`, or without it"
         )
     hint = "write the shard again without `tar --sparse`" if kind == b"S" else "write the shard again without it"
-    return DataError(f"{name!r} is {what}, which is no field; {hint}")
+    return DataError(f"{name!r} is {what}, not a field; {hint}")

@@ -1,7 +1,7 @@
-"""Processes that make the batches of a stream by turns; one that is killed is an error within a second.
+"""Worker processes that compute the batches of a stream in turn. A killed worker becomes an error within a second.
 
-Every worker has a connection of its own, of which this process keeps one end alone. So the end of a worker, however it
-comes, ends what waits for it, and the end of this process ends its workers.
+Every worker has its own connection, and only this process holds the other end. Whenever a worker ends, whatever waits
+for it ends too, and when this process ends, its workers end.
 """
 
 import signal
@@ -21,8 +21,8 @@ from shala_framework.support.urls import pipes_permitted, set_pipes_permitted
 
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)
-AHEAD = 2  # batches that each worker has ready beside the one that it works on
-PATIENCE_SECONDS = 2.0  # that a worker is given to end by itself
+AHEAD = 2  # finished batches that each worker holds besides the one in progress
+PATIENCE_SECONDS = 2.0  # time for a worker to end by itself
 
 
 class WorkerError(ShalaError):
@@ -30,22 +30,22 @@ class WorkerError(ShalaError):
 
 
 class Stream(Protocol[Batch_co]):
-    """Batches that several readers can make by turns."""
+    """Batches that several readers can compute in turn."""
 
     def read(self, index: int, count: int) -> Iterator[Batch_co]:
-        """The batches of one reader of so many, of which the first has the first batch."""
+        """Yield the batches of one of `count` readers. Reader 0 has the first batch."""
         ...
 
 
 def work(stream: Stream[Batch], num_workers: int) -> Iterator[Batch]:
-    """Batches of a stream in order, made by worker processes, which start at once.
+    """Yield the batches of a stream in order. Worker processes compute them and start at once.
 
     Args:
         stream: Source of the batches; every worker gets a copy.
         num_workers: Number of processes, at least 1.
 
     Raises:
-        ShalaError: What the stream raises, in the words of the worker that met it.
+        ShalaError: The stream raised it in a worker.
         WorkerError: A worker was killed.
     """
     workers = _Workers(stream, num_workers)
@@ -58,7 +58,7 @@ class _Workers:
         seed = int(torch.empty((), dtype=torch.int64).random_())
         self.processes: list[BaseProcess] = []
         self.connections: list[Connection] = []
-        # Before multiprocessing's own end, which would wait for workers that ignore its signal.
+        # Runs before multiprocessing's own cleanup, which would wait for workers that ignore its signal.
         self.close = Finalize(self, _end, (self.processes, self.connections), exitpriority=100)
         for index in range(count):
             mine, theirs = context.Pipe()
@@ -77,7 +77,7 @@ class _Workers:
             while True:
                 for index, connection in enumerate(self.connections):
                     kind, value = self._receive(index)
-                    if kind == "end":  # of several readers by turns, the first that is through is the last batch's next
+                    if kind == "end":  # the first reader that finishes is the one after the reader of the last batch
                         return
                     if kind == "error":
                         raise value
@@ -90,19 +90,19 @@ class _Workers:
 
     @staticmethod
     def _ask(connection: Connection) -> None:
-        with suppress(OSError):  # it is gone, which the next attempt to receive finds
+        with suppress(OSError):  # the worker is gone; the next attempt to receive will notice
             connection.send(None)
 
     def _receive(self, index: int) -> tuple[str, Any]:
         process, connection = self.processes[index], self.connections[index]
         try:
-            found: tuple[str, Any] = connection.recv()  # ends with the process: nobody else has the other end
+            found: tuple[str, Any] = connection.recv()  # ends with the process, the only holder of the other end
             return found
         except (
             EOFError,
             OSError,
             RuntimeError,
-        ) as error:  # the last two where tensors came from a process that is gone
+        ) as error:  # the last two for tensors from a process that is gone
             process.join(PATIENCE_SECONDS)
             if process.exitcode is None:
                 raise
@@ -113,19 +113,19 @@ class _Workers:
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, by its exit code."""
+    """Describe how a process ended, from its exit code."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    why = ", as the system does when memory is short" if -code == signal.SIGKILL else ""
+    why = ", which the system does when memory runs out" if -code == signal.SIGKILL else ""
     return f"was killed by {name} (exit code {code}){why}"
 
 
 def _end(processes: list[BaseProcess], connections: list[Connection]) -> None:
-    """End all workers: each sees that its connection is closed, and one that does not is killed."""
+    """End all workers: each notices that its connection is closed, and any that do not are killed."""
     for connection in connections:
         connection.close()
     for process in processes:
@@ -136,9 +136,9 @@ def _end(processes: list[BaseProcess], connections: list[Connection]) -> None:
 
 
 def _serve(stream: Stream[Any], index: int, count: int, seed: int, permitted: bool, connection: Connection) -> None:
-    """What a worker does."""
-    # Terminals, schedulers and torchrun signal all processes of a group, and the training process saves its state
-    # first: it needs the step under way, and so its workers.
+    """Run in a worker process."""
+    # Terminals, schedulers and torchrun signal all processes of a group. The training process first saves its state,
+    # for which it needs the current step and therefore its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     set_pipes_permitted(permitted)
@@ -158,6 +158,6 @@ def _serve(stream: Stream[Any], index: int, count: int, seed: int, permitted: bo
             last = ("traceback", traceback.format_exc())
         connection.send(last)
         while True:
-            connection.recv()  # tensors that are on their way live in this process, so it stays until the other is done
+            connection.recv()  # tensors on their way live in this process, so it waits until the other process has them
     except (EOFError, ConnectionError):
         return

@@ -1,4 +1,4 @@
-"""Writing the shards of one split, and the files by which a pack that was stopped goes on."""
+"""Write the shards of one split, and the files from which a stopped pack resumes."""
 
 import io
 import json
@@ -14,7 +14,8 @@ from typing import Any
 
 import attrs
 
-from shala_framework.data.index import (
+from shala_framework.data.prepared import PREPARED_FILE, LeftOut
+from shala_framework.data.shard_index import (
     INDEX_FILE,
     Listed,
     Member,
@@ -22,7 +23,6 @@ from shala_framework.data.index import (
     parse_summary,
     write_summary,
 )
-from shala_framework.data.prepared import PREPARED_FILE, LeftOut
 from shala_framework.support.checkpoint import PARTIAL, naming_file, write_file
 from shala_framework.support.checksums import checksum_of
 from shala_framework.support.errors import DataError
@@ -30,27 +30,27 @@ from shala_framework.support.json_files import dump_json, dump_line, parse_lines
 
 LEFT_OUT_FILE = "left_out.txt"
 _JOURNAL_FILE = "unfinished.json"
-_LIST_FILE = "unfinished.left_out.jsonl"  # grows, a line for each entry
+_LIST_FILE = "unfinished.left_out.jsonl"  # grows by a line for each entry
 _PART_SHARD = re.compile(r"[a-z]+-p[0-9]{4,}-[0-9]{6,}\.tar")
 _PART_JOURNAL = re.compile(r"unfinished\.p[0-9]+\.json")
 _PART_INDEX = re.compile(r"index\.p([0-9]+)-of-([0-9]+)\.json")
 
 
 def part_file(name: str, part: tuple[int, int]) -> str:
-    """A file's name with the number of the part in it, where there are several."""
+    """Return a file's name with the number of the part, if there are several parts."""
     stem, _, suffix = name.rpartition(".")
     return f"{stem}.p{part[0] + 1:04d}.{suffix}" if part[1] > 1 else name
 
 
 @attrs.frozen
 class Whole:
-    """What a pack remembers of a shard that is whole: of millions of samples, no more than it needs.
+    """Summary of a complete shard that a pack keeps, which stays small for millions of samples.
 
     Attributes:
         num_bytes: Length of the file.
-        keys: Of its samples.
-        fields: Of how many of them have each field.
-        index_checksum: Of its index.
+        keys: Keys of its samples.
+        fields: Number of samples that have each field.
+        index_checksum: Checksum of its index.
     """
 
     num_bytes: int
@@ -60,24 +60,24 @@ class Whole:
 
     @classmethod
     def of(cls, index: ShardIndex, content: bytes) -> "Whole":
-        """The part of a shard's index that is kept, of the index and the content of its file."""
+        """Build the summary from a shard's index and the content of the index file."""
         fields = Counter(name for _, members in index.samples for name in members)
         return cls(index.num_bytes, tuple(key for key, _ in index.samples), fields, checksum_of(content))
 
 
 class Job:
-    """The files of one pack, or of one part of one.
+    """The files of one pack, or of one part of a pack.
 
-    While it is under way a shard is called `.partial`; it is whole once its own index is beside it. A journal says with
-    which settings they are written, so that the same pack goes on from them and another one does not.
+    During packing, a shard's name ends in `.partial`. The shard is complete once its own index exists next to it. A
+    journal records the settings, so that the same pack can resume and one with other settings is refused.
 
     Args:
         out: Folder of the shards.
-        part: Number of the part, from 0, and of all parts.
-        settings: What the bytes depend on, JSON.
+        part: Number of the part, from 0, and number of parts.
+        settings: Everything that the bytes depend on, as JSON.
 
     Attributes:
-        closed: Split to its whole shards, in order.
+        closed: Split to its complete shards, in order.
         left_out: What preparation has left out of them.
     """
 
@@ -86,28 +86,28 @@ class Job:
         self.tag = f"p{part[0] + 1:04d}-" if part[1] > 1 else ""
         self.own = re.compile(rf"([a-z]+)-{self.tag}([0-9]{{6,}})\.(tar|partial|index\.json|index\.json\.partial)")
         self.journal, self.list = (out / part_file(name, part) for name in (_JOURNAL_FILE, _LIST_FILE))
-        self._listed = 0  # of what was left out
+        self._listed = 0  # number of entries of left_out that have been written
         self.closed: dict[str, list[Whole]] = {}
         self.left_out: list[LeftOut] = []
 
     def mine(self, key: str) -> bool:
-        """Whether a sample belongs to this part."""
+        """Return whether a sample belongs to this part."""
         number, parts = self.part
         return zlib.crc32(key.encode()) % parts == number
 
     def shard(self, split: str, number: int, suffix: str = ".partial") -> Path:
-        """Path of a shard."""
+        """Return the path of a shard."""
         return self.out / f"{split}-{self.tag}{number:06d}{suffix}"
 
     def keys(self) -> set[str]:
-        """Keys of the samples in whole shards."""
+        """Return the keys of the samples in complete shards."""
         return {key for shards in self.closed.values() for shard in shards for key in shard.keys}
 
     def begin(self) -> None:
-        """Find what an earlier call has left, or make sure that nothing is in the way.
+        """Resume from what an earlier call left, or make sure that the folder has no other shards.
 
         Raises:
-            DataError: The folder holds other shards, or an unfinished pack with other settings.
+            DataError: The folder contains other shards, or an unfinished pack with other settings.
         """
         going_on = self.journal.exists()
         self._refuse_shards(going_on)
@@ -123,13 +123,13 @@ class Job:
             lines = b""
         settings = self._read_journal(self.journal)
         left_out, damaged = parse_lines(lines, {"key": str, "reason": str, "note": str})
-        if (damaged and lines.rpartition(b"\n")[2] == b"") or damaged > 1:  # a crash may have cut the last line short
+        if (damaged and lines.rpartition(b"\n")[2] == b"") or damaged > 1:  # a crash may have truncated the last line
             raise DataError(f"{self.list} is damaged; remove {self.out} and pack again")
         changed = _changed(settings, self.settings)
         if changed:
             raise DataError(
-                f"{self.out} holds an unfinished pack with other settings (then, now): {changed}; "
-                "go on with those, or remove the folder and start anew"
+                f"{self.out} holds an unfinished pack with other settings (before, now): {changed}; "
+                "resume with the earlier settings, or remove the folder and start again"
             )
         self._take_up()
         keys = self.keys()
@@ -138,14 +138,14 @@ class Job:
         self._list_new()
 
     def close_shard(self, split: str, index: ShardIndex) -> None:
-        """Note that a shard is whole."""
+        """Record that a shard is complete."""
         content = index.to_json()
         write_file(self.shard(split, len(self.closed.get(split, [])), ".index.json"), content)
         self.closed.setdefault(split, []).append(Whole.of(index, content))
         self._list_new()
 
     def publish(self) -> list[Path]:
-        """Give every shard its name and write the index; of several parts, the index of all once all are there."""
+        """Rename every shard and write the index. The last part to finish writes the index of the whole set."""
         shards, lengths = [], {}
         for split, wholes in sorted(self.closed.items()):
             for number, kept in enumerate(wholes):
@@ -165,7 +165,7 @@ class Job:
         return shards
 
     def keep(self) -> bool:
-        """Drop what is not whole; whether anything is left that a later call can go on from."""
+        """Remove incomplete files. Return whether anything is left from which a later call can resume."""
         with suppress(OSError):
             for split in self._splits():
                 self.shard(split, len(self.closed.get(split, []))).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ class Job:
         self.journal.unlink(missing_ok=True)
 
     def _list_new(self) -> None:
-        """Write down what was left out since the last time."""
+        """Write what was left out since the last call."""
         lines = [
             dump_line({"key": entry.key, "reason": entry.reason, "note": entry.note})
             for entry in self.left_out[self._listed :]
@@ -193,10 +193,10 @@ class Job:
         return dump_json({"settings": self.settings}, indent=1)
 
     def _read_journal(self, path: Path) -> dict[str, Any]:
-        """The settings that a journal has.
+        """Read the settings in a journal.
 
         Raises:
-            DataError: It is damaged.
+            DataError: The journal is damaged.
         """
         shape = {"settings": {"part": [int]}}
         found = read_json(path, shape, error=DataError, advice=f"remove {self.out} and pack again")
@@ -222,7 +222,7 @@ class Job:
             )
 
     def _take_up(self) -> None:
-        """Find the whole shards, and remove what is not."""
+        """Find the complete shards and remove everything else."""
         for split in self._splits():
             number = 0
             while (whole := self._whole(split, number)) is not None:
@@ -234,7 +234,7 @@ class Job:
                 path.unlink()
 
     def _whole(self, split: str, number: int) -> Whole | None:
-        """A shard whose index and length are sound; one that is not is written again."""
+        """Return a shard if its index and length are valid. Otherwise it is written again."""
         try:
             content = self.shard(split, number, ".index.json").read_bytes()
             index = ShardIndex.from_json(content)
@@ -253,7 +253,7 @@ class Job:
         return sorted({found[1] for path in self.out.iterdir() if (found := self.own.fullmatch(path.name))})
 
     def _remove_files(self) -> None:
-        """Remove this pack's files, but for its journal."""
+        """Remove this pack's files except its journal."""
         for path in self.out.iterdir():
             if self.own.fullmatch(path.name):
                 path.unlink()
@@ -263,7 +263,7 @@ class Job:
                 path.unlink(missing_ok=True)
 
     def _join_parts(self) -> None:
-        """Write the index of all parts once all are there; of several that end together, any may."""
+        """Write the index of the set once all parts are complete. Of parts that finish together, any may do it."""
         found = [path for path in self.out.iterdir() if _PART_INDEX.fullmatch(path.name)]
         if len(found) < self.part[1]:
             return
@@ -279,11 +279,11 @@ class Job:
             path.unlink(missing_ok=True)
 
     def _journals(self) -> list[Path]:
-        """Of all parts; they stay until the parts are joined, and say with which settings each was written."""
+        """Return the journals of all parts. They stay until the parts are joined, and record each part's settings."""
         return sorted(path for path in self.out.iterdir() if _PART_JOURNAL.fullmatch(path.name))
 
     def _check_others(self) -> None:
-        """Raise DataError where another part is of other settings, or of another number of parts."""
+        """Raise DataError if another part has other settings or another number of parts."""
         mine = {**self.settings, "part": self.part[1]}
         for path in self._journals():
             try:
@@ -296,18 +296,18 @@ class Job:
             changed = _changed(theirs, mine)
             if changed:
                 raise DataError(
-                    f"{path} is of a part with other settings (that part, this one): {changed}; "
-                    "all parts of a set are packed alike: choose another folder, or those settings"
+                    f"{path} belongs to a part with other settings (that part, this one): {changed}; "
+                    "all parts of a set need equal settings: choose another folder, or use those settings"
                 )
 
 
 def _changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two settings: its value in each."""
+    """Return the settings that differ, with both values."""
     return {key: (then.get(key), now.get(key)) for key in then | now if then.get(key) != now.get(key)}
 
 
 class SplitWriter:
-    """Writes one split, opening a new shard when the last is full."""
+    """Writes one split and opens a new shard when the last one is full."""
 
     def __init__(self, job: Job, split: str, most_samples: int, most_bytes: int) -> None:
         self.job, self.split, self.most_samples, self.most_bytes = job, split, most_samples, most_bytes
@@ -325,7 +325,7 @@ class SplitWriter:
         members: dict[str, Member] = {}
         with naming_file(self.path):
             for name in sorted(fields):
-                info = tarfile.TarInfo(f"{key}.{name}")  # no time, user or group: the same bytes every time
+                info = tarfile.TarInfo(f"{key}.{name}")  # no time, user or group, so the bytes are always the same
                 info.size = len(fields[name])
                 members[name] = Member(self.tar.offset + tarfile.BLOCKSIZE, info.size, zlib.crc32(fields[name]))
                 self.tar.addfile(info, io.BytesIO(fields[name]))
@@ -335,7 +335,7 @@ class SplitWriter:
             self.close()
 
     def close(self) -> None:
-        """Finish the shard that is open, if one is."""
+        """Finish the open shard, if any."""
         if self.tar is None:
             return
         with naming_file(self.path):
@@ -344,8 +344,8 @@ class SplitWriter:
         self.job.close_shard(self.split, ShardIndex(self.path.stat().st_size, tuple(self.samples), self.path.stem))
 
     def abandon(self) -> None:
-        """Let go of the shard that is open."""
+        """Close the open shard without finishing it."""
         if self.tar is not None:
-            with suppress(OSError):  # as on a full disk: the file goes anyway
+            with suppress(OSError):  # for example on a full disk; the file is removed anyway
                 self.tar.close()
             self.tar = None

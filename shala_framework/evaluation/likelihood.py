@@ -144,4 +144,4 @@ def _decoded_log_prob(model: ShaLa, rows: Rows, target: str, z_NSD: Tensor, batc
     rows_K = torch.arange(num_rows).repeat_interleave(num_samples)
     z_KD = z_NSD.flatten(0, 1)
     log_prob_K = model.autoencoder.decoded_log_prob(rows.x, target, z_KD, rows_K, batch_size=batch_size)
-    return log_prob_K.unflatten(0, (num_rows, num_samples))
+    return log_prob_K.view(num_rows, num_samples)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.posterior import GaussianPosterior
-from shala_framework.data.latents import latents_of
+from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.counts import Counts

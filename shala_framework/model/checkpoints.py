@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from shala_framework.support.checkpoint import (
     ForeignFileError,
@@ -33,7 +33,7 @@ def write_stages(folder: Path, stages: Mapping[str, Mapping[str, nn.Module]], de
         description: What every file says of itself.
     """
     for stage in (stage for stage in STAGES if stage in stages):
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, network in stages[stage].items():
             tensors |= prefixed(network.state_dict(), name) if name else network.state_dict()
         write_checkpoint(checkpoint_file(folder, stage), tensors, description)

@@ -1,7 +1,7 @@
-"""What a plugin imports: the contracts, the hooks, and parts that several plugins share.
+"""Everything that a plugin imports: contracts, hooks, and parts that several plugins share.
 
-The contract tests are in `shala_framework.plugin.testing`. Names are resolved on first use, so that
-`import shala_framework.plugin` loads no torch.
+The contract tests are in `shala_framework.plugin.testing`. Names are resolved on first use, so `import
+shala_framework.plugin` does not load torch.
 """
 
 import importlib

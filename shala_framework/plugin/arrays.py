@@ -1,4 +1,4 @@
-"""Numeric arrays as .npy files: what plugins read signals from, safely whatever the bytes, and write them to."""
+"""Read and write numeric arrays as .npy files, safely for any bytes."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shala_framework.support.errors import DataError
 
-MOST_AXES = 32  # as NumPy allows in every version
+MOST_AXES = 32  # limit that every version of NumPy supports
 MOST_ALONG = 2**31  # elements along one axis; the product is checked against the file
 MOST_SHOWN = 8  # axes of a shape in a message
 MOST_TEXT = 200  # characters of NumPy's own message, which may quote the whole header
@@ -19,17 +19,17 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def decode_npy(data: bytes, field: str) -> NDArray[Any]:
-    """A .npy array of numbers; never one that would be unpickled, nor one larger than the file.
+    """Decode a .npy array of numbers. Never unpickle, and never allocate more than the file's size.
 
     Args:
-        data: The file.
-        field: Name of its field, for errors.
+        data: Bytes of the file.
+        field: Name of the field, for error messages.
 
     Returns:
-        A read-only array of integers or floats, in the file's own type and shape.
+        A read-only array of integers or floats, with the file's own type and shape.
 
     Raises:
-        DataError: It is not such a file, or is cut short.
+        DataError: The file is not such an array, or is cut short.
 
     Example:
         >>> decode_npy(encode_npy(np.array([1.5, 2.0])), "npy")
@@ -50,7 +50,7 @@ def decode_npy(data: bytes, field: str) -> NDArray[Any]:
         declared = f"{list(shape[:MOST_SHOWN])}{' ...' if len(shape) > MOST_SHOWN else ''}"
         raise DataError(
             f"field {field!r}: expected an array of numbers as long as its header says, got dtype {dtype} and shape "
-            f"{declared} in {len(rest)} bytes; save plain arrays of numbers, whole"
+            f"{declared} in {len(rest)} bytes; save complete, plain arrays of numbers"
         )
     if 0 in shape:
         return _without_elements(shape, dtype, field)
@@ -58,7 +58,7 @@ def decode_npy(data: bytes, field: str) -> NDArray[Any]:
 
 
 def _without_elements(shape: tuple[int, ...], dtype: np.dtype[Any], field: str) -> NDArray[Any]:
-    """An array of which one axis has no element; NumPy refuses some of these by the size of the others."""
+    """Return an array with an axis of length 0. NumPy rejects some of these because of the other axes' lengths."""
     try:
         array = np.empty(shape, dtype)
     except ValueError as error:
@@ -68,7 +68,7 @@ def _without_elements(shape: tuple[int, ...], dtype: np.dtype[Any], field: str) 
 
 
 def encode_npy(array: NDArray[Any]) -> bytes:
-    """An array of numbers as a .npy file."""
+    """Encode an array of numbers as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The contract between the core and a data set plugin: raw files, or nothing at all, become samples."""
+"""The contract between the core and a data set plugin, which turns raw files into samples or generates samples."""
 
 import abc
 import os
@@ -16,10 +16,11 @@ class Sample:
     """One aligned example.
 
     Attributes:
-        key: Name that is unique in the data set; letters, digits, "_" and "-" only, so that it can name files.
-        split: Part of the data set that it belongs to: "train", "validation" or "test".
-        fields: Field name (a file extension such as "mp4") to original bytes; a missing modality has no field.
-        label: Name of its class, or None.
+        key: Name of the sample, unique in the data set. It consists of letters, digits, "_" and "-", because it names
+            files.
+        split: Split that the sample belongs to: "train", "validation" or "test".
+        fields: Field name (a file extension such as "mp4") to original bytes. A missing modality has no field.
+        label: Name of the sample's class, or None.
     """
 
     key: str
@@ -30,7 +31,7 @@ class Sample:
 
 @attrs.define
 class _Group:
-    """Things that were left out for one reason; `names` has the first few."""
+    """Things that were left out for one reason; `names` holds the first few names."""
 
     noun: str
     reason: str
@@ -44,23 +45,23 @@ class _Group:
 
 
 def _shown(name: str) -> str:
-    """A file's name as text; bytes that are no UTF-8 become backslash escapes."""
+    """Return a file name as text. Bytes that are not UTF-8 become backslash escapes."""
     try:
         return os.fsencode(name).decode(errors="backslashreplace")
-    except UnicodeEncodeError:  # no name of a file, but text with half of a surrogate pair
+    except UnicodeEncodeError:  # not a file name but text with half of a surrogate pair
         return name.encode(errors="backslashreplace").decode()
 
 
 class Account:
-    """What a data set reports of one pass over its samples, and which samples the caller needs.
+    """The report of a data set about one pass over its samples; it also says which samples the caller needs.
 
-    The core makes one for each call of `Dataset.samples`, and shows the notes when the pass has ended.
+    The core creates one for each call of `Dataset.samples` and shows its notes at the end of the pass.
 
     Args:
-        wanted: Returns True for the key of a sample that is needed; by default every sample is.
+        wanted: Returns True for the key of a sample that the caller needs. By default all samples are needed.
 
     Attributes:
-        left_out: Reason and name of everything that was left out, in order.
+        left_out: Reason and name of each thing that was left out, in order.
 
     Example:
         >>> account = Account()
@@ -78,23 +79,23 @@ class Account:
         self.left_out: list[tuple[str, str]] = []
 
     def wanted(self, key: str) -> bool:
-        """Whether the sample with this key is needed.
+        """Return whether the caller needs the sample with this key.
 
-        A data set may skip other samples before it reads their files; if it yields them, they are ignored.
+        A data set may skip other samples before reading their files. If it yields them, the caller ignores them.
         """
         return self._wanted(key)
 
     def note(self, text: str) -> None:
-        """Tell the user something about the data."""
+        """Add a note about the data for the user."""
         self._lines.append(text)
 
     def leave_out(self, reason: str, name: str, *, noun: str = "file") -> None:
-        """Record that a file (row, sample) is left out.
+        """Record that a file, row or sample is left out.
 
         Args:
-            reason: Why; everything with the same reason and noun shares a note.
-            name: Which one, as a user finds it, such as a path relative to the source folder.
-            noun: What it is, in the singular.
+            reason: Reason; things with the same reason and noun share one note.
+            name: Name by which a user finds it, such as a path relative to the source folder.
+            noun: Kind of thing, in the singular.
         """
         name = _shown(name)
         self.left_out.append((reason, name))
@@ -108,17 +109,17 @@ class Account:
 
     @property
     def notes(self) -> list[str]:
-        """The notes in order; everything left out for one reason shares one, with its number and the first names."""
+        """The notes in order. Things left out for one reason share a note with their number and the first names."""
         return [str(line) for line in self._lines]
 
 
 class Dataset(abc.ABC):
-    """A source of samples. A plugin's class declares a frozen attrs class `Options` and is final.
+    """A source of samples. A plugin's class is final and declares a frozen attrs class `Options`.
 
     Attributes:
         Options: Frozen attrs class of the options.
-        synthetic: True where samples are made rather than recorded; every output of a run on them says so.
-        needs_source: True where `samples` reads a folder of raw files.
+        synthetic: True if the samples are generated rather than recorded. Every output of a run on them says so.
+        needs_source: True if `samples` reads a folder of raw files.
     """
 
     Options: ClassVar[type[Any]]
@@ -134,8 +135,8 @@ class Dataset(abc.ABC):
 
         Args:
             source: Folder of raw files; None for a data set that needs none.
-            account: Receives notes and whatever is left out, and says which samples are needed.
+            account: Receives notes and what is left out, and says which samples are needed.
 
         Raises:
-            DataError: The folder is not laid out as this data set expects.
+            DataError: The folder does not have the layout that this data set expects.
         """

@@ -1,4 +1,4 @@
-"""The whole plugin surface: three hooks, offered through the entry-point group `shala.plugins`."""
+"""The plugin interface: three hooks, offered through the entry-point group `shala.plugins`."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,19 +14,19 @@ hookimpl = pluggy.HookimplMarker("shala")
 
 
 class RegisterModality(Protocol):
-    """Takes a name and the Modality class that it stands for."""
+    """Registers a Modality class under a name."""
 
     def __call__(self, name: str, modality: "type[Modality]") -> None: ...
 
 
 class RegisterDataset(Protocol):
-    """Takes a name and the Dataset class that it stands for."""
+    """Registers a Dataset class under a name."""
 
     def __call__(self, name: str, dataset: "type[Dataset]") -> None: ...
 
 
 class RegisterTracker(Protocol):
-    """Takes a name and the Tracker class that it stands for."""
+    """Registers a Tracker class under a name."""
 
     def __call__(self, name: str, tracker: "type[Tracker]") -> None: ...
 

@@ -1,7 +1,7 @@
-"""Distributions p(x | z) that several plugins share.
+"""Distributions p(x | z) for several plugins.
 
-A learned scale follows sigma-VAE (Rybkin et al. 2021): one log-scale a modality, trained with the decoder, so
-that no weight balances a video against a sentence. Shapes: B batch; an ellipsis is the shape of one x.
+A learned scale follows sigma-VAE (Rybkin et al. 2021): each modality has one log-scale, trained with the decoder, so no
+weight is needed to balance a video against a sentence. Shapes: B batch; an ellipsis stands for the shape of one x.
 """
 
 import math
@@ -14,15 +14,15 @@ from shala_framework.plugin.refining import Levels, ResidualSpace
 
 
 def _scaled_sum(values: Tensor, factor: Tensor, log_scale: Tensor) -> Tensor:
-    """Sum over an event of values * factor + log_scale, where both are one number or broadcast: [B]."""
-    if log_scale.numel() == 1:  # one number is worth no pass over all values
+    """Sum values * factor + log_scale over each x, where both are one number or broadcast: [B]."""
+    if log_scale.numel() == 1:  # avoids a pass over all values
         one_factor, one_scale = factor.reshape(()), log_scale.reshape(())
         return values.flatten(1).sum(1) * one_factor + values[0].numel() * one_scale
     return (values * factor + log_scale).flatten(1).sum(1)
 
 
 class Normal:
-    """Independent Gaussians with mean [B, ...] and log_scale that broadcasts to it.
+    """Independent Gaussians with mean [B, ...] and a log_scale that broadcasts to it.
 
     Example:
         >>> standard = Normal(torch.zeros(1, 2), torch.zeros(()))
@@ -57,7 +57,7 @@ class Normal:
 
 
 class Laplace:
-    """Independent Laplace distributions with location [B, ...] and log_scale that broadcasts to it."""
+    """Independent Laplace distributions with location [B, ...] and a log_scale that broadcasts to it."""
 
     is_bound = False
 
@@ -87,13 +87,13 @@ class Laplace:
 
 
 LOCATION_SCALE: Final[dict[str, type[Normal] | type[Laplace]]] = {"normal": Normal, "laplace": Laplace}
-"""The likelihoods that a location and a log-scale fix, by the name that options give them."""
+"""The likelihoods with a location and a log-scale, by their names in options."""
 
 
 class Pixels:
     """8-bit values 0..255 under a continuous likelihood over [-1, 1].
 
-    log_prob is the density per grey level, by change of variables: an approximation of the log mass of a level.
+    log_prob is the density per grey level, by change of variables. It approximates the log probability of a level.
     """
 
     def __init__(self, base: Normal | Laplace) -> None:
@@ -122,7 +122,7 @@ class Pixels:
 
 
 def pixels_to_unit(x: Tensor) -> Tensor:
-    """Values 0..255, uint8 or relaxed, to float32 in [-1, 1]."""
+    """Map values 0..255, uint8 or relaxed, to float32 in [-1, 1]."""
     return x.float() / 127.5 - 1
 
 
@@ -144,19 +144,19 @@ def _unit_to_relaxed(x: Tensor) -> Tensor:
 
 
 def unit_to_pixels(x: Tensor) -> Tensor:
-    """Float in [-1, 1] (clamped) to uint8 0..255."""
+    """Map floats, clamped to [-1, 1], to uint8 0..255."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class LogScale(nn.Module):
-    """A scalar log-scale: learned, or fixed at a given scale.
+    """A scalar log-scale, either learned or fixed.
 
-    The parameter is multiplied by a gain, so that under an optimiser of the Adam family, whose steps have the
-    size of the learning rate, the scale settles within the first few hundred steps.
+    The parameter is multiplied by a gain. With optimisers of the Adam family, whose steps are as large as the learning
+    rate, the scale then settles within the first few hundred steps.
     """
 
     GAIN = 10.0
-    LOWEST = -6.0  # a tiny scale on data without noise makes the gradient explode (Rybkin et al. 2021)
+    LOWEST = -6.0  # on noise-free data a tiny scale makes the gradient explode (Rybkin et al. 2021)
 
     def __init__(self, initial: float = 0.5, fixed: float | None = None) -> None:
         super().__init__()
@@ -168,6 +168,6 @@ class LogScale(nn.Module):
             self.register_buffer("scaled", value / self.GAIN)
 
     def forward(self) -> Tensor:
-        """The log-scale, a float tensor of no dimensions."""
+        """Return the log-scale, a float tensor without dimensions."""
         value = self.GAIN * self.scaled
         return self.LOWEST + nn.functional.softplus(value - self.LOWEST) if self.learned else value

@@ -1,7 +1,7 @@
-"""Finds, loads and checks the plugins that a spec names, and no other.
+"""Find, load and check only the plugins that a spec names.
 
-An entry point of the group `shala.plugins` bears the name of the one modality, data set or tracker that it offers, so
-that a name leads to its distribution without importing anything else.
+An entry point of the group `shala.plugins` has the name of the one modality, data set or tracker that it offers. A name
+therefore leads to its distribution without importing other plugins.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from shala_framework.support.errors import PluginError
 from shala_framework.support.hints import nearest, shortened
 
 GROUP = "shala.plugins"
-HOOKS: dict[str, type[Any]] = {  # what each one registers
+HOOKS: dict[str, type[Any]] = {  # the class that each hook registers
     "shala_register_modalities": Modality,
     "shala_register_datasets": Dataset,
     "shala_register_trackers": Tracker,
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Offer:
-    """An installed entry point: what it is called, who ships it and where its code is."""
+    """An installed entry point: its name, distribution, version and module."""
 
     name: str
     distribution: str
@@ -43,7 +43,7 @@ class Offer:
 
 
 def installed_offers() -> list[Offer]:
-    """Every entry point of the group, without importing one, sorted by name."""
+    """List every entry point of the group, sorted by name, without importing any."""
     offers = {_offer(entry) for entry in entry_points(group=GROUP)}
     return sorted(offers, key=lambda offer: (offer.name, offer.distribution))
 
@@ -55,30 +55,30 @@ def _offer(entry: EntryPoint) -> Offer:
 
 
 def load_modality(name: str) -> type[Modality]:
-    """The Modality class that an installed plugin registers under name.
+    """Return the Modality class that an installed plugin registers under name.
 
     Raises:
-        PluginError: None or several offer it, its import fails, or it is not a sound Modality.
+        PluginError: No plugin or several plugins offer it, its import fails, or the class does not keep the contract.
     """
     found: type[Modality] = _checked(name, Modality, *_registered(name))
     return found
 
 
 def load_dataset(name: str) -> type[Dataset]:
-    """The Dataset class that an installed plugin registers under name.
+    """Return the Dataset class that an installed plugin registers under name.
 
     Raises:
-        PluginError: None or several offer it, its import fails, or it is not a sound Dataset.
+        PluginError: No plugin or several plugins offer it, its import fails, or the class does not keep the contract.
     """
     found: type[Dataset] = _checked(name, Dataset, *_registered(name))
     return found
 
 
 def load_tracker(name: str) -> type[Tracker]:
-    """The Tracker class that an installed plugin registers under name.
+    """Return the Tracker class that an installed plugin registers under name.
 
     Raises:
-        PluginError: None or several offer it, its import fails, or it is not a sound Tracker.
+        PluginError: No plugin or several plugins offer it, its import fails, or the class does not keep the contract.
     """
     found: type[Tracker] = _checked(name, Tracker, *_registered(name))
     return found
@@ -97,7 +97,7 @@ def name_of_class(found: type[Any]) -> str:
 
 
 def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
-    """Whatever an installed plugin registers under name.
+    """Return the class that an installed plugin registers under name, of any kind.
 
     Raises:
         PluginError: As for the loaders of each kind.
@@ -109,19 +109,19 @@ def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
 
 
 def kind_of(found: type[Modality] | type[Dataset] | type[Tracker]) -> str:
-    """What a plugin's class is called: a modality, a data set or a tracker."""
+    """Return the kind of a plugin's class: "modality", "data set" or "tracker"."""
     return next(noun for contract, noun in NOUNS.items() if issubclass(found, contract))
 
 
 def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[type[Any], dict[str, Any]]) -> Any:
-    """The class registered under name, once it is known to keep the outer part of its contract."""
+    """Return the class registered under name after checking the basics of its contract."""
     other = next((kind for kind, classes in registered.items() if name in classes), None)
     if name not in registered[contract] and other is not None:
         raise PluginError(f"{name!r} is a {NOUNS[other]} (of {offer}), not a {NOUNS[contract]}")
     if name not in registered[contract]:
         others = [f"the {NOUNS[kind]} {other!r}" for kind, classes in registered.items() for other in sorted(classes)]
         raise PluginError(
-            f"{offer}: expected its entry point {name!r} to register a {NOUNS[contract]} of that name, "
+            f"{offer}: expected its entry point {name!r} to register a {NOUNS[contract]} under that name, "
             f"got {' and '.join(others) or 'nothing'}"
         )
     found = registered[contract][name]
@@ -130,7 +130,7 @@ def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[t
         raise PluginError(f"{offer}: expected a subclass of {contract.__name__} for {name!r}, got {got}")
     abstract = sorted(getattr(found, "__abstractmethods__", ()))
     if abstract:
-        raise PluginError(f"{offer}: {found.__name__} lacks {', '.join(abstract)} of {contract.__name__}'s contract")
+        raise PluginError(f"{offer}: {found.__name__} does not implement {', '.join(abstract)} of {contract.__name__}")
     options = getattr(found, "Options", None)
     if not (isinstance(options, type) and attrs.has(options)):
         raise PluginError(f"{offer}: expected {found.__name__}.Options to be an attrs class, got {options!r}")
@@ -140,7 +140,7 @@ def _checked(name: str, contract: type[Any], offer: Offer, registered: Mapping[t
 
 
 def _check_samples(offer: Offer, found: type[Dataset]) -> None:
-    """Refuse a data set whose `samples` cannot be called with a source and an account."""
+    """Refuse a data set if its `samples` cannot be called with a source and an account."""
     signature = inspect.signature(found.samples)
     try:
         signature.bind("self", "source", "account")
@@ -151,7 +151,7 @@ def _check_samples(offer: Offer, found: type[Dataset]) -> None:
 
 
 def _registered(name: str) -> tuple[Offer, dict[type[Any], dict[str, Any]]]:
-    """Import the one entry point of a name and collect what its hooks register."""
+    """Import the entry point of a name and collect the classes that its hooks register."""
     offer, entry = _find(name)
     plugin = _attempt(offer, f"importing {offer.module!r} failed", entry.load)
     _check_hooks(offer, plugin)
@@ -191,7 +191,7 @@ def _find(name: str) -> tuple[Offer, EntryPoint]:
 
 
 def _attempt(offer: Offer, failure: str, action: Callable[[], T]) -> T:
-    """Run a plugin's own code; whatever it raises is that plugin's fault and is named as such."""
+    """Run a plugin's own code and name the plugin in the error if it fails."""
     try:
         return action()
     except PluginError:
@@ -201,7 +201,7 @@ def _attempt(offer: Offer, failure: str, action: Callable[[], T]) -> T:
 
 
 def _check_hooks(offer: Offer, plugin: Any) -> None:
-    """Refuse a function that is meant for a hook and would never be called; pluggy sees only marked functions."""
+    """Refuse a function that looks like a hook but would never be called; pluggy sees only marked functions."""
     for name, function in inspect.getmembers(plugin, inspect.isroutine):
         marks = getattr(function, "shala_impl", None)
         hook = (marks and marks.get("specname")) or name

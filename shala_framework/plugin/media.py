@@ -1,7 +1,7 @@
-"""What all plugins for pictures, clips and sounds share.
+"""Read and write media files, for all plugins of pictures, clips and sounds.
 
-Writing: frames and sounds to files that a browser opens (mp4, png, gif, wav); the same input gives the same bytes.
-Reading: which containers hold films, which of their streams is meant to be played, and whether a file is cut short.
+Writing: encodes frames and sounds as files that a browser opens (mp4, png, gif, wav). Equal input gives equal bytes.
+    Reading: lists the containers of films, chooses the streams that a player would play, and detects truncated files.
 """
 
 import io
@@ -22,42 +22,42 @@ from shala_framework.support.errors import DataError
 FILM_FIELDS: Final = (
     *("mp4", "avi", "mkv", "webm", "mov", "mpg"),
     *("mpeg", "m4v", "ts", "m2ts", "mts", "wmv", "asf", "flv", "ogv", "3gp", "vob"),
-)  # sample fields that hold a film, its picture and its sound, in the order in which they are looked for
-# FFmpeg's names of the containers that can hold both. FFmpeg also reads play lists and session descriptions, which name
-# other files and hosts: bytes from a shard must not choose what is opened.
+)  # sample fields that hold a film, with picture and sound, in order of preference
+# FFmpeg's names of the containers that can hold both. FFmpeg also reads play lists and session descriptions, which
+# refer to other files and hosts. Bytes from a shard must not choose what is opened.
 FILM_CONTAINERS: Final = "mov,avi,matroska,mpeg,mpegts,asf,flv,ogg,nut,mxf,rm,dv"
 
 NOT_PLAYED: Final = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art, chapter marks
 FOR_SOME: Final = (
     Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.descriptions
 )
-LARGEST_LOSS = 0.1  # share of a file that may be missing at its end
+LARGEST_LOSS = 0.1  # largest share of a file that may be missing at its end
 UNKNOWN_SIZE = 0x7FFFF000  # programs that write RIFF to a pipe state sizes from here on, or 0
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
 
-MP4_QUALITY = "18"  # x264's constant rate factor: 18 is visually lossless, 23 its default
-# With the preset's own settings libx264 did not always write the same bytes for the same frames, even on one thread;
-# with all of these off it did in every trial. Which of them matters was not found out.
+MP4_QUALITY = "18"  # constant rate factor of x264: 18 is visually lossless, 23 the default
+# With the preset's own settings, libx264 did not always write the same bytes for the same frames, even on one thread.
+# With all of these features off it did in every trial. We do not know which of them matters.
 REPRODUCIBLE = "weightp=0:mbtree=0:aq-mode=0:rc-lookahead=0:bframes=0"
 
 
-# PyAV before 19 fails on metadata that is no UTF-8 unless it is told otherwise; later versions cannot be told.
+# PyAV before 19 fails on metadata that is not UTF-8 unless this option is set; later versions do not have the option.
 _ANY_METADATA: Final[dict[str, Any]] = (
     {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 )
 
 
 def open_film(data: bytes, containers: str = FILM_CONTAINERS, **options: str) -> InputContainer:
-    """A film or a sound for reading, to be closed.
+    """Open a film or a sound for reading; the caller closes it.
 
     Args:
-        data: Of the file.
-        containers: FFmpeg's names of those that it may be in.
-        options: More of FFmpeg's options.
+        data: Bytes of the file.
+        containers: FFmpeg's names of the containers to accept.
+        options: Further options of FFmpeg.
 
     Raises:
-        av.error.FFmpegError: It cannot be opened.
+        av.error.FFmpegError: The file cannot be opened.
     """
     container: InputContainer = av.open(
         io.BytesIO(data), "r", options={"format_whitelist": containers, **options}, **_ANY_METADATA
@@ -66,10 +66,10 @@ def open_film(data: bytes, containers: str = FILM_CONTAINERS, **options: str) ->
 
 
 def encode_mp4(frames: np.ndarray, frames_per_second: float) -> bytes:
-    """A silent H.264 clip (yuv420p, which every browser plays).
+    """Encode a silent H.264 clip (yuv420p, which every browser plays).
 
     Args:
-        frames: uint8 array [T, H, W, 3] of RGB; odd sizes are padded to even by repeating the last row or column.
+        frames: uint8 array [T, H, W, 3] of RGB. Odd sizes are padded to even ones by repeating the last row or column.
         frames_per_second: Playback rate, above 0.
 
     Raises:
@@ -82,7 +82,7 @@ def encode_mp4(frames: np.ndarray, frames_per_second: float) -> bytes:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
         stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # One thread: x264 splits rate control between threads, and the bytes would depend on the machine.
+        # Use one thread: x264 divides rate control among threads, and the bytes would depend on the machine.
         stream.codec_context.thread_count = 1
         stream.options = {"crf": MP4_QUALITY, "preset": "veryfast", "threads": "1", "x264-params": REPRODUCIBLE}
         for frame in even:
@@ -92,7 +92,7 @@ def encode_mp4(frames: np.ndarray, frames_per_second: float) -> bytes:
 
 
 def encode_wav(sound: np.ndarray, sample_rate_hz: int) -> bytes:
-    """A sound, float [N] in [-1, 1], as 16 bits of one channel."""
+    """Encode a sound, float [N] in [-1, 1], as mono WAV with 16 bits."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -103,7 +103,7 @@ def encode_wav(sound: np.ndarray, sample_rate_hz: int) -> bytes:
 
 
 def encode_png(frame: np.ndarray) -> bytes:
-    """A picture from a uint8 array [H, W, 3] of RGB, or [H, W] of grey.
+    """Encode a picture from a uint8 array [H, W, 3] of RGB or [H, W] of grey values.
 
     Raises:
         ValueError: The frame is not such an array.
@@ -116,11 +116,11 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 
 def encode_gif(frames: np.ndarray, frames_per_second: float) -> bytes:
-    """An animation that repeats for ever, of at most 256 colours a frame.
+    """Encode an endlessly repeating animation with at most 256 colours per frame.
 
     Args:
         frames: uint8 array [T, H, W, 3] of RGB.
-        frames_per_second: Playback rate, above 0; the format rounds a frame's time to hundredths of a second.
+        frames_per_second: Playback rate, above 0. The format rounds the duration of a frame to hundredths of a second.
 
     Raises:
         ValueError: The frames are not such an array.
@@ -134,16 +134,17 @@ def encode_gif(frames: np.ndarray, frames_per_second: float) -> bytes:
 
 
 def played_stream(streams: Sequence[AnyStream]) -> AnyStream | None:
-    """The stream of one kind that a player shows or plays.
+    """Return the stream of one kind that a player would play.
 
-    Cover art and thumbnails, which containers store as video streams, are none. Of the others the container's default
-    comes first, then one that is not a still picture, nor made for viewers with a special need, then the lowest index.
+    Cover art and thumbnails, which containers store as video streams, do not count. Among the others, the container's
+    default stream comes first, then streams that are neither still pictures nor made for special needs, then the lowest
+    index.
 
     Args:
         streams: The video streams, or the audio streams, of an open container.
 
     Returns:
-        One of them; None where there is nothing to play.
+        One of them, or None if there is nothing to play.
     """
     played = (stream for stream in streams if not stream.disposition & NOT_PLAYED)
     return min(played, key=_reluctance, default=None)
@@ -156,18 +157,18 @@ def _reluctance(stream: Stream) -> tuple[bool, bool, bool, int]:
 
 
 def refuse_truncated(data: bytes, field: str) -> None:
-    """Refuse a media file of which a tenth or more is missing at its end.
+    """Refuse a media file if a tenth or more is missing at its end.
 
-    What tells is the structure of the file (the lengths of RIFF and FORM chunks, of the boxes of MP4 and QuickTime, of
-    Matroska's segment), which players depend on. Numbers of frames and durations in headers are not consulted, as
-    trimming without re-encoding leaves them wrong. Other formats do not tell.
+    The check uses the file's structure, which players depend on: the lengths of RIFF and FORM chunks, of MP4 and
+    QuickTime boxes, and of Matroska's segment. It ignores frame counts and durations in headers, because trimming
+    without re-encoding leaves them wrong. Other formats do not state their length.
 
     Args:
         data: The file.
-        field: Name of its field, for the message.
+        field: Name of the field, for the error message.
 
     Raises:
-        DataError: The file is cut short.
+        DataError: The file is truncated.
     """
     stated = _stated_length(data)
     if stated is not None and len(data) < (1 - LARGEST_LOSS) * stated:
@@ -178,7 +179,7 @@ def refuse_truncated(data: bytes, field: str) -> None:
 
 
 def _stated_length(data: bytes) -> int | None:
-    """Length of the whole file according to its outermost chunks; None where the format does not say."""
+    """Return the length of the whole file according to its outermost chunks, or None if they do not state it."""
     if data[:4] == b"RIFF" and len(data) >= 8:
         (size,) = struct.unpack_from("<I", data, 4)
         return size + 8 if 0 < size < UNKNOWN_SIZE else None
@@ -193,13 +194,13 @@ def _stated_length(data: bytes) -> int | None:
 
 
 def _length_of_boxes(data: bytes) -> int | None:
-    """End of the last of the boxes that an MP4 or QuickTime file consists of."""
+    """Return the end of the last box of an MP4 or QuickTime file."""
     position = 0
     while position + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, position)
         if size == 1 and position + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, position + 8)
-        # A size of 0 stands for the rest of the file; anything else that is no box may be padding.
+        # A size of 0 means the rest of the file. Anything else that is not a box may be padding.
         if size < 8 or not kind.isalnum():
             return None
         position += size
@@ -207,7 +208,7 @@ def _length_of_boxes(data: bytes) -> int | None:
 
 
 def _length_of_matroska(data: bytes) -> int | None:
-    """End of the segment that follows the EBML header; None where the writer did not know it."""
+    """Return the end of the segment after the EBML header, or None if the writer did not know it."""
     header = _ebml_size(data, 4)
     if header is None:
         return None
@@ -219,7 +220,7 @@ def _length_of_matroska(data: bytes) -> int | None:
 
 
 def _ebml_size(data: bytes, position: int) -> tuple[int, int] | None:
-    """Where an element's content begins, and its length; None where it is unknown or not there."""
+    """Return the start and length of an element's content, or None if unknown or absent."""
     first = data[position] if position < len(data) else 0
     width = 9 - first.bit_length()
     if not 1 <= width <= 8 or position + width > len(data):

@@ -1,6 +1,6 @@
 """The contract between the core and a modality plugin: Modality, Likelihood and Preview.
 
-Shapes: B batch, F feature_dim, D latent_dim; an ellipsis is whatever shape the modality's options fix.
+Shapes: B batch, F feature_dim, D latent_dim. An ellipsis stands for the shape that the modality's options define.
 """
 
 import abc
@@ -17,50 +17,50 @@ from shala_framework.support.structuring import InvalidValueError, structure
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """p(x | z) for a batch of latents: what a decoder returns.
+    """p(x | z) for a batch of latents, as returned by a decoder.
 
     Attributes:
-        is_bound: True where log_prob is a lower bound, as it is for a generative decoder.
+        is_bound: True if log_prob is a lower bound, as for a generative decoder.
     """
 
     @property
     def is_bound(self) -> bool: ...
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-likelihood of x [B, ...] in nats, summed over all of x: float tensor [B]."""
+        """Log-likelihood of x [B, ...] in nats, summed over all values of x: float tensor [B]."""
         ...
 
     def mode(self) -> Tensor:
-        """Most likely x [B, ...], in the dtype and range of `Modality.read`."""
+        """Most likely x [B, ...], with the dtype and range of `Modality.read`."""
         ...
 
     def sample(self, generator: Any = None) -> Tensor:
-        """A draw of x [B, ...], in the dtype and range of `Modality.read`; generator is a torch.Generator."""
+        """Draw x [B, ...], with the dtype and range of `Modality.read`; generator is a torch.Generator."""
         ...
 
 
 @runtime_checkable
 class Relaxed(Protocol):
-    """A likelihood whose most likely x has a differentiable form that the modality's encoder takes as well.
+    """A likelihood whose mode has a differentiable form that the modality's encoder also accepts.
 
-    Where a likelihood has it, stage 1 can ask that what is decoded be recognised.
+    Stage 1 uses it for the recognition and texture terms, which encode the decoded x again.
     """
 
     def relaxed(self) -> Tensor:
-        """`mode` before it is rounded or clamped: float [B, ...], with gradients."""
+        """Return `mode` before rounding and clamping: float [B, ...], with gradients."""
         ...
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Preview:
-    """What a person is shown of one x: a picture (one frame), a clip, a sound, a text, or several at once.
+    """Preview of one x for a person: a picture (one frame), a clip, a sound, a text, or several of these.
 
     Attributes:
-        frames: uint8 array [T, H, W, 3] of RGB, T = 1 for a picture; None where there is nothing to see.
+        frames: uint8 array [T, H, W, 3] of RGB, T = 1 for a picture; None if there is nothing to see.
         frames_per_second: Playback rate of frames.
-        sound: float32 array [N] in [-1, 1], mono; None where there is nothing to hear.
-        sample_rate_hz: Rate of sound.
-        text: Text to read; None where there is none.
+        sound: Mono float32 array [N] in [-1, 1]; None if there is nothing to hear.
+        sample_rate_hz: Sample rate of sound.
+        text: Text to read, or None.
     """
 
     frames: np.ndarray | None = None
@@ -71,17 +71,17 @@ class Preview:
 
 
 class Modality(abc.ABC):
-    """One kind of signal: how it is read and written, encoded and decoded.
+    """One kind of signal: reads, writes, encodes and decodes it.
 
-    A plugin's class is final, declares a frozen attrs class `Options`, and is made once for each
-    `[modality.<name>]` table that names it.
+    A plugin's class is final and declares a frozen attrs class `Options`. The core creates one instance for each
+    `[modality.<name>]` table that names the plugin.
 
     Attributes:
         Options: Frozen attrs class of the options.
-        dtype: Of the tensors that `read` returns (uint8 saves memory); the encoder and the likelihood of the
-            same plugin take them as they are.
-        network_options: Names of the options that change neither what `read` gives nor what `fit` learns: those of the
-            networks, the likelihood and of drawing. Prepared shards serve whatever their values are.
+        dtype: Dtype of the tensors that `read` returns. uint8 saves memory. The encoder and the likelihood of the same
+            plugin take these tensors unchanged.
+        network_options: Names of the options that affect neither the result of `read` nor what `fit` learns, such as
+            those of networks, likelihood and drawing. Prepared shards stay valid when these options change.
     """
 
     Options: ClassVar[type[Any]]
@@ -109,47 +109,48 @@ class Modality(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Shape of one x, without the batch."""
+        """Shape of one x, without the batch dimension."""
 
     @property
     @abc.abstractmethod
     def fields(self) -> tuple[str, ...]:
-        """Names of the sample fields that `read` looks at; the loader keeps no other."""
+        """Names of the sample fields that `read` uses. The loader discards all others."""
 
     def first_field(self, sample: Container[str]) -> str | None:
-        """The first of `fields` that a sample has; None where it has none of them."""
+        """Return the first of `fields` that a sample has, or None."""
         return next((name for name in self.fields if name in sample), None)
 
     @abc.abstractmethod
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Decode one sample's fields.
+        """Decode the fields of one sample.
 
         Args:
             sample: Field name (a file extension such as "mp4") to original bytes.
 
         Returns:
-            x of `shape`, or None where this sample lacks the modality: it has none of the fields, or they say nothing,
-            such as a skeleton file in which nobody is tracked. The core tells the two apart, and counts the second.
+            x of `shape`, or None if the sample lacks the modality. It lacks it if it has none of the fields, or if they
+            are empty of signal, such as a skeleton file without a tracked person. The core distinguishes the two and
+            counts the second.
 
         Raises:
-            DataError: A field is there but cannot be decoded.
+            DataError: A field is present but cannot be decoded.
         """
 
     def blank_reason(self) -> str:
-        """Why `read` gives None for a sample that has one of the fields, such as "nobody is tracked"."""
+        """Say why `read` returns None for a sample that has one of the fields, such as "nobody is tracked"."""
         return "nothing is in it"
 
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """Encode one x of `shape` as files that a person can open: extension to bytes."""
+        """Encode one x of `shape` as files that a person can open: file extension to bytes."""
 
     @abc.abstractmethod
     def encoder(self, feature_dim: int) -> nn.Module:
-        """A module from x [B, ...] to a feature h, float [B, feature_dim]."""
+        """Return a module that maps x [B, ...] to a feature h, float [B, feature_dim]."""
 
     @abc.abstractmethod
     def decoder(self, latent_dim: int) -> nn.Module:
-        """A module from z, float [B, latent_dim], to a Likelihood of x."""
+        """Return a module that maps z, float [B, latent_dim], to a Likelihood of x."""
 
     def refiner(self, latent_dim: int) -> nn.Module | None:
         """The network of stage 3, which learns the detail that the decoder's mean leaves out; None for no refinement.
@@ -169,28 +170,28 @@ class Modality(abc.ABC):
 
     @abc.abstractmethod
     def preview(self, x: Tensor) -> Preview:
-        """What a person is shown of one x of `shape`."""
+        """Return a preview of one x of `shape`."""
 
     def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:  # noqa: B027  (optional hook: nothing to learn)
-        """Learn what reading needs (a vocabulary, a feature scale) from the training samples.
+        """Learn what `read` needs, such as a vocabulary or a feature scale, from the training samples.
 
         Args:
-            samples: As for `read`. Each is decoded as it comes, before the next is taken, so that an error can be laid
-                to its sample; after one, `fit` may be called again with the other samples.
+            samples: Samples as for `read`. Decode each one before taking the next, so that the core can name the sample
+                that causes an error. After an error, the core may call `fit` again with the remaining samples.
 
         Raises:
-            DataError: A field is there but cannot be decoded, or there is too little to learn from.
+            DataError: A field is present but cannot be decoded, or there is too little data to learn from.
         """
 
     def state(self) -> dict[str, Any]:
-        """What `fit` learned, as JSON values; it travels in the checkpoint."""
+        """Return what `fit` learned as JSON values, which are saved with the model."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned.
+        """Restore the result of `state`.
 
         Raises:
-            ValueError: The state is not one that this modality writes.
+            ValueError: This modality did not write the state.
         """
         if state:
             raise ValueError(f"expected an empty state, got keys {sorted(state)}")

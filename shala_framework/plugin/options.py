@@ -1,8 +1,8 @@
-"""Validators for the fields of attrs option classes: those of attrs, in the words of a spec's errors.
+"""Validators for the fields of attrs option classes: those of attrs, worded like a spec's other errors.
 
-attrs says "'frames' must be >= 1: 0". Here each one says what it expected and what it got, and a number has both of its
-bounds in one validator. `each` and `multiple_of` have no counterpart in attrs that names the element or the cure. Each
-validator is a Rule, which states its condition as JSON Schema too, for editors of specs.
+attrs says "'frames' must be >= 1: 0". These validators say what they expected and what they got, and check both bounds
+of a number at once. attrs has no counterpart of `each` and `multiple_of` that names the element or the cure. Each
+validator is a Rule, which also states its condition as JSON Schema, for editors of specs.
 
 Example:
     >>> import attrs
@@ -26,10 +26,10 @@ Validator = Callable[[Any, Any, Any], None]
 
 @attrs.frozen(eq=False)
 class Rule:
-    """A validator whose condition is also known as JSON Schema.
+    """A validator with its condition as JSON Schema.
 
     Attributes:
-        check: The validator: raises ValueError for a value that it does not accept.
+        check: Validator, which raises ValueError for a value that it refuses.
         schema: Keywords of JSON Schema that state the same condition.
     """
 
@@ -41,19 +41,19 @@ class Rule:
 
 
 def at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
-    """Accept finite numbers >= minimum, up to a bound that no use meets, such as what fits into memory."""
+    """Accept finite numbers >= minimum, up to an upper bound that no real use reaches."""
     lower = _worded(validators.ge(minimum), f"a number of at least {minimum}")
     return Rule(validators.and_(lower, _upper(at_most)), {"minimum": minimum, **_maximum(at_most)})
 
 
 def above(minimum: float, *, at_most: float = math.inf) -> Rule:
-    """Accept finite numbers > minimum, up to a bound that no use meets."""
+    """Accept finite numbers > minimum, up to an upper bound that no real use reaches."""
     check = validators.and_(_worded(validators.gt(minimum), f"a number above {minimum}"), _upper(at_most))
     return Rule(check, {"exclusiveMinimum": minimum, **_maximum(at_most)})
 
 
 def none_or_at_least(minimum: float, *, at_most: float = math.inf) -> Rule:
-    """Accept 0, which leaves something out, and finite numbers >= minimum, up to a bound that no use meets."""
+    """Accept 0, which skips something, and finite numbers >= minimum, up to an upper bound that no real use reaches."""
     lower = _worded(validators.ge(minimum), f"0 or a number of at least {minimum}")
 
     def check(instance: Any, attribute: Any, value: float) -> None:
@@ -72,7 +72,7 @@ def between(minimum: float, maximum: float) -> Rule:
 
 
 def each(validator: Validator) -> Rule:
-    """Accept sequences whose every element `validator` accepts; the first one that it refuses is named by its index."""
+    """Accept sequences if `validator` accepts every element. The error names the first refused element by its index."""
 
     def check(instance: Any, attribute: Any, values: Sequence[Any]) -> None:
         for index, value in enumerate(values):
@@ -96,7 +96,7 @@ def multiple_of(divisor: int) -> Rule:
 
 
 def _worded(validator: Validator, expected: str) -> Validator:
-    """A validator of attrs whose error says what was expected and what was got."""
+    """Wrap a validator of attrs so that its error says what was expected and what was given."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         try:
@@ -120,4 +120,4 @@ def _maximum(at_most: float) -> dict[str, float]:
 not_empty = Rule(
     _worded(validators.min_len(1), "at least one element"), {"minLength": 1, "minItems": 1, "minProperties": 1}
 )
-"""Accepts strings, tuples and tables with at least one element."""
+"""Accept strings, tuples and tables with at least one element."""

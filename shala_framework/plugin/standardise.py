@@ -1,4 +1,4 @@
-"""Mean and scale of a signal, learned from its training samples and saved with the networks."""
+"""Mean and scale of a signal, learned from the training samples and saved with the networks."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +12,17 @@ from shala_framework.support.errors import DataError
 
 
 class Standardise(nn.Module):
-    """x to and from (x - mean) / scale; a modality learns both from its training samples and gives networks a copy.
+    """Maps x to (x - mean) / scale and back.
+
+    A modality learns mean and scale from its training samples and gives each network a copy.
 
     Args:
         shape: Shape of the mean. Axes of x before it are averaged over.
-        trailing: Number of axes of x after those of the mean, which are averaged over too.
-        per_entry: True learns a scale for each entry of the mean, False one for all of them.
-        smallest: Least scale that may be learned, in the unit of x.
-        mean: Mean before anything is learned.
-        scale: Scale before anything is learned, in the unit of x.
+        trailing: Number of axes of x after those of the mean; they are averaged over too.
+        per_entry: Whether to learn one scale for each entry of the mean instead of one scale for all.
+        smallest: Lower bound of the learned scale, in units of x.
+        mean: Initial mean.
+        scale: Initial scale, in units of x.
 
     Example:
         >>> standardise = Standardise((2,), per_entry=True)  # for x [T, 2]
@@ -49,32 +51,32 @@ class Standardise(nn.Module):
         self._state = self._described()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform x [N, ...]."""
+        """Standardise x [N, ...]."""
         return (x - self.mean) / self.scale
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Transform back."""
+        """Undo the standardisation."""
         return x * self.scale + self.mean
 
     def copy(self) -> "Standardise":
-        """A copy with its own buffers; each network needs one, as networks are saved and moved separately."""
+        """Return a copy with its own buffers. Each network needs one, as networks are saved and moved separately."""
         return copy.deepcopy(self)
 
     def fit(self, read: Iterable[Tensor | None], fields: Sequence[str], at_most: int = 2_000) -> None:
-        """Learn mean and scale from what a modality reads of its training samples.
+        """Learn mean and scale from the training samples of a modality.
 
         Args:
-            read: x of each sample in turn, None where the sample lacks the modality; such as
-                `map(self.read, samples)`.
-            fields: The modality's fields, for the error.
-            at_most: Number of x to learn from; the rest is not read.
+            read: x of each sample in turn, None for a sample that lacks the modality; usually `map(self.read,
+                samples)`.
+            fields: Fields of the modality, for the error message.
+            at_most: Largest number of x to learn from. Later samples are not read.
 
         Raises:
             DataError: No sample has this modality.
         """
         count, mean, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
         for x in islice((x for x in read if x is not None), at_most):
-            # Merging the moments of parts stays exact where the mean is large (Chan et al. 1979).
+            # Merging the moments of parts stays accurate when the mean is large (Chan et al. 1979).
             part, number = x.double(), x.numel() // self.mean.numel()
             part_mean = part.sum_to_size(self.mean.shape) / number
             gap, total = part_mean - mean, count + number
@@ -92,14 +94,14 @@ class Standardise(nn.Module):
         self._state = self._described()
 
     def state(self) -> dict[str, Any]:
-        """The mean as a list of `shape`, and the scale: a number, or a list of the same shape with `per_entry`."""
+        """Return the mean, a list of `shape`, and the scale: a number, or a list of the same shape with `per_entry`."""
         return copy.deepcopy(self._state)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned.
+        """Restore the result of `state`.
 
         Raises:
-            ValueError: The state has other keys or shapes, or values that are no mean and no scale.
+            ValueError: The state has other keys or shapes, or its values are not a valid mean and scale.
         """
         if set(state) != {"mean", "scale"}:
             raise ValueError(f"expected the keys 'mean' and 'scale', got {sorted(state)}")
@@ -115,7 +117,7 @@ class Standardise(nn.Module):
         if not (mean.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise ValueError("expected a finite mean and a finite scale above 0, got other numbers")
         self.mean, self.scale = mean.view(self.mean.shape), scale.view(self.scale.shape)
-        # Kept as it came: float32 may not give back every digit, and states are compared.
+        # Keep the original: float32 may not reproduce every digit, and states are compared.
         self._state = copy.deepcopy(dict(state))
 
     @property

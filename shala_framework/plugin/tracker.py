@@ -1,4 +1,4 @@
-"""The contract between the core and a tracker plugin: whoever wants a run's figures besides metrics.jsonl."""
+"""The contract between the core and a tracker plugin, which receives the values of metrics.jsonl during a run."""
 
 import abc
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class TrackedRun:
-    """What a tracker is told of the run at its start.
+    """Description of a run that a tracker receives at the start.
 
     Attributes:
-        name: Of the spec.
-        folder: The run's.
+        name: Name in the spec.
+        folder: Folder of the run.
         spec: The resolved spec, as JSON values.
     """
 
@@ -24,9 +24,10 @@ class TrackedRun:
 
 
 class Tracker(abc.ABC):
-    """Follows one run. A plugin's class declares a frozen attrs class `Options` and is final.
+    """Follows one run. A plugin's class is final and declares a frozen attrs class `Options`.
 
-    Only the first process has trackers. One that raises is dropped with a warning, and training goes on.
+    Only the first process has trackers. If a tracker raises an exception, the run warns, drops it and continues
+    training.
     """
 
     Options: ClassVar[type[Any]]
@@ -36,10 +37,10 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        """Take figures of a stage ("autoencoder", "prior") after so many of its steps."""
+        """Log values of a stage ("autoencoder", "prior") after this many of its steps."""
 
-    def resume(self, stage: str, step: int) -> None:  # noqa: B027  (optional: not every tracker can forget)
-        """A stage begins after this step; what was logged of later ones comes again."""
+    def resume(self, stage: str, step: int) -> None:  # noqa: B027  (optional: not every tracker can discard steps)
+        """A stage starts after this step; values that were logged for later steps will be logged again."""
 
     def close(self) -> None:  # noqa: B027  (optional)
-        """The run ends, one way or another."""
+        """The run ends, whether or not it succeeded."""

@@ -22,8 +22,8 @@ from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
 from shala_framework.plugin.options import at_least, between
-from shala_framework.report.media import media_of
-from shala_framework.report.page import Cell, Panel
+from shala_framework.report.data_uris import media_of
+from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.spec.schema import MOST_GUIDANCE
 from shala_framework.support.checkpoint import write_file
@@ -144,7 +144,7 @@ def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
     )
 
 
-def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Panel], bytes]:
+def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[SignalGroup], bytes]:
     """Panels of what was given and of each sample, and a zip archive of the samples' own files.
 
     Raises:
@@ -170,7 +170,7 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Pane
     panels, archive = [], io.BytesIO()
     if given is not None:
         panels.append(
-            Panel(
+            SignalGroup(
                 "given",
                 [Cell(name, media_of(model.modalities[name].preview(given.x[name][0])), "given") for name in there],
             )
@@ -179,14 +179,14 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Pane
     with zipfile.ZipFile(archive, "w") as file:
         for n in range(request.num_samples):
             cells = [Cell(name, media_of(model.modalities[name].preview(x[name][n])), "generated") for name in wanted]
-            panels.append(Panel(f"sample {n + 1}", cells))
+            panels.append(SignalGroup(f"sample {n + 1}", cells))
             for name in wanted:
                 for extension, content in model.modalities[name].write(x[name][n]).items():
                     file.writestr(f"{n:03d}.{name}.{extension}", content)
     return panels, archive.getvalue()
 
 
-def panels_as_html(panels: Sequence[Panel]) -> str:
+def panels_as_html(panels: Sequence[SignalGroup]) -> str:
     """The panels as a piece of a page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shala_framework", "report/templates"), autoescape=True, trim_blocks=True

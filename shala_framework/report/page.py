@@ -18,13 +18,13 @@ from torch import Tensor
 
 from shala_framework import __version__
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
-from shala_framework.data.latents import latents_of
+from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.parts import parts_of
+from shala_framework.report.data_uris import Media, media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
-from shala_framework.report.media import Media, media_of, picture_uri
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.report.tables import evaluation_tables, read_evaluation
 from shala_framework.spec import unstructure
@@ -57,7 +57,7 @@ class Cell:
 
 
 @attrs.frozen
-class Panel:
+class SignalGroup:
     """Signals that belong together.
 
     Attributes:
@@ -236,14 +236,16 @@ def _cells(model: ShaLa, x: Mapping[str, Tensor], names: Sequence[str], role: st
     return [Cell(f"{role} {name}{suffix}", media_of(model.modalities[name].preview(x[name])), role) for name in names]
 
 
-def _joint(model: ShaLa) -> list[Panel]:
+def _joint(model: ShaLa) -> list[SignalGroup]:
     count = min(MOST_JOINT, model.spec.generate.num_joint or MOST_JOINT)
     x, modes = model.generate(count, seed=model.spec.seed), _modes(model, count)
     panels = []
     for n in range(count):
         cells = _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
         means = {name: value[n] for name, value in modes.items()}
-        panels.append(Panel(f"sample {n}", cells + _cells(model, means, list(means), "generated", ", not refined")))
+        panels.append(
+            SignalGroup(f"sample {n}", cells + _cells(model, means, list(means), "generated", ", not refined"))
+        )
     return panels
 
 
@@ -256,9 +258,9 @@ def _modes(model: ShaLa, num_samples: int, given: Mapping[str, Tensor] | None = 
     return {name: x[name] for name in names}
 
 
-def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[Panel]]:
+def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
     """By given modality: what was given, several samples of all others, and the truth."""
-    found: dict[str, list[Panel]] = {}
+    found: dict[str, list[SignalGroup]] = {}
     for column, given in enumerate(model.names) if len(model.names) > 1 else ():
         rows = _varied_rows(held_out, column, MOST_ROWS)
         if not len(rows):
@@ -278,7 +280,7 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[Panel]]:
                 true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
                 cells.append(true if there else attrs.evolve(true, media=[]))
             label = rows.labels[n]
-            panels.append(Panel(f"{key}{f': {label}' if label else ''}", cells))
+            panels.append(SignalGroup(f"{key}{f': {label}' if label else ''}", cells))
         found[given] = panels
     return found
 
@@ -309,7 +311,7 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
     return {
         "ends": [f"{key}{f' ({label})' if label else ''}" for key, label in zip(ends.keys, ends.labels, strict=True)],
         "lines": [
-            Panel(
+            SignalGroup(
                 name,
                 [
                     Cell(f"{share:.0%}", media_of(model.modalities[name].preview(x[name][n])), "generated")

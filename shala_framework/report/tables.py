@@ -15,7 +15,7 @@ from shala_framework.support.json_files import read_json
 
 
 @attrs.frozen
-class Table:
+class TextTable:
     """A table of an evaluation.
 
     Attributes:
@@ -45,9 +45,9 @@ def read_evaluation(path: Path) -> Evaluation:
         raise CheckpointError(f"{path} is no evaluation of this version: {error}; {advice}") from error
 
 
-def evaluation_tables(evaluation: Evaluation) -> list[Table]:
+def evaluation_tables(evaluation: Evaluation) -> list[TextTable]:
     """Every table of what was measured."""
-    return [Table(*table) for table in _tables(evaluation)]
+    return [TextTable(*table) for table in _tables(evaluation)]
 
 
 def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import attrs
 import torch
 
-from shala_framework.data.indexed import index_shards, read_in_order
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.streams import (
     IndexedStream,
@@ -228,7 +228,9 @@ class RunData:
                 **common,
             )
         else:
-            order = SampleOrder(shards.counts, seed=self.spec.seed, lanes=data.lanes, window=data.shuffle_buffer)
+            order = SampleOrder(
+                shards.counts, seed=self.spec.seed, interleave=data.interleave, window=data.shuffle_buffer
+            )
             stream = IndexedStream(shards, self.modalities, order, **common)
         epoch_steps = -(-len(shards) // batch_size) if shards is not None else None
         first = self.spec.train.autoencoder.log_every_steps

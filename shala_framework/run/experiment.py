@@ -220,7 +220,7 @@ class Experiment:
                 self.reporter.note(f"{error}; `shala evaluate --split test` will need them")
 
     def _check_processes(self) -> None:
-        """Raise SpecError where rows of a step, or lanes, cannot be shared equally."""
+        """Raise SpecError unless the processes can share the rows of a step, and the segments of an epoch, equally."""
         size, train = processes.world_size(), self.spec.train
         problems = [
             Problem(
@@ -232,7 +232,7 @@ class Experiment:
                 ("train.autoencoder.batch_size", train.autoencoder.batch_size, train.autoencoder.micro_batches),
                 ("train.prior.batch_size", train.prior.batch_size, train.prior.micro_batches),
                 ("train.refiner.batch_size", train.refiner.batch_size, train.refiner.micro_batches),
-                ("data.lanes", 0 if self.spec.data.in_memory else self.spec.data.lanes, 1),
+                ("data.interleave", 0 if self.spec.data.in_memory else self.spec.data.interleave, 1),
             )
             if value % (size * parts)
         ]

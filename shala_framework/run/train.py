@@ -51,6 +51,7 @@ def train(
     *,
     validation: AnyData | None = None,
     out: str | Path | None = None,
+    stages: Sequence[str] = STAGES,
     steps: int | None = None,
     batch_size: int | None = None,
     reporter: Reporter | None = None,
@@ -70,6 +71,8 @@ def train(
             shards of the spec that the model was made from.
         validation: Held-out rows, in any of these forms.
         out: Folder for checkpoints and metrics, in which the same call resumes; None writes no file at all.
+        stages: Stages to train. Earlier ones have to be trained, and keep their weights; later ones are to be trained
+            again.
         steps: Steps of each stage. Warm-ups and intervals keep their proportion to it.
         batch_size: Rows a step of each stage.
         reporter: Receives progress; None writes to the logger "shala_framework".
@@ -97,7 +100,7 @@ def train(
             spec = attrs.evolve(spec, name=Path(out).name)
         model.describe(spec)
         folder = _claimed(model, Path(out), stack, reporter) if out is not None else None
-        _forget(model, folder)
+        _forget(model, folder, stages)
         rows = _training_data(model, data, validation, device, reporter)
         with processes.first_before_others():
             if folder is not None and isinstance(rows, RunData) and processes.rank() == 0:
@@ -120,6 +123,7 @@ def train(
                 precision=plan.number_format(),
                 metrics=metrics,
                 reporter=reporter,
+                stages=stages,
             )
             training.split_decoders()
             if spec.train.minutes is not None and not plan.steps:
@@ -154,7 +158,7 @@ def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, bat
         raise ValueError("expected steps or minutes, got both")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"expected steps of at least 1, got {steps}")
-    stages = {name: resized(stage, steps) for name, stage in stages_of(spec.train).items()}
+    stages: dict[str, Any] = {name: resized(stage, steps) for name, stage in stages_of(spec.train).items()}
     return attrs.evolve(spec, train=attrs.evolve(spec.train, **stages))
 
 
@@ -169,15 +173,27 @@ def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> 
     return folder
 
 
-def _forget(model: ShaLa, folder: RunFolder | None) -> None:
-    """Train all stages that the folder does not hold, from the model's present weights."""
+def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> None:
+    """Mark stages as not trained; they are trained from the model's present weights, unless the folder holds them.
+
+    Raises:
+        ValueError: A stage is unknown, or one that is left out is not trained.
+        CheckpointError: The folder's run would begin with weights that it cannot begin with again.
+    """
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages:
+        raise ValueError(f"expected stages among {list(STAGES)}, got {list(stages)}")
+    first = min(map(STAGES.index, stages))
+    untrained = [stage for stage in STAGES[:first] if stage not in model.stages]
+    if untrained:
+        raise ValueError(f"expected a trained {untrained[0]} before {STAGES[first]}, got a model without")
     begun = folder is not None and (folder.has(STAGES[0]) or folder.state_file(STAGES[0]).exists())
     if model.stages and folder is not None and not begun:
         raise CheckpointError(
             f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
             "first weights again; make the model again, or train it further without out="
         )
-    model.stages.clear()
+    model.stages -= set(STAGES[first:])  # later stages belong to the earlier ones' old weights
 
 
 def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
-from shala_framework.data.latents import (
+from shala_framework.data.latent_store import (
     Latents,
     LatentStore,
     collect_latents,
@@ -28,7 +28,7 @@ from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.distributed import processes
 from shala_framework.distributed.split_layers import has_split_layers, shard_layers
 from shala_framework.distributed.split_tensors import whole
-from shala_framework.model import ShaLa
+from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.support.errors import CheckpointError
@@ -58,6 +58,7 @@ class RunTraining:
         precision: Number format of the computation.
         metrics: Receives figures.
         reporter: Receives progress.
+        stages: Stages that are to be trained.
     """
 
     model: ShaLa
@@ -67,6 +68,7 @@ class RunTraining:
     precision: Precision
     metrics: MetricsFile
     reporter: Reporter
+    stages: Sequence[str] = STAGES
 
     def split_decoders(self) -> None:
         """Split large layers of stage 1 among the processes, where the spec asks for it."""
@@ -76,34 +78,39 @@ class RunTraining:
             self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
 
     def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
-        """What steps of all stages cost, and the seconds that measuring took and encoding the training set will."""
-        start = time.perf_counter()
+        """Measure what the steps of the stages that are to be trained cost.
+
+        Args:
+            seconds: Time budget, of which the timed steps take a small share.
+
+        Returns:
+            The cost of each stage, and the seconds that measuring took and encoding the training set will take.
+        """
+        start, cost, encoding = time.perf_counter(), dict[str, StageCost](), 0.0
         self.reporter.begin("measuring the rate of training", None, "stage")
-        limit = seconds * TIMED_SHARE
-        settings, cost = self.model.spec.train, {}
-        seen: list[Rows] = []
-
-        def batches(start_step: int) -> Iterator[Rows]:
-            for batch in self.data.batches(start_step):
-                seen[:] = [batch]
-                yield batch
-
-        stage = self._autoencoder_stage()
-        with self._compiled(self.model.autoencoder.networks):
-            cost["autoencoder"] = measure_stage(
-                stage, settings.autoencoder, batches, matrix_dtype=self.precision.dtype, seconds=limit
-            )
-        self.reporter.advance(1)
-        (few,) = seen
-        began = time.perf_counter()
-        collect_latents(self.model.autoencoder, [few], self.device)
-        row_seconds = (time.perf_counter() - began) / len(few)
-        num_rows = self.data.num_train_rows() or 0
-        encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
-        cost["prior"] = self.measure_prior(limit)
-        self.reporter.advance(2)
-        if "refiner" in self.model.planned_stages:
-            cost["refiner"] = self.measure_refiner(limit)
+        if "autoencoder" in self.stages:
+            stage = self._autoencoder_stage()
+            with self._compiled(self.model.autoencoder.networks):
+                cost["autoencoder"] = measure_stage(
+                    stage,
+                    self.model.spec.train.autoencoder,
+                    self.data.batches,
+                    matrix_dtype=self.precision.dtype,
+                    seconds=seconds * TIMED_SHARE,
+                )
+            self.reporter.advance(1)
+        if "prior" in self.stages:
+            with closed_after(partial(self.data.batches, 0)) as batches:
+                few = next(batches)
+            began = time.perf_counter()
+            collect_latents(self.model.autoencoder, [few], self.device)
+            row_seconds = (time.perf_counter() - began) / len(few)
+            num_rows = self.data.num_train_rows() or 0
+            encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
+            cost["prior"] = self.measure_prior(seconds * TIMED_SHARE)
+            self.reporter.advance(2)
+        if "refiner" in self.stages and "refiner" in self.model.planned_stages:
+            cost["refiner"] = self.measure_refiner(seconds * TIMED_SHARE)
             self.reporter.advance(3)
         self.reporter.finish()
         return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
@@ -145,7 +152,7 @@ class RunTraining:
         Raises:
             DataError: A modality is in no training sample.
         """
-        if "autoencoder" in self.model.stages:
+        if "autoencoder" in self.model.stages or "autoencoder" not in self.stages:
             return False
         state_file = self._state_file("autoencoder")
         self.data.check_presence(resumed=state_file is not None and state_file.exists())
@@ -169,7 +176,7 @@ class RunTraining:
 
     def train_prior(self) -> bool:
         """Stage 2, and the control beside it; returns whether there was anything to do."""
-        if "prior" in self.model.stages:
+        if "prior" in self.model.stages or "prior" not in self.stages:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior

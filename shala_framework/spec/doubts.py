@@ -1,19 +1,19 @@
-"""What a spec says that is allowed and rarely meant: mostly of long runs that are tried with few steps."""
+"""Find settings that are valid but rarely intended, mostly those of long runs tried with few steps."""
 
 from shala_framework.spec.schema import Spec
 
-ADAMW_RATE = 7e-3  # from which on a learning rate is rarely meant for AdamW
+ADAMW_RATE = 7e-3  # learning rates from here on are rarely intended for AdamW
 
 
 def doubts(spec: Spec) -> list[str]:
-    """One sentence for each key, with what it does as it is and what to change."""
+    """Return one sentence for each doubtful key: its effect and what to change."""
     found = []
     first = spec.train.autoencoder
     if first.kl_warmup_steps > first.steps:
         found.append(
-            f"train.autoencoder: kl_warmup_steps is {first.kl_warmup_steps} and steps {first.steps}, so that the KL "
+            f"train.autoencoder: kl_warmup_steps is {first.kl_warmup_steps} and steps {first.steps}, so the KL "
             f"term ends at {first.steps / first.kl_warmup_steps:.1%} of kl_weight; "
-            f"lower kl_warmup_steps, to a third of steps say"
+            f"lower kl_warmup_steps, for example to a third of steps"
         )
     for name, stage in (
         ("autoencoder", first),
@@ -24,12 +24,12 @@ def doubts(spec: Spec) -> list[str]:
             continue
         if stage.warmup_steps >= stage.steps:
             found.append(
-                f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so that the learning "
+                f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so the learning "
                 f"rate never reaches {stage.learning_rate:g}; lower warmup_steps"
             )
         if stage.optimizer == "adamw" and stage.learning_rate >= ADAMW_RATE:
             found.append(
-                f'train.{name}: optimizer is "adamw" and learning_rate {stage.learning_rate:g}, a rate of "muon"; '
-                f"AdamW wants about a tenth of it"
+                f'train.{name}: optimizer is "adamw" and learning_rate {stage.learning_rate:g}, which suits "muon"; '
+                f"AdamW needs about a tenth of it"
             )
     return found

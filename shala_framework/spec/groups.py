@@ -1,7 +1,7 @@
-"""Tables that stand for many: `[modality."view_{00..31}"]` is a table for each name that its braces stand for.
+"""Expand modality tables with braces: `[modality."view_{00..31}"]` stands for one table per name.
 
-Within its options, text that has the very braces of the name has the member's value in their place: with
-`fields = ["view_{00..31}.png"]`, view_07 reads the field view_07.png.
+In the options, text that contains the same braces as the name is filled in with the value of each table. With `fields =
+["view_{00..31}.png"]`, view_07 reads the field view_07.png.
 """
 
 import copy
@@ -18,18 +18,20 @@ from shala_framework.support.hints import shortened
 from shala_framework.support.shard_names import count_names
 from shala_framework.support.structuring import Finding, InvalidValueError, KeyPath
 
-MOST_MEMBERS = 1_000  # modality tables, written or stood for by braces, each of them a network
-MOST_FILLED = 5_000_000  # characters and values of all tables that one name's braces stand for
-MOST_LINES = 1_000_000  # keys of all of them
-MOST_CHARACTERS = 200  # of a name with braces
+MOST_MEMBERS = 1_000  # modality tables, after expansion; each is a network
+MOST_FILLED = 5_000_000  # characters and values in all tables that one name expands to
+MOST_LINES = 1_000_000  # keys in all tables that one name expands to
+MOST_CHARACTERS = 200  # characters of a name with braces
 _BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
 
 
 def members(pattern: str) -> dict[str, dict[str, str]]:
-    """Names that a pattern stands for, and what each has in the place of each of the braces; itself without braces.
+    """Expand a name with braces to each name it stands for and the values of its braces.
+
+    A name without braces gives itself, with no values.
 
     Raises:
-        InvalidValueError: They stand for too many tables to have, or are not balanced.
+        InvalidValueError: The braces are unbalanced or stand for too many tables.
 
     Example:
         >>> members("view_{08..10}")
@@ -57,7 +59,7 @@ def members(pattern: str) -> dict[str, dict[str, str]]:
 
 
 def expand_tables(raw: dict[str, Any]) -> list[Finding]:
-    """Replace the modality tables whose names have braces, in place; returns what is wrong with their names.
+    """Replace, in place, each modality table whose name has braces by the tables it stands for.
 
     Args:
         raw: A spec as TOML values.
@@ -69,7 +71,7 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
     expanded: dict[str, Any] = {}
     for pattern, table in tables.items():
         if isinstance(table, dict) and "group" in table:
-            findings.append(Finding(("modality", pattern, "group"), "expected no such key", "share = true makes one"))
+            findings.append(Finding(("modality", pattern, "group"), "not a key of a spec", "set share = true"))
         try:
             named = members(pattern)
         except InvalidValueError as error:
@@ -85,7 +87,7 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
             continue
         for name, values in named.items():
             if name in expanded or (name != pattern and name in tables):
-                findings.append(Finding(("modality", pattern), f"expected names of its own, got {name!r} once more"))
+                findings.append(Finding(("modality", pattern), f"expected distinct names, got {name!r} twice"))
             expanded[name] = _filled(table, values) if values else table
             if values and isinstance(table, dict) and table.get("share") is True:
                 expanded[name]["group"] = pattern
@@ -94,7 +96,7 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
 
 
 def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[KeyPath, int]:
-    """Lines of keys, for the tables that braces stand for too."""
+    """Return the line of every key, including those in tables that braces stand for."""
     found = dict(lines)
     inside: dict[Any, list[tuple[KeyPath, int]]] = {}
     for path, line in lines.items():
@@ -104,13 +106,13 @@ def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[
     for pattern in patterns:
         try:
             named = members(pattern)
-        except InvalidValueError:  # a finding of the table's
+        except InvalidValueError:  # `expand_tables` reports it
             continue
         if not any(named.values()):
-            continue  # without braces, and its lines are known
+            continue  # a name without braces; its lines are known
         tables += len(named)
         if tables > MOST_MEMBERS or len(named) * len(inside.get(pattern, ())) > MOST_LINES:
-            break  # `expand_tables` says so, at the line of the pattern
+            break  # `expand_tables` reports it, at the line of the pattern
         for name in named:
             for path, line in inside.get(pattern, ()):
                 found["modality", name, *path[2:]] = line
@@ -118,7 +120,7 @@ def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[
 
 
 def _size(value: Any) -> int:
-    """Characters and values of a TOML value."""
+    """Count the characters and values of a TOML value."""
     if isinstance(value, str):
         return 1 + len(value)
     if isinstance(value, dict):
@@ -127,7 +129,7 @@ def _size(value: Any) -> int:
 
 
 def _filled(value: Any, values: Mapping[str, str]) -> Any:
-    """A copy of a TOML value in whose texts the braces are filled in."""
+    """Copy a TOML value and fill in the braces in its strings."""
     if isinstance(value, str):
         for text, replacement in values.items():
             value = value.replace(text, replacement)

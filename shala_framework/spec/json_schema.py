@@ -1,7 +1,7 @@
-"""A spec as JSON Schema (draft 2020-12), with which editors of TOML complete, explain and check what is typed.
+"""Describe a spec as JSON Schema (draft 2020-12), which lets TOML editors complete, explain and check keys.
 
-The schema is generated from the classes of the spec's tables and of the plugins' options. It has what one key can say
-alone: type, choices, bounds, default and meaning. Rules that tie several keys together are left to `shala check`.
+The schema is generated from the classes of the spec's tables and of the plugins' options. It covers what concerns a
+single key: type, choices, bounds, default and meaning. `shala check` also checks the rules that involve several keys.
 """
 
 import re
@@ -15,21 +15,21 @@ import attrs
 from shala_framework.plugin.options import Rule
 from shala_framework.spec.reference import meanings_of, summary_of
 from shala_framework.spec.schema import ModalityTable, Spec, StandIn, TrackTable
-from shala_framework.support.structuring import unstructure
+from shala_framework.support.structuring import EXPERIMENTAL, unstructure
 
 Schema = dict[str, Any]
 _TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
-_NAMED_BY = {ModalityTable: ("modality", "plugin"), StandIn: ("data set", "dataset")}  # kind, and the key with its name
+_NAMED_BY = {ModalityTable: ("modality", "plugin"), StandIn: ("data set", "dataset")}  # kind and naming key
 
 
 @attrs.frozen(kw_only=True)
 class PluginTable:
-    """An installed plugin whose options a spec may have.
+    """An installed plugin whose options a spec can set.
 
     Attributes:
         name: Name of the plugin in a spec.
         kind: "modality", "data set" or "tracker".
-        plugin: The plugin's class, which has the class of its options as `Options`.
+        plugin: Class of the plugin; its attribute `Options` is the class of its options.
     """
 
     name: str
@@ -38,10 +38,11 @@ class PluginTable:
 
 
 def json_schema(plugins: Sequence[PluginTable] = ()) -> Schema:
-    """The schema of a whole spec.
+    """Return the schema of a whole spec.
 
     Args:
-        plugins: Plugins whose names and options the schema has; a name of no plugin here is then an error.
+        plugins: Plugins whose names and options the schema contains. Names of other plugins are errors if any are
+            given.
 
     Returns:
         A value for `json.dumps`.
@@ -57,7 +58,7 @@ def json_schema(plugins: Sequence[PluginTable] = ()) -> Schema:
 
 
 def _table(cls: type, plugins: Sequence[PluginTable]) -> Schema:
-    """The schema of one table."""
+    """Return the schema of one table."""
     fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.init]
     meanings = meanings_of(cls)
     written = [field for field in fields if field.metadata.get("written", True)]
@@ -78,12 +79,15 @@ def _table(cls: type, plugins: Sequence[PluginTable]) -> Schema:
 
 
 def _key(field: "attrs.Attribute[Any]", meaning: str, plugins: Sequence[PluginTable]) -> Schema:
-    """The schema of one key."""
+    """Return the schema of one key."""
     schema = _of_type(field.type, plugins)
     for rule in _rules(field.validator):
         schema |= rule
     if meaning and "description" not in schema:
         schema["description"] = meaning
+    if choices := field.metadata.get(EXPERIMENTAL):
+        schema["description"] = f"{meaning} Experimental: {', '.join(map(repr, choices))}.".lstrip()
+        schema["x-experimental"] = list(choices)  # an annotation: validators ignore unknown keywords
     default = field.default
     if default is not attrs.NOTHING and default is not None and not hasattr(default, "factory"):
         schema["default"] = unstructure(default)
@@ -91,7 +95,7 @@ def _key(field: "attrs.Attribute[Any]", meaning: str, plugins: Sequence[PluginTa
 
 
 def _of_type(kind: Any, plugins: Sequence[PluginTable]) -> Schema:
-    """The schema of any type that a field of a table has."""
+    """Return the schema of the type of any field of a table."""
     origin, args = get_origin(kind), get_args(kind)
     if attrs.has(kind):
         return _table(kind, plugins)
@@ -111,7 +115,7 @@ def _of_type(kind: Any, plugins: Sequence[PluginTable]) -> Schema:
 
 
 def _table_of_tables(kind: Any, plugins: Sequence[PluginTable]) -> Schema:
-    """The schema of a table with keys of any name; a tracker's table has the name of its plugin."""
+    """Return the schema of a table with arbitrary keys. The key of a tracker's table is the name of its plugin."""
     if kind is not TrackTable:
         return {"type": "object", "additionalProperties": _of_type(kind, plugins)}
     trackers = [plugin for plugin in plugins if plugin.kind == "tracker"]
@@ -124,12 +128,12 @@ def _table_of_tables(kind: Any, plugins: Sequence[PluginTable]) -> Schema:
 
 
 def _add_options(table: Schema, key: str, plugins: Sequence[PluginTable]) -> None:
-    """Say which names a table's `key` may have, and which options follow from each."""
+    """List the valid names for a table's `key`, and the options that belong to each."""
     if not plugins:
         return
     table["properties"][key]["enum"] = [plugin.name for plugin in plugins]
-    # Taplo completes keys from properties and anyOf, but ignores if/then, and properties beside allOf. The empty schema
-    # in anyOf accepts everything, so that errors come from the one plugin that the table names.
+    # Taplo completes keys from properties and anyOf, but ignores if/then and properties beside allOf. The empty schema
+    # in anyOf accepts everything, so that errors come only from the plugin that the table names.
     table["properties"]["options"]["anyOf"] = [{}, *map(_reference, plugins)]
     table["if"] = {"required": [key]}
     table["then"] = {
@@ -144,7 +148,7 @@ def _add_options(table: Schema, key: str, plugins: Sequence[PluginTable]) -> Non
 
 
 def _definition(plugin: PluginTable) -> str:
-    return re.sub(r"[^\w-]", "_", plugin.name) + "-options"  # / and ~ mean something in a reference
+    return re.sub(r"[^\w-]", "_", plugin.name) + "-options"  # a reference gives / and ~ a meaning
 
 
 def _reference(plugin: PluginTable) -> Schema:
@@ -152,7 +156,7 @@ def _reference(plugin: PluginTable) -> Schema:
 
 
 def _rules(validator: Any) -> Iterator[Mapping[str, Any]]:
-    """The conditions of a field's validator, also of those that attrs combines (`and_`, `optional`)."""
+    """Yield the conditions of a field's validator, including those that attrs combines (`and_`, `optional`)."""
     if isinstance(validator, Rule):
         yield validator.schema
     elif attrs.has(type(validator)):

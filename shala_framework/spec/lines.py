@@ -1,6 +1,6 @@
-"""The line of every key in a TOML text; tomli parses but tells no positions.
+"""Find the line of every key in a TOML text, because tomli reports none.
 
-The text must already have been parsed by tomli: this second look follows keys and brackets and checks nothing.
+The text must already have been parsed by tomli. This scan follows keys and brackets and checks nothing.
 """
 
 import re
@@ -17,12 +17,12 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Map every key path of a valid TOML text to its 1-based line; array elements have int keys."""
+    """Map every key path of a valid TOML text to its 1-based line. Array elements have int keys."""
     return _Scanner(text).scan()
 
 
 def _unquoted(key: str) -> str:
-    """A key as tomli gives it: without its quotes, escapes resolved."""
+    """Return a key as tomli does: without quotes and with escapes resolved."""
     if key[0] not in "\"'":
         return key
     table: dict[str, Any] = tomli.loads(f"{key} = 0")
@@ -33,7 +33,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
-        self.counted = (0, 1)  # a position and its line, from which on lines are counted
+        self.counted = (0, 1)  # a position and its line, from which lines are counted onward
         self.lines: dict[KeyPath, int] = {}
         self.tables: dict[KeyPath, int] = {}
 
@@ -50,7 +50,7 @@ class _Scanner:
             elif self._next("["):
                 self.position += 1
                 table = self._key((), in_header=True)
-                self.lines.pop(table, None)  # known so far from the header of a table inside it
+                self.lines.pop(table, None)  # recorded so far from the header of a table inside it
                 self._record(table)
                 self.position += 1
             else:
@@ -71,7 +71,10 @@ class _Scanner:
         return self.text.startswith(mark, self.position)
 
     def _key(self, table: KeyPath, *, in_header: bool = False) -> KeyPath:
-        """Read a dotted key and record each of its prefixes; a header goes on in the last table of an array."""
+        """Read a dotted key and record each of its prefixes.
+
+        A header that names an array of tables continues in its last table.
+        """
         path = table
         while match := _KEY.match(self.text, self.position):
             path = (*path, _unquoted(match[1]))

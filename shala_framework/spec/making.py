@@ -1,21 +1,18 @@
 """Makes a spec from Python objects in place of a TOML file."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shala_framework.spec.schema import Data, ModalityTable, Spec
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.structuring import InvalidValueError, format_path, structure, unstructure
-
-if TYPE_CHECKING:
-    from shala_framework.plugin.modality import Modality
 
 IN_MEMORY = "memory:"
 """What data.train and data.validation begin with where rows came from Python and not from shards."""
 
 
 def make_spec(
-    modalities: "Mapping[str, Modality]",
+    modalities: Mapping[str, ModalityTable],
     *,
     posterior: Mapping[str, Any],
     prior: Mapping[str, Any],
@@ -27,7 +24,7 @@ def make_spec(
     """The spec of a model that is made in Python.
 
     Args:
-        modalities: Modality objects by name.
+        modalities: Tables of the modalities by name.
         posterior: Keys of [posterior].
         prior: Keys of [prior].
         refine: Keys of [refine].
@@ -43,7 +40,7 @@ def make_spec(
         "name": "model",
         "seed": seed,
         "data": unstructure(Data(train=IN_MEMORY)),
-        "modality": {name: unstructure(table_of(modality)) for name, modality in modalities.items()},
+        "modality": {name: unstructure(table) for name, table in modalities.items()},
         "posterior": dict(posterior),
         "prior": dict(prior),
         "refine": dict(refine),
@@ -53,7 +50,8 @@ def make_spec(
         if name not in tables["modality"]:
             raise SpecError([Problem(path="groups", message=f"expected modalities {list(modalities)}, got {name!r}")])
         tables["modality"][name] |= {"group": group, "share": True}
-    return checked(tables, Spec)
+    spec: Spec = checked(tables, Spec)
+    return spec
 
 
 def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
@@ -68,14 +66,3 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
         raise SpecError(
             [Problem(path=format_path(f.path), message=f.message, hint=f.hint) for f in error.findings]
         ) from None
-
-
-def table_of(modality: "Modality") -> ModalityTable:
-    """The table that a modality object stands for.
-
-    Its plugin is the name under which an installed distribution offers the class. A class of the caller's own has its
-    dotted name there, and is given to `load` again.
-    """
-    from shala_framework.plugin.loading import name_of_class
-
-    return ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))

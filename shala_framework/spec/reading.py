@@ -1,4 +1,4 @@
-"""Reads a TOML spec, applies the stand-in's and the command line's overrides, and reports every error at its place."""
+"""Read a TOML spec, apply the overrides of the stand-in and the command line, and report every error with its place."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.spec.groups import expand_lines, expand_tables, members
+from shala_framework.spec.groups import expand_lines, expand_tables
 from shala_framework.spec.lines import key_lines
+from shala_framework.spec.overrides import Override, parse_override, split_key, table_overrides
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
@@ -29,26 +30,17 @@ from shala_framework.support.urls import is_cache
 
 
 @attrs.frozen
-class Override:
-    """One value that replaces what the file says; origin names where it was written."""
-
-    path: KeyPath
-    value: Any
-    origin: str
-
-
-@attrs.frozen
 class LoadedSpec:
-    """A valid spec and the objects its options became.
+    """A valid spec and the objects built from its options.
 
     Attributes:
-        spec: The spec, with overrides applied and every plugin's options filled in with their defaults.
+        spec: The spec with overrides applied and the defaults of every plugin's options filled in.
         options: Options object of each modality, by name.
         modality_classes: Modality class of each modality, by name.
-        trackers: Class and options object of each tracker, by name; none of a saved spec.
-        stand_in_used: Whether the training data are the stand-in's.
-        text: The file as it was written.
-        origins: Where a key was written, such as "specs/a.toml:12" or "--set", for errors that show only later.
+        trackers: Class and options object of each tracker, by name; empty for a saved spec.
+        stand_in_used: Whether the stand-in replaces the training data.
+        text: Text of the file.
+        origins: Returns where a key was written, such as "specs/a.toml:12" or "--set", for errors that appear later.
     """
 
     spec: Spec
@@ -60,67 +52,8 @@ class LoadedSpec:
     origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
 
 
-def parse_override(text: str) -> Override:
-    """Parse `KEY=VALUE` of the command line; VALUE is TOML, or a string without quotes.
-
-    Raises:
-        SpecError: There is no `=` or KEY is not a dotted key.
-    """
-    key, equals, value = text.partition("=")
-    hint = "such as --set train.prior.steps=2000"
-    if not equals:
-        message = f"expected KEY=VALUE, got {shortened(text)}"
-        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")])
-    try:
-        path = _dotted(key)
-    except ValueError:
-        message = f"expected a dotted key before '=', got {shortened(key)}"
-        raise SpecError([Problem(path="", message=message, hint=hint, origin="--set")]) from None
-    try:
-        return Override(path, _toml_value(value.strip()), "--set")
-    except LimitError as error:
-        raise SpecError([Problem(path=format_path(path), message=str(error), origin="--set")]) from None
-
-
-def _members(override: Override) -> list[Override]:
-    """An override of a table whose name has braces is one of each table that they stand for.
-
-    Raises:
-        InvalidValueError: They stand for too many.
-    """
-    head, *rest = override.path
-    if head != "modality" or not rest:
-        return [override]
-    return [attrs.evolve(override, path=(head, name, *rest[1:])) for name in members(str(rest[0]))]
-
-
-def _dotted(key: str) -> KeyPath:
-    """The keys of one dotted key; ValueError (TOMLDecodeError is one) for anything else."""
-    table: Any = parse_toml(f"{key} = 'end'")
-    path: KeyPath = ()
-    while isinstance(table, dict):
-        ((name, table),) = table.items()
-        path = (*path, name)
-    if table != "end":
-        raise ValueError(f"expected a dotted key, got {key!r}")
-    return path
-
-
-def _toml_value(text: str) -> Any:
-    """What a TOML value says; any other text, a path or a word without quotes, stands for itself.
-
-    Raises:
-        LimitError: It is too deep or too long for a value.
-    """
-    try:
-        table = parse_toml(f"value = {text}")
-    except tomli.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
-
-
 def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value of nested tables, so that keys with and without quotes around their dots mean the same."""
+    """Yield every leaf of nested tables, so that dotted keys mean the same with and without quotes."""
     for key, value in table.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, (*path, key))
@@ -129,9 +62,9 @@ def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyP
 
 
 class _Places:
-    """Where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
+    """Record where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
 
-    A table that no line of the file opens comes from the override of a key in it.
+    A table without a line in the file comes from the override of a key inside it.
     """
 
     def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
@@ -141,7 +74,7 @@ class _Places:
         self._number = count()
 
     def override(self, path: KeyPath, origin: str) -> None:
-        """Note an override, which also replaces whatever was written below its path."""
+        """Record an override. It also replaces everything below its path."""
         self._overrides[path] = (next(self._number), origin)
         for length in range(1, len(path)):
             self._inside.setdefault(path[:length], origin)
@@ -149,7 +82,7 @@ class _Places:
     def origin(self, path: KeyPath) -> str:
         heads = [path[:length] for length in range(len(path), 0, -1)]
         if found := [self._overrides[head] for head in heads if head in self._overrides]:
-            return max(found)[1]  # the last one, as it replaced what was written inside it
+            return max(found)[1]  # the last one, because it replaced what was written inside it
         for head in heads:
             if head in self.lines:
                 return f"{self.file}:{self.lines[head]}"
@@ -169,19 +102,19 @@ class _Places:
 def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool = True) -> LoadedSpec:
     """Read, override, check and complete a spec.
 
-    While `data.train` matches no file and there is a [data.stand_in], the stand-in's `set` is applied first and
-    the overrides after it.
+    If `data.train` matches no file and the spec has [data.stand_in], the stand-in's `set` is applied first and the
+    overrides after it.
 
     Args:
         path: The TOML file.
-        overrides: `KEY=VALUE` texts.
-        use_stand_in: Whether the stand-in may take the place of shards that are not there.
+        overrides: Overrides in the form `KEY=VALUE`.
+        use_stand_in: Whether the stand-in may replace missing shards.
 
     Returns:
         The spec with the classes and options of its modalities.
 
     Raises:
-        SpecError: With every problem of the file, each at its line.
+        SpecError: The spec is invalid; it lists every problem with its line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -205,7 +138,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     given: list[Override] = []
     for override in map(parse_override, overrides):
         try:
-            given += _members(override)
+            given += table_overrides(override)
         except InvalidValueError as error:
             path_there = format_path(override.path[:2])
             wrong += [Problem(path=path_there, message=f.message, origin="--set") for f in error.findings]
@@ -217,15 +150,16 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
     except SpecError as error:
         if stand_in is None:
             raise
-        # What the stand-in's overrides may hide, and real shards would bring to light; without "and 9 more".
+        # Keep these: the stand-in's overrides may hide them until real shards are used. The line "and 9 more" is
+        # dropped.
         problems = [problem for problem in error.problems if problem.origin]
     if stand_in is not None:
         own = []
         for keys, value in _leaves(stand_in):
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                target = tuple(part for key in keys for part in _dotted(str(key)))
-                own += _members(Override(target, value, places.origin(written)))
+                target = tuple(part for key in keys for part in split_key(str(key)))
+                own += table_overrides(Override(target, value, places.origin(written)))
             except ValueError:
                 message = f"expected a dotted key, got {shortened(str(keys[-1]))}"
                 problems.append(places.problem(Finding(written, message)))
@@ -238,10 +172,10 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
 
 
 def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None = None) -> LoadedSpec:
-    """Check and complete a spec that is already JSON values, such as a checkpoint's.
+    """Check and complete a spec that is given as JSON values, such as the one in a checkpoint.
 
-    Somebody else may have saved it. Shards that it names are judged when they are opened, and its `data.cache` is used
-    only where it is a folder that a run has made for copies of shards.
+    The spec may come from someone else. Its shards are checked when they are opened. Its `data.cache` is used only if
+    it is a folder that a run has created for copies of shards.
 
     Args:
         raw: The values.
@@ -249,7 +183,7 @@ def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None
         own: Modality classes of the caller's own, by the name that the spec has for them.
 
     Raises:
-        SpecError: With every problem.
+        SpecError: The spec is invalid; it lists every problem.
     """
     loaded = _resolve(raw, _Places(source, {}), [], saved=True, own=own or {})
     data = loaded.spec.data
@@ -276,7 +210,7 @@ def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) 
 
 
 def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The stand-in's overrides, where the training shards are not there and a sound stand-in is."""
+    """Return the stand-in's overrides if the training shards are missing and the stand-in's table is valid."""
     table = raw.get("data")
     if not isinstance(table, dict):
         return None
@@ -284,7 +218,7 @@ def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
         data = structure({key: table[key] for key in ("train", "stand_in") if key in table}, Data)
         if data.stand_in is None or any_exists(data.train):
             return None
-    except (InvalidValueError, DataError):  # reported by _resolve, at its place
+    except (InvalidValueError, DataError):  # `_resolve` reports it at its place
         return None
     return data.stand_in.set
 
@@ -297,7 +231,7 @@ def _resolve(
     saved: bool = False,
     own: Mapping[str, Any] | None = None,
 ) -> LoadedSpec:
-    from shala_framework.plugin.loading import (  # torch only once the TOML is read
+    from shala_framework.plugin.loading import (  # imports torch, so only after the TOML is read
         load_dataset,
         load_modality,
         load_tracker,
@@ -315,9 +249,9 @@ def _resolve(
         where: KeyPath = ("modality", name)
         plugin = table.get("plugin")
         if len(findings) >= MOST_PROBLEMS:
-            break  # a message lists no more, and asking for plugins that are not there takes time
+            break  # a message lists no more, and looking up missing plugins takes time
         if not isinstance(plugin, str) or not isinstance(table.get("options", {}), dict):
-            continue  # already among the findings of the schema
+            continue  # the schema's findings include it
         try:
             classes[name] = load(plugin)
             options[name] = structure(table.get("options", {}), classes[name].Options)
@@ -333,8 +267,8 @@ def _resolve(
         try:
             dataset = load_dataset(stand_in["dataset"])
             if dataset.needs_source:
-                message = f"expected a data set that makes its samples, got {stand_in['dataset']!r}"
-                findings.append(Finding((*where, "dataset"), message, "it needs a folder of raw files"))
+                message = f"expected a data set that generates its samples, got {stand_in['dataset']!r}"
+                findings.append(Finding((*where, "dataset"), message, "this one needs a folder of raw files"))
             structure(stand_in.get("options", {}), dataset.Options)
         except PluginError as error:
             findings.append(Finding((*where, "dataset"), str(error)))
@@ -362,7 +296,7 @@ def _resolve(
 
 
 def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[[str], Any]:
-    """A plugin's loader that looks for each name once, as a thousand tables may have the same, and not for own ones."""
+    """Wrap a plugin loader so that it looks up each name once, as a thousand tables may use it, and never own names."""
     known: dict[str, Any] = dict(own)
 
     def remembered(name: str) -> Any:
@@ -379,15 +313,15 @@ def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[
 
 
 def _wrong_urls(data: dict[str, Any], *, saved: bool) -> list[Finding]:
-    """What is wrong with the names of shards, where they are of the type that the schema wants."""
+    """Check the names of shards, if their type is what the schema expects."""
     findings = []
     for key in ("train", "validation", "test"):
         value = data.get(key, ())
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            continue  # already among the findings of the schema
+            continue  # the schema's findings include it
         try:
-            if saved:  # a model can be used without its shards, and what may be opened is asked when they are
+            if saved:  # a model works without its shards; whether they may be opened is checked on opening
                 expand_braces(names)
             else:
                 refuse_pipes(names)

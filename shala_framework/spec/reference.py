@@ -1,4 +1,4 @@
-"""What can be written in a spec, read from the classes of its tables: names, types, defaults, meanings."""
+"""List the keys of a spec with their types, defaults and meanings, read from the classes of its tables."""
 
 import inspect
 import json
@@ -10,14 +10,15 @@ from typing import Any, get_args
 import attrs
 
 from shala_framework.spec.schema import Spec
-from shala_framework.support.structuring import describe_type, unstructure
+from shala_framework.support.structuring import EXPERIMENTAL, describe_type, unstructure
 
 _PREFACE = """\
 # The keys of a spec
 
-`shala keys --markdown` prints this page, `shala keys TABLE` one table of it. `shala plugins NAME` lists the `options`
-of a modality, a stand-in or a tracker. `shala keys --json-schema` prints a JSON Schema with which an editor completes
-and checks a spec; [Your own data](own_data.md#in-an-editor) shows how."""
+`shala keys --markdown` prints this page, `shala keys TABLE` one table. `shala plugins NAME` lists the `options` of a
+modality, a stand-in or a tracker. `shala keys --json-schema` prints a JSON Schema, which lets an editor complete and
+check a spec; [Your own data](own_data.md#in-an-editor) shows how. Choices marked experimental measured no better than
+the default."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 
@@ -28,9 +29,9 @@ class Key:
 
     Attributes:
         name: Name of the key.
-        kind: Type, in TOML's words.
-        default: Default as one writes it in TOML; "required" or "none" if there is none to write.
-        meaning: Description, from the class's docstring.
+        kind: Type, in TOML's terms, with experimental choices marked.
+        default: Default in TOML; "required" or "none" if TOML cannot express it.
+        meaning: Description, from the docstring of the class.
     """
 
     name: str
@@ -40,13 +41,13 @@ class Key:
 
 
 @attrs.frozen
-class Table:
+class SpecTable:
     """One table of a spec.
 
     Attributes:
-        name: Dotted, such as "train.prior"; empty for the top of the file.
-        summary: First line of the class's docstring.
-        keys: The table's keys, without those that are tables themselves.
+        name: Dotted name, such as "train.prior"; empty for the top of the file.
+        summary: First line of the docstring of the class.
+        keys: Keys of the table, without nested tables.
     """
 
     name: str
@@ -55,27 +56,27 @@ class Table:
 
 
 def keys_of(options: type) -> tuple[Key, ...]:
-    """The keys of an attrs class, in order, without those that are tables."""
+    """Return the keys of an attrs class, in order, without nested tables."""
     meanings = meanings_of(options)
     return tuple(
-        Key(field.name, describe_type(field.type), _default(field), meanings.get(field.name, ""))
+        Key(field.name, _kind(field), _default(field), meanings.get(field.name, ""))
         for field in attrs.fields(attrs.resolve_types(options))
         if table_class(field.type) is None and field.metadata.get("written", True)
     )
 
 
-def spec_tables() -> tuple[Table, ...]:
-    """Every table of a spec, outer ones first."""
+def spec_tables() -> tuple[SpecTable, ...]:
+    """Return every table of a spec, outer tables first."""
     return tuple(_tables("", Spec))
 
 
-def as_text(tables: tuple[Table, ...], width: int = 100) -> str:
-    """The tables as text for a terminal."""
+def as_text(tables: tuple[SpecTable, ...], width: int = 100) -> str:
+    """Format the tables as text for a terminal."""
     return "\n".join(f"[{table.name}]  {table.summary}\n{keys_as_text(table.keys, width)}" for table in tables)
 
 
 def keys_as_text(keys: tuple[Key, ...], width: int = 100) -> str:
-    """Name, type and default of each key, and its meaning below."""
+    """Format each key with its name, type and default, and its meaning below."""
     lines = []
     for key in keys:
         default = key.default if key.default == "required" else f"default {key.default}"
@@ -85,8 +86,8 @@ def keys_as_text(keys: tuple[Key, ...], width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(tables: tuple[Table, ...]) -> str:
-    """The tables as a page of the documentation."""
+def as_markdown(tables: tuple[SpecTable, ...]) -> str:
+    """Format the tables as a page of the documentation."""
     parts = [_PREFACE]
     for table in tables:
         title = f"`[{table.name}]`" if table.name else "At the top of the file"
@@ -103,8 +104,8 @@ def _code(default: str) -> str:
     return default if default in ("required", "none", "follows from other options") else f"`{default}`"
 
 
-def _tables(name: str, options: type) -> Iterator[Table]:
-    yield Table(name, summary_of(options), keys_of(options))
+def _tables(name: str, options: type) -> Iterator[SpecTable]:
+    yield SpecTable(name, summary_of(options), keys_of(options))
     for field in attrs.fields(attrs.resolve_types(options)):
         nested = table_class(field.type)
         if nested is not None:
@@ -113,19 +114,19 @@ def _tables(name: str, options: type) -> Iterator[Table]:
 
 
 def table_class(kind: Any) -> type | None:
-    """The class of a field that is a table, an optional table or a table of tables; None for other fields."""
+    """Return the class of a field that is a table, an optional table or a table of tables; None for other fields."""
     return next((candidate for candidate in (kind, *get_args(kind)) if attrs.has(candidate)), None)
 
 
 def summary_of(cls: type) -> str:
-    """The first line of a class's docstring, without the name of a table such as `[data]: ` before it."""
+    """Return the first line of a class's docstring, without a table name such as `[data]: ` in front."""
     lines = inspect.cleandoc(cls.__doc__ or "").splitlines() or [cls.__name__]
     summary = _TABLE_NAME.sub("", lines[0])
     return summary[:1].upper() + summary[1:]
 
 
 def meanings_of(options: type) -> dict[str, str]:
-    """Attribute to description, from the docstrings of the class and its base classes."""
+    """Map each attribute to its description in the docstrings of the class and its base classes."""
     found: dict[str, str] = {}
     for cls in options.__mro__:
         _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
@@ -145,8 +146,16 @@ def meanings_of(options: type) -> dict[str, str]:
     return found
 
 
+def _kind(field: "attrs.Attribute[Any]") -> str:
+    """Describe the type in TOML's terms and mark experimental choices."""
+    kind = describe_type(field.type)
+    for choice in field.metadata.get(EXPERIMENTAL, ()):
+        kind = kind.replace(repr(choice), f"{choice!r} (experimental)")
+    return kind
+
+
 def _default(field: "attrs.Attribute[Any]") -> str:
-    """A default as one writes it in TOML, as far as it can be written there."""
+    """Format a default as TOML, where TOML can express it."""
     value: Any = field.default
     if value is attrs.NOTHING:
         return "required"

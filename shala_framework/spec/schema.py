@@ -1,4 +1,4 @@
-"""The schema of a spec: one attrs class a TOML table. A default lives in its field here and nowhere else."""
+"""The schema of a spec: one attrs class for each TOML table. Each default is written once, in its field here."""
 
 from typing import Any, Literal
 
@@ -6,57 +6,26 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
-from shala_framework.spec.limits import (
-    LONGEST_NAME,
-    LONGEST_RUN,
-    MOST_GUIDANCE,
-    MOST_ROWS,
-    MOST_STEPS,
-    MOST_WEIGHT,
-    MOST_WIDE,
-)
+from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
+from shala_framework.spec.names import modality_tables, names_files
 from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
 from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
 from shala_framework.spec.stages import PriorStage as PriorStage
 from shala_framework.spec.stages import RefinerStage as RefinerStage
 from shala_framework.spec.stages import Stage as Stage
 from shala_framework.spec.stages import Train as Train
-from shala_framework.support.hints import shortened
-from shala_framework.support.structuring import Finding, InvalidValueError
-
-
-def _names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
-    if not name or not all(c.isalnum() or c in "_-" for c in name):
-        raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {shortened(name)}")
-    if len(name) > most:
-        raise ValueError(f"expected at most {most} characters (it names files), got {shortened(name)}")
-
-
-def _modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
-    if not tables:
-        raise ValueError("expected at least one [modality.<name>] table, got none")
-    findings = []
-    for name, table in tables.items():
-        try:
-            _names_files(_, __, name, LONGEST_NAME)
-        except ValueError as error:
-            findings.append(Finding((name,), str(error)))
-        if table.share and not table.group:
-            hint = 'such as [modality."view_{00..31}"]'
-            findings.append(Finding((name, "share"), "expected a name with braces, whose tables can share", hint))
-    if findings:
-        raise InvalidValueError(findings)
+from shala_framework.support.structuring import experimental, renamed_from
 
 
 @attrs.frozen(kw_only=True)
 class StandIn:
-    """[data.stand_in]: a synthetic data set that serves while `train` matches no file.
+    """[data.stand_in]: a synthetic data set that replaces the training set while `train` matches no file.
 
     Attributes:
-        dataset: Name of a data set plugin that makes its samples.
-        options: Its options.
-        set: Overrides of the spec, dotted key to value, that fit the run to it; a table in it is merged key by key.
-            --set wins over them.
+        dataset: Name of the data set plugin that generates the samples.
+        options: Options of that plugin.
+        set: Overrides of the spec (dotted key to value) that fit the run to the stand-in. A table is merged key by key.
+            --set takes precedence.
     """
 
     dataset: str
@@ -70,18 +39,18 @@ class Data:
 
     Attributes:
         train: Shards of the training set: paths with globs and braces, or URLs.
-        validation: Shards of held-out rows, for the validation loss and the samples that stand beside the truth.
-        test: Shards of rows that nothing is chosen by, for `shala evaluate --split test`.
-        stand_in: See StandIn.
-        in_memory: Whether to decode the training set once and keep it; otherwise shards are streamed.
-        num_workers: Processes that decode while streaming; 0 decodes in the training process.
-        shuffle_buffer: Samples that streaming shuffles with one another; of shards without an index, original bytes
-            that are held.
-        lanes: Parts of the set that streaming reads side by side; the number of processes has to divide it.
-        cache: Folder for copies of shards behind URLs; without it they are read over the network in every epoch.
-        validation_samples: At most so many held-out rows are kept in memory.
-        max_field_bytes: Bytes of the largest field of a sample that is read; a larger one is an error, as it may be
-            damage, or meant to fill the memory.
+        validation: Shards of the held-out rows, for the validation loss and for comparing samples with real data.
+        test: Shards of the test set, which `shala evaluate --split test` reads. Nothing is selected or tuned on them.
+        stand_in: The table [data.stand_in].
+        in_memory: Whether to decode the training set once and keep it in memory. Otherwise shards are streamed.
+        num_workers: Number of processes that decode while streaming; 0 decodes in the training process.
+        shuffle_buffer: Number of samples that streaming shuffles together. For shards without an index, the original
+            bytes of that many samples are held in memory.
+        interleave: Number of segments of an epoch that streaming reads in turn, one row from each. The number of
+            processes must divide it.
+        cache: Folder for copies of shards behind URLs. Without it, every epoch reads them over the network.
+        validation_samples: Largest number of held-out rows that are kept in memory.
+        max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
     """
 
     train: str | tuple[str, ...] = attrs.field(validator=not_empty)
@@ -91,7 +60,7 @@ class Data:
     in_memory: bool = False
     num_workers: int = attrs.field(default=0, validator=at_least(0, at_most=1_024))
     shuffle_buffer: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
-    lanes: int = attrs.field(default=8, validator=at_least(1, at_most=65_536))
+    interleave: int = attrs.field(default=8, validator=at_least(1, at_most=65_536), metadata=renamed_from("lanes"))
     cache: str | None = None
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
@@ -104,9 +73,9 @@ class ModalityTable:
     Attributes:
         plugin: Name of the modality plugin.
         options: Its options; `shala plugins NAME` lists them.
-        share: Whether all tables that the braces of the name stand for have one encoder and one decoder, which tell
-            them apart by an embedding of each.
-        group: The name with its braces, where they share; not to be written in a spec.
+        share: Whether all tables that the braces in the name stand for share one encoder and one decoder. A learned
+            embedding tells the networks which of the tables they process.
+        group: The name with its braces if the tables share networks. Not a key of the spec.
     """
 
     plugin: str
@@ -120,33 +89,38 @@ class Posterior:
     """[posterior]: the inference model q(z | x_present).
 
     Attributes:
-        latent_dim: Dimensions of z.
-        feature_dim: Dimensions of each modality's feature h.
+        latent_dim: Number of dimensions of z.
+        feature_dim: Number of dimensions of each modality's feature h.
         hidden_dim: Width of the fusion's layers.
-        fusion: How features are joined: "concatenation" and linear layers, as in the paper, or "attention" among the
-            present modalities.
-        modality_dropout: Share of training rows in which q sees a random subset of what is reconstructed.
-        subset_weight: Weight of KL(q(z | x_present) || q(z | x_S)) in stage 1, in nats a latent dimension, for a
-            random subset S of each row's modalities. It trains the network of q(z | x_S), and nothing else.
-        contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 leaves it out.
-        recognition_weight: Weight of the InfoNCE between features of decoded modalities and of the row's others, where
-            likelihoods can be differentiated and contrast_weight is above 0; 0 leaves it out.
-        texture_weight: Weight of the distance between what is decoded and the data in the statistics of the encoders'
-            convolutional maps, where likelihoods can be differentiated; 0 leaves it out.
-        checked_share: Share of a step's rows of which recognition and texture are asked; it saves passes through the
-            encoders.
+        fusion: How features are joined: "concatenation" followed by linear layers, as in the paper, or "attention"
+            among the present modalities.
+        modality_dropout: Share of training rows in which q sees a random subset of the modalities that are
+            reconstructed.
+        subset_weight: Weight of KL(q(z | x_present) || q(z | x_S)) in stage 1, in nats per latent dimension, for a
+            random subset S of each row's modalities. The term trains only the network of q(z | x_S).
+        contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 disables it.
+        recognition_weight: Weight of the InfoNCE between the features of decoded modalities and those of the row's
+            other modalities; 0 disables it. It needs differentiable likelihoods and contrast_weight above 0.
+        texture_weight: Weight of the distance between decoded and real data in the statistics of the encoders'
+            convolutional maps; 0 disables it. It needs differentiable likelihoods.
+        auxiliary_share: Share of a step's rows for which the recognition and texture terms are computed. A smaller
+            share saves passes through the encoders.
     """
 
     latent_dim: int = attrs.field(default=64, validator=at_least(1, at_most=MOST_WIDE))
     feature_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
     hidden_dim: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_WIDE))
-    fusion: Literal["concatenation", "attention"] = "concatenation"
+    fusion: Literal["concatenation", "attention"] = attrs.field(
+        default="concatenation", metadata=experimental("attention")
+    )
     modality_dropout: float = attrs.field(default=0.0, validator=between(0, 1))
     subset_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
     contrast_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
     recognition_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
     texture_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
-    checked_share: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
+    auxiliary_share: float = attrs.field(
+        default=1.0, validator=[above(0), between(0, 1)], metadata=renamed_from("checked_share")
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -155,17 +129,18 @@ class Prior:
 
     Attributes:
         hidden_dim: Width of the denoiser.
-        num_blocks: Its residual blocks.
-        guide_hidden_dim: Width of the guide, a poorer denoiser that learns beside it, for autoguidance.
-        guide_num_blocks: Its residual blocks.
-        dropout: Dropout inside them.
-        condition: How the features of a subset enter: the "sum" of a projection of each, or "attention" among them.
+        num_blocks: Number of residual blocks of the denoiser.
+        guide_hidden_dim: Width of the guide, a weaker denoiser that is trained alongside for autoguidance.
+        guide_num_blocks: Number of residual blocks of the guide.
+        dropout: Dropout rate inside the residual blocks.
+        condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
+            "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
-        log_sigma_std: Its standard deviation (P_std of EDM).
+        log_sigma_std: Standard deviation of log sigma in training (P_std of EDM).
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
-        sigma_max: Highest noise level of the sampler, same unit.
+        sigma_max: Highest noise level of the sampler, in standard deviations of the latent.
         unconditional_share: Share of training rows whose subset S is empty.
-        mixture_components: Components of the Gaussian-mixture control.
+        mixture_components: Number of components of the Gaussian mixture that serves as a control.
     """
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
@@ -173,7 +148,7 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
-    condition: Literal["sum", "attention"] = "sum"
+    condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))
     sigma_min: float = attrs.field(default=0.01, validator=between(1e-6, 1e4))
@@ -228,17 +203,17 @@ class Refine:
 
 @attrs.frozen(kw_only=True)
 class Generate:
-    """[generate]: the samples that a run ends with.
+    """[generate]: the samples that a run draws at its end.
 
     Attributes:
-        num_joint: Joint samples.
-        num_rows: Held-out rows for the cross-modal samples.
-        num_samples: Samples for each such row.
+        num_joint: Number of joint samples.
+        num_rows: Number of held-out rows that cross-modal samples are conditioned on.
+        num_samples: Number of samples for each of these rows.
         sampler: "heun" evaluates the denoiser 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
-        num_steps: Steps of the sampler.
-        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
-        autoguidance_scale: v in D_guide + v (D - D_guide), away from what a poorer denoiser gets wrong, with or
-            without given modalities; 1 is none.
+        num_steps: Number of sampler steps.
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
+        autoguidance_scale: v in D_guide + v (D - D_guide), which steers away from the errors of the weaker denoiser
+            D_guide, with or without given modalities; 1 disables it.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
@@ -252,27 +227,27 @@ class Generate:
 
 @attrs.frozen(kw_only=True)
 class Evaluate:
-    """[evaluate]: what is measured at the end of a run, and by `shala evaluate`.
+    """[evaluate]: what a run measures at its end, and what `shala evaluate` measures.
 
-    A count that is left out follows the number of rows and the time that there is; 0 leaves its part out.
+    A count that is not set is chosen from the number of rows and the available time. 0 skips that part.
 
     Attributes:
-        at_end: Whether a run ends with it; only where held-out rows have labels.
-        minutes: Time that counts which are left out are fitted to; without it a quarter of the run's training time at
-            its end, and no limit for `shala evaluate`.
-        num_samples: Joint samples a seed, at most 500 unless it is given.
-        num_seeds: Seeds of the joint samples.
-        num_rows: Most held-out rows whose modalities are given, at most 200 unless it is given.
-        num_row_samples: Samples for each of them; what differs between them is the diversity.
-        autoguidance_scales: Autoguidance scales of joint samples, one method each.
-        guidance_scales: Guidance scales of samples from given modalities, one method each; autoguidance is
-            [generate]'s.
-        judge_steps: Training steps of each judge, at most 400 unless it is given. Without judges nothing is measured
-            that needs classes.
-        train_rows: Most training rows that judges and the linear probe learn from.
-        held_out_rows: Most rows of the split that is measured.
-        likelihood_rows: Held-out rows whose log-likelihood is estimated, at most 16 unless it is given.
-        importance_samples: Samples of z for each of those, an even number.
+        at_end: Whether a run evaluates at its end. It does so only if held-out rows have labels.
+        minutes: Time limit to which the counts that are not set are fitted. The default is a quarter of the training
+            time at the end of a run, and no limit for `shala evaluate`.
+        num_samples: Number of joint samples for each seed; by default at most 500.
+        num_seeds: Number of seeds of the joint samples.
+        num_rows: Largest number of held-out rows that cross-modal samples are conditioned on; by default at most 200.
+        num_row_samples: Number of samples for each of these rows. Diversity is measured among them.
+        autoguidance_scales: Autoguidance scales to evaluate for joint samples. Each is reported as one method.
+        guidance_scales: Guidance scales to evaluate for cross-modal samples. Each is reported as one method. They use
+            the autoguidance scale of [generate].
+        judge_steps: Number of training steps of each judge; by default at most 400. Without judges, measures that need
+            classes are skipped.
+        train_rows: Largest number of training rows that judges and the linear probe are trained on.
+        held_out_rows: Largest number of rows of the evaluated split.
+        likelihood_rows: Number of held-out rows whose log-likelihood is estimated; by default at most 16.
+        importance_samples: Number of samples of z for each of these rows; an even number.
     """
 
     at_end: bool = True
@@ -296,7 +271,7 @@ class Evaluate:
 
 @attrs.frozen(kw_only=True)
 class TrackTable:
-    """[track.<name>]: a tracker plugin, by its name, that is told the figures of metrics.jsonl as well.
+    """[track.<name>]: a tracker plugin, selected by its name, that also receives the values of metrics.jsonl.
 
     Attributes:
         options: Its options; `shala plugins NAME` lists them.
@@ -311,24 +286,24 @@ class Spec:
 
     Attributes:
         schema: Version of this schema.
-        name: Names the run's folder.
-        seed: Of everything random in the run.
-        data: See Data.
-        modality: A table for each modality, by name; their order is that of the file.
-        posterior: See Posterior.
-        prior: See Prior.
-        refine: See Refine.
-        train: See Train.
-        generate: See Generate.
-        evaluate: See Evaluate.
-        track: See TrackTable.
+        name: Name of the run; it also names the run's folder.
+        seed: Seed of every random draw in the run.
+        data: The table [data].
+        modality: The tables [modality.<name>], by name, in the order of the file.
+        posterior: The table [posterior].
+        prior: The table [prior].
+        refine: The table [refine].
+        train: The table [train].
+        generate: The table [generate].
+        evaluate: The table [evaluate].
+        track: The tables [track.<name>], by name.
     """
 
     schema: Literal[1]
-    name: str = attrs.field(validator=_names_files)
+    name: str = attrs.field(validator=names_files)
     seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
     data: Data
-    modality: dict[str, ModalityTable] = attrs.field(validator=_modality_tables)
+    modality: dict[str, ModalityTable] = attrs.field(validator=modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)
     prior: Prior = attrs.field(factory=Prior)
     refine: Refine = attrs.field(factory=Refine)

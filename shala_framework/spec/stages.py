@@ -8,29 +8,29 @@ from attrs.validators import optional
 from shala_framework.plugin.options import above, at_least
 from shala_framework.spec.limits import MOST_STEPS, MOST_WEIGHT
 
-SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that keep their proportion to a stage's steps
+SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
 
 
 @attrs.frozen(kw_only=True)
 class Stage:
-    """Settings of the training loop that all stages share.
+    """Settings of the training loop that both stages share.
 
     Attributes:
-        steps: Optimiser steps. Under train.minutes the time decides how many are taken, and the warm-ups, intervals and
-            half-life below keep their proportion to them.
-        batch_size: Rows a step, over all processes.
-        micro_batches: Parts into which a process splits its rows of a step, one computed after the other, to save
-            memory. In stage 1 rows are then contrasted with those of their own part alone.
-        optimizer: "muon" makes the steps of linear and convolutional weights orthogonal and leaves the rest to AdamW;
-            "adamw" trains everything by AdamW, at about a tenth of the learning rate.
-        learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
-        warmup_steps: Steps of the warm-up.
-        weight_decay: Decoupled, as in AdamW.
-        gradient_clip: Largest norm of the gradient.
-        log_every_steps: Steps between two lines of metrics.jsonl.
-        save_every_steps: Steps between two saved states from which the stage can go on, each with a validation.
-        save_every_minutes: A state is saved after so many minutes too, however few steps they held.
-        time_share: This stage's part of train.minutes, relative to the other stages' parts.
+        steps: Number of optimiser steps. With train.minutes, the time limit determines the number instead, and the
+            warm-ups, intervals and half-life below scale with it.
+        batch_size: Number of rows in a step, over all processes.
+        micro_batches: Number of micro-batches into which each process divides its rows of a step to save memory. In
+            stage 1, each row is then contrasted only with rows of its own micro-batch.
+        optimizer: "muon" orthogonalises the updates of linear and convolutional weights and uses AdamW for all other
+            parameters. "adamw" uses AdamW for everything, which needs about a tenth of the learning rate.
+        learning_rate: Peak of the schedule, which is a linear warm-up followed by a cosine decay to zero.
+        warmup_steps: Number of warm-up steps.
+        weight_decay: Decoupled weight decay, as in AdamW.
+        gradient_clip: Largest norm of the gradient; a larger gradient is scaled down to it.
+        log_every_steps: Number of steps between two lines of metrics.jsonl.
+        save_every_steps: Number of steps between two saved training states. Each save includes a validation.
+        save_every_minutes: Longest time between two saved training states, however few steps it covers.
+        time_share: This stage's share of train.minutes, relative to the shares of the other stages.
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
@@ -57,10 +57,10 @@ class AutoencoderStage(Stage):
 
     Attributes:
         kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
-        kl_warmup_steps: Steps over which the weight grows from 0.
-        likelihood_rescaling: Whether each modality's log-likelihood is multiplied by (values of the largest modality
-            / values of this one) while training, so that z must tell a skeleton as well as the video that has fifty
-            times as many numbers. The validation ELBO is always the unscaled one.
+        kl_warmup_steps: Number of steps over which the weight grows from 0.
+        likelihood_rescaling: Whether training multiplies each modality's log-likelihood by (number of values of the
+            largest modality / number of values of this one). z must then describe a skeleton as well as a video with
+            fifty times as many values. The validation ELBO is always unscaled.
     """
 
     kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
@@ -75,7 +75,7 @@ class PriorStage(Stage):
     """[train.prior]: stage 2.
 
     Attributes:
-        ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
+        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
@@ -90,9 +90,9 @@ class RefinerStage(Stage):
     """[train.refiner]: stage 3, for modalities that offer a network; steps = 0 leaves it out.
 
     Attributes:
-        steps: Optimiser steps; 0 leaves the stage out. Under train.minutes the time decides how many are taken, and the
-            warm-ups, intervals and half-life below keep their proportion to them.
-        ema_halflife_steps: Half-life of the weights' exponential moving average, which sampling uses.
+        steps: Number of optimiser steps; 0 leaves the stage out. With train.minutes, the time limit determines the
+            number instead, and the warm-ups, intervals and half-life below scale with it.
+        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(0, at_most=MOST_STEPS))
@@ -105,22 +105,23 @@ class RefinerStage(Stage):
 
 @attrs.frozen(kw_only=True)
 class Train:
-    """[train]: all stages.
+    """[train]: settings of all stages.
 
     Attributes:
-        device: "auto" takes CUDA where there is one.
-        precision: Number format of matrix products in training. "auto" takes bfloat16 where the device has units for it
-            and a measurement at the start of the run finds it faster, and float32 elsewhere; a resumed run keeps it.
-        minutes: Time for all stages together, in place of their numbers of steps. The run measures its rate in a few
-            steps that do not count, fixes the steps of every stage from it, and records them for when it is resumed.
-            Reading data, samples and evaluation come on top.
-        compile: Whether torch.compile makes one program of each encoder, decoder and denoiser. The first steps then
-            may take minutes; try whether later ones win them back.
-        sharding: "decoders" splits the large layers of decoders, their gradients and moments among the processes of
-            stage 1 (FSDP2), for decoders that one device cannot hold; "none" keeps them whole in each.
-        autoencoder: Stage 1.
-        prior: Stage 2.
-        refiner: Stage 3; steps = 0 leaves it out.
+        device: Device to train on. "auto" uses CUDA if available.
+        precision: Number format of matrix products in training. "auto" uses bfloat16 if the device has units for it and
+            a measurement at the start of the run finds it faster, and float32 otherwise. A resumed run keeps its
+            format.
+        minutes: Training time for all stages together, instead of their numbers of steps. The run measures its speed in
+            a few steps that do not count, derives the number of steps of every stage, and records it for resuming.
+            Reading data, sampling and evaluation take extra time.
+        compile: Whether to compile each encoder, decoder and denoiser with torch.compile. The first steps may then take
+            minutes; measure whether later steps make up for it.
+        sharding: "decoders" shards the large layers of decoders, with their gradients and optimiser moments, over the
+            processes of stage 1 (FSDP2), for decoders that do not fit on one device. "none" replicates them.
+        autoencoder: The table [train.autoencoder].
+        prior: The table [train.prior].
+        refiner: The table [train.refiner].
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

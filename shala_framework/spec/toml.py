@@ -1,7 +1,7 @@
-"""TOML text to values, within limits that no spec of use meets.
+"""Parse TOML text within limits that no real spec reaches.
 
-A parser that recurses, converts any number and joins any key can be made to fail or to run for minutes by a small file;
-what is too deep or too long is therefore found, with its line, before the text is parsed.
+A parser that recurses, converts numbers of any size and joins keys of any length can be made to fail, or to run for
+minutes, by a small file. Excessive depth or length is therefore found, with its line, before the text is parsed.
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import Any
 
 import tomli
 
-MOST_CHARACTERS = 8 * 2**20  # of a file; a spec that lists a hundred thousand shards by name has that many
-MOST_NESTED = 32  # arrays and tables inside one another, and parts of a dotted key
+MOST_CHARACTERS = 8 * 2**20  # of a file; enough for a spec that lists a hundred thousand shards by name
+MOST_NESTED = 32  # levels of arrays and tables, and parts of a dotted key
 MOST_VALUES = 500_000  # keys, elements, lines and comments
-MOST_DIGITS = 400  # of a number; a float needs at most 309 before its point
+MOST_DIGITS = 400  # of a number; a float needs at most 309 before the decimal point
 
 _TOKEN = re.compile(
     r'''(?P<string>"""(?:[^\\]|\\.)*?(?:"""+|\Z)|\'\'\'.*?(?:\'\'\'+|\Z)|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')'''
@@ -24,10 +24,10 @@ _TOKEN = re.compile(
 
 
 class LimitError(ValueError):
-    """Text that is too deep or too long to be a spec.
+    """The text is nested too deep or too long to be a spec.
 
     Attributes:
-        line: Where, from 1.
+        line: Line of the problem, from 1.
     """
 
     def __init__(self, message: str, line: int) -> None:
@@ -36,11 +36,11 @@ class LimitError(ValueError):
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Values of a TOML text.
+    """Parse a TOML text.
 
     Raises:
-        LimitError: It is too deep or too long.
-        tomli.TOMLDecodeError: It is not TOML.
+        LimitError: The text is nested too deep or too long.
+        tomli.TOMLDecodeError: The text is not valid TOML.
     """
     _check_limits(text)
     return tomli.loads(text)

@@ -1,6 +1,6 @@
-"""TOML or JSON values to attrs classes without coercion, reporting every problem at once.
+"""Convert TOML or JSON values to attrs classes without coercion and report every problem at once.
 
-cattrs dispatches on types; the hooks here replace its own, which turn 3.9 into 3 and "false" into True.
+cattrs dispatches on types. The hooks here replace its own, which turn 3.9 into 3 and "false" into True.
 """
 
 import difflib
@@ -20,25 +20,37 @@ from shala_framework.support.hints import nearest
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 MOST_SHOWN = 100  # characters of a key or a text in a message
-MOST_FINDINGS = 1_000  # of one table or array, after which the others are not looked at
-LARGEST_INT = 2**63 - 1  # of TOML, and of most that reads JSON
+MOST_FINDINGS = 1_000  # of one table or array; further items are not checked
+LARGEST_INT = 2**63 - 1  # limit of TOML and of most JSON readers
+RENAMED_FROM = "renamed_from"  # metadata of a field: its earlier name
+EXPERIMENTAL = "experimental"  # metadata of a field: its experimental choices
+
+
+def renamed_from(name: str) -> dict[str, str]:
+    """Return metadata for a renamed field. The error for its earlier name gives the new one as a hint."""
+    return {RENAMED_FROM: name}
+
+
+def experimental(*choices: str) -> dict[str, tuple[str, ...]]:
+    """Return metadata for a field with choices that measured no better than its default. Lists of keys mark them."""
+    return {EXPERIMENTAL: choices}
 
 
 @attrs.frozen
 class Finding:
-    """One thing wrong, at a path relative to the value that was structured."""
+    """One problem, at a path relative to the value that was structured."""
 
     path: KeyPath
     message: str
     hint: str = ""
 
     def under(self, key: str | int) -> "Finding":
-        """The same finding seen from the value that holds `key`."""
+        """Return the same finding with a path that starts at the value holding `key`."""
         return attrs.evolve(self, path=(key, *self.path))
 
 
 class InvalidValueError(Exception):
-    """Everything wrong with one value; the reader of a spec turns it into a SpecError."""
+    """All problems of one value. The reader of a spec turns it into a SpecError."""
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
@@ -48,7 +60,7 @@ class InvalidValueError(Exception):
 
 
 def format_path(path: KeyPath) -> str:
-    """`("modality", "rgb", "size", 1)` as `modality.rgb.size[1]`; keys that are not bare are quoted."""
+    """Format `("modality", "rgb", "size", 1)` as `modality.rgb.size[1]`. Keys that are not bare are quoted."""
     text = ""
     for key in path:
         if isinstance(key, int):
@@ -61,7 +73,7 @@ def format_path(path: KeyPath) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """How an error names a value that was got, in TOML's words."""
+    """Describe a value in TOML's terms, for an error."""
     if isinstance(value, bool):
         return f"boolean {str(value).lower()}"
     if isinstance(value, dict):
@@ -69,7 +81,7 @@ def describe_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"an array of {len(value)}"
     if isinstance(value, int) and abs(value) > LARGEST_INT:
-        return f"an int of {value.bit_length()} bits"  # writing it out could fail, or fill the screen
+        return f"an int of {value.bit_length()} bits"  # printing it could fail or fill the screen
     names = {int: "int", float: "float", str: "string", type(None): "nothing"}
     shown = repr(value)
     if len(shown) > MOST_SHOWN + 20:
@@ -78,7 +90,7 @@ def describe_value(value: Any) -> str:
 
 
 def describe_type(kind: Any) -> str:
-    """How an error names a type that was expected, in TOML's words."""
+    """Describe an expected type in TOML's terms, for an error."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(repr(choice) for choice in args)
@@ -111,7 +123,7 @@ def _structure_float(value: Any, kind: Any) -> float:
         raise _mismatch(value, kind)
     if type(value) is int and abs(value) > LARGEST_INT:
         raise InvalidValueError([Finding((), f"expected a number of at most 64 bits, got {describe_value(value)}")])
-    if not math.isfinite(value):  # JSON, in which specs are saved, has neither
+    if not math.isfinite(value):  # JSON, the format of saved specs, has neither infinity nor NaN
         raise InvalidValueError([Finding((), f"expected a finite number, got {describe_value(value)}")])
     return float(value)
 
@@ -132,7 +144,7 @@ def _structure_literal(value: Any, kind: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value whose type its reader knows, which JSON, in which specs are saved, has to be able to hold."""
+    """Check that JSON, the format of saved specs, can hold a value whose type only its reader knows."""
     if isinstance(value, Mapping):
         _gather((key, partial(_plain, inner)) for key, inner in value.items())
     elif isinstance(value, (list, tuple)):
@@ -145,12 +157,12 @@ def _plain(value: Any) -> Any:
 
 
 def _refusal(error: ValueError | TypeError) -> InvalidValueError:
-    """What a validator said; attrs' own put the message first and the field after it."""
+    """Convert a validator's error. The validators of attrs put the message first and the field after it."""
     return InvalidValueError([Finding((), str(error.args[0]) if error.args else type(error).__name__)])
 
 
 def _gather(items: Iterable[tuple[str | int, Callable[[], Any]]]) -> list[Any]:
-    """Evaluate every item; raise the findings of all of them together, each under its key."""
+    """Evaluate every item, then raise the findings of all of them together, each under its key."""
     results: list[Any] = []
     findings: list[Finding] = []
     for key, evaluate in items:
@@ -224,9 +236,11 @@ class _Structurer:
             raise _mismatch(value, kind)
         resolved = attrs.resolve_types(kind)
         known = {field.name: field for field in attrs.fields(resolved) if field.init}
+        renamed = {field.metadata.get(RENAMED_FROM): name for name, field in known.items()}
 
         def unknown(key: str) -> Any:
-            raise InvalidValueError([Finding((), "unknown key", nearest(key, known, "keys"))])
+            hint = f"renamed to {renamed[key]!r}" if key in renamed else nearest(key, known, "keys")
+            raise InvalidValueError([Finding((), "unknown key", hint)])
 
         def structured(field: "attrs.Attribute[Any]") -> tuple[str, Any]:
             result = self(value[field.name], field.type)
@@ -236,7 +250,7 @@ class _Structurer:
                 except (ValueError, TypeError) as error:
                     raise _refusal(error) from None
                 except AttributeError:
-                    pass  # a rule that looks at other fields; attrs runs it again once all of them are there
+                    pass  # a rule that reads other fields; attrs runs it again once all fields are set
             return field.name, result
 
         def required(field: "attrs.Attribute[Any]") -> Any:
@@ -252,7 +266,7 @@ class _Structurer:
         pairs = dict(_gather(items))
         try:
             return kind(**pairs)
-        except (ValueError, TypeError) as error:  # a rule that ties several fields together
+        except (ValueError, TypeError) as error:  # a rule that involves several fields
             raise _refusal(error) from None
 
 
@@ -260,24 +274,24 @@ _structurer = _Structurer()
 
 
 def structure(value: Any, kind: type[T]) -> T:
-    """Build an attrs class, or any type its fields may have, from TOML or JSON values.
+    """Build an attrs class, or any type that its fields may have, from TOML or JSON values.
 
     Args:
-        value: What tomli or json returned.
-        kind: The class to build.
+        value: Value returned by tomli or json.
+        kind: Class to build.
 
     Returns:
-        An instance of kind; ints are accepted for floats, and nothing else is coerced.
+        An instance of kind. An int is accepted for a float; nothing else is coerced.
 
     Raises:
-        InvalidValueError: With everything that is wrong, each finding at its path.
+        InvalidValueError: The value is invalid; it lists every problem with its path.
     """
     result: T = _structurer(value, kind)
     return result
 
 
 def unstructure(instance: Any) -> Any:
-    """JSON values from which `structure` builds the same instance again."""
+    """Return JSON values from which `structure` builds an equal instance."""
     if attrs.has(type(instance)):
         return {field.name: unstructure(getattr(instance, field.name)) for field in attrs.fields(type(instance))}
     if isinstance(instance, Mapping):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.stage_pass import Bound
-from shala_framework.data.latents import Latents, LatentStore
+from shala_framework.data.latent_store import Latents, LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.distributed.processes import rows_randn
 from shala_framework.prior import DiffusionPrior

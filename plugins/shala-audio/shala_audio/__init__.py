@@ -30,16 +30,16 @@ from shala_framework.plugin import (
 )
 
 FEWEST_FRAMES, MOST_FRAMES = 8, 20_000
-SILENT = 2.0**-16  # peak: what 16 bits round to nothing
-FIT_SAMPLES = 1_000  # a mean of each band needs no more
+SILENT = 2.0**-16  # peak level; 16-bit samples round anything below to nothing
+FIT_SAMPLES = 1_000  # enough for the mean of each band
 
 
 @final
 class Audio(Modality):
-    """Log-mel spectrograms x, float32 [mels, T], in decibels relative to a sine of full scale.
+    """Log-mel spectrograms x, float32 [mels, T], in decibels relative to a full-scale sine.
 
-    T is `clip_seconds` by `hop_milliseconds`. The powers of all bands of a frame add up to the square of a sine's
-    amplitude; silence, and what follows the end of a short sound, lies at `floor_decibels`.
+    T is `clip_seconds` divided by `hop_milliseconds`. The powers of all bands of a frame add up to the square of a
+    sine's amplitude. Silence, including the padding after a short sound, has the level `floor_decibels`.
     """
 
     @attrs.frozen(kw_only=True)
@@ -47,24 +47,24 @@ class Audio(Modality):
         """Options of an audio modality.
 
         Attributes:
-            sample_rate_hz: Rate to which sounds are resampled, and at which they are written.
-            clip_seconds: Length of x; a shorter sound is followed by silence.
-            crop: What is kept of a longer sound: its "start", its "centre", or the "loudest" stretch.
-            mels: Bands of x, evenly spaced in mel.
+            sample_rate_hz: Sample rate of x; sounds are resampled to it on reading and written at it.
+            clip_seconds: Length of x; a shorter sound is padded with silence.
+            crop: Part of a longer sound to keep: its "start", its "centre", or the "loudest" stretch.
+            mels: Number of bands of x, evenly spaced in mel.
             hop_milliseconds: Time from one frame of x to the next.
             window_milliseconds: Length of the Hann window of a frame, at least twice the hop.
-            min_frequency_hz: Where the lowest band begins.
-            max_frequency_hz: Where the highest band ends; leave it out for half of `sample_rate_hz`.
-            floor_decibels: Level of silence, which is added to all bands: what is far below it does not count.
-            silence: What a stretch without any sound is: "missing", as a track without samples is, or "keep" it as x
-                at the floor.
-            max_samples: Most samples of a track, at its own rate; a longer one is an error. Of one that is cropped at
-                its start no more than needed is decoded.
-            fields: Sample fields to look for, in this order; the first one that has sound is read. The sound of a film
-                begins when its picture does.
-            width: Channels of the networks, a multiple of 8.
+            min_frequency_hz: Lower edge of the lowest band.
+            max_frequency_hz: Upper edge of the highest band; by default half of `sample_rate_hz`.
+            floor_decibels: Level of silence. It is added to all bands, so levels far below it do not count.
+            silence: Meaning of a stretch without any sound: "missing", like a track without samples, or "keep", which
+                gives x at the floor.
+            max_samples: Largest number of samples of a track, at its own rate; a longer track is an error. If only the
+                start of a sound is kept, no more than needed is decoded.
+            fields: Sample fields to look for, in this order; the first one with sound is read. The sound of a film
+                starts when its picture does.
+            width: Number of channels in the networks, a multiple of 8.
             likelihood: Distribution of a level given z.
-            scale: Its scale in decibels; leave it out to have it learned.
+            scale: Scale of the likelihood in decibels. By default it is learned.
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out. 32 suits
                 a CPU, 64 to 128 a GPU.
         """
@@ -115,7 +115,7 @@ class Audio(Modality):
                     f"expected `min_frequency_hz` < `max_frequency_hz` <= {self.sample_rate_hz / 2:g}, half of "
                     f"`sample_rate_hz`, got {self.min_frequency_hz:g} and {self.highest_frequency_hz:g}"
                 )
-            # The lowest band is the narrowest; one that lies between two frequencies of the transform hears nothing.
+            # The lowest band is the narrowest; a band between two frequencies of the transform would be empty.
             lowest_hz = (self.edges_hz[2] - self.edges_hz[0]).item()
             spacing_hz = self.sample_rate_hz / transform_length(self.window)
             if lowest_hz < 2 * spacing_hz:
@@ -126,22 +126,22 @@ class Audio(Modality):
 
         @property
         def hop(self) -> int:
-            """Samples from one frame to the next."""
+            """Number of samples from one frame to the next."""
             return max(1, round(self.hop_milliseconds * self.sample_rate_hz / 1_000))
 
         @property
         def window(self) -> int:
-            """Samples of a frame."""
+            """Number of samples of a frame."""
             return round(self.window_milliseconds * self.sample_rate_hz / 1_000)
 
         @property
         def num_frames(self) -> int:
-            """Frames of x."""
+            """Number of frames of x."""
             return math.ceil(self.clip_seconds * self.sample_rate_hz / self.hop - 1e-6)
 
         @property
         def highest_frequency_hz(self) -> float:
-            """Where the highest band ends."""
+            """Upper edge of the highest band."""
             return self.sample_rate_hz / 2 if self.max_frequency_hz is None else self.max_frequency_hz
 
         @property
@@ -181,17 +181,17 @@ class Audio(Modality):
         return self.options.fields
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Log-mel spectrogram of the first of `fields` that has sound: float32 [mels, T].
+        """Compute the log-mel spectrogram of the first of `fields` that has sound: float32 [mels, T].
 
         Returns:
-            x; None where no field has sound: a film without an audio track, a track without a sample, or, unless
-            `silence` is "keep", a stretch in which nothing sounds.
+            x, or None if no field has sound: a film without an audio track, a track without samples or, unless
+            `silence` is "keep", a silent stretch.
 
         Raises:
-            DataError: A field on the way is not a file that FFmpeg can decode, is cut short, or exceeds a limit.
+            DataError: A field tried before is not a file that FFmpeg can decode, is truncated, or exceeds a limit.
         """
         options, spectrum = self.options, self._spectrum
-        # A later stretch of a sound can only be found by decoding the whole of it.
+        # Finding a later stretch requires decoding the whole sound.
         enough_seconds = (
             options.num_frames * options.hop / options.sample_rate_hz + 1 if options.crop == "start" else None
         )
@@ -208,16 +208,16 @@ class Audio(Modality):
         return None
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """A sound with that spectrogram under "wav": 16 bits, one channel; its phases are made up, always alike."""
+        """Encode a sound with that spectrogram under "wav": 16 bits, mono. Its phases are estimated, always alike."""
         return {"wav": encode_wav(self._sound(x), self.options.sample_rate_hz)}
 
     def preview(self, x: Tensor) -> Preview:
-        """A picture of the spectrogram, low frequencies at the bottom, and its sound."""
+        """Show a picture of the spectrogram, low frequencies at the bottom, and play its sound."""
         picture = draw_spectrum(x.float().cpu().numpy(), self.options.floor_decibels)
         return Preview(frames=picture[None], sound=self._sound(x), sample_rate_hz=self.options.sample_rate_hz)
 
     def _sound(self, x: Tensor) -> np.ndarray:
-        """float32 [N] in [-1, 1]: peaks beyond full scale are clipped, as the level of the rest should stay."""
+        """Synthesise float32 [N] in [-1, 1]. Peaks beyond full scale are clipped to preserve the level of the rest."""
         sound: np.ndarray = self._spectrum.synthesise(x.float().cpu()).clamp(-1, 1).numpy()
         return sound
 
@@ -230,7 +230,7 @@ class Audio(Modality):
         self._standardise.fit(map(self.read, samples), self.fields, FIT_SAMPLES)
 
     def state(self) -> dict[str, Any]:
-        """The mean [mels] and the scale, in decibels."""
+        """Return the mean [mels] and the scale, in decibels."""
         return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:

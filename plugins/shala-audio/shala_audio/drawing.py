@@ -1,18 +1,18 @@
-"""Mel spectrograms as pictures: time to the right, frequency upwards, louder is lighter."""
+"""Draw mel spectrograms: time to the right, frequency upwards, louder is lighter."""
 
 from typing import Final
 
 import numpy as np
 
-LEAST_HEIGHT, LEAST_WIDTH = 160, 256  # pixels to which small spectrograms are enlarged
-LOUD_DECIBELS = 0.0  # the level that is drawn white: a sine of full scale
-# How the three primaries leave the grey diagonal so that the perceived brightness does not change.
+LEAST_HEIGHT, LEAST_WIDTH = 160, 256  # smallest size in pixels; smaller spectrograms are enlarged to it
+LOUD_DECIBELS = 0.0  # level drawn as white: a full-scale sine
+# Directions in which the primaries leave the grey diagonal without changing the perceived brightness.
 TOWARDS_COSINE: Final = np.array([-0.14861, -0.29227, 1.97294])
 TOWARDS_SINE: Final = np.array([1.78277, -0.90649, 0.0])
 
 
 def cubehelix(value: np.ndarray) -> np.ndarray:
-    """Colours whose perceived brightness rises evenly from black to white, also in print and to the colour-blind.
+    """Map values to colours of evenly rising perceived brightness, also in print and for the colour-blind.
 
     Args:
         value: float [...] in [0, 1].

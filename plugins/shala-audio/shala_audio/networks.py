@@ -1,8 +1,8 @@
-"""Convolutional encoder and decoder of mel spectrograms: 1D networks over time, whose channels are bands.
+"""Convolutional encoder and decoder of mel spectrograms: 1D networks over time, with bands as channels.
 
-All convolutions run at a quarter of the frame rate or less, and both networks have as many levels as leave at most
-8 positions or so: their cost grows in proportion to the length of the sound. Levels are standardised by
-each band's mean and a common scale, but the likelihood is one of decibels.
+All convolutions run at a quarter of the frame rate or less, and both networks have as many levels as are needed to
+leave about 8 positions at most, so their cost is proportional to the length of the sound. Levels are standardised with
+each band's mean and a common scale, but the likelihood is a density of decibels.
 
 Shapes: B batch, M mel bands, T frames, C channels, S positions in time, F feature_dim, D latent_dim.
 """
@@ -28,17 +28,17 @@ from shala_framework.plugin import (
 )
 
 FOLD = 4  # frames that the first layer folds into channels and the last one unfolds
-FEWEST = 8  # positions in time are halved until they are at most this many
+FEWEST = 8  # positions in time are halved until at most this many remain
 COARSE_BANDS = 10  # bands of the coarse spectrogram that bypasses the norms
 
 
 def halvings(num_frames: int) -> int:
-    """How often the folded frames are halved: at least once."""
+    """Return how often the folded frames are halved, at least once."""
     return max(1, math.ceil(math.log2(num_frames / FOLD / FEWEST)))
 
 
 def padding(num_frames: int) -> int:
-    """Frames to add so that folding and every halving come out even."""
+    """Return the number of frames to add so that folding and every halving divide evenly."""
     together: int = FOLD * 2 ** halvings(num_frames)
     return -num_frames % together
 
@@ -48,7 +48,7 @@ def residual(width: int) -> Residual:
 
 
 class SpectrumEncoder(nn.Module):
-    """Mel spectrograms [B, M, T] in decibels to features [B, F]."""
+    """Encodes mel spectrograms [B, M, T] in decibels as features [B, F]."""
 
     def __init__(self, standardise: Standardise, num_frames: int, width: int, feature_dim: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SpectrumEncoder(nn.Module):
             layers += [nn.Conv1d(width, width, 4, stride=2, padding=1)]
         layers += [residual(width), group_norm(width), nn.SiLU(), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
-        # Group norm takes the level away; a coarse spectrogram keeps it.
+        # Group norm removes the level; a coarse spectrogram keeps it.
         bands = min(COARSE_BANDS, num_mels)
         self.coarse = nn.Sequential(nn.AdaptiveAvgPool2d((bands, positions)), nn.Flatten())
         self.head = nn.Linear((width + bands) * positions, feature_dim)
@@ -76,7 +76,7 @@ class SpectrumEncoder(nn.Module):
 
 
 class SpectrumDecoder(nn.Module):
-    """Latents [B, D] to a likelihood of mel spectrograms [B, M, T], in nats of decibels."""
+    """Decodes latents [B, D] as a likelihood of mel spectrograms [B, M, T], a density of decibels."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class SpectrumDecoder(nn.Module):
         self.to_time = nn.Sequential(nn.Linear(width, width * positions), nn.Unflatten(1, (width, positions)))
         self.lowest = ConditionedResidual(nn.Conv1d(width, width, 3, padding=1), width)
         self.enlarge = nn.ModuleList(nn.Conv1d(width, 2 * width, 1) for _ in range(levels))
-        # Two a level: at the same cost they learn faster than one in wider networks.
+        # Two blocks per level learn faster than one in wider networks, at the same cost.
         self.first, self.second = (
             nn.ModuleList(ConditionedResidual(nn.Conv1d(width, width, 3, padding=1), width) for _ in range(levels))
             for _ in range(2)
         )
         self.norm, self.to_bands = group_norm(width), nn.Conv1d(width, FOLD * num_mels, 3, padding=1)
-        # A coarse spectrogram, linear in z, is there from the first step on.
+        # A coarse spectrogram, linear in z, is available from the first step.
         bands = min(COARSE_BANDS, num_mels)
         self.to_coarse = nn.Linear(latent_dim, bands * positions)
         self.enlarge_coarse = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Encoded sound, alone or in a video, to one channel of samples: decoded, mixed, resampled and cut to length."""
+"""Decode sound, alone or in a video, to one channel of samples: mixed, resampled and cut to length."""
 
 import math
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ FULL_SCALE: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "d
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 MAX_SAMPLES: Final = 30_000_000  # ten minutes at 48 kHz; a few kilobytes of FLAC can claim hours
-MOST_BROKEN = 0.1  # share of packets that may be left out
-LOUDEST = 100.0  # largest sensible sample, where full scale is 1; beyond it lie flipped bits
-JITTER_SECONDS = 0.05  # time stamps this far from the end of the sound before them leave no gap
-BLOCK_SECONDS = 0.01  # step in which the loudest stretch is looked for
-LARGEST_TERM = 1_000  # of the ratio of two rates
-MARGIN_SECONDS = 0.02  # sound on both sides of a cut that resampling takes into account
+MOST_BROKEN = 0.1  # largest share of packets that may be skipped
+LOUDEST = 100.0  # largest plausible sample, at full scale 1; larger values come from flipped bits
+JITTER_SECONDS = 0.05  # time stamps within this of the end of the previous sound leave no gap
+BLOCK_SECONDS = 0.01  # step in which the loudest stretch is searched
+LARGEST_TERM = 1_000  # largest term of the ratio of two rates
+MARGIN_SECONDS = 0.02  # sound on both sides of a cut that resampling includes
 
 
 def read_sound(
@@ -32,24 +32,24 @@ def read_sound(
 ) -> tuple[np.ndarray, int] | None:
     """Decode one audio track, the container's default, and mix its channels by their mean.
 
-    In a film the result begins when the picture does: a late track is preceded by silence, an early one is cut. Gaps in
-    the track are silence. Without a picture the result begins with the first sample.
+    In a film, the result starts when the picture does: a late track is preceded by silence, an early one is cut. Gaps
+    in the track are silent. Without a picture, the result starts with the first sample.
 
-    A file is refused as cut short where a tenth of it or more is missing, as the structure of WAV, AIFF, AVI, MP4 and
-    Matroska files tells, and in FLAC a last frame that is broken; of other formats what is there is read. Durations in
-    headers are not relied upon. In FLAC, whose frames have checksums, only the last frame may be broken.
+    A file is refused as truncated if a tenth of it or more is missing. WAV, AIFF, AVI, MP4 and Matroska files show this
+    by their structure, FLAC files by a broken last frame. In other formats, whatever is there is read. Durations in
+    headers are not trusted. FLAC frames have checksums, so only the last one may be broken.
 
     Args:
         data: A file in any of `CONTAINERS`, with any codec that FFmpeg knows.
-        field: Name of the field, for messages.
-        enough_seconds: Decode no further than needed for this much; None for the whole track.
-        max_samples: Most samples of the result.
+        field: Name of the field, for error messages.
+        enough_seconds: Stop decoding after this much sound; None decodes the whole track.
+        max_samples: Largest number of samples of the result.
 
     Returns:
-        float32 [N], full scale 1, and its rate in Hz; None where there is no audio track, or one without a sample.
+        float32 [N], full scale 1, and its rate in Hz, or None if there is no audio track or it has no sample.
 
     Raises:
-        DataError: The bytes are no such file, or the track cannot be decoded or is longer than `max_samples`.
+        DataError: The bytes are not such a file, or the track cannot be decoded or is longer than `max_samples`.
     """
     if not data:
         raise DataError(f"field {field!r}: expected encoded sound, got 0 bytes; was the shard written completely?")
@@ -64,13 +64,13 @@ def read_sound(
 
 
 class _Track:
-    """Samples at their places in time.
+    """Samples of a track, placed in time.
 
     Args:
-        rate: Samples a second.
-        origin_seconds: Time stamp of sample 0; None to begin with the first sound.
-        max_samples: Most samples.
-        field: For messages.
+        rate: Samples per second.
+        origin_seconds: Time stamp of sample 0, or None to start with the first sound.
+        max_samples: Largest number of samples.
+        field: Name of the field, for error messages.
     """
 
     def __init__(self, rate: int, origin_seconds: float | None, max_samples: int, field: str) -> None:
@@ -80,25 +80,25 @@ class _Track:
         self._pieces: list[np.ndarray] = []
 
     def add(self, sound: np.ndarray, seconds: float | None, enough: float) -> None:
-        """Append a piece that has this time stamp; where it has none, it follows the piece before.
+        """Append a piece at its time stamp, or directly after the previous piece if it has none.
 
         Args:
             sound: float32 [N].
-            seconds: Its time stamp.
-            enough: Samples that are needed; silence before the piece goes no further.
+            seconds: Time stamp of the piece.
+            enough: Number of samples needed; silence before the piece is not extended beyond it.
         """
         if seconds is not None:
             if self.origin_seconds is None:
                 self.origin_seconds = seconds
             start = round((seconds - self.origin_seconds) * self.rate)
             gap = start - self.length
-            if self.length == 0 and gap < 0:  # from before the picture
+            if self.length == 0 and gap < 0:  # the piece is from before the picture
                 sound = sound[-gap:]
             elif gap > (JITTER_SECONDS * self.rate if self.length else 0):
                 gap = min(gap, math.ceil(min(enough, self.max_samples + 1)))
                 self._check(gap)
                 self._append(np.zeros(gap, np.float32))
-            elif gap < -JITTER_SECONDS * self.rate:  # the stamps start again, as where recordings were joined
+            elif gap < -JITTER_SECONDS * self.rate:  # the stamps start again, as in joined recordings
                 self.origin_seconds = seconds - self.length / self.rate
         self._check(len(sound))
         self._append(sound)
@@ -117,7 +117,7 @@ class _Track:
             self.length += len(sound)
 
     def sound(self) -> np.ndarray:
-        """All of it: float32 [N], at least one sample."""
+        """Return all samples: float32 [N], at least one."""
         return np.concatenate(self._pieces)
 
 
@@ -135,11 +135,11 @@ def _decode(data: bytes, field: str, enough_seconds: float | None, max_samples: 
             raise DataError(
                 f"field {field!r}: expected an audio codec that FFmpeg knows, got a track of an unknown one"
             )
-        # Loader processes already share the cores among them.
+        # Loader processes already divide the cores among them.
         stream.codec_context.thread_count = 1
         track: _Track | None = None
         enough = math.inf
-        # In FLAC the header's length is a hint, which trimming without re-encoding leaves wrong.
+        # In FLAC, the header's length is only a hint; trimming without re-encoding leaves it wrong.
         declared = stream.duration if container.format.name == "flac" else None
         declared_seconds = float(declared * stream.time_base) if declared and stream.time_base else 0.0
         for frame in _frames(container, stream, field, declared_seconds):
@@ -157,7 +157,7 @@ def _decode(data: bytes, field: str, enough_seconds: float | None, max_samples: 
 
 
 def _picture_start(container: av.container.InputContainer) -> float | None:
-    """Time stamp at which the picture of a film begins; None for sound alone."""
+    """Return the time stamp at which the picture of a film starts, or None without a picture."""
     picture = played_stream(container.streams.video)
     if picture is None or picture.start_time is None or picture.time_base is None:
         return None
@@ -167,14 +167,14 @@ def _picture_start(container: av.container.InputContainer) -> float | None:
 def _frames(
     container: av.container.InputContainer, stream: av.AudioStream, field: str, declared_seconds: float
 ) -> Iterator[av.AudioFrame]:
-    """Decode packet by packet; a few that cannot be decoded, as at the ends of many MP3 files, are left out.
+    """Decode packet by packet. Skip a few packets that cannot be decoded, as at the ends of many MP3 files.
 
     Args:
         container: An open file.
         stream: Its track.
-        field: For messages.
-        declared_seconds: Length according to the header, where a broken last packet and a length that falls short of
-            this together mean that the file was cut; 0 where they do not.
+        field: Name of the field, for error messages.
+        declared_seconds: Length according to the header. The file counts as truncated if it is shorter than this and
+            its last packet is broken. 0 disables the check.
     """
     num_packets = num_broken = end = 0
     ends_broken = False
@@ -212,9 +212,9 @@ def _frames(
 
 
 def _first_sample(packet: bytes, num_samples: int) -> int | None:
-    """Number of the first sample of a FLAC frame, which its header has in the manner of UTF-8; None if it has none."""
+    """Return the number of a FLAC frame's first sample, which its header encodes like UTF-8; None if it has none."""
     code = packet[4:11]
-    ones = 8 - (code[0] ^ 0xFF).bit_length() if code else 0  # at the start of the first byte: how many bytes there are
+    ones = 8 - (code[0] ^ 0xFF).bit_length() if code else 0  # leading ones of the first byte: the number of bytes
     if len(code) < max(ones, 1):
         return None
     number = code[0] & (0x7F >> ones)
@@ -240,7 +240,7 @@ def _check_rate(frame: av.AudioFrame, rate: int, field: str) -> None:
 
 
 def _mix(frame: av.AudioFrame, field: str) -> np.ndarray:
-    """The mean of the frame's channels, float32 [N]."""
+    """Return the mean of the frame's channels, float32 [N]."""
     kind = frame.format.name.removesuffix("p")
     if kind not in FULL_SCALE:
         raise DataError(
@@ -248,7 +248,7 @@ def _mix(frame: av.AudioFrame, field: str) -> np.ndarray:
         )
     values = frame.to_ndarray()
     by_channel = values if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels).T
-    with np.errstate(invalid="ignore"):  # infinities of both signs; what is not finite is refused below
+    with np.errstate(invalid="ignore"):  # infinities of both signs; values that are not finite are refused below
         mean = by_channel.mean(0, dtype=np.float64)
     # Unsigned bytes are silent at 128.
     mono: np.ndarray = (mean - (128 if kind == "u8" else 0)) / FULL_SCALE[kind]
@@ -261,14 +261,14 @@ def _mix(frame: av.AudioFrame, field: str) -> np.ndarray:
 
 
 def cut(sound: np.ndarray, rate: int, new_rate: int, num_samples: int, crop: Crop) -> np.ndarray:
-    """A stretch of `num_samples` at another rate; shorter sounds are followed by silence.
+    """Cut a stretch of `num_samples` at another rate. Shorter sounds are padded with silence.
 
     Args:
         sound: float [N] at `rate` Hz.
         rate: Rate of `sound`.
         new_rate: Rate of the result.
         num_samples: Length of the result.
-        crop: Which stretch of a longer sound: its "start", its "centre", or where its energy is largest.
+        crop: Part of a longer sound to keep: its "start", its "centre", or the stretch with the largest energy.
 
     Returns:
         float32 [num_samples].
@@ -289,7 +289,7 @@ def _rounded_up(length: int, unit: int) -> int:
 
 
 def _stretch(sound: np.ndarray, rate: int, length: int, crop: Crop) -> int:
-    """Where the stretch that `crop` names begins."""
+    """Return the start of the stretch that `crop` names."""
     if crop == "start" or len(sound) <= length:
         return 0
     if crop == "centre":
@@ -303,13 +303,13 @@ def _stretch(sound: np.ndarray, rate: int, length: int, crop: Crop) -> int:
 
 
 def resample(sound: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """The sound at another rate: windowed sinc interpolation, sharp enough to keep 94 % of what both rates can hold.
+    """Resample with windowed sinc interpolation, sharp enough to keep 94 % of the band that both rates can represent.
 
     Args:
-        sound: float [N]; silence is taken to surround it.
+        sound: float [N]; silence is assumed around it.
         rate: Rate of `sound` in Hz.
-        new_rate: Rate of the result. Where the two have no small ratio the nearest one stands in, less than a
-            millionth off: the filter's size grows with the ratio's terms.
+        new_rate: Rate of the result. If the two rates have no small ratio, the nearest one is used, which is off by
+            less than a millionth, because the filter's size grows with the ratio's terms.
 
     Returns:
         float64 [N * new_rate / rate], rounded up.

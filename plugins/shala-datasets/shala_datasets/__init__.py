@@ -1,4 +1,4 @@
-"""Data sets of aligned modalities, each from a folder of raw files or made here."""
+"""Data sets of aligned modalities, read from a folder of raw files or generated."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = [
 
 @hookimpl
 def shala_register_datasets(register: Any) -> None:
-    """Offer the data sets to the core."""
+    """Register the data sets with the core."""
     register("cub", CUB)
     register("digits", Digits)
     register("emoji", Emoji)

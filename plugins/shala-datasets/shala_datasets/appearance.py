@@ -1,4 +1,4 @@
-"""Colours of a synthetic clip: a person's skin, hair and clothes, and a background that they stand out from.
+"""Colours of a synthetic clip: a person's skin, hair and clothes, and a background that contrasts with them.
 
 Colours are float RGB in [0, 255].
 """
@@ -40,11 +40,11 @@ class Outfit:
 
     @classmethod
     def random(cls, person: np.random.Generator, day: np.random.Generator) -> "Outfit":
-        """A person's own skin and hair, and clothes of the day; shirt and skin differ, so that arms show.
+        """Draw a person's skin and hair, and clothes for one day. Shirt and skin differ, so arms are visible.
 
         Args:
-            person: Draws what stays the same in all clips of a person.
-            day: Draws what they wear in this one.
+            person: Generator for what stays the same in all clips of a person.
+            day: Generator for the clothes in this clip.
         """
         skin = _SKIN[person.integers(len(_SKIN))] + person.uniform(-8, 8)
         hair = _HAIR[person.integers(len(_HAIR))] + person.uniform(-10, 10)
@@ -60,13 +60,13 @@ class Outfit:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Background:
-    """What is behind the person.
+    """The scene behind the person.
 
     Attributes:
         wall: Colour [3].
-        floor: Colour [3]; that of the wall where there is no visible floor.
+        floor: Colour [3]; equal to the wall's colour if no floor is visible.
         horizon: Row where the floor begins, as a share of the height.
-        light: How much brighter [right, bottom] is than [left, top], as a share of the colour.
+        light: Relative increase in brightness from left to right and from top to bottom.
     """
 
     wall: FloatArray
@@ -76,7 +76,7 @@ class Background:
 
     @classmethod
     def random(cls, rng: np.random.Generator, outfit: Outfit) -> "Background":
-        """Colours unlike every one of the outfit's."""
+        """Draw colours that differ from all colours of the outfit."""
         worn = np.stack([outfit.skin, outfit.hair, outfit.shirt, outfit.trousers, outfit.shoes])
         wall = _first_distinct(_shuffled(rng, _WALLS), worn)
         has_floor = rng.uniform() < 0.65
@@ -88,7 +88,7 @@ class Background:
         )
 
     def picture(self, size: int) -> Image.Image:
-        """The empty scene, size x size pixels."""
+        """Draw the empty scene, size x size pixels."""
         ramp = np.linspace(-0.5, 0.5, size)
         brightness = 1.0 + self.light[0] * ramp[None, :] + self.light[1] * ramp[:, None]
         rows = np.where((np.arange(size) < self.horizon * size)[:, None], self.wall, self.floor)
@@ -97,13 +97,13 @@ class Background:
 
 
 def _shuffled(rng: np.random.Generator, palette: FloatArray, jitter: float = 10.0) -> FloatArray:
-    """The colours of a palette [N, 3] in random order, each a little off."""
+    """Return the colours of a palette [N, 3] in random order, each slightly changed."""
     colours: FloatArray = np.clip(rng.permutation(palette) + rng.uniform(-jitter, jitter, palette.shape), 0, 255)
     return colours
 
 
 def _first_distinct(candidates: FloatArray, others: FloatArray) -> FloatArray:
-    """First of the candidates [N, 3] that is far from all others [M, 3]; the farthest where none is far enough."""
+    """Return the first candidate [N, 3] that is far from all others [M, 3], or the farthest one."""
     distances = np.linalg.norm(candidates[:, None] - others, axis=2).min(axis=1)
     distinct = np.flatnonzero(distances >= _MIN_CONTRAST)
     chosen: FloatArray = candidates[distinct[0] if len(distinct) else int(distances.argmax())]

@@ -1,4 +1,4 @@
-"""Files of one kind from a folder where a data set lies as it was downloaded: unpacked, or as one tar archive."""
+"""Read the files of one kind from a downloaded data set, which is either unpacked or a single tar archive."""
 
 import lzma
 import tarfile
@@ -10,20 +10,20 @@ from shala_datasets.files import printable, read_or_leave_out, walk
 from shala_framework.plugin import Account, DataError
 
 ARCHIVES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
-_LARGEST_ARCHIVE = 1 << 30  # bytes, unpacked: the data sets that are read this way hold less than a tenth of it
-_BLOCK = 512  # bytes: a tar archive ends with at least two blocks of zeros
+_LARGEST_ARCHIVE = 1 << 30  # bytes after unpacking; the data sets read this way hold less than a tenth of it
+_BLOCK = 512  # bytes; a tar archive ends with at least two blocks of zeros
 
 
 def files_in(place: Path, suffix: str, account: Account) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file of a kind, in the order of their names; an archive is read into memory.
+    """Yield name and content of every file of a kind, in order of names. An archive is read into memory.
 
     Args:
-        place: Folder with the files at any depth, or else with one tar archive of them.
+        place: Folder that contains the files at any depth, or a tar archive of them.
         suffix: End of their names, such as ".wav".
-        account: Receives what is left out: empty and unreadable files, and names that come again.
+        account: Records what is left out: empty files, unreadable files and repeated names.
 
     Raises:
-        DataError: There is no such file and not exactly one archive, or the archive is damaged or cut short.
+        DataError: There is neither such a file nor exactly one archive, or the archive is damaged or truncated.
     """
     paths = list(walk(place))
     archives = [path for path in paths if path.name.lower().endswith(ARCHIVES)]
@@ -38,7 +38,7 @@ def files_in(place: Path, suffix: str, account: Account) -> Iterator[tuple[str, 
         yield from sorted(_unpack(archives[0], suffix, account).items())
         return
     for archive in archives:
-        account.leave_out(f"unpacked {suffix} files lie beside it", str(archive.relative_to(place)))
+        account.leave_out(f"unpacked {suffix} files are next to it", str(archive.relative_to(place)))
     previous = None
     for path in unpacked:
         if path.name == previous:
@@ -51,7 +51,7 @@ def files_in(place: Path, suffix: str, account: Account) -> Iterator[tuple[str, 
 
 
 def _unpack(archive: Path, suffix: str, account: Account) -> dict[str, bytes]:
-    """Content of the archive's files by name, without their folders."""
+    """Return the content of the archive's files by name, without their folders."""
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:*") as tar:
@@ -83,7 +83,7 @@ def _unpack(archive: Path, suffix: str, account: Account) -> dict[str, bytes]:
             f"{printable(archive)}: not a readable archive after {len(contents)} *{suffix} files "
             f"({type(error).__name__}: {error}); download it again"
         ) from error
-    # tarfile takes the first header that is none for the end of the archive.
+    # tarfile takes the first invalid header for the end of the archive.
     if len(end) < _BLOCK or end.strip(b"\0"):
         raise DataError(
             f"{printable(archive)}: expected two blocks of zeros at the archive's end, got other bytes or none after "

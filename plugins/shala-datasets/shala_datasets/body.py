@@ -1,8 +1,8 @@
 """A human body of 25 Kinect v2 joints: proportions, joint angles, and the forward kinematics between them.
 
-Body axes: x towards the person's right, y up, z backwards, metres. A person who faces the camera therefore needs no
-turn to stand in Kinect camera coordinates, where x grows to the right of the (mirrored) picture and z away from the
-camera. Angles are in degrees wherever a person writes them.
+Body axes: x towards the person's right, y up, z backwards, in metres. A person who faces the camera therefore needs no
+rotation to Kinect's camera coordinates, where x grows to the right of the (mirrored) picture and z away from the
+camera. Angles written in the code are in degrees.
 
 Shapes: T frames, J = 25 joints.
 """
@@ -34,17 +34,17 @@ _LEFT, _RIGHT = -1, 1
 
 @attrs.frozen(kw_only=True)
 class Body:
-    """Proportions of one person, in metres; bone lengths unless said otherwise.
+    """Proportions of one person in metres; bone lengths unless stated otherwise.
 
     Attributes:
-        height: From the floor to the top of the head.
-        lower_spine: Spine base to spine mid.
-        upper_spine: Spine mid to spine shoulder.
-        neck: Spine shoulder to neck.
-        head: Neck to the centre of the head.
+        height: Distance from the floor to the top of the head.
+        lower_spine: Distance from spine base to spine mid.
+        upper_spine: Distance from spine mid to spine shoulder.
+        neck: Distance from spine shoulder to neck.
+        head: Distance from neck to the centre of the head.
         shoulder_width: Half the distance between the shoulders.
         hip_width: Half the distance between the hips.
-        ankle_height: Ankle above the floor when the foot is flat.
+        ankle_height: Height of the ankle above the floor when the foot is flat.
         girth: Thickness of limbs and torso relative to the average.
     """
 
@@ -66,7 +66,7 @@ class Body:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Body":
-        """A person 1.55 to 1.88 m tall whose proportions stray a few percent from the average adult's."""
+        """Draw a person 1.55 to 1.88 m tall whose proportions differ by a few percent from an average adult's."""
         height = float(rng.uniform(1.55, 1.88))
         average = {
             "lower_spine": 0.150, "upper_spine": 0.130, "neck": 0.040, "head": 0.085, "shoulder_width": 0.106,
@@ -79,13 +79,14 @@ class Body:
 
 @attrs.define(kw_only=True)
 class Arm:
-    """Angles of one arm; all zero is an arm that hangs down with the palm inwards.
+    """Angles of one arm. All zero is an arm that hangs down with the palm inwards.
 
     Attributes:
-        lift: From hanging (0) over horizontal (90) to overhead (180).
-        plane: Where it is lifted: sideways (0), forwards (90), across the body (above 90).
-        twist: About its own axis, outwards; turns the forearm of an arm held sideways from forwards (0) to up (90).
-        elbow: Bend, 0 is straight.
+        lift: Elevation from hanging (0) over horizontal (90) to overhead (180).
+        plane: Direction of the elevation: sideways (0), forwards (90) or across the body (above 90).
+        twist: Outward rotation about its own axis. It turns the forearm of an arm held sideways from forwards (0) to up
+            (90).
+        elbow: Bend of the elbow; 0 is straight.
     """
 
     lift: Angle = 6.0
@@ -96,13 +97,13 @@ class Arm:
 
 @attrs.define(kw_only=True)
 class Leg:
-    """Angles of one leg; all zero is a leg that is stretched down.
+    """Angles of one leg. All zero is a leg that is stretched down.
 
     Attributes:
-        flexion: Thigh forwards.
-        abduction: Thigh sideways.
-        knee: Bend, 0 is straight.
-        planted: 1 keeps the foot flat, 0 holds it at a right angle to the shank.
+        flexion: Forward angle of the thigh.
+        abduction: Sideways angle of the thigh.
+        knee: Bend of the knee; 0 is straight.
+        planted: 1 keeps the foot flat; 0 holds it at a right angle to the shank.
     """
 
     flexion: Angle = 2.0
@@ -116,13 +117,13 @@ class Pose:
     """Joint angles of a whole clip; each value is a number or an array [T].
 
     Attributes:
-        lean: Torso forwards.
-        side: Torso to the person's right.
-        turn: Whole body about the vertical.
-        twist: Chest against the pelvis about the vertical.
-        nod: Head forwards, against the torso.
+        lean: Forward lean of the torso.
+        side: Lean of the torso to the person's right.
+        turn: Rotation of the whole body about the vertical.
+        twist: Rotation of the chest against the pelvis about the vertical.
+        nod: Forward tilt of the head against the torso.
         hop: Height of the feet above the floor, in metres.
-        left_load: Share of the weight on the left foot, 0 to 1; the feet that carry it stay where they are.
+        left_load: Share of the weight on the left foot, 0 to 1. Feet that carry weight stay in place.
     """
 
     left_arm: Arm = attrs.field(factory=Arm)
@@ -138,7 +139,7 @@ class Pose:
     left_load: Angle = 0.5
 
     def mirrored(self) -> "Pose":
-        """The same motion with left and right exchanged."""
+        """Return the same motion with left and right exchanged."""
         return attrs.evolve(
             self,
             left_arm=self.right_arm,
@@ -153,7 +154,7 @@ class Pose:
 
 
 def rotation(axis: int, degrees: Angle, num_frames: int) -> FloatArray:
-    """Right-handed rotation matrices [T, 3, 3] about coordinate axis 0, 1 or 2."""
+    """Return right-handed rotation matrices [T, 3, 3] about coordinate axis 0, 1 or 2."""
     angle = np.radians(degrees)
     following, last = (axis + 1) % 3, (axis + 2) % 3
     R_T33 = np.zeros((num_frames, 3, 3))
@@ -165,7 +166,10 @@ def rotation(axis: int, degrees: Angle, num_frames: int) -> FloatArray:
 
 
 def joint_positions(body: Body, pose: Pose, num_frames: int) -> FloatArray:
-    """Forward kinematics: joints [T, 25, 3] in body axes, the floor at y = 0 and the loaded feet about x = z = 0."""
+    """Forward kinematics: joints [T, 25, 3] in body axes.
+
+    The floor is at y = 0, and the loaded feet are around x = z = 0.
+    """
 
     def turned(axis: int, degrees: Any) -> FloatArray:
         return rotation(axis, degrees, num_frames)
@@ -211,7 +215,7 @@ def joint_positions(body: Body, pose: Pose, num_frames: int) -> FloatArray:
 
 
 def _ground(body: Body, pose: Pose, joints_TJ3: FloatArray) -> FloatArray:
-    """The point [T, 3] that stays at the origin: the floor, below the feet as they share the weight."""
+    """Return the point [T, 3] that stays at the origin: on the floor, below the feet in proportion to their weight."""
     left_load = np.broadcast_to(pose.left_load, len(joints_TJ3))[:, None]
     ground_T3 = left_load * joints_TJ3[:, 14] + (1.0 - left_load) * joints_TJ3[:, 18]
     ankles = joints_TJ3[:, (14, 18), 1] - body.ankle_height

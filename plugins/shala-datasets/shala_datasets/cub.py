@@ -1,7 +1,7 @@
-"""Birds and what people wrote of them: CUB-200-2011 with ten captions an image.
+"""CUB-200-2011: pictures of birds, each with ten captions.
 
-Pictures and lists are those of CUB-200-2011; the captions, a text file an image with one a line, were collected later
-and lie beside them.
+Pictures and lists come from CUB-200-2011. The captions were collected later; each image has a text file with one
+caption per line.
 
 Reference: Wah et al. 2011, "The Caltech-UCSD Birds-200-2011 dataset"; Reed et al. 2016, "Learning deep representations
 of fine-grained visual descriptions".
@@ -22,20 +22,21 @@ IMAGE_FOLDERS = ("images", "images128")
 TEXT_FOLDERS = ("text", "text_c10")
 LAYOUT = (
     f"{', '.join(LISTS)}, images/<class>/<image>.jpg (vision.caltech.edu/datasets/cub_200_2011) and "
-    "text/<class>/<image>.txt with a caption a line (github.com/reedscot/cvpr2016), in itself or in one folder of it"
+    "text/<class>/<image>.txt with one caption per line (github.com/reedscot/cvpr2016), directly or in one subfolder"
 )
 
 
 class CUB(Dataset):
-    """CUB as samples with the fields jpg and txt, one a caption; an image without captions is one sample."""
+    """CUB as samples with the fields jpg and txt, one per caption. An image without captions is one sample."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How much of the data set.
+        """Options of the data set.
 
         Attributes:
-            captions: The first so many captions of an image, each a sample with that image.
-            validation_share: Share of the official training images held out for validation, each with all captions.
+            captions: Number of captions of an image that are used, each as a sample with that image.
+            validation_share: Share of the official training images that are held out for validation, with all their
+                captions.
         """
 
         captions: int = attrs.field(default=10, validator=between(1, 10))
@@ -44,14 +45,14 @@ class CUB(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples in the order of image and caption, with keys such as "00001-02".
+        """Yield the samples in order of image and caption, with keys such as "00001-02".
 
         Args:
-            source: Folder that holds the lists, images and captions, or a folder with them.
+            source: Folder that contains the lists, images and captions, or a folder with them.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder lacks a list or all images or captions, or a list is damaged.
+            DataError: A list or all images or captions are missing, or a list is damaged.
         """
         root = _root(check_folder(source, LAYOUT))
         images, text = _folder(root, IMAGE_FOLDERS), _folder(root, TEXT_FOLDERS)
@@ -74,7 +75,7 @@ class CUB(Dataset):
 
 @attrs.frozen
 class _Image:
-    """What the lists say of an image; its place is relative to the folder of images."""
+    """Entries of the lists for an image. Its path is relative to the folder of images."""
 
     number: int
     place: Path
@@ -83,10 +84,10 @@ class _Image:
 
 
 def _read_lists(root: Path, validation_share: float) -> list[_Image]:
-    """The images in the order of their numbers.
+    """Return the images in order of their numbers.
 
     Raises:
-        DataError: A list cannot be read, lacks an entry, or an entry is not what it should be.
+        DataError: A list cannot be read, lacks an entry or has an invalid entry.
     """
     paths, classes, class_numbers, training = (_read_list(root / name) for name in LISTS)
     flags = {number: _entry(root, LISTS[3], training, number, ("0", "1")) for number in paths}
@@ -104,7 +105,7 @@ def _read_lists(root: Path, validation_share: float) -> list[_Image]:
 
 
 def _root(source: Path) -> Path:
-    """The folder that holds the lists: source, or the one folder in it that does."""
+    """Return the folder that contains the lists: source, or the only subfolder that does."""
     folders = [source, *(path for path in listed(source) if path.is_dir())]
     found = [folder for folder in folders if all((folder / name).is_file() for name in LISTS)]
     if len(found) != 1:
@@ -116,12 +117,12 @@ def _root(source: Path) -> Path:
 def _folder(root: Path, names: tuple[str, ...]) -> Path:
     found = next((root / name for name in names if (root / name).is_dir()), None)
     if found is None:
-        raise DataError(f"{printable(root)}: expected a folder {' or '.join(names)}, got none; expected are {LAYOUT}")
+        raise DataError(f"{printable(root)}: expected a folder {' or '.join(names)}, got none; the layout is {LAYOUT}")
     return found
 
 
 def _read_list(path: Path) -> dict[int, str]:
-    """The lines "<number> <entry>" of a list."""
+    """Read the lines "<number> <entry>" of a list."""
     entries: dict[int, str] = {}
     for line_number, line in enumerate(lines_of(read(path)), 1):
         number, _, entry = line.strip().partition(" ")
@@ -136,7 +137,7 @@ def _read_list(path: Path) -> dict[int, str]:
 
 
 def _entry(root: Path, name: str, entries: dict[int, str], number: int, choices: tuple[str, ...]) -> str:
-    """What a list says of an image."""
+    """Return the entry of a list for an image."""
     entry = entries.get(number)
     if entry not in choices:
         expected = f"{choices[0]} to {choices[-1]}" if len(choices) > 2 else " or ".join(choices)
@@ -146,7 +147,7 @@ def _entry(root: Path, name: str, entries: dict[int, str], number: int, choices:
 
 
 def _relative(path: Path, name: str) -> Path:
-    """An image's place below the folder of images, never one outside it."""
+    """Return an image's path within the folder of images, never outside it."""
     parts = PurePosixPath(name).parts
     if len(parts) != 2 or ".." in parts or "\0" in name:
         raise DataError(f"{printable(path)}: expected names <class>/<image>.jpg, got {name[:60]!r}")
@@ -154,7 +155,7 @@ def _relative(path: Path, name: str) -> Path:
 
 
 def _captions(data: bytes | None) -> list[str]:
-    """The lines that are not blank. Some stand-in for a lost character was put between the words of a few of them."""
+    """Return the lines that are not blank. In some of them, a replacement for a lost character separates words."""
     lines = [] if data is None else lines_of(data)
     captions = (" ".join(re.sub("\N{REPLACEMENT CHARACTER}+", " ", line).split()) for line in lines)
     return [caption for caption in captions if caption]

@@ -1,7 +1,7 @@
 """Digits in five modalities: a picture, a spoken word, a pen's trajectory, the written word, and a drawn film.
 
-Nobody recorded the five together: a sample pairs instances of one digit from three collections, so that what its
-modalities share is the class. Only trajectory and film show the same instance: the film is drawn from the trajectory.
+The five were not recorded together. A sample pairs instances of one digit from three collections, so its modalities
+share only the class. Only trajectory and film show the same instance: the film is drawn from the trajectory.
 
     png   a picture of MNIST (28 x 28, grey)
     wav   a recording of the Free Spoken Digit Dataset (8 kHz, mono), as it is
@@ -34,7 +34,7 @@ from shala_framework.plugin import Account, DataError, Dataset, Sample, at_least
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LAYOUT = (
-    f"{mnist.LAYOUT}, fsdd/ with <digit>_<speaker>_<number>.wav or a tar archive of them "
+    f"{mnist.LAYOUT}, fsdd/ with <digit>_<speaker>_<number>.wav files or a tar archive of them "
     f"(github.com/Jakobovski/free-spoken-digit-dataset), and {pen.LAYOUT}"
 )
 NUM_FRAMES, FRAME_SIDE = 16, 32
@@ -51,10 +51,10 @@ class _Collections:
     """The instances of one split.
 
     Attributes:
-        digits: MNIST's pictures.
+        digits: Pictures of MNIST.
         recordings: Names of recordings of each digit.
         writings: Rows of the pendigits file.
-        rows: Those that belong to the split, of each digit.
+        rows: For each digit, the rows that belong to the split.
     """
 
     digits: MNISTDigits
@@ -63,7 +63,7 @@ class _Collections:
     rows: Mapping[int, list[int]]
 
     def of_class(self, label: int) -> dict[int, Sequence[Any]]:
-        """The instances of one digit in each collection."""
+        """Return the instances of one digit in each collection."""
         return {
             _MNIST: self.digits.of_class(label).tolist(),
             _FSDD: self.recordings.get(label, []),
@@ -72,21 +72,21 @@ class _Collections:
 
 
 class Digits(Dataset):
-    """Digits in five kinds: samples with the fields png, wav, npy, txt, mp4 and json."""
+    """Digits in five modalities: samples with the fields png, wav, npy, txt, mp4 and json."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How many samples are put together.
+        """Options of the data set.
 
-        Test samples are of MNIST's and the pen's test files and of the recordings 0 to 4 of each speaker and digit,
-        validation samples of a tenth of the training files and the recordings 5 to 7, training samples of the rest.
-        Instances are drawn without repetition while a collection lasts, then again in another order.
+        Test samples use MNIST's and the pen's test files and recordings 0 to 4 of each speaker and digit. Validation
+        samples use a tenth of the training files and recordings 5 to 7. Training samples use the rest. Instances are
+        drawn without repetition until a collection is used up, then again in another order.
 
         Attributes:
-            train: Number of training samples, the ten digits in turn.
+            train: Number of training samples; the ten digits take turns.
             validation: Number of validation samples.
             test: Number of test samples.
-            seed: Decides the pairing and the pen's colours.
+            seed: Seed of the pairing and the pen's colours.
         """
 
         train: int = attrs.field(default=6_000, validator=at_least(0, at_most=100_000_000))
@@ -100,11 +100,11 @@ class Digits(Dataset):
         """Yield the samples of "train", "validation" and "test".
 
         Args:
-            source: Folder that holds mnist/, fsdd/ and pendigits/.
+            source: Folder that contains mnist/, fsdd/ and pendigits/.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder lacks a collection, a file is not what it should be, or a digit has no instance.
+            DataError: A collection is missing, a file is invalid, or a digit has no instance.
         """
         account.note("mp4 is rendered: it shows a pen that draws the trajectory in npy")
         source = check_folder(source, LAYOUT)
@@ -113,7 +113,7 @@ class Digits(Dataset):
             yield from self._split(split, collections, recordings, account)
 
     def _read_recordings(self, folder: Path, account: Account) -> dict[str, bytes]:
-        """Recordings by name; other files are noted."""
+        """Read the recordings by name. Other files are noted."""
         recordings = {}
         for name, content in files_in(check_folder(folder, LAYOUT), ".wav", account):
             if not _RECORDING.fullmatch(name):
@@ -152,10 +152,10 @@ class Digits(Dataset):
 
 
 def _divide(source: Path, recordings: Mapping[str, bytes]) -> dict[str, _Collections]:
-    """The instances of each split.
+    """Return the instances of each split.
 
     Raises:
-        DataError: A collection is absent or damaged, or lacks a digit in some split.
+        DataError: A collection is missing or damaged, or lacks a digit in some split.
     """
     digits = read_mnist(source / "mnist")
     training, test = (read_pendigits(source / "pendigits" / f"pendigits.{part}") for part in ("tra", "tes"))

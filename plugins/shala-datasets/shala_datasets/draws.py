@@ -1,4 +1,4 @@
-"""Drawing instances: all of them once in a random order, then all of them again in another."""
+"""Draw instances: all of them once in random order, then all of them again in another order."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,12 +7,12 @@ SPLITS = ("train", "validation", "test")
 
 
 def draw(num_instances: int, num_draws: int, *seed: int) -> NDArray[np.intp]:
-    """Indices of instances, none of which comes again before all have come; more draws begin with the same ones.
+    """Draw indices of instances, none of them twice before all are drawn. More draws begin with the same indices.
 
     Args:
-        num_instances: How many there are, at least 1 unless num_draws is 0.
-        num_draws: How many to draw.
-        seed: Non-negative numbers that the order depends on.
+        num_instances: Number of instances, at least 1 unless num_draws is 0.
+        num_draws: Number of draws.
+        seed: Non-negative numbers that determine the order.
 
     Returns:
         Indices below num_instances, of shape [num_draws].

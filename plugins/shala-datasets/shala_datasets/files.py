@@ -1,4 +1,4 @@
-"""What every data set of raw files does: list and read them, and say which ones it leaves out."""
+"""List and read raw files, and report the ones that are left out, for all data sets."""
 
 import os
 import stat
@@ -11,14 +11,14 @@ _EXAMPLES_PER_NOTE = 5
 
 
 def check_folder(source: Path | None, layout: str) -> Path:
-    """The folder of raw files.
+    """Return the folder of raw files.
 
     Args:
-        source: What `Dataset.samples` was given.
-        layout: What should be in it, for the error.
+        source: Argument of `Dataset.samples`.
+        layout: Expected content, for the error message.
 
     Raises:
-        DataError: It is None, absent, or no folder.
+        DataError: The argument is None, does not exist, or is not a folder.
     """
     if source is None or not source.is_dir():
         got = "a file" if source is not None and source.is_file() else "no folder"
@@ -27,7 +27,7 @@ def check_folder(source: Path | None, layout: str) -> Path:
 
 
 def listed(folder: Path) -> list[Path]:
-    """What lies in a folder, in the order of the names.
+    """List the entries of a folder in order of names.
 
     Raises:
         DataError: The folder cannot be listed.
@@ -39,7 +39,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def walk(source: Path) -> Iterator[Path]:
-    """Every file below source, links followed, in an order that depends on the names alone.
+    """Yield every file below source, following links, in an order that depends only on the names.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -54,15 +54,15 @@ def walk(source: Path) -> Iterator[Path]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, which would have no end."""
+    """Return whether a folder is a link to one of its own parents, which would never end."""
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)
 
 
 def size(path: Path) -> int:
-    """Bytes in a file.
+    """Return the number of bytes in a file.
 
     Raises:
-        DataError: There is no such file, or it is a pipe or a device.
+        DataError: The file does not exist, or is a pipe or a device.
     """
     try:
         status = path.stat()
@@ -74,10 +74,10 @@ def size(path: Path) -> int:
 
 
 def read(path: Path) -> bytes:
-    """All bytes of a file.
+    """Return all bytes of a file.
 
     Raises:
-        DataError: There is no such file, it cannot be read, or it is a pipe or a device.
+        DataError: The file does not exist, cannot be read, or is a pipe or a device.
     """
     size(path)
     try:
@@ -87,31 +87,31 @@ def read(path: Path) -> bytes:
 
 
 def lines_of(data: bytes) -> list[str]:
-    """The lines of a text: LF and CRLF end one, and nothing else, such as a form feed or U+2028, does.
+    """Split a text into lines at LF and CRLF only, not at other separators such as a form feed or U+2028.
 
     Args:
-        data: The text, in UTF-8; other bytes become replacement characters.
+        data: Text in UTF-8; invalid bytes become replacement characters.
     """
     lines = data.decode("utf-8-sig", errors="replace").split("\n")
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def printable(name: Path | str) -> str:
-    """A file's name as text that any terminal and any log takes; bytes that are no UTF-8 become backslash escapes."""
+    """Return a file's name as text for any terminal and log. Bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def count(number: int, noun: str) -> str:
-    """A number and its noun, in the plural where that is right."""
+    """Format a number and its noun, in the plural if needed."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def examples(names: Sequence[str], number: int | None = None) -> str:
-    """The first few of several names, for a note.
+    """Format the first few of several names, for a note.
 
     Args:
-        names: All of them, or the first few.
-        number: How many there are in all; None where names are all.
+        names: All names, or the first few.
+        number: Total number of names, or None if names has all of them.
     """
     shown = names[:_EXAMPLES_PER_NOTE]
     more = (len(names) if number is None else number) > len(shown)
@@ -119,12 +119,12 @@ def examples(names: Sequence[str], number: int | None = None) -> str:
 
 
 def read_or_leave_out(path: Path, source: Path, account: Account) -> bytes | None:
-    """All bytes of a file; where it is empty or cannot be read, None, and the account says so.
+    """Return all bytes of a file. If it is empty or unreadable, record that in the account and return None.
 
     Args:
         path: The file.
-        source: Folder that its name in the note is relative to.
-        account: Counts what is left out.
+        source: Folder that the name in the note is relative to.
+        account: Records what is left out.
     """
     name = str(path.relative_to(source))
     try:

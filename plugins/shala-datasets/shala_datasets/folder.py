@@ -1,9 +1,9 @@
-"""Any folder of files: those that share a stem are one sample, such as 0001.jpg, 0001.txt and 0001.wav.
+"""Any folder of files. Files with the same stem form one sample, such as 0001.jpg, 0001.txt and 0001.wav.
 
-The stem is the path below the folder without its extensions, and the extension, in lower case, is the name of the
-field. A table of comma-separated values may add label, split, group and text of each sample. A file with the extension
-cls holds the label. Folders called train, val and test divide the set. Hidden files, those that systems leave behind,
-and those that describe the set, such as README.md, are left out.
+The stem is the path within the folder without extensions. The extension, in lower case, is the name of the field. A
+table of comma-separated values may add label, split, group and text of each sample. A file with the extension cls
+contains the label. Folders named train, val and test define the splits. Hidden files, files left by operating systems,
+and files that describe the set, such as README.md, are left out.
 """
 
 import hashlib
@@ -20,47 +20,46 @@ from shala_datasets.files import check_folder, count, examples, listed, printabl
 from shala_datasets.folder_names import describes_the_set, left_by_a_system, split_folders, split_of
 from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
 from shala_datasets.splits import check_share, divide_by_hash
-from shala_datasets.tables import MISSING, Table, cell
+from shala_datasets.tables import MISSING, CsvTable, cell
 from shala_framework.plugin import Account, DataError, Dataset, Sample
 
-LAYOUT = "files of which those of one sample share a name, such as 0001.jpg and 0001.txt"
+LAYOUT = "files that share a name within a sample, such as 0001.jpg and 0001.txt"
 
 _FIELD = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _LONGEST_FIELD = 16
-_LONGEST_KEY = 80  # with a field's name below 100 characters, which is what a tar file's header takes
+_LONGEST_KEY = 80  # with a field's name below 100 characters, the limit of a tar header
 _LABEL_FIELD = "cls"
-_RARE = 0.01  # share of samples below which a field has no note of its own
+_RARE = 0.01  # share of samples below which a field gets no note of its own
 
 
 class Folder(Dataset):
-    """A folder of files as samples whose fields are the files' extensions, and txt where a table gives the text."""
+    """A folder of files as samples. The fields are the files' extensions, and txt if a table gives the text."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """What makes a sample, and where label, split and text come from.
+        """What forms a sample, and the source of label, split and text.
 
         Attributes:
-            stem_ends_at: Where a file's stem ends and its extension begins; "last dot" is for names with dots in them.
-            ignore_folders: True pairs files by their name alone, for layouts such as images/0001.jpg and
+            stem_ends_at: Where a file's stem ends and its extension begins. "last dot" is for names that contain dots.
+            ignore_folders: Whether to pair files by name alone, for layouts such as images/0001.jpg and
                 reports/0001.txt.
-            label_from_folder: True takes the name of the folder that a sample lies in as its label, where neither the
-                table nor a cls file gives one.
-            table: File of comma-separated values with a header row, relative to the folder; may end in .gz.
-            key_column: Column that says which sample a row is for, by stem or by the name of one of its files; empty
-                for the one called "key" or "file".
-            label_column: Column of labels; a blank cell is no label.
-            split_column: Column of "train", "validation" or "test". A table that has it decides alone, and samples
-                without a row are left out.
-            group_column: Column of what must stay on one side of the split, such as the patient; samples without a
-                row are left out.
-            missing_cells: Cells that count as blank, as programs write them where a value is missing.
-            text_columns: Columns that become the field txt, one below the other; where all are blank, txt is missing.
-            split_from_folder: "auto" takes the split from folders called train, val, test or the like where at least
-                two of them, train among them, lie side by side; what lies in none is left out then. "yes" does so
-                wherever a folder has such a name, "no" nowhere. A table with splits comes first.
-            validation_share: Share of samples, or of groups, for validation, by a hash of the stem or group where
-                neither a table nor folders say it. Above 0 at least one sample of three is.
-            test_share: Share of them for the test, likewise.
+            label_from_folder: Whether a sample's folder gives its label if neither the table nor a cls file does.
+            table: File of comma-separated values with a header row, relative to the folder; it may end in .gz.
+            key_column: Column that identifies a row's sample by its stem or by the name of one of its files. By default
+                the column named "key" or "file".
+            label_column: Column of labels. A blank cell means no label.
+            split_column: Column of "train", "validation" or "test". If a table has this column, it alone determines the
+                splits, and samples without a row are left out.
+            group_column: Column of groups that must stay within one split, such as the patient. Samples without a row
+                are left out.
+            missing_cells: Cell contents that count as blank, as programs write them for missing values.
+            text_columns: Columns that form the field txt, one per line. If all are blank, txt is missing.
+            split_from_folder: How folder names determine splits. "auto" uses folders named train, val, test or similar
+                if at least two of them, including train, are next to each other; samples outside them are then left
+                out. "yes" uses every folder with such a name, "no" none. A table with splits takes precedence.
+            validation_share: Share of samples, or of groups, for validation, by a hash of the stem or group, if neither
+                a table nor folders define splits. Above 0, at least one of three samples is for validation.
+            test_share: Share of samples or groups for the test set, chosen likewise.
         """
 
         stem_ends_at: Literal["first dot", "last dot"] = "first dot"
@@ -82,7 +81,7 @@ class Folder(Dataset):
                 total = self.validation_share + self.test_share
                 raise ValueError(f"expected validation_share and test_share below 1 together, got {total}")
             if self.ignore_folders and self.label_from_folder:
-                raise ValueError("expected one of ignore_folders and label_from_folder, got both")
+                raise ValueError("expected only one of ignore_folders and label_from_folder, got both")
             needs = [name for name in ("key_column", "group_column", "text_columns") if getattr(self, name)]
             if needs and not self.table:
                 raise ValueError(f"expected a table for {needs[0]}, got none: set table to the name of the CSV file")
@@ -90,14 +89,14 @@ class Folder(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples in the order of their stems; what is left out or odd goes to the account.
+        """Yield the samples in order of their stems. The account records what is left out or unusual.
 
         Args:
-            source: The folder.
+            source: Folder of the files.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder or the table cannot be used, or no sample comes of them.
+            DataError: The folder or the table cannot be used, or gives no sample.
         """
         source = check_folder(source, LAYOUT)
         found, splits = self._find(source, account)
@@ -116,7 +115,7 @@ class Folder(Dataset):
                 tally["texts replaced"] += "txt" in fields
                 fields["txt"] = facts[stem].text.encode()
             if not fields:
-                account.leave_out("no file but a label, or none that can be read", stem, noun="sample")
+                account.leave_out("no readable file other than a label", stem, noun="sample")
                 continue
             split = divided[stem]
             tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
@@ -130,7 +129,7 @@ class Folder(Dataset):
         self._note(tally, fields_of, found, account)
 
     def _find(self, source: Path, account: Account) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
-        """Files by stem and field, in the order of the stems, then of the paths; and splits by stem, from folders."""
+        """Return files by stem and field, in order of stems and paths, and the splits that folders define, by stem."""
         entries = [(path, *self._entry(path)) for path in self._paths(source)]
         usable = [(path.parent, name) for path, name, _, reason in entries if not reason]
         folders = split_folders((folder for folder, _ in usable), self.options.split_from_folder)
@@ -147,7 +146,7 @@ class Folder(Dataset):
             split = split_of(path.parent, folders)
             if not self.options.ignore_folders:
                 stem = (path.parent / name).as_posix()
-            else:  # names may come again in each split
+            else:  # names may recur in each split
                 stem = f"{split}/{name}" if split and len(splits_of_name[name]) > 1 else name
             if split:
                 splits[stem] = split
@@ -156,7 +155,7 @@ class Folder(Dataset):
                 account.leave_out("same stem and extension twice", f"{path} (used: {used.relative_to(source)})")
         for stem in [stem for stem, paths in found.items() if describes_the_set(stem, paths)]:
             for path in found.pop(stem).values():
-                account.leave_out("describes the set by its name, and is no sample", str(path.relative_to(source)))
+                account.leave_out("describes the set by its name, not a sample", str(path.relative_to(source)))
         with_csv = [stem for stem, fields in found.items() if "csv" in fields]
         if len(with_csv) == 1 < len(found) and len(found[with_csv[0]]) == 1:
             (path,) = found.pop(with_csv[0]).values()
@@ -166,12 +165,12 @@ class Folder(Dataset):
         return {stem: found[stem] for stem in sorted(found)}, splits
 
     def _paths(self, source: Path) -> Iterator[Path]:
-        """Every file but the table, relative to the folder."""
+        """Yield every file but the table, relative to the folder."""
         table = os.path.normpath(source / self.options.table)
         return (path.relative_to(source) for path in walk(source) if os.path.normpath(path) != table)
 
     def _entry(self, path: Path) -> tuple[str, str, str]:
-        """Name without extension, field, and why the file is left out or else an empty string."""
+        """Return name without extension, field, and the reason to leave the file out, or an empty string."""
         if any(part.startswith(".") for part in path.parts):
             return "", "", "hidden file"
         if left_by_a_system(path):
@@ -187,7 +186,7 @@ class Folder(Dataset):
         return name, field, ""
 
     def _divide(self, facts: Mapping[str, Facts], splits: Mapping[str, str], account: Account) -> dict[str, str]:
-        """Split of every sample: the table's, else the folder's, else by a hash."""
+        """Return the split of every sample, from the table, the folder or a hash, in this order."""
         if any(of.split for of in facts.values()):
             differing = [stem for stem, of in facts.items() if of.split and splits.get(stem, of.split) != of.split]
             if differing:
@@ -200,19 +199,19 @@ class Folder(Dataset):
             account.note('split by the folders called train, val or test; split_from_folder = "no" ignores them')
             for stem in facts:
                 if stem not in splits:
-                    account.leave_out("in none of the folders that divide the set", stem, noun="sample")
+                    account.leave_out("in none of the folders that define splits", stem, noun="sample")
             return {stem: splits[stem] for stem in facts if stem in splits}
         groups = {stem: of.group or stem for stem, of in facts.items()}
         of_group = divide_by_hash(groups.values(), self.options.validation_share, self.options.test_share)
         return {stem: of_group[group] for stem, group in groups.items()}
 
     def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], account: Account) -> dict[str, Facts]:
-        """Facts of every sample that is used; samples without a row are left out where the table decides the split."""
+        """Return the facts of every used sample. Samples without a row are left out if the table determines splits."""
         nothing = Facts(label=None, split=None, group="", text="")
         options = self.options
         if not options.table:
             return dict.fromkeys(found, nothing)
-        table = Table.open(self._table_path(source))
+        table = CsvTable.open(self._table_path(source))
         columns = choose_columns(
             table,
             key=options.key_column,
@@ -244,8 +243,8 @@ class Folder(Dataset):
             account.note(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
         return dict.fromkeys(found, nothing) | facts
 
-    def _note_missing_cells(self, account: Account, table: Table, columns: Collection[str]) -> None:
-        """Note which cells count as blank that say something, as it may be the name of a class after all."""
+    def _note_missing_cells(self, account: Account, table: CsvTable, columns: Collection[str]) -> None:
+        """Note which non-empty cells count as blank, because they might be names of classes."""
         said = Counter(
             row[column].strip()
             for _, row in table
@@ -267,7 +266,7 @@ class Folder(Dataset):
     def _label(
         self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, account: Account, divided: bool
     ) -> str | None:
-        """The table's label, else that of the file cls, which is taken out of the fields, else the folder's name."""
+        """Return the label: from the table, else the file cls (removed from the fields), else the folder's name."""
         label = facts.label
         try:
             written = fields.pop(_LABEL_FIELD, b"").decode("utf-8-sig").strip()
@@ -319,7 +318,7 @@ class Folder(Dataset):
 
 
 def _safe_key(stem: str, taken: Collection[str]) -> str:
-    """A key of letters, digits, "_" and "-" that is not taken; where that or the length asks for it, ends in a hash."""
+    """Return an unused key of letters, digits, "_" and "-". It ends in a hash for long or unusual stems."""
     key = re.sub(r"[^A-Za-z0-9_-]", "-", stem.replace("/", "_"))
     if key in taken or len(key) > _LONGEST_KEY:
         digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What names say in a folder of files: which files are no samples, and which folders are splits."""
+"""Interpret names in a folder of files: which files are not samples, and which folders are splits."""
 
 import re
 from collections import defaultdict
@@ -18,36 +18,36 @@ _DOCUMENTS = {"bib", "cff", "htm", "html", "md", "pdf", "rst", "rtf", "txt"}
 
 
 def left_by_a_system(path: Path) -> bool:
-    """Whether a file is what Windows, macOS or a file server leaves beside others.
+    """Return whether Windows, macOS or a file server left this file behind.
 
     Args:
-        path: Relative to the folder of samples.
+        path: Path relative to the folder of samples.
     """
     folders = {part.lower() for part in path.parts[:-1]}
     return path.name.lower() in _SYSTEM_FILES or not folders.isdisjoint(_SYSTEM_FOLDERS)
 
 
 def describes_the_set(stem: str, fields: Collection[str]) -> bool:
-    """Whether files are a README, a licence or the like: documents of such a name, and nothing else of that stem.
+    """Return whether files are a README, a licence or similar: documents of such a name, and no others of that stem.
 
     Args:
-        stem: What the files share.
-        fields: Their extensions.
+        stem: Stem that the files share.
+        fields: Extensions of the files.
     """
     documents = all(field.rpartition(".")[2] in _DOCUMENTS for field in fields)
     return documents and _DESCRIBING.fullmatch(stem.rpartition("/")[2]) is not None
 
 
 def split_folders(folders: Iterable[Path], mode: Literal["auto", "yes", "no"]) -> dict[Path, str]:
-    """The folders that say by their name which split the files below them belong to.
+    """Return the folders whose names define the split of the files below them.
 
     Args:
-        folders: Those that hold files, relative to the folder of samples.
-        mode: "auto" asks that at least two splits, train among them, lie side by side, as "train" alone may be a class;
-            "yes" takes every folder of such a name, and "no" takes none.
+        folders: Folders that contain files, relative to the folder of samples.
+        mode: "auto" requires at least two splits, including train, next to each other, because "train" alone may be a
+            class. "yes" uses every folder of such a name, "no" none.
 
     Returns:
-        Folder to split.
+        Map from folder to split.
     """
     if mode == "no":
         return {}
@@ -63,5 +63,5 @@ def split_folders(folders: Iterable[Path], mode: Literal["auto", "yes", "no"]) -
 
 
 def split_of(folder: Path, folders: Mapping[Path, str]) -> str | None:
-    """The split of files in a folder: that of the outermost folder with one; None where there is none."""
+    """Return the split of files in a folder, from the outermost folder that has one, or None."""
     return next((folders[path] for path in (*reversed(folder.parents), folder) if path in folders), None)

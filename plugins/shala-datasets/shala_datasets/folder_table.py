@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from shala_datasets.files import printable
-from shala_datasets.tables import MISSING, Table, cell
+from shala_datasets.tables import MISSING, CsvTable, cell
 from shala_framework.plugin import Account, DataError
 
 SPLITS = {
@@ -19,14 +19,14 @@ SPLITS = {
 
 @attrs.frozen(kw_only=True)
 class Columns:
-    """Which column says what; an empty name stands for no column.
+    """Names of the table's columns; an empty name means no column.
 
     Attributes:
-        key: A sample's stem, or the name of one of its files.
-        label: Name of the class.
-        split: One of "train", "validation" and "test", or of their usual other names.
-        group: What several samples share and must not be divided by the split, such as the patient.
-        text: Columns that become the field txt, one below the other.
+        key: Column with a sample's stem, or the name of one of its files.
+        label: Column with the name of the class.
+        split: Column with "train", "validation" or "test", or common synonyms.
+        group: Column with what several samples share, such as the patient; a group must stay within one split.
+        text: Columns that form the field txt, one per line.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Columns:
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """What the table says of one sample; None or empty where the cell is blank or there is no such column."""
+    """The table's entries for one sample; None or empty if the cell is blank or the column is missing."""
 
     label: str | None
     split: str | None
@@ -47,21 +47,21 @@ class Facts:
 
 
 def choose_columns(
-    table: Table, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
+    table: CsvTable, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
 ) -> Columns:
-    """The columns that the options name, of those that the table has.
+    """Select the columns that the options name from those that the table has.
 
     Args:
-        table: The table.
-        key: Column of keys or file names; empty for the one that is called "key" or "file".
+        table: Table to read.
+        key: Column of keys or file names; empty for the one named "key" or "file".
         label: Column of labels.
         split: Column of splits.
         group: Column of groups, or empty.
         text: Columns of text.
-        optional: Names that may be absent from the table: the defaults, which a user did not write.
+        optional: Names that the table may lack, which are defaults that the user did not write.
 
     Raises:
-        DataError: The table lacks a column, naming those that it has.
+        DataError: The table lacks a column; the message names those that it has.
     """
     if not key:
         key = next((name for name in ("key", "file") if name in table.columns), "")
@@ -83,22 +83,22 @@ def choose_columns(
 
 
 def read_facts(
-    table: Table,
+    table: CsvTable,
     columns: Columns,
     samples: Mapping[str, Mapping[str, Path]],
     source: Path,
     account: Account,
     missing: Collection[str] = MISSING,
 ) -> dict[str, Facts]:
-    """Facts by stem; rows that belong to no sample, or to one that has a row, are left out.
+    """Read facts by stem. Leave out rows without a sample and second rows of a sample.
 
     Args:
-        table: The table.
-        columns: From `choose_columns`.
+        table: Table to read.
+        columns: Result of `choose_columns`.
         samples: Files by stem and field.
         source: Folder that the names in the table are relative to.
-        account: Receives the rows that are left out.
-        missing: Cells that have no value, beside blank ones.
+        account: Records the rows that are left out.
+        missing: Cell contents that count as blank.
 
     Raises:
         DataError: The table cannot be read, or a split has an unknown name.
@@ -110,7 +110,7 @@ def read_facts(
         where = f"{table.path.name} line {line} ({written})"
         stems = names.find(written)
         if len(stems) != 1:
-            reason = "several samples of that name: write its path" if stems else "no file of that name"
+            reason = "several samples have that name: write its path" if stems else "no file has that name"
             account.leave_out(reason if written else f"blank {columns.key!r}", where, noun="row")
             continue
         (stem,) = stems
@@ -121,12 +121,12 @@ def read_facts(
             text="\n".join(text for column in columns.text if (text := cell(row[column], missing))),
         )
         if facts.setdefault(stem, found) != found:
-            account.leave_out("another row for the same sample, which says something else", where, noun="row")
+            account.leave_out("a second, different row for the same sample", where, noun="row")
     return facts
 
 
 class _Names:
-    """What a table may call a sample: stem or path of a file, or the last part of either where only one has it."""
+    """Names by which a table may refer to a sample: stem or path of a file, or its last part if that is unique."""
 
     def __init__(self, samples: Mapping[str, Mapping[str, Path]], source: Path) -> None:
         self.paths: dict[str, set[str]] = defaultdict(set)
@@ -137,7 +137,7 @@ class _Names:
                 self.last_parts[name.rpartition("/")[2]].add(stem)
 
     def find(self, written: str) -> set[str]:
-        """Stems of the samples that a cell may mean."""
+        """Return the stems of the samples that a cell may mean."""
         path = str(PurePosixPath(written.replace("\\", "/"))) if written else ""
         return self.paths.get(path) or self.last_parts.get(path.rpartition("/")[2], set())
 

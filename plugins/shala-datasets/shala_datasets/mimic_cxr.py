@@ -1,13 +1,13 @@
-"""MIMIC-CXR: chest X-rays of MIMIC-CXR-JPG and the reports of MIMIC-CXR, one sample a study.
+"""MIMIC-CXR: chest X-rays of MIMIC-CXR-JPG and the reports of MIMIC-CXR, one sample per study.
 
 Credentialed users download both from PhysioNet: MIMIC-CXR-JPG (images and tables) and mimic-cxr-reports.zip of
-MIMIC-CXR. Accepted is any folder that holds, up to six levels down and side by side or merged into one tree,
+MIMIC-CXR. The folder must contain, up to six levels down, next to each other or merged into one tree,
 
-    <any>/p10/p10000032/s50414267/<dicom_id>.jpg           images, `<any>` being `files` as it is published
-    <any>/p10/p10000032/s50414267.txt                      reports, may be absent (option `reports`)
+    <any>/p10/p10000032/s50414267/<dicom_id>.jpg           images; `<any>` is `files` as published
+    <any>/p10/p10000032/s50414267.txt                      reports; may be missing (option `reports`)
     <any>/mimic-cxr-2.0.0-{split,metadata,chexpert}.csv    tables, or .csv.gz
 
-and a part of the images or the reports, such as p10 alone, will do.
+A part of the images or the reports, such as p10 alone, is enough.
 
 Reference: Johnson et al. 2019, "MIMIC-CXR, a de-identified publicly available database of chest radiographs with
 free-text reports"; Johnson et al. 2019, "MIMIC-CXR-JPG".
@@ -44,21 +44,21 @@ def _check_finding(_: Any, __: Any, finding: str) -> None:
 class MIMICCXR(Dataset):
     """MIMIC-CXR as samples with the fields jpg, txt (the whole report) and json; jpg or txt may be missing.
 
-    The image is the first one, by date, time and name, of those whose view the options ask for and whose file can be
-    read. Field json has subject_id, study_id, dicom_id and view (null without an image) and the findings of CheXpert's
-    labeller: 1 positive, 0 negative, -1 uncertain, absent where the report does not mention it.
+    The image is the first one, by date, time and name, that has a view in the options and a readable file. Field json
+    has subject_id, study_id, dicom_id and view (null without an image) and the findings of CheXpert's labeller: 1
+    positive, 0 negative, -1 uncertain, no entry if the report does not mention it.
     """
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """Which images and reports, and what the label is.
+        """Options for images, reports and label.
 
         Attributes:
-            views: Views to choose the image from, as ViewPosition has them; "LATERAL" and "LL" are the lateral ones.
-            finding: Finding that gives the label, "positive" or "negative", and none where it is uncertain or not
-                mentioned. "No Finding" gives "normal", or "abnormal" where any finding but support devices is
-                positive. Empty gives no labels and needs no CheXpert table.
-            reports: False leaves the reports out, so that a study without an image is no sample.
+            views: Views to choose the image from, as in ViewPosition. "LATERAL" and "LL" are lateral views.
+            finding: Finding that gives the label, "positive" or "negative", or no label if it is uncertain or not
+                mentioned. "No Finding" gives "normal", or "abnormal" if any finding but support devices is positive. An
+                empty string gives no labels and needs no CheXpert table.
+            reports: Whether to include reports. Without them, a study without an image is not a sample.
         """
 
         views: tuple[str, ...] = attrs.field(default=("PA", "AP"), validator=not_empty)
@@ -68,15 +68,15 @@ class MIMICCXR(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the studies by subject and study, reading one patient's folder at a time.
+        """Yield the studies in order of subject and study, reading one patient's folder at a time.
 
         Args:
-            source: Folder with the trees and tables, see the module.
+            source: Folder with the trees and tables, as described in the module.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder does not exist, holds no tree or not the tables that are needed, a table is damaged,
-                or there is no sample in the end.
+            DataError: The folder does not exist, lacks trees or necessary tables, has a damaged table, or gives no
+                sample.
         """
         source = check_folder(source, LAYOUT)
         trees, tables = self._find(source, account)
@@ -100,7 +100,7 @@ class MIMICCXR(Dataset):
         self._note_missing(tally, account)
 
     def _find(self, source: Path, account: Account) -> tuple[list[Path], dict[str, Path]]:
-        """Folders that hold p10 to p19, and the tables by kind; the first one found where there are two of a kind."""
+        """Return the folders that contain p10 to p19, and the tables by kind; of several of a kind the first."""
         trees: list[Path] = []
         tables: dict[str, Path] = {}
         level = [source]
@@ -133,14 +133,14 @@ class MIMICCXR(Dataset):
         return trees, tables
 
     def _check_views(self, studies: dict[tuple[str, str], Study]) -> None:
-        """Refuse views that no image has: they would make a data set of reports alone."""
+        """Refuse views that no image has, because the data set would consist of reports only."""
         views = Counter(image.view for study in studies.values() for image in study.images)
         if not any(view in views for view in self.options.views):
             there = ", ".join(f"{view or 'blank'} ({number})" for view, number in sorted(views.items())) or "none"
             raise DataError(f"expected images with a view of option views, {list(self.options.views)}, got {there}")
 
     def _sample(self, key: tuple[str, str], study: Study, patient: "_Patient", tally: Counter[str]) -> Sample | None:
-        """One study, or None where it has neither image nor report."""
+        """Build the sample of a study, or return None if it has neither image nor report."""
         subject_id, study_id = key
         options = self.options
         facts: dict[str, Any] = {"subject_id": int(subject_id), "study_id": int(study_id)}
@@ -168,7 +168,7 @@ class MIMICCXR(Dataset):
         return Sample(key=_name(key), split=study.split, fields=fields, label=label)
 
     def _note_missing(self, tally: Counter[str], account: Account) -> None:
-        """Note how many samples lack a field or a label, and how many images have no place in a sample."""
+        """Note how many samples lack a field or a label, and how many images are not part of a sample."""
         options, samples = self.options, count(tally["samples"], "sample")
         no_image, no_report = (tally["samples"] - tally[field] for field in ("jpg", "txt"))
         if no_image:
@@ -186,7 +186,7 @@ class MIMICCXR(Dataset):
 
 
 class _Patient:
-    """The files of one patient in all trees; what no study has taken remains in `files`."""
+    """The files of one patient in all trees. Files that no study has taken remain in `files`."""
 
     def __init__(self, trees: list[Path], subject_id: str, source: Path, account: Account) -> None:
         self.source, self.account = source, account
@@ -196,17 +196,17 @@ class _Patient:
                 self.files[path.relative_to(folder).as_posix()].append(path)
 
     def take(self, name: str) -> list[Path]:
-        """Remove and return the files of one name, such as s50414267.txt, one from each tree that has it."""
+        """Remove and return the files with one name, such as s50414267.txt, one from each tree that has it."""
         return self.files.pop(name, [])
 
     def read(self, paths: list[Path]) -> bytes | None:
-        """Content of the first file that can be read; each one that cannot is left out with the reason."""
+        """Return the content of the first readable file. Unreadable files are left out with the reason."""
         contents = (read_or_leave_out(path, self.source, self.account) for path in paths)
         return next((content for content in contents if content is not None), None)
 
 
 def _leave_others(trees: list[Path], source: Path, subjects: set[str], account: Account) -> None:
-    """Leave out what lies in the trees beside the folders of the patients in the tables."""
+    """Leave out everything in the trees except the folders of patients in the tables."""
     for group in (path for tree in trees for path in listed(tree) if _GROUP.fullmatch(path.name) and path.is_dir()):
         expected = {f"p{subject_id}" for subject_id in subjects if f"p{subject_id[:2]}" == group.name}
         for path in listed(group):
@@ -215,5 +215,5 @@ def _leave_others(trees: list[Path], source: Path, subjects: set[str], account: 
 
 
 def _name(key: tuple[str, str]) -> str:
-    """Sample key of a subject and a study."""
+    """Return the sample key of a subject and a study."""
     return f"p{key[0]}-s{key[1]}"

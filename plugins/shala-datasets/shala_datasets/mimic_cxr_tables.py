@@ -1,4 +1,4 @@
-"""The tables of MIMIC-CXR-JPG: which images a study has, its split, and what CheXpert's labeller read in its report.
+"""The tables of MIMIC-CXR-JPG: each study's images, its split, and the findings of CheXpert's labeller.
 
 Reference: Johnson et al. 2019, "MIMIC-CXR-JPG"; Irvin et al. 2019, "CheXpert" (the labeller).
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from shala_datasets.files import printable
-from shala_datasets.tables import Table, cell
+from shala_datasets.tables import CsvTable, cell
 from shala_framework.plugin import Account, DataError
 
 NO_FINDING = "No Finding"
@@ -27,13 +27,13 @@ _VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1}
 
 
 @attrs.frozen(order=True)
-class Image:
-    """One image of a study; images are in the order in which they were taken.
+class XrayImage:
+    """One image of a study. Images sort by the time at which they were taken.
 
     Attributes:
-        date: YYYYMMDD, shifted into the future by the owners; infinite where it is unknown.
-        time: HHMMSS and fractions of a second; infinite where it is unknown.
-        dicom_id: Name of its file.
+        date: YYYYMMDD, shifted into the future by the owners; infinite if unknown.
+        time: HHMMSS and fractions of a second; infinite if unknown.
+        dicom_id: Name of the image file.
         view: ViewPosition in capitals, such as "PA", "AP", "LATERAL" or "LL"; may be empty.
     """
 
@@ -45,25 +45,26 @@ class Image:
 
 @attrs.define
 class Study:
-    """What the tables say of one study.
+    """The tables' entries for one study.
 
     Attributes:
         split: "train", "validation" or "test".
-        images: In the order of the metadata table.
-        findings: 1 (positive), 0 (negative) or -1 (uncertain) by finding, without those not mentioned.
+        images: Images in order of the metadata table.
+        findings: Finding to 1 (positive), 0 (negative) or -1 (uncertain); findings that are not mentioned have no
+            entry.
     """
 
     split: str
-    images: list[Image] = attrs.field(factory=list)
+    images: list[XrayImage] = attrs.field(factory=list)
     findings: dict[str, int] = attrs.field(factory=dict)
 
     def label(self, finding: str) -> str | None:
-        """The class under one finding.
+        """Return the class of the study for one finding.
 
-        Any finding but "No Finding" is "positive" or "negative"; None where it is uncertain or not mentioned. The
-        labeller gives "No Finding" where it read nothing positive or uncertain, support devices apart, and otherwise
-        leaves it blank. So that is "normal"; "abnormal" is a study with any positive finding but support devices; and
-        None one whose findings are all uncertain, or whose report says nothing of any.
+        Every finding but "No Finding" gives "positive" or "negative", or None if it is uncertain or not mentioned. The
+        labeller sets "No Finding" if it found nothing positive or uncertain other than support devices, and leaves it
+        blank otherwise. Set, it gives "normal". A study with a positive finding other than support devices is
+        "abnormal". The result is None if all findings are uncertain or none is mentioned.
         """
         if finding != NO_FINDING:
             return {1: "positive", 0: "negative"}.get(self.findings.get(finding, -1))
@@ -74,14 +75,14 @@ class Study:
 
 
 def read_studies(tables: Mapping[str, Path], account: Account) -> dict[tuple[str, str], Study]:
-    """Every study of the split table, by subject and study, in that order.
+    """Return every study of the split table, by subject and study, in that order.
 
     Args:
-        tables: Files by kind: "split", "metadata" and, if need be, "chexpert".
-        account: Receives the rows that do not fit.
+        tables: Files by kind: "split", "metadata" and, if needed, "chexpert".
+        account: Records the rows that are left out.
 
     Raises:
-        DataError: A table cannot be read or lacks a column, or a value is none of those that the data set has.
+        DataError: A table cannot be read or lacks a column, or a value is not one of the data set's.
     """
     studies: dict[tuple[str, str], Study] = {}
     study_of_image = _read_splits(tables["split"], studies, account)
@@ -92,8 +93,8 @@ def read_studies(tables: Mapping[str, Path], account: Account) -> dict[tuple[str
 
 
 def _read_splits(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> dict[str, tuple[str, str]]:
-    """Add every study with its split; return the study of each image."""
-    table = Table.open(path)
+    """Add every study with its split, and return the study of each image."""
+    table = CsvTable.open(path)
     table.require(("dicom_id", "study_id", "subject_id", "split"))
     study_of_image: dict[str, tuple[str, str]] = {}
     for line, row in table:
@@ -125,7 +126,7 @@ def _read_metadata(
     account: Account,
 ) -> None:
     """Add the images to their studies."""
-    table = Table.open(path)
+    table = CsvTable.open(path)
     table.require(("dicom_id", "ViewPosition", "StudyDate", "StudyTime"))
     unseen = dict(study_of_image)
     for line, row in table:
@@ -136,17 +137,17 @@ def _read_metadata(
             account.leave_out(reason, f"{path.name} line {line}", noun="row")
             continue
         view = cell(row["ViewPosition"]).upper()
-        image = Image(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
+        image = XrayImage(_number(row["StudyDate"]), _number(row["StudyTime"]), row["dicom_id"], view)
         studies[key].images.append(image)
     for dicom_id in unseen:
         account.leave_out(
-            "image of the split table is not in the metadata table, which knows its view", dicom_id, noun="row"
+            "image of the split table is not in the metadata table, which states its view", dicom_id, noun="row"
         )
 
 
 def _read_findings(path: Path, studies: dict[tuple[str, str], Study], account: Account) -> None:
     """Add the findings to their studies."""
-    table = Table.open(path)
+    table = CsvTable.open(path)
     table.require(("subject_id", "study_id", *FINDINGS))
     seen = set()
     for line, row in table:
@@ -169,7 +170,7 @@ def _read_findings(path: Path, studies: dict[tuple[str, str], Study], account: A
 
 
 def _number(text: str) -> float:
-    """A date or a time as a number to sort by; infinite, hence last, where it is blank or no number."""
+    """Convert a date or a time to a number for sorting. Blank and invalid text gives infinity, which sorts last."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""MNIST's handwritten digits from its four IDX files, plain or gzipped.
+"""Read MNIST's handwritten digits from its four IDX files, plain or gzipped.
 
 Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
 """
@@ -23,7 +23,7 @@ LAYOUT = (
 )
 VALIDATION_SHARE = 0.1
 _SIDE = 28
-_LARGEST_FILE = 1 << 30  # bytes: MNIST's largest holds 47 million; a damaged header may ask for anything
+_LARGEST_FILE = 1 << 30  # bytes; MNIST's largest file has 47 million, and a damaged header may state any number
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class MNISTDigits:
     Attributes:
         images: uint8 array [N, 28, 28], bright ink on black.
         labels: uint8 array [N] of 0 to 9.
-        numbers: Place of each in its file, from 0, an array [N].
+        numbers: Position of each digit in its file, from 0, an array [N].
     """
 
     images: NDArray[np.uint8]
@@ -41,23 +41,23 @@ class MNISTDigits:
     numbers: NDArray[np.intp]
 
     def take(self, rows: NDArray[np.intp]) -> "MNISTDigits":
-        """Some of them."""
+        """Select some digits."""
         return MNISTDigits(images=self.images[rows], labels=self.labels[rows], numbers=self.numbers[rows])
 
     def of_class(self, label: int) -> NDArray[np.intp]:
-        """Rows of one digit."""
+        """Return the rows of one digit."""
         return np.flatnonzero(self.labels == label)
 
 
 def read_mnist(folder: Path, validation_share: float = VALIDATION_SHARE) -> dict[str, MNISTDigits]:
-    """The digits by split; validation takes a fixed share of the training file's images, which train then lacks.
+    """Return the digits by split. A fixed share of the training file's images is for validation instead of training.
 
     Args:
-        folder: Holds the four files.
-        validation_share: In [0, 1).
+        folder: Folder that contains the four files.
+        validation_share: Share of validation images, in [0, 1).
 
     Raises:
-        DataError: A file is absent, cut short, or not what its name says.
+        DataError: A file is missing, truncated or invalid.
     """
     training, test = _read_pair(folder, "train"), _read_pair(folder, "t10k")
     held = held_out(range(len(training.labels)), validation_share, "mnist image")
@@ -70,7 +70,7 @@ def read_mnist(folder: Path, validation_share: float = VALIDATION_SHARE) -> dict
 
 
 def _read_pair(folder: Path, part: str) -> MNISTDigits:
-    """Images and labels of "train" or "t10k"."""
+    """Read images and labels of "train" or "t10k"."""
     images_path, labels_path = _find(folder, f"{part}-images-idx3-ubyte"), _find(folder, f"{part}-labels-idx1-ubyte")
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape != (len(labels), _SIDE, _SIDE) or len(labels) < 2:
@@ -87,20 +87,20 @@ def _find(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
             return path
-    raise DataError(f"{printable(folder)}: expected {name} or {name}.gz, got neither; expected are {LAYOUT}")
+    raise DataError(f"{printable(folder)}: expected {name} or {name}.gz, got neither; the layout is {LAYOUT}")
 
 
 def read_idx(path: Path, num_dims: int) -> NDArray[np.uint8]:
-    """An array of unsigned bytes in IDX format: two zeros, the type, the number of dimensions, their sizes, the data.
+    """Read an array of unsigned bytes in IDX format: two zeros, type, number of dimensions, their sizes, data.
 
     Args:
-        path: The file, gzipped where its name ends in .gz.
-        num_dims: Dimensions that it must have.
+        path: File, gzipped if its name ends in .gz.
+        num_dims: Required number of dimensions.
 
     Raises:
-        DataError: It cannot be read, or is not such a file: of another type, cut short or too long.
+        DataError: The file cannot be read or is invalid: of another type, truncated or too long.
     """
-    size(path)  # no pipe and no device
+    size(path)  # refuses pipes and devices
     magic = bytes((0, 0, 8, num_dims))
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
@@ -112,7 +112,7 @@ def read_idx(path: Path, num_dims: int) -> NDArray[np.uint8]:
                 )
             shape = struct.unpack(f">{num_dims}I", head[4:])
             length = math.prod(shape)
-            # One byte more than there should be, so that gzip comes to its checksum.
+            # One byte more than expected, so that gzip reaches its checksum.
             data = stream.read(length + 1) if length <= _LARGEST_FILE else b""
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{printable(path)}: not a readable IDX file: {error}; download it again") from error

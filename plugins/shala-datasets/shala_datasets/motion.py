@@ -1,7 +1,7 @@
-"""Twelve whole-body actions as joint-angle trajectories, each in the manner of the NTU action whose number it bears.
+"""Twelve whole-body actions as joint-angle trajectories, each modelled on the NTU action with its number.
 
-An action is a function from a Performance (who moves when, how fast and how far) to a Pose of arrays over time.
-They are chosen to differ both as joints and in a clip of 16 frames of 48x48 pixels.
+An action is a function from a Performance (timing, speed and extent of the motion) to a Pose of arrays over time. The
+actions differ both in their joints and in clips of 16 frames of 48x48 pixels.
 
 Shapes: T frames.
 """
@@ -21,12 +21,12 @@ class Performance:
     Attributes:
         seconds: Time of each frame, [T].
         clip_seconds: Length of the clip.
-        tempo: Speed of repetitions relative to the action's usual one.
-        phase: Where in a repetition the clip starts, in [0, 1).
-        reach: Size of the motion relative to the action's usual one.
-        onset: When an action that is done once starts, as a share of the clip.
-        span: How long it takes, as a share of the clip.
-        direction: 1 or -1, the sense of a circle.
+        tempo: Speed of repetitions relative to the action's usual speed.
+        phase: Point in a repetition at which the clip starts, in [0, 1).
+        reach: Size of the motion relative to the action's usual size.
+        onset: Start of an action that is done once, as a share of the clip.
+        span: Duration of such an action, as a share of the clip.
+        direction: Sense of rotation of a circle, 1 or -1.
         elbow: Habitual bend of the elbows, in degrees.
     """
 
@@ -42,7 +42,7 @@ class Performance:
 
     @classmethod
     def random(cls, rng: np.random.Generator, num_frames: int, frames_per_second: float) -> "Performance":
-        """A performance drawn within the range of what still looks natural."""
+        """Draw a performance within the range that still looks natural."""
         return cls(
             seconds=np.arange(num_frames) / frames_per_second,
             clip_seconds=num_frames / frames_per_second,
@@ -68,15 +68,15 @@ class Performance:
         return 0.5 - 0.5 * np.cos(self.cycle(hertz))
 
     def progress(self) -> FloatArray:
-        """0 before the action, 1 after it, at even speed in between."""
+        """Linear progress from 0 before the action to 1 after it."""
         return np.clip((self.seconds / self.clip_seconds - self.onset) / self.span, 0.0, 1.0)
 
     def once(self) -> FloatArray:
-        """From 0 to 1, smooth at both ends."""
+        """Smooth progress from 0 to 1."""
         return ease(self.progress())
 
     def there_and_back(self) -> FloatArray:
-        """From 0 to 1 and back, smooth, with a short hold at 1."""
+        """Smooth progress from 0 to 1 and back, with a short hold at 1."""
         progress = self.progress()
         return ease(np.clip(progress / 0.42, 0.0, 1.0)) * ease(np.clip((1.0 - progress) / 0.42, 0.0, 1.0))
 
@@ -90,7 +90,7 @@ def ease(progress: FloatArray) -> FloatArray:
 
 
 def _crouch(depth: Angle, *, abduction: float = 8.0) -> tuple[Leg, Leg]:
-    """Both legs with bent knees: thigh and shank keep the feet below the hips; depth is the bend of the hips."""
+    """Bend both knees and keep the feet below the hips. depth is the bend of the hips."""
     legs = (Leg(flexion=2.0 + depth, knee=4.0 + 1.9 * depth, abduction=abduction) for _ in range(2))
     return next(legs), next(legs)
 
@@ -106,17 +106,17 @@ def _seated(sitting: FloatArray, performance: Performance) -> Pose:
 
 
 def sit_down(performance: Performance) -> Pose:
-    """From standing to sitting, hands on the thighs."""
+    """Sit down from standing, hands on the thighs."""
     return _seated(performance.once(), performance)
 
 
 def stand_up(performance: Performance) -> Pose:
-    """From sitting to standing."""
+    """Stand up from sitting."""
     return _seated(1.0 - performance.once(), performance)
 
 
 def clapping(performance: Performance) -> Pose:
-    """Forearms open and close before the chest."""
+    """Open and close the forearms before the chest."""
     open_hands = performance.pulse(1.9)
     twist = -44.0 + 78.0 * performance.reach * open_hands
     arms = [Arm(lift=44.0, plane=72.0, twist=twist, elbow=88.0 + performance.elbow * 0.4) for _ in range(2)]
@@ -124,7 +124,7 @@ def clapping(performance: Performance) -> Pose:
 
 
 def cheer_up(performance: Performance) -> Pose:
-    """Both arms pump overhead in a V while the knees bounce."""
+    """Pump both arms overhead in a V while the knees bounce."""
     pump = performance.pulse(1.7)
     lift = 160.0 - 56.0 * performance.reach * pump
     arms = [Arm(lift=lift, plane=18.0, twist=70.0, elbow=8.0 + 72.0 * pump) for _ in range(2)]
@@ -133,14 +133,14 @@ def cheer_up(performance: Performance) -> Pose:
 
 
 def hand_waving(performance: Performance) -> Pose:
-    """One raised forearm sweeps from side to side."""
+    """Sweep one raised forearm from side to side."""
     sweep = performance.swing(1.5)
     arm = Arm(lift=88.0, plane=12.0, twist=88.0, elbow=72.0 + 40.0 * performance.reach * sweep)
     return Pose(right_arm=arm, side=-2.0 + 2.0 * sweep)
 
 
 def kicking_something(performance: Performance) -> Pose:
-    """One leg draws back and swings forwards and up; the arms balance."""
+    """Draw one leg back and swing it forwards and up; the arms balance."""
     progress = performance.progress()
     back = np.sin(np.pi * np.clip(progress / 0.36, 0.0, 1.0)) ** 2
     kick = np.sin(np.pi * np.clip((progress - 0.26) / 0.74, 0.0, 1.0)) ** 2
@@ -175,7 +175,7 @@ def jump_up(performance: Performance) -> Pose:
 
 
 def bow(performance: Performance) -> Pose:
-    """The torso bends forwards from the hips and comes up again, arms at the sides."""
+    """Bend the torso forwards from the hips and come up again, arms at the sides."""
     bend = performance.there_and_back()
     arm = Arm(lift=4.0 + 16.0 * bend, plane=80.0, elbow=10.0)
     return Pose(
@@ -184,7 +184,7 @@ def bow(performance: Performance) -> Pose:
 
 
 def squat_down(performance: Performance) -> Pose:
-    """Knees bend deeply and stretch again, both arms held out to the front."""
+    """Bend the knees deeply and stretch them again, both arms held out to the front."""
     depth = performance.there_and_back()
     left_leg, right_leg = _crouch(64.0 * performance.reach * depth, abduction=16.0)
     arm = Arm(lift=8.0 + 76.0 * depth, plane=84.0, elbow=10.0)
@@ -194,15 +194,15 @@ def squat_down(performance: Performance) -> Pose:
 
 
 def arm_circles(performance: Performance) -> Pose:
-    """Both straight arms circle through the whole plane before the body."""
+    """Circle both straight arms through the whole plane before the body."""
     angle = np.degrees(performance.direction * performance.cycle(0.85))
-    # Forwards of the torso all around, where the arms cross as well as where they are spread.
+    # In front of the torso throughout, both where the arms cross and where they are spread.
     arm = Arm(lift=angle, plane=34.0 * np.sin(np.radians(angle)), elbow=4.0 + 0.4 * performance.elbow)
     return Pose(left_arm=arm, right_arm=attrs.evolve(arm), left_leg=Leg(abduction=9.0), right_leg=Leg(abduction=9.0))
 
 
 def run_on_the_spot(performance: Performance) -> Pose:
-    """Knees and bent arms go up in turn."""
+    """Raise knees and bent arms in turn."""
     stride = performance.swing(1.35)
 
     def leg(rise: FloatArray) -> Leg:
@@ -218,7 +218,7 @@ def run_on_the_spot(performance: Performance) -> Pose:
 
 
 def side_kick(performance: Performance) -> Pose:
-    """One leg is drawn up and stretched out to the side; the torso leans away from it."""
+    """Draw one leg up and stretch it out to the side; the torso leans away from it."""
     lift = performance.there_and_back()
     leg = Leg(
         flexion=2.0 + 14.0 * lift * (1.0 - lift) * 4.0,
@@ -247,11 +247,11 @@ ACTIONS: dict[int, Callable[[Performance], Pose]] = {
     99: run_on_the_spot,
     102: side_kick,
 }
-"""NTU action number to its motion."""
+"""Maps an NTU action number to its motion."""
 
 
 def add_sway(pose: Pose, seconds: FloatArray, rng: np.random.Generator) -> Pose:
-    """The pose with the small slow movements of a person who tries to stand still; a few degrees, no two alike."""
+    """Add the small, slow movements of a person who tries to stand still: a few degrees, all different."""
 
     def drift(degrees: float) -> FloatArray:
         hertz = rng.uniform(0.15, 0.7, size=(2, 1))

@@ -1,7 +1,7 @@
-"""NTU RGB+D and NTU RGB+D 120 from a raw folder: skeleton files and RGB clips, paired by key.
+"""NTU RGB+D and NTU RGB+D 120 from a folder of raw files: skeleton files and RGB clips, paired by key.
 
-The data set's licence forbids redistribution; its owners give it to researchers on request. The archives may be
-unpacked anywhere below one folder, in one level or many.
+The data set's licence forbids redistribution; its owners provide it to researchers on request. The archives may be
+unpacked anywhere below one folder.
 
 Reference: Shahroudy et al. 2016, "NTU RGB+D"; Liu et al. 2020, "NTU RGB+D 120".
 """
@@ -49,20 +49,20 @@ def _check_version(_: Any, __: Any, version: int) -> None:
 
 
 class NTU(Dataset):
-    """NTU RGB+D as samples with the fields skeleton, avi and json; either of the first two may be missing."""
+    """NTU RGB+D as samples with the fields skeleton, avi and json. One of the first two may be missing."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """Which part of the data set, and how it is split.
+        """Options for the part of the data set and its splits.
 
         Attributes:
-            version: 120 for NTU RGB+D 120; 60 for NTU RGB+D, its setups 1 to 17 and actions 1 to 60.
-            protocol: Published division into training and test set; cross-view exists for version 60 only,
-                "none" puts everything into the training set.
-            validation_share: Share of the training subjects held out for validation, each with all its samples.
+            version: 120 for NTU RGB+D 120, or 60 for NTU RGB+D with its setups 1 to 17 and actions 1 to 60.
+            protocol: Published division into training and test sets. "cross-view" exists for version 60 only. "none"
+                puts everything into the training set.
+            validation_share: Share of the training subjects that are held out for validation, with all their samples.
             cameras: Cameras whose samples are used.
-            listed_skeletons: True keeps the skeletons of the samples that the owners list as missing or incomplete
-                (302 of version 60, 535 of 120) and ask to leave out; their RGB clips stay in any case.
+            listed_skeletons: Whether to keep the skeletons that the owners list as missing or incomplete and recommend
+                leaving out (302 of version 60, 535 of 120). Their RGB clips are kept in any case.
         """
 
         version: Version = attrs.field(default=120, validator=_check_version)
@@ -74,14 +74,14 @@ class NTU(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples in the order of their keys; files that are left out go to the account.
+        """Yield the samples in order of their keys. The account records files that are left out.
 
         Args:
-            source: Folder that holds the raw files, at any depth.
+            source: Folder that contains the raw files, at any depth.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder does not exist, holds no file of the data set, or a file cannot be read.
+            DataError: The folder does not exist or has no file of the data set, or a file cannot be read.
         """
         source = check_folder(source, LAYOUT)
         files = self._selected(source, self._find(source, account), account)
@@ -98,12 +98,12 @@ class NTU(Dataset):
             yield Sample(key=str(key), split=split, fields=fields, label=action_label(key.action))
         if changing:
             account.note(
-                f"{count(len(changing), 'skeleton')} with body ids that never overlap in time, which are joined where "
-                f"they follow each other at one place: {examples(changing)}"
+                f"{count(len(changing), 'skeleton')} with body ids that never overlap in time; ids that follow each "
+                f"other in one place are joined: {examples(changing)}"
             )
 
     def _find(self, source: Path, account: Account) -> dict[NTUKey, dict[str, Path]]:
-        """Every usable file by key and field; the others are noted with the reason."""
+        """Return every usable file by key and field. Other files are noted with the reason."""
         files: dict[NTUKey, dict[str, Path]] = defaultdict(dict)
         for path in walk(source):
             name = str(path.relative_to(source))
@@ -128,7 +128,7 @@ class NTU(Dataset):
     def _selected(
         self, source: Path, files: dict[NTUKey, dict[str, Path]], account: Account
     ) -> dict[NTUKey, dict[str, Path]]:
-        """The files that the options ask for; how many the options leave out is noted."""
+        """Return the files that the options select. The number of others is noted."""
         options = self.options
         inside = {key: fields for key, fields in files.items() if key.in_version(options.version)}
         if len(inside) < len(files):
@@ -140,7 +140,7 @@ class NTU(Dataset):
             account.note(f"{count(len(inside) - len(seen), 'key')} left out, camera is not {cameras}")
         seen = seen if options.listed_skeletons else self._without_listed(source, seen, account)
         if not seen:
-            raise DataError("\n".join([f"{source}: expected keys that the options ask for, got none", *account.notes]))
+            raise DataError("\n".join([f"{source}: expected keys that the options select, got none", *account.notes]))
         for field in ("skeleton", "avi"):
             missing = sum(field not in fields for fields in seen.values())
             if missing:
@@ -150,7 +150,7 @@ class NTU(Dataset):
     def _without_listed(
         self, source: Path, files: dict[NTUKey, dict[str, Path]], account: Account
     ) -> dict[NTUKey, dict[str, Path]]:
-        """The files without the skeletons that are on the owners' list, each of which is noted."""
+        """Return the files without the skeletons on the owners' list. Each of these is noted."""
         listed = missing_skeletons()
         for key, fields in files.items():
             if key in listed and "skeleton" in fields:

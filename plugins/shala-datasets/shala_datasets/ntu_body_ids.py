@@ -1,11 +1,11 @@
-"""The body ids of an NTU `.skeleton` file, read without its joints."""
+"""Read the body ids of an NTU `.skeleton` file without its joints."""
 
 
 def id_changes(content: bytes) -> bool:
-    """Whether a file has two body ids that never overlap in time, as when a Kinect loses a person and finds them again.
+    """Return whether a file has two body ids that never overlap in time, as after a Kinect lost a person.
 
     Args:
-        content: The file; one that is damaged has none.
+        content: Bytes of the file; a damaged file has none.
     """
     spans: dict[bytes, tuple[int, int]] = {}
     lines = iter(content.split(b"\n"))
@@ -18,5 +18,5 @@ def id_changes(content: bytes) -> bool:
                     next(lines)
     except (StopIteration, ValueError, IndexError):
         return False
-    # The first to end and the last to begin are the two that are farthest apart.
+    # The first id to end and the last to begin are the farthest apart.
     return len(spans) > 1 and min(end for _, end in spans.values()) < max(start for start, _ in spans.values())

@@ -1,8 +1,8 @@
 """Sample keys of NTU RGB+D and the published protocols that divide them into training and test sets.
 
-No protocol publishes a validation set. Here whole subjects of the training set are held out for it, under every
-protocol: three cameras see one performance, so that a hold-out of single keys would put near copies of the
-validation clips into the training set.
+No protocol publishes a validation set. Under every protocol, whole subjects of the training set are held out for it
+here. Three cameras record each performance, so holding out single keys would put near copies of validation clips into
+the training set.
 
 Reference: Shahroudy et al. 2016, "NTU RGB+D" (60 actions); Liu et al. 2020, "NTU RGB+D 120".
 """
@@ -37,14 +37,14 @@ _KEY = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 
 @attrs.frozen(order=True)
 class NTUKey:
-    """What the name of an NTU file says, all numbers from 1.
+    """The parts of an NTU file name; all numbers start at 1.
 
     Attributes:
         setup: Camera height and distance, 1 to 32.
-        camera: 1 to 3.
+        camera: Camera number, 1 to 3.
         subject: Performer, 1 to 106.
-        replication: 1 or 2.
-        action: 1 to 120.
+        replication: Repetition, 1 or 2.
+        action: Action number, 1 to 120.
     """
 
     setup: int
@@ -55,7 +55,7 @@ class NTUKey:
 
     @classmethod
     def parse(cls, text: str) -> "NTUKey | None":
-        """Key written as SsssCcccPpppRrrrAaaa; None where text is anything else or a number is out of range."""
+        """Parse a key written as SsssCcccPpppRrrrAaaa; return None for other text or a number out of range."""
         match = _KEY.fullmatch(text)
         if match is None:
             return None
@@ -65,7 +65,7 @@ class NTUKey:
         return key if inside else None
 
     def in_version(self, version: Version) -> bool:
-        """Whether the key belongs to NTU RGB+D (60) or NTU RGB+D 120, of which the first is a part."""
+        """Return whether the key belongs to NTU RGB+D (60) or to NTU RGB+D 120, which includes the former."""
         return self.setup <= NUM_SETUPS[version] and self.action <= NUM_ACTIONS[version]
 
     def __str__(self) -> str:
@@ -73,24 +73,24 @@ class NTUKey:
 
 
 def train_subjects(protocol: Protocol, version: Version) -> frozenset[int]:
-    """Subjects that may appear in the training set, validation subjects included."""
+    """Return the subjects that may appear in the training set, including validation subjects."""
     if protocol == "cross-subject":
         return NTU60_TRAIN_SUBJECTS if version == 60 else NTU120_TRAIN_SUBJECTS
     return frozenset(range(1, NUM_SUBJECTS[version] + 1))
 
 
 def held_out_subjects(subjects: Iterable[int], share: float) -> frozenset[int]:
-    """The validation subjects among training subjects: the first ones in the order of a stable hash.
+    """Return the validation subjects: the first training subjects in the order of a stable hash.
 
     Args:
         subjects: Subjects of the training set.
-        share: Share of them to hold out, in [0, 1); above 0 at least one subject is.
+        share: Share of them to hold out, in [0, 1). Above 0, at least one subject is held out.
     """
     return held_out(subjects, share, "ntu subject")
 
 
 def split_of(key: NTUKey, protocol: Protocol, version: Version, validation_subjects: frozenset[int]) -> str:
-    """Part of the data set that a key belongs to: "train", "validation" or "test"."""
+    """Return the split of a key: "train", "validation" or "test"."""
     if protocol == "none":
         return "train"
     if protocol == "cross-subject":
@@ -106,7 +106,7 @@ def split_of(key: NTUKey, protocol: Protocol, version: Version, validation_subje
 
 @functools.cache
 def missing_skeletons() -> frozenset[NTUKey]:
-    """The samples whose skeletons are missing or incomplete by the list of the data set's owners."""
+    """Return the samples that the owners list as having a missing or incomplete skeleton."""
     lines = _MISSING_SKELETONS.read_text(encoding="ascii").split("\n")
     keys = [NTUKey.parse(word) for line in lines if not line.startswith("#") for word in line.split()]
     assert None not in keys

@@ -1,7 +1,7 @@
-"""A synthetic stand-in for NTU RGB+D, whose licence forbids shipping it: same fields, same formats, made motion.
+"""A synthetic stand-in for NTU RGB+D, which may not be redistributed: same fields and formats, generated motion.
 
-A sample is a random person of a split's subjects who performs one of twelve NTU actions; joints and RGB clip come
-from one motion through one camera. Every sample depends on the seed, its split and its index alone.
+A sample shows a random person, one of a split's subjects, performing one of twelve NTU actions. Joints and RGB clip
+show one motion through one camera. Every sample depends only on the seed, its split and its index.
 """
 
 import json
@@ -32,7 +32,7 @@ SUBJECTS: dict[str, tuple[int, ...]] = {
     "validation": tuple(sorted(_VALIDATION)),
     "test": tuple(sorted(frozenset(range(1, NUM_SUBJECTS[120] + 1)) - NTU120_TRAIN_SUBJECTS)),
 }
-"""Subjects of each split: those of NTU RGB+D 120's cross-subject protocol."""
+"""Subjects of each split, those of NTU RGB+D 120's cross-subject protocol."""
 _ACTION_NUMBERS = tuple(ACTIONS)
 _CAMERA_DEGREES = 10.0
 _PERSON_STREAM, _MISSING_STREAM, _SAMPLE_STREAM = 0, 1, 2
@@ -45,7 +45,7 @@ def _check_size(_: Any, __: Any, size: int) -> None:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Scene:
-    """All that one sample shows, before it is written down.
+    """The content of one sample, before it is encoded.
 
     Attributes:
         key: NTU numbers of action, subject and camera.
@@ -63,26 +63,26 @@ class Scene:
 
 
 class NTUSynthetic(Dataset):
-    """Made samples with the fields skeleton, avi and json, in the formats of NTU RGB+D."""
+    """Generated samples with the fields skeleton, avi and json, in the formats of NTU RGB+D."""
 
     synthetic = True
     needs_source = False
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How much is made, and how.
+        """Number and properties of the samples.
 
         Attributes:
             train: Number of training samples.
             validation: Number of validation samples.
             test: Number of test samples.
-            seed: Of everything random.
-            frames: Length of a performance, at 16 frames per second.
-            rgb_stride: The RGB clip shows every so many frames of it, and has 16 / rgb_stride frames per second.
+            seed: Seed of every random draw.
+            frames: Number of frames of a performance, at 16 frames per second.
+            rgb_stride: Interval between the frames that the RGB clip shows; it has 16 / rgb_stride frames per second.
             size: Height and width of the RGB clip, in pixels.
-            rgb_missing: Share of the training samples without an RGB clip. Validation and test samples are
-                complete, since what is inferred must be compared with what was there.
-            skeleton_missing: Share of the training samples without a skeleton; none lacks both.
+            rgb_missing: Share of the training samples without an RGB clip. Validation and test samples are complete,
+                because inferred modalities are compared with real ones.
+            skeleton_missing: Share of the training samples without a skeleton. No sample lacks both.
         """
 
         train: int = attrs.field(default=3000, validator=at_least(0, at_most=100_000_000))
@@ -103,23 +103,23 @@ class NTUSynthetic(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples of "train", "validation" and "test", the actions in turn.
+        """Yield the samples of "train", "validation" and "test". The actions take turns.
 
         Args:
-            source: None: nothing is read.
+            source: None, because nothing is read.
             account: Receives notes and what is left out.
 
         Raises:
             DataError: A folder is given.
         """
         if source is not None:
-            raise DataError(f"{source}: expected no folder, since the samples of ntu-synthetic are made, not read")
+            raise DataError(f"{source}: expected no folder, because ntu-synthetic generates its samples")
         for split in SPLITS:
             for index in range(getattr(self.options, split)):
                 yield self.sample(split, index)
 
     def sample(self, split: str, index: int) -> Sample:
-        """Make one sample; it depends on no other one, nor on how many there are."""
+        """Generate one sample, independently of all others and of their number."""
         options = self.options
         scene = self.scene(split, index)
         fields: dict[str, bytes] = {}
@@ -136,7 +136,7 @@ class NTUSynthetic(Dataset):
         return Sample(key=f"synthetic_{scene.key}_{index:06d}", split=split, fields=fields, label=label)
 
     def scene(self, split: str, index: int) -> Scene:
-        """Choose who does what in one sample, and where it is seen from."""
+        """Choose person, action and viewpoint of one sample."""
         seed, split_number = self.options.seed, SPLITS.index(split)
         rng = np.random.default_rng((seed, _SAMPLE_STREAM, split_number, index))
         action = _ACTION_NUMBERS[index % len(_ACTION_NUMBERS)]
@@ -149,7 +149,7 @@ class NTUSynthetic(Dataset):
         pose = ACTIONS[action](performance)
         pose = add_sway(pose.mirrored() if mirrored else pose, performance.seconds, rng)
         joints = viewpoint.to_camera(joint_positions(body, pose, self.options.frames), 0.5 * body.height)
-        # NTU's camera 1 looks from the middle, 2 and 3 from the sides.
+        # NTU's camera 1 is in the middle, 2 and 3 are at the sides.
         camera = 1 if math.fabs(viewpoint.yaw) < _CAMERA_DEGREES else 2 if viewpoint.yaw > 0 else 3
         return Scene(
             key=NTUKey(setup=1, camera=camera, subject=subject, replication=1, action=action),
@@ -163,7 +163,7 @@ class NTUSynthetic(Dataset):
         )
 
     def _presence(self, split: str, index: int) -> tuple[bool, bool]:
-        """Whether a sample has a skeleton, and whether it has an RGB clip; the motion does not depend on it."""
+        """Return whether a sample has a skeleton and whether it has an RGB clip. The motion does not depend on it."""
         if split != "train":
             return True, True
         draw = np.random.default_rng((self.options.seed, _MISSING_STREAM, index)).uniform()

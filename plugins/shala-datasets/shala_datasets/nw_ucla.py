@@ -1,6 +1,6 @@
 """Northwestern-UCLA Multiview Action 3D: skeletons of ten actions, seen from three sides, with the action's name.
 
-Read are the sequences as JSON files, one each, in which the field's papers share them.
+The plugin reads the JSON files, one per sequence, that papers of the field share.
 
 Reference: Wang et al. 2014, "Cross-view action modeling, learning and recognition".
 """
@@ -37,7 +37,7 @@ LAYOUT = (
 _NAME = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)\.json", re.ASCII)
 _TEST_VIEW = 3
 _LARGEST = 32_000_000  # bytes; a sequence has some hundred thousand
-_FARTHEST = 100.0  # metres: a Kinect sees a tenth of it
+_FARTHEST = 100.0  # metres; a Kinect sees a tenth of it
 
 
 def _check_subjects(_: object, __: object, subjects: tuple[int, ...]) -> None:
@@ -46,15 +46,15 @@ def _check_subjects(_: object, __: object, subjects: tuple[int, ...]) -> None:
 
 
 class NWUCLA(Dataset):
-    """NW-UCLA as samples with the fields skeleton.json (the file as it is: [T, 20, 3], metres) and txt (the action)."""
+    """NW-UCLA as samples with the fields skeleton.json (the original file: [T, 20, 3], metres) and txt (the action)."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How the data set is split: views 1 and 2 train, view 3 tests, as published.
+        """Options for the splits: views 1 and 2 are for training, view 3 for testing, as published.
 
         Attributes:
-            validation_subjects: Subjects whose sequences in views 1 and 2 are for validation, so that both views of a
-                performance are on one side. View 3 tests on every subject.
+            validation_subjects: Subjects whose sequences in views 1 and 2 are for validation, so both views of a
+                performance are in the same split. View 3 tests on every subject.
         """
 
         validation_subjects: tuple[int, ...] = attrs.field(
@@ -64,14 +64,14 @@ class NWUCLA(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples in the order of their keys, such as "a01_s01_e00_v01".
+        """Yield the samples in order of their keys, such as "a01_s01_e00_v01".
 
         Args:
-            source: Folder that holds nw_ucla/, or the files themselves.
+            source: Folder that contains nw_ucla/, or the files themselves.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder does not exist, holds no sequence, or its archive is damaged.
+            DataError: The folder does not exist, has no sequence, or its archive is damaged.
         """
         source = check_folder(source, LAYOUT)
         place = source / "nw_ucla" if (source / "nw_ucla").is_dir() else source
@@ -105,7 +105,7 @@ def check_sequence(content: bytes) -> tuple[int, str]:
     """Check one file.
 
     Returns:
-        Number of frames, and what is wrong with the file or else an empty string.
+        Number of frames, and the problem with the file or an empty string.
     """
     if len(content) > _LARGEST:
         return 0, f"more than {_LARGEST} bytes"

@@ -1,4 +1,4 @@
-"""Digits as a pen moved: the trajectories of Pen-Based Recognition of Handwritten Digits, and a film of the writing.
+"""Digits as pen movements: the trajectories of Pen-Based Recognition of Handwritten Digits, and a film of the writing.
 
 Shapes: N trajectories, T = 8 points of each, C = 2 coordinates, F frames.
 
@@ -18,7 +18,7 @@ from shala_framework.plugin import DataError, encode_npy
 
 LAYOUT = "pendigits/ with pendigits.tra and pendigits.tes (archive.ics.uci.edu/dataset/81)"
 NUM_POINTS = 8
-_LARGEST = 100  # of a coordinate
+_LARGEST = 100  # largest value of a coordinate
 _MARGIN = 3.5  # pixels between the trajectory and the frame's edge, for the pen's width
 _PEN_RADIUS = 1.15  # pixels
 PAPER = 255
@@ -31,8 +31,8 @@ class Writings:
     """The rows of one file.
 
     Attributes:
-        points_NTC: int array [N, 8, 2], x to the right and y up, 0 to 100: evenly spaced along what the pen wrote,
-            strokes joined.
+        points_NTC: int array [N, 8, 2], x to the right and y up, 0 to 100. The points are evenly spaced along the
+            joined strokes of the pen.
         labels: int array [N] of 0 to 9.
     """
 
@@ -44,7 +44,7 @@ def read_pendigits(path: Path) -> Writings:
     """Read pendigits.tra or pendigits.tes.
 
     Raises:
-        DataError: The file is absent, or a line is not eight points and a digit.
+        DataError: The file is missing, or a line does not consist of eight points and a digit.
     """
     values = []
     for number, line in enumerate(lines_of(read(path)), 1):
@@ -66,28 +66,28 @@ def read_pendigits(path: Path) -> Writings:
 
 
 def trajectory(points_TC: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The points as the moving skeleton of one joint: float32 [T, 1, C] in [-1, 1], y up."""
+    """Return the points as a moving skeleton with one joint: float32 [T, 1, C] in [-1, 1], y up."""
     return (points_TC[:, None] / (0.5 * _LARGEST) - 1).astype(np.float32)
 
 
 def trajectory_npy(points_TC: NDArray[np.int64]) -> bytes:
-    """`trajectory` as a .npy file."""
+    """Encode `trajectory` as a .npy file."""
     return encode_npy(trajectory(points_TC))
 
 
 def to_pixels(points_TC: NDArray[np.int64], side: int) -> NDArray[np.float64]:
-    """Where the points lie in a frame: float64 [T, C], column and row; the first pixel reaches from 0 to 1."""
+    """Return the positions of the points in a frame: float64 [T, C], column and row. The first pixel is from 0 to 1."""
     columns, rows = points_TC[:, 0] / _LARGEST, 1 - points_TC[:, 1] / _LARGEST
     return _MARGIN + np.stack([columns, rows], axis=1) * (side - 2 * _MARGIN)
 
 
 def film(points_TC: NDArray[np.int64], ink: tuple[int, int, int], num_frames: int, side: int) -> NDArray[np.uint8]:
-    """The pen writes: straight lines from point to point at constant time for each, drawn with smooth edges.
+    """Draw a film of the writing pen: antialiased straight lines from point to point, with equal time for each.
 
     Args:
         points_TC: One trajectory of `Writings`.
         ink: Colour of the pen.
-        num_frames: At least 2; the first shows where the pen sets down, the last everything.
+        num_frames: Number of frames, at least 2. The first shows where the pen sets down, the last shows everything.
         side: Height and width of a frame, in pixels.
 
     Returns:
@@ -117,7 +117,7 @@ def film(points_TC: NDArray[np.int64], ink: tuple[int, int, int], num_frames: in
 
 
 def _distance(grid: NDArray[np.float64], start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance [H, W] of each pixel's centre from the line between two places, which may be one and the same."""
+    """Return the distance [H, W] of each pixel's centre from the line between two points, which may coincide."""
     along = end - start
     share = np.clip((grid - start) @ along / max(float(along @ along), 1e-9), 0, 1)
     away = grid - start - share[..., None] * along

@@ -1,8 +1,8 @@
-"""PolyMNIST: five pictures of one digit by different hands, each over crops of a background of its own.
+"""PolyMNIST: five pictures of one digit in different handwritings, each on crops of its own background.
 
-A picture is a 28 x 28 crop of its modality's background, at a random place, whose colours are inverted where an MNIST
-digit of the sample's class has ink. What the modalities share is the class and nothing else. The pictures are made
-here from MNIST and the backgrounds, so figures compare only where the backgrounds are the same.
+A picture is a 28 x 28 crop, at a random position, of its modality's background. Its colours are inverted where an MNIST
+digit of the sample's class has ink. The modalities share only the class. The pictures are generated here from MNIST and
+the backgrounds, so results are comparable only for equal backgrounds.
 
 Reference: Sutter et al. 2021, "Generalized multimodal ELBO".
 """
@@ -26,25 +26,25 @@ from shala_framework.plugin import Account, DataError, Dataset, Sample, at_least
 
 LAYOUT = f"{MNIST_LAYOUT}, and polymnist_backgrounds/ with 1.jpg to 5.jpg (github.com/thomassutter/MoPoE)"
 _SIDE = 28
-_INK = 127  # brighter pixels of a digit count as ink
-_LARGEST_BACKGROUND = 1 << 26  # pixels: a small file may claim, and unpack to, far more
+_INK = 127  # pixels of a digit brighter than this count as ink
+_LARGEST_BACKGROUND = 1 << 26  # pixels; a small file may declare, and unpack to, far more
 _CLASS_STREAM, _SAMPLE_STREAM = 0, 1
 
 
 class PolyMNIST(Dataset):
-    """PolyMNIST, made here: samples with the fields m0.png to m4.png, and json (which digits and crops)."""
+    """PolyMNIST, generated here: samples with the fields m0.png to m4.png and json (which digits and crops)."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How much is made.
+        """Number and properties of the samples.
 
         Attributes:
-            train: Number of training samples; their classes come as often as among the training digits.
-            validation: Number of validation samples, of a tenth of the training digits, which train then never shows;
-                with 0 train may show all.
-            test: Number of test samples, of MNIST's test digits.
-            seed: Of everything random.
-            num_modalities: The first so many of the five.
+            train: Number of training samples. Their classes are as frequent as among the training digits.
+            validation: Number of validation samples, from a tenth of the training digits, which training samples then
+                do not show. With 0, training samples may show all of them.
+            test: Number of test samples, from MNIST's test digits.
+            seed: Seed of every random draw.
+            num_modalities: Number of modalities, the first of the five.
         """
 
         train: int = attrs.field(default=60_000, validator=at_least(0, at_most=100_000_000))
@@ -56,14 +56,14 @@ class PolyMNIST(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the samples of "train", "validation" and "test"; each depends on seed, split and its number alone.
+        """Yield the samples of "train", "validation" and "test". Each depends only on seed, split and its number.
 
         Args:
-            source: Folder that holds mnist/ and polymnist_backgrounds/.
+            source: Folder that contains mnist/ and polymnist_backgrounds/.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder lacks a file, or a file is not what it should be.
+            DataError: A file is missing or invalid.
         """
         options = self.options
         source = check_folder(source, LAYOUT)
@@ -87,13 +87,13 @@ class PolyMNIST(Dataset):
 def compose(
     digits: MNISTDigits, rows: NDArray[np.intp], backgrounds: list[NDArray[np.uint8]], rng: np.random.Generator
 ) -> dict[str, bytes]:
-    """Make one sample's fields.
+    """Generate one sample's fields.
 
     Args:
-        digits: Where the digits come from.
-        rows: Those of the sample's class; each modality shows another one, where they are enough.
+        digits: Digits to choose from.
+        rows: Rows of the sample's class. Each modality shows a different one if there are enough.
         backgrounds: uint8 RGB array [H, W, 3] of each modality.
-        rng: Chooses digits and crops.
+        rng: Generator that chooses digits and crops.
     """
     chosen = rng.choice(rows, len(backgrounds), replace=len(rows) < len(backgrounds))
     fields, corners = {}, []
@@ -110,10 +110,11 @@ def compose(
 
 
 def read_background(path: Path) -> NDArray[np.uint8]:
-    """A background as uint8 RGB array [H, W, 3].
+    """Read a background as a uint8 RGB array [H, W, 3].
 
     Raises:
-        DataError: The file is absent, no picture, cut short, or smaller than a crop or larger than any camera's.
+        DataError: The file is missing, not a picture, truncated, smaller than a crop, or larger than any camera's
+            picture.
     """
     data = read(path)
     try:

@@ -1,4 +1,4 @@
-"""RGB clips of the synthetic body: tapered capsules for limbs, drawn far to near, at three times the size.
+"""Render RGB clips of the synthetic body: tapered capsules for limbs, drawn far to near, at three times the size.
 
 Shapes: T frames, J = 25 joints, P parts, V vertices of an outline.
 """
@@ -27,10 +27,10 @@ class _Part:
     """A capsule from one joint to another.
 
     Attributes:
-        radii: At either end, in metres, for a body of average girth.
-        colour: Field of Outfit.
-        shade: Factor of its brightness; lower legs and sleeves differ from what they join.
-        extend: How far beyond its end it reaches, as a share of its length.
+        radii: Radius at either end, in metres, for a body of average girth.
+        colour: Name of a field of Outfit.
+        shade: Brightness factor. It separates lower legs and sleeves from adjoining parts.
+        extend: Length beyond the end joint, as a share of the part's length.
     """
 
     start: int
@@ -71,9 +71,9 @@ def render(joints_TJ3: FloatArray, body: Body, outfit: Outfit, background: Backg
 
     Args:
         joints_TJ3: Camera coordinates of the 25 joints, in metres.
-        body: Gives limbs their thickness.
+        body: Body that determines the thickness of limbs.
         outfit: Colours of the person.
-        background: What is behind the person.
+        background: Scene behind the person.
         size: Height and width of the clip, in pixels.
 
     Returns:
@@ -120,7 +120,7 @@ def _ink(colour: FloatArray) -> tuple[int, ...]:
 
 
 def _far_to_near(joints_TJ3: FloatArray) -> list[list[int]]:
-    """Drawing order of the parts in each frame: limbs by index, the first of the torso's for it all, then the head."""
+    """Return each frame's drawing order: limbs by index, the torso's first part for the whole torso, then the head."""
     starts, ends = [part.start for part in _LIMBS], [part.end for part in _LIMBS]
     limbs_TP = 0.5 * (joints_TJ3[:, starts, 2] + joints_TJ3[:, ends, 2])
     torso_T1 = joints_TJ3[:, _TORSO_QUAD, 2].mean(axis=1, keepdims=True)
@@ -131,7 +131,7 @@ def _far_to_near(joints_TJ3: FloatArray) -> list[list[int]]:
 
 
 def _capsules(parts: tuple[_Part, ...], pixels_TJ2: FloatArray, scale_TJ: FloatArray, margin: float) -> FloatArray:
-    """Outline of every part in every frame, flat [T, P, 2 V]: half a circle about either end, margin pixels wider."""
+    """Return the outline of every part in every frame, flat [T, P, 2 V]: half circles at both ends, plus a margin."""
     starts, ends = [part.start for part in parts], [part.end for part in parts]
     extend = np.array([part.extend for part in parts])[:, None]
     from_TP2 = pixels_TJ2[:, starts]
@@ -149,7 +149,7 @@ def _capsules(parts: tuple[_Part, ...], pixels_TJ2: FloatArray, scale_TJ: FloatA
 
 
 def _head(joints_TJ3: FloatArray, pixels_TJ2: FloatArray, scale_TJ: FloatArray, margin: float) -> list[FloatArray]:
-    """Outlines of the head's edge, the head and its hair, flat [T, 2 V]; a bowed head shows more hair."""
+    """Return outlines of the head's edge, the head and its hair, flat [T, 2 V]. A bowed head shows more hair."""
     up_T2 = pixels_TJ2[:, 3] - pixels_TJ2[:, 2]
     heading_T1 = np.arctan2(up_T2[:, 1], up_T2[:, 0])[:, None]
     radius_T11 = (_HEAD_RADIUS * scale_TJ[:, 3])[:, None, None]
@@ -169,9 +169,9 @@ def _unit(angles: FloatArray) -> FloatArray:
 
 
 def encode_avi(frames: NDArray[np.uint8], frames_per_second: int | Fraction) -> bytes:
-    """MPEG-4 in AVI at a fixed high quality; equal frames give equal bytes.
+    """Encode MPEG-4 in AVI at a fixed high quality. Equal frames give equal bytes.
 
-    NTU's own clips are H.264 in AVI, which takes 2.5 times as long to make and no less space at 64x64 pixels.
+    NTU's own clips are H.264 in AVI, which takes 2.5 times as long to encode and no less space at 64x64 pixels.
 
     Args:
         frames: RGB array [T, H, W, 3], even height and width.

@@ -1,4 +1,4 @@
-"""Dividing samples, or whole groups of them, into parts: the same division on every machine and at every time."""
+"""Divide samples, or whole groups of them, into splits that are the same on every machine and at any time."""
 
 import hashlib
 from collections import Counter
@@ -9,18 +9,18 @@ T = TypeVar("T")
 
 
 def check_share(_: Any, __: Any, share: float) -> None:
-    """Validator of an option: accept numbers in [0, 1)."""
+    """Validator: accept numbers in [0, 1)."""
     if not 0 <= share < 1:
         raise ValueError(f"expected a number from 0 to less than 1, got {share!r}")
 
 
 def held_out(groups: Iterable[T], share: float, kind: str) -> frozenset[T]:
-    """The groups to hold out: the first ones in the order of a stable hash.
+    """Return the groups to hold out: the first ones in the order of a stable hash.
 
     Args:
-        groups: Subjects, say, or recordings, each of which stays on one side; told apart by their text.
-        share: Share of them to hold out, in [0, 1); above 0 at least one group is, but never the only one.
-        kind: What they are groups of; another kind gives another order.
+        groups: Groups, such as subjects or recordings, each of which stays in one split. Their text identifies them.
+        share: Share of them to hold out, in [0, 1). Above 0, at least one group is held out, but never the only one.
+        kind: Kind of group; other kinds give other orders.
     """
     if share == 0:
         return frozenset()
@@ -29,12 +29,12 @@ def held_out(groups: Iterable[T], share: float, kind: str) -> frozenset[T]:
 
 
 def split_by_hash(name: str, validation_share: float, test_share: float) -> str:
-    """The split of one sample or group by a hash of its name alone, so that others that come or go do not move it.
+    """Return the split of a sample or group from a hash of its name, so adding or removing others does not move it.
 
     Args:
-        name: Any text, unpaired surrogates of odd file names included.
-        validation_share: Share of names that go to "validation", in expectation.
-        test_share: Share of names that go to "test", in expectation.
+        name: Any text, including unpaired surrogates of unusual file names.
+        validation_share: Expected share of names in "validation".
+        test_share: Expected share of names in "test".
     """
     place = _place(name)
     if place < test_share:
@@ -43,14 +43,14 @@ def split_by_hash(name: str, validation_share: float, test_share: float) -> str:
 
 
 def divide_by_hash(names: Iterable[str], validation_share: float, test_share: float) -> dict[str, str]:
-    """`split_by_hash` of each name, but that no split with a share stays empty where there are enough names.
+    """Return `split_by_hash` of each name, but leave no split with a share empty if there are enough names.
 
-    An empty split gets the name whose hash is nearest to its own, from a split that has two.
+    An empty split gets the name with the nearest hash from a split that has at least two.
 
     Args:
-        names: Of samples or groups; the same one may come again.
-        validation_share: Share of names that go to "validation", in expectation.
-        test_share: Share of names that go to "test", in expectation.
+        names: Names of samples or groups; they may repeat.
+        validation_share: Expected share of names in "validation".
+        test_share: Expected share of names in "test".
     """
     splits = {name: split_by_hash(name, validation_share, test_share) for name in names}
     held_out_share = test_share + validation_share
@@ -65,6 +65,6 @@ def divide_by_hash(names: Iterable[str], validation_share: float, test_share: fl
 
 
 def _place(name: str) -> float:
-    """A number in [0, 1) that the name alone decides."""
+    """Return a number in [0, 1) that depends only on the name."""
     digest = hashlib.sha256(f"shala split {name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""Tables of comma-separated values: plain or gzipped, with a header row, read one row at a time."""
+"""Read tables of comma-separated values row by row: plain or gzipped, with a header row."""
 
 import csv
 import difflib
@@ -14,18 +14,18 @@ from shala_datasets.files import printable
 from shala_framework.plugin import DataError
 
 MISSING = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "<NA>")
-"""What programs write into a cell without a value, beside nothing."""
+"""Contents of cells, besides empty ones, that programs write for a missing value."""
 _LONGEST_LINE = 1 << 20  # characters; a damaged or hostile file may be one endless line
 
 
 @attrs.frozen
-class Table:
-    """A table in a file; iterating over it gives each row's line number and its cells by column, blank rows left out.
+class CsvTable:
+    """A table in a file. Iterating yields each row's line number and its cells by column, without blank rows.
 
     Attributes:
-        path: The file; gzipped where its name ends in .gz.
+        path: File, gzipped if its name ends in .gz.
         columns: Names in the header row.
-        delimiter: "," or, where the header row has more of them, ";" or a tab.
+        delimiter: "," or, if the header row has more of them, ";" or a tab.
     """
 
     path: Path
@@ -33,11 +33,11 @@ class Table:
     delimiter: str
 
     @classmethod
-    def open(cls, path: Path) -> "Table":
+    def open(cls, path: Path) -> "CsvTable":
         """Read the header row.
 
         Raises:
-            DataError: The file cannot be read, is not UTF-8, or has no header row of different names.
+            DataError: The file cannot be read, is not UTF-8, or has no header row with distinct names.
         """
         header = next(_lines(path), "")
         delimiter = max(",;\t", key=header.count)
@@ -48,18 +48,18 @@ class Table:
             )
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
-            raise DataError(f"{printable(path)}: expected different names of columns, got {twice[0]!r} twice")
+            raise DataError(f"{printable(path)}: expected distinct column names, got {twice[0]!r} twice")
         return cls(path, columns, delimiter)
 
     def require(self, columns: Iterable[str], purpose: str = "") -> None:
-        """Check that there are columns of these names.
+        """Check that columns with these names exist.
 
         Args:
-            columns: The names.
-            purpose: What asks for them, for the error.
+            columns: Names of the columns.
+            purpose: What needs them, for the error message.
 
         Raises:
-            DataError: Naming those that are absent and those that are there.
+            DataError: Some are missing; the message names them and the columns that exist.
         """
         absent = [column for column in columns if column not in self.columns]
         if absent:
@@ -83,18 +83,18 @@ class Table:
 
 
 def cell(text: str, missing: Iterable[str] = MISSING) -> str:
-    """A cell without white space around it; empty where it has no value.
+    """Strip white space from a cell. Return an empty string if it has no value.
 
     Args:
         text: The cell.
-        missing: What stands for no value.
+        missing: Contents that stand for no value.
     """
     text = text.strip()
     return "" if text in missing else text
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every row that is not blank, the header row included."""
+    """Yield line number and cells of every row that is not blank, including the header row."""
     reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
         yield from ((reader.line_num, row) for row in reader if any(row))
@@ -103,7 +103,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The file's lines with their ends."""
+    """Yield the file's lines with their line ends."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:

@@ -1,7 +1,7 @@
 """UCF101: 13,320 short clips of 101 actions, about half of them with sound, split by the published lists.
 
-One field, avi, serves the pictures and the sound. The clips come as UCF101.rar and the lists as
-UCF101TrainTestSplits-RecognitionTask.zip; both may be unpacked anywhere below one folder.
+One field, avi, contains pictures and sound. The clips come as UCF101.rar and the lists as
+UCF101TrainTestSplits-RecognitionTask.zip. Both may be unpacked anywhere below one folder.
 
 Reference: Soomro, Zamir and Shah 2012, "UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild".
 """
@@ -25,12 +25,12 @@ LISTS_URL = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-Recognit
 _CLIP = re.compile(r"v_([A-Za-z]+)_g(\d{2})_c(\d{2})")
 _LIST = re.compile(r"(classind|(?:train|test)list0[123])\.txt")
 _LINE = re.compile(rf"([A-Za-z]+)/({_CLIP.pattern})\.avi(?: +(\d+))?")
-_SPELLINGS = {"HandStandPushups": "HandstandPushups"}  # the clips' names against the list's and the folder's
+_SPELLINGS = {"HandStandPushups": "HandstandPushups"}  # spelling in the clips' names to spelling in lists and folders
 
 
 @attrs.frozen(order=True)
 class Clip:
-    """What the name of a clip says: clips of one class and group are cut from one video."""
+    """The parts of a clip's name. Clips of one class and group are cut from one video."""
 
     action: str
     group: int
@@ -38,7 +38,7 @@ class Clip:
 
     @classmethod
     def parse(cls, stem: str) -> "Clip | None":
-        """Clip of a name v_Class_gGG_cCC, the class spelt as in the lists; None where it is anything else."""
+        """Parse a name v_Class_gGG_cCC, with the class spelt as in the lists; return None for other names."""
         match = _CLIP.fullmatch(stem)
         if match is None:
             return None
@@ -54,13 +54,13 @@ class UCF101(Dataset):
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """How the data set is split.
+        """Options for the splits.
 
         Attributes:
-            split: Which of the three published divisions into training and test set; "none" needs no lists and puts
-                every clip into the training set.
-            validation_share: Share of each class's training groups held out for validation, each with all its clips;
-                above 0 at least one group of every class that has two.
+            split: Which of the three published divisions into training and test sets to use. "none" needs no lists and
+                puts every clip into the training set.
+            validation_share: Share of each class's training groups that are held out for validation, with all their
+                clips. Above 0, at least one group of every class with two or more is held out.
         """
 
         split: Literal[1, 2, 3, "none"] = 1
@@ -69,14 +69,14 @@ class UCF101(Dataset):
     options: Options
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
-        """Yield the clips by class, group and number; what is left out goes to the account.
+        """Yield the clips in order of class, group and number. The account records what is left out.
 
         Args:
-            source: Folder that holds clips and lists, at any depth.
+            source: Folder that contains clips and lists, at any depth.
             account: Receives notes and what is left out.
 
         Raises:
-            DataError: The folder does not exist, holds no clip or not the lists of the split, or a list is damaged.
+            DataError: The folder does not exist or lacks clips or the lists of the split, or a list is damaged.
         """
         source = check_folder(source, LAYOUT)
         clips, lists = _find(source, account)
@@ -100,7 +100,7 @@ class UCF101(Dataset):
                 yield Sample(key=str(clip), split=splits[clip], fields=fields, label=clip.action)
 
     def _splits(self, source: Path, clips: dict[Clip, Path], lists: dict[str, Path]) -> dict[Clip, str]:
-        """Split of every clip of the lists, "train" or "test"; without lists every clip there is."""
+        """Return the split of every clip in the lists, "train" or "test"; without lists, of every clip that exists."""
         if self.options.split == "none":
             return dict.fromkeys(clips, "train")
         names = {split: f"{split}list0{self.options.split}.txt" for split in ("train", "test")}
@@ -119,7 +119,7 @@ class UCF101(Dataset):
         return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
 
     def _validation(self, splits: dict[Clip, str]) -> set[Clip]:
-        """The training clips to hold out: of every class the same share of its groups."""
+        """Return the training clips to hold out: the same share of groups in every class."""
         groups: dict[str, set[int]] = defaultdict(set)
         for clip, split in splits.items():
             if split == "train":
@@ -130,7 +130,7 @@ class UCF101(Dataset):
 
 
 def _find(source: Path, account: Account) -> tuple[dict[Clip, Path], dict[str, Path]]:
-    """Every clip, and every list by its name in lower case; the first in the order of paths where there are two."""
+    """Return every clip, and every list by its lower-case name; the first in the order of paths if there are two."""
     clips: dict[Clip, Path] = {}
     lists: dict[str, Path] = {}
     for path in walk(source):
@@ -151,7 +151,7 @@ def _find(source: Path, account: Account) -> tuple[dict[Clip, Path], dict[str, P
 
 
 def _read_list(path: Path) -> set[Clip]:
-    """Clips of a list, whose lines are `Class/v_Class_gGG_cCC.avi`, in training lists with the class's number."""
+    """Read the clips of a list. Lines are `Class/v_Class_gGG_cCC.avi`, in training lists with the class's number."""
     clips = set()
     for number, line in enumerate(lines_of(read(path)), 1):
         if not line.strip():

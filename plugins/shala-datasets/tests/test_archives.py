@@ -100,7 +100,7 @@ def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
     files, notes = found(tmp_path)
     assert files == [("a.wav", b"a.wav")]
     assert notes == [
-        "1 file left out, unpacked .wav files lie beside it: files.tar",
+        "1 file left out, unpacked .wav files are next to it: files.tar",
         "1 file left out, same name twice: x/a.wav",
     ]
 

@@ -97,10 +97,10 @@ def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path
     account = Account()
     list(dataset.samples(tmp_path, account))
     assert account.left_out == [
-        ("no file of that name", "t.csv line 5 (9)"),
+        ("no file has that name", "t.csv line 5 (9)"),
         ("no row in t.csv, which has column 'split'", "3"),
         ("empty file", "2.jpg"),
-        ("no file but a label, or none that can be read", "2"),
+        ("no readable file other than a label", "2"),
     ]
 
 

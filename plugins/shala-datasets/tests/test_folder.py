@@ -146,7 +146,7 @@ def test_folders_called_train_val_and_test_divide_the_set(tmp_path: Path, layout
         assert sample.split == next(names[part] for part in written if part in names)
         assert sample.label in ("cat", "dog")
         assert sample.label in written
-    assert ("in none of the folders that divide the set", "other/1") in account.left_out
+    assert ("in none of the folders that define splits", "other/1") in account.left_out
     write(tmp_path, "train/x.jpg", "test/x.jpg")
     account = Account()
     direct = {sample.key: sample for sample in dataset.samples(tmp_path, account)}["train_x"]
@@ -182,7 +182,7 @@ def test_split_folders_and_names_that_come_again(tmp_path: Path) -> None:
     samples, notes = read(tmp_path, ignore_folders=True)
     assert fields(samples) == {"2": "jpg wav", "test_1": "jpg txt", "train_1": "jpg txt"}
     assert {key: sample.split for key, sample in samples.items()} == {"2": "test", "test_1": "test", "train_1": "train"}
-    assert "1 sample left out, in none of the folders that divide the set: 1" in notes
+    assert "1 sample left out, in none of the folders that define splits: 1" in notes
 
 
 def test_a_table_with_splits_comes_before_folders(tmp_path: Path) -> None:
@@ -198,11 +198,11 @@ def test_samples_of_one_field_get_advice(tmp_path: Path) -> None:
     """One field alone, stems that never meet, and folders that would pair by name each have a note that says so."""
     _, notes = all_train(write(tmp_path / "one", "1.jpg", "2.jpg"))
     assert notes == [
-        "every sample has the one field jpg (2); expected files of which those of one sample share a name, such as "
+        "every sample has the one field jpg (2); expected files that share a name within a sample, such as "
         "0001.jpg and 0001.txt"
     ]
     _, notes = all_train(write(tmp_path / "two", "1.jpg", "2.txt"))
-    assert notes[0].startswith("no two files share a stem: jpg (1), txt (1); expected files of which those of one")
+    assert notes[0].startswith("no two files share a stem: jpg (1), txt (1); expected files that share a name")
     parallel = write(tmp_path / "three", "images/1.jpg", "reports/1.txt")
     _, notes = all_train(parallel)
     assert notes == [
@@ -237,9 +237,9 @@ def test_table_gives_label_split_and_text(tmp_path: Path) -> None:
         "b_4": ("train", "cat", None),
     }
     assert notes == [
-        "1 row left out, several samples of that name: write its path: t.csv line 5 (1.jpg)",
-        "1 row left out, no file of that name: t.csv line 6 (b/9.jpg)",
-        "1 row left out, another row for the same sample, which says something else: t.csv line 9 (b/4.jpg)",
+        "1 row left out, several samples have that name: write its path: t.csv line 5 (1.jpg)",
+        "1 row left out, no file has that name: t.csv line 6 (b/9.jpg)",
+        "1 row left out, a second, different row for the same sample: t.csv line 9 (b/4.jpg)",
         "1 row left out, blank 'file': t.csv line 10 ()",
         "2 samples left out, no row in t.csv, which has column 'split': b/1, b/5",
         "2 of 4 samples without txt",
@@ -322,7 +322,7 @@ def test_wrong_tables_and_folders_are_errors_with_the_cure(tmp_path: Path) -> No
         with pytest.raises(DataError, match=message):
             read(tmp_path, **options)
 
-    refused("expected files of which those of one sample share a name, such as 0001.jpg and 0001.txt, got no such file")
+    refused("expected files that share a name within a sample, such as 0001.jpg and 0001.txt, got no such file")
     write(tmp_path, "1.jpg")
     refused(r"x\.csv: expected the table that option table names, got no such file; the folder has no", table="x.csv")
     (tmp_path / "t.csv").write_text("name,note\n1.jpg,a\n")
@@ -338,7 +338,7 @@ def test_wrong_tables_and_folders_are_errors_with_the_cure(tmp_path: Path) -> No
     (tmp_path / "t.csv").write_text("name\nother.jpg\n")
     refused(r"expected names of files in column 'name', such as 1\.jpg, got none\n1 row left out", **table)
     (tmp_path / "1.jpg").write_bytes(b"")
-    refused(r"got no sample\n1 file.*\n1 file left out, empty file: 1\.jpg\n1 sample left out, no file but a label")
+    refused(r"got no sample\n1 file.*\n1 file left out, empty file: 1\.jpg\n1 sample left out, no readable file other")
     _, notes = all_train(write(tmp_path, "2.jpg", "2.wav"))
     assert "1 file left out, is it a table? then set table to its path: t.csv" in notes
 

@@ -222,7 +222,7 @@ def test_odd_rows_are_left_out_with_their_lines(tmp_path: Path) -> None:
         "1 row left out, same image twice: mimic-cxr-2.0.0-split.csv line 5",
         "4 rows left out, image is not in the split table: mimic-cxr-2.0.0-metadata.csv line 3, "
         "mimic-cxr-2.0.0-metadata.csv line 4, mimic-cxr-2.0.0-metadata.csv line 5, mimic-cxr-2.0.0-metadata.csv line 6",
-        "1 row left out, image of the split table is not in the metadata table, which knows its view: lost",
+        "1 row left out, image of the split table is not in the metadata table, which states its view: lost",
     ]
     assert "1 row left out, study is not in the split table: mimic-cxr-2.0.0-chexpert.csv line 3" in notes
 

@@ -4,14 +4,14 @@ import gzip
 from pathlib import Path
 
 import pytest
-from shala_datasets.tables import Table
+from shala_datasets.tables import CsvTable
 
 from shala_framework.plugin import DataError
 
 
 def rows(path: Path) -> list[dict[str, str]]:
     """Every row's cells."""
-    return [row for _, row in Table.open(path)]
+    return [row for _, row in CsvTable.open(path)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -22,7 +22,7 @@ def test_reads_what_spreadsheets_write(tmp_path: Path, delimiter: str, suffix: s
     content = "\r\n".join(lines).replace(",", delimiter).encode()
     path = tmp_path / f"table{suffix}"
     path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
-    table = Table.open(path)
+    table = CsvTable.open(path)
     assert table.columns == ("file", "text")
     assert list(table) == [
         (2, {"file": "a.jpg", "text": "äöü"}),
@@ -37,7 +37,7 @@ def test_absent_columns_are_named_beside_those_there(tmp_path: Path) -> None:
         r"t\.csv: expected a column 'finding' \(option x\), got the columns 'file', 'findings'; did you mean 'find"
     )
     with pytest.raises(DataError, match=expected):
-        Table.open(tmp_path / "t.csv").require(["file", "finding"], "option x")
+        CsvTable.open(tmp_path / "t.csv").require(["file", "finding"], "option x")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_absent_columns_are_named_beside_those_there(tmp_path: Path) -> None:
     [
         (b"", "expected a header row"),
         (b"\n\n", "expected a header row"),
-        (b"a,a\n", "expected different names of columns, got 'a' twice"),
+        (b"a,a\n", "expected distinct column names, got 'a' twice"),
         (b"a,b\n1,2\n1,2,3\n", r"line 3: expected 2 cells, got 3; a cell that holds ','"),
         (b'a,b\n1,"2\n', r"line 2: not readable as a table: unexpected end of data"),
         (b"a,b\n\xff\xfe,1\n", "expected text in UTF-8"),

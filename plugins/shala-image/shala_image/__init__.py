@@ -1,4 +1,4 @@
-"""Pictures as a modality: grey or RGB at a fixed size, pixel by pixel."""
+"""Pictures as a modality: grey or RGB, at a fixed size."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, final
@@ -41,22 +41,23 @@ class Image(Modality):
         """Options of an image modality.
 
         Attributes:
-            channels: 3 for RGB, 1 for grey; files of either kind are converted.
-            height: Height of x in pixels, any whole number from 28 to 256.
-            width: Width of x in pixels, likewise.
-            fit: How a picture of another size becomes height x width: "cover" keeps its aspect and crops at the centre,
-                "contain" keeps its aspect and pads with black, "stretch" does not keep it.
-            fields: Sample fields to look for, in this order; JPEG, PNG, WebP and BMP are told apart by their bytes.
-            bits: Bits of the values in 16-bit grey PNG files, which often hold 10, 12 or 14; the same for all files, as
-                scaling each by its own values would make them incomparable. A larger value is an error. Leave it out
-                for 16, with a warning at a picture whose values all fit into 12 bits.
-            max_pixels: Most pixels of a file; one that declares more is an error, before it is decoded.
-            network_width: Channels of the networks' map next to the pixels, a multiple of 8; four times that if both
-                sides are 48 or more, as each of its places then holds four times the pixels. Lower maps have twice
-                that.
-            likelihood: Distribution of a pixel's value given z; "logistic_mixture" is the exact mass of its level.
-            scale: Scale of "normal" and "laplace" in [-1, 1] units of pixel value; leave it out to have it learned.
-            components: Components of "logistic_mixture".
+            channels: 3 for RGB or 1 for grey. Files of either kind are converted.
+            height: Height of x in pixels, from 28 to 256.
+            width: Width of x in pixels, from 28 to 256.
+            fit: How a picture of another size becomes height x width. "cover" keeps its aspect and crops around the
+                centre, "contain" keeps its aspect and pads with black, "stretch" changes its aspect.
+            fields: Sample fields to look for, in this order. The bytes determine the format: JPEG, PNG, WebP or BMP.
+            bits: Number of bits of the values in 16-bit grey PNG files, which often hold 10, 12 or 14. It applies to
+                all files, because scaling each by its own values would make them incomparable. A larger value is an
+                error. The default is 16, with a warning for a picture whose values all fit into 12 bits.
+            max_pixels: Largest number of pixels of a file. A file that declares more is an error and is not decoded.
+            network_width: Number of channels of the feature maps nearest to the pixels, a multiple of 8. It is
+                multiplied by four if both sides are 48 or more, because each position then covers four times as many
+                pixels. The lower maps have twice as many channels.
+            likelihood: Distribution of a pixel's value given z. "logistic_mixture" gives the exact probability of each
+                level.
+            scale: Scale of "normal" and "laplace", in units of pixel values in [-1, 1]. By default it is learned.
+            components: Number of components of "logistic_mixture".
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; twice that if both sides
                 are 48 or more. 0 leaves the network out. 32 suits a CPU, 64 to 128 a GPU.
             refiner_blocks: Residual blocks of each of that network's levels, the highest first; leave it out for 2 each
@@ -90,7 +91,7 @@ class Image(Modality):
         def __attrs_post_init__(self) -> None:
             if self.likelihood == "logistic_mixture" and self.scale is not None:
                 raise ValueError(
-                    f"expected no scale with likelihood 'logistic_mixture', whose scales z sets, got {self.scale!r}; "
+                    f"expected no scale with 'logistic_mixture', whose scales depend on z, got {self.scale!r}; "
                     f"leave `scale` out or choose 'normal' or 'laplace'"
                 )
 
@@ -113,7 +114,7 @@ class Image(Modality):
         """Decode the first of `fields` that shows anything: uint8 [C, H, W].
 
         Returns:
-            x; None where there is no field, or none with a pixel that is not transparent.
+            x, or None if no field has a visible pixel.
 
         Raises:
             DataError: A field is not a picture that Pillow can decode, or exceeds a limit.
@@ -130,12 +131,12 @@ class Image(Modality):
         return None
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """The picture under "png", in grey if it has one channel."""
+        """Encode the picture under "png", in grey if it has one channel."""
         picture_HWC = x.permute(1, 2, 0).contiguous().cpu().numpy()
         return {"png": encode_png(picture_HWC[..., 0] if self.options.channels == 1 else picture_HWC)}
 
     def preview(self, x: Tensor) -> Preview:
-        """The picture itself."""
+        """Show the picture itself."""
         return Preview(frames=x.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()[None])
 
     def encoder(self, feature_dim: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Mixtures of discretised logistic distributions over the 256 levels of a pixel (Salimans et al. 2017, PixelCNN++).
+"""Mixtures of discretised logistic distributions over a pixel's 256 levels (Salimans et al. 2017, PixelCNN++).
 
 Shapes: B batch, K components, C channels, H height, W width.
 """
@@ -11,15 +11,15 @@ from torch.nn.functional import logsigmoid
 
 from shala_framework.plugin import ResidualSpace, pixel_space, pixels_to_unit, unit_to_pixels
 
-HALF_STEP = 1 / 255  # half the distance of two levels, in [-1, 1] units
+HALF_STEP = 1 / 255  # half the distance between two levels, in [-1, 1] units
 
 
 class LogisticMixture:
     """Mixtures over 8-bit pixels whose channels are independent given the pixel's component.
 
-    One component is drawn for all channels of a pixel, so that a few components hold a few colours; the conditional
-    means that PixelCNN++ adds between channels are left out. A level's mass is that of the interval of +-1/255 around
-    it; the lowest level has all that lies below and the highest all that lies above.
+    Each pixel has one component for all its channels, so a few components represent a few colours. The conditional
+    means between channels of PixelCNN++ are omitted. The probability of a level is that of the interval of +-1/255
+    around it. The lowest level also has everything below it, the highest everything above it.
     """
 
     is_bound = False
@@ -30,21 +30,21 @@ class LogisticMixture:
         Args:
             logits: Unnormalised log-weights, float [B, K, H, W].
             means: Centres in [-1, 1] units of pixel value, float [B, K, C, H, W]; they may lie outside.
-            log_scales: Log-scales in the same unit, float [B, K, C, H, W].
+            log_scales: Log-scales in the same units, float [B, K, C, H, W].
         """
         self.log_weights = logits.log_softmax(1)
         self.means, self.log_scales = means, log_scales
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log mass of uint8 x [B, C, H, W] in nats, exactly: [B]."""
+        """Exact log probability of uint8 x [B, C, H, W] in nats: [B]."""
         return self._log_mass(x).flatten(1).sum(1)
 
     def mode(self) -> Tensor:
-        """Of each pixel's K component centres, to the nearest level, the one with the greatest mass under the mixture.
+        """Return, for each pixel, the component centre (to the nearest level) that is most likely under the mixture.
 
-        For a single component this is the mode; for several that overlap it may miss a mode that lies between them. It
-        takes sides where pixels are black or white: a thin, uncertain stroke is left out rather than painted grey, as
-        the mean of a normal likelihood would be.
+        For a single component this is the mode. For several overlapping components it may miss a mode between them. It
+        decides between black and white: a thin, uncertain stroke is omitted rather than painted grey, as the mean of a
+        normal likelihood would be.
         """
         centres = unit_to_pixels(self.means)
         log_mass_BKHW = torch.stack([self._log_mass(centre) for centre in centres.unbind(1)], dim=1)
@@ -52,7 +52,7 @@ class LogisticMixture:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw a component for each pixel, then a value for each of its channels: uint8 [B, C, H, W]."""
-        # The largest of log-weights plus Gumbel noise is a draw from the weights.
+        # The argmax of log-weights plus Gumbel noise is a sample from the weights.
         gumbel = -_uniform(self.log_weights, generator).log().neg().log()
         component_BHW = (self.log_weights + gumbel).argmax(1)
         mean, log_scale = _pick(self.means, component_BHW), _pick(self.log_scales, component_BHW)
@@ -66,12 +66,12 @@ class LogisticMixture:
         return pixel_space(mean, 0.5 * (weight * of_component).sum(1).log())
 
     def _log_mass(self, x: Tensor) -> Tensor:
-        """Log mass of each pixel of uint8 x [B, C, H, W]: [B, H, W]."""
+        """Log probability of each pixel of uint8 x [B, C, H, W]: [B, H, W]."""
         x_B1CHW = x[:, None]
         per_unit = torch.exp(-self.log_scales)
         centred = pixels_to_unit(x_B1CHW) - self.means
-        # With s the logistic function and a > b, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)): no difference is left that
-        # could round to 0. The lowest level lacks b and the highest a, and with it two of the factors.
+        # With s the logistic function and a > b, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), which avoids a difference
+        # that could round to 0. The lowest level has no b and the highest no a, so two of the factors drop out.
         below_upper = logsigmoid((centred + HALF_STEP) * per_unit)
         above_lower = logsigmoid((HALF_STEP - centred) * per_unit)
         between = torch.log(-torch.expm1(-2 * HALF_STEP * per_unit))
@@ -85,17 +85,17 @@ class LogisticMixture:
 
 
 def lower_bounded(log_scales: Tensor, lowest: float = math.log(HALF_STEP / 4)) -> Tensor:
-    """Log-scales above `lowest`, by a smooth bound; at the default 96 % of the mass may lie on one level."""
+    """Bound log-scales smoothly from below by `lowest`. At the default, one level can have 96 % of the probability."""
     return lowest + torch.nn.functional.softplus(log_scales - lowest)
 
 
 def _pick(values: Tensor, component_BHW: Tensor) -> Tensor:
-    """Values [B, K, C, H, W] of one component for each pixel: [B, C, H, W]."""
+    """Select one component of values [B, K, C, H, W] for each pixel: [B, C, H, W]."""
     index = component_BHW[:, None, None].expand(-1, 1, values.shape[2], -1, -1)
     return values.gather(1, index).squeeze(1)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws from (0, 1), without its ends, of the shape of `like`."""
+    """Draw from (0, 1), excluding the ends, with the shape of `like`."""
     drawn = torch.rand(like.shape, generator=generator, dtype=torch.float32, device=like.device)
     return drawn.clamp_min(2**-25)

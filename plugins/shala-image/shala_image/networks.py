@@ -1,9 +1,9 @@
-"""Convolutional residual encoder and decoder of pictures of any size from 28 x 28 up.
+"""Convolutional residual encoder and decoder of pictures of any size from 28 x 28.
 
 Only one layer runs at full resolution: a space-to-depth stem folds blocks of 2 x 2 or 4 x 4 pixels into channels, and
-overlapping patches unfold them at the end. Between them maps are halved, or doubled, as often as the size asks for.
-Odd sides are rounded up on the way in and cropped on the way out. Maps are in channels-last order, which convolutions
-of few channels run faster in on a CPU.
+overlapping patches unfold them at the end. In between, maps are halved or doubled as often as the size requires. Odd
+sides are rounded up on input and cropped on output. Maps are in channels-last order, in which a CPU runs convolutions
+of few channels faster.
 
 Shapes: B batch, C channels of a map or of the picture, H height, W width, F feature_dim, D latent_dim, K components.
 """
@@ -27,17 +27,17 @@ from shala_framework.plugin import (
 from shala_image.mixture import LogisticMixture, lower_bounded
 
 LARGE_SIDE = 48  # pictures whose shorter side is at least this have blocks of 4 x 4 pixels, others of 2 x 2
-CONDITION_DIM = 128  # of what modulates the decoder's maps
+CONDITION_DIM = 128  # size of the vector that modulates the decoder's maps
 LOWEST_SIDE = 8  # maps are halved until no side is longer than twice this, and the shorter side is at most this
 
 
 def stem_block(height: int, width: int) -> int:
-    """Side of the pixel block that the stem folds into channels: small pictures keep their thin strokes apart."""
+    """Return the side of the pixel block that the stem folds into channels. Small blocks keep thin strokes apart."""
     return 4 if min(height, width) >= LARGE_SIDE else 2
 
 
 def map_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Height and width of each map, from the one after the stem to the smallest; at least two."""
+    """Return height and width of each map, from the one after the stem to the smallest; at least two."""
     block = stem_block(height, width)
     sizes = [(-(-height // block), -(-width // block))]
     while len(sizes) < 2 or min(sizes[-1]) > LOWEST_SIDE or max(sizes[-1]) > 2 * LOWEST_SIDE:
@@ -46,13 +46,13 @@ def map_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def map_channels(height: int, width: int, network_width: int) -> tuple[int, int]:
-    """Channels of the map next to the pixels, in proportion to the pixels of a block, and of the lower ones."""
+    """Return the channels of the map nearest to the pixels, proportional to a block's pixels, and of the lower maps."""
     high = network_width * stem_block(height, width) ** 2 // 4
     return high, 2 * high
 
 
 class ImageEncoder(nn.Module):
-    """uint8 pictures [B, C, H, W] to features [B, F]."""
+    """Encodes uint8 pictures [B, C, H, W] as features [B, F]."""
 
     def __init__(self, shape: tuple[int, int, int], network_width: int, feature_dim: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ImageEncoder(nn.Module):
             layers.append(Residual(nn.Conv2d(low, low, 3, padding=1)))
         layers += [group_norm(low), nn.SiLU(), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
-        # Group norm takes brightness and contrast away; the mean values of a coarse grid keep them.
+        # Group norm removes brightness and contrast; the means over a coarse grid keep them.
         self.coarse = nn.AdaptiveAvgPool2d(sizes[-1])
         self.head = nn.Linear((low + channels) * sizes[-1][0] * sizes[-1][1], feature_dim)
         initialise(self)
@@ -81,9 +81,9 @@ class ImageEncoder(nn.Module):
 
 
 class OverlappingPatches(nn.Module):
-    """Maps [B, C, H, W] to [B, num_maps, H * block, W * block], each place by a patch of twice the block's side.
+    """Maps [B, C, H, W] to [B, num_maps, H * block, W * block]; positions become patches twice as wide as a block.
 
-    Patches fade out towards their borders and add up, so that no edges of blocks are seen.
+    Patches fade out towards their borders and add up, so block edges are invisible.
     """
 
     window: Tensor
@@ -102,10 +102,10 @@ class OverlappingPatches(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Latents [B, D] to a likelihood of uint8 pictures [B, C, H, W].
+    """Decodes latents [B, D] as a likelihood of uint8 pictures [B, C, H, W].
 
-    A backdrop, which z sets directly on the coarse grid, and what the convolutions paint over it: colours and large
-    shapes are learned within tens of steps, whatever the state of the deeper layers.
+    The output is a backdrop, which z sets directly on the coarse grid, plus what the convolutions paint over it.
+    Colours and large shapes are learned within tens of steps, whatever the state of the deeper layers.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ImageDecoder(nn.Module):
         self.backdrop = nn.Linear(latent_dim, channels * low_height * low_width)
         self.head = head
         initialise(self)
-        with torch.no_grad():  # at the start most pixels lie within [-1, 1]
+        with torch.no_grad():  # initially, most pixels lie within [-1, 1]
             self.backdrop.weight.mul_(0.3)
             self.patches.weight.mul_(0.3)
 
@@ -156,7 +156,7 @@ class ImageDecoder(nn.Module):
 
 
 class LocationScaleHead(nn.Module):
-    """Maps and a backdrop, both [B, C, H, W], to a normal or Laplace likelihood with one scale for all pixels."""
+    """Turns maps and a backdrop, both [B, C, H, W], into a normal or Laplace likelihood with one scale for all."""
 
     def __init__(self, name: Literal["normal", "laplace"], channels: int, scale: float | None) -> None:
         super().__init__()
@@ -167,9 +167,9 @@ class LocationScaleHead(nn.Module):
 
 
 class MixtureHead(nn.Module):
-    """Maps [B, K * (1 + 2 * C), H, W] and a backdrop [B, C, H, W] to a mixture of discretised logistics.
+    """Turns maps [B, K * (1 + 2 * C), H, W] and a backdrop [B, C, H, W] into a mixture of discretised logistics.
 
-    The components start apart: around the backdrop, from darker to brighter.
+    The components start apart, around the backdrop, from darker to brighter.
     """
 
     def __init__(self, components: int, channels: int) -> None:

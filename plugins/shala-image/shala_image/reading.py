@@ -1,4 +1,4 @@
-"""Encoded picture to 8-bit pixels of fixed size: upright, opaque, in grey or RGB, and scaled by one of three rules."""
+"""Decode a picture to 8-bit pixels of a fixed size: upright, opaque, grey or RGB, and scaled by one of three rules."""
 
 import io
 import struct
@@ -16,8 +16,8 @@ Fit = Literal["cover", "contain", "stretch"]
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS: Final = 2**26  # 8192 x 8192; a file of a few kB can declare far more, and decoding would allocate it
-MOST_PIXELS: Final = 2 * 89_478_485  # beyond it Pillow itself refuses
-MAX_SIDE: Final = 2**16  # a row must stay small as well: some decoders fill whole rows at the word of a few bytes
+MOST_PIXELS: Final = 2 * 89_478_485  # above it, Pillow itself refuses
+MAX_SIDE: Final = 2**16  # a row must stay small too: a few bytes make some decoders fill whole rows
 DOUBTFUL: Final = 2**12 - 1
 WHITE: Final = (255, 255, 255, 255)
 TURNS: Final = {
@@ -28,7 +28,7 @@ TURNS: Final = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation to what sets the picture upright
+}  # EXIF orientation to the operation that sets the picture upright
 SIDEWAYS: Final = frozenset(TURNS[orientation] for orientation in (5, 6, 7, 8))  # those that swap height and width
 
 
@@ -45,34 +45,34 @@ def read_picture(
 ) -> np.ndarray | None:
     """Decode a picture and bring it to a fixed size.
 
-    The format is told from the bytes, not from the field's name. EXIF orientation is honoured, transparency is
-    composited on white, 16-bit grey is scaled from 0..2 ** bits - 1 to 0..255, CMYK and palettes become RGB, colour
-    profiles are ignored, and of an animation the first frame is read. A picture that has the right size and is neither
-    turned nor transparent keeps its values.
+    The bytes determine the format, not the field's name. EXIF orientation is applied, transparency is composited on
+    white, 16-bit grey is scaled from 0..2 ** bits - 1 to 0..255, CMYK and palettes become RGB, colour profiles are
+    ignored, and only the first frame of an animation is read. A picture of the right size that is neither turned nor
+    transparent keeps its values.
 
     Args:
         data: A JPEG, PNG, WebP or BMP file.
-        field: Name of the field, for messages.
-        channels: 1 for grey (luma as of ITU-R 601), 3 for RGB.
+        field: Name of the field, for error messages.
+        channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
-        fit: "cover" scales the picture, keeping its aspect, to cover height x width and crops at the centre; "contain"
-            scales it to fit inside and pads with black; "stretch" scales each side on its own.
-        bits: Bits of the values in 16-bit files. None stands for 16, with a warning where all values of a picture fit
-            into 12 bits, as such a picture is read nearly black if they are of 12 bits.
-        max_pixels: Most pixels, checked before decoding.
+        fit: "cover" scales the picture to cover height x width, keeps its aspect and crops around the centre. "contain"
+            scales it to fit inside and pads with black. "stretch" scales both sides separately.
+        bits: Number of bits of the values in 16-bit files. None means 16, with a warning if all values of a picture fit
+            into 12 bits, because a 12-bit picture would then appear nearly black.
+        max_pixels: Largest number of pixels, checked before decoding.
 
     Returns:
-        uint8 array [height, width, channels]; None where every pixel is transparent.
+        uint8 array [height, width, channels], or None if every pixel is transparent.
 
     Raises:
-        DataError: The bytes are no such file, are damaged or cut short, declare more than `max_pixels`, or hold a value
-            of more than `bits`.
+        DataError: The bytes are not such a file, are damaged or truncated, declare more than `max_pixels`, or hold a
+            value of more than `bits` bits.
     """
     if not data:
         raise DataError(f"field {field!r}: expected an encoded picture, got 0 bytes; was the shard written completely?")
     try:
-        # Pillow warns of damaged metadata, which is not used, and of large pictures, which are refused.
+        # Pillow warns about damaged metadata, which is unused, and about large pictures, which are refused.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             decoded = _decode(data, field, channels, 2 * max(height, width), bits, max_pixels)
@@ -84,7 +84,7 @@ def read_picture(
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"field {field!r}: expected at most {max_pixels} pixels ({error}); scale it down") from error
-    # Its parsers raise whatever they stumble over: OSError, SyntaxError, ValueError, IndexError, struct.error, ...
+    # Pillow's parsers raise various exceptions: OSError, SyntaxError, ValueError, IndexError, struct.error, ...
     except Exception as error:
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else f"{error}"
         raise DataError(
@@ -104,11 +104,11 @@ def read_picture(
 def _decode(
     data: bytes, field: str, channels: int, enough: int, bits: int | None, max_pixels: int
 ) -> tuple[Image.Image, tuple[float, float], Image.Transpose | None, bool] | None:
-    """The picture as it is stored, in mode L or RGB, its width and height, what sets it upright, and a doubt.
+    """Return the stored picture in mode L or RGB, its width and height, what sets it upright, and a doubt.
 
-    The doubt is whether its values have fewer bits than they were taken to have. None in place of all stands for a
-    picture of which nothing is visible. A JPEG is decoded at a reduced size of at least `enough` a side; width and
-    height are then fractions, as the last column and row may cover less than a pixel.
+    The doubt is whether the values have fewer bits than assumed. The whole result is None if nothing is visible. A JPEG
+    is decoded at a reduced size of at least `enough` pixels a side. Width and height are then fractions, because the
+    last column and row may cover less than a pixel.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         columns, rows = image.size
@@ -131,7 +131,7 @@ def _decode(
             if bits not in (None, 16) and _has_16_bit_channels(data):
                 raise DataError(
                     f"field {field!r}: expected 16-bit grey with option `bits` = {bits}, got a PNG with several "
-                    f"channels of 16 bits, of which Pillow keeps the upper 8 bits alone; store it as 16-bit grey or as "
+                    f"channels of 16 bits, of which Pillow keeps the upper 8 bits only; store it as 16-bit grey or as "
                     f"8 bits a channel"
                 )
             opaque = _opaque(image)
@@ -143,21 +143,21 @@ def _decode(
 
 
 def _check_sums(data: bytes, field: str) -> None:
-    """Check the sums of a PNG's chunks that hold pixels, which Pillow passes over.
+    """Check the checksums of a PNG's chunks that hold pixels, which Pillow does not verify.
 
     Raises:
-        DataError: One does not fit.
+        DataError: A checksum does not match.
     """
     position = len(PNG)
     view = memoryview(data)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
-        # Small letters begin the names of what is not needed; of a chunk that is cut short Pillow says so.
+        # Names of optional chunks begin with a lower-case letter. Pillow reports truncated chunks.
         if kind[:1].isupper() and end + 4 <= len(data):
             if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
                 raise DataError(
-                    f"field {field!r}: expected a PNG whose chunks fit their checksums, got another sum of the chunk "
+                    f"field {field!r}: expected a PNG whose chunks match their checksums, got a mismatch in chunk "
                     f"{kind!r} at byte {position}; the file is damaged: copy it again or leave the field out"
                 )
             if kind == b"IEND":
@@ -166,26 +166,26 @@ def _check_sums(data: bytes, field: str) -> None:
 
 
 def _has_16_bit_channels(data: bytes) -> bool:
-    """Whether this is a PNG of 16-bit samples."""
+    """Return whether the data are a PNG with 16-bit samples."""
     return data.startswith(PNG) and data[24:25] == b"\x10"
 
 
 def _opaque(image: Image.Image) -> Image.Image | None:
-    """The picture without transparency, which becomes white; None where no pixel is visible."""
+    """Replace transparency by white; return None if no pixel is visible."""
     if not image.has_transparency_data:
         return image
     rgba = image.convert("RGBA")
-    middle = rgba.getpixel((image.width // 2, image.height // 2))  # mostly spares looking at all
+    middle = rgba.getpixel((image.width // 2, image.height // 2))  # usually avoids a scan of all pixels
     if isinstance(middle, tuple) and not middle[3] and not rgba.getchannel("A").getextrema()[1]:
         return None
     return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), rgba)
 
 
 def _from_16_bits(image: Image.Image, field: str, bits: int) -> tuple[Image.Image, int]:
-    """Grey 0..2 ** bits - 1 (Pillow's modes I;16 and, in older versions, I) as 8 bits; Pillow itself clips at 255.
+    """Convert grey 0..2 ** bits - 1 (modes I;16 and, in older Pillow, I) to 8 bits; Pillow itself clips at 255.
 
     Returns:
-        The picture in mode L, and its largest visible value; -1 where every pixel is transparent.
+        The picture in mode L, and its largest visible value, -1 if every pixel is transparent.
     """
     stored = np.asarray(image)
     grey = stored.astype(np.int32)
@@ -202,7 +202,7 @@ def _from_16_bits(image: Image.Image, field: str, bits: int) -> tuple[Image.Imag
         )
     if transparent is not None:
         grey[hidden] = highest
-    if bits == 16:  # as the other branch has it, in fewer passes
+    if bits == 16:  # equivalent to the other branch, in fewer passes
         grey += 128
         grey //= 257
     else:
@@ -213,10 +213,10 @@ def _from_16_bits(image: Image.Image, field: str, bits: int) -> tuple[Image.Imag
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1, which is upright, also where the metadata cannot be parsed."""
+    """Return the EXIF orientation 1..8, or 1 (upright) if the metadata cannot be parsed."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # Its parser raises much the same as those of pictures; sound pictures with broken metadata are common.
+    # The metadata parser raises about as many kinds; valid pictures with broken metadata are common.
     except Exception:
         return 1
 
@@ -229,7 +229,7 @@ def _place(
     width: int,
     fit: Fit,
 ) -> Image.Image:
-    """The picture scaled, set upright and, where it is smaller than height x width, padded with black."""
+    """Scale the picture, set it upright and, if it is smaller than height x width, pad it with black."""
     columns, rows = extent
     across, down = (height, width) if turn in SIDEWAYS else (width, height)
     box = (0.0, 0.0, columns, rows)
@@ -237,7 +237,7 @@ def _place(
         scale = min(across / columns, down / rows)
         across, down = max(1, round(columns * scale)), max(1, round(rows * scale))
     elif fit == "cover":
-        # The crop is given in fractions of source pixels, so that it is central to less than a pixel of the result.
+        # The crop is in fractions of source pixels, so it is centred to less than a pixel of the result.
         scale = max(across / columns, down / rows)
         left, top = max(0.0, columns - across / scale) / 2, max(0.0, rows - down / scale) / 2
         box = (left, top, columns - left, rows - top)

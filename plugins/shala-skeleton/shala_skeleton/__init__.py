@@ -31,8 +31,8 @@ from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, SkeletonRe
 from shala_skeleton.parsing import FORMATS, MAX_FRAMES, MAX_MEGABYTES, parse
 
 PREVIEW_SIDE = 192
-FARTHEST = 1e6  # largest sensible coordinate in any unit; beyond it lie flipped bits
-SHORTEST = 1e-6  # distance, in any unit, below which two joints have no direction
+FARTHEST = 1e6  # largest plausible coordinate in any unit; larger values come from flipped bits
+SHORTEST = 1e-6  # distance in any unit; two joints closer than this have no direction
 
 
 def named_after_its_format(_: Any, __: Any, value: str) -> None:
@@ -52,37 +52,37 @@ def known_bones(_: Any, __: Any, value: Any) -> None:
 
 @final
 class Skeleton(Modality):
-    """Joints x, float32 [T, bodies, joints, dims], in metres; a body that is absent is all zeros."""
+    """Joints x, float32 [T, bodies, joints, dims], in metres. An absent body is all zeros."""
 
     @attrs.frozen(kw_only=True)
     class Options:
         """Options of a skeleton modality.
 
         Attributes:
-            frames: Frames of x; the whole clip is resampled to them, linearly.
-            joints: Joints of each body in the files: 25 for Kinect v2 (NTU RGB+D), 20 for v1 (NW-UCLA).
-            bodies: Bodies of x; of an NTU file those seen longest, the one that moves most first. Ids that never
-                overlap in time and follow each other at one place are one body.
-            dims: Coordinates of a joint that are kept: 3, or 2 to leave depth out.
-            root: Joint that counts as the body's place.
-            centre: Move the first body's root to the origin in the "first_frame" (walking about is kept), in
+            frames: Number of frames of x. The whole clip is resampled to it linearly.
+            joints: Number of joints of each body in the files: 25 for Kinect v2 (NTU RGB+D), 20 for v1 (NW-UCLA).
+            bodies: Number of bodies of x. From an NTU file, the bodies seen longest are taken, with the one that moves
+                most first. Ids that never overlap in time and follow each other in one place count as one body.
+            dims: Number of coordinates of a joint that are kept: 3, or 2 to omit depth.
+            root: Joint that represents the body's position.
+            centre: Where to move the first body's root to the origin: in the "first_frame" (which keeps walking), in
                 "every_frame", or in "none".
-            facing: Two joints, such as the shoulders [4, 8]: everything is turned about the vertical axis (the second
-                coordinate) until the first body's line from the one to the other points along the first coordinate in
-                the first frame, so that an action looks alike from any side; empty leaves the view as recorded.
-            bones: Joints that a drawing connects: "ntu", "nw-ucla", or pairs of joint indices; an empty list draws
-                each joint's trail.
+            facing: Two joints, such as the shoulders [4, 8]. Everything is turned about the vertical axis (the second
+                coordinate) until the first body's line from one joint to the other points along the first coordinate in
+                the first frame. An action then looks alike from any side. An empty list keeps the recorded view.
+            bones: Joints that drawings connect: "ntu", "nw-ucla", or pairs of joint indices. An empty list draws the
+                trail of each joint.
             frames_per_second: Playback rate of written clips and previews.
-            fields: Sample fields to look for, in this order; the last part of the name is the format: "skeleton"
-                (NTU's text), "npy" or "json". Plain "json" is not among the defaults, as data sets keep metadata there.
-            axes: Order of the axes of npy and json arrays, by the letters T (frames), M (bodies), V (joints) and C
-                (coordinates), such as "CTVM"; "auto" recognises the usual orders by the shape and refuses a shape that
+            fields: Sample fields to look for, in this order. The last part of the name is the format: "skeleton" (NTU's
+                text), "npy" or "json". The defaults do not include plain "json", because data sets keep metadata there.
+            axes: Order of the axes of npy and json arrays, as the letters T (frames), M (bodies), V (joints) and C
+                (coordinates), such as "CTVM". "auto" recognises the usual orders by the shape and refuses a shape that
                 fits two of them.
-            max_frames: Most frames that a file may have; one with more is refused.
-            max_megabytes: Largest file, in millions of bytes; a larger one is refused before it is parsed.
-            width: Channels of the networks, a multiple of 8.
+            max_frames: Largest number of frames in a file; a file with more is refused.
+            max_megabytes: Largest size of a file, in millions of bytes; a larger one is refused before it is parsed.
+            width: Number of channels in the networks, a multiple of 8.
             likelihood: Distribution of a coordinate given z.
-            scale: Its scale in metres; leave it out to have it learned.
+            scale: Scale of the likelihood in metres. By default it is learned.
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out.
         """
 
@@ -150,11 +150,12 @@ class Skeleton(Modality):
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
         """Parse the first of `fields` that the sample has: float32 [T, bodies, joints, dims].
 
-        A sound file in which nobody is tracked, as some of NTU's are, counts as missing. So does one of zeros alone,
-        which is how arrays say the same; frames and joints of zeros are filled as `fill_gaps` says.
+        A valid file in which nobody is tracked, as some of NTU's are, counts as missing. So does an array of only
+        zeros, which means the same. Other frames and joints of zeros are filled as `fill_gaps` describes.
 
         Raises:
-            DataError: It is not the file that its field's name says, or has other joints than the options say.
+            DataError: The file does not have the format that its field's name states, or its joints do not match the
+                options.
         """
         field = self.first_field(sample)
         if field is None:
@@ -192,7 +193,7 @@ class Skeleton(Modality):
         return torch.from_numpy(x_TPJC)
 
     def blank_reason(self) -> str:
-        """That nobody is tracked."""
+        """Say that nobody is tracked."""
         return "nobody is tracked in it"
 
     def _centred(self, tracked_TPJC: np.ndarray) -> np.ndarray:
@@ -207,7 +208,7 @@ class Skeleton(Modality):
         start, end = self.options.facing
         across, _, deep = tracked_TPJC[0, 0, end] - tracked_TPJC[0, 0, start]
         length = np.hypot(across, deep)
-        if length < SHORTEST:  # joints above each other say nothing of where a body faces
+        if length < SHORTEST:  # joints above each other do not show where a body faces
             return tracked_TPJC
         cosine, sine = across / length, deep / length
         rotation_CC = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
@@ -215,12 +216,12 @@ class Skeleton(Modality):
         return turned
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """The joints under "npy" and a drawing of them under "mp4"."""
+        """Encode the joints under "npy" and a drawing of them under "mp4"."""
         npy = encode_npy(x.float().cpu().numpy())
         return {"npy": npy, "mp4": encode_mp4(self._drawn(x), self.options.frames_per_second)}
 
     def preview(self, x: Tensor) -> Preview:
-        """A drawing of the clip, seen from the front."""
+        """Draw the clip, seen from the front."""
         return Preview(frames=self._drawn(x), frames_per_second=self.options.frames_per_second)
 
     def _drawn(self, x: Tensor) -> np.ndarray:
@@ -235,7 +236,7 @@ class Skeleton(Modality):
         self._standardise.fit(map(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
-        """The mean pose [bodies, joints, dims] and the scale, in metres."""
+        """Return the mean pose [bodies, joints, dims] and the scale, in metres."""
         return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:

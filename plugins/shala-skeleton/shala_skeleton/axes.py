@@ -1,4 +1,4 @@
-"""The order of an array's axes: frames T, bodies M, joints V and coordinates C, by the letters that the field uses."""
+"""The order of an array's axes: frames T, bodies M, joints V and coordinates C, as in the field's literature."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from shala_framework.plugin import DataError
 STORED = ("TVC", "TMVC")
 """The orders that this modality writes."""
 ORDERS = (*STORED, "CTV", "TCV", "CTVM", "MTVC", "TVCM", "MCTV", "CTMV")
-"""The orders that are recognised."""
+"""The orders that "auto" recognises."""
 MOST_BODIES = 16
-FEW_BODIES = 4  # of which there may be more than frames
-MOST_COORDINATES = 16  # of stored orders: a joint of NTU's files has 12 values
+FEW_BODIES = 4  # there may be more bodies than frames up to this number
+MOST_COORDINATES = 16  # of stored orders; a joint in NTU's files has 12 values
 
 
 def known_axes(_: Any, __: Any, value: str) -> None:
@@ -27,17 +27,17 @@ def known_axes(_: Any, __: Any, value: str) -> None:
 
 
 def to_frames_first(array: np.ndarray, joints: int, axes: str, field: str, dims: int = 1) -> np.ndarray:
-    """The array as [T, P, J, C], whatever the order of its axes.
+    """Return the array as [T, P, J, C], for any order of its axes.
 
     Args:
-        array: As it was stored.
-        joints: Joints of a body.
+        array: The stored array.
+        joints: Number of joints of a body.
         axes: Order of the axes, or "auto" to recognise it.
-        field: Name of its field, for errors.
-        dims: Coordinates that are wanted, where a shape leaves open which of its axes they are.
+        field: Name of its field, for error messages.
+        dims: Number of wanted coordinates; resolves shapes that would fit several orders.
 
     Raises:
-        DataError: The shape has no such order, or several that are equally likely.
+        DataError: No order fits the shape, or several are equally likely.
     """
     if axes == "auto":
         axes = _recognise(array.shape, joints, field, dims)
@@ -51,7 +51,7 @@ def to_frames_first(array: np.ndarray, joints: int, axes: str, field: str, dims:
 
 
 def _recognise(shape: Sequence[int], joints: int, field: str, dims: int) -> str:
-    """The one order that fits a shape."""
+    """Return the one order that fits a shape."""
     likely = [order for order in ORDERS if _fits(shape, order, joints)]
     likely = [order for order in likely if shape[order.index("C")] >= dims] or likely
     if len(likely) == 1:
@@ -82,7 +82,7 @@ def _recognise(shape: Sequence[int], joints: int, field: str, dims: int) -> str:
 
 
 def _fits(shape: Sequence[int], order: str, joints: int) -> bool:
-    """Whether a shape is likely to have an order of axes."""
+    """Return whether a shape is likely to have an order of axes."""
     if len(shape) != len(order) or 0 in shape:
         return False
     sizes = dict(zip(order, shape, strict=True))

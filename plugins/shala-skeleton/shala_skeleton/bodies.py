@@ -1,17 +1,17 @@
-"""Tracks of a skeleton file: what one body id saw, and which tracks are the same person under another id."""
+"""Tracks of a skeleton file: the frames of one body id, and which tracks show the same person under different ids."""
 
 from collections.abc import Iterable
 
 import attrs
 import numpy as np
 
-NEAR_METRES = 1.5  # that a person's middle may seem to jump when a sensor loses and finds it again
-METRES_PER_FRAME = 0.1  # that it may move in each frame between
+NEAR_METRES = 1.5  # distance that a person's centre may seem to jump when a sensor loses and finds it again
+METRES_PER_FRAME = 0.1  # distance that it may move in each frame in between
 
 
 @attrs.define
 class Track:
-    """One body: the frames that it was seen in, and its joints [J, 3] there, in metres."""
+    """One body: the frames in which it was seen, and its joints [J, 3] there, in metres."""
 
     frames: list[int] = attrs.field(factory=list)
     joints: list[np.ndarray] = attrs.field(factory=list)
@@ -21,22 +21,22 @@ class Track:
         return float(np.stack(self.joints).var(axis=0).sum())
 
     def follow(self, later: "Track") -> None:
-        """Take over what a later track saw."""
+        """Append a later track of the same body."""
         self.frames += later.frames
         self.joints += later.joints
 
 
 def join_tracks(tracks: Iterable[Track]) -> list[Track]:
-    """Join tracks that never overlap in time and of which one begins where the other ended: a person who got a new id.
+    """Join tracks that show one person with a new id: they never overlap in time, and one begins where the other ended.
 
-    Of several that could follow a track, the nearest does. A track that begins farther away than a person gets in the
-    frames between is another body.
+    If several tracks could follow a track, the nearest one does. A track that begins farther away than a person can get
+    in the frames in between is another body.
 
     Args:
-        tracks: Each with a frame at least.
+        tracks: Tracks, each with at least one frame.
 
     Returns:
-        The tracks that remain, in the order in which they began.
+        The remaining tracks, in order of their first frame.
     """
     ordered = sorted(tracks, key=lambda track: track.frames[0])
     starts = np.array([track.frames[0] for track in ordered])

@@ -1,4 +1,4 @@
-"""Which joints a bone connects, and to which side of the body it belongs."""
+"""The joints that each bone connects, and the side of the body it belongs to."""
 
 import itertools
 from typing import Literal
@@ -10,7 +10,7 @@ Side = Literal["torso", "left", "right"]
 
 @attrs.frozen
 class Bone:
-    """A line between two joints, by their indices."""
+    """A line between two joints, given by their indices."""
 
     start: int
     end: int
@@ -22,7 +22,7 @@ def _limb(side: Side, *joints: int) -> tuple[Bone, ...]:
 
 
 # Kinect v2: 0 spine base, 1 spine middle, 2 neck, 3 head, 4-7 left arm, 8-11 right arm, 12-15 left leg, 16-19 right
-# leg, 20 spine at the shoulders, 21 and 22 tip and thumb of the left hand, 23 and 24 of the right one.
+# leg, 20 spine at the shoulders, 21 and 22 tip and thumb of the left hand, 23 and 24 of the right hand.
 NTU = (
     *_limb("torso", 0, 1, 20, 2, 3),
     *_limb("left", 20, 4, 5, 6, 7, 21),
@@ -46,7 +46,7 @@ NAMED_BONES = {"ntu": NTU, "nw-ucla": NW_UCLA}
 
 
 def bone_list(bones: str | tuple[tuple[int, int], ...]) -> tuple[Bone, ...]:
-    """The bones of a named skeleton, or of pairs of joint indices."""
+    """Return the bones of a named skeleton, or of pairs of joint indices."""
     if isinstance(bones, str):
         return NAMED_BONES[bones]
     return tuple(Bone(start, end) for start, end in bones)

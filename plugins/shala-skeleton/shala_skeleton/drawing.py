@@ -1,4 +1,4 @@
-"""Pictures of moving skeletons: bones as thick coloured lines, seen from the front, at one scale for a whole clip."""
+"""Draw moving skeletons: bones as thick coloured lines, seen from the front, at one scale for the whole clip."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -8,24 +8,24 @@ from shala_skeleton.bones import Bone
 Colour = tuple[int, int, int]
 
 BACKGROUND: Colour = (255, 255, 255)
-# One palette for each body; further bodies start again. Left and right are the person's own.
+# One palette per body; further bodies reuse them. Left and right are those of the person.
 PALETTES: tuple[dict[str, Colour], ...] = (
     {"torso": (70, 70, 80), "left": (31, 119, 200), "right": (220, 70, 40)},
     {"torso": (150, 120, 90), "left": (20, 150, 110), "right": (160, 70, 190)},
 )
-OVERSAMPLING = 3  # drawn larger and averaged down: Pillow's lines have hard edges
+OVERSAMPLING = 3  # frames are drawn larger and averaged down, because Pillow's lines have hard edges
 MARGIN = 0.08  # share of the picture's side
-SMALLEST_SPREAD = 1e-2  # a body whose joints lie closer together, relative to the clip's extent, is absent
+SMALLEST_SPREAD = 1e-2  # of the clip's extent; a body whose joints lie closer together counts as absent
 
 
 def draw_clip(x_TPJC: np.ndarray, bones: tuple[Bone, ...], side: int) -> np.ndarray:
     """Draw each frame as a frontal orthographic view, x to the right and y up.
 
-    A skeleton without bones, such as the tip of a pen, leaves the trail of each joint up to the frame.
+    Without bones, as for the tip of a pen, each frame shows the trail of each joint up to that frame.
 
     Args:
         x_TPJC: Joints, float [frames, bodies, joints, coordinates]; at least two coordinates.
-        bones: Which joints to connect.
+        bones: Joints to connect.
         side: Height and width of the result in pixels.
 
     Returns:
@@ -44,7 +44,7 @@ def _present_bodies(x_TPJC: np.ndarray) -> list[int]:
 
 
 def _to_pixels(x_TPJ2: np.ndarray, present: list[int], side: int) -> np.ndarray:
-    """Coordinates to pixels, so that all that is present in any frame fits and is centred."""
+    """Map coordinates to pixels so that everything present in any frame fits and is centred."""
     seen = x_TPJ2[:, present]
     low, high = seen.min(axis=(0, 1, 2)), seen.max(axis=(0, 1, 2))
     extent = max(float((high - low).max()), 1e-6)
@@ -54,7 +54,7 @@ def _to_pixels(x_TPJ2: np.ndarray, present: list[int], side: int) -> np.ndarray:
 
 
 def _draw_frame(points: np.ndarray, present: list[int], bones: tuple[Bone, ...], side: int) -> np.ndarray:
-    """The last of the frames in points [T, P, J, 2], with the others as its past."""
+    """Draw the last of the frames in points [T, P, J, 2]; the others are its past."""
     large = side * OVERSAMPLING
     image = Image.new("RGB", (large, large), BACKGROUND)
     draw = ImageDraw.Draw(image)

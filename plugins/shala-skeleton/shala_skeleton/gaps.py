@@ -1,4 +1,4 @@
-"""Where nobody was tracked but zeros were written: frames and joints without data, and how they are filled.
+"""Find frames and joints that were not tracked, which arrays mark by zeros, and fill them.
 
 Shapes: T frames, P bodies (persons), J joints, C coordinates.
 """
@@ -7,29 +7,29 @@ import numpy as np
 
 from shala_framework.plugin import DataError
 
-# Of a body's size, by which the origin may lie outside its other joints and still be the place of a joint, and of the
-# root, at which data are centred and which may be the end of a limb.
+# Distances as a share of a body's size. The origin may lie this far outside the other joints and still be the position
+# of a joint, or of the root, at which data are centred and which may be the end of a limb.
 MARGIN, ROOT_MARGIN = 0.25, 1.0
 
 
 def fill_gaps(joints_TPJC: np.ndarray, field: str, root: int = 0) -> np.ndarray:
     """Fill what an array marks as not tracked by zeros, and cut the frames that pad its end.
 
-    A body's frame without any value but zeros has no data, and neither has a joint at the origin while the rest of its
-    body is elsewhere: both are interpolated over time and held at the ends. A joint at the origin of a body that is
-    around the origin, as in centred data, is a joint. Frames behind the last one with a body are padding. Of one joint
-    alone, the origin is a place like any other.
+    A frame of a body has no data if all its values are zero. A joint has no data if it is at the origin while the rest
+    of its body is elsewhere. Both are interpolated over time and held at the ends. A joint at the origin counts as a
+    joint if its body surrounds the origin, as in centred data. Frames after the last frame with a body are padding. For
+    a single joint, the origin is a position like any other.
 
     Args:
-        joints_TPJC: The array as it was stored.
-        field: Name of its field, for errors.
-        root: Joint that centred data are likely to have at the origin.
+        joints_TPJC: The stored array.
+        field: Name of its field, for error messages.
+        root: Joint that is likely to be at the origin in centred data.
 
     Returns:
-        Array [T, P, J, C] of the bodies that are seen, with fewer frames where the end was padded.
+        Array [T, P, J, C] of the bodies that are seen, with fewer frames if the end was padded.
 
     Raises:
-        DataError: A joint of a body is tracked in no frame.
+        DataError: A joint of a body is not tracked in any frame.
     """
     if joints_TPJC.shape[2] == 1:
         present = [body for body in range(joints_TPJC.shape[1]) if joints_TPJC[:, body].any()]
@@ -47,20 +47,20 @@ def fill_gaps(joints_TPJC: np.ndarray, field: str, root: int = 0) -> np.ndarray:
 
 
 def fill_body(seen_NJC: np.ndarray, at: np.ndarray, num_frames: int, field: str, root: int = 0) -> np.ndarray:
-    """A body's joints in all frames.
+    """Return a body's joints in all frames.
 
     Args:
-        seen_NJC: Its joints in the frames that have it, N of them.
-        at: Those frames, increasing.
-        num_frames: All frames T.
-        field: Name of the field, for errors.
-        root: Joint that centred data are likely to have at the origin.
+        seen_NJC: Its joints in the N frames that have it.
+        at: Those frames, ascending.
+        num_frames: Total number of frames T.
+        field: Name of the field, for error messages.
+        root: Joint that is likely to be at the origin in centred data.
 
     Returns:
         Array [T, J, C], interpolated where the body or a joint was not tracked, and held at both ends.
 
     Raises:
-        DataError: A joint is tracked in no frame.
+        DataError: A joint is not tracked in any frame.
     """
     lost_NJ = lost_joints(seen_NJC, root)
     wanted = np.arange(num_frames)

@@ -1,7 +1,7 @@
 """Temporal convolutional encoder and decoder of joints.
 
-Joints are standardised by the mean pose and the scale that were learned from training samples, but the likelihood
-is one of the coordinates as they are: its mean and log-scale are transformed instead.
+The encoder standardises joints with the mean pose and scale of the training samples. The likelihood is a density of the
+original coordinates: the decoder transforms mean and log-scale back instead.
 
 Shapes: B batch, T frames, P bodies, J joints, C coordinates (or channels, before T), F feature_dim, D latent_dim.
 """
@@ -27,7 +27,7 @@ from shala_framework.plugin import (
 
 
 class SkeletonEncoder(nn.Module):
-    """Joints [B, T, P, J, C] to features [B, F]; frames are folded 4 to 1 on the way."""
+    """Encodes joints [B, T, P, J, C] as features [B, F]; convolutions reduce the frames by a factor of 4."""
 
     def __init__(self, standardise: Standardise, num_frames: int, width: int, feature_dim: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SkeletonEncoder(nn.Module):
             nn.SiLU(),
             nn.Flatten(),
         )
-        # The mean pose and the first frame bypass the norms: where and how large a person is.
+        # The mean pose and the first frame bypass the norms, which would remove a person's position and size.
         self.head = nn.Linear(width * quarter + 2 * num_coordinates, feature_dim)
         initialise(self)
 
@@ -59,7 +59,7 @@ class SkeletonEncoder(nn.Module):
 
 
 class SkeletonDecoder(nn.Module):
-    """Latents [B, D] to a likelihood of joints [B, T, P, J, C], in nats of the unit of the coordinates."""
+    """Decodes latents [B, D] as a likelihood of joints [B, T, P, J, C], a density in the units of the coordinates."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class SkeletonDecoder(nn.Module):
         )
         self.to_fine = nn.Conv1d(width, 2 * width, 1)
         self.fine_condition = nn.Linear(latent_dim, width)
-        # Two frames from one position: the layer at the full frame rate would cost the most.
+        # Two frames from one position: a layer at the full frame rate would cost the most.
         self.norm, self.to_joints = group_norm(width), nn.Conv1d(width, 2 * num_coordinates, 3, padding=1)
         self.mean_pose = nn.Linear(latent_dim, num_coordinates)
         initialise(self)

@@ -1,4 +1,4 @@
-"""Files of joints to arrays: NTU RGB+D's .skeleton text, .npy arrays and JSON lists.
+"""Parse files of joints: NTU RGB+D's .skeleton text, .npy arrays and JSON lists.
 
 Shapes: T frames, P bodies (persons), J joints, C coordinates.
 """
@@ -19,7 +19,7 @@ BODY_VALUES = 10  # id, clipped edges, four hand values, restriction, lean x and
 JOINT_VALUES = 12  # x y z in metres, depth x y, colour x y, orientation w x y z, tracking state
 FORMATS = ("skeleton", "npy", "json")
 MAX_FRAMES, MAX_MEGABYTES = 20_000, 32  # an NTU file has some hundred frames and a few megabytes
-_MOST_IDS = 256  # of bodies in a file; a Kinect tracks six at a time
+_MOST_IDS = 256  # number of bodies in a file; a Kinect tracks six at a time
 _LONGEST_WORD = 64  # characters of a number
 
 
@@ -35,25 +35,26 @@ def parse(
     max_frames: int = MAX_FRAMES,
     max_megabytes: float = MAX_MEGABYTES,
 ) -> np.ndarray:
-    """Parse a file by the last part of its field's name: "skeleton", "npy" or "json".
+    """Parse a file according to the last part of its field's name: "skeleton", "npy" or "json".
 
     Args:
-        data: The file.
+        data: Bytes of the file.
         field: Name of its field, such as "skeleton.json".
         joints: Number of joints that each body must have.
-        bodies: Most bodies to return. Of an array these are the first that are seen, of an NTU file those that
-            `parse_ntu` prefers.
+        bodies: Largest number of bodies to return: of an array the first ones that are seen, of an NTU file the ones
+            that `parse_ntu` prefers.
         axes: Order of an array's axes, or "auto" to recognise it.
-        dims: Coordinates that are wanted, by which "auto" tells orders apart.
-        root: Joint that centred data are likely to have at the origin.
-        max_frames: Most frames that a file may have.
-        max_megabytes: Largest file.
+        dims: Number of wanted coordinates, with which "auto" distinguishes orders.
+        root: Joint that is likely to be at the origin in centred data.
+        max_frames: Largest number of frames of a file.
+        max_megabytes: Largest size of a file.
 
     Returns:
-        float64 array [T, P, J, C] without gaps, P at most `bodies`, and 0 where the file is sound but tracks nobody.
+        float64 array [T, P, J, C] without gaps. P is at most `bodies`, and 0 if the file is valid but nobody is
+        tracked.
 
     Raises:
-        DataError: The file is not of that format, is cut short or too large, or has another number of joints.
+        DataError: The file does not have that format, is truncated or too large, or has another number of joints.
     """
     if not data:
         raise DataError(f"field {field!r}: expected joints, got 0 bytes; was the shard written completely?")
@@ -83,7 +84,7 @@ def _too_many(max_frames: int, got: int) -> str:
 
 @attrs.define
 class _Lines:
-    """The lines of a .skeleton file as words, the numbers they spell, and how far they have been read."""
+    """The lines of a .skeleton file as words, their numbers, and the position of the next line."""
 
     words: list[list[bytes]]
     values: np.ndarray
@@ -92,7 +93,7 @@ class _Lines:
     position: int = 0
 
     def count(self, what: str) -> int:
-        """Take a line that is one whole number."""
+        """Read a line with one whole number."""
         self._expect(self.position, 1, what)
         word = self.words[self.position][0]
         if not word.isdigit():
@@ -101,7 +102,7 @@ class _Lines:
         return int(word)
 
     def take(self, rows: int, columns: int, what: str) -> np.ndarray:
-        """Take `rows` lines of `columns` finite values."""
+        """Read `rows` lines of `columns` finite values."""
         for index in range(self.position, self.position + rows):
             self._expect(index, columns, what)
         start = self.starts[self.position]
@@ -121,21 +122,21 @@ class _Lines:
     def problem(self, index: int, expected: str, got: str) -> DataError:
         return DataError(
             f"field {self.field!r}, line {index + 1}: {expected}, got {got}; "
-            f"the file is damaged or no NTU .skeleton file: copy it again or leave it out"
+            f"the file is damaged or not an NTU .skeleton file: copy it again or leave it out"
         )
 
 
 def parse_ntu(data: bytes, field: str, joints: int, bodies: int, max_frames: int = MAX_FRAMES) -> np.ndarray:
     """Parse NTU RGB+D's text format: [T, P, J, 3] in metres, P at most `bodies`.
 
-    A file has a track for each body id, and `join_tracks` joins those of one person. Kept are the tracks with most
-    frames, and of equally long ones those that move most: Kinect also tracks furniture, which does not. The one that
-    moves most comes first. A body that is not seen in some frames is interpolated there, and so is a joint of zeros;
-    a body of zeros is not there.
+    A file has one track per body id, and `join_tracks` joins those of one person. The tracks with the most frames are
+    kept, and of equally long ones those that move most, because Kinect also tracks furniture, which does not move. The
+    track that moves most comes first. A body that is not seen in some frames is interpolated there, and so is a joint
+    of zeros. A body of zeros counts as absent.
 
     Raises:
-        DataError: A number is missing, superfluous or none, a body has another number of joints, or there are too many
-            frames.
+        DataError: A number is missing, superfluous or not a number, a body has another number of joints, or there are
+            too many frames.
     """
     lines = _split(data, field)
     tracks: dict[bytes, Track] = {}
@@ -149,7 +150,7 @@ def parse_ntu(data: bytes, field: str, joints: int, bodies: int, max_frames: int
         for _ in range(lines.count(f"the number of bodies in frame {frame}")):
             header = lines.position
             lines.take(1, BODY_VALUES, f"a body in frame {frame}")
-            # Ids exceed 2 ** 53: as floats, neighbouring ones would be the same body.
+            # Ids exceed 2 ** 53; converted to floats, neighbouring ids would become equal.
             body_id = lines.words[header][0]
             got = lines.count(f"the number of joints in frame {frame}")
             if got != joints:
@@ -182,7 +183,7 @@ def parse_ntu(data: bytes, field: str, joints: int, bodies: int, max_frames: int
 def _split(data: bytes, field: str) -> _Lines:
     words = [line.split() for line in data.rstrip().split(b"\n")]
     starts = [0, *itertools.accumulate(map(len, words))]
-    for index, line in enumerate(words):  # before the array of words, which has room for the longest one everywhere
+    for index, line in enumerate(words):  # first, as each entry of the array is as long as the longest word
         if max(map(len, line), default=0) > _LONGEST_WORD:
             raise _Lines(words, np.empty(0), starts, field).problem(
                 index, "expected a number", f"a word of {max(map(len, line))} characters"
@@ -205,7 +206,7 @@ def _is_number(word: bytes) -> bool:
 
 
 def _load_json(data: bytes, field: str) -> np.ndarray:
-    """Nested lists of numbers, or an object that holds them under "skeletons"."""
+    """Parse nested lists of numbers, or an object that holds them under "skeletons"."""
     try:
         content = json.loads(data)
         if isinstance(content, dict):

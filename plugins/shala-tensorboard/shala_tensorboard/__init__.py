@@ -1,4 +1,4 @@
-"""TensorBoard as a tracker: `tensorboard --logdir runs` shows the figures of every run."""
+"""TensorBoard as a tracker: `tensorboard --logdir runs` shows the values of every run."""
 
 from collections.abc import Mapping
 from typing import Any, final
@@ -13,7 +13,7 @@ FOLDER = "tensorboard"
 
 @final
 class TensorBoard(Tracker):
-    """Writes event files below the run's folder, one series a stage and figure."""
+    """Writes event files into the run's folder, with one series for each stage and value."""
 
     @attrs.frozen(kw_only=True)
     class Options:
@@ -24,11 +24,11 @@ class TensorBoard(Tracker):
         self._writers: dict[str, SummaryWriter] = {}
 
     def resume(self, stage: str, step: int) -> None:
-        """Begin a file of a stage; what earlier files hold of later steps is no longer shown."""
+        """Start a file for a stage. TensorBoard then hides what earlier files hold for later steps."""
         self._writers[stage] = SummaryWriter(str(self.run.folder / FOLDER / stage), purge_step=step + 1)
 
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        """Add a point to the series of each figure."""
+        """Add a point to the series of each value."""
         if stage not in self._writers:
             self.resume(stage, 0)
         for name, value in figures.items():

@@ -30,8 +30,8 @@ from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary, longest_text
 class Text(Modality):
     """Texts x, int64 [L] of tokens: those of the text, then 1 for its end, then 0 for padding.
 
-    A field of white space only, or a report without any of the wanted sections, is a missing modality. A text of more
-    than L - 1 tokens is cut there, and the vocabulary is fitted to what is kept.
+    A field with only white space, or a report without any wanted section, counts as a missing modality. A text of more
+    than L - 1 tokens is cut there, and the vocabulary is fitted to the part that is kept.
     """
 
     @attrs.frozen(kw_only=True)
@@ -40,21 +40,24 @@ class Text(Modality):
 
         Attributes:
             fields: Sample fields to look for, in this order; UTF-8 text.
-            vocabulary_size: Most tokens of the vocabulary fitted to the training samples, at least 258.
-            max_tokens: Tokens L of x, its end included; longer texts are cut there, and a word may take several.
-            max_bytes: Bytes of a text that are looked at; what follows is dropped before anything is made of it.
-            lower_case: Whether capitals become small when read.
-            sections: Sections of a report to keep, such as ["FINDINGS", "IMPRESSION"]; empty keeps the whole text.
-                Titles are read as MIMIC-CXR's own parser reads them: a conclusion is an impression, and what stands
-                under "CHEST, TWO VIEWS:" is findings. In a report with neither findings nor impression, so is what
-                follows the first paragraph of its last section.
+            vocabulary_size: Largest number of tokens of the vocabulary that is fitted to the training samples, at least
+                258.
+            max_tokens: Number of tokens L of x, including its end. Longer texts are cut; a word may take several
+                tokens.
+            max_bytes: Number of bytes of a text that are read. The rest is dropped before any processing.
+            lower_case: Whether to convert text to lower case.
+            sections: Sections of a report to keep, such as ["FINDINGS", "IMPRESSION"]; an empty list keeps the whole
+                text. Titles are interpreted as by MIMIC-CXR's own parser: a conclusion is an impression, and text under
+                "CHEST, TWO VIEWS:" is findings. In a report with neither findings nor impression, everything after the
+                first paragraph of its last section counts as findings.
             width: Width of the networks, a multiple of 8.
-            num_layers: Layers of the decoder; the encoder has one less, but at least one.
-            heads: Attention heads of each layer; a divisor of width.
-            word_dropout: Share of the tokens hidden from the decoder's input while it trains, so that it asks z.
-            temperature: Of drawn texts: below 1 they keep to likely tokens. With 1 and top_p = 1 a draw follows
+            num_layers: Number of layers of the decoder. The encoder has one less, but at least one.
+            heads: Number of attention heads of each layer; a divisor of width.
+            word_dropout: Share of the tokens that are hidden from the decoder's input during training, which makes it
+                use z.
+            temperature: Sampling temperature. Values below 1 favour likely tokens. With 1 and top_p = 1, samples follow
                 log_prob exactly.
-            top_p: Tokens are drawn among the likeliest ones that make up this share (nucleus sampling).
+            top_p: Samples use only the most likely tokens that together have this probability (nucleus sampling).
         """
 
         fields: tuple[str, ...] = attrs.field(default=("txt",), validator=[not_empty, each(not_empty)])
@@ -92,17 +95,17 @@ class Text(Modality):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What `fit` learned.
+        """The vocabulary that `fit` learned.
 
         Raises:
-            ValueError: There has been neither `fit` nor `load_state`.
+            ValueError: Neither `fit` nor `load_state` was called.
         """
         if self._vocabulary is None:
             raise ValueError("expected a fitted text modality, got one without a vocabulary; call fit or load_state")
         return self._vocabulary
 
     def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
-        """Learn the vocabulary from the training samples, which are read once and not kept.
+        """Learn the vocabulary from the training samples in one pass, without keeping them.
 
         Raises:
             DataError: A field is not text, or no sample has one.
@@ -127,7 +130,7 @@ class Text(Modality):
         self._vocabulary = vocabulary
 
     def state(self) -> dict[str, Any]:
-        """The vocabulary, in the JSON of the `tokenizers` library."""
+        """Return the vocabulary as JSON of the `tokenizers` library."""
         return {"vocabulary": self.vocabulary.to_json()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -139,7 +142,7 @@ class Text(Modality):
         """Decode the first of `fields` that the sample has: int64 [L].
 
         Raises:
-            DataError: It is empty, or not UTF-8 text.
+            DataError: The field is empty or not UTF-8 text.
         """
         text = self._text(sample)
         if not text:
@@ -150,16 +153,16 @@ class Text(Modality):
         return x
 
     def blank_reason(self) -> str:
-        """That there is no text, or none of the wanted sections."""
+        """Say that the text is blank, or has none of the wanted sections."""
         sections = self.options.sections
         return f"it has no section {' or '.join(sections)}" if sections else "it is blank"
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """One line of UTF-8 under "txt"."""
+        """Encode the text as one line of UTF-8 under "txt"."""
         return {"txt": f"{self._shown(x)}\n".encode()}
 
     def preview(self, x: Tensor) -> Preview:
-        """The text itself."""
+        """Show the text itself."""
         return Preview(text=self._shown(x))
 
     def encoder(self, feature_dim: int) -> nn.Module:
@@ -191,11 +194,11 @@ class Text(Modality):
 
     @property
     def _num_tokens(self) -> int:
-        """Rows of the networks' tables; before `fit` the most there may be, so that a dry run can count parameters."""
+        """Number of rows of the networks' tables. Before `fit` it is the maximum, so a dry run can count parameters."""
         return self._vocabulary.num_tokens if self._vocabulary is not None else self.options.vocabulary_size
 
     def _text(self, sample: Mapping[str, bytes]) -> str:
-        """Clean text of the first of `fields` that the sample has; empty where the modality is missing."""
+        """Return the clean text of the first of `fields` that the sample has; empty if the modality is missing."""
         field = self.first_field(sample)
         if field is None:
             return ""

@@ -1,11 +1,11 @@
-"""Autoregressive decoder of a text, which z steers, and the likelihood that it gives.
+"""Autoregressive decoder of texts given z, and its likelihood.
 
-What keeps z in use, although the preceding words alone let a decoder go far: z scales and shifts every norm, it
-raises and lowers the chances of each word of the vocabulary directly, and some words that the decoder would see are
-hidden while it trains (Bowman et al. 2016, "Generating Sentences from a Continuous Space").
+A decoder could get far from the preceding words alone. Three measures keep z in use: z scales and shifts every norm, it
+raises and lowers the logit of each word of the vocabulary directly, and some input words are hidden during training
+(Bowman et al. 2016, "Generating Sentences from a Continuous Space").
 
-Shapes: B batch, L tokens of x, T tokens of the longest row, N real tokens of all rows, W width, C condition_dim,
-V words that can follow (every token but padding; word v is token v + 1), D latent_dim.
+Shapes: B batch, L tokens of x, T tokens of the longest row, N real tokens of all rows, W width, C condition_dim, V
+    possible next words (every token but padding; word v is token v + 1), D latent_dim.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from shala_framework.plugin import initialise
 from shala_text.transformer import Block, Norm, Packing, Past, without_common_padding
 from shala_text.vocabulary import END, PAD
 
-IMPOSSIBLE: Final = -1e9  # a logit that makes a probability exactly 0 and stays finite
+IMPOSSIBLE: Final = -1e9  # a logit that gives probability exactly 0 but is finite
 
 
 class TextDecoder(nn.Module):
-    """Latents [B, D] to a likelihood of texts, int64 [B, L]: a causal transformer over the words so far."""
+    """Decodes latents [B, D] as a likelihood of texts, int64 [B, L], with a causal transformer over words so far."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class TextDecoder(nn.Module):
         super().__init__()
         self.max_tokens, self.word_dropout = max_tokens, word_dropout
         self.temperature, self.top_p = temperature, top_p
-        # As inputs padding stands for a hidden word, and the end, which nothing follows, for the beginning.
+        # As inputs, padding stands for a hidden word, and the end, which nothing follows, for the beginning.
         self.embedding = nn.Embedding(num_tokens, width)
         self.position = nn.Parameter(0.1 * torch.randn(max_tokens - 1, width))
         self.condition = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -49,10 +49,10 @@ class TextDecoder(nn.Module):
         self.words_from_latent = nn.Linear(latent_dim, num_tokens - 1)
         initialise(self)
         with torch.no_grad():
-            # The embedding also is the output layer: logits of variance 1, and inputs scaled back to variance 1.
+            # The embedding is also the output layer: logits have variance 1, and inputs are scaled back to variance 1.
             self.embedding.weight.mul_(width**-0.5)
             self.words_from_latent.weight.mul_(0.5)
-            # At full size what z says drowns the preceding words at first, and training takes twice as long.
+            # At full size, the contribution of z would hide the preceding words at first and double the training time.
             for module in self.modules():
                 if isinstance(module, Norm) and module.modulation is not None:
                     module.modulation.weight.mul_(0.3)
@@ -71,15 +71,15 @@ class TextDecoder(nn.Module):
         start: int = 0,
         pasts: list[Past] | None = None,
     ) -> Tensor:
-        """Unnormalised log-probabilities of what follows each real input: float32 [N, V].
+        """Return the unnormalised log-probabilities of the token after each real input: float32 [N, V].
 
         Args:
-            inputs_BT: The tokens that precede the positions from `start` on, END before position 0.
-            packing: Which of them are real.
-            condition_BC: What z says to every norm.
-            words_BV: What z says of each word, wherever it stands.
-            start: Position that the first input precedes.
-            pasts: One for each block, holding what precedes inputs_BT; then T = 1.
+            inputs_BT: Tokens before the positions from `start` on; END before position 0.
+            packing: Marks the real tokens.
+            condition_BC: Condition of every norm, computed from z.
+            words_BV: Contribution of z to each word's logit at every position.
+            start: Position after the first input.
+            pasts: One for each block, with the tokens before inputs_BT; T is then 1.
         """
         position_TW = self.position[start : start + inputs_BT.shape[1]]
         h_NW = packing.pack(self.embedding(inputs_BT) * self.embedding.embedding_dim**0.5 + position_TW)
@@ -96,8 +96,8 @@ class TextDecoder(nn.Module):
 class TextLikelihood:
     """p(x | z) of texts, word by word.
 
-    A text has from 1 to L - 1 words and an end. The end cannot come first, and after L - 1 words it is certain; so
-    the probabilities of all texts that x can hold sum to 1. Padding has no part in them.
+    A text has from 1 to L - 1 words and an end. The end cannot come first, and it is certain after L - 1 words. The
+    probabilities of all texts that x can hold therefore sum to 1. Padding does not contribute.
     """
 
     is_bound = False
@@ -107,12 +107,12 @@ class TextLikelihood:
         self.word_dropout = word_dropout
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability of int64 x [B, L] in nats: [B], 0 in rows that are all padding.
+        """Log-probability of int64 x [B, L] in nats: [B]; 0 for rows of only padding.
 
-        In training mode a random share of the words is hidden from the decoder at each call, so that this is the
+        In training mode, each call hides a random share of the words from the decoder, so the result is the
         log-likelihood under a decoder that sees less. In eval mode it is exact.
         """
-        x_BT = without_common_padding(x[:, :-1])  # whatever comes last is the end, and certain
+        x_BT = without_common_padding(x[:, :-1])  # the last token is the end, which is certain
         inputs_BT = nn.functional.pad(x_BT[:, :-1], (1, 0), value=END)
         if self.word_dropout > 0:
             hidden_BT = torch.rand(inputs_BT.shape, device=x.device) < self.word_dropout
@@ -120,16 +120,16 @@ class TextLikelihood:
             inputs_BT = inputs_BT.masked_fill(hidden_BT, PAD)
         packing = Packing(x_BT != PAD)
         logits_NV = self.decoder.logits(inputs_BT, packing, self.condition_BC, self.words_BV)
-        following_N = (packing.pack(x_BT) - 1).clamp_min(0)  # padding, where it is packed, counts for nothing
+        following_N = (packing.pack(x_BT) - 1).clamp_min(0)  # packed padding does not count
         log_prob_N = -nn.functional.cross_entropy(logits_NV, following_N, reduction="none")
         return packing.row_sums(log_prob_N)
 
     def mode(self) -> Tensor:
-        """The text of the likeliest next word at each step: int64 [B, L]."""
+        """Generate the text of the most likely next word at each step: int64 [B, L]."""
         return self._generate(lambda logits_BV: logits_BV.argmax(1))
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A draw, int64 [B, L], at the decoder's temperature and among the words that make up its top_p."""
+        """Sample texts, int64 [B, L], at the decoder's temperature from the words within its top_p."""
 
         def draw(logits_BV: Tensor) -> Tensor:
             probability_BV = torch.softmax(logits_BV / self.decoder.temperature, 1)
@@ -161,14 +161,14 @@ class TextLikelihood:
 
 
 def nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
-    """Leave the fewest likeliest words that make up top_p together, the likeliest one at least; others get 0.
+    """Keep the fewest most likely words that together have probability top_p, at least one; set all others to 0.
 
     Args:
-        probability_BV: Each row sums to 1.
+        probability_BV: Probabilities; each row sums to 1.
         top_p: Share in (0, 1].
 
     Returns:
-        [B, V], not normalised again.
+        [B, V], not renormalised.
 
     Reference: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """

@@ -1,4 +1,4 @@
-"""Encoder of a text: a small transformer, and the bag of words beside it.
+"""Encoder of texts: a small transformer, plus a bag of words.
 
 Shapes: B batch, L tokens of x, T tokens of the longest row, N real tokens of all rows, W width, F feature_dim.
 """
@@ -12,13 +12,13 @@ from shala_text.vocabulary import PAD
 
 
 class TextEncoder(nn.Module):
-    """Tokens, int64 [B, L], to features [B, F]. A row without tokens has a feature of its own."""
+    """Encodes tokens, int64 [B, L], as features [B, F]. A row without tokens has its own feature."""
 
     def __init__(
         self, num_tokens: int, max_tokens: int, width: int, num_layers: int, heads: int, feature_dim: int
     ) -> None:
         super().__init__()
-        # Padding's embedding stands in front of every text; what attention gathers there summarises it.
+        # Padding's embedding precedes every text; what attention gathers there summarises the text.
         self.embedding = nn.Embedding(num_tokens, width)
         self.position = nn.Parameter(0.1 * torch.randn(1 + max_tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads, causal=False) for _ in range(num_layers))
@@ -40,9 +40,9 @@ class TextEncoder(nn.Module):
         word_BT1 = word_BT[:, :, None]
         count_B1 = word_BT.sum(1, keepdim=True).clamp_min(1)
         mean_BW = (h_BTW * word_BT1).sum(1) / count_B1
-        # A finite fill, as a row without tokens has nothing but it.
+        # The fill is finite, because a row without tokens has nothing else.
         most_BW = h_BTW.masked_fill(~word_BT1, -100.0).amax(1) * word_BT.any(1, keepdim=True)
-        # The bag of words passes by all layers and norms.
+        # The bag of words bypasses all layers and norms.
         bag_BW = (words_BTW * word_BT1).sum(1) / count_B1.sqrt()
         h_BF: Tensor = self.head(torch.cat([h_BTW[:, 0], mean_BW, most_BW, bag_BW], 1))
         return h_BF.float()

@@ -1,4 +1,4 @@
-"""Bytes of a text file to clean text: UTF-8, one form of each character, single spaces."""
+"""Convert a text file to clean text: UTF-8, one form of each character, single spaces."""
 
 import codecs
 import re
@@ -13,12 +13,12 @@ def decode_utf8(data: bytes, field: str, max_bytes: int = 1 << 20) -> str:
     """Decode a text file, with or without a byte order mark.
 
     Args:
-        data: The file.
-        field: Name of its field, for messages.
-        max_bytes: Of a longer file, white space at its start is passed over, and so many bytes are decoded.
+        data: Bytes of the file.
+        field: Name of its field, for error messages.
+        max_bytes: Number of bytes to decode. In a longer file, white space at the start is skipped first.
 
     Raises:
-        DataError: There are no bytes, they are not UTF-8, or they hold a NUL, as binary files do.
+        DataError: The file is empty, is not UTF-8, or contains NUL, as binary files do.
     """
     if not data:
         raise DataError(f"field {field!r}: expected text, got 0 bytes; was the shard written completely?")
@@ -26,7 +26,7 @@ def decode_utf8(data: bytes, field: str, max_bytes: int = 1 << 20) -> str:
     if not whole:
         data = data.lstrip()[:max_bytes]
     try:
-        # Not "utf-8-sig", which makes nothing, and no error, of a byte order mark that is cut short.
+        # "utf-8-sig" would silently decode a truncated byte order mark as nothing.
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
@@ -42,16 +42,16 @@ def decode_utf8(data: bytes, field: str, max_bytes: int = 1 << 20) -> str:
 
 
 def normalise(text: str, lower_case: bool) -> str:
-    """Canonical composition (Unicode NFC), no control characters, every run of white space as one space.
+    """Normalise text: Unicode NFC, no control characters, and every run of white space as one space.
 
     Args:
         text: Any text.
-        lower_case: Whether capitals become small.
+        lower_case: Whether to convert the text to lower case.
     """
     text = " ".join(_CONTROL.sub(" ", text).split())
     return unicodedata.normalize("NFC", text.lower() if lower_case else text)
 
 
 def printable(text: str) -> str:
-    """The text with a replacement character for each control character, which a generated text may hold."""
+    """Replace each control character, which a generated text may contain, by a replacement character."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

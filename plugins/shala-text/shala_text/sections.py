@@ -1,4 +1,4 @@
-"""Named sections of a radiology report, as the reports of MIMIC-CXR write them."""
+"""Named sections of a radiology report, in the style of MIMIC-CXR."""
 
 import functools
 import re
@@ -15,10 +15,10 @@ NAMES = (
     "REASON FOR EXAMINATION", "RECOMMENDATION", "STUDY", "SUMMARY", "TECHNIQUE", "TYPE OF EXAMINATION", "VIEWS",
     "WET READ",
 )  # fmt: skip
-"""Headers that begin a section, wanted or not, in any place that `keep_sections` names."""
+"""Headers that begin a section, wanted or not, wherever `keep_sections` recognises headers."""
 
 _CONCLUDING = ("FINDINGS", "IMPRESSION")
-_RULE = re.compile(r"^[ \t]*[_=-]{10,}[ \t]*$", re.MULTILINE)  # fewer than ten underscores are what was taken out
+_RULE = re.compile(r"^[ \t]*[_=-]{10,}[ \t]*$", re.MULTILINE)  # fewer than ten underscores mark removed text
 _TITLE = re.compile(r"^[ \t]*([A-Z][A-Z0-9 \t()/&,.-]{1,80}):(?=\s|$)", re.MULTILINE)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n")
 
@@ -28,9 +28,9 @@ class _Section:
     """One section of a report.
 
     Attributes:
-        name: Its header in capitals, or the section that the header opens by `section_of`.
-        header: Its header as it was written, in capitals.
-        content: What stands under it, with its lines.
+        name: Its header in capitals, or the section that `section_of` assigns to the header.
+        header: Its header as written, in capitals.
+        content: The text under it, with line breaks.
     """
 
     name: str
@@ -39,28 +39,30 @@ class _Section:
 
     @property
     def text(self) -> str:
-        """The content on one line."""
+        """Return the content on one line."""
         return " ".join(self.content.split())
 
 
 def keep_sections(report: str, wanted: Sequence[str]) -> str:
-    """The wanted sections of a report, each under its header, in the report's order and on one line.
+    """Return the wanted sections of a report, each under its header, in the report's order and on one line.
 
     A header is one of `NAMES` or of `wanted`, in singular or plural, or two or three of them joined by a comma, "/",
-    "&" or "AND". It stands at the start of a line in upper or lower case and before a colon; or in upper case before
-    a colon inside a line; or in upper case alone on its line. A joined header is wanted if one of its names is.
-    At the start of a line, before a colon and in upper case, every title that `section_of` knows is a header too, such
-    as "CHEST, TWO VIEWS:", and its section gets that name. Any other word before a colon, such as "LUNGS:", is content.
+    "&" or "AND". It appears in upper or lower case at the start of a line and before a colon, in upper case before a
+    colon within a line, or in upper case alone on its line. A joined header is wanted if one of its names is. Every
+    title that `section_of` knows, such as "CHEST, TWO VIEWS:", is also a header if it appears in upper case at the
+    start of a line and before a colon; its section gets the name that `section_of` returns. Any other word before a
+    colon, such as "LUNGS:", is content.
 
-    Where findings or impression are wanted and the report has neither, it may have no headers for them: then the last
-    section's paragraphs but the first, which belongs to its header or is the report's title, are kept as findings.
+    A report may have no headers for findings and impression. If one of them is wanted and the report has neither, all
+    paragraphs of its last section except the first are kept as findings. The first paragraph belongs to the section's
+    header or is the report's title.
 
     Args:
-        report: Text with its lines as they were written.
+        report: Text with its original line breaks.
         wanted: Names such as "FINDINGS", in any case.
 
     Returns:
-        "FINDINGS: ... IMPRESSION: ...", which this function maps to itself; empty if no wanted section says anything.
+        "FINDINGS: ... IMPRESSION: ...", which this function maps to itself; empty if no wanted section has content.
     """
     singular = {_singular(name) for name in wanted}
     report = _RULE.sub("", report.replace("\r\n", "\n"))
@@ -76,7 +78,7 @@ def keep_sections(report: str, wanted: Sequence[str]) -> str:
 
 
 def _sections(report: str, wanted: tuple[str, ...]) -> Iterator[_Section]:
-    """The sections of a report, without what stands before the first."""
+    """Yield the sections of a report, without the text before the first."""
     headers = {match.start(): match for match in _header_pattern(wanted).finditer(report)}
     titles = {match.start(): match for match in _TITLE.finditer(report) if section_of(_capitals(match))}
     titles = {start: match for start, match in titles.items() if start not in headers}
@@ -93,27 +95,27 @@ def _sections(report: str, wanted: tuple[str, ...]) -> Iterator[_Section]:
     for (match, name, header), end in zip(found, ends[1:], strict=True):
         content = report[match.end() : end]
         if name == "FINDINGS" and names_a_view(header) and not any(map(str.isalpha, content)):
-            content = ""  # the title of the report and a date that was taken out
+            content = ""  # the title of the report and a removed date
         yield _Section(name, header, content)
 
 
 def _capitals(match: re.Match[str]) -> str:
-    """The header that a pattern has found, in capitals and with single spaces."""
+    """Return the header that a pattern found, in capitals and with single spaces."""
     return " ".join(next(filter(None, match.groups())).upper().split())
 
 
 def _shown(section: _Section, wanted: set[str]) -> str:
-    """The header of a wanted section: its own where that is what is wanted, else the name of what it opens."""
+    """Return the header of a wanted section: its own if that is wanted, otherwise the name of the section it opens."""
     return section.header if wanted & _parts(section.header) else section.name
 
 
 def _parts(header: str) -> set[str]:
-    """The names of a header, joined or not, in the singular."""
+    """Return the names in a header, joined or not, in the singular."""
     return {_singular(part) for part in re.split(r" ?[/&,] ?| AND ", header)}
 
 
 def _names(section: _Section) -> set[str]:
-    """What a section is wanted by: the names of its header, and the section that it opens."""
+    """Return all names by which a section can be wanted: those in its header, and the section that it opens."""
     return {*_parts(section.header), _singular(section.name)}
 
 
@@ -123,10 +125,10 @@ def _singular(name: str) -> str:
 
 @functools.cache
 def _header_pattern(wanted: tuple[str, ...]) -> re.Pattern[str]:
-    # Longest first, so that no name hides one that it begins.
+    # Longest first, so that no name hides a longer one.
     names = sorted({*wanted, *map(_singular, NAMES)}, key=lambda name: (-len(name), name))
     one = "(?:" + "|".join(re.escape(name).replace(r"\ ", r"[ \t]+") for name in names) + ")S?"
-    # At most three names: an unbounded list of them would make a hostile line take quadratic time.
+    # At most three names: with an unbounded list, a hostile line would take quadratic time.
     header = rf"{one}(?:[ \t]*(?:[/&,]|\bAND\b)[ \t]*{one}){{0,2}}"
     colon = r"[ \t]*(?:\([^()\n]*\)[ \t]*)?:"
     return re.compile(

@@ -1,7 +1,7 @@
-"""Titles of sections in radiology reports, and which section each one opens.
+"""Titles of sections in radiology reports, and the section that each one opens.
 
-Reference: Johnson et al. 2019, "MIMIC-CXR": which titles its reports have, and what its owners' section parser
-(github.com/MIT-LCP/mimic-cxr, txt/section_parser.py) takes each one for.
+Reference: Johnson et al. 2019, "MIMIC-CXR", for the titles in its reports; and the owners' section parser
+    (github.com/MIT-LCP/mimic-cxr, txt/section_parser.py) for the section that each title opens.
 """
 
 import re
@@ -28,7 +28,7 @@ SECTIONS = {
     "COMMENT": (),
     "DATE": (),
 }  # fmt: skip
-"""Sections by the name that stands for them, and the other titles that open them."""
+"""Sections by their main name, with the other titles that open them."""
 
 _SECTION_OF = {title: section for section, titles in SECTIONS.items() for title in (section, *titles)}
 _PARTS = (
@@ -37,7 +37,7 @@ _PARTS = (
     "HISTORY",
     "COMPARISON",
     "ADDENDUM",
-)  # a title with one of them in it opens that one
+)  # a title that contains one of these opens that section
 _VIEWS = re.compile(
     "CHEST|PORTABLE|PA AND LAT|LATERAL AND PA|AP AND LATERAL|LATERAL AND AP|FRONTAL AND|TWO VIEWS|FRONTAL VIEW|PA VIEW"
     "|AP VIEW|ONE VIEW|LATERAL VIEW|BONE WINDOW|FRONTAL UPRIGHT|FRONTAL SEMI-UPRIGHT|RIBS"
@@ -45,10 +45,10 @@ _VIEWS = re.compile(
 
 
 def section_of(title: str) -> str | None:
-    """The section that a title opens, such as "IMPRESSION" for "CONCLUSION"; None where it is none that is known.
+    """Return the section that a title opens, such as "IMPRESSION" for "CONCLUSION", or None if the title is unknown.
 
     Args:
-        title: In capitals, with single spaces.
+        title: Title in capitals, with single spaces.
     """
     if title in _SECTION_OF:
         return _SECTION_OF[title]
@@ -56,9 +56,9 @@ def section_of(title: str) -> str | None:
 
 
 def names_a_view(title: str) -> bool:
-    """Whether a title says what was taken, such as "PA AND LATERAL CHEST RADIOGRAPH"; findings stand under it.
+    """Return whether a title names a view, such as "PA AND LATERAL CHEST RADIOGRAPH", under which findings appear.
 
     Args:
-        title: In capitals, with single spaces.
+        title: Title in capitals, with single spaces.
     """
     return _VIEWS.search(title) is not None

@@ -1,9 +1,9 @@
 """Blocks of a pre-norm transformer over packed tokens.
 
-Layers that treat each token by itself run on the real tokens of all rows, packed one after another; rows are padded
-for attention alone. Texts are of very different lengths, and a row without a text costs next to nothing. On a CUDA
-device padding is computed with the rest: shapes that do not depend on the texts let a step be captured as a graph,
-which is worth more there.
+Layers that process each token separately run on the real tokens of all rows, packed one after another. Rows are padded
+only for attention. Lengths of texts vary widely, and a row without a text costs almost nothing. On a CUDA device,
+padding is computed too: shapes that do not depend on the texts allow a step to be captured as a graph, which is worth
+more there.
 
 Shapes: B batch, L tokens of x, T tokens of the longest row, S tokens seen so far, N real tokens of all rows, W width,
 H heads, K values of a head's key, C condition_dim.
@@ -17,12 +17,12 @@ from shala_text.vocabulary import PAD
 
 
 def computes_padding(tensor: Tensor) -> bool:
-    """Whether padding is computed with the rest where a tensor is."""
+    """Return whether padding is computed on the device of a tensor."""
     return tensor.is_cuda
 
 
 def without_common_padding(x_BL: Tensor) -> Tensor:
-    """The leading positions, at least one, that hold every token which is not padding: [B, T]; all on a CUDA device."""
+    """Keep the leading positions, at least one, that hold all tokens but padding: [B, T]. Keep everything on CUDA."""
     if computes_padding(x_BL):
         return x_BL
     used_L = (x_BL != PAD).any(0)
@@ -31,13 +31,13 @@ def without_common_padding(x_BL: Tensor) -> Tensor:
 
 
 class Packing:
-    """Where the real tokens of a padded batch are.
+    """Positions of the real tokens in a padded batch.
 
     Attributes:
-        real_BT: True where there is one.
+        real_BT: True for real tokens.
         dense: Whether padding is packed too; N is then B * T.
-        row_N: Rows of what is packed.
-        position_N: Their positions in their rows.
+        row_N: Row of each packed token.
+        position_N: Position of each packed token in its row.
     """
 
     def __init__(self, real_BT: Tensor) -> None:
@@ -50,19 +50,19 @@ class Packing:
         self.row_N, self.position_N = self._index_N // num_positions, self._index_N % num_positions
 
     def pack(self, padded: Tensor) -> Tensor:
-        """[B, T, ...] to [N, ...]."""
+        """Pack [B, T, ...] to [N, ...]."""
         flat = padded.flatten(0, 1)
         return flat if self.dense else flat.index_select(0, self._index_N)
 
     def row_sums(self, packed_N: Tensor) -> Tensor:
-        """The sum over each row's real tokens: [B]."""
+        """Sum over each row's real tokens: [B]."""
         if self.dense:
             sums_B: Tensor = (packed_N.view(self.real_BT.shape) * self.real_BT).sum(1)
             return sums_B
         return packed_N.new_zeros(len(self.real_BT)).index_add(0, self.row_N, packed_N)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[N, ...] to [B, T, ...]; anything finite, and zero unless dense, where there is no real token."""
+        """Unpack [N, ...] to [B, T, ...]. Other positions hold finite values, or zeros unless dense."""
         if self.dense:
             return packed.view(*self.real_BT.shape, *packed.shape[1:])
         flat = packed.new_zeros(self.real_BT.numel(), *packed.shape[1:]).index_copy(0, self._index_N, packed)
@@ -70,13 +70,13 @@ class Packing:
 
 
 class Past:
-    """Keys and values of the tokens that one attention layer has seen, for generating token after token."""
+    """Keys and values of the tokens that an attention layer has processed, for generating one token at a time."""
 
     def __init__(self) -> None:
         self._keys_and_values: tuple[Tensor, Tensor] | None = None
 
     def extend(self, keys_BHTK: Tensor, values_BHTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of the next tokens; returns all, each [B, H, S, K]."""
+        """Append keys and values of the next tokens; return all of them, each [B, H, S, K]."""
         if self._keys_and_values is not None:
             keys_BHSK, values_BHSK = self._keys_and_values
             keys_BHTK, values_BHTK = torch.cat([keys_BHSK, keys_BHTK], 2), torch.cat([values_BHSK, values_BHTK], 2)
@@ -85,9 +85,9 @@ class Past:
 
 
 class Attention(nn.Module):
-    """Self-attention of each row's real tokens: among all of them, or causally.
+    """Self-attention among each row's real tokens, optionally causal.
 
-    Padding follows the real tokens, so that a causal row needs no other mask.
+    Padding follows the real tokens, so causal attention needs no other mask.
     """
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, h_NW: Tensor, packing: Packing, past: Past | None = None) -> Tensor:
-        """Attend; with a past, one new token of each row to all that came before."""
+        """Attend. With a past, one new token of each row attends to all earlier tokens."""
         qkv = packing.pad(self.to_qkv(h_NW)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = qkv.unbind()
         if past is not None:
@@ -111,7 +111,7 @@ class Attention(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer norm of each token; under a condition it scales and shifts as that says (adaptive layer norm)."""
+    """Layer norm of each token. A condition, if any, sets its scale and shift (adaptive layer norm)."""
 
     def __init__(self, width: int, condition_dim: int | None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then two layers for each token, each behind a norm and added to its input."""
+    """Attention, then two layers for each token, each preceded by a norm and added to its input."""
 
     def __init__(self, width: int, heads: int, *, causal: bool, condition_dim: int | None = None) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""Byte-level byte pair encoding: text to tokens and back, whatever characters it holds.
+"""Byte-level byte pair encoding, which converts any text to tokens and back.
 
-Tokens are integers: 0 is padding, 1 ends a text, and from 2 on come the 256 bytes and what is merged from them. Ids of
-the `tokenizers` library are shifted by 2 rather than sharing their space with special words, so that no text
-can spell the end of a text.
+Tokens are integers: 0 is padding, 1 ends a text, and the 256 bytes and their merges start at 2. Ids of the `tokenizers`
+library are shifted by 2 instead of sharing their space with special words, so no text can contain the end token.
 
 Reference: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
 """
@@ -15,33 +14,33 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 PAD: Final = 0
 END: Final = 1
-FIRST_WORD: Final = 2  # the token of the library's id 0
+FIRST_WORD: Final = 2  # token of the library's id 0
 MINIMUM_SIZE: Final = FIRST_WORD + 256
 
 _LONGEST_TOKEN = 32  # bytes
-# Every cut of a piece is a piece again, so that a text cut between two tokens is tokenised as it was before.
+# Every prefix of a piece is a piece too, so a text cut between two tokens keeps its tokens.
 _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _PROBE = "A word, 1 Größe\u2026"
 
 
 def longest_text(max_tokens: int) -> int:
-    """Characters beyond which a text has no part in its first tokens."""
+    """Return the number of characters beyond which a text cannot affect its first tokens."""
     return _LONGEST_TOKEN * max_tokens
 
 
 class Vocabulary:
-    """The tokens of one set of texts."""
+    """The tokens of a set of texts."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
     def fit(cls, texts: Iterable[str], size: int) -> "Vocabulary":
-        """Merge what is most frequent until there are `size` tokens, or fewer for texts with less variety.
+        """Merge the most frequent pairs until there are `size` tokens, or fewer if the texts vary less.
 
         Args:
-            texts: Clean texts, read once; the same ones give the same vocabulary, in whatever order.
-            size: Most tokens to have, at least 258: padding, the end and the 256 bytes.
+            texts: Clean texts, read once. Equal texts give equal vocabularies, in any order.
+            size: Largest number of tokens, at least 258: padding, the end and the 256 bytes.
         """
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -63,10 +62,10 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """Restore what `to_json` returned.
+        """Restore the result of `to_json`.
 
         Raises:
-            ValueError: It is not a byte-level vocabulary of the `tokenizers` library.
+            ValueError: The text is not a byte-level vocabulary of the `tokenizers` library.
         """
         try:
             kind = json.loads(text)["model"]["type"]
@@ -77,29 +76,29 @@ class Vocabulary:
         if kind != "BPE" or ids != list(range(len(ids))) or len(ids) < MINIMUM_SIZE - FIRST_WORD:
             raise ValueError(f"expected a vocabulary of type BPE with at least 256 entries, got {kind} with {len(ids)}")
         if tokenizer.decode(tokenizer.encode(_PROBE).ids) != _PROBE:
-            raise ValueError("expected a byte-level vocabulary, got one that does not give a text back")
+            raise ValueError("expected a byte-level vocabulary, got one that does not reproduce a text")
         return cls(tokenizer)
 
     def to_json(self) -> str:
-        """The vocabulary in the JSON of the `tokenizers` library."""
+        """Return the vocabulary as JSON of the `tokenizers` library."""
         return str(self._tokenizer.to_str())
 
     @property
     def num_tokens(self) -> int:
-        """Padding and the end included."""
+        """Number of tokens, including padding and the end."""
         return int(self._tokenizer.get_vocab_size()) + FIRST_WORD
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """Tokens of a clean text and the end, at most `max_tokens` of them.
+        """Return the tokens of a clean text and the end, at most `max_tokens` in total.
 
-        A longer text is cut at max_tokens - 1 tokens, and where that splits a character or leaves a space at the
-        end, a little earlier: what is kept is the tokens of a text of its own.
+        A longer text is cut at max_tokens - 1 tokens, or slightly earlier if that would divide a character or leave a
+        space at the end. The kept tokens are those of a valid text.
 
         Args:
-            text: Not empty.
-            max_tokens: At least 2.
+            text: Clean text, not empty.
+            max_tokens: Largest number of tokens, at least 2.
         """
-        # No token is longer, so the rest could not be kept: a huge text costs no more than a long one.
+        # No token is longer, so the rest could not be kept. A huge text then costs no more than a long one.
         tokens = self._words(text[: longest_text(max_tokens)])
         if len(tokens) >= max_tokens:
             tokens = tokens[: max_tokens - 1]
@@ -108,7 +107,7 @@ class Vocabulary:
         return [*tokens, END]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of the tokens before the first end; bytes that are no UTF-8 become replacement characters."""
+        """Return the text of the tokens before the first end. Invalid UTF-8 becomes replacement characters."""
         words = []
         for token in tokens:
             if token == END:

@@ -1,4 +1,4 @@
-"""Video clips as a modality: fixed numbers of frames at a fixed size, pixel by pixel."""
+"""Video clips as a modality: a fixed number of frames of a fixed size."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, final
@@ -37,19 +37,20 @@ class Video(Modality):
         """Options of a video modality.
 
         Attributes:
-            frames: Frames of x, a multiple of 4: what is shown at moments evenly spaced in time, from the first frame
-                of the clip to its last, whatever its frame rate.
+            frames: Number of frames of x, a multiple of 4. They show the clip at moments that are evenly spaced in time
+                from its first to its last frame, whatever its frame rate.
             height: Height of x in pixels, a multiple of 8 from 16 to 256.
-            width: Width of x in pixels, likewise.
-            channels: Width of the networks: their maps have 2 and 3 times as many channels.
-            fields: Sample fields to look for, in this order; any format that FFmpeg reads from one file.
-            max_pixels: Most pixels of a stored frame; a file that declares more is an error, before it is decoded.
-            max_frames: Most frames of a file; one with more is an error, before it is decoded.
+            width: Width of x in pixels, a multiple of 8 from 16 to 256.
+            channels: Width of the networks. Their maps have 2 and 3 times as many channels.
+            fields: Sample fields to look for, in this order, in any format that FFmpeg reads from one file.
+            max_pixels: Largest number of pixels of a stored frame. A file that declares more is refused before it is
+                decoded.
+            max_frames: Largest number of frames of a file. A file with more is refused before it is decoded.
             frames_per_second: Playback rate of written clips and previews.
             likelihood: Distribution of a pixel's value given z.
-            scale: Its scale in [-1, 1] units of pixel value; leave it out to have it learned.
-            training_frames: Frames of each clip that a training step decodes, drawn at random; the likelihood is then
-                an unbiased estimate. The encoder always sees all frames.
+            scale: Scale of the likelihood, in units of pixel values in [-1, 1]. By default it is learned.
+            training_frames: Number of randomly chosen frames of each clip that a training step decodes, which makes its
+                log-likelihood an unbiased estimate. The encoder always sees all frames.
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out. 32 suits
                 a CPU, 64 to 128 a GPU.
             refiner_attention: Whether places of that network's lowest map attend to each other in each frame.
@@ -92,8 +93,8 @@ class Video(Modality):
         """Decode the first of `fields` that has a picture: uint8 [T, 3, H, W].
 
         Returns:
-            x; None where no field has a picture: a film of sound alone, a video track without a frame, or frames that
-            are transparent throughout.
+            x, or None if no field has a picture: a film with only sound, a video track without a frame, or frames that
+            are completely transparent.
 
         Raises:
             DataError: A field is not a video that FFmpeg can decode, or exceeds a limit.
@@ -118,11 +119,11 @@ class Video(Modality):
         return None
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """One H.264 clip under "mp4"."""
+        """Encode the clip as H.264 under "mp4"."""
         return {"mp4": encode_mp4(_to_frames(x), self.options.frames_per_second)}
 
     def preview(self, x: Tensor) -> Preview:
-        """The clip itself."""
+        """Show the clip itself."""
         return Preview(frames=_to_frames(x), frames_per_second=self.options.frames_per_second)
 
     def encoder(self, feature_dim: int) -> nn.Module:

@@ -1,8 +1,8 @@
-"""Convolutional encoder and decoder of clips: frames through 2D networks, time through 1D networks.
+"""Convolutional encoder and decoder of clips: 2D networks for frames, 1D networks for time.
 
-Two properties keep a step cheap on a CPU: no convolution runs at full resolution (a space-to-depth stem on the way
-in, a sub-pixel layer on the way out, 4 x 4 pixels each), and no 3D convolution is used. Group norm everywhere:
-without it such networks reconstruct background colours only.
+Two properties keep a step cheap on a CPU. No convolution runs at full resolution: a space-to-depth stem on input and a
+sub-pixel layer on output handle 4 x 4 pixels each. No 3D convolution is used. All networks use group norm; without it,
+such networks reconstruct only background colours.
 
 Shapes: B batch, T frames, N = B * T, C channels, H height, W width, F feature_dim, D latent_dim.
 """
@@ -30,7 +30,7 @@ LOWEST_SIDE = 8  # maps are halved until their shorter side is at most this
 
 
 def low_resolution(height: int, width: int) -> tuple[int, int, int]:
-    """Height and width of the smallest map, and how often it was halved after the stem (at least once)."""
+    """Return height and width of the smallest map, and how often it was halved after the stem (at least once)."""
     height, width, halvings = height // (2 * STEM), width // (2 * STEM), 1
     while min(height, width) > LOWEST_SIDE and height % 2 == 0 and width % 2 == 0:
         height, width, halvings = height // 2, width // 2, halvings + 1
@@ -38,7 +38,7 @@ def low_resolution(height: int, width: int) -> tuple[int, int, int]:
 
 
 class FrameEncoder(nn.Module):
-    """Frames [N, 3, H, W] in [-1, 1] to vectors [N, frame_dim]."""
+    """Encodes frames [N, 3, H, W] in [-1, 1] as vectors [N, frame_dim]."""
 
     def __init__(self, height: int, width: int, channels: int, frame_dim: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class FrameEncoder(nn.Module):
             layers += [group_norm(current), nn.SiLU(), nn.Conv2d(current, 3 * channels, 3, stride=2, padding=1)]
         layers += [group_norm(3 * channels), nn.SiLU(), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
-        # Group norm takes brightness and contrast away; the mean colours of a coarse grid keep them.
+        # Group norm removes brightness and contrast; the mean colours of a coarse grid keep them.
         self.coarse = nn.AdaptiveAvgPool2d((low_height, low_width))
         self.to_vector = nn.Linear(3 * (channels + 1) * low_height * low_width, frame_dim)
 
@@ -59,7 +59,7 @@ class FrameEncoder(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """uint8 clips [B, T, 3, H, W] to features [B, F]."""
+    """Encodes uint8 clips [B, T, 3, H, W] as features [B, F]."""
 
     def __init__(self, shape: tuple[int, int, int, int], channels: int, feature_dim: int) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class ClipEncoder(nn.Module):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         x_NCHW = pixels_to_unit(x_BTCHW).flatten(0, 1)
         h_BTC = self.frames(x_NCHW).unflatten(0, x_BTCHW.shape[:2])
-        # The mean over time bypasses the norms as well: what stays the same in all frames.
+        # The mean over time, which holds what stays the same in all frames, bypasses the norms as well.
         h_BF: Tensor = self.head(torch.cat([self.time(h_BTC.transpose(1, 2)), h_BTC.mean(1)], dim=1))
         return h_BF.float()
 
 
 class FrameDecoder(nn.Module):
-    """Vectors [N, frame_dim] to maps [N, num_maps, H, W]."""
+    """Decodes vectors [N, frame_dim] as maps [N, num_maps, H, W]."""
 
     def __init__(self, height: int, width: int, channels: int, frame_dim: int, num_maps: int) -> None:
         super().__init__()
@@ -112,11 +112,11 @@ class FrameDecoder(nn.Module):
 
 
 class ClipDecoder(nn.Module):
-    """Latents [B, D] to a likelihood of uint8 clips [B, T, 3, H, W].
+    """Decodes latents [B, D] as a likelihood of uint8 clips [B, T, 3, H, W].
 
-    A frame is painted in layers: a soft assignment of each pixel to a smooth backdrop or to one of a few colours,
-    and a small correction. Backdrop and colours come from z at once and hold for the whole clip; only the
-    assignment moves. What things look like and where they are are so told apart by construction.
+    A frame is painted in layers: each pixel is softly assigned to a smooth backdrop or to one of a few colours, and a
+    small correction is added. Backdrop and colours come directly from z and apply to the whole clip; only the
+    assignment changes over time. Appearance and position are therefore separate by construction.
     """
 
     NUM_COLOURS = 7
@@ -143,7 +143,7 @@ class ClipDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             ConditionedResidual(nn.Conv1d(frame_dim, frame_dim, 3, padding=1), frame_dim) for _ in range(3)
         )
-        # Each frame's vector also holds what stays the same in all of them.
+        # Each frame's vector also contains what stays the same in all frames.
         self.to_frame = nn.Sequential(nn.LayerNorm(2 * frame_dim), nn.Linear(2 * frame_dim, frame_dim), nn.SiLU())
         self.frames = FrameDecoder(height, width, channels, frame_dim, 1 + self.NUM_COLOURS + 3)
         low_height, low_width, _ = low_resolution(height, width)
@@ -184,10 +184,10 @@ class ClipDecoder(nn.Module):
 
 
 class ClipLikelihood:
-    """p(x | z) of whole clips that paints only the frames it is asked about.
+    """p(x | z) of whole clips that paints only the frames it needs.
 
-    While its decoder trains, log_prob paints a random few of the frames and scales their log-likelihood up: an
-    unbiased estimate of the whole at a fraction of the cost, since the frames of a clip teach much the same.
+    While its decoder trains, log_prob paints a few random frames and scales their log-likelihood up. This is an
+    unbiased estimate of the whole at a fraction of the cost, because the frames of a clip are similar.
     """
 
     is_bound = False

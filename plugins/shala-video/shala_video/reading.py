@@ -1,4 +1,4 @@
-"""Encoded video to a clip of fixed size: what a player shows at evenly spaced moments, scaled to fit and cropped."""
+"""Decode a video to a clip of fixed size: what a player shows at evenly spaced moments, scaled to cover and cropped."""
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -19,24 +19,24 @@ CONTAINERS: Final = (
     "bmp_pipe,tiff_pipe,wav,mp3,flac,aac"
 )
 FILMS: Final = frozenset(FILM_CONTAINERS.split(","))
-MAX_PIXELS: Final = 2**25  # of a frame; 8K UHD is within it
-MAX_FRAMES: Final = 36_000  # 20 minutes at 30 a second
-LARGEST_ASPECT: Final = 16  # of a stored pixel; anamorphic lenses make 2
-WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these drop transparency
+MAX_PIXELS: Final = 2**25  # of a frame; 8K UHD has fewer
+MAX_FRAMES: Final = 36_000  # 20 minutes at 30 frames a second
+LARGEST_ASPECT: Final = 16  # of a stored pixel; anamorphic lenses use 2
+WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these ignore transparency
 
 
 @attrs.frozen
 class _Request:
-    """What is read of which file.
+    """What to read, and from which file.
 
     Attributes:
-        data: The file.
-        field: Name of its field, for messages.
+        data: Bytes of the file.
+        field: Name of its field, for error messages.
         num_frames: Number of moments.
         height: Height of the result.
         width: Width of the result.
-        max_pixels: Most pixels of a frame.
-        max_frames: Most frames of the file.
+        max_pixels: Largest number of pixels of a frame.
+        max_frames: Largest number of frames of the file.
     """
 
     data: bytes
@@ -48,18 +48,18 @@ class _Request:
     max_frames: int
 
     def open(self) -> InputContainer:
-        # FFmpeg decodes a frame while it opens some files; the limit has to hold there already.
+        # FFmpeg decodes a frame while opening some files, so the limit must apply here already.
         return open_film(self.data, CONTAINERS, max_pixels=str(self.max_pixels))
 
 
 @attrs.frozen
 class _Decoded:
-    """What one pass over a file gave.
+    """The result of one pass over a file.
 
     Attributes:
         stamps: Presentation times of all frames, in ticks.
         tick_seconds: Length of a tick.
-        pictures: Those frames that were wanted, by index: uint8 [height, width, 3].
+        pictures: Wanted frames, by index: uint8 [height, width, 3].
         visible: Whether any pixel of them is not transparent.
     """
 
@@ -84,27 +84,28 @@ def read_clip(
 ) -> np.ndarray | None:
     """Decode a whole clip and keep what is shown at `num_frames` moments, evenly spaced from first to last frame.
 
-    The moments are evenly spaced in time, by the frames' own time stamps, whatever the frame rate does. Frames appear
-    as a player shows them: edit lists, display rotation (to the nearest 90 degrees), mirroring and pixel aspect are
-    applied; transparency is composited on white. Cover art and thumbnails are not read; of several video streams the
-    container's default is. Frame counts and durations in headers are not relied upon. Only frames that are kept are
-    scaled, so memory does not grow with the length of the clip.
+    The moments are evenly spaced in time by the frames' own time stamps, also for variable frame rates. Frames appear
+    as in a player: edit lists, display rotation (to the nearest 90 degrees), mirroring and pixel aspect are applied,
+    and transparency is composited on white. Cover art and thumbnails are ignored. Of several video streams, the
+    container's default is read. Frame counts and durations in headers are not trusted. Only kept frames are scaled, so
+    memory does not grow with the length of the clip.
 
     Args:
         data: A file in one of CONTAINERS and any codec that FFmpeg knows.
-        field: Name of the field, for messages.
+        field: Name of the field, for error messages.
         num_frames: Number of frames to keep; a clip with fewer repeats some.
-        height: Height of the result; the picture is scaled to cover it, and the rest is cropped.
-        width: Width of the result, likewise.
-        max_pixels: Most pixels of a frame, checked before it is decoded.
-        max_frames: Most frames of the file, counted before they are decoded.
+        height: Height of the result. The picture is scaled to cover it, and the rest is cropped.
+        width: Width of the result.
+        max_pixels: Largest number of pixels of a frame, checked before it is decoded.
+        max_frames: Largest number of frames of the file, counted before they are decoded.
 
     Returns:
-        uint8 array [num_frames, height, width, 3] of RGB; None where a film holds sound alone, a video track without
-        a single frame, or nothing but transparent pixels.
+        uint8 array [num_frames, height, width, 3] of RGB, or None for a film with only sound, a video track without a
+        frame, or only transparent pixels.
 
     Raises:
-        DataError: The bytes hold no film, a frame that cannot be decoded, more than the limits allow, or are cut short.
+        DataError: The bytes are not a film, are truncated, contain a frame that cannot be decoded, or exceed the
+            limits.
     """
     if not data:
         raise DataError(f"field {field!r}: expected an encoded video, got 0 bytes; was the shard written completely?")
@@ -136,14 +137,14 @@ def _read(request: _Request) -> np.ndarray | None:
             f"decoded; the file is damaged: copy it again or leave the field out"
         )
     wanted = decoded.wanted(request.num_frames)
-    # Packets foretell when frames are shown; where a decoder drops or adds some, the right ones take another pass.
+    # Packets state when frames will be shown. If a decoder drops or adds some, another pass decodes the right ones.
     if not decoded.pictures.keys() >= set(wanted):
         decoded = _decode(request, set(wanted))
     return np.stack([decoded.pictures[index] for index in wanted]) if decoded.visible else None
 
 
 def _scan(request: _Request) -> _Decoded | None:
-    """When the frames are shown, as far as packets tell without being decoded; None where there is no picture."""
+    """Find when the frames are shown, as far as packets state it without decoding; None if there is no picture."""
     with request.open() as container:
         stream = played_stream(container.streams.video)
         if stream is None:
@@ -157,7 +158,7 @@ def _scan(request: _Request) -> _Decoded | None:
                 if len(stamps) > request.max_frames:
                     raise _too_many(request)
         if not stamps:
-            # Some writers make a track and never put a frame into it; a file that was cut short looks different.
+            # Some writers create a track and never put a frame into it; a truncated file looks different.
             if stream.frames or stream.duration or container.duration or not _is_film(container):
                 raise DataError(
                     f"field {request.field!r}: expected a video, got a video track without a frame; the file is cut "
@@ -172,7 +173,7 @@ def _is_film(container: InputContainer) -> bool:
 
 
 def _check_for_sound(container: InputContainer, field: str) -> None:
-    """Accept the sound of a film without its picture; anything else without one is an error."""
+    """Accept a film with sound but no picture. Any other file without a picture is an error."""
     if _is_film(container) and any(stream.codec_context for stream in container.streams.audio):
         return
     kinds = sorted({"cover art" if stream.type == "video" else stream.type for stream in container.streams})
@@ -227,7 +228,7 @@ def _decode(request: _Request, wanted: Collection[int]) -> _Decoded:
 def _frames(container: InputContainer, stream: av.VideoStream, request: _Request) -> Iterator[av.VideoFrame]:
     decoder = _alpha_decoder(stream, request.field) or stream.codec_context
     decoder.options = {"max_pixels": str(request.max_pixels)}
-    # Loader processes already share the cores among them.
+    # Loader processes already divide the cores among them.
     decoder.thread_count = 1
     if decoder is stream.codec_context:
         return container.decode(stream)
@@ -236,7 +237,7 @@ def _frames(container: InputContainer, stream: av.VideoStream, request: _Request
 
 
 def _alpha_decoder(stream: av.VideoStream, field: str) -> av.VideoCodecContext | None:
-    """The decoder that a WebM stream with transparency needs, or None for the usual one."""
+    """Return the decoder that a WebM stream with transparency needs, or None for the usual one."""
     name = WITH_ALPHA.get(stream.codec_context.name)
     metadata = {key.lower(): value for key, value in stream.metadata.items()}
     if name is None or metadata.get("alpha_mode") != "1":
@@ -253,7 +254,7 @@ def _alpha_decoder(stream: av.VideoStream, field: str) -> av.VideoCodecContext |
 
 
 def _pixel_aspect(stream: av.VideoStream, field: str) -> float:
-    """Width of a stored pixel by its height; 1 where the file does not say."""
+    """Return the ratio of a stored pixel's width to its height, or 1 if the file does not state it."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:
         raise DataError(

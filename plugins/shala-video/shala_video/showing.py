@@ -1,4 +1,4 @@
-"""A decoded frame as a player shows it: opaque, with square pixels, turned, scaled to cover a size and cropped."""
+"""Show a decoded frame as a player does: opaque, with square pixels, upright, scaled to cover a size and cropped."""
 
 import math
 import struct
@@ -12,17 +12,17 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
 
 WHITE: Final = 255  # behind transparent pixels, as in pictures of shala-image
-MOST_SCALED_PIXELS: Final = 2**24  # a frame that would become larger, being very narrow, is cropped before it is scaled
+MOST_SCALED_PIXELS: Final = 2**24  # a very narrow frame that would become larger is cropped before scaling
 
 
 @attrs.frozen
 class Turn:
-    """What sets a stored frame upright: first rows and columns change places, then either is reversed.
+    """The operation that sets a stored frame upright: optionally transpose, then optionally flip either axis.
 
     Attributes:
         transposes: Whether rows become columns.
-        flips_rows: Whether the result is upside down without it.
-        flips_columns: Whether the result is mirrored without it.
+        flips_rows: Whether to reverse the order of rows.
+        flips_columns: Whether to reverse the order of columns.
     """
 
     transposes: bool = False
@@ -30,7 +30,7 @@ class Turn:
     flips_columns: bool = False
 
     def __call__(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """The picture upright."""
+        """Set a picture upright."""
         turned = picture_HWC.swapaxes(0, 1) if self.transposes else picture_HWC
         return turned[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
 
@@ -39,13 +39,13 @@ UPRIGHT: Final = Turn()
 
 
 def turn_of(frame: av.VideoFrame) -> Turn:
-    """What the frame's display matrix says, its angle rounded to a multiple of 90 degrees.
+    """Read the operation from the frame's display matrix, with the angle rounded to a multiple of 90 degrees.
 
-    The matrix maps a stored place (column, row) to (a column + c row, b column + d row); FFmpeg's libavutil/display.h
-    has the layout. PyAV's side data and its frame refer to each other, which delays the reuse of the frame's memory:
-    call this once for a stream, not for each frame.
+    The matrix maps a stored position (column, row) to (a column + c row, b column + d row); its layout is in FFmpeg's
+    libavutil/display.h. PyAV's side data and its frame refer to each other, which delays the reuse of the frame's
+    memory, so call this once per stream, not for each frame.
     """
-    side_data: Any = frame.side_data  # PyAV's stub knows one kind of entry only
+    side_data: Any = frame.side_data  # PyAV's stub knows only one kind of entry
     for entry in side_data:
         if entry.type is Type.DISPLAYMATRIX:
             a, b, _, c, d = struct.unpack_from("=5i", bytes(entry))
@@ -57,7 +57,7 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 
 @cache
 def has_alpha(pixel_format: str) -> bool:
-    """Whether frames of FFmpeg's pixel format may be transparent; palettes may hold transparent colours."""
+    """Return whether frames of FFmpeg's pixel format may be transparent. Palettes may contain transparent colours."""
     described = av.VideoFormat(pixel_format)
     return described.has_palette or any(component.is_alpha for component in described.components)
 
@@ -65,17 +65,17 @@ def has_alpha(pixel_format: str) -> bool:
 def show(
     frame: av.VideoFrame, turn: Turn, aspect: float, height: int, width: int, scaler: VideoReformatter
 ) -> tuple[np.ndarray, bool]:
-    """The frame as a player shows it, scaled to cover a size and cropped at the centre.
+    """Show a frame as a player does, scaled to cover a size and cropped around the centre.
 
-    Transparent pixels are composited on white before scaling, so that no hidden colour bleeds into visible ones.
+    Transparent pixels are composited on white before scaling, so hidden colours do not bleed into visible ones.
 
     Args:
-        frame: As decoded.
-        turn: What sets it upright.
-        aspect: Width of a stored pixel by its height.
+        frame: Decoded frame.
+        turn: Operation that sets it upright.
+        aspect: Ratio of a stored pixel's width to its height.
         height: Height of the result.
         width: Width of the result.
-        scaler: Kept from frame to frame: setting it up costs far more than scaling a small frame.
+        scaler: Scaler to reuse for all frames; setting one up costs far more than scaling a small frame.
 
     Returns:
         uint8 [height, width, 3] of RGB, and whether any pixel of the frame is visible.

@@ -1,4 +1,4 @@
-"""When frames are shown, and which of them are on screen at evenly spaced moments."""
+"""Find when frames are shown, and which frames are on screen at evenly spaced moments."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from typing import Final
 
 import numpy as np
 
-ROUNDING_SECONDS: Final = 1e-3  # some containers round the times of frames to milliseconds
-MOST_REORDERED: Final = 16  # frames by which the order of decoding may differ from that of showing, as H.264 allows
+ROUNDING_SECONDS: Final = 1e-3  # some containers round time stamps to milliseconds
+MOST_REORDERED: Final = 16  # frames between decoding and display order, the most that H.264 allows
 
 
 def shown_times(stamps: Sequence[int | None], tick_seconds: float) -> np.ndarray:
-    """Seconds at which frames appear one after the other, never decreasing.
+    """Return the times in seconds at which frames appear, in ascending order.
 
-    Packets come in the order of decoding, and FFmpeg makes up stamps for AVI files whose neighbours may be swapped:
-    both are sorted. A step further back than any codec reorders frames is a restart, as where recordings were joined;
-    what follows it continues after the frame before. A frame without a stamp follows its neighbour by the usual
-    interval. Where most frames have no stamp, all are evenly spaced.
+    Packets come in decoding order, and FFmpeg invents stamps for AVI files in which neighbours may be swapped, so both
+    are sorted. A step back that is larger than any codec's reordering is a restart, as in joined recordings, and the
+    following frames continue after the frame before it. A frame without a stamp follows its neighbour at the usual
+    interval. If most frames have no stamp, all frames are spaced evenly.
 
     Args:
         stamps: Presentation time of each frame or packet, in ticks.
@@ -54,14 +54,14 @@ def _in_order(times: np.ndarray, usual: float) -> np.ndarray:
 
 
 def shown_at_even_moments(times: np.ndarray, count: int) -> list[int]:
-    """The frames on screen at `count` moments, evenly spaced from the first frame's time to the last one's.
+    """Return the frames on screen at `count` moments, evenly spaced from the first frame's time to the last one's.
 
     Args:
-        times: Seconds at which each frame appears, never decreasing; at least one.
-        count: Number of moments; a single one lies in the middle.
+        times: Time in seconds at which each frame appears, ascending; at least one.
+        count: Number of moments. A single one is in the middle.
 
     Returns:
-        `count` indices of frames: of those that have appeared by then, the latest.
+        `count` indices of frames; each is the latest frame that has appeared by that moment.
     """
     first, last = float(times[0]), float(times[-1])
     share = np.arange(count) / (count - 1) if count > 1 else np.array([0.5])

@@ -1,4 +1,4 @@
-"""The contract of a modality as tests, which every plugin inherits.
+"""Contract tests that the test class of every modality plugin inherits.
 
     class TestVideo(ModalitySuite):
         modality = Video
@@ -7,7 +7,7 @@
         def sample_fields(self, index: int) -> dict[str, bytes]:
             return {"mp4": encode_mp4(a_small_clip(index), 8.0)}
 
-Small options keep it quick: the suite trains the networks for a few dozen steps.
+Choose small options to keep it fast: the suite trains the networks for a few dozen steps.
 """
 
 import importlib.util
@@ -28,4 +28,4 @@ __all__ = ["ModalitySuite", "damage"]
 
 
 class ModalitySuite(ReadingTests, NetworkTests, DensityTests, RefiningTests, TrainingTests):
-    """Tests that hold for every modality; a plugin's test class names what is tested, as `Subject` explains."""
+    """Tests that every modality must pass. A plugin's test class sets the attributes described in `Subject`."""

@@ -1,10 +1,10 @@
-"""Damaged files for tests of reading."""
+"""Damage files, for tests of reading."""
 
 import numpy as np
 
 
 def damage(data: bytes, generator: np.random.Generator) -> bytes:
-    """A damaged copy: cut short, bits flipped, a stretch lost, repeated or overwritten, another type, or nothing."""
+    """Return a damaged copy: cut, flipped bits, a stretch lost, repeated or overwritten, another type, or empty."""
     kind = int(generator.integers(7))
     start, end = sorted(int(i) for i in generator.integers(0, max(1, len(data)), 2))
     if kind == 0:

@@ -1,4 +1,4 @@
-"""Tests that a modality's likelihood is a density, and that draws follow it.
+"""Tests that a modality's likelihood is a density and that its samples follow it.
 
 Shapes: B batch, D latent_dim, E chosen elements of x, V values of an element, N all elements of x.
 """
@@ -12,13 +12,13 @@ NUM_DRAWS = 1_000
 
 
 class DensityTests(Subject):
-    """Densities add up to 1, and draws are distributed as log_prob says."""
+    """Densities integrate to 1, and samples are distributed as log_prob says."""
 
     def test_densities_add_up_to_one(self) -> None:
-        """Summed over the values that one element of x may take, p(x | z) leaves the density of all others.
+        """Summing p(x | z) over the values of one element of x gives the density of all other elements.
 
-        With independent values log p(x | z) is therefore the sum over elements of log p(x) less the logarithm of that
-        sum or integral; many elements stand for all of them where x is large.
+        If values are independent, log p(x | z) is therefore the sum, over elements, of log p(x) minus the logarithm of
+        that sum or integral. For a large x, many elements represent all of them.
         """
         decoder = self.make(**self.density_options).decoder(LATENT_DIM).eval()
         with torch.no_grad():
@@ -33,11 +33,11 @@ class DensityTests(Subject):
         assert abs(log_prob - expected) < slack + spread * element_log_prob_E.std(), "log_prob is not normalised"
         expected, error = -num_values * entropy_E.mean(), of_draws_B.std() / NUM_DRAWS**0.5
         assert abs(of_draws_B.mean() - expected) < slack + 5 * error + spread * entropy_E.std(), (
-            "draws are more or less likely than those of log_prob"
+            "samples are more or less likely than log_prob says"
         )
 
     def test_draws_follow_log_prob(self) -> None:
-        """Under draws of p(x | z) the ratio p(x | z') / p(x | z) is 1 on average, whatever z' is."""
+        """For samples of p(x | z), the ratio p(x | z') / p(x | z) is 1 on average for any z'."""
         decoder = self.make(**self.density_options).decoder(LATENT_DIM).eval()
         z_1D, step_1D = torch.randn(2, 1, LATENT_DIM).mul(0.3).unbind()
         with torch.no_grad():
@@ -46,22 +46,23 @@ class DensityTests(Subject):
                 return
             x = likelihood.sample(torch.Generator().manual_seed(0))
             own_B = likelihood.log_prob(x)
-            for _ in range(4):  # until the two differ so much that it shows, and not more
+            for _ in range(4):  # until the two differ enough to be measured, and no more
                 ratio_B = decoder((z_1D + step_1D).expand(NUM_DRAWS, -1)).log_prob(x) - own_B
                 spread = ratio_B.std()
-                assert spread > 0, "draws of one z are all alike, or log_prob does not depend on them"
+                assert spread > 0, "all samples of one z are alike, or log_prob does not depend on them"
                 step_1D = step_1D * (0.7 / spread).clamp(0.01, 100)
         assert 0.3 < spread < 1.5
         mean, error = ratio_B.exp().mean(), ratio_B.exp().std() / NUM_DRAWS**0.5
-        assert abs(mean - 1) < 5 * error + 0.01, "draws do not follow log_prob"
+        assert abs(mean - 1) < 5 * error + 0.01, "samples do not follow log_prob"
 
 
 def _one_by_one(decoder: nn.Module) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Change elements of the likeliest x one at a time over all values that they may take, at z = 0.
+    """Change elements of the most likely x at z = 0, one at a time, over all values that they may take.
 
     Returns:
-        log_prob of that x; what each of some elements E (all of a small x) contributes to it, and each one's entropy,
-        both by summing over its values, or by the trapezoidal rule where they are real numbers; the number of elements.
+        log_prob of that x; the contribution of some elements E to it (all elements of a small x) and the entropy of
+        each, both computed by summing over its values, or with the trapezoidal rule for real numbers; and the number of
+        elements.
     """
     likelihood = decoder(torch.zeros(64, LATENT_DIM))
     mode, drawn_BN = likelihood.mode()[:1], likelihood.sample(torch.Generator().manual_seed(0)).flatten(1)

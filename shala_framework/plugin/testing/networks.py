@@ -12,11 +12,11 @@ from shala_framework.plugin.testing.subject import FEATURE_DIM, LATENT_DIM, Subj
 
 
 class NetworkTests(Subject):
-    """Shapes, dtypes, rows that do not depend on each other, and parameters that can be saved."""
+    """Shapes, dtypes, independent rows, and parameters that can be saved."""
 
     @pytest.mark.parametrize("feature_dim", [FEATURE_DIM, 32])
     def test_encoder_is_deterministic(self, feature_dim: int) -> None:
-        """In eval mode an encoder gives the same finite h [B, F] each time, row by row, also for B = 1."""
+        """In eval mode, an encoder returns the same finite h [B, F] each time, row by row, also for B = 1."""
         x, encoder = self.batch(3), self.make().encoder(feature_dim).eval()
         with torch.no_grad():
             h_BF = encoder(x)
@@ -28,7 +28,7 @@ class NetworkTests(Subject):
 
     @pytest.mark.parametrize("latent_dim", [1, LATENT_DIM])
     def test_decoder_gives_a_likelihood(self, latent_dim: int) -> None:
-        """log_prob is [B], finite and float32; mode and sample look like what `read` returns, also for B = 1."""
+        """log_prob is [B], finite and float32. mode and sample look like the result of `read`, also for B = 1."""
         modality, x = self.make(), self.batch(3)
         decoder = modality.decoder(latent_dim).eval()
         for num_rows in (3, 1):
@@ -48,7 +48,7 @@ class NetworkTests(Subject):
                     modality.preview(drawn[0])
 
     def test_relaxed_form_leads_back_to_the_encoder(self) -> None:
-        """Where a likelihood has one: it is the mode before rounding, and h of it has a gradient in z, of every row."""
+        """A relaxed form, if any, is the mode before rounding, and its h has a gradient in z for every row."""
         modality = self.make()
         encoder, decoder = modality.encoder(FEATURE_DIM).eval(), modality.decoder(LATENT_DIM).eval()
         z_BD = torch.randn(3, LATENT_DIM, requires_grad=True)
@@ -69,7 +69,7 @@ class NetworkTests(Subject):
         assert z_BD.grad.abs().sum(1).gt(0).all()
 
     def test_log_prob_of_a_row_is_its_own(self) -> None:
-        """A row's log_prob depends on its own x and z only, and on every part of that x."""
+        """A row's log_prob depends only on its own x and z, and on every part of that x."""
         x = self.batch(3)
         z_BD = torch.randn(2, LATENT_DIM)
         decoder = self.make().decoder(LATENT_DIM).eval()
@@ -91,7 +91,7 @@ class NetworkTests(Subject):
                     assert same or not unmoved, f"log_prob ignores elements {part[0]} to {part[-1]} of x"
 
     def test_sample_follows_its_generator(self) -> None:
-        """The same seed draws the same x."""
+        """Equal seeds give equal samples."""
         decoder = self.make().decoder(LATENT_DIM).eval()
         with torch.no_grad():
             likelihood = decoder(torch.randn(2, LATENT_DIM))
@@ -99,7 +99,7 @@ class NetworkTests(Subject):
         assert torch.equal(*drawn)
 
     def test_state_dicts_are_plain_tensors(self) -> None:
-        """Networks can be saved as safetensors: own, contiguous tensors, which restore what was computed."""
+        """Networks can be saved as safetensors: tensors are separate and contiguous, and restore the same results."""
         modality, x = self.make(), self.batch(2)
         networks = (modality.encoder(FEATURE_DIM).eval(), modality.decoder(FEATURE_DIM).eval())
         shared = set.intersection(

@@ -21,21 +21,21 @@ class ReadingTests(Subject):
     # Options.
 
     def test_options_are_a_frozen_attrs_class(self) -> None:
-        """Options cannot change after a modality has been built from them."""
+        """Options cannot change after a modality is built from them."""
         assert attrs.has(self.modality.Options)
         options = self.modality.Options(**self.options)
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             setattr(options, attrs.fields(self.modality.Options)[0].name, None)
 
     def test_options_have_defaults_and_documentation(self) -> None:
-        """A spec may leave any option out, and the docstring of Options says what each one does."""
+        """A spec may omit any option, and the docstring of Options describes each one."""
         documentation = self.modality.Options.__doc__ or ""
         for field in attrs.fields(self.modality.Options):
             assert field.default is not attrs.NOTHING, f"option {field.name} has no default"
             assert f"{field.name}:" in documentation, f"the docstring of Options does not explain {field.name}"
 
     def test_options_survive_a_checkpoint(self) -> None:
-        """Options, whether given or defaults, become the same options again by way of the JSON of a saved run."""
+        """Options, given or default, become equal options after a round trip through a saved run's JSON."""
         for options in (self.modality.Options(), self.modality.Options(**self.options)):
             saved = json.loads(json.dumps(unstructure(options)))
             restored = structure(saved, self.modality.Options)
@@ -44,7 +44,7 @@ class ReadingTests(Subject):
     # Reading and writing.
 
     def test_read_gives_the_declared_shape(self) -> None:
-        """Every x has the modality's shape and one dtype, and reading twice gives the same x."""
+        """Every x has the modality's shape and the same dtype, and reading twice gives equal x."""
         modality = self.make()
         dtypes = set()
         for index in range(3):
@@ -56,19 +56,19 @@ class ReadingTests(Subject):
         assert len(dtypes) == 1
 
     def test_samples_differ(self) -> None:
-        """The suite's own samples differ, or its other tests would prove little."""
+        """The suite's own samples differ; otherwise its other tests would prove little."""
         x = self.batch(2)
         assert not torch.equal(x[0], x[1])
 
     def test_missing_field_is_none(self) -> None:
-        """A sample without any of the modality's fields lacks the modality; foreign fields do not matter."""
+        """A sample without any of the modality's fields lacks the modality. Foreign fields do not matter."""
         modality = self.make()
         assert modality.fields
         assert modality.read({}) is None
         assert modality.read({"no-such-field": b"1"}) is None
 
     def test_undecodable_field_is_a_data_error(self) -> None:
-        """Garbage and empty bytes are errors that name the field, never a missing modality."""
+        """Garbage and empty bytes raise errors that name the field; they never count as a missing modality."""
         modality = self.make()
         for field in modality.fields:
             for data in (self.garbage, b""):
@@ -77,11 +77,11 @@ class ReadingTests(Subject):
                 assert field in str(caught.value)
 
     def test_damaged_fields_are_values_or_data_errors(self) -> None:
-        """Cut, flipped, emptied and foreign bytes end in an x of the declared shape or in a DataError."""
+        """Truncated, flipped, emptied and foreign bytes give an x of the declared shape or a DataError."""
         self.check_damage([self.sample_fields(index) for index in range(4)])
 
     def test_write_and_read_again(self) -> None:
-        """What `write` makes is not empty, and what `read` accepts of it is close to x."""
+        """The files that `write` makes are not empty; those that `read` accepts give nearly the same x."""
         modality = self.make()
         for x in self.batch(2):
             written = modality.write(x)
@@ -110,7 +110,7 @@ class ReadingTests(Subject):
             assert preview.sample_rate_hz > 0
 
     def test_state_round_trip(self) -> None:
-        """What fit learned survives JSON: a new modality with that state reads and previews alike."""
+        """What `fit` learned survives JSON: a new modality with that state reads and writes the same."""
         modality = self.make()
         state = json.loads(json.dumps(modality.state(), allow_nan=False))
         restored = self.modality(self.modality.Options(**self.options))
@@ -121,18 +121,18 @@ class ReadingTests(Subject):
         assert restored.write(x) == modality.write(x)
 
     def test_foreign_state_is_refused(self) -> None:
-        """A state that this modality did not write is an error, not a silent default."""
-        with pytest.raises(ValueError):  # noqa: PT011  (the contract fixes the type; the words are the plugin's)
+        """A state that this modality did not write raises an error; it is not silently ignored."""
+        with pytest.raises(ValueError):  # noqa: PT011  (the contract fixes the type; the message is up to the plugin)
             self.make().load_state({"no such key": 1})
 
-    # What a plugin's own tests may use.
+    # Methods that a plugin's own tests may use.
 
     def check_damage(self, samples: Sequence[dict[str, bytes]], count: int = 200) -> None:
-        """Fail unless every one of `count` damaged copies of the samples ends in a value or in a DataError.
+        """Fail unless each of `count` damaged copies of the samples gives a value or a DataError.
 
         Args:
-            samples: Raw fields of valid samples; those of real files where there are some.
-            count: Damaged copies to read, in turn of each sample and each of its fields.
+            samples: Raw fields of valid samples, from real files if available.
+            count: Number of damaged copies to read, taken from each sample and each of its fields in turn.
         """
         modality, generator = self.make(), np.random.default_rng(0)
         originals = [(name, data) for fields in samples for name, data in fields.items() if name in modality.fields]

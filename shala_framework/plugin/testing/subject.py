@@ -1,4 +1,4 @@
-"""The modality that a suite tests: its options, its samples, and how values are compared.
+"""The modality that a suite tests: its options, its samples, and how to compare values.
 
 Shapes: B batch, F feature_dim, D latent_dim.
 """
@@ -16,21 +16,21 @@ FEATURE_DIM = 12
 
 
 class Subject(abc.ABC):
-    """A modality under test; a plugin's test class sets these attributes.
+    """A modality under test. A plugin's test class sets these attributes.
 
     Attributes:
-        modality: The class under test.
-        options: Its options, as keyword arguments of `modality.Options`.
+        modality: Class under test.
+        options: Options, as keyword arguments of `modality.Options`.
         garbage: Bytes that no field of this modality may accept.
-        value_range: Lowest and highest value of x, or None where any finite value will do.
-        round_trip_tolerance: Mean absolute difference, as a share of the range of x, that writing and reading
-            again may make; integers other than pixels must come back as they were.
-        likelihood_skips_padding: True where log_prob leaves out what follows the end of a sequence.
-        num_steps: Optimiser steps within which log_prob of four samples must rise.
-        density_options: Options to add where draws are held against log_prob, such as a fixed small scale with which
-            clamping to the range of x cuts nothing off.
-        independent_values: False where the values of x depend on each other given z, as words do; such a plugin tests
-            by its own means that its densities add up to 1.
+        value_range: Lowest and highest value of x, or None if any finite value is valid.
+        round_trip_tolerance: Largest mean absolute difference after writing and reading again, as a share of the range
+            of x. Integers other than pixels must be equal.
+        likelihood_skips_padding: Whether log_prob ignores what follows the end of a sequence.
+        num_steps: Number of optimiser steps within which log_prob of four samples must rise.
+        density_options: Extra options for comparing samples with log_prob, such as a fixed small scale that keeps
+            samples within the range of x, where nothing is clamped.
+        independent_values: Whether the values of x are independent given z. Words, for example, are not; such a plugin
+            needs its own test that its densities sum to 1.
     """
 
     modality: ClassVar[type[Modality]]
@@ -45,25 +45,25 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def sample_fields(self, index: int) -> dict[str, bytes]:
-        """Raw fields of a valid sample; another index gives another sample, the same index the same one."""
+        """Return the raw fields of a valid sample. Different indices give different samples, equal ones the same."""
 
     def make(self, **changes: Any) -> Modality:
-        """A modality, fitted on eight samples; changes go over `options`."""
+        """Return a modality that is fitted to eight samples; changes override `options`."""
         torch.manual_seed(0)
         modality = self.modality(self.modality.Options(**(self.options | changes)))
         modality.fit(self.sample_fields(index) for index in range(8))
         return modality
 
     def batch(self, n: int) -> Tensor:
-        """The first n samples, as a batch x [n, ...]."""
+        """Return the first n samples as a batch x [n, ...]."""
         return torch.stack([present(self.make().read(self.sample_fields(index))) for index in range(n)])
 
     def networks(self) -> nn.Sequential:
-        """A fresh encoder followed by a fresh decoder: x to a likelihood of x, in training mode."""
+        """Return a new encoder followed by a new decoder, x to a likelihood of x, in training mode."""
         modality = self.make()
         return nn.Sequential(modality.encoder(FEATURE_DIM), modality.decoder(FEATURE_DIM)).train()
 
-    # What a plugin may override.
+    # Methods that a plugin may override.
 
     def check_values(self, x: Tensor) -> None:
         """Fail unless x is finite and within `value_range`."""
@@ -73,7 +73,7 @@ class Subject(abc.ABC):
             assert x.max() <= self.value_range[1]
 
     def check_close(self, x: Tensor, expected: Tensor) -> None:
-        """Fail unless x is what was written, as near as the file format allows."""
+        """Fail unless x equals what was written, as closely as the file format allows."""
         if x.dtype == torch.uint8 or x.is_floating_point():
             difference = (x.float() - expected.float()).abs().mean()
             spread = expected.float().max() - expected.float().min()
@@ -83,12 +83,12 @@ class Subject(abc.ABC):
 
 
 def present(x: Tensor | None) -> Tensor:
-    """The x that was read of a valid sample."""
+    """Return the x that was read from a valid sample."""
     assert x is not None, "read returned None for a valid sample"
     return x
 
 
 def reconstruct(networks: nn.Sequential, x: Tensor) -> Tensor:
-    """Log p(x | z) of each row at its own z: [B]."""
+    """Return log p(x | z) of each row at its own z: [B]."""
     likelihood: Likelihood = networks(x)
     return likelihood.log_prob(x)

@@ -10,7 +10,7 @@ class TrainingTests(Subject):
     """Gradients, a batch of one row, and autocast."""
 
     def test_training_raises_log_prob(self) -> None:
-        """Gradients reach every parameter of both networks, and a few dozen steps on four samples pay."""
+        """Gradients reach every parameter of both networks, and a few dozen steps on four samples raise log_prob."""
         networks, x = self.networks(), self.batch(4)
         optimiser = torch.optim.AdamW(networks.parameters(), lr=2e-3)
         log_probs = []
@@ -18,7 +18,7 @@ class TrainingTests(Subject):
             log_prob = reconstruct(networks, x).mean()
             optimiser.zero_grad()
             (-log_prob / x[0].numel()).backward()
-            # Layers that start at zero hold back the first gradients of what lies before them.
+            # Layers that start at zero block the first gradients of the layers before them.
             if step == self.num_steps // 2:
                 for name, parameter in networks.named_parameters():
                     assert parameter.grad is not None, f"no gradient reaches {name}"
@@ -36,7 +36,7 @@ class TrainingTests(Subject):
         assert all(torch.isfinite(p.grad).all() for p in networks.parameters() if p.grad is not None)
 
     def test_autocast_keeps_log_prob_in_float32(self) -> None:
-        """Under bfloat16 autocast log_prob is still summed in float32, and close to what it is without."""
+        """Under bfloat16 autocast, log_prob is still summed in float32 and close to its value without autocast."""
         networks, x = self.networks().eval(), self.batch(2)
         with torch.no_grad():
             exact = reconstruct(networks, x)

@@ -1,4 +1,4 @@
-"""Latents: what stage 2 needs of the training set, so that it never touches encoders or media again.
+"""Latents of the training set: everything that stage 2 needs of it, so it never runs encoders or reads media.
 
 Shapes: N rows, B batch, M modalities, F feature_dim, D latent_dim.
 """
@@ -16,18 +16,18 @@ from shala_framework.data.rows import Rows
 from shala_framework.support.machine import to_device
 from shala_framework.support.modes import evaluating
 
-STATISTICS_ROWS = 16_384  # that are summed up at a time
+STATISTICS_ROWS = 16_384  # rows that are summed at a time
 
 
 class Latents(Protocol):
-    """Posterior and features of every training row, in memory or in files."""
+    """Posteriors and features of all training rows, in memory or in files."""
 
     def __len__(self) -> int:
         """Number of rows."""
         ...
 
     def take(self, rows: Tensor) -> "LatentStore":
-        """Some rows, by number, in memory."""
+        """Load some rows, by number, into memory."""
         ...
 
 
@@ -36,10 +36,10 @@ class LatentStore:
     """Posteriors and features of rows, in memory.
 
     Attributes:
-        mean_ND: Mean of q(z | all that is present).
-        log_var_ND: Its log-variance.
-        h_NMF: Features; zeros where a modality is missing.
-        presence_NM: bool.
+        mean_ND: Mean of q(z | all present modalities).
+        log_var_ND: Log-variance of q(z | all present modalities).
+        h_NMF: Features; zeros for missing modalities.
+        presence_NM: Presence of each modality, bool.
     """
 
     mean_ND: Tensor
@@ -51,12 +51,12 @@ class LatentStore:
         return len(self.mean_ND)
 
     def take(self, rows: Tensor) -> "LatentStore":
-        """Some rows, by number."""
-        rows = to_device(rows, self.mean_ND.device)  # once for all four
+        """Select some rows, by number."""
+        rows = to_device(rows, self.mean_ND.device)  # once for all four tensors
         return LatentStore(*(value[rows] for value in attrs.astuple(self, recurse=False)))
 
     def sample(self, noise_ND: Tensor | None = None) -> Tensor:
-        """A draw z [N, D] of every row's posterior, from torch's global generator or of given normal noise."""
+        """Sample z [N, D] from every row's posterior, with torch's global generator or given standard normal noise."""
         noise_ND = torch.randn_like(self.mean_ND) if noise_ND is None else noise_ND
         return self.mean_ND + torch.exp(0.5 * self.log_var_ND) * noise_ND
 
@@ -66,20 +66,20 @@ class LatentStore:
         return GaussianPosterior(self.mean_ND, self.log_var_ND)
 
     def to(self, device: torch.device) -> "LatentStore":
-        """The same rows on a device."""
+        """Return the same rows on a device."""
         return LatentStore(*(to_device(value, device) for value in attrs.astuple(self, recurse=False)))
 
 
 def join_latents(parts: Sequence[LatentStore]) -> LatentStore:
-    """The rows of several, one after the other."""
+    """Concatenate rows of several stores."""
     columns = zip(*(attrs.astuple(rows, recurse=False) for rows in parts), strict=True)
     return LatentStore(*(torch.cat(column) for column in columns))
 
 
 def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F].
+    """Return mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F].
 
-    Sums are in float64 and over so many rows at a time, so that memory does not grow with the set.
+    Sums are in float64 and over a limited number of rows at a time, so memory does not grow with the set.
     """
 
     def summed(values: Callable[[LatentStore], Sequence[Tensor]]) -> list[Tensor]:
@@ -110,7 +110,7 @@ def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> Iterator[LatentStore]:
-    """The latents of each batch, on the CPU; the autoencoder is in evaluation mode while it encodes.
+    """Yield the latents of each batch, on the CPU. The autoencoder is in evaluation mode while it encodes.
 
     Args:
         autoencoder: Trained networks of stage 1.
@@ -127,7 +127,7 @@ def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.dev
 
 
 def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> LatentStore:
-    """The latents of at least one batch, in memory on the CPU."""
+    """Collect the latents of at least one batch in memory, on the CPU."""
     return join_latents(list(encoded(autoencoder, batches, device)))
 
 

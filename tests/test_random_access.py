@@ -21,11 +21,11 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data import indexed
-from shala_framework.data.index import INDEX_FILE, write_index
-from shala_framework.data.indexed import index_shards, read_in_order, read_spread
+from shala_framework.data import random_access
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
+from shala_framework.data.random_access import index_shards, read_in_order, read_spread
+from shala_framework.data.shard_index import INDEX_FILE, write_index
 from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.run.data import RunData
@@ -49,7 +49,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 def stream_of(urls, **settings):
     shards = index_shards(urls)
-    order = SampleOrder(shards.counts, seed=3, lanes=4, window=40)
+    order = SampleOrder(shards.counts, seed=3, interleave=4, window=40)
     return IndexedStream(shards, MODALITIES, order, **{"batch_size": 8, **settings})
 
 
@@ -132,7 +132,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
     elif damage == "flipped":
         place = content.index(b"[", 512)
         path.write_bytes(content[:place] + b"(" + content[place + 1 :])
-        expected = r"train-000001\.tar: sample 'train_0015': field 'a' is not what the index says"
+        expected = r"train-000001\.tar: sample 'train_0015': field 'a' does not match the index"
     elif damage == "unlisted":
         shutil.copy(path, folder / "train-000009.tar")
         shards = [*shards, str(folder / "train-000009.tar")]
@@ -142,7 +142,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
         expected = r"train-000001\.tar: .*No such file.*`shala index`"
     elif damage == "other index":
         shutil.copy(folder / "train-000006.index.json", folder / "train-000001.index.json")
-        expected = r"train-000001\.index\.json is not the index that index\.json lists: another checksum"
+        expected = r"train-000001\.index\.json is not the index that index\.json lists: its checksum differs"
     else:
         listed = json.loads((folder / INDEX_FILE).read_text())
         (folder / INDEX_FILE).write_bytes(dump_json({**listed, "checksum": ZEROS, "version": 3, "shards": []}))
@@ -230,7 +230,7 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
 def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeypatch):
     """And one that hides what is not there, as object stores do, has no index."""
     monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(indexed, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01, 0.01))
     failures = dict.fromkeys((f"/{Path(shard).name}" for shard in shards), 1)
     honest = Server.do_GET
 
@@ -251,8 +251,8 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeyp
 def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(served, monkeypatch):
     """As Python's own http.server."""
     monkeypatch.setattr(Server, "in_pieces", False)
-    monkeypatch.setattr(indexed, "RETRY_SECONDS", ())
-    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*data\.cache names a folder"):
+    monkeypatch.setattr(random_access, "RETRY_SECONDS", ())
+    with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*set data\.cache to a folder"):
         list(read_in_order(served))
 
 
@@ -261,7 +261,7 @@ def impatient(monkeypatch):
     """A client that gives up soon."""
     monkeypatch.setattr(urls_module, "SERVER_SECONDS", 0.2)
     monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr(indexed, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01,))
 
 
 @pytest.mark.parametrize("suffix", [".json", ".tar"])

@@ -12,7 +12,8 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shala_framework.data.index import (
+from shala_framework.data.order import spread_positions
+from shala_framework.data.shard_index import (
     INDEX_FILE,
     Listed,
     ShardIndex,
@@ -21,7 +22,6 @@ from shala_framework.data.index import (
     scan_shard,
     shard_index_name,
 )
-from shala_framework.data.order import spread_positions
 from shala_framework.data.shards import RawSample, read_shards
 from shala_framework.data.tally import NOTHING_IN_IT, Tally
 from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compression, reason_of
@@ -42,16 +42,16 @@ from shala_framework.support.urls import (
 )
 
 OLD_SECONDS = 3600.0  # since a copy last grew
-MOST_OPEN = 256  # shards a process keeps open, with what it knows of their samples
+MOST_OPEN = 256  # shards that a process keeps open, with what it knows about their samples
 
 
 class IndexedShards:
     """Shards whose samples can be read by number, in any order.
 
     Attributes:
-        urls: Of the shards.
-        counts: Samples of each.
-        max_field_bytes: A field of more bytes is an error.
+        urls: Paths or URLs of the shards.
+        counts: Number of samples of each shard.
+        max_field_bytes: Size limit of a field; a larger field is an error.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class IndexedShards:
         self._open: OrderedDict[int, tuple[BinaryIO, ShardIndex]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}  # a worker process opens its own
+        return {**self.__dict__, "_open": OrderedDict()}  # a worker process opens its own files
 
     def __del__(self) -> None:
-        self.close()  # a stream is endless, and nobody else knows when the last sample has been read
+        self.close()  # a stream is endless, so nothing else knows when its last sample was read
 
     def close(self) -> None:
-        """Close every file; reading opens them again."""
+        """Close every file. Reading opens them again."""
         while self._open:
             self._open.popitem()[1][0].close()
 
@@ -85,25 +85,25 @@ class IndexedShards:
         return self.ends[-1] if self.ends else 0
 
     def locate(self, position: int) -> tuple[int, int]:
-        """Shard and number within it of a sample of the whole set, in order."""
+        """Return shard and number within it of a sample, given its position in the whole set."""
         shard = bisect_right(self.ends, position)
         return shard, position - self.ends[shard] + self.counts[shard]
 
     def after(self, shard: int, number: int) -> Iterator[tuple[int, int]]:
-        """Shard and number of every other sample, from the next one on; the first follows the last."""
+        """Yield shard and number of every other sample, from the next one on. The first sample follows the last."""
         position = self.ends[shard] - self.counts[shard] + number
         for step in range(1, len(self)):
             yield self.locate((position + step) % len(self))
 
     def keys(self, shard: int) -> list[str]:
-        """Key of each sample of a shard."""
+        """Return the key of each sample of a shard."""
         return [key for key, _ in self._shard(shard)[1].samples]
 
     def read(self, shard: int, number: int, wanted: Collection[str] | None = None) -> RawSample:
-        """One sample, with those of its fields that are wanted.
+        """Read one sample, or only its wanted fields.
 
         Raises:
-            DataError: The shard is gone, cut short or not what its index says.
+            DataError: The shard is missing, truncated or does not match its index.
         """
         for seconds in (*RETRY_SECONDS, None):
             file, index = self._shard(shard)
@@ -112,18 +112,18 @@ class IndexedShards:
                 return RawSample(key, read_sample(file, members, wanted, self.max_field_bytes), self.urls[shard])
             except DataError as error:
                 raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}") from error
-            except Exception as error:  # those of clients, such as aiohttp's, are none of OSError's
+            except Exception as error:  # exceptions of clients, such as aiohttp's, are not subclasses of OSError
                 if not isinstance(error, OSError | ValueError) and not is_remote(self.urls[shard]):
                     raise
                 if seconds is None or not self._in_pieces(shard):
-                    hint = "; data.cache names a folder for whole copies" if self._in_pieces(shard) else ""
+                    hint = "; set data.cache to a folder for whole copies" if self._in_pieces(shard) else ""
                     raise DataError(f"{self.urls[shard]}: sample {key!r}: {said_by(error)}{hint}") from error
                 self._open.pop(shard)[0].close()
                 time.sleep(seconds)
         raise AssertionError("unreachable")
 
     def _in_pieces(self, shard: int) -> bool:
-        """Whether a shard is read over the network."""
+        """Return whether a shard is read over the network."""
         return self.cache is None and is_remote(self.urls[shard])
 
     def _shard(self, shard: int) -> tuple[BinaryIO, ShardIndex]:
@@ -138,7 +138,7 @@ class IndexedShards:
                 raise ValueError(f"expected {expected}, got {len(index.samples)} in {shard_index_name(url)}")
             file = self._file(url, index.num_bytes)
         except (OSError, ValueError) as error:
-            raise DataError(f"{url}: {error}; `shala index` writes the index anew") from error
+            raise DataError(f"{url}: {error}; `shala index` rewrites the index") from error
         self._open[shard] = (file, index)
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)[1][0].close()
@@ -149,7 +149,7 @@ class IndexedShards:
         content = read_url(name)
         index = ShardIndex.from_json(content)
         if expected and checksum_of(content) != expected:
-            raise ValueError(f"{name} is not the index that {INDEX_FILE} lists: another checksum")
+            raise ValueError(f"{name} is not the index that {INDEX_FILE} lists: its checksum differs")
         return index
 
     def _file(self, url: str, num_bytes: int) -> BinaryIO:
@@ -173,7 +173,7 @@ class IndexedShards:
 
 
 def _remove_old_partials(kept: Path) -> None:
-    """Remove what killed processes left of the same copy; a copy under way grows, and is younger."""
+    """Remove partial copies that killed processes left. A copy in progress grows, so it is younger."""
     for left in kept.parent.glob(f"{kept.name}.*.partial"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > OLD_SECONDS:
@@ -181,7 +181,7 @@ def _remove_old_partials(kept: Path) -> None:
 
 
 def _copy(url: str, target: Path, num_bytes: int) -> None:
-    """Copy a file, and no more than a byte too many of it."""
+    """Copy a file, but at most one byte more than expected."""
     left = num_bytes + 1
     with open_url(url, how="at once") as source, target.open("wb") as file:
         while left > 0 and (piece := source.read(min(left, 1 << 20))):
@@ -197,20 +197,20 @@ def index_shards(
     max_field_bytes: int = MAX_FIELD_BYTES,
     tally: Tally | None = None,
 ) -> IndexedShards | None:
-    """Shards by their indexes; local ones without are looked through.
+    """Index shards by their index files. Local shards without one are scanned.
 
     Args:
-        urls: Of the shards.
-        cache: Folder for copies of remote shards; without it they are read over the network in pieces.
-        summaries: Those that have been read before, to which are added what is read now.
-        max_field_bytes: A field of more bytes is an error when it is read.
-        tally: Counts members that are no fields, of shards without an index.
+        urls: Paths or URLs of the shards.
+        cache: Folder for copies of remote shards. Without it, they are read over the network in pieces.
+        summaries: Summaries that were read before; new ones are added.
+        max_field_bytes: Size limit of a field; reading a larger field is an error.
+        tally: Counts members that are not fields, in shards without an index.
 
     Returns:
-        None where a shard behind a URL, or a compressed one, has no index.
+        The shards, or None if a shard behind a URL, or a compressed one, has no index.
 
     Raises:
-        DataError: A shard is absent, cut short, or not what an index says.
+        DataError: A shard is missing, truncated, or does not match its index.
     """
     summaries = {} if summaries is None else summaries
     lengths, scanned = [], {}
@@ -225,7 +225,7 @@ def index_shards(
         summary = summaries[source]
         if summary is not None and (name in summary or name.endswith(".tar")):
             if name not in summary:
-                raise DataError(f"{url}: {source} does not list it; `shala index` writes the index anew")
+                raise DataError(f"{url}: {source} does not list it; `shala index` rewrites the index")
             lengths.append(summary[name])
             if not is_remote(url):
                 _check_size(url, summary[name][0])
@@ -250,7 +250,7 @@ def index_shards(
 
 
 Summaries = dict[str, dict[str, Listed] | None]
-"""Name of each index of a folder to what it lists; None where there is none."""
+"""Name of each folder's index to its entries, or None if there is no index."""
 
 
 def read_in_order(
@@ -260,16 +260,16 @@ def read_in_order(
     max_field_bytes: int = MAX_FIELD_BYTES,
     tally: Tally | None = None,
 ) -> Iterator[RawSample]:
-    """Every sample of each shard in order, checked by the index where there is one.
+    """Read every sample of each shard in order, and check it against the index if there is one.
 
     Args:
-        urls: Of the shards.
+        urls: Paths or URLs of the shards.
         cache: Folder for copies of remote shards.
-        max_field_bytes: A field of more bytes is an error.
-        tally: Counts members that are no fields, of shards without an index.
+        max_field_bytes: Size limit of a field; a larger field is an error.
+        tally: Counts members that are not fields, in shards without an index.
 
     Raises:
-        DataError: A shard is absent, cut short, or not what an index says.
+        DataError: A shard is missing, truncated, or does not match its index.
     """
     summaries: Summaries = {}
     for url in urls:
@@ -292,14 +292,14 @@ def read_spread(
     max_field_bytes: int = MAX_FIELD_BYTES,
     tally: Tally | None = None,
 ) -> Iterator[RawSample]:
-    """At most so many samples from all over the set, in order; the first where its length is not known.
+    """Read at most `limit` samples spread over the whole set, in order, or the first ones if its length is unknown.
 
     Args:
-        urls: Of the shards.
-        limit: Most samples to read.
+        urls: Paths or URLs of the shards.
+        limit: Largest number of samples to read.
         cache: Folder for copies of remote shards.
-        max_field_bytes: A field of more bytes is an error.
-        tally: Counts members that are no fields, of shards without an index.
+        max_field_bytes: Size limit of a field; a larger field is an error.
+        tally: Counts members that are not fields, in shards without an index.
 
     Raises:
         DataError: As `read_in_order`.
@@ -323,6 +323,6 @@ def _check_size(url: str, expected: int) -> None:
         raise DataError(f"{url}: not a readable shard: {error.strerror}") from error
     if size != expected:
         raise DataError(
-            f"{url}: expected {expected} bytes, as its index says, got {size}: it was cut short or changed; "
-            "copy it again, or, if it is meant to be so, `shala index` writes the index anew"
+            f"{url}: expected {expected} bytes, as its index says, got {size}: it was truncated or changed; "
+            "copy it again, or, if the change is intended, rewrite the index with `shala index`"
         )

@@ -1,9 +1,10 @@
-"""The index of a set of shards: which samples each holds, which fields each sample has, where they lie and their sums.
+"""The index of a set of shards: its samples with their fields, and the position and checksum of each field.
 
-`index.json` in the shards' folder has the length of every shard; `<shard>.index.json` beside each shard, read when the
-shard is, has its samples. With them a cut or changed shard is an error and never a missing modality, an epoch has a
-known length, and any sample can be read by itself. A local shard without an index is looked through for the same, sums
-excepted. Each of these files has a checksum of itself, and `index.json` those of the shards' own.
+`index.json` in the shards' folder states the length of every shard. `<shard>.index.json` next to each shard lists its
+samples and is read together with the shard. With an index, a truncated or changed shard is an error rather than a
+missing modality, an epoch has a known length, and any sample can be read on its own. A local shard without an index is
+scanned for the same information, except checksums. Each index file has its own checksum, and `index.json` also has the
+checksums of the shards' indexes.
 """
 
 import json
@@ -40,12 +41,12 @@ _SHARD_SHAPE = {"num_bytes": int, "samples": [list]}
 
 @attrs.frozen
 class Member:
-    """Where one field of a sample lies in its shard.
+    """Position of one field of a sample in its shard.
 
     Attributes:
-        offset: Of its first byte.
-        size: Bytes.
-        crc32: Of the bytes; None where they have not been read.
+        offset: Position of its first byte.
+        size: Number of bytes.
+        crc32: CRC-32 of the bytes; None if they have not been read.
     """
 
     offset: int
@@ -55,12 +56,12 @@ class Member:
 
 @attrs.frozen
 class ShardIndex:
-    """What one shard holds.
+    """Content of one shard.
 
     Attributes:
-        num_bytes: Its size.
+        num_bytes: Size of the shard.
         samples: Key, and field to member, of each sample in order.
-        shard: Name of the shard without its ending; empty where it is not known.
+        shard: Name of the shard without its ending; empty if unknown.
     """
 
     num_bytes: int
@@ -68,7 +69,7 @@ class ShardIndex:
     shard: str = ""
 
     def to_json(self) -> bytes:
-        """One line a sample, so that a person can look at it too."""
+        """Format one line per sample, for human readers."""
         lines = [
             json.dumps([key, {name: [m.offset, m.size, m.crc32] for name, m in fields.items()}])
             for key, fields in self.samples
@@ -80,10 +81,10 @@ class ShardIndex:
 
     @classmethod
     def from_json(cls, content: bytes) -> "ShardIndex":
-        """The inverse of `to_json`; an index without a checksum is an earlier version's.
+        """Parse the result of `to_json`. An index without a checksum is from an earlier version.
 
         Raises:
-            ValueError: It is something else, or damaged.
+            ValueError: The content is not an index, or is damaged.
         """
         found = parse_json(content, {"shard": str, **_SHARD_SHAPE}, earlier=_SHARD_SHAPE)
         try:
@@ -98,16 +99,16 @@ class ShardIndex:
                         raise ValueError(f"field {name!r} of {key!r} lies outside the shard")
             return cls(num_bytes, samples, found.get("shard", ""))
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"no index of a shard: {error}") from error
+            raise ValueError(f"not the index of a shard: {error}") from error
 
 
 class Listed(NamedTuple):
-    """What `index.json` says of a shard.
+    """Entry of a shard in `index.json`.
 
     Attributes:
         num_bytes: Length of the shard.
         num_samples: Number of its samples.
-        index_checksum: Checksum of the shard's own index; empty where an earlier version wrote the file.
+        index_checksum: Checksum of the shard's own index; empty if an earlier version wrote the file.
     """
 
     num_bytes: int
@@ -116,21 +117,21 @@ class Listed(NamedTuple):
 
 
 def shard_index_name(shard: str) -> str:
-    """Where a shard's own index is: "a/b-000.tar" to "a/b-000.index.json"."""
+    """Return the name of a shard's own index: "a/b-000.tar" to "a/b-000.index.json"."""
     return shard.removesuffix(".tar") + _SUFFIX
 
 
 def scan_shard(file: BinaryIO, *, sums: bool = False, tally: Tally | None = None) -> ShardIndex:
-    """Look through a tar file, whose fields are seeked over unless sums are wanted.
+    """Scan a tar file. Fields are skipped by seeking unless checksums are wanted.
 
     Args:
-        file: Of the shard, on disk.
+        file: File of the shard, on disk.
         sums: Whether to read the fields for their checksums.
-        tally: Counts members that are no fields.
+        tally: Counts members that are not fields.
 
     Raises:
-        tarfile.TarError: It is no tar file, is cut short or damaged, or a sample has one field twice.
-        DataError: One key stands in two places, or a member would be lost, such as a link.
+        tarfile.TarError: The file is not a tar file, is truncated or damaged, or a sample has one field twice.
+        DataError: One key appears in two places, or a member would be lost, such as a link.
     """
     num_bytes = check_end(file)
     reader = TarReader(file, num_bytes, seek=file.seek, on_skipped=(Tally() if tally is None else tally).skip)
@@ -146,7 +147,7 @@ def scan_shard(file: BinaryIO, *, sums: bool = False, tally: Tally | None = None
     return ShardIndex(num_bytes, tuple(by_sample(reader, member)))
 
 
-LEAST_READING = 1 << 14  # bytes that are not worth a reading of their own
+LEAST_READING = 1 << 14  # fewer bytes than this do not justify a separate read
 
 
 def read_sample(
@@ -155,10 +156,10 @@ def read_sample(
     wanted: Iterable[str] | None = None,
     max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> dict[str, bytes]:
-    """Bytes of a sample's fields, or of those wanted that it has.
+    """Read all fields of a sample, or those of `wanted` that it has.
 
     Raises:
-        ValueError: A field is cut short, or its sum is another.
+        ValueError: A field is truncated, or its checksum differs.
         DataError: A field is larger than allowed.
     """
     found: dict[str, bytes] = {}
@@ -169,7 +170,7 @@ def read_sample(
     if end - start > max_field_bytes:  # no field is larger than all of them together
         for name, member in chosen.items():
             check_size(name, member.size, max_field_bytes)
-    # Fields lie side by side: one reading over a network is faster than many.
+    # The fields are adjacent, and over a network one read is faster than many.
     together = end - start <= 2 * sum(member.size for member in chosen.values()) + LEAST_READING
     if together and chosen:
         file.seek(start)
@@ -183,7 +184,7 @@ def read_sample(
         if len(data) < member.size:
             raise ValueError(f"field {name!r} is cut short: {len(data)} bytes of {member.size}")
         if member.crc32 is not None and zlib.crc32(data) != member.crc32:
-            raise ValueError(f"field {name!r} is not what the index says: another checksum")
+            raise ValueError(f"field {name!r} does not match the index: its checksum differs")
         found[name] = data
     return found
 
@@ -192,10 +193,10 @@ def write_summary(folder: Path, lengths: Mapping[str, Listed], name: str = INDEX
     """Write `index.json`.
 
     Args:
-        folder: Of the shards.
-        lengths: Name of each shard to what is said of it.
-        name: Of the file, for the index of a part.
-        owner: Who writes it, where several may at once.
+        folder: Folder of the shards.
+        lengths: Name of each shard to its entry.
+        name: Name of the file, for the index of a part.
+        owner: Name of the writer, if several may write at once.
     """
     lines = [
         f'{json.dumps(name)}: {{"num_bytes": {num_bytes}, "num_samples": {num_samples}, "index": "{checksum}"}}'
@@ -206,14 +207,14 @@ def write_summary(folder: Path, lengths: Mapping[str, Listed], name: str = INDEX
 
 
 def parse_summary(content: bytes, source: str) -> dict[str, Listed]:
-    """The inverse of `write_summary`.
+    """Parse the result of `write_summary`.
 
     Args:
-        content: Of the file.
-        source: Its name, for errors.
+        content: Content of the file.
+        source: Name of the file, for errors.
 
     Raises:
-        DataError: It is damaged, or of a later version.
+        DataError: The file is damaged, or of a later version.
     """
     shard = {"num_bytes": int, "num_samples": int}
     earlier = {"version": int, "shards": {str: shard}}
@@ -235,18 +236,18 @@ def parse_summary(content: bytes, source: str) -> dict[str, Listed]:
 def write_index(
     folder: Path, on_shard: Callable[[int], None] = lambda _: None, tally: Tally | None = None
 ) -> dict[str, Listed]:
-    """Write the index of every shard of a folder anew, checksums included.
+    """Write a new index of every shard of a folder, including checksums.
 
     Args:
-        folder: Of the shards, which are read from end to end.
+        folder: Folder of the shards, which are read from end to end.
         on_shard: Called with the number of shards done so far.
-        tally: Counts members of the shards that are no fields.
+        tally: Counts members of the shards that are not fields.
 
     Returns:
-        Name of each shard to what is said of it.
+        Name of each shard to its entry.
 
     Raises:
-        DataError: There is no shard, or one of them cannot be read; then no `index.json` is left.
+        DataError: There is no shard, or one of them cannot be read. No `index.json` is left in that case.
     """
     shards = sorted(folder.glob("*.tar"))
     if not shards:

@@ -1,4 +1,4 @@
-"""Shows progress: one live line on a terminal, plain lines at intervals in a log."""
+"""Display progress as one live line on a terminal, or as plain lines at intervals in a log."""
 
 import time
 from collections.abc import Mapping
@@ -12,25 +12,25 @@ from shala_framework.support.escaping import printable
 from shala_framework.support.progress import Outlook
 
 BAR_WIDTH = 24
-LEAST_WIDTH_WITH_BAR = 110  # columns; a narrower terminal shows figures in place of the bar
+LEAST_WIDTH_WITH_BAR = 110  # columns; a narrower terminal shows the values without the bar
 
 
 def make_reporter() -> "TerminalProgress | LogProgress":
-    """A live display if standard error is a terminal, else plain lines."""
+    """Return a live display if standard error is a terminal, otherwise plain lines."""
     console = Console(stderr=True, highlight=False)
     return TerminalProgress(console) if console.is_terminal else LogProgress()
 
 
 class _Task:
-    """One task with its rate and the latest figures.
+    """A task with its rate and its latest values.
 
     Attributes:
         title: Title of the task.
-        total: Number of its units; None if it is unknown.
+        total: Number of units, or None if unknown.
         unit: Name of a unit, in the singular.
-        done: Units done so far.
-        figures: The latest figures, formatted.
-        start: Time of the start, in seconds.
+        done: Number of units done so far.
+        figures: Latest values, formatted.
+        start: Start time in seconds.
     """
 
     def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
@@ -38,7 +38,7 @@ class _Task:
         self.start, self.first = time.perf_counter(), done
 
     def update(self, done: int, terms: Mapping[str, float] | None) -> None:
-        """Take the units done and, where there are new ones, the figures."""
+        """Update the number of units done and, if given, the latest values."""
         self.done = done
         if terms:
             named = (f"{name} {value:.4g}" for name, value in terms.items() if name != "gradient_norm")
@@ -51,21 +51,21 @@ class _Task:
 
     @property
     def per_second(self) -> float:
-        """Units done in a second, since the start."""
+        """Number of units done per second since the start."""
         return (self.done - self.first) / max(1e-9, self.seconds)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the end; None if nothing is known of them."""
+        """Seconds until the end, or None if unknown."""
         rate = self.per_second
         return (self.total - self.done) / rate if self.total is not None and rate > 0 else None
 
     def count(self) -> str:
-        """How much is done, of how much."""
+        """Format the number of units done, and the total if known."""
         return f"{self.done}/{self.total}" if self.total is not None else str(self.done)
 
     def rate(self) -> str:
-        """How fast it is, and how long it still takes."""
+        """Format the rate and the remaining time."""
         rate = self.per_second
         text = f"{rate:.1f} {self.unit}s/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/{self.unit}"
         left = self.seconds_left
@@ -79,14 +79,14 @@ def _clock(seconds: float) -> str:
 
 
 class _Run:
-    """Estimates when the whole run will end, from its latest outlook and the rate of the current task."""
+    """Estimate when the whole run will end, from its latest outlook and the rate of the current task."""
 
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
         self.phase_start = 0.0
 
     def take(self, outlook: Outlook) -> str:
-        """Keep an outlook; returns a line to print if a phase begins, else an empty one."""
+        """Store an outlook. Return a line to print if a phase begins, otherwise an empty string."""
         before, self.outlook = self.outlook, outlook
         if before is not None and before.current == outlook.current:
             return ""
@@ -96,7 +96,7 @@ class _Run:
         return f"phase {outlook.current + 1}/{len(outlook.phases)}, {outlook.phases[outlook.current]}{listed}{end}"
 
     def describe(self, task_seconds: float | None) -> str:
-        """When the run will end, given the seconds that the current task still takes; empty if nothing is known."""
+        """Describe when the run will end, given the remaining seconds of the current task; empty if unknown."""
         if self.outlook is None:
             return ""
         expected = self.outlook.seconds
@@ -110,7 +110,7 @@ class _Run:
 
 
 class TerminalProgress:
-    """One live line: title, count, rate, time left and the latest figures."""
+    """One live line: title, count, rate, time left and the latest values."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -125,7 +125,7 @@ class TerminalProgress:
         columns: list[ProgressColumn] = [SpinnerColumn()]
         if self.console.width >= LEAST_WIDTH_WITH_BAR:
             columns.append(BarColumn(bar_width=BAR_WIDTH))
-        # All text is one column, so that a narrow terminal cuts it at its end, where the least important figures are.
+        # All text is in one column, so a narrow terminal cuts it off at the end, where the least important values are.
         line = Column(no_wrap=True, overflow="ellipsis")
         columns.append(TextColumn("{task.description}", markup=False, table_column=line))
         self.display = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
@@ -143,7 +143,7 @@ class TerminalProgress:
         return printable("  ".join([f"{task.title} {task.count()}", *filter(None, parts)]))
 
     def close(self) -> None:
-        """Remove the live line and show the cursor again, also before the message of an error."""
+        """Remove the live line and show the cursor again. Also called before an error message."""
         if self.display is not None:
             self.display.stop()
             self.display = None
@@ -168,7 +168,7 @@ class TerminalProgress:
 
 
 class LogProgress:
-    """A line when a task starts, one every so many seconds, and one when it ends."""
+    """Print a line when a task starts, one at every interval, and one when it ends."""
 
     def __init__(self, interval_seconds: float = 15.0) -> None:
         self.interval_seconds = interval_seconds

@@ -1,0 +1,150 @@
+"""A model as its stages: what it is described by, its networks, and the files that hold them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from shala_framework.autoencoder.contracts import check_contracts, check_groups
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
+from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.refiner import Refiner, check_refiner
+from shala_framework.spec import Spec, unstructure
+from shala_framework.spec.fingerprint import run_fingerprint
+from shala_framework.support.checkpoint import digest
+from shala_framework.support.seeds import mix_seed
+
+
+class Staged:
+    """Modalities and the networks of every stage.
+
+    Attributes:
+        spec: The resolved spec: sizes, and what the model was trained on and with.
+        modalities: Modalities by name.
+        autoencoder: Stage 1.
+        prior: Stage 2; its weights are the moving average once it is trained.
+        mixture: The Gaussian-mixture control, over standardised latents.
+        refiner: Stage 3, of the modalities that offer a network; its weights are the moving average too.
+        stages: Stages that are trained: "autoencoder", "prior", "refiner".
+        synthetic: Whether the training data were made by a stand-in.
+        fingerprint: Name of the run, which its files contain; it depends on every part of the spec that training
+            depends on.
+    """
+
+    def _begin(self, modalities: Mapping[str, Modality], spec: Spec, *, synthetic: bool) -> None:
+        self.modalities: dict[str, Modality] = dict(modalities)
+        self.synthetic = synthetic
+        self.stages: set[str] = set()
+        self.describe(spec)
+
+    def describe(self, spec: Spec) -> None:
+        """Take the spec of a run, which names it; sizes and modalities are those that the model has."""
+        self.spec: Spec = spec
+        self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": self.synthetic})
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the networks are made."""
+        return "autoencoder" in self.__dict__
+
+    def build(self) -> Self:
+        """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
+
+        Raises:
+            PluginError: A modality's encoder or decoder does not keep its contract.
+        """
+        spec = self.spec
+        groups = {name: table.group for name, table in spec.modality.items() if table.group}
+        check_groups(groups, self.modalities)
+        with torch.random.fork_rng():
+            torch.manual_seed(mix_seed(spec.seed, 0))
+            self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups)
+            self.prior = DiffusionPrior.from_table(
+                spec.prior,
+                latent_dim=spec.posterior.latent_dim,
+                num_modalities=len(self.modalities),
+                feature_dim=spec.posterior.feature_dim,
+            )
+            self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
+            check_contracts(self.autoencoder, self.modalities)
+            # Made last, so that the other stages start from the same weights with and without it.
+            self.refiner = Refiner(self.modalities, latent_dim=spec.posterior.latent_dim, share=spec.refine.share)
+            check_refiner(self.refiner, self.autoencoder.decoders, self.modalities)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("autoencoder", "prior", "mixture", "refiner"):
+            waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
+            raise RuntimeError(
+                f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
+                "or fit these modalities and call build()"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Modalities, in the spec's order."""
+        return tuple(self.modalities)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.prior.z_mean.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks; returns self."""
+        for module in (self.autoencoder, self.prior, self.mixture, self.refiner):
+            module.to(device)
+        return self
+
+    @property
+    def planned_stages(self) -> tuple[str, ...]:
+        """Stages that a run of the spec trains; the refiner is left out without networks and with steps = 0."""
+        refined = bool(self.refiner.names) and self.spec.train.refiner.steps > 0
+        return STAGES if refined else tuple(stage for stage in STAGES if stage != "refiner")
+
+    @property
+    def refined_names(self) -> tuple[str, ...]:
+        """Modalities whose samples are refined: those that offer a network, once stage 3 is trained."""
+        return self.refiner.names if "refiner" in self.stages else ()
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
+        return {
+            "format": 2,
+            "fingerprint": self.fingerprint,
+            "spec": unstructure(self.spec),
+            "synthetic": self.synthetic,
+            "modality_states": {name: modality.state() for name, modality in self.modalities.items()},
+        }
+
+    def autoencoder_digest(self) -> str:
+        """A name of stage 1's weights, which files that depend on them contain."""
+        return digest(self.autoencoder.state_dict())
+
+    def save(self, folder: str | Path) -> None:
+        """Write each trained stage to a file in a folder: `autoencoder.safetensors` and so on."""
+        described = self.description() | {"autoencoder_digest": self.autoencoder_digest()}
+        write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
+
+    def load_stage(self, folder: Path, stage: str) -> None:
+        """Take the weights of a stage from a folder; later stages have to have been trained on this very stage 1.
+
+        Raises:
+            CheckpointError: The file is damaged, or belongs to another run or another stage 1.
+        """
+        made_with = self.autoencoder_digest() if stage != "autoencoder" else None
+        read_stage(folder, stage, self._networks(stage), self.fingerprint, made_with)
+        self.stages.add(stage)
+
+    def _networks(self, stage: str) -> dict[str, nn.Module]:
+        """What the checkpoint of a stage holds, by the first part of its tensors' names."""
+        if stage == "autoencoder":
+            return {"": self.autoencoder}
+        if stage == "refiner":
+            return {"": self.refiner}
+        return {"prior": self.prior, "mixture": self.mixture}

@@ -1,0 +1,34 @@
+"""Validators of the names in a spec."""
+
+from typing import Any
+
+from shala_framework.support.hints import shortened
+from shala_framework.support.structuring import Finding, InvalidValueError
+
+LONGEST_NAME = 64  # characters of a modality's name; a file name joins several names and a key
+LONGEST_RUN = 200  # characters of a run's name; file systems limit file names to 255
+
+
+def names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
+    """Validator: a name of letters, digits, '_' and '-' that is short enough for a file name."""
+    if not name or not all(c.isalnum() or c in "_-" for c in name):
+        raise ValueError(f"expected letters, digits, '_' and '-' only (it names files), got {shortened(name)}")
+    if len(name) > most:
+        raise ValueError(f"expected at most {most} characters (it names files), got {shortened(name)}")
+
+
+def modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
+    """Validator: at least one table, valid names, and shared networks only for names with braces."""
+    if not tables:
+        raise ValueError("expected at least one [modality.<name>] table, got none")
+    findings = []
+    for name, table in tables.items():
+        try:
+            names_files(_, __, name, LONGEST_NAME)
+        except ValueError as error:
+            findings.append(Finding((name,), str(error)))
+        if table.share and not table.group:
+            hint = 'such as [modality."view_{00..31}"]'
+            findings.append(Finding((name, "share"), "only a table with braces in its name can share networks", hint))
+    if findings:
+        raise InvalidValueError(findings)
