@@ -7,8 +7,8 @@ Encoders and decoders have the layers and widths of the systems compared with it
 framework's. The budget is the training time of all stages together; encoding the training set between them counts too.
 With --refiner-share or --refiner-steps a third stage refines the samples, and SAMPLES.modes.npz holds the same ones
 without it. SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control, with conditional ones. One
-line of JSON says what was done. The defaults were chosen on a validation split of the training rows (--validation 2000 holds
-the last of them out, and never looks at the test rows).
+line of JSON says what was done. The defaults were chosen on a validation split of the training rows (--validation 2000
+holds the last of them out, and never looks at the test rows).
 """
 
 import argparse

@@ -114,10 +114,10 @@ def test_a_finished_run_gets_a_third_stage_later(refined_spec):
 
 def test_a_time_budget_is_shared_by_three_stages(refined_spec):
     """train.minutes fixes the steps of all that are trained."""
-    folder = run(refined_spec, "r", "train.minutes=0.02")
+    folder = run(refined_spec, "r", "train.minutes=0.1")
     plan = json.loads((folder / "state" / "plan.json").read_text())["plan"]
     assert set(plan["steps"]) == {"autoencoder", "prior", "refiner"}
-    other = run(refined_spec, "s", "train.minutes=0.02", "train.refiner.steps=0")
+    other = run(refined_spec, "s", "train.minutes=0.1", "train.refiner.steps=0")
     plan = json.loads((other / "state" / "plan.json").read_text())["plan"]
     assert set(plan["steps"]) == {"autoencoder", "prior"}
 

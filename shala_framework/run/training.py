@@ -205,7 +205,8 @@ class RunTraining:
 
     def train_refiner(self) -> bool:
         """Stage 3, where a modality offers a network and the spec asks for steps; returns whether it was trained."""
-        if "refiner" in self.model.stages or "refiner" not in self.model.planned_stages:
+        asked = "refiner" in self.stages and "refiner" in self.model.planned_stages
+        if "refiner" in self.model.stages or not asked:
             return False
         stage, settings = self._refiner_stage(), self.model.spec.train.refiner
         state_file = self._state_file("refiner")
