@@ -12,6 +12,10 @@ import shala_framework as shala
 from shala_framework import load
 from shala_framework.cli.main import dispatch
 from shala_framework.plugin import Modality
+from shala_framework.run.preparing import budgeted_plan
+from shala_framework.spec.schema import Train
+from shala_framework.training.budget import StageCost
+from shala_framework.training.plan import TrainingPlan
 
 SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
 SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 6}
@@ -112,14 +116,17 @@ def test_a_finished_run_gets_a_third_stage_later(refined_spec):
     assert drawn[0] != drawn[1]
 
 
-def test_a_time_budget_is_shared_by_three_stages(refined_spec):
-    """train.minutes fixes the steps of all that are trained."""
-    folder = run(refined_spec, "r", "train.minutes=0.1")
-    plan = json.loads((folder / "state" / "plan.json").read_text())["plan"]
-    assert set(plan["steps"]) == {"autoencoder", "prior", "refiner"}
-    other = run(refined_spec, "s", "train.minutes=0.1", "train.refiner.steps=0")
-    plan = json.loads((other / "state" / "plan.json").read_text())["plan"]
-    assert set(plan["steps"]) == {"autoencoder", "prior"}
+@pytest.mark.parametrize("trained", [("autoencoder", "prior", "refiner"), ("autoencoder", "prior")])
+def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
+    """train.minutes fixes their steps; a plan in which the third stage had no time leaves it out."""
+    costs = {stage: StageCost(step_seconds=0.01) for stage in trained}
+    settings = Train(minutes=10)
+    plan = budgeted_plan(TrainingPlan(precision="float32"), settings, costs, spent=100.0)
+    assert tuple(plan.steps) == trained
+    assert sum(plan.steps.values()) == pytest.approx(50_000, abs=3)
+    assert plan.applied(settings).refiner.steps == plan.steps.get("refiner", 0)
+    halflife = plan.applied(settings).refiner.ema_halflife_steps / settings.refiner.ema_halflife_steps
+    assert halflife == pytest.approx(plan.steps.get("refiner", 10_000) / settings.refiner.steps)
 
 
 def test_refined_samples_are_measured_beside_modes(refined_spec):
