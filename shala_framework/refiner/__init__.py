@@ -3,6 +3,6 @@
 from shala_framework.refiner.contracts import check_refiner
 from shala_framework.refiner.likelihood import Refined
 from shala_framework.refiner.model import Refinement, Refiner
-from shala_framework.refiner.residuals import Residual
+from shala_framework.refiner.residuals import ResidualUnit
 
-__all__ = ["Refined", "Refinement", "Refiner", "Residual", "check_refiner"]
+__all__ = ["Refined", "Refinement", "Refiner", "ResidualUnit", "check_refiner"]

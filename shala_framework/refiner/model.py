@@ -16,7 +16,7 @@ from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
-from shala_framework.refiner.residuals import Residual
+from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec.schema import Refine
 
 
@@ -70,7 +70,7 @@ class Denoised:
 
     loss_B: Tensor
     clean: Tensor
-    residual: Residual
+    residual: ResidualUnit
 
 
 class Refiner(nn.Module):
@@ -125,7 +125,7 @@ class Refiner(nn.Module):
         for i, name in enumerate(self.names):
             self.spread[i] = max(1e-6, spread.get(name, 1.0))
 
-    def residual(self, name: str, likelihood: object) -> Residual:
+    def residual(self, name: str, likelihood: object) -> ResidualUnit:
         """Coordinates of the residual of a modality.
 
         Raises:
@@ -133,7 +133,7 @@ class Refiner(nn.Module):
         """
         if not isinstance(likelihood, Refinable):
             raise TypeError(f"expected a Refinable likelihood of {name!r}, got {type(likelihood).__name__}")
-        return Residual(likelihood.residual_space(), self.spread[self.names.index(name)])
+        return ResidualUnit(likelihood.residual_space(), self.spread[self.names.index(name)])
 
     def condition(self, name: str, z_BD: Tensor, dropped_B: Tensor | None = None) -> Tensor:
         """What a network is told of z: [B, D]."""
@@ -207,7 +207,7 @@ class Refiner(nn.Module):
         log_sigma_mean: float,
         log_sigma_std: float,
         latent_dropout: float,
-    ) -> tuple[Residual, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[ResidualUnit, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Coordinates, r, u = r + sigma * noise, sigma, mean and condition."""
         residual = self.residual(name, likelihood)
         r, device = residual.of(x), z_BD.device
@@ -216,7 +216,7 @@ class Refiner(nn.Module):
         dropped_B = rows_rand(len(r), device=device) < latent_dropout
         return residual, r, u, sigma_B, residual.mean, self.condition(name, z_BD, dropped_B)
 
-    def denoiser(self, name: str, residual: Residual, z_BD: Tensor, guidance_scale: float = 1.0) -> Denoise:
+    def denoiser(self, name: str, residual: ResidualUnit, z_BD: Tensor, guidance_scale: float = 1.0) -> Denoise:
         """D(u; sigma) for fixed latents: D_dropped + w (D - D_dropped), where z is dropped; w = 1 is no guidance."""
         told_BD, mean = self.condition(name, z_BD), residual.mean
         every_B = torch.ones(len(z_BD), dtype=torch.bool, device=z_BD.device)

@@ -20,7 +20,7 @@ REACH = 7.0  # standard deviations beyond which a value's share of a Gaussian is
 
 
 @attrs.frozen(eq=False)
-class Residual:
+class ResidualUnit:
     """One modality's residual space, in which r has a standard deviation of about 1.
 
     Attributes:

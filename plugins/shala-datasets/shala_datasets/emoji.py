@@ -17,7 +17,7 @@ import attrs
 from shala_datasets.archives import files_in
 from shala_datasets.files import check_folder, examples, printable
 from shala_datasets.splits import check_share, divide_by_hash
-from shala_datasets.tables import Table
+from shala_datasets.tables import CsvTable
 from shala_framework.plugin import Account, DataError, Dataset, Sample
 
 TABLE = "emoji.csv"
@@ -64,7 +64,7 @@ class Emoji(Dataset):
             DataError: The folder lacks the table or all files, or either is damaged.
         """
         folder = check_folder(source, LAYOUT)
-        table = Table.open(folder / TABLE)
+        table = CsvTable.open(folder / TABLE)
         table.require(("key", "base", self.options.label))
         fields: dict[str, dict[str, bytes]] = {}
         for suffix in (".png", ".txt"):
