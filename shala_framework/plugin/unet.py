@@ -111,7 +111,7 @@ class RefinerUNet(nn.Module):
         dims: int = 2,
         width: int = 32,
         fold: int = 2,
-        num_blocks: Sequence[int] = (2, 3),
+        num_blocks: Sequence[int] = (1, 3),
         over_time: bool = False,
         attention: bool = False,
     ) -> None:

@@ -37,8 +37,8 @@ class Refined:
             return residual.bound(
                 refiner.denoiser(self.name, residual, self.z_BD),
                 x,
-                sigma_min=settings.sigma_min,
-                sigma_max=settings.sigma_max,
+                sigma_min=settings.bound_sigma_min,
+                sigma_max=settings.bound_sigma_max,
                 num_levels=settings.num_levels,
                 generator=torch.Generator(x.device).manual_seed(0),
             )

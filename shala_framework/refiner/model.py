@@ -1,9 +1,9 @@
 """The refiner: one denoiser of residuals for each kind of modality, conditioned on the latent and the decoder's mean.
 
 Shapes: B batch, D latent_dim, K rows of all modalities that share a network; an ellipsis is the shape of one x.
-Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 because
-residuals are measured in their own standard deviation; Pandey et al. 2022 (DiffuseVAE) for refining the coarse output
-of a frozen autoencoder; Ho and Salimans 2022 for guidance by a dropped condition.
+Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 but for
+c_skip and c_out, as residuals are measured in their own standard deviation; Pandey et al. 2022 (DiffuseVAE) for
+refining the coarse output of a frozen autoencoder; Ho and Salimans 2022 for guidance by a dropped condition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,17 @@ from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num
 from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec.schema import Refine
 
+# Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
+# network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a
+# smaller spread it outputs the residual itself at all but the lowest levels, and an undertrained one adds little.
+SKIP_SPREAD, OUT_GAIN = 0.25, 2.0
+
+
+def skip_and_out(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out of EDM at a noise level, for data of the spread SKIP_SPREAD."""
+    total = sigma.square() + SKIP_SPREAD**2
+    return SKIP_SPREAD**2 / total, OUT_GAIN * SKIP_SPREAD * sigma / total.sqrt()
+
 
 @attrs.frozen(kw_only=True)
 class Refinement:
@@ -28,17 +39,21 @@ class Refinement:
         num_steps: Steps of the sampler.
         sampler: Its name.
         guidance_scale: w in D_dropped + w (D - D_dropped), where z is dropped; 1 is no guidance.
-        sigma_min: Lowest noise level, in standard deviations of the residual.
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
         sigma_max: Highest one.
         num_levels: Noise levels of each row in the bound.
+        bound_sigma_min: Lowest noise level of the bound; that of discrete x follows from its values.
+        bound_sigma_max: Highest one.
     """
 
     num_steps: int = 6
     sampler: str = "dpm"
     guidance_scale: float = 1.0
-    sigma_min: float = 0.03
-    sigma_max: float = 10.0
+    sigma_min: float = 0.1
+    sigma_max: float = 4.0
     num_levels: int = 8
+    bound_sigma_min: float = 0.03
+    bound_sigma_max: float = 20.0
 
     @classmethod
     def from_table(cls, table: Refine) -> "Refinement":
@@ -147,9 +162,9 @@ class Refiner(nn.Module):
     def denoise(self, name: str, u: Tensor, sigma_B: Tensor, mean: Tensor, condition_BD: Tensor) -> Tensor:
         """D(u; sigma): the expected clean residual; `name` is that of any modality of the network."""
         sigma = sigma_B.view(-1, *(1,) * (u.ndim - 1))
-        total = (sigma.square() + 1).sqrt()
-        raw = self.networks[self.home[name]](u / total, mean, condition_BD, sigma_B.log() / 4).float()
-        clean: Tensor = u / total.square() + sigma / total * raw
+        raw = self.networks[self.home[name]](u / (sigma.square() + 1).sqrt(), mean, condition_BD, sigma_B.log() / 4)
+        skip, out = skip_and_out(sigma)
+        clean: Tensor = skip * u + out * raw.float()
         return clean
 
     def denoised(

@@ -178,8 +178,8 @@ class Refine:
         sampler: "heun" evaluates the network 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
         num_steps: Steps of the sampler.
         guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
-        sigma_min: Lowest noise level, in standard deviations of the residual.
-        sigma_max: Highest noise level, same unit.
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
+        sigma_max: Highest noise level of the sampler, same unit.
         num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
@@ -192,8 +192,8 @@ class Refine:
     sampler: Literal["heun", "dpm"] = "dpm"
     num_steps: int = attrs.field(default=6, validator=at_least(2, at_most=10_000))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
-    sigma_min: float = attrs.field(default=0.03, validator=between(1e-6, 1e4))
-    sigma_max: float = attrs.field(default=10.0, validator=between(1e-6, 1e4))
+    sigma_min: float = attrs.field(default=0.1, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=4.0, validator=between(1e-6, 1e4))
     num_levels: int = attrs.field(default=8, validator=at_least(1, at_most=10_000))
 
     def __attrs_post_init__(self) -> None:

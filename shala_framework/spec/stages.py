@@ -96,9 +96,7 @@ class RefinerStage(Stage):
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(0, at_most=MOST_STEPS))
-    batch_size: int = attrs.field(default=32, validator=at_least(1, at_most=1_048_576))
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = attrs.field(default=2e-3, validator=above(0, at_most=10))
+    batch_size: int = attrs.field(default=16, validator=at_least(1, at_most=1_048_576))
     time_share: float = attrs.field(default=0.4, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=200.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
 

@@ -60,7 +60,7 @@ class Image(Modality):
             components: Number of components of "logistic_mixture".
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; twice that if both sides
                 are 48 or more. 0 leaves the network out. 32 suits a CPU, 64 to 128 a GPU.
-            refiner_blocks: Residual blocks of each of that network's levels, the highest first; leave it out for 2 each
+            refiner_blocks: Residual blocks of each of that network's levels, the highest first; leave it out for 1 each
                 and 3 at the lowest, with as many levels as halve the picture to a side of at most 8.
             refiner_attention: Whether places of that network's lowest map attend to each other.
         """
@@ -164,7 +164,7 @@ class Image(Modality):
             latent_dim,
             width=options.refiner_width * block // 2,
             fold=block,
-            num_blocks=options.refiner_blocks or (*(2,) * (levels - 1), 3),
+            num_blocks=options.refiner_blocks or (*(1,) * (levels - 1), 3),
             attention=options.refiner_attention,
         )
 
