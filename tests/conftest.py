@@ -62,6 +62,7 @@ num_samples = 40
 num_seeds = 2
 num_rows = 10
 judge_steps = 60
+calibration_rows = 20
 likelihood_rows = 3
 importance_samples = 4
 """

@@ -139,7 +139,7 @@ def test_a_streamed_epoch_holds_every_sample_once(shards, buffer_size):
     assert keys[:103] != sorted(keys[:103])
 
 
-def test_a_stream_goes_on_at_any_step(shards):
+def test_a_stream_resumes_at_any_step(shards):
     """Started at step 9, the stream gives what it would have given from there, bit for bit."""
     settings = {"batch_size": 8, "buffer_size": 20, "seed": 5}
     whole = list(islice(ShardStream(shards, MODALITIES, **settings), 30))

@@ -1,6 +1,6 @@
 """The methods whose samples are compared: the diffusion prior under each guidance, and its controls."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -49,18 +49,26 @@ class Method:
 
 
 def joint_methods(settings: Evaluate, *, refined: bool = False) -> Iterator[Method]:
-    """Each autoguidance scale, with and without refinement where there is any, and the controls."""
-    for scale in settings.autoguidance_scales:
-        for refine in (False, True)[: 1 + refined]:
-            yield Method(prior="diffusion", autoguidance_scale=scale, refine=refine)
+    """No guidance, each autoguidance scale, both also refined where there is a third stage, and the controls."""
+    guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in settings.autoguidance_scales]
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="mixture")
     yield Method(prior="normal")
 
 
 def conditional_methods(settings: Evaluate, sampling: Generate, *, refined: bool = False) -> Iterator[Method]:
-    """Each guidance scale, at the spec's autoguidance, likewise, and q(z | x_given) of stage 1."""
-    autoguidance = sampling.autoguidance_scale
-    for scale in settings.guidance_scales:
-        for refine in (False, True)[: 1 + refined]:
-            yield Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=autoguidance, refine=refine)
+    """No guidance, each guidance scale at the spec's autoguidance, both also refined, and q(z | x_given) of stage 1."""
+    guided = [
+        Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
+        for scale in settings.guidance_scales
+    ]
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="posterior")
+
+
+def _with_refinement(methods: Sequence[Method], *, refined: bool) -> Iterator[Method]:
+    """Each method once; where there is a third stage, with and without it."""
+    for method in dict.fromkeys(methods):
+        yield method
+        if refined:
+            yield attrs.evolve(method, refine=True)

@@ -89,14 +89,14 @@ class Modality(abc.ABC):
     network_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any = None, /, **values: Any) -> None:
-        """Take the options.
+        """Set the options.
 
         Args:
             options: An instance of `Options`, as the core passes it.
-            **values: Options by name in place of it, as in `Image(height=64, width=64)`.
+            **values: Options by name instead, as in `Image(height=64, width=64)`.
 
         Raises:
-            ValueError: A value has another type or range than its option, or there is no such option.
+            ValueError: A value has a wrong type or range, or an option does not exist.
             TypeError: Both are given.
         """
         if options is not None and values:

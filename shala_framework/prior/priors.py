@@ -1,4 +1,4 @@
-"""The distributions that a latent can be drawn from: the diffusion prior, and the controls that it must beat.
+"""The distributions that a latent can be sampled from: the diffusion prior, and the controls that it must beat.
 
 Each one samples and has a density, in the unit of stage 1's latents. Shapes: N given rows, K draws, M modalities, F
 feature_dim, D latent_dim.
@@ -21,8 +21,8 @@ from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
 
 SamplerName = Literal["heun", "dpm"]
-DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
-DENSITY_ROWS = 512  # whose density is computed at a time
+DENSITY_STEPS = 36  # steps of Heun's method, which follow the diffusion prior's ODE closely enough for a density
+DENSITY_ROWS = 512  # rows whose density is computed at a time
 
 
 @attrs.frozen(kw_only=True)
@@ -44,12 +44,12 @@ class Sampling:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Given:
-    """What is given, and which draw is of which row.
+    """The given features, and the row that each sample belongs to.
 
     Attributes:
-        h_MNF: Features of every modality; zeros where none is given.
-        subset_NM: bool, which are given.
-        row_K: int64, the row of each draw.
+        h_MNF: Features of every modality; zeros for those that are not given.
+        subset_NM: bool, which modalities are given.
+        row_K: int64, row of each sample.
     """
 
     h_MNF: Sequence[Tensor]
@@ -61,15 +61,15 @@ class LatentPrior(Protocol):
     """A distribution over latents.
 
     Attributes:
-        stage: The stage that has to be trained for it.
-        given: Whether modalities have to be given (True), must not be (False), or may be (None).
+        stage: Stage that must be trained for this distribution.
+        given: Whether modalities must be given (True), must not be given (False), or may be given (None).
     """
 
     stage: ClassVar[str]
     given: ClassVar[bool | None]
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
-        """Draws [K, D]; draw k depends on (seed, k) and its row alone."""
+        """Draw samples [K, D]. Sample k depends only on (seed, k) and its row."""
         ...
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
@@ -77,8 +77,8 @@ class LatentPrior(Protocol):
 
         Args:
             z_KD: Latents.
-            given: Of as many draws.
-            num_steps: Steps in which an ODE is solved, where there is one; the error falls with their square.
+            given: Given features of equally many samples.
+            num_steps: Number of steps for solving an ODE, if there is one. The error decreases with their square.
         """
         ...
 
@@ -105,7 +105,7 @@ class MixturePrior:
     stage: ClassVar[str] = "prior"
     given: ClassVar[bool | None] = False
     mixture: GaussianMixture
-    prior: DiffusionPrior  # whose unit the mixture is in
+    prior: DiffusionPrior  # the mixture is in its standardised units
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
         return self.prior.restore(self.mixture.sample(seed, range(len(given.row_K))))
@@ -135,7 +135,7 @@ class SubsetPosterior:
         return GaussianPosterior(q.mean_BD[given.row_K], q.log_var_BD[given.row_K])
 
     def of_rows(self, h_MNF: Sequence[Tensor], subset_NM: Tensor) -> GaussianPosterior:
-        """q(z | x_S) of each row; of all modalities it is that of stage 1's own rows."""
+        """Return q(z | x_S) of each row. With all modalities it is the posterior of stage 1's own rows."""
         h: Mapping[str, Tensor] = dict(zip(self.autoencoder.names, h_MNF, strict=True))
         with evaluating(self.autoencoder):
             whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)

@@ -7,7 +7,7 @@ from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
-from shala_framework.spec.names import modality_tables, names_files
+from shala_framework.spec.names import modality_tables, names_files, regular_expression
 from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
 from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
 from shala_framework.spec.stages import PriorStage as PriorStage
@@ -235,19 +235,27 @@ class Evaluate:
         at_end: Whether a run evaluates at its end. It does so only if held-out rows have labels.
         minutes: Time limit to which the counts that are not set are fitted. The default is a quarter of the training
             time at the end of a run, and no limit for `shala evaluate`.
-        num_samples: Number of joint samples for each seed; by default at most 500.
+        num_samples: Number of joint samples for each seed; by default at most 1,000.
         num_seeds: Number of seeds of the joint samples.
         num_rows: Largest number of held-out rows that cross-modal samples are conditioned on; by default at most 200.
         num_row_samples: Number of samples for each of these rows. Diversity is measured among them.
         autoguidance_scales: Autoguidance scales to evaluate for joint samples. Each is reported as one method.
         guidance_scales: Guidance scales to evaluate for cross-modal samples. Each is reported as one method. They use
-            the autoguidance scale of [generate].
+            the autoguidance scale of [generate]. Samples without any guidance are always evaluated too.
         judge_steps: Number of training steps of each judge; by default at most 400. Without judges, measures that need
             classes are skipped.
         train_rows: Largest number of training rows that judges and the linear probe are trained on.
         held_out_rows: Largest number of rows of the evaluated split.
+        group: Regular expression that finds in a row's key what the row shares with other rows, such as "P[0-9]+" for
+            the person of an NTU recording. Confidence intervals resample these groups instead of rows, and the rows
+            that judges are trained on share no group with the rows that give the distances of real data.
+        calibration_rows: Number of held-out rows whose latent is compared with samples of it; by default at most 200.
         likelihood_rows: Number of held-out rows whose log-likelihood is estimated; by default at most 16.
-        importance_samples: Number of samples of z for each of these rows; an even number.
+        likelihood: "elbo" computes the evidence lower bound. "importance" adds an importance-weighted bound. "annealed"
+            adds annealed importance sampling instead, which starts from a Gaussian of full covariance that is fitted to
+            each row. It is far closer to the log-likelihood if z has many dimensions, and slower.
+        importance_samples: Number of samples of z, or of annealed chains, for each of these rows; an even number.
+        annealing_steps: Number of steps of each annealed chain. More steps bring the estimate closer.
     """
 
     at_end: bool = True
@@ -265,8 +273,12 @@ class Evaluate:
     judge_steps: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_STEPS)))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2, at_most=MOST_ROWS))
     held_out_rows: int = attrs.field(default=5_000, validator=at_least(2, at_most=MOST_ROWS))
+    group: str | None = attrs.field(default=None, validator=optional(regular_expression))
+    calibration_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
     likelihood_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
+    likelihood: Literal["elbo", "importance", "annealed"] = "importance"
     importance_samples: int = attrs.field(default=8, validator=[at_least(2, at_most=1_000_000), multiple_of(2)])
+    annealing_steps: int = attrs.field(default=100, validator=at_least(1, at_most=1_000_000))
 
 
 @attrs.frozen(kw_only=True)
