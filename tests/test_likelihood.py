@@ -116,12 +116,15 @@ def test_the_elbo_is_below_by_the_divergence_of_the_posterior(model, rows):
 
 
 def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
-    """Its network gives 0 at the start, so that D(z; sigma) = z / (sigma^2 + 1): N(0, I) in the standardised unit."""
-    model.prior.z_mean.fill_(0.3)
-    model.prior.z_std.fill_(2.0)
-    z = torch.randn(5, 3, model.autoencoder.latent_dim)
-    scale = torch.tensor(2.0)
-    exact = torch.distributions.Normal(0.3, scale).log_prob(z).sum(-1)
+    """Its network gives 0 at the start, so that D(z; sigma) = z / (sigma^2 + 1): N(0, I) in the
+    standardised unit, and so a Gaussian of the latents' own mean and covariance, whose Jacobian counts."""
+    dim = model.autoencoder.latent_dim
+    mixed = torch.randn(dim, dim)
+    covariance = mixed @ mixed.T + torch.eye(dim)
+    statistics = (torch.full((dim,), 0.3), covariance, model.prior.h_mean.clone(), model.prior.h_std.clone())
+    model.prior.set_statistics(*statistics, num_rows=10**9)
+    z = torch.randn(5, 3, dim)
+    exact = torch.distributions.MultivariateNormal(statistics[0], covariance).log_prob(z)
     for given in (None, {"first": rows.x["first"]}):
         torch.testing.assert_close(model.log_prob(z, given=given, num_steps=200), exact, atol=0.02, rtol=0)
     mixture = model.log_prob(z, prior="mixture")  # not fitted either: its components are all N(0, I)

@@ -177,7 +177,7 @@ def test_too_many_unreadable_samples_are_an_error(tmp_path, monkeypatch):
     """Beyond the limit, or if no sample is readable, the message has the number, a sample and the reason."""
     monkeypatch.setattr(prepared, "MOST_UNFIT", 2)
     with pytest.raises(
-        DataError, match=r"modality 'b': expected at most 2 .*'train_0003' and 'train_0019': field 'b': .*; mend"
+        DataError, match=r"modality 'b': expected at most 2 .*'train_0003' and 'train_0019': field 'b': .*; replace"
     ):
         Preparation(modalities()).fit(Spoilt(MadeOptions(train=20)), None)
     monkeypatch.setattr(Spoilt, "bad_b", frozenset({"train_0000", "train_0001"}))

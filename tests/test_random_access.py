@@ -21,7 +21,6 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data import random_access
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
 from shala_framework.data.random_access import index_shards, read_in_order, read_spread
@@ -30,6 +29,7 @@ from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.run.data import RunData
 from shala_framework.spec import read_spec
+from shala_framework.support import retrying
 from shala_framework.support import urls as urls_module
 from shala_framework.support.checksums import ZEROS
 from shala_framework.support.errors import DataError
@@ -228,9 +228,8 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeypatch):
-    """A server that hides missing files, as object stores do, counts as having no index."""
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01, 0.01))
+    """And one that hides what is not there, as object stores do, has no index."""
+    monkeypatch.setattr(retrying, "SHORTEST_WAIT", 0.01)
     failures = dict.fromkeys((f"/{Path(shard).name}" for shard in shards), 1)
     honest = Server.do_GET
 
@@ -248,10 +247,106 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeyp
     assert index_shards(served) is None
 
 
+@pytest.mark.parametrize("how", ["pieces", "copies", "no index"])
+def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, clock, tmp_path, monkeypatch, how):
+    """It goes after the index and the first batch were read; threads of one batch and a reader in order wait for it."""
+    honest, asked = Server.do_GET, []
+    gone = threading.Event()
+
+    def away(self):
+        asked.append(self.path)
+        if gone.is_set() and clock.now < 120:
+            self.close_connection = True  # without a word
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Server, "do_GET", away)
+    if how == "no index":
+        monkeypatch.setattr(Server, "do_HEAD", away)
+        for path in Path(shards[0]).parent.glob("*.json"):
+            path.unlink()
+        found = read_in_order(served)
+        first = [next(found).key for _ in range(3)]
+        gone.set()
+        assert first + [sample.key for sample in found] == [sample.key for sample in read_shards(shards)]
+    else:
+        index = index_shards(served, tmp_path / "cache" if how == "copies" else None)
+        order = stream_of(shards).order
+        steps = iter(IndexedStream(index, MODALITIES, order, batch_size=8))
+        first = [next(steps)]
+        gone.set()
+        for mine, theirs in zip(first + list(islice(steps, 11)), stream_of(shards), strict=False):
+            assert mine.keys == theirs.keys
+            assert all(torch.equal(mine.x[name], theirs.x[name]) for name in mine.x)
+        index.close()
+    assert clock.now >= 120
+    assert len(asked) < 400
+
+
+def test_a_batch_is_read_by_several_threads(shards, served, monkeypatch):
+    """Its shards are asked for at the same time, and its rows keep their order."""
+    honest, lock, counts = Server.do_GET, threading.Lock(), [0, 0]
+
+    def slow(self):
+        if self.path.endswith(".tar"):
+            with lock:
+                counts[0] += 1
+                counts[1] = max(counts)
+            time.sleep(0.1)
+            with lock:
+                counts[0] -= 1
+        honest(self)
+
+    index = index_shards(served)
+    places = [(shard, number) for number in (5, 2, 9) for shard in range(len(index.urls) - 1)]
+    expected = [(s.key, s.fields) for s in index_shards(shards).read_many(places)]
+    monkeypatch.setattr(Server, "do_GET", slow)
+    assert [(s.key, s.fields) for s in index.read_many(places)] == expected
+    assert counts[1] >= 4
+    index.close()
+
+
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_a_file_that_is_read_in_order_is_resumed_at_its_position(tmp_path, clock, monkeypatch, in_pieces):
+    """The connection breaks in the middle; of servers that say that they give no pieces, the start is read again."""
+    content = bytes(range(256)) * (1 << 16)
+    (tmp_path / "a.bin").write_bytes(content)
+    monkeypatch.setattr(Server, "in_pieces", in_pieces)
+    honest, end, broken = Server.do_GET, Server.end_headers, []
+
+    def end_headers(self):
+        self.send_header("Accept-Ranges", "bytes" if in_pieces else "none")
+        end(self)
+
+    monkeypatch.setattr(Server, "end_headers", end_headers)
+
+    def breaking(self):
+        if len(broken) < 2 and (not in_pieces or int(re.findall(r"\d+", self.headers["Range"])[0]) > 1 << 22):
+            broken.append(self.path)
+            self.send_response(200 if not in_pieces else 206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: 1 << 21])
+            self.close_connection = True
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Server, "do_GET", breaking)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with urls_module.open_stream(f"http://127.0.0.1:{server.server_port}/a.bin") as stream:
+        pieces = list(iter(lambda: stream.read(1 << 20), b""))
+    assert b"".join(pieces) == content
+    assert len(broken) == 2
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(served, monkeypatch):
     """This concerns servers like Python's own http.server."""
     monkeypatch.setattr(Server, "in_pieces", False)
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", ())
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
     with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*set data\.cache to a folder"):
         list(read_in_order(served))
 
@@ -260,8 +355,8 @@ def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(serve
 def impatient(monkeypatch):
     """Make the client give up soon."""
     monkeypatch.setattr(urls_module, "SERVER_SECONDS", 0.2)
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01,))
+    for name in ("SHORTEST_WAIT", "FIRST_SECONDS", "PATIENT_SECONDS"):
+        monkeypatch.setattr(retrying, name, 0.01)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".tar"])

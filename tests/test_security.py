@@ -27,6 +27,7 @@ from shala_framework.run.loading import SPEC_FILE, load
 from shala_framework.spec import read_spec
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.spec.schema import Data
+from shala_framework.support import retrying
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.escaping import printable
 from shala_framework.support.json_files import dump_json
@@ -67,7 +68,8 @@ def trained(tmp_path_factory):
 def given(trained, tmp_path, monkeypatch):
     """Return a function that makes a run folder from someone else, with the given values in [data]."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", ())
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
     monkeypatch.setitem(sys.modules, "gradio", None)  # where it is installed, `explore` would serve its page for ever
 
     def give(folder="given", **data) -> Path:

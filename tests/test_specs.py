@@ -17,8 +17,9 @@ from shala_framework.cli.main import dispatch
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.model import ShaLa
 from shala_framework.spec import doubts, read_spec
+from shala_framework.training.prior_stage import PriorTraining
 from shala_framework.training.refinement import RefinerTraining
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
 NTU = next(path for path in SPECS if path.stem == "ntu_rgb_skeleton")

@@ -112,6 +112,16 @@ def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, stacked / world_size(), strict=True))
 
 
+def copied_from_first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first process's tensors, in every process; all have the same names and shapes in the same order."""
+    if world_size() == 1:
+        return dict(values)
+    copies = {name: value.clone() for name, value in values.items()}
+    for value in copies.values():
+        dist.broadcast(value, 0)
+    return copies
+
+
 def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
     """Draw normal values [B, ...] for this process's rows."""
     size = world_size()

@@ -295,7 +295,7 @@ def _latent(
         classes_N = class_indices(train.labels, classes)
         labelled = torch.nonzero(classes_N >= 0)[:, 0]
         z_ND = latents_of(model.autoencoder, train.take(labelled), model.device).mean_ND
-        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD, len(classes))
+        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD)
         probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None], groups_N)
     return LatentFigures(
         probe=probe,

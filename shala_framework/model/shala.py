@@ -224,6 +224,8 @@ class ShaLa(Staged):
         sampling = Sampling(
             guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
             autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
+            guidance_sigma_min=settings.guidance_sigma_min,
+            guidance_sigma_max=settings.guidance_sigma_max,
             num_steps=num_steps or settings.num_steps,
             sampler=sampler or settings.sampler,
         )

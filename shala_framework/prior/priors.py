@@ -4,6 +4,7 @@ Each one samples and has a density, in the unit of stage 1's latents. Shapes: N 
 feature_dim, D latent_dim.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,6 +17,7 @@ from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.prior.controls import GaussianMixture
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
+from shala_framework.prior.guidance import Guidance
 from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
@@ -32,14 +34,28 @@ class Sampling:
     Attributes:
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide); 1 is none.
+        guidance_sigma_min: Lowest noise level with guidance of either kind.
+        guidance_sigma_max: Highest; None sets no limit.
         num_steps: Steps of the sampler.
         sampler: Its name.
     """
 
     guidance_scale: float = 1.0
     autoguidance_scale: float = 1.0
+    guidance_sigma_min: float = 0.0
+    guidance_sigma_max: float | None = None
     num_steps: int = 18
     sampler: SamplerName = "heun"
+
+    @property
+    def guidance(self) -> Guidance:
+        """What the denoiser is told of it."""
+        return Guidance(
+            guidance_scale=self.guidance_scale,
+            autoguidance_scale=self.autoguidance_scale,
+            sigma_min=self.guidance_sigma_min,
+            sigma_max=math.inf if self.guidance_sigma_max is None else self.guidance_sigma_max,
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -166,7 +182,7 @@ class DiffusedPrior:
         h_MKF, subset_KM = [h[given.row_K] for h in given.h_MNF], given.subset_NM[given.row_K]
         sigmas = karras_sigmas(sampling.num_steps, self.sigma_min, self.sigma_max)
         with evaluating(self.prior):
-            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance_scale, sampling.autoguidance_scale)
+            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance)
             return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_KD, sigmas))
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
@@ -205,4 +221,4 @@ def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, t
 
 def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:
     """The density of latents themselves, from that of standardised ones, by change of variables."""
-    return log_prob_K - prior.z_std.log().sum()
+    return log_prob_K - prior.log_volume()

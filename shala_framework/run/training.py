@@ -21,7 +21,6 @@ from shala_framework.data.latent_store import (
     collect_latents,
     encoded,
     join_latents,
-    latent_statistics,
     latents_of,
 )
 from shala_framework.data.rows import Rows, shuffled_batches
@@ -39,8 +38,9 @@ from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.precision import Precision
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
 MEASURED_ROWS = 1_024  # whose latents and residuals give stage 3 its units
@@ -180,8 +180,7 @@ class RunTraining:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        prior.set_statistics(*latent_statistics(latents))
-        self._fit_mixture(latents)
+        fit_to_latents(prior, self.model.mixture, latents, seed=self.model.spec.seed)
         stage = PriorTraining(
             prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
         )
@@ -197,8 +196,11 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
-        stage.average.copy_to_module()
+        decided = stage.finish()
+        if decided:
+            self.reporter.note(decided)
         self.model.stages.add("prior")
         self._save("prior")
         return True
@@ -335,12 +337,3 @@ class RunTraining:
         if rows is None:
             return None
         return latents_of(self.model.autoencoder, rows, self.device).to(self.device)
-
-    def _fit_mixture(self, latents: Latents, most_rows: int = 10_000) -> None:
-        """Fit the control to draws of the aggregate posterior, several a row where rows are few."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.model.spec.seed)
-            rows = torch.randperm(len(latents)).repeat(max(1, -(-1_000 // len(latents))))[:most_rows]
-            draws = self.model.prior.standardise(latents.take(rows).to(self.device).sample())
-        with torch.no_grad():
-            self.model.mixture.fit(draws, seed=self.model.spec.seed)

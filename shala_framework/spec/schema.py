@@ -133,6 +133,12 @@ class Prior:
         guide_hidden_dim: Width of the guide, a weaker denoiser that is trained alongside for autoguidance.
         guide_num_blocks: Number of residual blocks of the guide.
         dropout: Dropout rate inside the residual blocks.
+        feature_noise: Standard deviation of the noise that is added to the features, which are standardised, while the
+            denoiser is trained. It keeps the denoiser from memorising a small training set.
+        whiten: Whether latents are rotated and scaled so that their covariance is close to the identity; otherwise
+            each dimension is only scaled.
+        skip: Skip connection of the denoiser: the optimal denoiser of a Gaussian "mixture", which is fitted before
+            training and whose component weights depend on what is given, or of a single "gaussian", as in EDM.
         condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
             "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
@@ -140,7 +146,8 @@ class Prior:
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
         sigma_max: Highest noise level of the sampler, in standard deviations of the latent.
         unconditional_share: Share of training rows whose subset S is empty.
-        mixture_components: Number of components of the Gaussian mixture that serves as a control.
+        mixture_components: Number of components of the Gaussian mixture, which serves as a control and as the skip
+            connection.
     """
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
@@ -148,6 +155,9 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
+    whiten: bool = True
+    skip: Literal["mixture", "gaussian"] = "mixture"
     condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))
@@ -213,7 +223,10 @@ class Generate:
         num_steps: Number of sampler steps.
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide), which steers away from the errors of the weaker denoiser
-            D_guide, with or without given modalities; 1 disables it.
+            D_guide, with or without given modalities; 1 disables it. If both are enabled, the larger of w - 1 and v - 1
+            is the strength of both together, which they share in proportion.
+        guidance_sigma_min: Lowest noise level at which either kind of guidance is applied.
+        guidance_sigma_max: Highest such noise level; there is no limit without it.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
@@ -223,6 +236,15 @@ class Generate:
     num_steps: int = attrs.field(default=18, validator=at_least(2, at_most=10_000))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
     autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    guidance_sigma_min: float = attrs.field(default=0.0, validator=between(0, 1e4))
+    guidance_sigma_max: float | None = attrs.field(default=None, validator=optional(between(0, 1e4)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.guidance_sigma_max is not None and self.guidance_sigma_max < self.guidance_sigma_min:
+            raise ValueError(
+                "expected guidance_sigma_min <= guidance_sigma_max, got "
+                f"{self.guidance_sigma_min} and {self.guidance_sigma_max}"
+            )
 
 
 @attrs.frozen(kw_only=True)

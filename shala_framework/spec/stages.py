@@ -76,6 +76,10 @@ class PriorStage(Stage):
 
     Attributes:
         ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
+        keep: Which moving average is kept: the "best" on held-out rows, which are measured every `save_every_steps`
+            steps, or the "last". Without held-out rows the last one is kept.
+        patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
+            best average is kept; 0 never stops early.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
@@ -83,6 +87,8 @@ class PriorStage(Stage):
     learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
     time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
+    keep: Literal["best", "last"] = "best"
+    patience: int = attrs.field(default=6, validator=at_least(0, at_most=MOST_STEPS))
 
 
 @attrs.frozen(kw_only=True)

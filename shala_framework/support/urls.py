@@ -11,24 +11,27 @@ import importlib.util
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeVar, cast
 
 from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.hints import shortened
+from shala_framework.support.retrying import Failure, retry
 
 T = TypeVar("T")
-RETRY_SECONDS = (0.5, 2.0, 8.0)  # pauses before a server is asked again
-SERVER_SECONDS = 30.0  # of silence before a web server is given up
-REQUEST_SECONDS = 3_600.0  # limit for one response
-MOST_SAID = 300  # characters of a client's error message
-MOST_BYTES = 1 << 28  # of a file that is read completely, such as an index
+SERVER_SECONDS = 30.0  # of silence, after which a web server is given up
+REQUEST_SECONDS = 3_600.0  # that one of its answers may take
+MOST_SAID = 300  # characters of what a client says of a failure
+MOST_BYTES = 1 << 28  # of a file that is read as a whole, such as an index
 MOST_DIGITS = 18  # of the length that a server states
 
-_NOT_THERE = (401, 403, 404, 410)  # status codes; object stores hide missing files
+_NOT_THERE = (401, 403, 404, 410)  # statuses; object stores hide what is not there
+_BUSY = (408, 425, 429)  # statuses of a server that asks for patience, though they are below 500
+# What a server that is back would answer again: wrong content and lengths; or faults of a client.
+_LASTING: Final = (ValueError, TypeError, AttributeError, LookupError, ImportError, PermissionError)
 CLIENTS: Final[dict[str, tuple[str, str]]] = {
     "http": ("aiohttp", "aiohttp"),
     "https": ("aiohttp", "aiohttp"),
@@ -131,27 +134,34 @@ def check_client(url: str) -> None:
         raise DataError(f"{shortened(url)} needs the package {package}: pip install {package}")
 
 
-def asking_again(url: str, action: Callable[[], T]) -> T:
-    """Run an action on a remote file. Repeat it if the server is busy or temporarily unavailable.
+def asking_again(url: str, action: Callable[[], T], *, has_answered: bool = False) -> T:
+    """The result of an action on a remote file, retried while the server is busy or gone.
+
+    Args:
+        url: Of the file.
+        action: Reads something of it.
+        has_answered: Whether it is known that the server has answered, perhaps to another process.
 
     Raises:
         OSError: Every attempt failed, whatever type of error the client raised.
         FileNotFoundError: The file does not exist, or the server does not reveal that it does.
         DataError: The URL may not be opened, or a package is missing.
     """
-    for seconds in (*RETRY_SECONDS, None):
-        try:
-            return action()
-        except ShalaError:
-            raise
-        except Exception as error:  # exceptions of clients, such as aiohttp's, are not subclasses of OSError
-            cause = _cause(url, error)
-            if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in _NOT_THERE:
-                raise FileNotFoundError(f"{url}: {said_by(cause)}") from error
-            if seconds is None:
-                raise OSError(f"{type(cause).__name__}: {said_by(cause)}") from error
-            time.sleep(seconds)
-    raise AssertionError("unreachable")
+    server = url.partition("://")[2].partition("/")[0]
+    return retry(action, server, partial(_judge, url), has_answered=has_answered)
+
+
+def _judge(url: str, error: Exception) -> Failure:
+    """Why an action on a remote file failed; what another try would not change is raised."""
+    if isinstance(error, ShalaError):
+        raise error
+    cause = _cause(url, error)
+    status = getattr(cause, "status", None)
+    if isinstance(cause, FileNotFoundError) or status in _NOT_THERE:
+        raise FileNotFoundError(f"{url}: {said_by(cause)}") from error
+    said = said_by(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {said_by(cause)}"
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
+    return Failure(f"{url}: {said}", OSError(said), temporary=not (refused or isinstance(cause, _LASTING)))
 
 
 def _cause(url: str, error: Exception) -> BaseException:
@@ -211,7 +221,7 @@ def _web_client() -> dict[str, Any]:
 
 
 async def _check_piece(response: Any) -> None:
-    """Raise OSError if a server responds to a range request with anything but the requested range.
+    """Raise ValueError where a server answers the question for a piece of a file with another one.
 
     Args:
         response: Response of aiohttp.
@@ -222,13 +232,13 @@ async def _check_piece(response: Any) -> None:
     first, last = int(asked[1]), int(asked[2])
     if response.status == 200:
         if first:
-            raise OSError("the server gives no pieces of files, only whole files")
+            raise ValueError("the server gives files as a whole, and no pieces of them")
         return
     given = re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
     length = response.headers.get("Content-Length", "")
     size = int(length) if length.isdecimal() and len(length) <= MOST_DIGITS else last + 2
     if given is None or int(given[1]) != first or int(given[2]) > last or size > last + 1 - first:
-        raise OSError(
+        raise ValueError(
             f"expected bytes {first} to {last} of the file, got an answer with the range "
             f"{response.headers.get('Content-Range', '')[:60]!r} and the length {length[:30]!r}"
         )
@@ -259,12 +269,65 @@ def open_stream(url: str) -> BinaryIO:
         check_url(url)
         return cast(BinaryIO, gopen_pipe(f"pipe:{url.partition(':')[2]}", "rb"))
     if is_remote(url):
-        return asking_again(url, lambda: open_url(url))
+        return cast(BinaryIO, _ResumedFile(url))
     return open_local(url)
 
 
-def read_url(url: str) -> bytes:
-    """Read a whole file.
+class _ResumedFile:
+    """A remote file that is read in order, and opened again at its position where that fails."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.position = url, 0
+        self._file: BinaryIO | None = None
+        asking_again(url, self._opened)
+
+    def __enter__(self) -> "_ResumedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        data = asking_again(self.url, partial(self._read, size))
+        self.position += len(data)
+        return data
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._opened().read(size)
+        except Exception:
+            self.close()
+            raise
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = open_url(self.url)
+            try:
+                self._file.seek(self.position)
+            except ValueError:  # the server gives no pieces
+                left = self.position
+                while left and (piece := self._file.read(min(left, 1 << 20))):
+                    left -= len(piece)
+        return self._file
+
+
+def read_url(url: str, *, has_answered: bool = False) -> bytes:
+    """The whole of a file.
+
+    Args:
+        url: Of the file.
+        has_answered: Whether it is known that the server has answered, perhaps to another process.
 
     Raises:
         OSError: The file cannot be read.
@@ -284,7 +347,7 @@ def read_url(url: str) -> bytes:
                     raise DataError(f"{shortened(url)}: expected at most {MOST_BYTES:,} bytes, got more")
         return b"".join(pieces)
 
-    return asking_again(url, read)
+    return asking_again(url, read, has_answered=has_answered)
 
 
 def read_url_if_there(url: str) -> bytes | None:

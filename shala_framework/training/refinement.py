@@ -19,9 +19,10 @@ from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
 from shala_framework.support.modes import evaluating
+from shala_framework.training.averages import MovingAverage
 from shala_framework.training.metrics import WEIGHT, weighted
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.stages import MovingAverage, refilled
+from shala_framework.training.trainable import refilled
 
 VALIDATION_PASSES = 4  # over the held-out rows, each with other noise
 
