@@ -152,7 +152,7 @@ def test_it_learns_what_the_decoder_cannot_say():
     assert all(torch.equal(p, before[name]) for name, p in autoencoder.state_dict().items())
     z = torch.zeros(400, LATENT_DIM)
     likelihood = autoencoder.decode(z)["a"]
-    refined = Refined(likelihood, stage.refiner, "a", z, Refinement(num_steps=8))
+    refined = Refined(likelihood, stage.refiner, "a", z, Refinement(num_steps=8, sigma_min=0.03, sigma_max=10.0))
     drawn = refined.sample(torch.Generator().manual_seed(0))
     assert ((drawn.abs() - 1).abs() < 0.4).float().mean() > 0.8
     held_out = data.x["a"][:400]

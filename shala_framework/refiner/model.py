@@ -46,11 +46,11 @@ class Refinement:
         bound_sigma_max: Highest one.
     """
 
-    num_steps: int = 6
+    num_steps: int = 5
     sampler: str = "dpm"
     guidance_scale: float = 1.0
     sigma_min: float = 0.1
-    sigma_max: float = 4.0
+    sigma_max: float = 1.5
     num_levels: int = 8
     bound_sigma_min: float = 0.03
     bound_sigma_max: float = 20.0

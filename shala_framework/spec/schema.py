@@ -177,7 +177,7 @@ class Refine:
 
     Attributes:
         share: Whether modalities of one plugin and shape share a network where theirs are alike, told apart by an
-            embedding of each.
+            embedding.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
         log_sigma_std: Its standard deviation (P_std of EDM).
         latent_noise: Noise that is added to z in training, in standard deviations of the latent, as the prior's samples
@@ -189,7 +189,8 @@ class Refine:
         num_steps: Steps of the sampler.
         guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
         sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
-        sigma_max: Highest noise level of the sampler, same unit.
+        sigma_max: Highest noise level of the sampler, same unit. From a low level, samples keep what the mean shows and
+            gain edges and grain. A higher one also draws large structures, which needs far longer training.
         num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
@@ -200,10 +201,10 @@ class Refine:
     latent_dropout: float = attrs.field(default=0.1, validator=between(0, 1))
     texture_weight: float = attrs.field(default=0.0, validator=at_least(0, at_most=MOST_WEIGHT))
     sampler: Literal["heun", "dpm"] = "dpm"
-    num_steps: int = attrs.field(default=6, validator=at_least(2, at_most=10_000))
+    num_steps: int = attrs.field(default=5, validator=at_least(2, at_most=10_000))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
     sigma_min: float = attrs.field(default=0.1, validator=between(1e-6, 1e4))
-    sigma_max: float = attrs.field(default=4.0, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=1.5, validator=between(1e-6, 1e4))
     num_levels: int = attrs.field(default=8, validator=at_least(1, at_most=10_000))
 
     def __attrs_post_init__(self) -> None:
