@@ -22,7 +22,7 @@ LAYERS = (  # low to high; a module imports from its own layer and from lower on
     {CORE, "support", "distributed.processes"},
     {"plugin", "spec"},
     {"plugin.loading", "distributed"},
-    {"autoencoder", "prior"},
+    {"autoencoder", "prior", "refiner"},
     {"data", "model"},
     {"training", "evaluation", "report"},
     {"run", "report.explore"},
@@ -36,10 +36,11 @@ MAY_IMPORT = {
     "spec": {"support", "plugin"},
     "autoencoder": {"distributed", "plugin", "spec", "support"},
     "prior": {"autoencoder", "distributed", "spec", "support"},
+    "refiner": {"distributed", "plugin", "prior", "spec", "support"},
     "data": {"autoencoder", "plugin", "spec", "support"},
-    "model": {"autoencoder", "plugin", "prior", "spec", "support"},
-    "training": {"autoencoder", "data", "distributed", "plugin", "prior", "spec", "support"},
-    "evaluation": {"autoencoder", "data", "model", "plugin", "prior", "spec", "support", "training"},
+    "model": {"autoencoder", "plugin", "prior", "refiner", "spec", "support"},
+    "training": {"autoencoder", "data", "distributed", "plugin", "prior", "refiner", "spec", "support"},
+    "evaluation": {"autoencoder", "data", "model", "plugin", "prior", "refiner", "spec", "support", "training"},
     "report": {"data", "evaluation", "model", "plugin", "spec", "support", "training"},
     "run": {
         "autoencoder",
@@ -220,10 +221,10 @@ def test_no_two_classes_have_one_name():
 
 
 def test_the_package_can_be_looked_over():
-    """The top level has at most sixteen entries, and no module has more than four hundred lines."""
+    """The top level has at most seventeen entries, and no module has more than four hundred lines."""
     folders = [path for path in (ROOT / CORE).iterdir() if any(path.glob("*.py"))]  # a move may leave __pycache__
     entries = folders + [path for path in (ROOT / CORE).iterdir() if path.is_file()]
-    assert len(entries) <= 16, sorted(entries)
+    assert len(entries) <= 17, sorted(entries)
     long = {module.name: len(module.path.read_text().splitlines()) for module in CORE_MODULES}
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
 

@@ -25,7 +25,6 @@ from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 
@@ -98,17 +97,16 @@ def measure_conditional(
         num_rows,
         settings.num_row_samples,
         settings.group,
-        unstructure(model.spec.generate),
         panel.description(),
         second.description(),
     ]
     figures = []
-    for method in conditional_methods(settings, model.spec.generate):
+    for method in conditional_methods(settings, model.spec.generate, refined=bool(model.refined_names)):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
             found = parts.value(
                 f"given {size}, {method.title}",
-                depends,
+                [*depends, *method.settings(model.spec)],
                 ConditionalFigures | None,
                 partial(_measure_size, model, real, method, size, settings.num_row_samples, seed),
             )
@@ -175,6 +173,7 @@ def _measure_size(
             prior=method.prior,
             guidance_scale=method.guidance_scale,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=seed,
         )
         tally.add(given, index, {name: x[name] for name in model.names if name not in given})

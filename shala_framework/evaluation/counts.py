@@ -46,7 +46,9 @@ class Counts:
     def joint_samples(self) -> int:
         """Joint samples a seed."""
         most = min(MOST_SAMPLES, max(LEAST_WORTH_SAMPLES, 4 * len(self.panel.held_out)))
-        times = len(list(joint_methods(self.settings))) * self.settings.num_seeds
+        times = (
+            len(list(joint_methods(self.settings, refined=bool(self.model.refined_names)))) * self.settings.num_seeds
+        )
         return self._count("joint", "evaluate.num_samples", self.settings.num_samples, most, LEAST_SAMPLES, times)
 
     def conditional_rows(self) -> int:
@@ -56,7 +58,8 @@ class Counts:
             return 0
         most = min(MOST_ROWS, len(self.panel.held_out))
         subsets = sum(len(list(cyclic_subsets(names, size))) for size in range(1, len(names)))
-        methods = len(list(conditional_methods(self.settings, self.model.spec.generate)))
+        refined = bool(self.model.refined_names)
+        methods = len(list(conditional_methods(self.settings, self.model.spec.generate, refined=refined)))
         times = methods * subsets * self.settings.num_row_samples
         return self._count("conditional", "evaluate.num_rows", self.settings.num_rows, most, LEAST_ROWS, times)
 

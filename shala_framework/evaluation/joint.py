@@ -17,7 +17,7 @@ from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
+from shala_framework.refiner import Refinement
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import mix_seed
@@ -87,18 +87,17 @@ def measure_joint(
     depends = [
         num_samples,
         settings.num_seeds,
-        unstructure(model.spec.generate),
         panel.description(),
         second.description(),
     ]
     return [
         parts.value(
             f"joint, {method.title}",
-            depends,
+            [*depends, *method.settings(model.spec)],
             JointFigures,
             partial(_measure_method, model, panel, second, method, num_samples, settings.num_seeds, seed, reporter),
         )
-        for method in joint_methods(settings)
+        for method in joint_methods(settings, refined=bool(model.refined_names))
     ]
 
 
@@ -122,6 +121,7 @@ def _measure_method(
             prior=method.prior,
             guidance_scale=1,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=mix_seed(seed, number),
         )
         seconds += time.perf_counter() - start
@@ -136,7 +136,7 @@ def _measure_method(
         by_second,
         by_judge.coherence(),
         by_second.coherence(),
-        evaluations=method.num_evaluations(model.spec.generate),
+        evaluations=method.num_evaluations(model.spec.generate, Refinement.from_table(model.spec.refine)),
         milliseconds=1e3 * seconds / (num_seeds * num_samples),
     )
 

@@ -25,9 +25,11 @@ from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
+from shala_framework.evaluation.refinement import RefinedFigures, measure_refinement
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.model import ShaLa
 from shala_framework.prior import row_noise
+from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
@@ -90,6 +92,7 @@ class Evaluation:
         log_likelihood: What is scored under which prior, such as "photo given caption, diffusion".
         reconstruction: Modality to log p(x | z), z ~ q(z | all present), in nats a value of x.
         latent: Of the shared latent.
+        refinement: Modality that is refined to the density of its rows, with and without stage 3; empty without it.
         notes: What could not be measured or not well, and why.
     """
 
@@ -104,6 +107,7 @@ class Evaluation:
     reconstruction: dict[str, Figure]
     latent: LatentFigures
     notes: list[str]
+    refinement: dict[str, RefinedFigures] = attrs.field(factory=dict)
 
 
 def evaluate(
@@ -154,6 +158,12 @@ def evaluate(
         settings.group,
         dict[str, Figure],
         partial(_reconstruction, model, held_out, z_ND, groups_N),
+    )
+    refinement = parts.value(
+        "refinement",
+        unstructure(model.spec.refine),
+        dict[str, RefinedFigures],
+        partial(measure_refinement, model, held_out, z_ND),
     )
     latent = parts.value(
         "latent", settings.group, LatentFigures, partial(_latent, model, train, held_out, q, classes, groups_N)
@@ -213,6 +223,7 @@ def evaluate(
         reconstruction=reconstruction,
         latent=latent,
         notes=notes,
+        refinement=refinement,
     )
 
 

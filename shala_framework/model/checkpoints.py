@@ -15,7 +15,7 @@ from shala_framework.support.checkpoint import (
     write_checkpoint,
 )
 
-STAGES: Final = ("autoencoder", "prior")
+STAGES: Final = ("autoencoder", "prior", "refiner")
 """Stages in the order in which they are trained."""
 
 

@@ -152,6 +152,22 @@ class Modality(abc.ABC):
     def decoder(self, latent_dim: int) -> nn.Module:
         """Return a module that maps z, float [B, latent_dim], to a Likelihood of x."""
 
+    def refiner(self, latent_dim: int) -> nn.Module | None:
+        """The network of stage 3, which learns the detail that the decoder's mean leaves out; None for no refinement.
+
+        The core supplies the diffusion around it: its loss, its sampler and its likelihood. The decoder's likelihood
+        has to be `Refinable`.
+
+        Args:
+            latent_dim: Dimensions of z.
+
+        Returns:
+            A module called with a noisy residual u, float [B, ...] in the shape of x and of about unit variance; the
+            decoder's mean, float [B, ...] in the space that the likelihood names; z, standardised, float [B,
+            latent_dim]; and the noise level, float [B]. It returns float [B, ...]. `RefinerUNet` is one.
+        """
+        return None
+
     @abc.abstractmethod
     def preview(self, x: Tensor) -> Preview:
         """Return a preview of one x of `shape`."""

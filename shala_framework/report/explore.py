@@ -25,7 +25,7 @@ from shala_framework.plugin.options import at_least, between
 from shala_framework.report.data_uris import media_of
 from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
-from shala_framework.spec.schema import MOST_GUIDANCE
+from shala_framework.spec.limits import MOST_GUIDANCE
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.escaping import printable

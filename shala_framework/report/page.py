@@ -22,7 +22,7 @@ from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.model import ShaLa
+from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.parts import parts_of
 from shala_framework.report.card import write_card
 from shala_framework.report.data_uris import Media, media_of, picture_uri
@@ -153,7 +153,7 @@ def spec_as_toml(spec: Mapping[str, Any]) -> str:
 
 def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts_of(model).items()}
-    steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
+    steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in STAGES}
     summaries = [m for m in metrics if m["stage"] == "summary"]
     seconds: dict[str, float] = {}
     for summary in summaries:
@@ -245,13 +245,24 @@ def _cells(model: ShaLa, x: Mapping[str, Tensor], names: Sequence[str], role: st
 
 def _joint(model: ShaLa) -> list[SignalGroup]:
     count = min(MOST_JOINT, model.spec.generate.num_joint or MOST_JOINT)
-    x = model.generate(count, seed=model.spec.seed)
-    return [
-        SignalGroup(
-            f"sample {n}", _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
+    x, modes = model.generate(count, seed=model.spec.seed), _modes(model, count)
+    panels = []
+    for n in range(count):
+        cells = _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
+        means = {name: value[n] for name, value in modes.items()}
+        panels.append(
+            SignalGroup(f"sample {n}", cells + _cells(model, means, list(means), "generated", ", not refined"))
         )
-        for n in range(count)
-    ]
+    return panels
+
+
+def _modes(model: ShaLa, num_samples: int, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The same samples as the decoders alone make them, of the modalities that are refined."""
+    names = [name for name in model.refined_names if name not in (given or {})]
+    if not names:
+        return {}
+    x = model.generate(num_samples, given=given, seed=model.spec.seed, refine=False)
+    return {name: x[name] for name in names}
 
 
 def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
@@ -263,12 +274,15 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
             continue
         others = [name for name in model.names if name != given]
         x = model.generate(NUM_SAMPLES, given={given: rows.x[given]}, seed=model.spec.seed)
+        modes = _modes(model, 1, {given: rows.x[given]})
         panels = []
         for n, key in enumerate(rows.keys):
             cells = _cells(model, {given: rows.x[given][n]}, [given], "given")
             for name in others:
                 for s in range(NUM_SAMPLES):
                     cells += _cells(model, {name: x[name][n, s]}, [name], "generated", f" {s + 1}")
+                if name in modes:
+                    cells += _cells(model, {name: modes[name][n, 0]}, [name], "generated", ", not refined")
                 there = bool(rows.presence[n, model.names.index(name)])
                 true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
                 cells.append(true if there else attrs.evolve(true, media=[]))

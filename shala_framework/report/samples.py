@@ -32,6 +32,7 @@ class SampleWriter:
         folder: Folder for the files.
         on_file: Called with the number of samples written so far.
         wanted: Modalities whose own files are written; None for all.
+        refine: Whether a trained third stage refines the samples.
         written: Key, number and files by modality (relative to the folder) of each written sample.
     """
 
@@ -39,6 +40,7 @@ class SampleWriter:
     folder: Path
     on_file: Callable[[int], None] = lambda _: None
     wanted: tuple[str, ...] | None = None
+    refine: bool = True
     written: list[dict[str, Any]] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -54,7 +56,7 @@ class SampleWriter:
 
         The combined file is `<name>/000.mp4`, or `<name>/000.png` if nothing moves.
         """
-        x = self.model.generate(num_samples, seed=seed, prior=prior)
+        x = self.model.generate(num_samples, seed=seed, prior=prior, refine=self.refine)
         groups = []
         for n in range(num_samples):
             previews = [(m, self._preview(m, x[m][n])) for m in self.model.names]
@@ -78,7 +80,7 @@ class SampleWriter:
             truth: Whether to show the real x of the generated modalities.
         """
         model, name = self.model, _file_stem("given_" + "_".join(given))
-        x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed)
+        x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed, refine=self.refine)
         wanted = [m for m in model.names if m not in given]
         groups = []
         for n, key in enumerate(rows.keys):

@@ -113,6 +113,13 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
         names,
         [[show(evaluation.reconstruction[name]) for name in names]],
     )
+    if evaluation.refinement:
+        yield (
+            "refined modalities, nats a value: log p(x | z) of the decoder, the refiner's lower bound of it, and the "
+            "difference of that bound to another row's latent",
+            ["", "decoder", "refined", "own less another latent"],
+            [[name, show(f.decoder), show(f.refined), show(f.gain)] for name, f in evaluation.refinement.items()],
+        )
     latent = evaluation.latent
     yield (
         "shared latent",

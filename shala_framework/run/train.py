@@ -133,6 +133,7 @@ def train(
             model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
             training.train_autoencoder()
             training.train_prior()
+            training.train_refiner()
         if folder is not None and processes.rank() == 0:
             from shala_framework.report.page import write_card_of_run  # seconds of imports, after training
 

@@ -16,6 +16,7 @@ def make_spec(
     *,
     posterior: Mapping[str, Any],
     prior: Mapping[str, Any],
+    refine: Mapping[str, Any],
     generate: Mapping[str, Any],
     groups: Mapping[str, str],
     seed: int,
@@ -26,6 +27,7 @@ def make_spec(
         modalities: Tables of the modalities by name.
         posterior: Keys of [posterior].
         prior: Keys of [prior].
+        refine: Keys of [refine].
         generate: Keys of [generate].
         groups: Group of each modality that shares its networks.
         seed: Seed of every random draw.
@@ -41,6 +43,7 @@ def make_spec(
         "modality": {name: unstructure(table) for name, table in modalities.items()},
         "posterior": dict(posterior),
         "prior": dict(prior),
+        "refine": dict(refine),
         "generate": dict(generate),
     }
     for name, group in groups.items():

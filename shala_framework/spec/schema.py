@@ -6,15 +6,15 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
+from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
 from shala_framework.spec.names import modality_tables, names_files, regular_expression
+from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
+from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
+from shala_framework.spec.stages import PriorStage as PriorStage
+from shala_framework.spec.stages import RefinerStage as RefinerStage
+from shala_framework.spec.stages import Stage as Stage
+from shala_framework.spec.stages import Train as Train
 from shala_framework.support.structuring import experimental, renamed_from
-
-# Generous upper bounds. Values beyond them would exhaust memory or overflow, hours later or as black pictures.
-MOST_WIDE = 65_536  # width of layers and latents; two layers of this width take 16 GiB
-MOST_STEPS = 1_000_000_000  # weeks of training at one millisecond a step
-MOST_ROWS = 100_000_000  # rows that are read into memory or drawn
-MOST_WEIGHT = 1_000_000  # weight of one loss term beside others of weight 1
-MOST_GUIDANCE = 100  # samples already saturate at tens
 
 
 @attrs.frozen(kw_only=True)
@@ -171,116 +171,45 @@ class Prior:
             raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
-SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
-
-
 @attrs.frozen(kw_only=True)
-class Stage:
-    """Settings of the training loop that both stages share.
+class Refine:
+    """[refine]: the conditional diffusion of the residual between x and the decoder's mean.
 
     Attributes:
-        steps: Number of optimiser steps. With train.minutes, the time limit determines the number instead, and the
-            warm-ups, intervals and half-life below scale with it.
-        batch_size: Number of rows in a step, over all processes.
-        micro_batches: Number of micro-batches into which each process divides its rows of a step to save memory. In
-            stage 1, each row is then contrasted only with rows of its own micro-batch.
-        optimizer: "muon" orthogonalises the updates of linear and convolutional weights and uses AdamW for all other
-            parameters. "adamw" uses AdamW for everything, which needs about a tenth of the learning rate.
-        learning_rate: Peak of the schedule, which is a linear warm-up followed by a cosine decay to zero.
-        warmup_steps: Number of warm-up steps.
-        weight_decay: Decoupled weight decay, as in AdamW.
-        gradient_clip: Largest norm of the gradient; a larger gradient is scaled down to it.
-        log_every_steps: Number of steps between two lines of metrics.jsonl.
-        save_every_steps: Number of steps between two saved training states. Each save includes a validation.
-        save_every_minutes: Longest time between two saved training states, however few steps it covers.
-        time_share: This stage's share of train.minutes, relative to the shares of the other stages.
+        share: Whether modalities of one plugin and shape share a network where theirs are alike, told apart by an
+            embedding.
+        log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
+        log_sigma_std: Its standard deviation (P_std of EDM).
+        latent_noise: Noise that is added to z in training, in standard deviations of the latent, as the prior's samples
+            are not exactly those of the posterior.
+        latent_dropout: Share of training rows in which the network does not see z, for guidance.
+        texture_weight: Weight of the distance between the predicted clean x and the data in the statistics of the
+            encoders' convolutional maps; 0 leaves it out.
+        sampler: "heun" evaluates the network 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
+        num_steps: Steps of the sampler.
+        guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
+        sigma_max: Highest noise level of the sampler, same unit. From a low level, samples keep what the mean shows and
+            gain edges and grain. A higher one also draws large structures, which needs far longer training.
+        num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
-    steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
-    batch_size: int = attrs.field(default=64, validator=at_least(1, at_most=1_048_576))
-    micro_batches: int = attrs.field(default=1, validator=at_least(1, at_most=65_536))
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
-    warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
-    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
-    gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
-    log_every_steps: int = attrs.field(
-        default=50, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_steps: int = attrs.field(
-        default=500, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
-    time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+    share: bool = True
+    log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
+    log_sigma_std: float = attrs.field(default=1.4, validator=above(0, at_most=10))
+    latent_noise: float = attrs.field(default=0.05, validator=at_least(0, at_most=10))
+    latent_dropout: float = attrs.field(default=0.1, validator=between(0, 1))
+    texture_weight: float = attrs.field(default=0.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    sampler: Literal["heun", "dpm"] = "dpm"
+    num_steps: int = attrs.field(default=5, validator=at_least(2, at_most=10_000))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    sigma_min: float = attrs.field(default=0.1, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=1.5, validator=between(1e-6, 1e4))
+    num_levels: int = attrs.field(default=8, validator=at_least(1, at_most=10_000))
 
-
-@attrs.frozen(kw_only=True)
-class AutoencoderStage(Stage):
-    """[train.autoencoder]: stage 1.
-
-    Attributes:
-        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
-        kl_warmup_steps: Number of steps over which the weight grows from 0.
-        likelihood_rescaling: Whether training multiplies each modality's log-likelihood by (number of values of the
-            largest modality / number of values of this one). z must then describe a skeleton as well as a video with
-            fifty times as many values. The validation ELBO is always unscaled.
-    """
-
-    kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
-    kl_warmup_steps: int = attrs.field(
-        default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    likelihood_rescaling: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class PriorStage(Stage):
-    """[train.prior]: stage 2.
-
-    Attributes:
-        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
-        keep: Which moving average is kept: the "best" on held-out rows, which are measured every `save_every_steps`
-            steps, or the "last". Without held-out rows the last one is kept.
-        patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
-            best average is kept; 0 never stops early.
-    """
-
-    batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
-    time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
-    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
-    keep: Literal["best", "last"] = "best"
-    patience: int = attrs.field(default=6, validator=at_least(0, at_most=MOST_STEPS))
-
-
-@attrs.frozen(kw_only=True)
-class Train:
-    """[train]: settings of all stages.
-
-    Attributes:
-        device: Device to train on. "auto" uses CUDA if available.
-        precision: Number format of matrix products in training. "auto" uses bfloat16 if the device has units for it and
-            a measurement at the start of the run finds it faster, and float32 otherwise. A resumed run keeps its
-            format.
-        minutes: Training time for all stages together, instead of their numbers of steps. The run measures its speed in
-            a few steps that do not count, derives the number of steps of every stage, and records it for resuming.
-            Reading data, sampling and evaluation take extra time.
-        compile: Whether to compile each encoder, decoder and denoiser with torch.compile. The first steps may then take
-            minutes; measure whether later steps make up for it.
-        sharding: "decoders" shards the large layers of decoders, with their gradients and optimiser moments, over the
-            processes of stage 1 (FSDP2), for decoders that do not fit on one device. "none" replicates them.
-        autoencoder: The table [train.autoencoder].
-        prior: The table [train.prior].
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
-    compile: bool = False
-    sharding: Literal["none", "decoders"] = "none"
-    autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
-    prior: PriorStage = attrs.field(factory=PriorStage)
+    def __attrs_post_init__(self) -> None:
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
 @attrs.frozen(kw_only=True)
@@ -398,6 +327,7 @@ class Spec:
         modality: The tables [modality.<name>], by name, in the order of the file.
         posterior: The table [posterior].
         prior: The table [prior].
+        refine: The table [refine].
         train: The table [train].
         generate: The table [generate].
         evaluate: The table [evaluate].
@@ -411,6 +341,7 @@ class Spec:
     modality: dict[str, ModalityTable] = attrs.field(validator=modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)
     prior: Prior = attrs.field(factory=Prior)
+    refine: Refine = attrs.field(factory=Refine)
     train: Train = attrs.field(factory=Train)
     generate: Generate = attrs.field(factory=Generate)
     evaluate: Evaluate = attrs.field(factory=Evaluate)
