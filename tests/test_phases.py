@@ -5,7 +5,7 @@ import time
 
 from shala_framework.cli.progress_display import LogProgress
 from shala_framework.run.phases import RunPhases
-from shala_framework.training.loop import RateWatch
+from shala_framework.training.rate_watch import RateWatch
 
 
 def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):

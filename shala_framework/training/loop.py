@@ -5,7 +5,6 @@ a state file needs no random state and a stage that goes on takes exactly the st
 """
 
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from shala_framework.distributed.split_tensors import split_like, whole
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.errors import CheckpointError, ShalaError
-from shala_framework.support.machine import available_cores
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.compiling import uncompiled
@@ -31,6 +29,7 @@ from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
+from shala_framework.training.rate_watch import RateWatch
 from shala_framework.training.states import StateFiles
 from shala_framework.training.stopping import Interrupted, stop_request
 from shala_framework.training.trainable import Trainable
@@ -300,30 +299,6 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.pause += time.perf_counter() - start
-
-
-class RateWatch:
-    """Notices that a stage has become far slower than it was at first, as when something else uses the cores."""
-
-    SLOW = 0.5  # of the first rate
-    WINDOWS = 3  # one after the other that are slow
-
-    def __init__(self) -> None:
-        self.first: float | None = None
-        self.slow = 0
-
-    def see(self, rate: float) -> str:
-        """Take the rate of another window of steps; returns a sentence when there is something to say, once."""
-        if self.first is None:
-            self.first = rate
-        self.slow = self.slow + 1 if rate < self.SLOW * self.first else 0
-        if self.slow != self.WINDOWS:
-            return ""
-        load = f"; the machine's load is {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-        return (
-            f"a step takes {1 / rate:.3g} s, and took {1 / self.first:.3g} s at first: something else uses the "
-            f"processor or the disk{load}, and this process may use {available_cores()} cores"
-        )
 
 
 def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
