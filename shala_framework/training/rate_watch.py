@@ -1,4 +1,4 @@
-"""Noticing that training has become slow."""
+"""Notices that training has slowed down, as when something else uses the processor."""
 
 import os
 
