@@ -73,7 +73,8 @@ class Variant:
 
 BASE = {"batch_size": 512, "ema_halflife_steps": 150.0, "warmup_steps": 50}  # proportions of the recipe
 SMALL = {"batch_size": 128, "ema_halflife_steps": 600.0, "warmup_steps": 200}
-BEFORE = {"skip": "gaussian", "whiten": False}  # as the prior was before it had either
+BASE_PRIOR = {"skip": "mixture", "whiten": True}  # what variants are compared with
+BEFORE = {"skip": "gaussian", "whiten": False}  # the defaults
 VARIANTS: dict[str, Variant] = {
     "recipe": Variant(),
     "gaussian skip, scaled by dimension": Variant(prior=BEFORE),
@@ -244,7 +245,7 @@ class Study:
     def run(self, variant: Variant, rows: int, seed: int) -> dict[str, float]:
         """Train and score."""
         torch.manual_seed(seed)
-        store, table = self.world.train, structure(variant.prior, Prior)
+        store, table = self.world.train, structure({**BASE_PRIOR, **variant.prior}, Prior)
         prior = PRIORS[variant.kind].from_table(
             table,
             latent_dim=store.mean_ND.shape[1],

@@ -45,7 +45,9 @@ def test_the_skip_connection_is_the_best_denoiser_of_its_mixture():
     mixture.weights.copy_(torch.tensor([0.3, 0.7]))
     mixture.means.copy_(torch.randn(2, 3))
     mixture.cholesky.copy_(torch.linalg.cholesky(torch.eye(3) + (a := torch.randn(2, 3, 3)) @ a.mT))
-    prior = DiffusionPrior(latent_dim=3, num_modalities=1, feature_dim=2, hidden_dim=16, mixture_components=2)
+    prior = DiffusionPrior(
+        latent_dim=3, num_modalities=1, feature_dim=2, hidden_dim=16, skip="mixture", mixture_components=2
+    )
     prior.skip.take(mixture)
     z, sigma = 2 * torch.randn(6, 3), torch.logspace(-2, 1.6, 6)
     condition = prior.condition([torch.zeros(6, 2)], torch.zeros(6, 1, dtype=torch.bool))
@@ -76,7 +78,7 @@ def test_whitened_latents_have_the_identity_as_covariance():
     mixed = torch.randn(5, 5, dtype=torch.float64)
     covariance = mixed @ torch.diag(torch.tensor([4.0, 1.0, 1e-2, 1e-3, 1e-4], dtype=torch.float64)) @ mixed.T
     z = torch.randn(1000, 5, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T + 3
-    prior = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8)
+    prior = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8, whiten=True)
     prior.set_statistics(z.mean(0), z.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 10**9)
     unit = prior.standardise(z.float())
     torch.testing.assert_close(unit.T.cov(), torch.eye(5), atol=5e-3, rtol=0)

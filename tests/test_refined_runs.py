@@ -13,12 +13,12 @@ from shala_framework import load
 from shala_framework.cli.main import dispatch
 from shala_framework.plugin import Modality
 from shala_framework.run.preparing import budgeted_plan
-from shala_framework.spec.schema import Train
+from shala_framework.spec.stages import RefinerStage, Train
 from shala_framework.training.budget import StageCost
 from shala_framework.training.plan import TrainingPlan
 
 SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
-SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 6}
+SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 6, "refiner": {"steps": 6}}
 
 
 class Refined(RefinedFloats):
@@ -49,7 +49,7 @@ def model(**changes):
 @pytest.fixture(scope="module")
 def trained():
     x = {name: torch.randn(60, 2).sign() for name in "ab"}
-    return shala.train(model(), x, **SETTINGS), shala.train(model(), x, refiner={"steps": 0}, **SETTINGS), x
+    return shala.train(model(), x, **SETTINGS), shala.train(model(), x, **{**SETTINGS, "refiner": {"steps": 0}}), x
 
 
 def test_the_third_stage_changes_samples_alone(trained):
@@ -120,7 +120,7 @@ def test_a_finished_run_gets_a_third_stage_later(refined_spec):
 def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
     """train.minutes fixes their steps; a plan in which the third stage had no time leaves it out."""
     costs = {stage: StageCost(step_seconds=0.01) for stage in trained}
-    settings = Train(minutes=10)
+    settings = Train(minutes=10, refiner=RefinerStage(steps=10_000))
     plan = budgeted_plan(TrainingPlan(precision="float32"), settings, costs, spent=100.0)
     assert tuple(plan.steps) == trained
     assert sum(plan.steps.values()) == pytest.approx(50_000, abs=3)

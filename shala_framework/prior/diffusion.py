@@ -50,8 +50,8 @@ class DiffusionPrior(nn.Module):
         guide_num_blocks: int = 1,
         dropout: float = 0.0,
         condition: str = "sum",
-        whiten: bool = True,
-        skip: str = "mixture",
+        whiten: bool = False,
+        skip: str = "gaussian",
         mixture_components: int = 10,
     ) -> None:
         super().__init__()

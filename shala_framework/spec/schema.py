@@ -137,8 +137,9 @@ class Prior:
             denoiser is trained. It keeps the denoiser from memorising a small training set.
         whiten: Whether latents are rotated and scaled so that their covariance is close to the identity; otherwise
             each dimension is only scaled.
-        skip: Skip connection of the denoiser: the optimal denoiser of a Gaussian "mixture", which is fitted before
-            training and whose component weights depend on what is given, or of a single "gaussian", as in EDM.
+        skip: Skip connection of the denoiser: the optimal denoiser of a single "gaussian", as in EDM, or of a Gaussian
+            "mixture", which is fitted before training and whose component weights depend on what is given. The mixture
+            helps short trainings most.
         condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
             "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
@@ -156,8 +157,8 @@ class Prior:
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
     feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
-    whiten: bool = True
-    skip: Literal["mixture", "gaussian"] = "mixture"
+    whiten: bool = False
+    skip: Literal["gaussian", "mixture"] = "gaussian"
     condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))

@@ -88,20 +88,20 @@ class PriorStage(Stage):
     time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
     keep: Literal["best", "last"] = "best"
-    patience: int = attrs.field(default=6, validator=at_least(0, at_most=MOST_STEPS))
+    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
 
 
 @attrs.frozen(kw_only=True)
 class RefinerStage(Stage):
-    """[train.refiner]: stage 3, for modalities that offer a network; steps = 0 leaves it out.
+    """[train.refiner]: stage 3, for modalities that offer a network; without a number of steps it is left out.
 
     Attributes:
-        steps: Number of optimiser steps; 0 leaves the stage out. With train.minutes, the time limit determines the
-            number instead, and the warm-ups, intervals and half-life below scale with it.
+        steps: Number of optimiser steps; 0 leaves the stage out. With train.minutes and any other number, the time
+            limit determines the number instead, and the warm-ups, intervals and half-life below scale with it.
         ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
     """
 
-    steps: int = attrs.field(default=10_000, validator=at_least(0, at_most=MOST_STEPS))
+    steps: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
     batch_size: int = attrs.field(default=16, validator=at_least(1, at_most=1_048_576))
     time_share: float = attrs.field(default=0.4, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=200.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
