@@ -76,6 +76,7 @@ class JudgeTraining:
                 partial(self._untrained, name),
                 partial(self._trained, name, steps, reporter.advance),
             )
+            judges[name].steps = steps
             reporter.finish()
         pace.finish("judges")
         if self.steps == 0:

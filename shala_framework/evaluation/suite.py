@@ -47,10 +47,12 @@ class JudgeFigures:
     Attributes:
         real: Share of held-out rows that it names the class of.
         reconstructed: The same of their reconstructions from z ~ q(z | all present).
+        steps: Number of optimiser steps that it was trained for; None in files of earlier versions.
     """
 
     real: Figure
     reconstructed: Figure
+    steps: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -209,7 +211,8 @@ def _judge_figures(model: ShaLa, panel: Panel, z_ND: Tensor) -> dict[str, JudgeF
             **{
                 what: mean_figure(torch.where(targets_N >= 0, (verdicts_N == targets_N).float(), math.nan)[None])
                 for what, verdicts_N in (("real", real_N), ("reconstructed", decoded_N))
-            }
+            },
+            steps=judge.steps,
         )
     return figures
 
