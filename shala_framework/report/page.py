@@ -22,6 +22,7 @@ from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.model import ShaLa
+from shala_framework.model.origin import StageOrigin, read_origin
 from shala_framework.model.parts import parts_of
 from shala_framework.report.data_uris import Media, media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
@@ -105,12 +106,15 @@ class Report:
             evaluating: Whether figures are still to come, which the page then says.
         """
         metrics = read_metrics(self.folder / "metrics.jsonl", self.model.fingerprint, self.reporter.warn)
-        for stage in sorted(self.model.stages - {entry["stage"] for entry in metrics}):
+        taken = self._origin()
+        elsewhere = set(taken.stages) if taken is not None else set()
+        for stage in sorted(self.model.stages - elsewhere - {entry["stage"] for entry in metrics}):
             self.reporter.warn(
                 f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
             )
         context = self.fixed | {
-            "facts": _facts(self.model, self.folder, metrics),
+            "facts": _facts(self.model, self.folder, metrics)
+            + ([("taken", taken.describe())] if taken is not None else []),
             "curves": _curves(metrics),
             "evaluations": _evaluations(self.folder, self.reporter.warn),
             "evaluating": evaluating,
@@ -126,6 +130,14 @@ class Report:
         write_file(path, environment.get_template("report.html.jinja").render(context).encode())
         self.reporter.note(f"wrote {path}{', without the evaluation that follows' if evaluating else ''}")
         return path
+
+    def _origin(self) -> StageOrigin | None:
+        """Where stages are from that the run did not train itself."""
+        try:
+            return read_origin(self.folder)
+        except CheckpointError as error:
+            self.reporter.warn(f"{error}; the report does not say it")
+            return None
 
 
 def spec_as_toml(spec: Mapping[str, Any]) -> str:
