@@ -64,7 +64,7 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
     try:
         return SavedEvaluation(
             evaluation=converter.structure(saved, Evaluation),
-            held_out=converter.structure(saved.get("held_out"), str | None),
+            held_out=None if saved.get("held_out") is None else str(saved["held_out"]),
             **{key: saved[key] for key in shape if key != "rows"},
         )
     except Exception as error:  # cattrs' own are groups of any kind
