@@ -247,7 +247,7 @@ def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):
         ([tmp_path / "nothing"], "is not the folder of a run"),
         ([lacking], "has no evaluation of the validation split: `shala evaluate"),
         ([damaged], "validation.json is damaged"),
-        ([strange], "is no evaluation of this version"),
+        ([strange], "is not an evaluation of this version"),
         ([grid[0], "--split", "test"], "has no evaluation of the test split"),
         ([grid[0], "--plot", tmp_path / "f.gif"], "expected --plot of a file that ends in .png, .pdf or .svg"),
     ):

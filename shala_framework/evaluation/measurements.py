@@ -12,7 +12,7 @@ Better = Literal["higher", "lower", ""]
 JOINT, GIVEN, LIKELIHOOD, STAGE_1 = (
     "joint samples",
     "samples from given modalities",
-    "log-likelihood, nats a row (a lower bound)",
+    "log-likelihood, nats a row",
     "reconstruction and shared latent",
 )
 SECTIONS = (JOINT, GIVEN, LIKELIHOOD, STAGE_1)
@@ -59,18 +59,21 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (COHERENCE, "higher", joint.coherence),
             (DISTANCE, "lower", _over_modalities(joint.frechet)),
+            ("kernel x 1,000", "lower", _over_modalities(joint.kernel, factor=1e3)),
+            ("2nd coherence", "higher", joint.second_coherence),
+            ("2nd Frechet", "lower", _over_modalities(joint.second_frechet)),
             ("precision", "higher", _over_modalities(joint.precision)),
             ("recall", "higher", _over_modalities(joint.recall)),
+            ("spread, 1: as real rows", "", _over_modalities(joint.spread)),
         )
         yield from _measured(JOINT, joint.method, columns)
         if joint.milliseconds is not None:
             for name, value, digits in (("evaluations", joint.evaluations, 0), ("ms", joint.milliseconds, 2)):
                 metric = Metric(section=JOINT, name=name, digits=digits)
                 yield Measurement(metric=metric, method=joint.method, figure=Figure(value=value, count=1))
-    sizes = dict.fromkeys(found.num_given for found in evaluation.conditional)
-    if evaluation.conditional_real is not None:
-        columns = tuple((f"{DISTANCE}, {size} given", "lower", evaluation.conditional_real) for size in sizes)
-        yield from _measured(GIVEN, REAL_ROWS, columns)
+    real = evaluation.conditional_real.get("frechet")
+    for size in dict.fromkeys(found.num_given for found in evaluation.conditional):
+        yield from _measured(GIVEN, REAL_ROWS, [(f"{DISTANCE}, {size} given", "lower", real)])
     for found in evaluation.conditional:
         columns = (
             (f"{COHERENCE}, {found.num_given} given", "higher", found.coherence),
@@ -78,15 +81,23 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
             (f"diversity, {found.num_given} given", "", found.diversity),
         )
         yield from _measured(GIVEN, found.method, columns)
-    for title, figure in evaluation.log_likelihood.items():
+    for calibrated in evaluation.calibration:
+        column = f"spread / error of z, {calibrated.num_given} given"
+        yield from _measured(GIVEN, calibrated.method, [(column, "", calibrated.ratio)])
+    for title, likelihood in evaluation.log_likelihood.items():
         question, _, prior = title.rpartition(", ")
-        metric = Metric(section=LIKELIHOOD, name=question, better="higher", digits=1)
-        yield Measurement(metric=metric, method=prior, figure=figure)
+        for name, figure in ((question, likelihood.estimate), (f"{question}, ELBO", likelihood.elbo)):
+            if figure is not None:
+                metric = Metric(section=LIKELIHOOD, name=name, better="higher", digits=1)
+                yield Measurement(metric=metric, method=prior, figure=figure)
     for name, judge in evaluation.judges.items():
         yield from _measured(STAGE_1, REAL_ROWS, [(f"judge of {name}", "higher", judge.real)])
         yield from _measured(STAGE_1, RECONSTRUCTIONS, [(f"judge of {name}", "higher", judge.reconstructed)])
     columns = tuple((f"{name}, nats a value", "higher", figure) for name, figure in evaluation.reconstruction.items())
     yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
+    for name, refined in evaluation.refinement.items():
+        columns = ((f"{name}, nats a value, refined (a bound)", "higher", refined.refined),)
+        yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
     latent = evaluation.latent
     columns = (
         ("linear probe", "higher", latent.probe),
@@ -102,9 +113,9 @@ def _measured(section: str, method: str, columns: Iterable[tuple[str, Better, Fi
             yield Measurement(metric=Metric(section=section, name=name, better=better), method=method, figure=figure)
 
 
-def _over_modalities(figures: Mapping[str, Figure]) -> Figure | None:
+def _over_modalities(figures: Mapping[str, Figure], *, factor: float = 1.0) -> Figure | None:
     """The mean over modalities, which has no interval; None of no modality."""
     if not figures:
         return None
-    values = [figure.value for figure in figures.values()]
+    values = [factor * figure.value for figure in figures.values()]
     return Figure(value=sum(values) / len(values), count=next(iter(figures.values())).count)

@@ -134,7 +134,7 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
     saved, evaluation, settings = run.saved, run.saved.evaluation, run.saved.settings
     names = sorted(evaluation.reconstruction)
     joint = next((list(found.frechet.values()) for found in evaluation.joint[1:] if found.frechet), [])
-    given, scored = evaluation.conditional, list(evaluation.log_likelihood.values())
+    given, scored = evaluation.conditional, [found.elbo for found in evaluation.log_likelihood.values()]
     protocol: dict[str, Any] = {
         "split": saved.split,
         "data": "a synthetic stand-in" if saved.synthetic else "the recorded set",
@@ -147,6 +147,8 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
         "given rows (n)": given[0].frechet.count if given else None,
         "samples a given row": settings.get("num_row_samples") if given else None,
         "rows of log-likelihoods (n)": scored[0].count if scored else None,
+        "estimate of log-likelihoods": evaluation.likelihood if scored else None,
+        "rows that are resampled together": settings.get("group"),
         "importance samples": settings.get("importance_samples") if scored else None,
     }
     for name, judge in evaluation.judges.items():

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from shala_framework.data.splits import split_urls
-from shala_framework.model import STAGES, checkpoint_file
+from shala_framework.model import checkpoint_file
 from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
@@ -39,13 +39,15 @@ class SweptRun:
     def is_finished(self) -> bool:
         """Whether it is trained and evaluated by this very spec."""
         path = self.folder / FINISHED_FILE
-        if not path.is_file() or not all(checkpoint_file(self.folder, stage).is_file() for stage in STAGES):
+        if not path.is_file():
             return False
         try:
-            found = read_json(path, {"spec": dict}, error=CheckpointError, advice="the run is finished again")
+            shape = {"spec": dict, "stages": [str]}
+            found = read_json(path, shape, error=CheckpointError, advice="the run is finished again")
         except CheckpointError:
             return False
-        return bool(found["spec"] == self._spec())
+        trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
+        return bool(found["spec"] == self._spec()) and trained
 
     def is_evaluated(self) -> bool:
         """Whether it has an evaluation to compare."""
@@ -78,7 +80,8 @@ class SweptRun:
             experiment.report.write()
         else:
             reporter.note(f"{self.folder} is not evaluated: its spec names no data.validation")
-        write_file(self.folder / FINISHED_FILE, dump_json({"spec": self._spec()}))
+        done = {"spec": self._spec(), "stages": sorted(model.stages)}
+        write_file(self.folder / FINISHED_FILE, dump_json(done))
 
     def _spec(self) -> Any:
         spec = {key: value for key, value in unstructure(self.loaded.spec).items() if key != "track"}

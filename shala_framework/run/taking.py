@@ -11,7 +11,7 @@ from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.model.origin import StageOrigin, read_origin, write_origin
 from shala_framework.run.folder import RunFolder, differences, reordered
 from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
-from shala_framework.spec.fingerprint import fixed_part, run_fingerprint
+from shala_framework.spec.fingerprint import FREE_STAGES, fixed_part, run_fingerprint
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.hints import shortened
@@ -88,7 +88,8 @@ def stages_to_take(source: Path, described: Mapping[str, Any]) -> TakenStages:
     theirs = read_json(path, SPEC_SHAPE, error=CheckpointError, advice="repeat that run's command, which writes it")
     taken: list[str] = []
     reason = ""
-    for stage in STAGES:
+    planned = [stage for stage in STAGES if described["spec"]["train"].get(stage, {}).get("steps") != 0]
+    for stage in planned:
         if not checkpoint_file(source, stage).is_file():
             reason = f"{source} has no trained stage {stage}"
             break
@@ -170,7 +171,7 @@ def take_stages(taken: TakenStages, folder: RunFolder, described: Mapping[str, A
         write_checkpoint(folder.checkpoint(stage), tensors, description | own)
     reporter.note(f"took {_and(taken.stages)} from {taken.source}")
     if taken.reason:
-        reporter.note(f"the rest is trained: {taken.reason}")
+        reporter.note(f"the rest is not taken: {taken.reason}")
 
 
 def _what_differs(stage: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -187,6 +188,8 @@ def _part(described: Mapping[str, Any], stage: str) -> dict[str, Any]:
     stand_in = spec["data"].get("stand_in") if described["stand_in_used"] else None
     spec["data"] = spec["data"] | {"stand_in": _without(stand_in or {}, ("set",))}
     later = STAGES[STAGES.index(stage) + 1 :]
+    added = {name: described["spec"]["train"].get(name) for name in FREE_STAGES if name not in later}
+    spec["train"] = spec["train"] | added
     for name in later:
         spec.pop(name, None)
     for name, keys in _WITHOUT_EFFECT.items():
