@@ -69,6 +69,12 @@ importance_samples = 4
 """
 
 
+@pytest.fixture(scope="session")
+def two_spec_text() -> str:
+    """The text of `two_spec`, for fixtures that outlive a test."""
+    return TWO_SPEC
+
+
 @pytest.fixture
 def two_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A spec of two fake modalities with a stand-in, in the working directory."""

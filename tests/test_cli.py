@@ -38,6 +38,9 @@ def call(*arguments: str) -> object:
         ("shala sample run --device cu", ["cuda "]),
         ("shala-run two.toml --al", ["--allow-pipe "]),
         ("shala-run two.to", ["two.toml"]),
+        ("shala compare runs/mine --by train.prior.ema", ["train.prior.ema_halflife_steps "]),
+        ("shala sweep two.toml --set posterior.latent", ["posterior.latent_dim="]),
+        ("shala-run two.toml --from runs/m", ["runs/mine ", "runs/more/"]),
     ],
 )
 def test_bash_completes(line, expected, two_spec, command_environment):
@@ -102,7 +105,7 @@ def test_shala_run_is_a_command_of_its_own(capsys):
         ("shala chekc two.toml", "no such verb 'chekc'; did you mean 'check'? (see shala --help)"),
         (
             "shala x",
-            "no such verb 'x'; known verbs: check, evaluate, explore, index, keys, new-plugin, pack, plugins, ",
+            "no such verb 'x'; known verbs: check, compare, embed, evaluate, explore, index, keys, new-plugin, pack, ",
         ),
         ("shala --versoin", "no such option '--versoin'; did you mean '--version'?"),
         ("shala-run a.toml --dry", "no such option '--dry'; did you mean '--dry-run'? (see shala-run --help)"),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -44,15 +45,23 @@ def complete_runs(_: click.Context, __: click.Parameter, incomplete: str) -> lis
 
 def complete_spec_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """List the dotted keys of a spec, each followed by `=`."""
+    return [f"{key}=" for key in _spec_keys() if key.startswith(incomplete)]
+
+
+def complete_run_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """List the dotted keys of a spec."""
+    return [key for key in _spec_keys() if key.startswith(incomplete)]
+
+
+def _spec_keys() -> Iterator[str]:
     from shala_framework.spec.reference import spec_tables
 
-    keys = (
-        ".".join(filter(None, (table.name, key.name))) + "="
+    return (
+        ".".join(filter(None, (table.name, key.name)))
         for table in spec_tables()
         if "<name>" not in table.name
         for key in table.keys
     )
-    return [key for key in keys if key.startswith(incomplete)]
 
 
 def complete_tables(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

@@ -55,7 +55,7 @@ def evaluate(
     from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))
-    model.spec = _with_overrides(model.spec, overrides)
+    model.spec = with_overrides(model.spec, overrides)
     settings = model.spec.evaluate
     with closing(make_reporter()) as reporter:
         evaluation = evaluate_run(
@@ -78,8 +78,19 @@ def evaluate(
         remark(f"{SYNTHETIC}: these figures say nothing about real data")
 
 
-def _with_overrides(spec: Spec, overrides: tuple[str, ...]) -> Spec:
-    """Return the spec of a run with the tables changed by --set."""
+def with_overrides(
+    spec: Spec, overrides: tuple[str, ...], names: tuple[str, ...] = ("evaluate", "generate", "data")
+) -> Spec:
+    """Return the spec of a run with the tables changed by --set.
+
+    Args:
+        spec: The spec.
+        overrides: What --set was given.
+        names: Tables that may be changed, some of the default's.
+
+    Raises:
+        SpecError: An override is of another table, or wrong.
+    """
     tables: dict[str, dict[str, object]] = {
         "evaluate": unstructure(spec.evaluate),
         "generate": unstructure(spec.generate),
@@ -88,8 +99,10 @@ def _with_overrides(spec: Spec, overrides: tuple[str, ...]) -> Spec:
     for text in overrides:
         override = parse_override(text)
         table, *rest = override.path
-        if table not in tables or len(rest) != 1:
-            message = "expected a key of [evaluate], [generate] or [data]"
+        if table not in names or len(rest) != 1:
+            *most, last = (f"[{name}]" for name in names)
+            listed = f"{', '.join(most)} or {last}" if most else last
+            message = f"expected a key of {listed}"
             raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
         tables[str(table)][str(rest[0])] = override.value
     return attrs.evolve(

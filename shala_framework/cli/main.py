@@ -16,7 +16,8 @@ from shala_framework.cli.output import remark
 from shala_framework.support.errors import ShalaError, SpecError
 
 VERBS = (
-    "run", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "report", "explore",
+    "run", "sweep", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "compare", "embed",
+    "report", "explore",
 )  # fmt: skip
 _EXAMPLES = "  shala run specs/ntu_rgb_skeleton.toml\n  shala pack --help\n"
 

@@ -17,6 +17,7 @@ from shala_framework.cli.commands import (
     verb,
     version_option,
 )
+from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 
@@ -24,15 +25,24 @@ from shala_framework.spec import LoadedSpec, read_spec, unstructure
 @verb(
     "  shala run specs/ntu_rgb_skeleton.toml\n"
     "  shala run specs/ntu_rgb_skeleton.toml --out runs/long --set train.prior.steps=20000\n"
+    "  shala run specs/ntu_rgb_skeleton.toml --from runs/long --out runs/wide --set prior.hidden_dim=512\n"
     "  shala run specs/ntu_rgb_skeleton.toml --dry-run\n"
 )
 @spec_argument
 @set_option("Override a key of the spec.")
 @allow_pipe_flag
 @option("--out", type=FILE, metavar="DIR", help="Folder of the run. [default: runs/<name of the spec>]")
+@option(
+    "--from",
+    "take_from",
+    type=FILE,
+    metavar="RUN",
+    help="Take every stage from this run whose settings agree, and train the rest.",
+    shell_complete=complete_runs,
+)
 @flag("--dry-run", "Print the resolved spec, parameter counts and shapes, and stop.")
 @version_option
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool) -> None:
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Path | None, dry_run: bool) -> None:
     """Train both stages of a spec and write samples; the same command resumes a run that was stopped."""
     loaded = read_spec(spec, overrides)
     if dry_run:
@@ -51,7 +61,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool)
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; only the first one prints
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
-            summary = Experiment(loaded, folder, reporter, command=command).run()
+            summary = Experiment(loaded, folder, reporter, command=command, take_from=take_from).run()
         except KeyboardInterrupt:
             reporter.warn(f"stopped; to resume: {command}")
             raise

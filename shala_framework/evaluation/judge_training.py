@@ -84,6 +84,7 @@ class JudgeTraining:
                     partial(self._untrained, name, architecture),
                     partial(self._trained, name, architecture, steps, reporter.advance),
                 )
+                found[name].steps = steps
                 reporter.finish()
         pace.finish("judges")
         if self.steps == 0:

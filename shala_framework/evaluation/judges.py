@@ -35,6 +35,7 @@ class Judge(nn.Module):
         classes: Class names, in the order of the outputs; the same for the judges of all modalities, so that their
             verdicts compare.
         known: Those of them that it has seen: some may have no row with the modality.
+        steps: Number of optimiser steps of its training.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Judge(nn.Module):
     ) -> None:
         super().__init__()
         self.classes, self.known = tuple(classes), frozenset(known)
+        self.steps = 0
         self.encoder = (
             modality.encoder(feature_dim)
             if architecture == "plugin"

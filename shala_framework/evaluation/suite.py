@@ -49,12 +49,14 @@ class JudgeFigures:
         reconstructed: Accuracy on their reconstructions from z ~ q(z | all present).
         second_real: Accuracy of the modality's second judge on held-out rows; None where it has none.
         second_reconstructed: The same on reconstructions.
+        steps: Number of optimiser steps of the first judge's training; None in files of earlier versions.
     """
 
     real: Figure
     reconstructed: Figure
     second_real: Figure | None
     second_reconstructed: Figure | None
+    steps: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -247,7 +249,11 @@ def _judge_figures(model: ShaLa, panel: Panel, second: Panel, z_ND: Tensor) -> d
         real, reconstructed = _accuracies(model, panel, name, z_ND)
         others = _accuracies(model, second, name, z_ND) if name in second.judges else (None, None)
         figures[name] = JudgeFigures(
-            real=real, reconstructed=reconstructed, second_real=others[0], second_reconstructed=others[1]
+            real=real,
+            reconstructed=reconstructed,
+            second_real=others[0],
+            second_reconstructed=others[1],
+            steps=panel.judges[name].steps,
         )
     return figures
 

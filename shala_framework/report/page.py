@@ -23,6 +23,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import STAGES, ShaLa
+from shala_framework.model.origin import StageOrigin, read_origin
 from shala_framework.model.parts import parts_of
 from shala_framework.report.card import write_card
 from shala_framework.report.data_uris import Media, media_of, picture_uri
@@ -107,11 +108,15 @@ class Report:
             evaluating: Whether the evaluation is still running, which the page then states.
         """
         metrics = read_metrics(self.folder / "metrics.jsonl", self.model.fingerprint, self.reporter.warn)
-        for stage in sorted(self.model.stages - {entry["stage"] for entry in metrics}):
+        taken = self._origin()
+        elsewhere = set(taken.stages) if taken is not None else set()
+        for stage in sorted(self.model.stages - elsewhere - {entry["stage"] for entry in metrics}):
             self.reporter.warn(
                 f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
             )
         facts, evaluations = _facts(self.model, self.folder, metrics), _evaluations(self.folder, self.reporter.warn)
+        if taken is not None:
+            facts.append(("taken", taken.describe()))
         context = self.fixed | {
             "facts": facts,
             "curves": _curves(metrics),
@@ -133,6 +138,14 @@ class Report:
         write_card(self.model, self.folder, facts=facts, data=self.fixed["data"], evaluations=evaluations)
         self.reporter.note(f"wrote {path}{', not yet with the evaluation' if evaluating else ''}")
         return path
+
+    def _origin(self) -> StageOrigin | None:
+        """Where stages are from that the run did not train itself."""
+        try:
+            return read_origin(self.folder)
+        except CheckpointError as error:
+            self.reporter.warn(f"{error}; the report does not say it")
+            return None
 
 
 def spec_as_toml(spec: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""Plots of an evaluation, as PNG."""
+"""Plots of an evaluation, as PNG, and of a comparison of several."""
 
 import io
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -9,9 +10,13 @@ from matplotlib.figure import Figure as Canvas
 from shala_framework.evaluation.calibration import CalibrationFigures
 from shala_framework.evaluation.conditional import ConditionalFigures
 from shala_framework.evaluation.joint import JointFigures
+from shala_framework.evaluation.measurements import COHERENCE, DISTANCE, JOINT
 from shala_framework.evaluation.suite import Evaluation
+from shala_framework.report.comparison import Comparison
 
 COLOURS = ("#0b6e99", "#e07b39", "#5a8f29", "#8b5fbf", "#9a9a9a", "#c23b4e")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PictureFormat = Literal["png", "pdf", "svg"]
 
 
 def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
@@ -80,6 +85,46 @@ def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> 
     return _png(canvas, title)
 
 
+def draw_comparison(comparison: Comparison, kind: PictureFormat) -> bytes | None:
+    """Coherence against Frechet distance of joint samples: a colour a group, a marker a method, bars of one deviation.
+
+    Args:
+        comparison: Runs side by side.
+        kind: Format of the picture.
+
+    Returns:
+        The picture; None if no row has both figures.
+    """
+    rows = [
+        (row, row.cells[coherence], row.cells[distance])
+        for section in comparison.sections
+        if section.title == JOINT
+        for coherence in (metric for metric in section.metrics if metric.name == COHERENCE)
+        for distance in (metric for metric in section.metrics if metric.name == DISTANCE)
+        for row in section.rows
+        if coherence in row.cells and distance in row.cells
+    ]
+    if not rows:
+        return None
+    groups = list(dict.fromkeys(row.group for row, _, _ in rows))
+    methods = list(dict.fromkeys(row.method for row, _, _ in rows))
+    canvas = Canvas(figsize=(7, 4.6), layout="constrained")
+    axes = canvas.subplots()
+    for row, coherence, distance in rows:
+        axes.errorbar(
+            [distance.mean],
+            [coherence.mean],
+            xerr=distance.deviation or 0.0,
+            yerr=coherence.deviation or 0.0,
+            fmt=MARKERS[methods.index(row.method) % len(MARKERS)],
+            color=COLOURS[groups.index(row.group) % len(COLOURS)],
+            label=", ".join([*row.group, row.method]),
+        )
+    _finish(axes, "Frechet distance, mean over modalities", "joint coherence")
+    title = f"{', '.join(comparison.by) or 'all runs'}; {comparison.split} split"
+    return _drawn(canvas, title, kind)
+
+
 def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> bytes:
     """Coverage against its nominal share, by intervals and by regions: samples below the diagonal are too sure."""
     canvas = Canvas(figsize=(10, 4.2), layout="constrained")
@@ -113,7 +158,12 @@ def _finish(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) ->
 
 
 def _png(canvas: Canvas, title: str) -> bytes:
+    return _drawn(canvas, title, "png")
+
+
+def _drawn(canvas: Canvas, title: str, kind: PictureFormat) -> bytes:
+    dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[kind]
     canvas.suptitle(title)
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    canvas.savefig(buffer, format=kind, dpi=110, metadata={dated: None})
     return buffer.getvalue()

@@ -30,8 +30,29 @@ class TextTable:
     lines: Sequence[Sequence[str]]
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """Read `evaluation/<split>.json` of a run.
+@attrs.frozen(kw_only=True)
+class SavedEvaluation:
+    """An evaluation as its file holds it.
+
+    Attributes:
+        evaluation: Every figure.
+        split: Split that was measured.
+        seed: Seed of judges and samples.
+        settings: The spec's [evaluate] table, as JSON values.
+        synthetic: Whether the data came from a stand-in.
+        held_out: Digest of keys and labels of the held-out rows; None in files of earlier versions.
+    """
+
+    evaluation: Evaluation
+    split: str
+    seed: int
+    settings: dict[str, Any]
+    synthetic: bool
+    held_out: str | None = None
+
+
+def read_saved_evaluation(path: Path) -> SavedEvaluation:
+    """Read `evaluation/<split>.json` of a run, with what it says of how the figures came about.
 
     Raises:
         CheckpointError: The file cannot be read or is damaged.
@@ -39,11 +60,25 @@ def read_evaluation(path: Path) -> Evaluation:
     converter = cattrs.Converter()
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
     advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` rewrites it"
-    saved: dict[str, Any] = read_json(path, {"rows": int}, error=CheckpointError, advice=advice)
+    shape = {"rows": int, "split": str, "seed": int, "settings": dict, "synthetic": bool}
+    saved: dict[str, Any] = read_json(path, shape, error=CheckpointError, advice=advice)
     try:
-        return converter.structure(saved, Evaluation)
+        return SavedEvaluation(
+            evaluation=converter.structure(saved, Evaluation),
+            held_out=None if saved.get("held_out") is None else str(saved["held_out"]),
+            **{key: saved[key] for key in shape if key != "rows"},
+        )
     except Exception as error:  # cattrs raises exception groups of any kind
         raise CheckpointError(f"{path} is not an evaluation of this version: {error}; {advice}") from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read `evaluation/<split>.json` of a run.
+
+    Raises:
+        CheckpointError: The file cannot be read or is damaged.
+    """
+    return read_saved_evaluation(path).evaluation
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[TextTable]:

@@ -100,6 +100,7 @@ def evaluate_run(
         "machine": describe_machine(model.device),
         "settings": unstructure(settings),
         "synthetic": model.synthetic,
+        "held_out": hashlib.sha256(json.dumps([held_out.keys, held_out.labels]).encode()).hexdigest()[:16],
         **_without_nan(attrs.asdict(evaluation)),
     }
     write_file(target / f"{split}.json", dump_json(description, indent=2))

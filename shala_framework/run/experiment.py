@@ -14,7 +14,8 @@ from shala_framework.data.rows import Rows
 from shala_framework.data.splits import SPLITS, Split, split_urls
 from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.model import ShaLa
+from shala_framework.model import STAGES, ShaLa
+from shala_framework.model.origin import read_origin
 from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.tracker import TrackedRun
 from shala_framework.report.samples import SampleWriter, choose_rows
@@ -23,6 +24,7 @@ from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
 from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
@@ -59,9 +61,16 @@ class Experiment:
     """The phases of a run: stages whose files are there are not trained again, samples and figures are made anew."""
 
     def __init__(
-        self, loaded: LoadedSpec, folder: Path, reporter: Reporter | None = None, *, command: str = ""
+        self,
+        loaded: LoadedSpec,
+        folder: Path,
+        reporter: Reporter | None = None,
+        *,
+        command: str = "",
+        take_from: Path | None = None,
     ) -> None:
         self.loaded, self.spec, self.folder, self.command = loaded, loaded.spec, folder, command
+        self.take_from = take_from
         self.reporter: Reporter = reporter or Silent()
         self.seconds: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
@@ -82,12 +91,14 @@ class Experiment:
         self.device = processes.join(resolve_device(self.spec.train.device))
         self._check_processes()
         self._check_shards()
+        described = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
+        taken = plan_taking(self.take_from, self.place, described, self.reporter)
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
             if processes.rank() == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.lock = stack.enter_context(FolderLock(self.folder, on_wait=self.reporter.note))
-            self.place.claim({"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used})
+            self.place.claim(described)
             if self.loaded.stand_in_used:
                 self._timed("stand_in", STAND_IN, self._make_stand_in)
         self.metrics = self._open_metrics()
@@ -103,17 +114,21 @@ class Experiment:
         )
         with processes.first_before_others():
             if processes.rank() == 0:
+                train = describe_shards(self.data.train_urls, self.data.cache)
+                validation = describe_shards(self.data.validation_urls, self.data.cache)
                 self.place.check_shards(
-                    {
-                        "train": describe_shards(self.data.train_urls, self.data.cache),
-                        "validation": describe_shards(self.data.validation_urls, self.data.cache),
-                    },
+                    {"train": train, "validation": validation},
                     last_stage=STAGE_3 if self._refines else STAGE_2,
                 )
+                if taken is not None:
+                    check_same_shards(taken, train, self.reporter)
+                    take_stages(taken, self.place, described, self.reporter)
+                    self.phases.remove(taken.stages)
             unfinished = prepare_model(self.model, self.data, self.place, self.reporter)
             self.phases.add([stage for stage in (STAGE_1, STAGE_2, STAGE_3) if stage in unfinished], before=SAMPLES)
             self.model.to(self.device)
             self.plan = begin_plan(self.spec.train, self.device, self.place, self.reporter)
+        origin = read_origin(self.folder)
         with closing(self.metrics):
             self.training = RunTraining(
                 model=self.model,
@@ -123,6 +138,7 @@ class Experiment:
                 precision=self.plan.number_format(),
                 metrics=self.metrics,
                 reporter=self.reporter,
+                stages=[stage for stage in STAGES if origin is None or stage not in origin.stages],
             )
             self._timed("reading", READING, self._read)
             self.training.split_decoders()
@@ -308,11 +324,11 @@ class Experiment:
         rows = self.data.held_out() if self.spec.evaluate.at_end else None
         return rows if rows is not None and any(rows.labels) else None
 
-    def _evaluation_seconds(self) -> float:
-        """Time for what the spec leaves open: what it says, or a quarter of the training."""
+    def _evaluation_seconds(self) -> float | None:
+        """Time for what the spec leaves open: what it says, or a quarter of the training; None if no stage trained."""
         minutes = self.spec.evaluate.minutes
         trained = training_seconds(self.place.metrics, self.place.fingerprint)
-        return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained
+        return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained or None
 
     def _measure(self) -> bool:
         """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""

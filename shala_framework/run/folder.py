@@ -10,6 +10,7 @@ from shala_framework.data.identity import compare_shards, read_record, write_rec
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
 from shala_framework.distributed import processes
+from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
@@ -54,6 +55,10 @@ class RunFolder:
         """Whether a stage is trained."""
         return self.checkpoint(stage).exists()
 
+    def has_begun(self) -> bool:
+        """Whether any stage is trained or has a saved state."""
+        return any(self.has(stage) or any(self.state.glob(f"{stage}.*")) for stage in STAGES)
+
     def state_file(self, stage: str) -> Path:
         """File of a stage that is being trained."""
         return self.state / f"{stage}.safetensors"
@@ -75,11 +80,9 @@ class RunFolder:
         mine, path = described, self.path / SPEC_FILE
         if path.exists():
             theirs = self._read_spec(path)
-            differences = (
-                _differences(fixed_part(theirs), fixed_part(mine)) or _reordered(theirs, mine) if theirs else []
-            )
-            if differences:
-                listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in differences)
+            found = differences(fixed_part(theirs), fixed_part(mine)) or reordered(theirs, mine) if theirs else []
+            if found:
+                listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in found)
                 raise CheckpointError(
                     f"{self.path} belongs to another spec:\n{listed}\n"
                     "choose another --out, remove the folder, or put these keys back"
@@ -169,14 +172,15 @@ class RunFolder:
             write_record(path, now)
 
 
-def _reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Whether the modalities, otherwise the same, come in another order, which is that of the networks' inputs."""
     before, now = (list(described["spec"]["modality"]) for described in (old, new))
     return [("order of the modality tables", before, now)] if before != now else []
 
 
-def _differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
+    """Every key in which two descriptions differ, with both values; keys of a spec are named without the `spec`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), (*path, key))]
+        return [d for key in keys for d in differences(old.get(key), new.get(key), (*path, key))]
     return [] if old == new else [(format_path(path[1:] if len(path) > 1 else path), old, new)]

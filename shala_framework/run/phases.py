@@ -36,6 +36,10 @@ class RunPhases:
         place = rest.index(before)
         self.titles = [*rest[:place], *titles, *rest[place:]]
 
+    def remove(self, titles: Sequence[str]) -> None:
+        """Leave phases out that turned out not to be needed."""
+        self.titles = [title for title in self.titles if title not in titles]
+
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
         """A context that is one of the phases."""

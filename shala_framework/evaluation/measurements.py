@@ -1,0 +1,121 @@
+"""The metrics of an evaluation as one flat list, so that runs and seeds can be put side by side."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import attrs
+
+from shala_framework.evaluation.intervals import Figure
+from shala_framework.evaluation.suite import Evaluation
+
+Better = Literal["higher", "lower", ""]
+JOINT, GIVEN, LIKELIHOOD, STAGE_1 = (
+    "joint samples",
+    "samples from given modalities",
+    "log-likelihood, nats a row",
+    "reconstruction and shared latent",
+)
+SECTIONS = (JOINT, GIVEN, LIKELIHOOD, STAGE_1)
+COHERENCE, DISTANCE = "coherence", "Frechet"
+REAL_ROWS, RECONSTRUCTIONS = "real rows", "reconstructions"
+"""Methods that generate nothing: real data as a reference, and rows reconstructed by stage 1."""
+
+
+@attrs.frozen(kw_only=True)
+class Metric:
+    """What is measured: one column of a comparison.
+
+    Attributes:
+        section: One of SECTIONS.
+        name: Title of the column.
+        better: Which values are better; empty where neither high nor low ones are.
+        digits: Decimal places to show.
+    """
+
+    section: str
+    name: str
+    better: Better = ""
+    digits: int = 3
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """One figure of an evaluation.
+
+    Attributes:
+        metric: What was measured.
+        method: Of what: a way to sample z with its guidance, a control, or real rows.
+        figure: The figure.
+    """
+
+    metric: Metric
+    method: str
+    figure: Figure
+
+
+def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
+    """Every figure that an evaluation has, in the order of the columns of a comparison."""
+    for joint in evaluation.joint:
+        columns: tuple[tuple[str, Better, Figure | None], ...] = (
+            (COHERENCE, "higher", joint.coherence),
+            (DISTANCE, "lower", _over_modalities(joint.frechet)),
+            ("kernel x 1,000", "lower", _over_modalities(joint.kernel, factor=1e3)),
+            ("2nd coherence", "higher", joint.second_coherence),
+            ("2nd Frechet", "lower", _over_modalities(joint.second_frechet)),
+            ("precision", "higher", _over_modalities(joint.precision)),
+            ("recall", "higher", _over_modalities(joint.recall)),
+            ("spread, 1: as real rows", "", _over_modalities(joint.spread)),
+        )
+        yield from _measured(JOINT, joint.method, columns)
+        if joint.milliseconds is not None:
+            for name, value, digits in (("evaluations", joint.evaluations, 0), ("ms", joint.milliseconds, 2)):
+                metric = Metric(section=JOINT, name=name, digits=digits)
+                yield Measurement(metric=metric, method=joint.method, figure=Figure(value=value, count=1))
+    real = evaluation.conditional_real.get("frechet")
+    for size in dict.fromkeys(found.num_given for found in evaluation.conditional):
+        yield from _measured(GIVEN, REAL_ROWS, [(f"{DISTANCE}, {size} given", "lower", real)])
+    for found in evaluation.conditional:
+        columns = (
+            (f"{COHERENCE}, {found.num_given} given", "higher", found.coherence),
+            (f"{DISTANCE}, {found.num_given} given", "lower", found.frechet),
+            (f"diversity, {found.num_given} given", "", found.diversity),
+        )
+        yield from _measured(GIVEN, found.method, columns)
+    for calibrated in evaluation.calibration:
+        column = f"spread / error of z, {calibrated.num_given} given"
+        yield from _measured(GIVEN, calibrated.method, [(column, "", calibrated.ratio)])
+    for title, likelihood in evaluation.log_likelihood.items():
+        question, _, prior = title.rpartition(", ")
+        for name, figure in ((question, likelihood.estimate), (f"{question}, ELBO", likelihood.elbo)):
+            if figure is not None:
+                metric = Metric(section=LIKELIHOOD, name=name, better="higher", digits=1)
+                yield Measurement(metric=metric, method=prior, figure=figure)
+    for name, judge in evaluation.judges.items():
+        yield from _measured(STAGE_1, REAL_ROWS, [(f"judge of {name}", "higher", judge.real)])
+        yield from _measured(STAGE_1, RECONSTRUCTIONS, [(f"judge of {name}", "higher", judge.reconstructed)])
+    columns = tuple((f"{name}, nats a value", "higher", figure) for name, figure in evaluation.reconstruction.items())
+    yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
+    for name, refined in evaluation.refinement.items():
+        columns = ((f"{name}, nats a value, refined (a bound)", "higher", refined.refined),)
+        yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
+    latent = evaluation.latent
+    columns = (
+        ("linear probe", "higher", latent.probe),
+        ("KL, nats", "", latent.kl),
+        ("active dimensions", "", Figure(value=latent.active, count=evaluation.rows)),
+    )
+    yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
+
+
+def _measured(section: str, method: str, columns: Iterable[tuple[str, Better, Figure | None]]) -> Iterator[Measurement]:
+    for name, better, figure in columns:
+        if figure is not None:
+            yield Measurement(metric=Metric(section=section, name=name, better=better), method=method, figure=figure)
+
+
+def _over_modalities(figures: Mapping[str, Figure], *, factor: float = 1.0) -> Figure | None:
+    """The mean over modalities, which has no interval; None of no modality."""
+    if not figures:
+        return None
+    values = [factor * figure.value for figure in figures.values()]
+    return Figure(value=sum(values) / len(values), count=next(iter(figures.values())).count)

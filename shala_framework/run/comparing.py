@@ -1,0 +1,227 @@
+"""Evaluations of several runs, read from their folders, checked to be comparable, and grouped by keys of specs."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from shala_framework.evaluation.measurements import measurements
+from shala_framework.report.comparison import Comparison, make_sections
+from shala_framework.report.samples import SYNTHETIC
+from shala_framework.report.tables import SavedEvaluation, read_saved_evaluation
+from shala_framework.run.evaluation import EVALUATION_FOLDER
+from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
+from shala_framework.spec.fingerprint import FREE_DATA_KEYS
+from shala_framework.spec.overrides import split_key
+from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.hints import nearest, shortened
+from shala_framework.support.json_files import read_json
+from shala_framework.support.structuring import KeyPath, format_path
+
+_NEVER_GROUPED_BY = {
+    ("seed",),
+    ("name",),
+    ("train", "device"),
+    ("data", "num_workers"),
+    *(("data", key) for key in FREE_DATA_KEYS),
+}
+_NEVER_GROUPED_TABLES = {"track", "evaluate"}
+_MOST_LISTED = 4
+
+
+@attrs.frozen(kw_only=True)
+class EvaluatedRun:
+    """A run's folder, as far as a comparison needs it.
+
+    Attributes:
+        folder: Folder of the run.
+        spec: The run's spec, as JSON values.
+        saved: Its evaluation.
+    """
+
+    folder: Path
+    spec: dict[str, Any]
+    saved: SavedEvaluation
+
+    def value(self, key: KeyPath) -> Any:
+        """Value of a key of the spec; None where it has none."""
+        found: Any = self.spec
+        for part in key:
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
+
+
+def compare_runs(
+    folders: Sequence[Path], by: Sequence[str] = (), split: Literal["validation", "test"] = "validation"
+) -> Comparison:
+    """Put the evaluations of runs side by side.
+
+    Args:
+        folders: Folders of the runs.
+        by: Dotted keys of the spec whose values name a row; runs that agree in them are pooled. Without any, the keys
+            in which the runs' specs differ, apart from the seed.
+        split: Split whose evaluations are compared.
+
+    Raises:
+        CheckpointError: A folder is no run, has no evaluation of the split, or a damaged one; or the evaluations
+            differ in rows, numbers of samples or judges.
+        DataError: A key is unknown, or a folder is given twice.
+    """
+    for folder, count in Counter(folder.resolve() for folder in folders).items():
+        if count > 1:
+            raise DataError(f"expected every run once, got {folder} {count} times")
+    runs = [read_evaluated_run(folder, split) for folder in folders]
+    _check_comparable(runs)
+    differing = _differing_keys(runs)
+    keys = [_known_key(text, runs) for text in by] or differing
+    groups: dict[tuple[str, ...], list[EvaluatedRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_shown(run.value(key)) for key in keys), []).append(run)
+    figures = {group: [list(measurements(run.saved.evaluation)) for run in found] for group, found in groups.items()}
+    return Comparison(
+        by=tuple(map(format_path, keys)),
+        split=split,
+        runs=tuple(map(str, folders)),
+        sections=make_sections(figures),
+        notes=list(_notes(runs, groups, [key for key in differing if key not in keys])),
+    )
+
+
+def read_evaluated_run(folder: Path, split: str) -> EvaluatedRun:
+    """Read the spec and the evaluation of a run.
+
+    Raises:
+        CheckpointError: The folder is no run, has no evaluation of the split, or a damaged file.
+    """
+    path = folder / SPEC_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not the folder of a run: it has no {SPEC_FILE}; expected such as runs/mine")
+    described = read_json(path, SPEC_SHAPE, error=CheckpointError, advice="repeat the run's command, which writes it")
+    evaluated = folder / EVALUATION_FOLDER / f"{split}.json"
+    if not evaluated.is_file():
+        raise CheckpointError(
+            f"{folder} has no evaluation of the {split} split: `shala evaluate {folder} --split {split}` makes one"
+        )
+    return EvaluatedRun(folder=folder, spec=described["spec"], saved=read_saved_evaluation(evaluated))
+
+
+def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
+    """Raise CheckpointError where evaluations have other rows, other numbers or other judges than the others."""
+    digests = all(run.saved.held_out is not None for run in runs)
+    protocols = [_protocol(run, digests=digests) for run in runs]
+    lines = []
+    for aspect in dict.fromkeys(aspect for protocol in protocols for aspect in protocol):
+        places: dict[str, list[str]] = {}
+        for run, protocol in zip(runs, protocols, strict=True):
+            if protocol.get(aspect) is not None:
+                places.setdefault(shortened(_shown(protocol[aspect])), []).append(str(run.folder))
+        if len(places) > 1:
+            lines.append(f"  {aspect}: {'; '.join(f'{text} in {_listed(found)}' for text, found in places.items())}")
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"these evaluations cannot be put into one table, because they differ in how they were made:\n{listed}\n"
+            "evaluate the runs again on the same rows with the same numbers, such as `shala evaluate RUN --set "
+            "evaluate.num_samples=500 --set evaluate.judge_steps=400`, or compare fewer runs"
+        )
+
+
+def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
+    """What figures depend on beside the model, by name; None for what was not measured."""
+    saved, evaluation, settings = run.saved, run.saved.evaluation, run.saved.settings
+    names = sorted(evaluation.reconstruction)
+    joint = next((list(found.frechet.values()) for found in evaluation.joint[1:] if found.frechet), [])
+    given, scored = evaluation.conditional, [found.elbo for found in evaluation.log_likelihood.values()]
+    protocol: dict[str, Any] = {
+        "split": saved.split,
+        "data": "a synthetic stand-in" if saved.synthetic else "the recorded set",
+        "modalities": ", ".join(names) or None,
+        "held-out rows (n)": evaluation.rows,
+        "digest of the held-out rows": saved.held_out if digests else run.value(("data", saved.split)),
+        "judges": ", ".join(sorted(evaluation.judges)) or None,
+        "joint samples a seed (n)": joint[0].count if joint else None,
+        "seeds of joint samples": settings.get("num_seeds") if joint else None,
+        "given rows (n)": given[0].frechet.count if given else None,
+        "samples a given row": settings.get("num_row_samples") if given else None,
+        "rows of log-likelihoods (n)": scored[0].count if scored else None,
+        "estimate of log-likelihoods": evaluation.likelihood if scored else None,
+        "rows that are resampled together": settings.get("group"),
+        "importance samples": settings.get("importance_samples") if scored else None,
+    }
+    for name, judge in evaluation.judges.items():
+        protocol[f"training steps of the judge of {name}"] = judge.steps
+    for name in names:
+        for key in ("plugin", "options"):
+            for path, value in _leaves(run.value(("modality", name, key)), ("modality", name, key)):
+                protocol[format_path(path)] = value
+    return protocol
+
+
+def _differing_keys(runs: Sequence[EvaluatedRun]) -> list[KeyPath]:
+    """Keys in which the specs differ and that may change figures, in the order of the specs."""
+    keys = dict.fromkeys(path for run in runs for path, _ in _leaves(run.spec))
+    return [
+        key
+        for key in keys
+        if key not in _NEVER_GROUPED_BY
+        and key[0] not in _NEVER_GROUPED_TABLES
+        and len({_shown(run.value(key)) for run in runs}) > 1
+    ]
+
+
+def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value that is no table, by its path."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def _known_key(text: str, runs: Sequence[EvaluatedRun]) -> KeyPath:
+    known = {format_path(path): path for run in runs for path, _ in _leaves(run.spec)}
+    try:
+        key = format_path(split_key(text))
+    except ValueError:
+        key = text
+    if key not in known:
+        tables = sorted(name for name in known if name.startswith(f"{key}."))
+        hint = f"it is a table; such as {tables[0]}" if tables else _nearest_key(key, known)
+        raise DataError(f"--by {shortened(text)}: expected a key of the runs' specs; {hint}")
+    return known[key]
+
+
+def _nearest_key(key: str, known: Iterable[str]) -> str:
+    """The nearest key, or where to find all of them, which are too many for a message."""
+    hint = nearest(key, known, "keys")
+    return hint if hint.startswith("did") else "`shala keys` lists them"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _notes(
+    runs: Sequence[EvaluatedRun], groups: Mapping[tuple[str, ...], Sequence[EvaluatedRun]], others: Sequence[KeyPath]
+) -> Iterator[str]:
+    """What a reader has to know of the rows."""
+    if any(run.saved.synthetic for run in runs):
+        yield f"{SYNTHETIC}: these figures say nothing about real data"
+    for found in groups.values():
+        names = _listed([str(run.folder) for run in found])
+        mixed = [format_path(key) for key in others if len({_shown(run.value(key)) for run in found}) > 1]
+        if mixed:
+            yield f"one row pools runs that differ in {_listed(mixed)} ({names}); add --by {mixed[0]} to part them"
+        twice = sorted(seed for seed, count in Counter(_shown(r.value(("seed",))) for r in found).items() if count > 1)
+        if twice and not mixed:
+            yield f"one row pools several runs of seed {_listed(twice)} ({names}), so its deviation is too small"
+    if len({_shown(run.value(("data", "train"))) for run in runs}) > 1 and any(r.saved.evaluation.judges for r in runs):
+        yield "judges were trained on each run's own training set, and data.train differs"

@@ -1,0 +1,157 @@
+"""The shared latent of every row of a split, with keys and labels, as a file for other programs.
+
+Shapes: N rows, D latent_dim.
+"""
+
+import csv
+import importlib
+import importlib.util
+import io
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from shala_framework.data.latent_store import latents_of
+from shala_framework.data.prepared import check_preparation
+from shala_framework.data.random_access import read_in_order
+from shala_framework.data.rows import collate, read_filled
+from shala_framework.data.splits import Split, split_urls
+from shala_framework.data.tally import Tally
+from shala_framework.model import ShaLa
+from shala_framework.support.errors import DataError, PluginError
+from shala_framework.support.progress import Reporter
+
+KINDS = (".parquet", ".npz", ".csv")
+BATCH_ROWS = 256  # in memory at once
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Embeddings:
+    """q(z | all modalities that a row has), of the rows of a split in the order of its shards.
+
+    Attributes:
+        keys: Key of each row.
+        labels: Class of each row, or None.
+        mean_ND: Posterior means, float32.
+        std_ND: Posterior standard deviations, float32.
+    """
+
+    keys: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    mean_ND: Tensor
+    std_ND: Tensor
+
+
+def check_kind(path: Path) -> None:
+    """Check that a file of embeddings can be written.
+
+    Raises:
+        DataError: The name has another ending than .parquet, .npz or .csv.
+        PluginError: It ends in .parquet, and pyarrow is not installed.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise DataError(f"expected --out of a file that ends in .parquet, .npz or .csv, got {path}")
+    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise PluginError("Parquet needs pyarrow: `pip install pyarrow`, or choose a file that ends in .npz or .csv")
+
+
+def embed_split(model: ShaLa, folder: Path, split: Split, reporter: Reporter) -> Embeddings:
+    """Encode every row of a split; samples whose fields are all blank are left out.
+
+    Args:
+        model: Model of the run.
+        folder: Folder of the run.
+        split: "train", "validation" or "test".
+        reporter: Receives progress.
+
+    Raises:
+        DataError: The run has no shards of the split, or they cannot be read.
+    """
+    data = model.spec.data
+    urls = split_urls(data, split, folder if model.synthetic else None)
+    if not urls:
+        raise DataError(
+            f"expected shards of the {split} split, got none: the spec has no data.{split}; name them with "
+            f"--set data.{split}=..., or choose another --split"
+        )
+    check_preparation(urls, model.modalities)
+    cache, tally = Path(data.cache) if data.cache is not None else None, Tally()
+    raws = read_in_order(urls, cache, max_field_bytes=data.max_field_bytes, tally=tally)
+    keys: list[str] = []
+    labels: list[str | None] = []
+    parts = []
+    reporter.begin(f"embedding {split}", None, "row")
+    while chunk := list(islice(raws, BATCH_ROWS)):
+        decoded = read_filled(chunk, model.modalities, tally)
+        if decoded:
+            rows = collate(decoded, model.modalities)
+            parts.append(latents_of(model.autoencoder, rows, model.device).posterior)
+            keys += rows.keys
+            labels += rows.labels
+        reporter.advance(len(keys))
+    reporter.finish()
+    for sentence in tally.sentences():
+        reporter.note(f"{split} split: {sentence}")
+    if not parts:
+        raise DataError(f"data.{split}: no sample has any of the modalities {', '.join(model.names)}")
+    return Embeddings(
+        keys=tuple(keys),
+        labels=tuple(labels),
+        mean_ND=torch.cat([part.mean_BD for part in parts]).float().cpu(),
+        std_ND=torch.cat([(0.5 * part.log_var_BD).exp() for part in parts]).float().cpu(),
+    )
+
+
+def embeddings_file(embeddings: Embeddings, kind: str) -> bytes:
+    """The content of a file of embeddings.
+
+    A CSV or Parquet file has the columns key, class, z0, z1, ... and std0, std1, ...; an .npz file has the arrays keys,
+    classes ("" for none), z and std.
+
+    Args:
+        embeddings: What is written.
+        kind: Ending of the file's name, one of KINDS.
+    """
+    if kind == ".csv":
+        return _as_csv(embeddings)
+    if kind == ".npz":
+        buffer = io.BytesIO()
+        classes = np.array(["" if name is None else name for name in embeddings.labels], dtype=np.str_)
+        keys = np.array(embeddings.keys, dtype=np.str_)
+        np.savez(buffer, keys=keys, classes=classes, z=embeddings.mean_ND.numpy(), std=embeddings.std_ND.numpy())
+        return buffer.getvalue()
+    return _as_parquet(embeddings)
+
+
+def _columns(embeddings: Embeddings) -> list[str]:
+    size = embeddings.mean_ND.shape[1]
+    return [*(f"z{d}" for d in range(size)), *(f"std{d}" for d in range(size))]
+
+
+def _as_csv(embeddings: Embeddings) -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["key", "class", *_columns(embeddings)])
+    values = torch.cat([embeddings.mean_ND, embeddings.std_ND], 1).numpy()
+    for key, name, row in zip(embeddings.keys, embeddings.labels, values, strict=True):
+        writer.writerow([key, "" if name is None else name, *map(str, row)])  # the shortest text of a float32
+    return buffer.getvalue().encode()
+
+
+def _as_parquet(embeddings: Embeddings) -> bytes:
+    arrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    values = torch.cat([embeddings.mean_ND, embeddings.std_ND], 1).numpy()
+    columns: dict[str, Any] = {
+        "key": arrow.array(embeddings.keys, arrow.string()),
+        "class": arrow.array(embeddings.labels, arrow.string()),
+    }
+    columns |= {name: arrow.array(values[:, place]) for place, name in enumerate(_columns(embeddings))}
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.table(columns), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,108 @@
+"""A grid of runs: each in a folder of its own, trained and evaluated, and skipped once it is finished."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from shala_framework.data.splits import split_urls
+from shala_framework.model import checkpoint_file
+from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
+from shala_framework.run.experiment import Experiment
+from shala_framework.spec import LoadedSpec, read_spec, unstructure
+from shala_framework.spec.grid import GridPoint, make_grid
+from shala_framework.support.checkpoint import write_file
+from shala_framework.support.errors import CheckpointError
+from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.progress import Reporter
+
+FINISHED_FILE = "finished.json"
+_EVALUATES_ITSELF = "evaluate.at_end=false"  # without a limit that depends on the speed, so that counts are equal
+
+
+@attrs.frozen(kw_only=True)
+class SweptRun:
+    """One run of a sweep.
+
+    Attributes:
+        folder: Its folder.
+        overrides: What distinguishes it, each as `KEY=VALUE`.
+        loaded: Its spec.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    loaded: LoadedSpec
+
+    def is_finished(self) -> bool:
+        """Whether it is trained and evaluated by this very spec."""
+        path = self.folder / FINISHED_FILE
+        if not path.is_file():
+            return False
+        try:
+            shape = {"spec": dict, "stages": [str]}
+            found = read_json(path, shape, error=CheckpointError, advice="the run is finished again")
+        except CheckpointError:
+            return False
+        trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
+        return bool(found["spec"] == self._spec()) and trained
+
+    def is_evaluated(self) -> bool:
+        """Whether it has an evaluation to compare."""
+        return (self.folder / EVALUATION_FOLDER / "validation.json").is_file()
+
+    def work(self, reporter: Reporter, *, command: str = "", take_from: Path | None = None) -> None:
+        """Train what is not trained yet, sample, write the report and evaluate on validation rows.
+
+        Args:
+            reporter: Receives progress.
+            command: Command that makes the run, for its report.
+            take_from: Run from which stages are taken.
+
+        Raises:
+            ShalaError: As for `Experiment.run` and `evaluate_run`.
+        """
+        experiment = Experiment(self.loaded, self.folder, reporter, command=command, take_from=take_from)
+        experiment.run()
+        model, settings = experiment.model, self.loaded.spec.evaluate
+        if split_urls(model.spec.data, "validation", self.folder if model.synthetic else None):
+            evaluate_run(
+                model,
+                self.folder,
+                "validation",
+                settings,
+                seconds=60 * settings.minutes if settings.minutes is not None else None,
+                seed=self.loaded.spec.seed,
+                reporter=reporter,
+            )
+            experiment.report.write()
+        else:
+            reporter.note(f"{self.folder} is not evaluated: its spec names no data.validation")
+        done = {"spec": self._spec(), "stages": sorted(model.stages)}
+        write_file(self.folder / FINISHED_FILE, dump_json(done))
+
+    def _spec(self) -> Any:
+        spec = {key: value for key, value in unstructure(self.loaded.spec).items() if key != "track"}
+        return json.loads(json.dumps(spec))
+
+
+def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> list[SweptRun]:
+    """Read the spec of every run of a sweep, so that a mistake in any is found before the first one trains.
+
+    Args:
+        spec: The TOML file.
+        texts: Keys with their values, as `make_grid` takes them.
+        out: Folder of the runs' folders; None is `runs/<name of the spec>_sweep`.
+
+    Raises:
+        SpecError: A key or value is wrong; it lists what is wrong with the first such run.
+    """
+    points: list[GridPoint] = make_grid(texts)
+    loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF)) for point in points]
+    base = out or Path("runs") / f"{loaded[0].spec.name}_sweep"
+    return [
+        SweptRun(folder=base / point.name, overrides=point.overrides, loaded=found)
+        for point, found in zip(points, loaded, strict=True)
+    ]

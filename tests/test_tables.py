@@ -1,0 +1,356 @@
+"""Sweeps, comparisons, stages taken from another run, and embeddings, on runs of two fake modalities."""
+
+import csv
+import importlib.util
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import CHECKPOINTS, metric_lines, run
+
+from shala_framework import CheckpointError, load
+from shala_framework.cli.main import dispatch
+from shala_framework.data.rows import load_rows
+from shala_framework.evaluation.intervals import Figure
+from shala_framework.evaluation.measurements import JOINT, Measurement, Metric
+from shala_framework.model.origin import read_origin
+from shala_framework.report.comparison import Comparison, as_latex, make_sections
+from shala_framework.report.samples import SYNTHETIC
+from shala_framework.run.comparing import compare_runs
+from shala_framework.spec.grid import make_grid
+from shala_framework.support.errors import DataError, SpecError
+from shala_framework.support.json_files import dump_json, parse_json
+
+GRID = ("--set", "posterior.latent_dim=3,4", "--set", "seed=0,1")
+FOLDERS = [f"latent_dim-{size}_seed-{seed}" for size in (3, 4) for seed in (0, 1)]
+
+
+def call(capsys, *words):
+    status = dispatch([str(word) for word in words])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, two_spec_text):
+    """Folder with a spec and a sweep over two sizes and two seeds, in two parts; tests copy what they change."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "two.toml").write_text(two_spec_text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for part in ("1/2", "2/2"):
+            assert dispatch(["sweep", "two.toml", *GRID, "--out", "grid", "--part", part]) == 0
+    return folder
+
+
+@pytest.fixture
+def grid(swept, monkeypatch):
+    """The sweep's folder, as the working directory."""
+    monkeypatch.chdir(swept)
+    return [Path("grid") / name for name in FOLDERS]
+
+
+def test_a_sweep_skips_what_is_finished_and_ends_with_the_table(grid, capsys):
+    """Each point has its folder; the same call trains and evaluates nothing, and prints means over seeds."""
+    before = {path: path.stat().st_mtime_ns for path in Path("grid").rglob("*") if path.is_file()}
+    status, out, err = call(capsys, "sweep", "two.toml", *GRID, "--out", "grid")
+    assert status == 0
+    assert err.count("is finished already") == 4
+    assert {path: path.stat().st_mtime_ns for path in Path("grid").rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in Path("grid").iterdir()) == FOLDERS
+    assert "posterior.latent_dim" in out
+    assert "n up to 40" in out
+    assert "over 2 runs" in out
+    for method in ("real rows", "diffusion", "mixture", "normal", "posterior"):
+        assert method in out
+    assert " *" in out
+
+
+def test_a_run_of_a_sweep_is_the_run_of_its_command(grid, tmp_path, capsys):
+    """--dry-run prints one command a run; the run in the sweep has the same weights as the run alone, bit for bit."""
+    status, out, _ = call(capsys, "sweep", "two.toml", *GRID, "--out", "grid", "--dry-run")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[3] == ("shala-run two.toml --set posterior.latent_dim=4 --set seed=1 --out grid/latent_dim-4_seed-1")
+    alone = run(Path("two.toml"), str(tmp_path / "alone"), "posterior.latent_dim=4", "seed=1", "evaluate.at_end=false")
+    for name in CHECKPOINTS:
+        assert (alone / name).read_bytes() == (grid[3] / name).read_bytes()
+
+
+def test_a_failing_run_does_not_stop_the_others(grid, tmp_path, capsys):
+    """Its message, the runs that are done, and status 2; a wrong value is found before anything is trained."""
+    copied = tmp_path / "grid"
+    shutil.copytree("grid", copied)
+    (copied / FOLDERS[0] / "finished.json").write_text("{")
+    (copied / FOLDERS[0] / "spec.json").write_text((copied / FOLDERS[2] / "spec.json").read_text())
+    status, _, err = call(capsys, "sweep", "two.toml", *GRID, "--out", copied)
+    assert status == 2
+    assert "belongs to another spec" in err
+    assert "1 of 4 runs failed" in err
+    assert "3 of 4 runs are finished" in err
+    status, _, err = call(capsys, "sweep", "two.toml", "--set", "posterior.latent_dim=4,many", "--out", tmp_path / "x")
+    assert status == 2
+    assert "expected int" in err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["seed"], "expected KEY=VALUE"),
+        (["seed=0,,1"], "expected a value before and after each comma"),
+        (["seed=0,1,0"], "expected every value once, got '0' twice"),
+        (["seed=0,1", "seed=2"], "expected every key once"),
+        (["name='a"], "expected a counterpart of '"),
+        (["a=[1,2"], r"expected a counterpart of \["),
+        (["a=1]"], "expected brackets in pairs"),
+        (["a=" + ",".join(map(str, range(40))), "b=" + ",".join(map(str, range(40)))], "at most 1,000 combinations"),
+    ],
+)
+def test_a_wrong_grid_is_one_message(texts, message):
+    with pytest.raises(SpecError, match=message):
+        make_grid(texts)
+
+
+def test_commas_in_brackets_braces_and_quotes_are_part_of_a_value():
+    """Arrays, shard patterns and quoted texts are single values; names of folders are distinct and plain."""
+    points = make_grid(["e.scales=[1,2],[1,3]", "data.train=x-{0,1}.tar,y.tar", 't="a,b"'])
+    assert [point.overrides[:2] for point in points] == [
+        (f"e.scales={scales}", f"data.train={train}")
+        for scales in ("[1,2]", "[1,3]")
+        for train in ("x-{0,1}.tar", "y.tar")
+    ]
+    assert {point.overrides[2] for point in points} == {'t="a,b"'}
+    names = {point.name for point in points}
+    assert len(names) == 4
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for name in names)
+    assert len({point.name for point in make_grid(["a=a/b,a-b,a b,../b"])}) == 4
+
+
+def test_a_comparison_has_means_and_deviations_over_seeds(grid, tmp_path, capsys, monkeypatch):
+    """CSV, LaTeX, JSON and the plot hold what the evaluations say, and the keys that differ name the rows."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    files = [tmp_path / name for name in ("f.csv", "f.tex", "f.png")]
+    words = [word for pair in zip(("--csv", "--latex", "--plot"), files, strict=True) for word in pair]
+    status, out, err = call(capsys, "compare", *grid, *words, "--json")
+    assert status == 0
+    assert SYNTHETIC in err
+    values = json.loads(out)
+    assert values["by"] == ["posterior.latent_dim"]
+    found = [json.loads((path / "evaluation/validation.json").read_text()) for path in grid[:2]]
+    coherence = [next(j for j in e["joint"] if j["method"] == "mixture")["coherence"]["value"] for e in found]
+    lines = list(csv.DictReader(files[0].read_text().splitlines()))
+    assert len(lines) == len(values["figures"])
+    line = next(
+        line
+        for line in lines
+        if (line["section"], line["posterior.latent_dim"], line["method"], line["metric"])
+        == (JOINT, "3", "mixture", "coherence")
+    )
+    assert float(line["mean"]) == pytest.approx(np.mean(coherence))
+    assert float(line["deviation"]) == pytest.approx(np.std(coherence, ddof=1))
+    assert (line["runs"], line["split"], line["n"]) == ("2", "validation", "80")
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    tex = files[1].read_text()
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == tex.count(r"\begin{tabular}") >= 3
+    assert r"posterior.latent\_dim" in tex
+    assert r"\textbf{" in tex
+    if importlib.util.find_spec("pandas"):
+        import pandas
+
+        assert len(pandas.read_csv(files[0])) == len(lines)
+    if shutil.which("pdflatex"):
+        (tmp_path / "page.tex").write_text(
+            r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{f.tex}\end{document}"
+        )
+        subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_best_is_marked_and_real_rows_do_not_compete():
+    """Equal as printed is equally best; lower distances are better; what means something to LaTeX is escaped."""
+    distance = Metric(section=JOINT, name="Frechet", better="lower")
+    groups = {
+        (name,): [[Measurement(metric=distance, method=method, figure=Figure(value=value, count=9))]]
+        for name, method, value in (
+            ("a_1", "diffusion", 1.0001),
+            ("b&%", "diffusion", 1.0002),
+            ("c", "normal", 2.0),
+            ("d", "real rows", 0.1),
+            ("e", "diffusion", float("nan")),
+        )
+    }
+    sections = make_sections(groups)
+    assert [row.cells[distance].best for row in sections[0].rows] == [True, True, False, False]
+    compared = Comparison(by=("x",), split="test", runs=("r",), sections=sections, notes=())
+    tex = as_latex(compared).decode()
+    assert r"a\_1 & diffusion & \textbf{1.000} \\" in tex
+    assert r"b\&\% & " in tex
+    assert "d & real rows & 0.100" in tex
+
+
+def test_runs_can_be_grouped_by_other_keys(grid, capsys):
+    """One row that pools different runs says so; a key that no spec has is answered with the nearest."""
+    status, _, err = call(capsys, "compare", *grid, "--by", "seed")
+    assert status == 0
+    assert "one row pools runs that differ in posterior.latent_dim" in err
+    for key, message in (
+        ("posterior.latent_dims", "did you mean 'posterior.latent_dim'?"),
+        ("posterior", "it is a table; such as posterior."),
+        ("x = [", "`shala keys` lists them"),
+    ):
+        status, _, err = call(capsys, "compare", *grid, "--by", key)
+        assert status == 2
+        assert message in err
+
+
+def edited(source: Path, target: Path, **changes) -> Path:
+    """A copy of what a comparison reads of a run, with other values in its evaluation."""
+    (target / "evaluation").mkdir(parents=True)
+    shutil.copy(source / "spec.json", target)
+    found = parse_json((source / "evaluation/validation.json").read_bytes(), dict)
+    (target / "evaluation/validation.json").write_bytes(dump_json(found | changes))
+    return target
+
+
+def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_path):
+    """Other rows, other numbers of samples, other judges, another split: each is named with the runs that have it."""
+    found = parse_json((grid[0] / "evaluation/validation.json").read_bytes(), dict)
+    fewer = json.loads(json.dumps(found))
+    for method in fewer["joint"]:
+        for figure in method["frechet"].values():
+            figure["count"] = 20
+    judged = json.loads(json.dumps(found["judges"]))
+    judged["first"]["steps"] = 30
+    for name, changes, message in (
+        ("rows", {"held_out": "other"}, "digest of the held-out rows: .* in grid/.*; 'other' in"),
+        ("number", {"joint": fewer["joint"]}, r"joint samples a seed \(n\): '40' in .*; '20' in .*number"),
+        ("judge", {"judges": judged}, "training steps of the judge of first: '60' in .*; '30' in .*judge"),
+        ("split", {"split": "test"}, "split: 'validation' in .*; 'test' in"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            compare_runs([grid[1], edited(grid[0], tmp_path / name, **changes)])
+    with pytest.raises(DataError, match="expected every run once"):
+        compare_runs([grid[0], grid[0]])
+
+
+def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):
+    """A folder without a spec, a run without this evaluation, a damaged file, a wrong ending: status 2 and no file."""
+    lacking, damaged = edited(grid[0], tmp_path / "lacking"), edited(grid[0], tmp_path / "damaged")
+    (lacking / "evaluation/validation.json").unlink()
+    path = damaged / "evaluation/validation.json"
+    path.write_bytes(path.read_bytes().replace(b"0.", b"1.", 1))
+    strange = edited(grid[0], tmp_path / "strange", joint=[{"method": 3}])
+    for words, message in (
+        ([tmp_path], "is not the folder of a run: it has no spec.json"),
+        ([tmp_path / "nothing"], "is not the folder of a run"),
+        ([lacking], "has no evaluation of the validation split: `shala evaluate"),
+        ([damaged], "validation.json is damaged"),
+        ([strange], "is not an evaluation of this version"),
+        ([grid[0], "--split", "test"], "has no evaluation of the test split"),
+        ([grid[0], "--plot", tmp_path / "f.gif"], "expected --plot of a file that ends in .png, .pdf or .svg"),
+    ):
+        status, out, err = call(capsys, "compare", *words, "--csv", tmp_path / "f.csv")
+        assert (status, out) == (2, "")
+        assert message in err
+        assert not (tmp_path / "f.csv").exists()
+
+
+def test_a_run_takes_the_stages_whose_settings_agree(grid, tmp_path, capsys):
+    """Another prior on the same stage 1: it is copied, not trained; a resumed run needs the other run no longer."""
+    source, folder = tmp_path / "source", tmp_path / "wide"
+    shutil.copytree(grid[2], source)
+    words = ("run", "two.toml", "--set", "seed=0", "--set", "prior.hidden_dim=48", "--out", folder)
+    status, _, err = call(capsys, *words, "--from", source)
+    assert status == 0
+    assert f"took stage autoencoder from {source}" in err
+    assert "prior.hidden_dim: 32 in" in err
+    assert {line["stage"] for line in metric_lines(folder)} == {"prior", "summary"}
+    one, two = load(source), load(folder)
+    assert one.autoencoder_digest() == two.autoencoder_digest()
+    assert one.modalities["first"].state() == two.modalities["first"].state()
+    assert read_origin(folder).stages == ("autoencoder",)
+    assert f"autoencoder from {source}" in (folder / "report.html").read_text()
+    whole = run(Path("two.toml"), str(tmp_path / "whole"), "prior.hidden_dim=48")
+    assert load(whole).prior.state_dict().keys() == two.prior.state_dict().keys()
+    for name, value in load(whole).prior.state_dict().items():
+        assert np.array_equal(value, two.prior.state_dict()[name]), name
+    shutil.rmtree(source)
+    assert call(capsys, *words, "--from", source)[0] == 0
+
+
+def test_every_stage_is_taken_where_all_settings_agree(grid, tmp_path, capsys):
+    """Names, device and how often is logged do not count."""
+    words = ("--set", "name='b'", "--set", "train.prior.log_every_steps=7", "--set", "data.validation_samples=20")
+    status, _, err = call(capsys, "run", "two.toml", *words, "--from", grid[2], "--out", tmp_path / "b")
+    assert status == 0
+    assert "took stages autoencoder and prior" in err
+    assert load(tmp_path / "b").autoencoder_digest() == load(grid[2]).autoencoder_digest()
+    assert read_origin(tmp_path / "b").stages == ("autoencoder", "prior")
+
+
+def test_a_run_of_other_settings_gives_nothing_and_says_why(grid, tmp_path, capsys):
+    """Every key that stage 1 depends on is named with both values; nothing is written."""
+    strange = tmp_path / "strange"
+    shutil.copytree(grid[2], strange)
+    stage = strange / "autoencoder.safetensors"
+    stage.write_bytes(stage.read_bytes()[:-1] + b"?")
+    for words, message in (
+        (("--from", grid[0]), "posterior.latent_dim: 3 in grid/latent_dim-3_seed-0, 4 here"),
+        (("--from", grid[3]), "seed: 1 in"),
+        (("--from", grid[2], "--set", "modality.first.options.field=c"), "modality.first.options.field: 'a' in"),
+        (("--from", tmp_path), "expected the folder of a run, but it has no spec.json"),
+        (("--from", tmp_path / "b"), "expected another run than the one in --out"),
+        (("--from", strange), "autoencoder.safetensors is damaged"),
+    ):
+        status, _, err = call(capsys, "run", "two.toml", *words, "--out", tmp_path / "b")
+        assert status == 2
+        assert message in err
+        assert not list((tmp_path / "b").glob("*.safetensors"))
+
+
+def test_embeddings_have_keys_and_labels(grid, tmp_path, capsys):
+    """CSV and .npz hold the posterior means of every row, in the order of the shards."""
+    table, arrays = tmp_path / "z.csv", tmp_path / "z.npz"
+    for out in (table, arrays):
+        status, said, err = call(capsys, "embed", grid[2], "--out", out)
+        assert status == 0
+        assert f"dimensions to {out}" in said
+        assert SYNTHETIC in err
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    with np.load(arrays, allow_pickle=False) as found:
+        assert found["z"].shape == found["std"].shape == (len(lines), 4)
+        assert [line["key"] for line in lines] == found["keys"].tolist()
+        assert [line["class"] for line in lines] == found["classes"].tolist()
+        z = np.array([[float(line[f"z{d}"]) for d in range(4)] for line in lines], dtype=np.float32)
+        np.testing.assert_array_equal(z, found["z"])
+        assert (found["std"] > 0).all()
+        model = load(grid[2])
+        urls = sorted(str(path) for path in (grid[2] / "data").glob("validation-*.tar"))
+        rows = load_rows(urls, model.modalities)
+        assert rows.keys == tuple(found["keys"])
+        both = rows.having(model.names)
+        places = [rows.keys.index(key) for key in both.keys]
+        np.testing.assert_allclose(found["z"][places], model.embed(both.x), atol=1e-5)
+    assert len({line["key"] for line in lines}) == len(lines) > 10
+    assert {line["class"] for line in lines} != {""}
+
+
+def test_an_embedding_that_cannot_be_written_is_refused_first(grid, tmp_path, capsys):
+    for words, message in (
+        ((grid[2], "--out", tmp_path / "z.txt"), "expected --out of a file that ends in .parquet, .npz or .csv"),
+        ((tmp_path, "--out", tmp_path / "z.csv"), "no checkpoint at"),
+        ((grid[2], "--out", tmp_path / "z.csv", "--set", "prior.dropout=0.5"), "expected a key of [data]"),
+    ):
+        status, _, err = call(capsys, "embed", *words)
+        assert status == 2
+        assert message in err
+    status, _, err = call(capsys, "embed", grid[2], "--out", tmp_path / "z.parquet")
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow.parquet
+
+        assert pyarrow.parquet.read_table(tmp_path / "z.parquet").column_names[:3] == ["key", "class", "z0"]
+    else:
+        assert status == 2
+        assert "pip install pyarrow" in err
