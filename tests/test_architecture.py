@@ -35,11 +35,11 @@ MAY_IMPORT = {
     "plugin": {"support"},
     "spec": {"support", "plugin"},
     "autoencoder": {"distributed", "plugin", "spec", "support"},
-    "prior": {"autoencoder", "distributed", "spec", "support"},
+    "prior": {"autoencoder", "distributed", "plugin", "spec", "support"},
     "data": {"autoencoder", "plugin", "spec", "support"},
     "model": {"autoencoder", "plugin", "prior", "spec", "support"},
     "training": {"autoencoder", "data", "distributed", "plugin", "prior", "spec", "support"},
-    "evaluation": {"autoencoder", "data", "model", "plugin", "prior", "spec", "support", "training"},
+    "evaluation": {"data", "model", "plugin", "prior", "spec", "support", "training"},
     "report": {"data", "evaluation", "model", "plugin", "spec", "support", "training"},
     "run": {
         "autoencoder",

@@ -11,7 +11,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
@@ -29,6 +28,7 @@ from shala_framework.evaluation.likelihood import (
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import PriorName, ShaLa
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.prior import row_noise
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter, Silent

@@ -1,11 +1,14 @@
 """Makes a spec from Python objects in place of a TOML file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import attrs
+
+from shala_framework.spec.methods import read_method
 from shala_framework.spec.schema import Data, ModalityTable, Spec
 from shala_framework.support.errors import Problem, SpecError
-from shala_framework.support.structuring import InvalidValueError, format_path, structure, unstructure
+from shala_framework.support.structuring import Finding, InvalidValueError, format_path, structure, unstructure
 
 IN_MEMORY = "memory:"
 """What data.train and data.validation begin with where rows came from Python and not from shards."""
@@ -19,8 +22,9 @@ def make_spec(
     generate: Mapping[str, Any],
     groups: Mapping[str, str],
     seed: int,
-) -> Spec:
-    """The spec of a model that is made in Python.
+    load_method: Callable[[str], Any],
+) -> tuple[Spec, Any]:
+    """The spec of a model that is made in Python, and the class of its method; None for the default method.
 
     Args:
         modalities: Tables of the modalities by name.
@@ -29,6 +33,7 @@ def make_spec(
         generate: Keys of [generate].
         groups: Group of each modality that shares its networks.
         seed: Seed.
+        load_method: Returns the class of a method by its name, or raises PluginError.
 
     Raises:
         SpecError: A key is unknown, or a value has another type or range than its key; lists all of them.
@@ -47,8 +52,11 @@ def make_spec(
         if name not in tables["modality"]:
             raise SpecError([Problem(path="groups", message=f"expected modalities {list(modalities)}, got {name!r}")])
         tables["modality"][name] |= {"group": group, "share": True}
-    spec: Spec = checked(tables, Spec)
-    return spec
+    method = read_method(posterior, load_method)
+    if method.findings:
+        raise _spec_error([attrs.evolve(finding, path=("posterior", *finding.path)) for finding in method.findings])
+    spec: Spec = checked(tables | {"posterior": {**posterior, "options": method.options}}, Spec)
+    return spec, method.kind
 
 
 def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
@@ -60,6 +68,8 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
     try:
         return structure(dict(tables), kind)
     except InvalidValueError as error:
-        raise SpecError(
-            [Problem(path=format_path(f.path), message=f.message, hint=f.hint) for f in error.findings]
-        ) from None
+        raise _spec_error(error.findings) from None
+
+
+def _spec_error(findings: Iterable[Finding]) -> SpecError:
+    return SpecError([Problem(path=format_path(f.path), message=f.message, hint=f.hint) for f in findings])
