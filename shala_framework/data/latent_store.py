@@ -125,7 +125,7 @@ def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.dev
         moved = rows.to(device)
         with evaluating(autoencoder):
             h = autoencoder.encode(moved.x)
-            posterior = autoencoder.fuse(h, moved.presence).picked(_uniform_of_keys(rows.keys).to(device))
+            posterior = autoencoder.fuse(h, moved.presence).picked(_uniform_of_keys(rows.keys).to(device)).detach()
         h_BMF = torch.stack([h[name] for name in autoencoder.names], 1) * moved.presence[:, :, None]
         yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence.cpu())
 
