@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests (all installed), plugins (core alone, then each with it), example, browser, docs, dev.
+"""Sessions: lint, types, tests (all installed), plugins (core alone, then each), example, browser, docs, wheels, dev.
 
 An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
 which each installs what it is to see and removes what it is not.
@@ -18,12 +18,13 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
-CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "noxfile.py"]
+CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "docs", "noxfile.py"]
 EXAMPLE = "examples/shala-inertial"
 TEST_TOOLS = ["jsonschema>=4.21", "pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
-DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"]
+DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16", *LINT_TOOLS]  # ruff wraps code
+WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 SHARED = Path(".nox/torch").absolute()
@@ -117,9 +118,19 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation as a site in build/site; a broken link is an error."""
+    """The documentation as a site in build/site, with the API from the docstrings; every warning is an error."""
     session.install(*DOCS_TOOLS)
     session.run("mkdocs", "build", "--strict")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Wheels and source archives of the core and of every plugin in dist, checked as a package index checks them."""
+    session.install(*WHEEL_TOOLS)
+    shutil.rmtree("dist", ignore_errors=True)
+    for folder in (".", *PLUGINS):
+        session.run("python", "-m", "build", "--outdir", "dist", folder, silent=True)
+    session.run("twine", "check", "--strict", *sorted(map(str, Path("dist").iterdir())))
 
 
 @nox.session(venv_backend="none")

@@ -245,14 +245,15 @@ def _serve(folder: Path) -> tuple[int, int]:
 def _trial(base: float, folder: Path, cache: Path, port: int, number: int, begin: Begin) -> Trial:
     from shala_framework.data import random_access
     from shala_framework.data.shards import read_shards
-    from shala_framework.support import urls
+    from shala_framework.support import retrying, urls
     from shala_framework.support.errors import DataError
 
     rng = random.Random(f"{base} {number}")
     which = number % len(NAMES)
     kind = NAMES[which]
     begin(kind)
-    urls.SERVER_SECONDS, urls.RETRY_SECONDS, random_access.RETRY_SECONDS = SILENCE, (0.01, 0.01), (0.01, 0.01)
+    urls.SERVER_SECONDS = SILENCE
+    retrying.SHORTEST_WAIT, retrying.FIRST_SECONDS, retrying.PATIENT_SECONDS = 0.01, 0.05, 0.05
     bare = rng.random() < 0.4 and kind not in UNNOTICED_WITHOUT_INDEX
     ending = rng.choice(["tar", "tar", "json", ""])
     times = rng.choice([1, 1, 2, 99])

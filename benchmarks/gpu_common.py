@@ -21,7 +21,8 @@ from shala_framework.support.progress import Silent
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 from shala_framework.training.steps import take_step
 
 HERE = Path(__file__).parent

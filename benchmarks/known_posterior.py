@@ -29,14 +29,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latent_store import LatentStore, latent_statistics
+from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import shuffled_batches
-from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.machine import describe_machine
 from shala_framework.training.loop import train
-from shala_framework.training.stages import PriorTraining
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 
 DIM, OBSERVED, FEATURE_DIM, NUM_MODALITIES = 4, 2, 16, 3
 NOISE = 0.7
@@ -124,14 +124,14 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
     prior = DiffusionPrior(
         latent_dim=DIM, num_modalities=NUM_MODALITIES, feature_dim=FEATURE_DIM, hidden_dim=HIDDEN_DIM
     )
-    prior.set_statistics(*latent_statistics(store))
+    fit_to_latents(prior, GaussianMixture(10, DIM), store, seed=seed)
     stage = PriorTraining(prior, structure(PRIOR, Prior), settings, store)
 
     def batches(start: int) -> Iterator[Tensor]:
         return shuffled_batches(rows, batch_size, seed, start)
 
     train(stage, settings, batches, seed=seed, matrix_dtype=torch.float32)
-    stage.average.copy_to_module()
+    stage.finish()
     return prior.eval()
 
 

@@ -31,10 +31,10 @@ from shala_framework.prior.network import NoiseEmbedding, ResidualBlock
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Prior, PriorStage, Stage
 from shala_framework.support.machine import describe_machine
+from shala_framework.training.averages import MovingAverage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
 from shala_framework.training.loop import train as run_loop
 from shala_framework.training.precision import choose_precision
-from shala_framework.training.stages import MovingAverage
 from shala_framework.training.trainable import Trainable
 
 NUM_JOINT, SAMPLER_STEPS, UNCONDITIONAL_SHARE = 2_000, 18, 0.5

@@ -14,7 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shala_framework.plugin import Likelihood, LogScale, Modality, Normal, Pixels, Preview, group_norm, pixels_to_unit
+from shala_framework.plugin import (
+    Likelihood,
+    LogScale,
+    Modality,
+    Normal,
+    Pixels,
+    Preview,
+    RefinerUNet,
+    group_norm,
+    pixels_to_unit,
+)
 
 SIDE, FEATURE_DIM = 28, 256
 
@@ -87,6 +97,9 @@ class Picture(Modality):
 
     def decoder(self, latent_dim: int) -> nn.Module:
         return Decoder(latent_dim)
+
+    def refiner(self, latent_dim: int) -> nn.Module:
+        return RefinerUNet(3, latent_dim)
 
 
 def modalities(count: int) -> dict[str, Picture]:

@@ -4,16 +4,18 @@
         [--device cpu]
 
 Encoders and decoders have the layers and widths of the systems compared with it; fusion, losses and prior are this
-framework's. The budget is the training time of both stages together; encoding the training set between them counts too.
-Beside the samples of the diffusion prior, SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control,
-with the same conditional ones. One line of JSON says what was done. The defaults were chosen on a validation split of
-the training rows (--validation 2000 holds the last of them out, and never looks at the test rows).
+framework's. The budget is the training time of all stages together; encoding the training set between them counts too.
+With --refiner-share or --refiner-steps a third stage refines the samples, and SAMPLES.modes.npz holds the same ones
+without it. SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control, with conditional ones. One
+line of JSON says what was done. The defaults were chosen on a validation split of the training rows (--validation 2000
+holds the last of them out, and never looks at the test rows).
 """
 
 import argparse
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Recipe:
     first_share: float = 0.65
     steps: int = 0  # steps of stage 1, in place of its share of the time
     prior_steps: int = 0  # steps of stage 2, likewise
+    refiner_share: float = 0.0  # share of the seconds that stage 3 has; 0 leaves it out
+    refiner_steps: int = 0  # steps of stage 3, in place of its share of the time
     seed: int = 0
     latent_dim: int = 96
     hidden_dim: int = 256
@@ -49,6 +53,8 @@ class Recipe:
     prior_stage: dict[str, Any] = attrs.field(
         factory=lambda: {"steps": 2_000, "batch_size": 512, "ema_halflife_steps": 300.0}
     )
+    refine: dict[str, Any] = attrs.field(factory=dict)
+    refiner_stage: dict[str, Any] = attrs.field(factory=lambda: {"steps": 1_500})
     guidance: float = 2.0
     autoguidance: float = 3.0
     given_autoguidance: float = 2.0
@@ -58,33 +64,40 @@ class Recipe:
     def model(self, count: int) -> ShaLa:
         """A model of so many modalities."""
         sizes = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim, "feature_dim": FEATURE_DIM}
-        return ShaLa(modalities(count), prior=self.prior, seed=self.seed, **sizes, **self.posterior)
+        return ShaLa(modalities(count), prior=self.prior, refine=self.refine, seed=self.seed, **sizes, **self.posterior)
 
 
 def train_stage(
     model: ShaLa, stage: str, recipe: Recipe, x: Mapping[str, Tensor], seconds: float, device: str
 ) -> dict[str, float]:
     """Train one stage for a time, or for the recipe's number of steps."""
-    first = stage == "autoencoder"
-    settings, steps = (recipe.autoencoder, recipe.steps) if first else (recipe.prior_stage, recipe.prior_steps)
+    settings, steps = {
+        "autoencoder": (recipe.autoencoder, recipe.steps),
+        "prior": (recipe.prior_stage, recipe.prior_steps),
+        "refiner": (recipe.refiner_stage, recipe.refiner_steps),
+    }[stage]
     table = {**settings, **({"steps": steps} if steps else {})}
     table["save_every_steps"] = table["steps"]
     # Layers as small as these gain nothing from bfloat16 on a CPU.
-    precision = "float32" if first and device == "cpu" else "auto"
+    precision = "float32" if stage != "prior" and device == "cpu" else "auto"
     minutes = None if steps else seconds / 60
     start = time.perf_counter()
     train(model, x, stages=[stage], minutes=minutes, device=device, precision=precision, **{stage: table})
-    spent, done = time.perf_counter() - start, getattr(model.spec.train, stage).steps
-    return {f"{stage}_steps": done, f"{stage}_rows_per_second": round(done * table["batch_size"] / spent)}
+    spent, done = time.perf_counter() - start, getattr(model.spec.train, stage)
+    return {f"{stage}_steps": done.steps, f"{stage}_rows_per_second": round(done.steps * done.batch_size / spent)}
 
 
 def train_both(recipe: Recipe, x: Mapping[str, Tensor], device: str = "cpu") -> tuple[ShaLa, dict[str, float]]:
-    """Both stages within the budget."""
+    """The stages within the budget."""
     model, start = recipe.model(len(x)), time.perf_counter()
-    first = train_stage(model, "autoencoder", recipe, x, recipe.seconds * recipe.first_share, device)
-    left = recipe.seconds - (time.perf_counter() - start)
-    second = train_stage(model, "prior", recipe, x, left, device)
-    return model, {"seconds": round(time.perf_counter() - start, 1), **first, **second}
+    seconds = recipe.seconds * (1 - recipe.refiner_share)
+    figures = train_stage(model, "autoencoder", recipe, x, seconds * recipe.first_share, device)
+    left = seconds - (time.perf_counter() - start)
+    figures |= train_stage(model, "prior", recipe, x, left, device)
+    if recipe.refiner_share or recipe.refiner_steps:
+        left = recipe.seconds - (time.perf_counter() - start)
+        figures |= train_stage(model, "refiner", recipe, x, left, device)
+    return model, {"seconds": round(time.perf_counter() - start, 1), **figures}
 
 
 def sample(
@@ -94,8 +107,10 @@ def sample(
     given: Mapping[str, Tensor] | None = None,
     prior: PriorName = "diffusion",
     num_joint: int = NUM_JOINT,
+    *,
+    refine: bool = True,
 ) -> dict[str, Tensor]:
-    """Joint samples, or one sample for each row of some given modalities."""
+    """Joint samples, or one sample for each row of some given modalities; refined where a third stage is trained."""
     autoguidance = recipe.given_autoguidance if given else recipe.autoguidance
     z_ND = model.sample_latents(
         1 if given else num_joint,
@@ -107,14 +122,14 @@ def sample(
         seed=seed,
         prior=prior,
     )
-    return model.decode(z_ND, batch_size=250)
+    return model.decode(z_ND, refine=refine, seed=seed, batch_size=250)
 
 
 def sample_given(
-    model: ShaLa, recipe: Recipe, x: Mapping[str, Tensor], given: tuple[int, ...], seed: int
+    model: ShaLa, recipe: Recipe, x: Mapping[str, Tensor], given: tuple[int, ...], seed: int, *, refine: bool = True
 ) -> dict[str, Tensor]:
     """A sample for each row, given the modalities of some numbers."""
-    return sample(model, recipe, seed, {f"m{i}": x[f"m{i}"] for i in given})
+    return sample(model, recipe, seed, {f"m{i}": x[f"m{i}"] for i in given}, refine=refine)
 
 
 def main() -> None:
@@ -137,12 +152,16 @@ def main() -> None:
         train_x = {name: x[: -args.validation] for name, x in train_x.items()}
     model, figures = train_both(recipe, train_x, args.device)
 
-    def conditional(given: tuple[int, ...]) -> Mapping[str, Tensor]:
-        return sample_given(model, recipe, held_out, given, recipe.seed + sum(2**i for i in given))
+    def conditional(given: tuple[int, ...], *, refine: bool = True) -> Mapping[str, Tensor]:
+        return sample_given(model, recipe, held_out, given, recipe.seed + sum(2**i for i in given), refine=refine)
 
     start = time.perf_counter()
     write_samples(args.out, len(train_x), lambda: sample(model, recipe, recipe.seed), conditional)
     figures["sampling_seconds"] = round(time.perf_counter() - start, 1)
+    if model.refined_names:
+        modes = args.out.with_suffix(".modes.npz")
+        plain = partial(sample, model, recipe, recipe.seed, refine=False)
+        write_samples(modes, len(train_x), plain, partial(conditional, refine=False))
     mixture = args.out.with_suffix(".mixture.npz")
     write_samples(mixture, len(train_x), lambda: sample(model, recipe, recipe.seed, prior="mixture"), conditional)
     print(json.dumps({"model": "shala", "seed": recipe.seed, **figures, "machine": describe_machine(model.device)}))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shala_framework.spec.schema import Spec
     from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "support.errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),

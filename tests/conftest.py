@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ num_samples = 40
 num_seeds = 2
 num_rows = 10
 judge_steps = 60
+calibration_rows = 20
 likelihood_rows = 3
 importance_samples = 4
 """
@@ -81,3 +83,28 @@ def command_environment() -> dict[str, str]:
     """Environment in which a child process finds the core and the fake plugin."""
     paths = [str(ROOT), str(FAKES), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"}
+
+
+class Clock:
+    """The clock of retries, which runs only while they wait."""
+
+    def __init__(self):
+        self.now, self.waits = 0.0, []
+        self._lock = threading.Lock()
+
+    def sleep(self, seconds):
+        with self._lock:
+            self.waits.append(seconds)
+            self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock on which waiting for a server takes no time; no server has answered yet."""
+    from shala_framework.support import retrying
+
+    clock = Clock()
+    monkeypatch.setattr(retrying, "_sleep", clock.sleep)
+    monkeypatch.setattr(retrying, "_clock", lambda: clock.now)
+    monkeypatch.setattr(retrying, "_answered", set())
+    return clock

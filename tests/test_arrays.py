@@ -1,4 +1,4 @@
-"""Arrays as .npy files: what they declare is held against the file before anything is made of it."""
+"""Arrays as .npy files: headers are compared with the file before anything is allocated."""
 
 import struct
 
@@ -9,7 +9,7 @@ from shala_framework.plugin import DataError, decode_npy, encode_npy
 
 
 def declaring(shape: str, dtype: str = "'<f4'", body: bytes = bytes(8)) -> bytes:
-    """A .npy file whose header says this."""
+    """Return a .npy file with this header."""
     header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
@@ -18,7 +18,7 @@ def declaring(shape: str, dtype: str = "'<f4'", body: bytes = bytes(8)) -> bytes
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0), (4, 5, 6)])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_come_back(shape: tuple[int, ...], order: str) -> None:
-    """Numbers of any shape and memory order are read as they were written, and cannot be changed in place."""
+    """Numbers of any shape and memory order are read as written, and cannot be changed in place."""
     array = np.asarray(np.random.default_rng(0).normal(size=shape), order=order)  # type: ignore[call-overload]
     read = decode_npy(encode_npy(array), "npy")
     np.testing.assert_array_equal(read, array)
@@ -48,7 +48,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", list(HOSTILE))
 def test_what_a_header_declares_is_bounded(kind: str) -> None:
-    """Headers that do not fit their file end in a short message that names the field, and nothing is allocated."""
+    """A header that does not match its file gives a short error that names the field, without allocating anything."""
     with pytest.raises(DataError, match=r"field 'a\.npy'") as caught:
         decode_npy(HOSTILE[kind], "a.npy")
     assert len(str(caught.value)) < 600

@@ -1,4 +1,4 @@
-"""The ELBO against the log evidence of a linear-Gaussian model, whose posterior is known."""
+"""Tests of the ELBO against the log evidence of a linear-Gaussian model, whose posterior is known."""
 
 import attrs
 import pytest
@@ -22,7 +22,7 @@ WEIGHTS = {"a": torch.tensor([[1.0, 0.4], [0.0, 0.0]]), "b": torch.tensor([[0.0,
 
 
 class LinearDecoder(nn.Module):
-    """x = W z + noise; with these W the posterior's covariance need not be diagonal, so see `posterior_of`."""
+    """x = W z + noise. The posterior's covariance need not be diagonal for this W; see `posterior_of`."""
 
     def __init__(self, weight):
         super().__init__()
@@ -33,7 +33,7 @@ class LinearDecoder(nn.Module):
 
 
 def posterior_of(x, presence):
-    """Exact Gaussian posterior of z for each row, and log p(x_present), in closed form."""
+    """Return the exact Gaussian posterior of z for each row, and log p(x_present), in closed form."""
     means, covariances, evidences = [], [], []
     for row in range(len(presence)):
         names = [n for i, n in enumerate(WEIGHTS) if presence[row, i]]
@@ -59,14 +59,14 @@ def model():
 
 
 def diagonalise(weights):
-    """Rotate z so that the joint posterior of both modalities is diagonal, as the model's family is."""
+    """Rotate z so that the joint posterior of both modalities is diagonal, like the model's family."""
     weight = torch.cat(list(weights.values()))
     _, rotation = torch.linalg.eigh(weight.T @ weight)
     return {name: value @ rotation for name, value in weights.items()}
 
 
 def test_elbo_is_the_log_evidence_at_the_true_posterior(model, monkeypatch):
-    """With q equal to p(z | x), the ELBO's mean over draws is log p(x), up to four standard errors."""
+    """If q equals p(z | x), the ELBO's mean over samples is log p(x), up to four standard errors."""
     weights = diagonalise(WEIGHTS)
     monkeypatch.setitem(globals(), "WEIGHTS", weights)
     for name, weight in weights.items():
@@ -84,7 +84,10 @@ def test_elbo_is_the_log_evidence_at_the_true_posterior(model, monkeypatch):
 
 
 def test_elbo_is_below_the_log_evidence_elsewhere(model, monkeypatch):
-    """With any other q, the ELBO falls short of log p(x_present) by KL(q || p(z | x)), for every presence."""
+    """For any other q, the ELBO is below log p(x_present) by KL(q
+
+    p(z | x)), for every presence.
+    """
     draws = 40_000
     x = {name: torch.randn(1, 2) for name in WEIGHTS}
     for bits in ((True, True), (True, False), (False, True)):
@@ -101,7 +104,7 @@ def test_elbo_is_below_the_log_evidence_elsewhere(model, monkeypatch):
 
 
 def test_rows_without_a_modality_do_not_train_on_it(model):
-    """What stands in an absent modality's x changes neither the bound nor any gradient; every parameter has one."""
+    """The x of an absent modality affects neither the bound nor any gradient, and every parameter has a gradient."""
     modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
     autoencoder = Autoencoder(modalities, Posterior(latent_dim=LATENT, feature_dim=4, hidden_dim=8))
     presence = torch.tensor([[True, False]] * 6)
@@ -119,7 +122,7 @@ def test_rows_without_a_modality_do_not_train_on_it(model):
 
 
 def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeypatch):
-    """q sees a non-empty part of what is present in the share of rows asked for, and everything in evaluation."""
+    """q sees a non-empty subset of the present modalities in the configured share of rows, and all in evaluation."""
     modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
     autoencoder = Autoencoder(modalities, attrs.evolve(PLAIN, modality_dropout=0.5))
     presence = torch.tensor([[True, True]] * 3000 + [[True, False]] * 1000)
@@ -137,7 +140,7 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
 
 
 def test_figures_are_of_the_rows_that_have_a_modality():
-    """Whatever the size of batches and micro-batches; in validation and in training."""
+    """Values are averaged over rows that have the modality, for any batch and micro-batch size."""
     torch.manual_seed(0)
     modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     autoencoder = Autoencoder(modalities, PLAIN)

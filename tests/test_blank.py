@@ -1,4 +1,4 @@
-"""Fields that are there and say nothing: missing for every modality, counted, named, and never a contradiction."""
+"""Fields that are present but blank count as missing for every modality and are counted and named."""
 
 import io
 import tarfile
@@ -33,7 +33,7 @@ BLANK = {7}  # in one of two
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[str]:
-    """Two shards of ten samples, five of which hold nothing that can be read, and one more a blank field."""
+    """Two shards of ten samples. Five samples have nothing readable, and one more has a blank field."""
     urls = []
     for shard in range(2):
         urls.append(str(tmp_path / f"{shard}.tar"))
@@ -52,7 +52,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 
 class Notes(Silent):
-    """Keeps what is noted."""
+    """Records all notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -71,7 +71,7 @@ SENTENCES = [
 
 
 def test_rows_in_memory_are_those_that_say_something(shards):
-    """A blank field is a missing one; a sample with nothing else is left out; both are told apart from absent ones."""
+    """A blank field counts as missing. A sample with only blank fields is left out. Both differ from absent fields."""
     rows = load_rows(shards, MODALITIES)
     assert rows.keys == tuple(f"{n:02}" for n in range(20) if n not in EMPTY)
     assert rows.presence[:, 0].all()
@@ -84,7 +84,7 @@ def test_rows_in_memory_are_those_that_say_something(shards):
 
 @pytest.mark.parametrize("limit", [None, 12])
 def test_workers_read_the_same_rows_into_memory(shards, monkeypatch, limit):
-    """Whatever their number: rows, counts and names, where a worker's part has nothing but blank fields too."""
+    """Rows, counts and names are the same for any number of workers, even if a worker's share has only blank fields."""
     with tarfile.open(shards[1], "a") as tar:
         tar.addfile(tarfile.TarInfo("README"))
     expected, seen = load_rows(shards, MODALITIES, limit=limit), []
@@ -103,7 +103,7 @@ def test_workers_read_the_same_rows_into_memory(shards, monkeypatch, limit):
 
 
 def test_workers_refuse_what_reading_without_them_refuses(shards, tmp_path, monkeypatch):
-    """A field of more bytes than allowed, read by a modality or not, and a set of which nothing is left."""
+    """A field above the size limit is refused, whether or not a modality reads it, and so is an entirely blank set."""
     blank = tmp_path / "blank.tar"
     with tarfile.open(blank, "w") as tar:
         for number in range(4):
@@ -126,7 +126,7 @@ def test_workers_refuse_what_reading_without_them_refuses(shards, tmp_path, monk
 
 
 def test_a_set_that_says_nothing_at_all_is_an_error_that_says_so(tmp_path):
-    """The field is named, and not said to be absent."""
+    """The error names the field, and does not call it absent."""
 
     class Blank(TwoFloats):
         def read(self, sample):
@@ -157,7 +157,7 @@ def streams(shards, batch_size, **settings):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_streamed_batch_stays_full_and_a_function_of_its_step(shards, batch_size):
-    """Another sample takes the place of an empty one: the same from any step on, and every sample comes by."""
+    """Another sample replaces a blank one, the same from any starting step, and every sample still occurs."""
     for stream in streams(shards, batch_size):
         whole = list(islice(stream(0), 60))
         assert all(rows.presence.any(1).all() and len(rows) == batch_size for rows in whole)
@@ -171,7 +171,7 @@ def test_a_streamed_batch_stays_full_and_a_function_of_its_step(shards, batch_si
 
 
 def test_a_step_is_the_same_for_every_number_of_processes(shards):
-    """With an index: what takes the place of an empty sample depends on the set alone."""
+    """With an index, the replacement of a blank sample depends only on the set."""
     alone = [sorted(rows.keys) for rows in islice(streams(shards, 4)[0](0), 15)]
     ranks = [islice(streams(shards, 4, rank=rank, world_size=2)[0](0), 15) for rank in range(2)]
     assert [sorted(a.keys + b.keys) for a, b in zip(*ranks, strict=True)] == alone
@@ -179,7 +179,7 @@ def test_a_step_is_the_same_for_every_number_of_processes(shards):
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_rows_in_order_keep_their_number(shards, two_spec, monkeypatch, in_order):
-    """Latents are found by the number of their row, so that no row may be lost, with an index or without."""
+    """Latents are found by row number, so no row may be lost, with or without an index."""
     spec = read_spec(two_spec, ["data.in_memory=false"]).spec
     data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
     if not in_order:
@@ -193,7 +193,7 @@ def test_rows_in_order_keep_their_number(shards, two_spec, monkeypatch, in_order
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_says_what_it_passed_over_once(shards, two_spec, workers):
-    """In memory when rows are read; while streaming at the first figures, and the rest after an epoch."""
+    """The note comes after loading, or with the first logged values while streaming and for the rest after an epoch."""
     notes = Notes()
     spec = read_spec(two_spec, []).spec
     for in_memory in (True, False):
@@ -216,7 +216,7 @@ def test_a_run_says_what_it_passed_over_once(shards, two_spec, workers):
 
 
 class MadeBlank(Made):
-    """Samples of which two say nothing in a, and one nothing at all."""
+    """Samples of which two are blank in a, and one is blank in both fields."""
 
     blanks: ClassVar = {"train_0002": "a", "train_0005": "a", "train_0007": "ab"}
 
@@ -227,7 +227,7 @@ class MadeBlank(Made):
 
 
 def test_pack_for_a_spec_lists_fields_that_say_nothing(tmp_path):
-    """Each in left_out.txt, with its field; the notes count them, and fields that no modality reads."""
+    """left_out.txt lists each blank field. The notes count them, and list fields that no modality reads."""
     report = pack(MadeBlank(MadeOptions(train=10)), None, tmp_path, preparation=Preparation(MODALITIES))
     assert report.samples == {"train": 9, "validation": 16}
     lines = (tmp_path / "left_out.txt").read_text().splitlines()

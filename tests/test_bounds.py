@@ -1,4 +1,4 @@
-"""Every number that a spec can hold has bounds that no use meets, so that nonsense is an error at its line."""
+"""Every number in a spec has generous bounds, so nonsense is an error at its line."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from shala_framework.support.structuring import InvalidValueError, structure
 
 
 def classes(kind: Any) -> Iterator[type]:
-    """A class of a spec, and those of the tables inside it."""
+    """Yield a class of a spec and the classes of its nested tables."""
     if attrs.has(kind):
         yield kind
         for field in attrs.fields(attrs.resolve_types(kind)):
@@ -27,7 +27,7 @@ def classes(kind: Any) -> Iterator[type]:
 
 
 def offered() -> Iterator[type]:
-    """Options of every installed plugin."""
+    """Options classes of every installed plugin."""
     for offer in installed_offers():
         try:
             yield load_offer(offer.name).Options
@@ -36,14 +36,14 @@ def offered() -> Iterator[type]:
 
 
 def numeric(kind: Any) -> set[type]:
-    """Types of number that a field's type has anywhere in it."""
+    """Return the number types that occur anywhere in a field's type."""
     if kind in (int, float):
         return {kind}
     return set().union(*map(numeric, get_args(kind))) if get_args(kind) and "Literal" not in repr(kind) else set()
 
 
 def written(kind: Any, value: float) -> Any:
-    """The value, in as many arrays as a field's type wants around it, which have two different elements."""
+    """Wrap a value in as many arrays as a field's type requires, each with two different elements."""
     if get_origin(kind) is tuple:
         first = get_args(kind)[0]
         return [written(first, value), written(first, value - 1 if isinstance(value, int) else value)]
@@ -63,7 +63,7 @@ KEYS = [
 
 @pytest.mark.parametrize(("cls", "field"), KEYS)
 def test_no_number_is_without_bounds(cls, field):
-    """Of a spec's tables and of every plugin's options; neither huge, negative nor non-finite numbers pass."""
+    """No number in a spec's tables or a plugin's options accepts huge, negative or non-finite values."""
     extremes = [2**62, -(2**62)] if int in numeric(field.type) else []
     extremes += [1e300, -1e300, math.inf, -math.inf, math.nan] if float in numeric(field.type) else []
     if field.name == "seed":
@@ -90,7 +90,7 @@ def test_long_texts_of_messages_are_cut(text):
 
 @attrs.frozen
 class Options:
-    """Each of the validators that plugins use."""
+    """One option for each validator that plugins use."""
 
     lowest: float = attrs.field(default=1, validator=at_least(1, at_most=1_024))
     positive: float = attrs.field(default=1, validator=above(0))
@@ -120,7 +120,7 @@ class Options:
     ],
 )
 def test_a_validator_says_what_it_expected_and_got(changes, message):
-    """In the same words from Python and from a spec, in place of attrs' own."""
+    """Errors have the same wording from Python and from a spec, instead of attrs' own."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (compared below, whole)
         Options(**changes)
     assert str(caught.value) == message

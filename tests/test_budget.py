@@ -1,4 +1,4 @@
-"""A time in place of numbers of steps: fixed once, recorded, and the same run as one whose spec gives these numbers."""
+"""A time limit instead of numbers of steps: decided once, recorded, and equivalent to a spec with those numbers."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ MINUTES = "train.minutes=0.5"
 
 @pytest.fixture
 def slow_steps(monkeypatch):
-    """Steps are measured as they are, and then said to take 0.4 s, so that few fit on any machine."""
+    """Measure steps as usual, then pretend that they take 0.4 s, so that few fit on any machine."""
 
     def measured(*arguments, **settings) -> StageCost:
         measure_stage(*arguments, **settings)
@@ -33,7 +33,7 @@ def slow_steps(monkeypatch):
 
 
 def explicit(folder: Path) -> list[str]:
-    """Overrides that say what a finished run decided."""
+    """Return the overrides that correspond to what a finished run decided."""
     train = unstructure(load(folder).spec.train)
     assert train.pop("minutes") is None
     found = []
@@ -44,7 +44,7 @@ def explicit(folder: Path) -> list[str]:
 
 
 def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slow_steps):
-    """Stopped in both stages and resumed, it has the tensors of an undisturbed run whose spec gives the steps."""
+    """A run stopped and resumed in both stages has the tensors of an undisturbed run with the same numbers of steps."""
     for stage in ("autoencoder", "prior"):
         with pytest.raises(KeyboardInterrupt):
             run(two_spec, "cut", MINUTES, reporter=StopAt(stage, 7))
@@ -63,7 +63,7 @@ def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slo
 
 
 def test_a_budget_is_shared_by_what_was_measured(two_spec):
-    """The steps of both stages take no more than their shares of the time, at what was measured of a step."""
+    """At the measured speed, the steps of both stages take no more than their shares of the time."""
     plan = TrainingPlan.read(run(two_spec, "r", "train.minutes=0.2") / "state")
     assert plan.minutes == 0.2
     for name, share in (("autoencoder", 0.7), ("prior", 0.3)):
@@ -71,13 +71,13 @@ def test_a_budget_is_shared_by_what_was_measured(two_spec):
 
 
 def test_a_budget_too_short_for_a_step_is_an_error(two_spec):
-    """The message says what a step of each stage takes, and what would do."""
+    """The message says how long a step of each stage takes, and which time would be enough."""
     with pytest.raises(SpecError, match=r"one step of each stage, got 1e-07 minutes \(on this machine a step of autoe"):
         run(two_spec, "r", "train.minutes=1e-7")
 
 
 def test_steps_follow_costs_and_shares():
-    """60 s shared 3 to 1, less the validations: 2 s a step and 1 s for each of 10 validations; 0.1 s a step."""
+    """60 s are divided 3 to 1, minus validations: 2 s a step and 10 validations of 1 s; then 0.1 s a step."""
     stages = {
         "autoencoder": AutoencoderStage(steps=1_000, save_every_steps=100, time_share=3.0),
         "prior": PriorStage(steps=1_000, save_every_steps=1_000, time_share=1.0),
@@ -92,7 +92,7 @@ def test_steps_follow_costs_and_shares():
 
 
 def test_schedules_keep_their_proportion():
-    """Warm-ups, intervals and half-life shrink with the steps, to no less than one; what is not in steps stays."""
+    """Warm-ups, intervals and half-life scale with the steps, but stay at least one. Other settings are unchanged."""
     settings = AutoencoderStage(steps=1_000, warmup_steps=100, kl_warmup_steps=300, log_every_steps=2)
     small = resized(settings, 100)
     assert (small.steps, small.warmup_steps, small.kl_warmup_steps, small.log_every_steps) == (100, 10, 30, 1)

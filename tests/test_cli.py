@@ -1,4 +1,4 @@
-"""`shala` as a user meets it: help, check, pack, and progress on a terminal and in a log."""
+"""The command line as a user sees it: help, check, pack, and progress on a terminal and in a log."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def call(*arguments: str) -> object:
     ],
 )
 def test_bash_completes(line, expected, two_spec, command_environment):
-    """What Bash's own completion gets from the function that the command prints; no torch is loaded for it."""
+    """Bash's completion works through the printed function, without loading torch."""
     for run in ("runs/mine", "runs/more/deep"):
         (two_spec.parent / run).mkdir(parents=True)
     (two_spec.parent / "runs/mine/spec.json").touch()
@@ -71,7 +71,7 @@ complete -p {program} >&2
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
 def test_shala_alone_shows_its_verbs(arguments, capsys):
-    """`shala` and `shala --help`: every verb with a sentence, and examples."""
+    """`shala` and `shala --help` list every verb with a sentence, and examples."""
     assert call(*arguments) == 0
     out = capsys.readouterr().out
     for verb in VERBS:
@@ -81,7 +81,7 @@ def test_shala_alone_shows_its_verbs(arguments, capsys):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_by_example(verb, capsys):
-    """`shala VERB --help` ends with commands that can be copied."""
+    """`shala VERB --help` ends with commands to copy."""
     assert call(verb, "--help") == 0
     examples = capsys.readouterr().out.partition("Examples:\n")[2].splitlines()
     assert examples
@@ -89,7 +89,7 @@ def test_every_verb_explains_itself_by_example(verb, capsys):
 
 
 def test_shala_run_is_a_command_of_its_own(capsys):
-    """`shala-run --help` speaks of shala-run."""
+    """`shala-run --help` refers to shala-run."""
     with pytest.raises(SystemExit) as caught:
         main_run(["--help"])
     assert caught.value.code == 0
@@ -118,7 +118,7 @@ def test_shala_run_is_a_command_of_its_own(capsys):
     ],
 )
 def test_a_wrong_command_line_is_one_message(line, message, capsys):
-    """Status 2, the form of the command, what is wrong, and the nearest name; nothing is done."""
+    """A wrong command line gives status 2, its usage, the problem and the nearest name, and does nothing."""
     program, *arguments = line.split(" ")
     assert dispatch(arguments, program) == 2
     out, err = capsys.readouterr()
@@ -132,7 +132,7 @@ def test_a_wrong_command_line_is_one_message(line, message, capsys):
 
 
 def test_a_command_line_is_parsed_without_being_run(two_spec):
-    """`parse` gives the values of a verb, and those of shala-run are those of `shala run`."""
+    """`parse` returns the values of a verb, and treats shala-run like `shala run`."""
     arguments = ["two.toml", "--set", "seed=1", "--set", "seed=2"]
     parsed = parse(arguments, "shala-run").params
     assert parsed == parse(["run", *arguments]).params
@@ -141,7 +141,7 @@ def test_a_command_line_is_parsed_without_being_run(two_spec):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_help_needs_torch(verb, command_environment):
-    """`shala VERB --help` comes at once."""
+    """`shala VERB --help` does not import torch."""
     code = (
         f"import sys\nfrom shala_framework.cli.main import dispatch\ndispatch([{verb!r}, '--help'])\n"
         "heavy = {'torch', 'numpy', 'webdataset', 'av', 'rich'} & set(sys.modules)\nassert not heavy, heavy"
@@ -150,7 +150,7 @@ def test_no_help_needs_torch(verb, command_environment):
 
 
 def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, capsys):
-    """Sound, though its shards are missing: the stand-in serves."""
+    """A spec without shards is valid if it has a stand-in."""
     short = ("--set", "train.autoencoder.warmup_steps=9", "--set", "train.prior.warmup_steps=9")
     assert call("check", "two.toml", *short) == 0
     out, err = capsys.readouterr()
@@ -172,7 +172,7 @@ def test_check_of_a_spec_with_a_stand_in_says_what_a_run_would_use(two_spec, cap
     ],
 )
 def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_spec, capsys):
-    """What a run would find after hours, such as a test split that is not there, is said at once."""
+    """Problems that a run would find after hours, such as a missing test split, are reported at once."""
     assert call("pack", "two-floats-made", "-", "made") == 0
     sets = ("--set", "data.train=made/train-*.tar", "--set", override)
     assert call("check", "two.toml", *sets[:2]) == 0
@@ -197,7 +197,7 @@ def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_s
     ],
 )
 def test_check_and_run_say_what_a_long_schedule_does_to_a_short_run(override, said, two_spec, capsys):
-    """A spec's own warm-up outlasts a trial's steps: allowed, and said before a step is made."""
+    """A warm-up that is longer than a short trial is allowed, but reported before training."""
     sets = ("--set", "train.autoencoder.steps=40", "--set", "train.prior.steps=40")
     sets += ("--set", "train.autoencoder.kl_warmup_steps=40", "--set", "train.prior.learning_rate=0.5")
     sets += ("--set", "train.autoencoder.warmup_steps=4", "--set", "train.prior.warmup_steps=39")
@@ -210,7 +210,7 @@ def test_check_and_run_say_what_a_long_schedule_does_to_a_short_run(override, sa
 
 
 def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_spec, capsys):
-    """Without a stand-in, absent shards are an error of each split, with the patterns and what to do."""
+    """Without a stand-in, missing shards are an error for each split, with the patterns and advice."""
     text = two_spec.read_text()
     start, end = text.index("[data.stand_in]"), text.index("[modality.first]")
     two_spec.write_text(f'{text[:start]}validation = "v/*.tar"\n\n{text[end:]}')
@@ -225,7 +225,7 @@ def test_check_of_a_spec_whose_shards_are_missing_names_them_at_their_line(two_s
 
 
 def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
-    """Counts by split and field are printed, the shards are there, and the spec takes them instead of the stand-in."""
+    """Packing prints counts by split and field and writes shards, which the spec then uses instead of the stand-in."""
     options = ("--set", "train=30", "--set", "missing=0.5", "--shard-samples", "12")
     assert call("pack", "two-floats-made", "-", "nowhere", *options) == 0
     out, err = capsys.readouterr()
@@ -250,7 +250,7 @@ def test_pack_makes_the_shards_that_check_then_finds(two_spec, capsys):
 
 
 def test_check_fits_a_modality_before_it_reads_a_sample(two_spec, capsys, monkeypatch):
-    """As a run does: some, such as free text, cannot read before they have seen what there is."""
+    """Some modalities, such as free text, must be fitted before they can read, as in a run."""
     assert call("pack", "two-floats-made", "-", "shards", "--set", "train=150") == 0
     from two_floats import TwoFloats
 
@@ -273,7 +273,7 @@ def test_check_fits_a_modality_before_it_reads_a_sample(two_spec, capsys, monkey
 
 
 def test_check_finds_what_a_run_would_meet(two_spec, capsys):
-    """Damage in a later shard, blank fields, fields of near names: not only what the first sample shows."""
+    """Check finds damage in later shards, blank fields and misspelt fields, not only problems of the first sample."""
     assert call("pack", "two-floats-made", "-", "made", "--set", "train=90", "--shard-samples", "30") == 0
     Path("raw").mkdir()
     for number in range(3):
@@ -302,7 +302,7 @@ def test_check_finds_what_a_run_would_meet(two_spec, capsys):
 
 
 def test_check_says_as_json_what_is_wrong(two_spec, capsys):
-    """Status 2 and every problem with its line, or status 0 and none."""
+    """JSON output has status 2 and every problem with its line, or status 0 and no problem."""
     assert call("check", "two.toml", "--json") == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []
     two_spec.write_text(
@@ -316,7 +316,7 @@ def test_check_says_as_json_what_is_wrong(two_spec, capsys):
 
 
 def test_pack_never_writes_among_other_shards(tmp_path, capsys):
-    """The second time into one folder is refused, and what is there stays as it is."""
+    """Packing twice into one folder is refused and changes nothing."""
     out = tmp_path / "out"
     arguments = ("pack", "two-floats-made", "-", str(out), "--set", "train=3")
     assert call(*arguments) == 0
@@ -352,7 +352,7 @@ def test_pack_never_writes_among_other_shards(tmp_path, capsys):
     ],
 )
 def test_a_wrong_pack_is_refused_before_anything_is_written(arguments, expected, tmp_path, monkeypatch, capsys):
-    """Status 2, one message, no folder."""
+    """A wrong pack gives status 2 and one message, and creates no folder."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     assert call("pack", *arguments) == 2
@@ -365,7 +365,7 @@ def test_a_wrong_pack_is_refused_before_anything_is_written(arguments, expected,
 
 @pytest.mark.parametrize(("source", "status"), [("raw", 0), ("-", 2), ("nowhere", 2), ("raw/a.txt", 2)])
 def test_raw_files_are_asked_for_only_where_they_are_needed(source, status, tmp_path, monkeypatch, capsys):
-    """A data set of recordings wants a folder that is there; `-` is for one that needs none."""
+    """A data set of recordings needs an existing folder; `-` is for one that needs none."""
     from two_floats import Made
 
     monkeypatch.chdir(tmp_path)
@@ -378,7 +378,7 @@ def test_raw_files_are_asked_for_only_where_they_are_needed(source, status, tmp_
 
 
 def test_pack_names_the_list_of_what_it_left_out(tmp_path, monkeypatch, capsys):
-    """The notes show a few examples; the last line says where all are, and there they are."""
+    """The notes show a few examples, and the last line names the file with all of them."""
     from two_floats import Made
 
     samples = Made.samples
@@ -400,7 +400,7 @@ def test_pack_names_the_list_of_what_it_left_out(tmp_path, monkeypatch, capsys):
 
 
 def test_places_that_cannot_be_written_are_one_message(two_spec, capsys):
-    """A folder that cannot be made, or a file in its way: which, why, and status 2."""
+    """A folder that cannot be created, or a file in its place, is named in one message with status 2."""
     Path("file").write_text("mine")
     cases = (
         (("pack", "two-floats-made", "-", "/proc/x/y", "--set", "train=3"), "'/proc/x", "No such file or directory"),
@@ -419,7 +419,7 @@ def test_places_that_cannot_be_written_are_one_message(two_spec, capsys):
 
 
 def test_other_errors_keep_their_traceback(monkeypatch, capsys):
-    """An OSError that names no file, or an open file's number alone, and any bug, is not for the user to mend."""
+    """An OSError without a file name, or with only a file descriptor, and any bug keep their traceback."""
     from shala_framework.cli.plugins import plugins
 
     for error in (OSError(28, "No space left on device"), OSError(9, "Bad file descriptor", 7), KeyError("bug")):
@@ -435,7 +435,7 @@ def test_other_errors_keep_their_traceback(monkeypatch, capsys):
 
 
 def steps(reporter: LogProgress | TerminalProgress, count: int = 500) -> None:
-    """A stage of training, as the loop reports it."""
+    """Report one stage of training, as the loop does."""
     reporter.begin("autoencoder", 1000, done=100)
     for step in range(101, 101 + count):
         terms = {"loss": 1000 / step, "kl": 2.5, "nll first": 0.125, "gradient_norm": 3.0} if step % 10 == 0 else None
@@ -443,7 +443,7 @@ def steps(reporter: LogProgress | TerminalProgress, count: int = 500) -> None:
 
 
 def test_a_log_gets_plain_lines_now_and_then(capsys):
-    """A line at the start and one at the end: no line a step, no escape codes, standard output untouched."""
+    """A log has a line at the start and the end, no line per step and no escape codes; stdout stays empty."""
     reporter = LogProgress(interval_seconds=3600)
     steps(reporter)
     reporter.finish()
@@ -461,7 +461,7 @@ def test_a_log_gets_plain_lines_now_and_then(capsys):
 
 
 def test_a_line_of_a_log_says_where_it_stands(capsys):
-    """Once the interval is over: stage, step of how many, rate, time left, the terms of the loss."""
+    """After the interval, a line shows stage, step and total, rate, time left and loss terms."""
     reporter = LogProgress(interval_seconds=0)
     steps(reporter, count=200)
     line = capsys.readouterr().err.splitlines()[-1]
@@ -471,13 +471,13 @@ def test_a_line_of_a_log_says_where_it_stands(capsys):
 
 
 def screen(text: str) -> str:
-    """Text that a terminal got, without its control codes."""
+    """Return the text that a terminal received, without control codes."""
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text)
 
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_terminal_gets_one_live_line(width):
-    """The line is redrawn in place and says stage, step, rate, time left and loss terms; one line stays at the end."""
+    """The line is redrawn in place with stage, step, rate, time left and loss terms; one line remains at the end."""
     file = io.StringIO()
     reporter = TerminalProgress(Console(force_terminal=True, file=file, width=width, highlight=False))
     steps(reporter)
@@ -497,7 +497,7 @@ def test_a_terminal_gets_one_live_line(width):
 
 
 def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
-    """A verb that fails half way takes its line away and shows the cursor again before the message."""
+    """A verb that fails removes its live line and shows the cursor before the message."""
     file = io.StringIO()
     console = Console(force_terminal=True, file=file, width=100)
     monkeypatch.setattr("shala_framework.cli.progress_display.make_reporter", lambda: TerminalProgress(console))
@@ -509,7 +509,7 @@ def test_an_error_leaves_no_live_line_behind(tmp_path, monkeypatch, capsys):
 
 
 def test_the_display_follows_from_where_standard_error_goes(monkeypatch):
-    """A live line on a terminal, plain lines in a file or a pipe."""
+    """Progress is a live line on a terminal and plain lines in a file or a pipe."""
     assert isinstance(make_reporter(), LogProgress)
     monkeypatch.setattr(progress_display, "Console", lambda **_: Console(force_terminal=True, file=io.StringIO()))
     assert isinstance(make_reporter(), TerminalProgress)

@@ -1,4 +1,4 @@
-"""The contrastive terms against what they are of features that are known."""
+"""Tests of the contrastive terms against closed forms for known features."""
 
 import math
 
@@ -14,7 +14,7 @@ from shala_framework.spec.schema import Posterior
 
 @pytest.fixture
 def contrast():
-    """Of three modalities whose features of two dimensions are compared as they are, at a scale of 20."""
+    """Return a contrast of three modalities with two-dimensional features, compared unchanged at a scale of 20."""
     torch.manual_seed(0)
     made = ContrastTerm(1.0, 3, 2)
     for projection in made.projections:
@@ -27,13 +27,13 @@ def contrast():
 
 
 def corners(count):
-    """Unit vectors that are as far apart as they can be."""
+    """Return unit vectors that are as far apart as possible."""
     angle = 2 * math.pi * torch.arange(count) / count
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def test_it_is_the_cross_entropy_of_finding_the_row(contrast):
-    """Four corners known to each other: log of the softmax's sum; the same feature for all rows: log 4."""
+    """Four known corners give the log of the softmax's sum; equal features for all rows give log 4."""
     presence = torch.ones(4, 3, dtype=torch.bool)
     exact = math.log(1 + 2 * math.exp(-20) + math.exp(-40))
     assert float(contrast.between([5 * corners(4)] * 3, presence).detach()) == pytest.approx(exact, abs=1e-6)
@@ -41,7 +41,7 @@ def test_it_is_the_cross_entropy_of_finding_the_row(contrast):
 
 
 def test_rows_without_a_modality_are_neither_asked_nor_answers(contrast):
-    """The term is that of the rows that have both, whatever stands in the others; with no such row it is 0."""
+    """Only rows that have both modalities count, whatever the others contain. Without such a row, the term is 0."""
     presence = torch.tensor([[True, True, False]] * 4 + [[True, False, False], [False, True, False]])
     features = [torch.cat([corners(4), torch.full((2, 2), value)]) for value in (3.0, -7.0)] + [torch.randn(6, 2)]
     whole = contrast.between([corners(4), corners(4), torch.zeros(4, 2)], torch.tensor([[True, True, False]] * 4))
@@ -53,7 +53,7 @@ def test_rows_without_a_modality_are_neither_asked_nor_answers(contrast):
 
 
 def test_recognition_is_lowest_for_what_shows_its_row(contrast):
-    """Decoded features of the right row beat those of another; also of a modality that the row lacks."""
+    """Decoded features of the right row score better than those of another, also for a modality the row lacks."""
     presence = torch.tensor([[False, True, True]] * 4)
     h = [torch.zeros(4, 2), corners(4), corners(4)]
     right = contrast.recognition({0: corners(4)}, h, presence)
@@ -64,7 +64,7 @@ def test_recognition_is_lowest_for_what_shows_its_row(contrast):
 
 
 def test_recognition_trains_decoders_and_nothing_that_recognises():
-    """Its gradient reaches decoders and the posterior's z; encoders get theirs through z alone, projections none."""
+    """Its gradient reaches decoders and the posterior's z; encoders get it only through z, projections never."""
     modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in "ab"}
     table = Posterior(latent_dim=2, feature_dim=4, hidden_dim=8)
     autoencoder = Autoencoder(modalities, table)

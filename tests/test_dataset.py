@@ -6,7 +6,7 @@ from shala_framework.plugin import Account
 
 
 def test_notes_show_five_examples_and_count_all():
-    """Names with one reason and noun share a note, at the place of the first, whatever bytes the names have."""
+    """Names with one reason and noun share a note, at the position of the first, whatever bytes they contain."""
     account = Account()
     account.leave_out("odd", "0")
     account.note("3 of 8 samples without txt")

@@ -1,4 +1,4 @@
-"""Densities along the probability-flow ODE against a mixture whose denoiser and density are known."""
+"""Tests of densities along the probability-flow ODE against a mixture with known denoiser and density."""
 
 import math
 
@@ -30,7 +30,7 @@ def points():
 
 
 def test_the_density_is_exact_in_the_limit_at_second_order():
-    """Twice the steps, a quarter of the error."""
+    """Twice the steps give a quarter of the error."""
     z = points()
     errors = [
         float((log_density(denoise, z, karras_sigmas(steps, 1e-4, 200.0)) - exact(z)).abs().max())
@@ -42,7 +42,7 @@ def test_the_density_is_exact_in_the_limit_at_second_order():
 
 
 def test_the_trace_is_that_of_the_jacobian():
-    """Row by row, at noise levels of their own."""
+    """The trace is right for each row at its own noise level."""
     z, sigma = points(), torch.linspace(0.1, 3, 6, dtype=torch.float64)
     denoised, trace = denoised_and_trace(denoise, z, sigma)
     assert torch.equal(denoised, denoise(z, sigma))

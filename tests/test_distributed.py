@@ -1,4 +1,4 @@
-"""Training in two processes under torchrun: the same steps as alone, and ends that leave nobody waiting."""
+"""Training in two processes under torchrun takes the same steps as in one, and no process is left waiting."""
 
 import json
 import os
@@ -26,7 +26,7 @@ if __name__ == "__main__":  # worker processes import this file
 
 @pytest.fixture
 def start(two_spec, command_environment, tmp_path):
-    """Starts `shala-run two.toml` in so many processes; whatever still runs is killed at the end."""
+    """Start `shala-run two.toml` in several processes; kill those that still run at the end."""
     (tmp_path / "run.py").write_text(RUNNER)
     started = []
 
@@ -61,7 +61,7 @@ EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_step
     ("count", "plugin", "in_memory"), [(4, "convolved-floats", "true"), (2, "two-floats", "false")]
 )
 def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin, in_memory):
-    """Losses of both stages agree to 1e-5, with contrast and texture of the rows of all; so do weights at the end."""
+    """Losses of both stages, with contrast and texture over all rows, and final weights agree to 1e-5."""
     two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
     for processes, out in ((1, "alone"), (count, "both")):
         process = start(processes, out, f"data.in_memory={in_memory}", *EVERY_STEP)
@@ -79,7 +79,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
 
 @pytest.mark.parametrize("share", [False, True])
 def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
-    """Two processes that hold half of each layer take the steps of one; what they leave, one goes on from."""
+    """Two processes that hold half of each layer take the same steps as one, which can resume from their state."""
     # Latents wide enough for Muon to take the decoders' first layers.
     overrides = (*EVERY_STEP, "train.sharding='decoders'", "posterior.latent_dim=16")
     if share:
@@ -107,7 +107,7 @@ def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
 
 
 def wait_for_step(folder, step):
-    """Until a run has logged a step."""
+    """Wait until a run has logged a step."""
     path = Path(folder) / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (path.exists() and f'"step": {step},' in path.read_text()):
@@ -118,8 +118,8 @@ def wait_for_step(folder, step):
 LONG = ("train.autoencoder.steps=2000", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
 
 
-def test_a_killed_process_ends_the_other_and_one_goes_on_alone(start):
-    """The launcher stops within 30 s of the kill; a single process takes up the last saved state."""
+def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
+    """The launcher stops within 30 s of the kill; a single process resumes from the last saved state."""
     both = start(2, "r", *LONG)
     wait_for_step("r", 45)
     children = subprocess.run(["pgrep", "-P", str(both.pid)], capture_output=True, text=True, check=True).stdout.split()
@@ -137,7 +137,7 @@ def test_a_killed_process_ends_the_other_and_one_goes_on_alone(start):
 
 
 def test_asked_to_stop_both_leave_with_their_state_saved(start):
-    """SIGTERM to the launcher; the line says how to go on, and the next call goes on from the very step."""
+    """After SIGTERM to the launcher, a line says how to resume, and the next call continues at the same step."""
     # Their workers get the signal too, as torchrun passes it on to whole groups.
     both = start(2, "r", *LONG, "data.in_memory=false", "data.num_workers=1")
     wait_for_step("r", 45)
@@ -150,7 +150,7 @@ def test_asked_to_stop_both_leave_with_their_state_saved(start):
 
 
 def test_rows_that_cannot_be_shared_are_an_error(start):
-    """A batch of 63 between two processes; nothing is trained."""
+    """A batch of 63 rows for two processes is refused before training."""
     process = start(2, "r", "train.autoencoder.batch_size=63")
     output, _ = process.communicate(timeout=60)
     assert "train.autoencoder.batch_size: expected a multiple of 2, got 63 (2 processes share it)" in output

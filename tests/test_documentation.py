@@ -5,6 +5,7 @@ import doctest
 import importlib
 import re
 import shlex
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,14 +13,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import tomli
+from PIL import Image
 
-from shala_framework.cli.main import parse
+import shala_framework
+import shala_framework.plugin
+from shala_framework.cli.main import main, parse
 from shala_framework.plugin import encode_npy
 from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -96,12 +105,89 @@ def test_what_a_benchmark_imports_is_there(path, monkeypatch):
             assert not absent, f"{path.name}:{node.lineno}: {node.module} has no {absent}"
 
 
+def anchors(page):
+    """What a link can name of a page: its headings, as they stand in addresses."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere():
+    """To files of the repository, and to headings that they have."""
     assert len(set(commands())) > 20
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{named(page)} links to {target}"
+                found = page.parent / target if target else page
+                assert found.exists(), f"{named(page)} links to {target}"
+                assert not anchor or anchor in anchors(found), f"{named(page)} links to {target}#{anchor}"
+
+
+PACKAGES = {"shala_image", "shala_text", "shala_datasets"}
+STEPS = re.compile(r"\b(?:steps=[\d_]+|minutes=\d+)")
+
+
+@pytest.fixture
+def packed_shards(tmp_path, monkeypatch):
+    """The shards that the pages train on: a few pictures with captions, packed in the working directory."""
+    missing = PACKAGES - {entry.value for entry in entry_points(group="shala.plugins")}
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Path("files").mkdir()
+    for number in range(60):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(f"files/{number:02}.png")
+        Path(f"files/{number:02}.txt").write_text(f"a picture called {number}")
+    with pytest.raises(SystemExit) as leaving:
+        main(["pack", "folder", "files", "shards/mine"])
+    assert leaving.value.code == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_of_the_pages_runs(page, packed_shards, monkeypatch):
+    """All blocks of a page in order, in one namespace; with few steps, wherever the page says how many."""
+    few = "steps=6, batch_size=8"
+    code = [STEPS.sub(few, text) for found, text in blocks("python") if found == page]
+    if page == "README.md":
+        code = [text.replace('out="runs/mine")', f'{few}, out="runs/mine")') for text in code]
+    assert few in "".join(code)
+    Path("vectors.py").write_text(VECTORS)
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "vectors", raising=False)
+    names: dict[str, Any] = {}
+    for text in code:
+        exec(compile(text, page, "exec"), names)
+    assert names["z"].shape == ((16, 64) if page == "README.md" else (10, 16))
+
+
+def test_the_readme_is_short():
+    """Whoever opens the repository reads what it is and how to begin; figures and reference have pages of their own."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_every_page_is_in_the_menu():
+    menu = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize(("page", "facade"), [("api.md", shala_framework), ("api_plugin.md", shala_framework.plugin)])
+def test_the_reference_has_every_exported_name(page, facade):
+    """Once each; hooks and the contract tests are modules beside them."""
+    shown = re.findall(r"^::: (\S+)$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    beside = {f"{facade.__name__}.hookspecs", f"{facade.__name__}.testing.ModalitySuite"}
+    assert sorted(set(shown) - beside) == sorted(f"{facade.__name__}.{name}" for name in facade.__all__)
+    assert len(shown) == len(set(shown))
+
+
+def test_the_pictures_of_the_architecture_are_of_this_code(monkeypatch):
+    """`python docs/draw_architecture.py` writes them, the layers from MAY_IMPORT of the architecture's tests."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    drawing = importlib.import_module("draw_architecture")
+    assert (ROOT / "docs" / "layers.svg").read_text() == drawing.layers()
+    assert (ROOT / "docs" / "flow.svg").read_text() == drawing.flow()
+    assert set(drawing.may_import()) <= set(drawing.WHAT), "every box says what the package holds"
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(drawing.may_import())
 
 
 (VECTORS,) = (text for page, text in blocks("python") if page == "docs/plugins.md" and "class Vectors" in text)

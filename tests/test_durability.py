@@ -1,4 +1,4 @@
-"""What a run and a pack lose by kills, damage and full disks: nothing, and never without a word."""
+"""Kills, damage and full disks cost a run or a pack nothing, or give a message."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media", "server"])
 def test_small_campaigns_find_nothing(campaign):
-    """A few kills, damaged files, full disks, mutated specs and media, odd servers: a right result or a message."""
+    """A few kills, damaged files, full disks, mutated specs and media, and odd servers give a result or a message."""
     trials = {"kills": 3, "damage": 24, "disk": 2, "specs": 900, "media": 500, "server": 40}[campaign]
     line = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), campaign, "--trials", str(trials), "--seed", "11"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=900)
@@ -59,7 +59,7 @@ def test_small_campaigns_find_nothing(campaign):
 
 @pytest.mark.parametrize("left", ["spec.json.partial", ".lock"])
 def test_what_a_kill_at_the_very_beginning_leaves_blocks_nothing(two_spec, left):
-    """A partial spec.json, or the lock's file, and no run: the next one begins as in an empty folder."""
+    """A partial spec.json or a lock file without a run does not prevent a new run."""
     folder = Path("r")
     folder.mkdir()
     (folder / left).write_bytes(b'{"ch')
@@ -96,7 +96,7 @@ def test_every_file_of_tensors_knows_its_content_and_its_run(two_spec):
 
 
 def test_a_prior_of_another_stage_1_of_the_same_spec_is_refused(two_spec, tmp_path):
-    """As of shards that were packed again: the fingerprint of the spec is the same, and the weights are not."""
+    """If shards were packed again, the spec's fingerprint is the same, but the weights differ and are refused."""
     for name, options in (("one", MadeOptions(train=60)), ("two", MadeOptions(train=61))):
         pack(Made(options), None, tmp_path / "shards")
         run(two_spec, name, f'data.train="{tmp_path}/shards/train-*.tar"')
@@ -125,8 +125,8 @@ def test_a_prior_of_another_stage_1_of_the_same_spec_is_refused(two_spec, tmp_pa
     ],
 )
 @pytest.mark.parametrize("how", ["flipped", "empty"])
-def test_a_damaged_file_gives_way_and_the_run_ends_as_if_it_had_been_sound(two_spec, stage, step, damaged, how):
-    """To the generation before or to what it was made of, with a warning that names it, and with the same bytes."""
+def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, stage, step, damaged, how):
+    """A damaged file is replaced by the previous generation or recreated, with a warning and with equal results."""
     often = "train.prior.save_every_steps=10"
     whole = run(two_spec, "whole", often)
     if stage:
@@ -148,7 +148,7 @@ def test_a_damaged_file_gives_way_and_the_run_ends_as_if_it_had_been_sound(two_s
 
 
 def test_both_generations_damaged_is_an_error_that_says_what_to_do(two_spec):
-    """Nothing is trained again from the start without being asked for."""
+    """Nothing is trained from the start again unless requested."""
     with pytest.raises(KeyboardInterrupt):
         run(two_spec, "r", reporter=StopAt("autoencoder", 45))
     for path in Path("r/state").glob("autoencoder*"):
@@ -158,7 +158,7 @@ def test_both_generations_damaged_is_an_error_that_says_what_to_do(two_spec):
 
 
 def test_a_damaged_spec_of_another_run_is_not_overwritten(two_spec):
-    """Only where every state in the folder is of the given spec."""
+    """A damaged spec is rewritten only if every state in the folder belongs to the given spec."""
     folder = run(two_spec, "r")
     (folder / "spec.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match=r"spec\.json is damaged.*choose another --out"):
@@ -167,7 +167,7 @@ def test_a_damaged_spec_of_another_run_is_not_overwritten(two_spec):
 
 
 def test_metrics_survive_a_power_loss(tmp_path):
-    """A cut last line stays apart from what is appended, and lines that a state knows of are missed."""
+    """A truncated last line stays separate from appended ones, and missing lines that a state knows are reported."""
     told = []
     metrics = MetricsFile(tmp_path / "m.jsonl", warn=told.append)
     for step in (1, 2, 3):
@@ -183,7 +183,7 @@ def test_metrics_survive_a_power_loss(tmp_path):
 
 
 def test_shards_that_were_packed_again_are_recognised(two_spec, tmp_path):
-    """In training a refusal, after it a warning; with an index and without, of the same sizes too."""
+    """Changed shards are refused in training and give a warning after it, also without an index and at equal sizes."""
     shards = tmp_path / "shards"
     train = f'data.train="{shards}/train-*.tar"'
 
@@ -228,7 +228,7 @@ def test_shards_that_were_packed_again_are_recognised(two_spec, tmp_path):
 
 
 def test_a_killed_reader_ends_a_run_with_its_state_saved(two_spec, command_environment):
-    """Within seconds, with exit status 2 and one message; the same command ends with an undisturbed run's bytes."""
+    """A killed reader ends the run within seconds with status 2 and one message; the next call gives the same bytes."""
     sets = ("data.in_memory=false", "data.num_workers=2", "train.autoencoder.steps=300")
     whole = run(two_spec, "whole", *sets)
     code = "from shala_framework.cli.main import main_run\nif __name__ == '__main__': main_run()"
@@ -250,7 +250,7 @@ def test_a_killed_reader_ends_a_run_with_its_state_saved(two_spec, command_envir
 
 
 def test_a_stopped_pack_takes_no_shard_for_another(tmp_path, monkeypatch):
-    """An index that belongs to another shard of the same size is that of none: the shard is written again."""
+    """An index that belongs to another shard of equal size is rejected, and the shard is written again."""
 
     def packed(name):
         return pack(Made(MadeOptions(train=60)), None, tmp_path / name, shard_samples=20)
@@ -274,7 +274,7 @@ def test_a_stopped_pack_takes_no_shard_for_another(tmp_path, monkeypatch):
 
 
 def test_a_state_of_other_networks_is_an_error(two_spec, monkeypatch):
-    """As of a plugin's other version: what is wrong is named, and nothing is loaded in part."""
+    """A state from another version of a plugin is refused with the difference, and nothing is loaded."""
     with pytest.raises(KeyboardInterrupt):
         run(two_spec, "r", reporter=StopAt("autoencoder", 45))
     path = Path("r/state/autoencoder.safetensors")

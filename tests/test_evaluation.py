@@ -58,6 +58,8 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
     out = capsys.readouterr().out
     for text in ("judges", "joint samples", "real rows", "mixture", "samples from given", "log-likelihood", "probe"):
         assert text in out
+    for text in ("diversity of joint samples", "diversity of samples from given", "calibration", "ELBO", "by chance"):
+        assert text in out
     folder = Path("runs/two/evaluation")
     found = json.loads((folder / "validation.json").read_text())
     assert found["split"] == "validation"
@@ -74,16 +76,27 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
     assert set(conditional) == {("diffusion", 1), ("diffusion, guidance 2", 1), ("posterior", 1)}
     assert conditional["diffusion", 1]["coherence"]["value"] > 0.8
     assert set(conditional["diffusion", 1]["pairs"]) == {"first", "second"}
-    assert found["conditional_real"]["count"] == conditional["diffusion", 1]["frechet"]["count"]
-    assert f"of real rows {found['conditional_real']['value']:.3f}" in out
+    real = found["conditional_real"]["frechet"]
+    assert f"of {real['count']} real rows Frechet {real['value']:.3f}" in out
     diversity = {
         method: conditional[method, 1]["diversity"]["value"] for method in ("diffusion", "diffusion, guidance 2")
     }
     assert 0 < diversity["diffusion, guidance 2"] < diversity["diffusion"]  # what guidance costs
-    likelihood = found["log_likelihood"]
-    assert likelihood["second given first, diffusion"]["value"] > likelihood["second, diffusion"]["value"]
+    likelihood = {title: figures["estimate"]["value"] for title, figures in found["log_likelihood"].items()}
+    assert likelihood["second given first, diffusion"] > likelihood["second, diffusion"]
+    for figures in found["log_likelihood"].values():
+        assert figures["elbo"]["value"] + figures["gap"]["value"] == pytest.approx(figures["estimate"]["value"])
+    calibration = {(figures["method"], figures["num_given"]): figures for figures in found["calibration"]}
+    assert set(calibration) == {(m, 0) for m in set(joint) - {"real rows"}} | set(conditional)
+    assert 0.5 < calibration["diffusion", 1]["ratio"]["value"] < 2
+    guided = calibration["diffusion, guidance 2", 1]
+    assert guided["ratio"]["value"] < calibration["diffusion", 1]["ratio"]["value"]
+    assert 0 < joint["diffusion"]["classes_noise"]["first"]["value"] < 0.2
+    assert joint["normal"]["classes"]["first"]["value"] >= 0
+    assert joint["diffusion"]["second_coherence"]["value"] > 0.7
+    assert all(judge["second_real"]["value"] > 0.9 for judge in judges.values())
     assert found["latent"]["probe"]["value"] > 0.8
-    for name in ("joint", "conditional"):
+    for name in ("joint", "conditional", "calibration"):
         assert Image.open(io.BytesIO((folder / f"validation_{name}.png").read_bytes())).width > 800
 
 
@@ -105,7 +118,8 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
     assert figures() == first
     changes = ("evaluate.guidance_scales=[3.0]", "evaluate.num_seeds=1", "generate.autoguidance_scale=2")
     other = figures(*(argument for change in changes for argument in ("--set", change)))
-    assert [f["method"] for f in other["conditional"]] == ["diffusion, guidance 3, autoguidance 2", "posterior"]
+    methods = ["diffusion", "diffusion, guidance 3, autoguidance 2", "posterior"]
+    assert [f["method"] for f in other["conditional"]] == methods
     assert other["judges"] == first["judges"]
     assert len(other["joint"][1]["coherence"]["seeds"]) == 1
     capsys.readouterr()
@@ -119,6 +133,7 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
         (("--set", "evaluate.num_sample=9"), "num_samples"),
         (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate] or [data]"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
+        (("--set", "evaluate.group=P("), "evaluate.group: expected a regular expression, got"),
     ],
 )
 def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, capsys):
@@ -141,6 +156,24 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
     assert set(evaluation.reconstruction) == {"first", "second"}
     assert len(evaluation.log_likelihood) == 9
     assert any("no judges" in note for note in evaluation.notes)
+
+
+def test_rows_of_a_person_are_resampled_together(two_spec):
+    """`evaluate.group` widens intervals where rows of a group are alike, leaves values alone, and notes few groups."""
+    model, train, rows = trained(two_spec)
+    settings = attrs.evolve(model.spec.evaluate, likelihood_rows=0, num_samples=0, num_rows=0, calibration_rows=0)
+    doubled = rows.take(torch.arange(len(rows)).repeat(4))
+    doubled = attrs.evolve(doubled, keys=tuple(f"P{key} {n}" for n, key in enumerate(doubled.keys)))
+    alone = evaluate(model, train, doubled, settings)
+    grouped = evaluate(model, train, doubled, attrs.evolve(settings, group="P[^ ]+"))
+    assert {name: judge.real.value for name, judge in grouped.judges.items()} == {
+        name: judge.real.value for name, judge in alone.judges.items()
+    }
+    width, before = (found.latent.kl.high - found.latent.kl.low for found in (grouped, alone))
+    assert width == pytest.approx(2 * before, rel=0.25)  # four copies of a row are one
+    assert not any("groups" in note for note in grouped.notes)
+    rough = evaluate(model, train, doubled, attrs.evolve(settings, group="P"))
+    assert any("resample only 1 groups" in note for note in rough.notes)
 
 
 @pytest.mark.parametrize("share", ["all", "some"])
@@ -277,33 +310,35 @@ def figures_without_times(evaluation):
 def test_parts_are_left_out_by_zero_and_by_time(two_spec):
     """0 switches a part off, too little time what does not fit; both are noted. Numbers are always heeded."""
     model, train, held_out = trained(two_spec)
-    none = {"judge_steps": 0, "likelihood_rows": 0}
+    none = {"judge_steps": 0, "likelihood_rows": 0, "calibration_rows": 0}
     off = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **none))
-    assert (off.judges, off.joint, off.conditional, off.log_likelihood) == ({}, [], [], {})
+    assert (off.judges, off.joint, off.conditional, off.calibration, off.log_likelihood) == ({}, [], [], [], {})
     assert [note.rpartition(" ")[0] for note in off.notes] == [
         "no judges, and nothing that needs classes: evaluate.judge_steps is",
+        "no figures of calibration: evaluate.calibration_rows is",
         "no log-likelihoods: evaluate.likelihood_rows is",
     ]
-    asked = attrs.evolve(model.spec.evaluate, num_samples=None, num_rows=0, likelihood_rows=None)
+    asked = attrs.evolve(model.spec.evaluate, num_samples=None, num_rows=0, calibration_rows=None, likelihood_rows=None)
     short = evaluate(model, train, held_out, asked, seconds=1e-3)
     assert short.judges  # their steps are given
     assert (short.joint, short.conditional, short.log_likelihood) == ([], [], {})
-    assert sum("raise evaluate.minutes" in note for note in short.notes) == 2
-    open_counts = {"judge_steps": None, "num_samples": None, "num_rows": None, "likelihood_rows": None}
+    assert sum("raise evaluate.minutes" in note for note in short.notes) == 3
+    kinds = ("judge_steps", "num_samples", "num_rows", "calibration_rows", "likelihood_rows")
+    open_counts = dict.fromkeys(kinds)
     rest = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **open_counts), seconds=1e-3)
     assert not rest.judges
-    assert sum("raise evaluate.minutes, or set evaluate.judge_steps" in note for note in rest.notes) == 2
+    assert sum("raise evaluate.minutes, or set evaluate.judge_steps" in note for note in rest.notes) == 4
 
 
 def test_time_is_shared_and_handed_on():
     """What one part leaves over goes to those after it; without a limit everything is worth its most."""
     now = [0.0]
     pace = Pace(100.0 / (1 - RESERVE), clock=lambda: now[0])
-    assert pace.seconds("judges") == pytest.approx(50)
+    assert pace.seconds("judges") == pytest.approx(40)
     now[0] = 10
     pace.finish("judges")
-    assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.5)
-    assert pace.count("joint", 500, 40, lambda: 0.5) == 72
+    assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.6)
+    assert pace.count("joint", 500, 40, lambda: 0.5) == 60
     assert pace.count("joint", 500, 80, lambda: 0.5) == 0
     assert pace.count("joint", 30, 40, lambda: 0.5) == 30
     now[0] = 200

@@ -1,4 +1,4 @@
-"""The whole pipeline on a fake modality of two floats: the core needs no real one."""
+"""The whole pipeline on a fake modality of two floats, because the core needs no real one."""
 
 import json
 import math
@@ -29,7 +29,7 @@ from shala_framework.training.steps import learning_rate_factor
 
 
 def test_a_run_leaves_everything(two_spec, capsys):
-    """One command leaves checkpoints, metrics, samples beside the truth, sheets, and the synthetic warning."""
+    """One command writes checkpoints, metrics, samples next to real data, sheets, and the synthetic warning."""
     with pytest.raises(SystemExit) as leaving:
         main_run([str(two_spec)])
     assert leaving.value.code == 0
@@ -62,7 +62,7 @@ def test_same_seed_gives_the_same_bytes(two_spec):
 
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_interrupted_runs_end_as_if_they_had_not_been(two_spec, in_memory):
-    """Stopped in either stage and started again, a run ends with the same bytes as an undisturbed one."""
+    """A run that was stopped in either stage and resumed ends with the same bytes as an undisturbed one."""
     whole = run(two_spec, "whole", f"data.in_memory={in_memory}")
     for stage, step in (("autoencoder", 33), ("prior", 27)):
         with pytest.raises(KeyboardInterrupt):
@@ -74,7 +74,7 @@ def test_interrupted_runs_end_as_if_they_had_not_been(two_spec, in_memory):
 
 
 def test_a_finished_run_is_not_trained_again(two_spec):
-    """The same command only writes the samples anew, and may ask for others."""
+    """The same command only rewrites the samples, possibly other ones."""
     folder = run(two_spec, "r")
     before = [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS]
     run(two_spec, "r", "generate.num_joint=5")
@@ -83,7 +83,7 @@ def test_a_finished_run_is_not_trained_again(two_spec):
 
 
 def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
-    """Both values of every difference are named; nothing in the folder changes."""
+    """The message has both values of every difference, and nothing in the folder changes."""
     folder = run(two_spec, "r")
     before = (folder / "spec.json").read_bytes()
     with pytest.raises(CheckpointError, match="latent_dim: 4 in the folder, 5 now") as refusal:
@@ -98,7 +98,7 @@ def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
 
 
 def test_a_loaded_model_generates_what_was_trained(two_spec):
-    """load gives back a model whose samples, shapes, seeds and embeddings are as documented."""
+    """load returns a model whose samples, shapes, seeds and embeddings are as documented."""
     folder = run(two_spec, "r")
     model = load(folder)
     assert model.synthetic
@@ -118,7 +118,7 @@ def test_a_loaded_model_generates_what_was_trained(two_spec):
 
 
 def test_modalities_keep_the_order_of_the_spec(two_spec):
-    """Whatever their names: a loaded model computes what the trained one did, and another order is another spec."""
+    """For any names, a loaded model computes what the trained one did, and another order is another spec."""
     text = two_spec.read_text()
     second = text[text.index("[modality.second]") : text.index("[posterior]")]
     turned = text.replace(second, "").replace("[modality.first]", f"{second}[modality.first]")
@@ -135,8 +135,8 @@ def test_modalities_keep_the_order_of_the_spec(two_spec):
         run(two_spec, "r")
 
 
-def test_sampling_settings_given_anew_hold_for_the_loaded_model(two_spec):
-    """A finished run that is given other settings of [generate] samples by them from then on, with the same weights."""
+def test_new_sampling_settings_apply_to_the_loaded_model(two_spec):
+    """A finished run with new [generate] settings samples with them from then on, with the same weights."""
     folder = run(two_spec, "r")
     before = load(folder)
     run(two_spec, "r", "generate.guidance_scale=3.0")
@@ -151,7 +151,7 @@ def test_sampling_settings_given_anew_hold_for_the_loaded_model(two_spec):
 
 
 def test_wrong_arguments_are_named(two_spec):
-    """generate and embed say what they expected."""
+    """Errors of generate and embed say what they expected."""
     model = load(run(two_spec, "r"))
     for call, message in (
         (lambda: model.generate(0), "num_samples >= 1"),
@@ -166,7 +166,7 @@ def test_wrong_arguments_are_named(two_spec):
 
 
 def test_damaged_checkpoints_are_named(two_spec):
-    """Absent, cut and foreign files give a CheckpointError with the path."""
+    """Missing, truncated and foreign files give a CheckpointError with the path."""
     folder = run(two_spec, "r")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load("nowhere")
@@ -181,7 +181,7 @@ def test_damaged_checkpoints_are_named(two_spec):
 
 
 def test_sample_verb_writes_files(two_spec, capsys, command_environment):
-    """`shala sample` generates from given files and jointly; bad files are one message and status 2."""
+    """`shala sample` generates from given files and jointly; bad files give one message and status 2."""
     folder = run(two_spec, "r")
     Path("one.a").write_text("[3.5, 0.5]")
     Path("bad.a").write_text("[")
@@ -232,7 +232,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
 
 
 def test_conditional_samples_follow_what_is_given(two_spec):
-    """After a little training, the second point is the first one turned by a quarter, far better than by chance."""
+    """After a little training, the second point is the first one turned by a quarter, far better than chance."""
     folder = run(
         two_spec, "r", "train.autoencoder.steps=800", "train.prior.steps=1000", "train.prior.learning_rate=3e-3"
     )
@@ -247,26 +247,26 @@ def test_conditional_samples_follow_what_is_given(two_spec):
 
 @pytest.fixture
 def diverging(monkeypatch):
-    """A learning rate of 1e18, which no spec can ask for."""
+    """Set a learning rate of 1e18, which no spec allows."""
     monkeypatch.setattr(steps, "learning_rate_factor", lambda *_: 1e20)
 
 
 def test_a_diverging_loss_stops_the_run(two_spec, diverging, capsys):
-    """A loss that is not finite is an error that names the stage and the step, not a checkpoint of NaNs."""
+    """A non-finite loss is an error that names the stage and the step, and no checkpoint of NaNs is written."""
     with pytest.raises(TrainingError, match="stage autoencoder: not finite by step"):
         run(two_spec, "r", "train.autoencoder.log_every_steps=10")
     assert not (Path("r") / CHECKPOINTS[0]).exists()
 
 
 def test_a_state_that_is_not_finite_is_never_saved(two_spec, diverging):
-    """Between two lines of metrics, when a state is due: what could be gone on from stays."""
+    """If a state is due between two lines of metrics, the last good state is kept for resuming."""
     with pytest.raises(TrainingError, match="not finite by step 20"):
         run(two_spec, "r", "train.autoencoder.log_every_steps=50")
     assert not list(Path("r/state").glob("autoencoder*"))
 
 
 def test_missing_shards_are_named(two_spec, capsys):
-    """Without a stand-in, absent shards are one message that says where it looked, before a folder is made."""
+    """Without a stand-in, missing shards give one message with the searched place, before a folder is created."""
     text = two_spec.read_text()
     start, end = text.index("[data.stand_in]"), text.index("[modality.first]")
     two_spec.write_text(text[:start] + text[end:])
@@ -278,7 +278,7 @@ def test_missing_shards_are_named(two_spec, capsys):
 
 
 class Told(Silent):
-    """Keeps the warnings."""
+    """Records the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -294,7 +294,7 @@ FEW_STEPS = ("train.autoencoder.steps=3", "train.prior.steps=3", "generate.num_j
 
 
 def test_a_modality_that_no_row_has_is_an_error(two_spec):
-    """With a mistyped field a run in memory stops before training; the message has those wanted and those there."""
+    """With a mistyped field, a run in memory stops before training. The message has wanted and available fields."""
     message = (
         r"^data\.train: no sample has modality 'second': expected one of the fields \['bb'\], got \['a', 'b', 'cls'\]; "
         r"correct modality\.second\.options, or remove this modality$"
@@ -305,7 +305,7 @@ def test_a_modality_that_no_row_has_is_an_error(two_spec):
 
 
 def test_a_modality_that_a_stream_seems_to_lack_is_warned_of(two_spec, monkeypatch):
-    """A stream's first samples are looked at without decoding, once: a fresh run warns, a resumed one does not."""
+    """The first samples of a stream are inspected once without decoding; a fresh run warns, a resumed one does not."""
     field = "modality.second.options.field=bb"
     told = Told()
     with pytest.raises(KeyboardInterrupt):
@@ -324,7 +324,7 @@ def test_a_modality_that_a_stream_seems_to_lack_is_warned_of(two_spec, monkeypat
 
 
 def test_a_look_at_a_stream_is_short_and_decodes_nothing(tmp_path, monkeypatch):
-    """It ends at the first sample that shows every modality, at the limit otherwise, and knows prepared fields."""
+    """Inspection ends at the first sample that shows every modality, or at the limit, and knows prepared fields."""
 
     class Undecodable(TwoFloats):
         def read(self, sample):
@@ -349,7 +349,7 @@ def test_a_look_at_a_stream_is_short_and_decodes_nothing(tmp_path, monkeypatch):
 
 
 def test_a_modality_whose_fields_hold_nothing_is_told_apart(tmp_path):
-    """Fields that are there and give no row point to the other options rather than to `fields`."""
+    """Fields that are present but give no row point to options other than `fields`."""
 
     class Nothing(TwoFloats):
         def read(self, sample):
@@ -364,7 +364,7 @@ def test_a_modality_whose_fields_hold_nothing_is_told_apart(tmp_path):
 
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_what_cannot_be_fitted_to_is_named(two_spec, monkeypatch, in_memory):
-    """An undecodable field met while fitting leads to its shard, its sample and the modality; nothing is trained."""
+    """An undecodable field found while fitting is reported with shard, sample and modality; nothing is trained."""
     samples = Made.samples
 
     def spoilt(self, source, account):
@@ -379,7 +379,7 @@ def test_what_cannot_be_fitted_to_is_named(two_spec, monkeypatch, in_memory):
 
 
 def test_too_little_to_fit_to_names_the_modality_and_no_sample(tmp_path):
-    """After the last sample the modality alone is named; a damaged shard is named as it is."""
+    """After the last sample, only the modality is named; a damaged shard is named instead if there is one."""
 
     class Strict(TwoFloats):
         def fit(self, samples):
@@ -396,7 +396,7 @@ def test_too_little_to_fit_to_names_the_modality_and_no_sample(tmp_path):
 
 
 def test_metrics_rewind(tmp_path):
-    """Lines past the resumed step go, those of the other stage and before it stay, a torn last line goes."""
+    """Lines after the resumed step and a truncated last line are removed; those before and of other stages stay."""
     metrics = MetricsFile(tmp_path / "m.jsonl")
     for stage, step in (("a", 10), ("a", 20), ("b", 5)):
         metrics.write(stage, step, {"loss": 1.0})
@@ -417,6 +417,6 @@ def test_learning_rate_schedule():
 
 
 def test_unknown_verb_free_call_shows_help(capsys):
-    """`shala` alone is not an error."""
+    """`shala` without arguments is not an error."""
     assert dispatch([]) == 0
     assert "Verbs:" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What the explore page answers, without the page."""
+"""Answers of the explore page, without the page."""
 
 import io
 import zipfile
@@ -58,7 +58,7 @@ def test_a_row_gives_what_is_asked_of_it_and_own_files_go_before(tried):
     assert given_of(model, rows, Request(row=whole)) is None
 
 
-def test_what_cannot_be_done_is_said(tried):
+def test_what_cannot_be_done_is_reported(tried):
     model, rows = tried
     lacking = int(torch.nonzero(~rows.presence[:, 1])[0])
     whole = int(torch.nonzero(rows.presence.all(1))[0])

@@ -1,4 +1,4 @@
-"""Frechet distance against the closed form of two Gaussians."""
+"""Tests of the Frechet distance against the closed form for two Gaussians."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from shala_framework.evaluation.frechet import frechet_distance
 
 
 def test_shift_and_scale_have_their_closed_form():
-    """A shift adds its squared length; scaling by a adds (a - 1)^2 of the total variance; a rotation is felt too."""
+    """A shift adds its squared length, scaling by a adds (a - 1)^2 of the total variance, and a rotation matters."""
     torch.manual_seed(0)
     x = torch.randn(500, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64)
     shift = torch.arange(6.0)
@@ -20,7 +20,7 @@ def test_shift_and_scale_have_their_closed_form():
 
 
 def test_fewer_rows_than_features():
-    """Covariances without full rank give a finite distance, also when one set is constant."""
+    """Covariances without full rank give a finite distance, also if one set is constant."""
     torch.manual_seed(0)
     few, constant = torch.randn(5, 20), torch.ones(7, 20)
     expected = (few.mean(0) - 1).square().sum() + few.var(0).sum()
@@ -29,6 +29,6 @@ def test_fewer_rows_than_features():
 
 @pytest.mark.parametrize("shapes", [((1, 3), (5, 3)), ((5, 3), (5, 4))])
 def test_unusable_sets_are_refused(shapes):
-    """One row has no covariance, and other features cannot be compared."""
+    """A single row has no covariance, and features of different sizes cannot be compared."""
     with pytest.raises(ValueError, match="at least 2 equal features"):
         frechet_distance(*(torch.zeros(shape) for shape in shapes))

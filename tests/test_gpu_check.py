@@ -1,4 +1,4 @@
-"""The check of a GPU, on a CPU: that its parts run to their ends and write their figures."""
+"""The GPU check on a CPU: its parts finish and write their results."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_parts_run_on_a_cpu(tmp_path):
-    """Exchange in a group of one changes no gradient, and a table of both parts is written."""
+    """An exchange in a group of one changes no gradient, and the check writes a table of both parts."""
     if "image" not in {entry.name for entry in entry_points(group="shala.plugins")}:
         pytest.skip("plugin not installed: image")
     line = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(tmp_path), "--device", "cpu"]
@@ -25,8 +25,8 @@ def test_parts_run_on_a_cpu(tmp_path):
     assert (tmp_path / "table.md").read_text().count("**") == 4
 
 
-def test_a_part_that_outlasts_its_deadline_is_cut_and_said(tmp_path):
-    """The others' figures stay, and the exit status says that not all is well."""
+def test_a_part_that_outlasts_its_deadline_is_stopped_and_reported(tmp_path):
+    """The results of the other parts are kept, and the exit status reports the failure."""
     line = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(tmp_path), "--device", "cpu"]
     code = f"""
 import sys

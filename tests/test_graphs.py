@@ -17,7 +17,8 @@ from shala_framework.training import graphs
 from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.optimizers import Muon, make_optimizers
 from shala_framework.training.parallel import shared_loss
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.stages import AutoencoderTraining
 from shala_framework.training.steps import change_weights, set_rate, take_step
 
 CPU = torch.device("cpu")

@@ -74,6 +74,80 @@ def test_wrong_groups_are_errors(group_spec, old, new, expected):
         read_spec(group_spec)
 
 
+TABLE = '{plugin = "two-floats", share = true, options = {field = "{a,b}"}}'
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("modality.v_a.group=x", "--set: modality.v_a.group: not a key of a spec (set share = true)"),
+        ('modality."v_{a,b}".group=x', '--set: modality."v_{a,b}".group: not a key of a spec'),
+        ("modality.v_a.group.of=1", "--set: modality.v_a.group: not a key of a spec"),
+        ('modality.v_c={plugin="two-floats", group="x"}', "--set: modality.v_c.group: not a key of a spec"),
+        ('modality={v_c={plugin="two-floats", group="x"}}', "--set: modality.v_c.group: not a key of a spec"),
+        ("modality.v_c=" + TABLE, "--set: modality.v_c.share: only a table with braces in its name"),
+        ('modality={v_a={plugin="a"}, "v_{a,b}"={plugin="a"}}', "expected distinct names, got 'v_a' twice"),
+        ('modality={"v_{0..9999}"={plugin="two-floats"}}', "expected braces that stand for at most 1,000 tables"),
+        ('modality."v_{0..998}".plugin=two-floats', "--set: modality: expected at most 1,000 modality tables"),
+        ('modality."v_{a,b"={plugin="two-floats"}', "expected letters, digits, '_' and '-' only"),
+        (f'modality."v_{{0..900}}".plugin={"x" * 9000}', "expected a shorter table for 901 names"),
+    ],
+)
+def test_overrides_obey_the_rules_of_a_file(group_spec, override, expected):
+    """What is refused in a modality table of the file is refused where --set writes it."""
+    with pytest.raises(SpecError) as caught:
+        read_spec(group_spec, [override])
+    assert expected in "\n".join(map(str, caught.value.problems))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("modality.v_a.group = 'x'", "not a key of a spec (set share = true)"),
+        ("modality.'v_{0..998}'.plugin = 'two-floats'", "expected at most 1,000 modality tables"),
+    ],
+)
+def test_a_stand_in_obeys_them_too(group_spec, line, expected):
+    """Its own overrides are refused at the line that has them."""
+    text = group_spec.read_text()
+    group_spec.write_text(text.replace('set = { "train.prior.steps" = 40 }', f"[data.stand_in.set]\n{line}"))
+    number = group_spec.read_text().splitlines().index(line) + 1
+    with pytest.raises(SpecError) as caught:
+        read_spec(group_spec)
+    said = [str(problem) for problem in caught.value.problems if expected in str(problem)]
+    assert said
+    assert all(text.startswith(f"{group_spec}:{number}: ") for text in said)
+
+
+def test_overrides_share_and_part_as_a_file_would(group_spec):
+    """A table's group follows from what the spec is after all overrides, and braces are filled in those too.
+
+    The stand-in's overrides reach the tables in the same way.
+    """
+
+    def tables(*overrides):
+        found = read_spec(group_spec, overrides).spec.modality
+        return {name: (table.group, table.options["field"]) for name, table in found.items()}
+
+    group = "v_{a,b}"
+    whole = {"v_a": (group, "a"), "v_b": (group, "b")}
+    assert tables() == whole
+    assert tables('modality."v_{a,b}".share=false') == {"v_a": ("", "a"), "v_b": ("", "b")}
+    assert tables("modality.v_b.share=false") == {"v_a": (group, "a"), "v_b": ("", "b")}
+    assert tables('modality."v_{b,a}".options.width=9', 'modality."v_{b,a}".options.field="{b,a}"') == whole
+    assert tables(f'modality={{"v_{{a,b}}"={TABLE}}}') == whole
+    other = "w_{a,b}"
+    assert tables(f'modality."{other}"={TABLE}') == {**whole, "w_a": (other, "a"), "w_b": (other, "b")}
+    larger = TABLE.replace("{a,b}", "{a,b,c}")
+    assert {group for group, _ in tables(f'modality."v_{{a,b,c}}"={larger}').values()} == {"v_{a,b,c}"}
+    for line in ("modality.'v_{a,b}'.share = false", "\"modality.'v_{a,b}'.share\" = false"):
+        text = group_spec.read_text()
+        group_spec.write_text(text.replace('set = { "train.prior.steps" = 40 }', f"[data.stand_in.set]\n{line}"))
+        assert tables() == {"v_a": ("", "a"), "v_b": ("", "b")}
+        assert tables("modality.v_a.share=true") == {"v_a": (group, "a"), "v_b": ("", "b")}
+        group_spec.write_text(text)
+
+
 def test_a_group_trains_with_one_encoder_and_one_decoder(group_spec):
     """The run's checkpoint has them once, and a loaded model tells the members apart."""
     Experiment(read_spec(group_spec), Path("r")).run()

@@ -1,4 +1,4 @@
-"""Intervals of figures: as wide as theory says, and by rows rather than by values."""
+"""Confidence intervals are as wide as theory says, and computed over rows rather than values."""
 
 import math
 
@@ -9,7 +9,7 @@ from shala_framework.evaluation.intervals import mean_figure, spread_figure
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial():
-    """95 % of 400 coin flips: 1.96 standard errors to either side."""
+    """400 coin flips give 1.96 standard errors on either side."""
     values = torch.cat([torch.ones(100), torch.zeros(300)])[None]
     figure = mean_figure(values)
     error = 1.96 * math.sqrt(0.25 * 0.75 / 400)
@@ -20,7 +20,7 @@ def test_the_interval_of_a_share_is_that_of_the_binomial():
 
 
 def test_seeds_that_say_the_same_of_each_row_do_not_narrow_it():
-    """Nine copies of one answer are one answer."""
+    """Nine copies of one answer count as one answer."""
     one = torch.bernoulli(torch.full((1, 200), 0.4), generator=torch.Generator().manual_seed(0))
     alone, copies = mean_figure(one), mean_figure(one.repeat(9, 1))
     assert (copies.low, copies.high) == (alone.low, alone.high)
@@ -29,7 +29,7 @@ def test_seeds_that_say_the_same_of_each_row_do_not_narrow_it():
 
 
 def test_rows_that_gave_nothing_count_for_nothing():
-    """NaN is left out of the mean, of the seeds' means and of the count; all NaN is refused."""
+    """NaN is excluded from the mean, the seeds' means and the count; all NaN is refused."""
     values = torch.tensor([[1.0, math.nan, 0.0], [1.0, 1.0, math.nan]])
     figure = mean_figure(values)
     assert figure.value == 0.75
@@ -43,7 +43,7 @@ def test_rows_that_gave_nothing_count_for_nothing():
 
 
 def test_a_figure_without_rows_has_the_spread_of_its_seeds():
-    """Lowest and highest; one seed tells no spread."""
+    """The spread is from lowest to highest; one seed has none."""
     figure = spread_figure([3.0, 1.0, 2.0], 100)
     assert (figure.value, figure.low, figure.high) == (2.0, 1.0, 3.0)
     assert spread_figure([3.0], 100).low is None

@@ -1,4 +1,4 @@
-"""JSON files and checksums: every changed byte is found, every shape is checked, and errors say what is wrong where."""
+"""JSON files and checksums: every changed byte is detected, every shape is checked, and errors name the place."""
 
 import json
 import random
@@ -15,7 +15,7 @@ CONTENT = {"rows": [1, 2], "name": "n", "tables": {"a": {"x": 1}, "b": {"x": 0.5
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_what_was_written_is_read_and_no_flipped_bit_passes(indent):
-    """Every bit of the file counts: those of layout and of the checksum itself too."""
+    """Every bit of the file matters, including the layout and the checksum itself."""
     content = dump_json(CONTENT, indent=indent)
     assert parse_json(content, SHAPE) == CONTENT
     assert json.loads(content)["checksum"] == checksum_of(content)
@@ -43,16 +43,16 @@ def test_what_was_written_is_read_and_no_flipped_bit_passes(indent):
         (dump_json({"rows": []}), r"expected the keys \['name', 'rows', 'tables'\]"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, content, message):
-    """Whatever a file holds, there is one error that names file, place and advice."""
+def test_what_is_wrong_is_reported(tmp_path, content, message):
+    """For any content of a file, there is one error with file, place and advice."""
     path = tmp_path / "f.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"f\.json is damaged: .*{message}.*; do this"):
         read_json(path, SHAPE, error=DataError, advice="do this")
 
 
-def test_files_of_earlier_versions_are_read_where_that_is_said():
-    """Without a checksum, and with no key that their version did not have, as a damaged name of the checksum is."""
+def test_files_of_earlier_versions_are_read_only_where_allowed():
+    """They have no checksum and no other keys than their version, so a damaged name of the checksum is detected."""
     old = json.dumps(CONTENT).encode()
     assert parse_json(old, SHAPE, earlier=SHAPE) == CONTENT
     damaged = dump_json(CONTENT).replace(b'"checksum"', b'"chacksum"')
@@ -61,7 +61,7 @@ def test_files_of_earlier_versions_are_read_where_that_is_said():
 
 
 def test_damaged_lines_are_left_out_and_counted():
-    """Of lines that are cut, changed or something else, the sound ones stay."""
+    """Of truncated, changed or foreign lines, only the valid ones are returned."""
     lines = [dump_line({"stage": "a", "step": n, "loss": 0.5 + n}).encode() for n in range(4)]
     lines[1] = lines[1].replace(b"1.5", b"1.4")
     content = b"".join(lines) + b"[1]\nnull\n\0\0\n" + lines[3][:20]
@@ -73,7 +73,7 @@ def test_damaged_lines_are_left_out_and_counted():
 
 
 def test_a_checksum_is_that_of_any_file_with_the_field(tmp_path):
-    """Files are read in pieces, of whatever length; files without the field are errors."""
+    """Files are read in pieces of any length; files without the field are errors."""
     rng = random.Random(0)
     path = tmp_path / "f"
     for length in (0, 1, 2**20 - 40, 3 * 2**20):

@@ -12,8 +12,18 @@ def test_the_probe_reads_what_is_linear_and_nothing_else():
     direction = (z[:, 0] + z[:, 1] / 20 > 0).long()
     product = (z[:, 0] * z[:, 3] > 0).long()
     for classes, low, high in ((direction, 0.98, 1.0), (product, 0.4, 0.6)):
-        read = linear_probe(z[:2000], classes[:2000], z[2000:], 2)
+        read = linear_probe(z[:2000], classes[:2000], z[2000:])
         assert low <= float((read == classes[2000:]).float().mean()) <= high
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3])
+def test_the_probe_reads_few_rows_classes_and_iterations(num_classes):
+    """Classes keep their numbers, one class is that of every row, and no convergence is no warning."""
+    z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1, 1, 0])
+    classes = 7 * (torch.arange(6) % num_classes)
+    read = linear_probe(z, classes, z, max_iterations=1)
+    assert read.dtype == torch.int64
+    assert set(read.tolist()) <= set(classes.tolist())
 
 
 def test_dimensions_that_vary_are_counted():

@@ -10,8 +10,8 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.likelihood import (
     conditional_log_likelihood,
     effective_samples,
-    importance_log_weights,
-    importance_weighted_log_likelihood,
+    log_mean_weight,
+    log_weights,
 )
 from shala_framework.model import ShaLa
 from shala_framework.plugin.likelihoods import Normal
@@ -82,27 +82,49 @@ def test_importance_weighting_finds_the_marginal_whatever_the_posterior(model, r
     first, second = (model.autoencoder.decoders[name].linear for name in ("first", "second"))
     weight, bias = torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
     evidence = torch.distributions.MultivariateNormal(bias, weight @ weight.T + 0.25 * torch.eye(4))
-    log_weights = importance_log_weights(model, rows, model.names, prior="normal", num_samples=4000)
-    joint = importance_weighted_log_likelihood(log_weights)
-    assert ((effective_samples(log_weights) > 1) & (effective_samples(log_weights) < 4000)).all()
+    weights = log_weights(model, rows, model.names, prior="normal", num_samples=4000)
+    joint = log_mean_weight(weights.mixture_NS)
+    effective = effective_samples(weights.mixture_NS)
+    assert ((effective > 1) & (effective < 4000)).all()
     exact = evidence.log_prob(torch.cat([rows.x["first"], rows.x["second"]], 1))
     torch.testing.assert_close(joint, exact, atol=0.1, rtol=0.02)
     q = posterior_of_first(model, rows)
     marginal = model.autoencoder.decoders["second"].marginal(q.mean_BD, q.log_var_BD.exp())
-    given = importance_weighted_log_likelihood(
-        importance_log_weights(model, rows, ["second"], ["first"], prior="posterior", num_samples=4000, batch_size=777)
+    given = log_mean_weight(
+        log_weights(model, rows, ["second"], ["first"], prior="posterior", num_samples=4000, batch_size=777).mixture_NS
     )
     torch.testing.assert_close(given, marginal.log_prob(rows.x["second"]), atol=0.1, rtol=0.02)
     assert dim == model.prior.latent_dim
 
 
+def test_the_elbo_is_below_by_the_divergence_of_the_posterior(model, rows):
+    """log p(X) - ELBO = KL(q || p(z | X)), in closed form for a linear-Gaussian decoder; samples of q suffice."""
+    both = torch.cat([model.autoencoder.decoders[name].linear.weight for name in model.names])
+    bias = torch.cat([model.autoencoder.decoders[name].linear.bias for name in model.names])
+    x = torch.cat([rows.x["first"], rows.x["second"]], 1)
+    precision = torch.eye(both.shape[1]) + 4 * both.T @ both
+    mean = torch.linalg.solve(precision, 4 * both.T @ (x - bias).T).T
+    true = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
+    q = model.autoencoder.fuse(model.autoencoder.encode(rows.x), rows.presence)
+    ours = torch.distributions.MultivariateNormal(q.mean_BD, torch.diag_embed(q.log_var_BD.exp()))
+    evidence = torch.distributions.MultivariateNormal(bias, both @ both.T + 0.25 * torch.eye(4)).log_prob(x)
+    weights = log_weights(model, rows, model.names, prior="normal", num_samples=8000, mixture=False)
+    assert weights.mixture_NS is None
+    expected = evidence - torch.distributions.kl_divergence(ours, true)
+    torch.testing.assert_close(weights.elbo(), expected, atol=0.3, rtol=0.02)
+    assert (weights.elbo() < evidence).all()
+
+
 def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
-    """Its network gives 0 at the start, so that D(z; sigma) = z / (sigma^2 + 1): N(0, I) in the standardised unit."""
-    model.prior.z_mean.fill_(0.3)
-    model.prior.z_std.fill_(2.0)
-    z = torch.randn(5, 3, model.autoencoder.latent_dim)
-    scale = torch.tensor(2.0)
-    exact = torch.distributions.Normal(0.3, scale).log_prob(z).sum(-1)
+    """Its network gives 0 at the start, so that D(z; sigma) = z / (sigma^2 + 1): N(0, I) in the
+    standardised unit, and so a Gaussian of the latents' own mean and covariance, whose Jacobian counts."""
+    dim = model.autoencoder.latent_dim
+    mixed = torch.randn(dim, dim)
+    covariance = mixed @ mixed.T + torch.eye(dim)
+    statistics = (torch.full((dim,), 0.3), covariance, model.prior.h_mean.clone(), model.prior.h_std.clone())
+    model.prior.set_statistics(*statistics, num_rows=10**9)
+    z = torch.randn(5, 3, dim)
+    exact = torch.distributions.MultivariateNormal(statistics[0], covariance).log_prob(z)
     for given in (None, {"first": rows.x["first"]}):
         torch.testing.assert_close(model.log_prob(z, given=given, num_steps=200), exact, atol=0.02, rtol=0)
     mixture = model.log_prob(z, prior="mixture")  # not fitted either: its components are all N(0, I)
@@ -112,14 +134,14 @@ def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
 def test_wrong_questions_are_named(model, rows):
     """A target that is given too, none at all, an odd number of samples, and a row that lacks a modality."""
     with pytest.raises(ValueError, match="targets that are not given"):
-        importance_log_weights(model, rows, ["first"], ["first"])
+        log_weights(model, rows, ["first"], ["first"])
     with pytest.raises(ValueError, match="targets that are not given"):
-        importance_log_weights(model, rows, [])
+        log_weights(model, rows, [])
     with pytest.raises(ValueError, match="even num_samples"):
-        importance_log_weights(model, rows, ["first"], num_samples=3)
+        log_weights(model, rows, ["first"], num_samples=3)
     rows.presence[2, 1] = False
     with pytest.raises(ValueError, match="rows that have first, second"):
-        importance_log_weights(model, rows, ["first"], ["second"])
+        log_weights(model, rows, ["first"], ["second"])
 
 
 def test_gaussian_log_prob():

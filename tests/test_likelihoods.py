@@ -1,4 +1,4 @@
-"""Likelihoods against torch.distributions and against what a density must be."""
+"""Tests of likelihoods against torch.distributions and against properties of densities."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_log_prob_is_the_sum_over_values(ours, theirs):
 
 @pytest.mark.parametrize(("ours", "variance"), [(Normal, 4.0), (Laplace, 8.0)])
 def test_draws_have_the_distributions_moments(ours, variance):
-    """Draws at scale 2 have the mean and the variance of the closed form, and repeat with the generator's seed."""
+    """Samples at scale 2 have the closed form's mean and variance, and repeat with the generator's seed."""
     likelihood = ours(torch.full((200_000, 1), 1.5), torch.tensor(math.log(2.0)))
     draws = likelihood.sample(torch.Generator().manual_seed(0))
     assert abs(draws.mean() - 1.5) < 0.03
@@ -30,20 +30,20 @@ def test_draws_have_the_distributions_moments(ours, variance):
 
 
 def test_pixel_density_sums_to_one_over_the_levels():
-    """Over all 256 levels, exp(log_prob) of one pixel sums to 1 where the scale is well inside the range."""
+    """Over all 256 levels, exp(log_prob) of one pixel sums to 1 if the scale is well inside the range."""
     levels = torch.arange(256, dtype=torch.uint8)[:, None]
     likelihood = Pixels(Normal(torch.zeros(256, 1), torch.tensor(math.log(0.1))))
     assert abs(likelihood.log_prob(levels).exp().sum() - 1) < 1e-4
 
 
 def test_pixels_survive_the_way_there_and_back():
-    """uint8 to [-1, 1] and back is the identity."""
+    """Converting uint8 to [-1, 1] and back is the identity."""
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(unit_to_pixels(pixels_to_unit(levels)), levels)
 
 
 def test_learned_scale_finds_the_data_s():
-    """Maximum likelihood over LogScale alone reaches the standard deviation of the data within a few hundred steps."""
+    """Maximum likelihood over LogScale alone reaches the data's standard deviation within a few hundred steps."""
     torch.manual_seed(0)
     data = 0.05 * torch.randn(512, 8)
     scale = LogScale(initial=0.5)
@@ -57,7 +57,7 @@ def test_learned_scale_finds_the_data_s():
 
 
 def test_fixed_scale_has_no_parameter():
-    """A fixed scale is exact and nothing trains it."""
+    """A fixed scale is exact and has no parameter."""
     scale = LogScale(fixed=0.75)
     assert not list(scale.parameters())
     assert abs(float(scale().exp()) - 0.75) < 1e-6

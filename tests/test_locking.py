@@ -1,4 +1,4 @@
-"""One process in a folder at a time: the lock goes with its process, and a folder that is removed is noticed."""
+"""One process at a time uses a folder: the lock ends with its process, and a removed folder is noticed."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def holder(tmp_path, command_environment):
 
 
 def test_a_folder_is_one_processs_until_it_ends_however_it_ends(tmp_path, holder):
-    """The refusal names the holder; after kill -9 the next one gets the lock at once, and leaves no file behind."""
+    """The refusal names the holder. After kill -9 the next process gets the lock at once and leaves no file behind."""
     with pytest.raises(CheckpointError, match=rf"is in use by process {holder.pid} on "):
         FolderLock(tmp_path).__enter__()
     holder.send_signal(signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_a_folder_is_one_processs_until_it_ends_however_it_ends(tmp_path, holder
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_another_machines_lock_holds_while_it_is_touched(tmp_path, monkeypatch, alive):
-    """Where locks do not reach over the network: a file that is touched is held, one that is not is left behind."""
+    """If locks do not work over the network, a file is locked while it is touched, and abandoned otherwise."""
     monkeypatch.setattr(locking, "SILENT_SECONDS", 1.0)
     path = tmp_path / LOCK_FILE
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
@@ -72,7 +72,7 @@ def test_another_machines_lock_holds_while_it_is_touched(tmp_path, monkeypatch, 
 
 
 def test_without_locks_of_the_system_the_process_is_looked_for(tmp_path, monkeypatch):
-    """On a file system that has none, a living process of this machine holds, and one that is gone does not."""
+    """On a file system without locks, a living process of this machine holds the folder, and an ended one does not."""
 
     def no_locks(*_):
         raise OSError(locking.errno.ENOLCK, "no locks")
@@ -88,14 +88,14 @@ def test_without_locks_of_the_system_the_process_is_looked_for(tmp_path, monkeyp
 
 
 def test_a_second_run_in_a_folder_is_refused(two_spec, tmp_path, holder):
-    """Before it writes anything."""
+    """The second run is refused before it writes anything."""
     with pytest.raises(CheckpointError, match="is in use by process"):
         Experiment(read_spec(two_spec), tmp_path).run()
     assert not (tmp_path / "spec.json").exists()
 
 
 class Removing(Silent):
-    """Removes a folder once a task has done so many units."""
+    """Removes a folder after a given number of units of a task."""
 
     def __init__(self, folder: Path, task: str, unit: int) -> None:
         self.folder, self.task, self.unit, self.title = folder, task, unit, ""
@@ -110,7 +110,7 @@ class Removing(Silent):
 
 @pytest.mark.parametrize(("task", "unit"), [("autoencoder", 33), ("latents", 200), ("prior", 25), ("joint samples", 1)])
 def test_a_folder_that_is_removed_ends_the_run(two_spec, task, unit):
-    """With a message, in whatever phase; nothing of it comes back."""
+    """The run ends with a message in any phase, and does not recreate the folder."""
     folder = Path("r")
     with pytest.raises(CheckpointError, match="r was removed or replaced while this process worked in it"):
         Experiment(read_spec(two_spec), folder, Removing(folder, task, unit)).run()

@@ -1,4 +1,4 @@
-"""The number of threads follows what the process may use."""
+"""The number of threads follows the cores that the process may use."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from shala_framework.support.machine import available_cores, limit_threads
     ],
 )
 def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, files, expected):
-    """Version 2 and 1 of control groups, with and without a limit, on a machine of eight cores."""
+    """Control groups of version 2 and 1 are read, with and without a limit, on a machine of eight cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     for name, content in files.items():
         path = tmp_path / name
@@ -34,7 +34,7 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, files, exp
 
 
 def test_threads_are_limited_and_never_raised(monkeypatch):
-    """More threads than cores become as many as cores; fewer stay, as OMP_NUM_THREADS set them."""
+    """More threads than cores are reduced to the number of cores; fewer, as set by OMP_NUM_THREADS, stay."""
     before = torch.get_num_threads()
     try:
         for threads, cores, expected in ((4, 2, 2), (1, 2, 1)):
@@ -47,7 +47,7 @@ def test_threads_are_limited_and_never_raised(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
 def test_a_process_pinned_to_a_core_computes_in_one_thread():
-    """In a process of its own, as a job of a cluster starts it."""
+    """A separate process that is pinned to a core, as by a cluster, uses one thread."""
     code = (
         "import os; os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]}); import torch; "
         "torch.set_num_threads(2); from shala_framework.support.machine import limit_threads; print(limit_threads())"

@@ -11,14 +11,14 @@ def cloud(count, centre, seed):
 
 
 def test_equal_sets_cover_each_other_and_distant_ones_do_not():
-    """1 and 1; 0 and 0."""
+    """Equal sets give 1 and 1, distant ones 0 and 0."""
     real = cloud(200, 0.0, 0)
     assert precision_recall(real, real) == (1.0, 1.0)
     assert precision_recall(cloud(200, 100.0, 1), real) == (0.0, 0.0)
 
 
 def test_a_lost_mode_costs_recall_and_an_invented_one_precision():
-    """Samples of one of two real modes are precise and cover half; with a third mode beside both it is the reverse."""
+    """Samples of one of two real modes are precise and cover half. With an invented third mode it is the reverse."""
     real = torch.cat([cloud(300, 0.0, 0), cloud(300, 50.0, 1)])
     precision, recall = precision_recall(cloud(300, 0.0, 2), real)
     assert precision > 0.85

@@ -1,4 +1,4 @@
-"""`shala new-plugin`: what it writes is a plugin that keeps the contract, clean by this project's own rules."""
+"""`shala new-plugin` writes a plugin that passes the contract tests and this project's own linting."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def test_names_that_no_package_can_have_are_refused(name, tmp_path, capsys):
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path, capsys):
-    """An installed plugin's, which the new package would replace."""
+    """The name of an installed plugin is refused, because the new package would replace it."""
     assert call("new-plugin", "two-floats", "--out", tmp_path) == 2
     assert "got 'two-floats', which two-floats has" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

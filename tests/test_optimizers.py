@@ -1,4 +1,4 @@
-"""Muon against its definition, and that every parameter has one optimiser."""
+"""Muon matches its definition, and every parameter has exactly one optimiser."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from shala_framework.training.optimizers import Muon, make_optimizers, orthogona
 
 
 class Mixed(nn.Module):
-    """Every kind of parameter that a plugin may have."""
+    """A module with every kind of parameter that a plugin may have."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class Mixed(nn.Module):
 
 @pytest.mark.parametrize(("rows", "columns"), [(16, 16), (20, 300), (64, 80)])
 def test_orthogonalise_keeps_singular_vectors(rows, columns):
-    """U S V^T becomes near U V^T: every singular value, also of a badly conditioned matrix, ends near 1."""
+    """U S V^T becomes nearly U V^T: every singular value ends near 1, also for a badly conditioned matrix."""
     torch.manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(2, rows, columns), full_matrices=False)
     values = torch.logspace(0, -2, rows)
@@ -38,7 +38,7 @@ def test_orthogonalise_keeps_singular_vectors(rows, columns):
 
 
 def test_a_first_step_is_the_orthogonal_direction_at_the_promised_size():
-    """The first step is against the gradient's orthogonal factor, and its root mean square is about 0.2 lr."""
+    """The first step is against the gradient's orthogonal factor, with a root mean square of about 0.2 lr."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(64, 16, 3))
     before = weight.detach().clone()
@@ -52,7 +52,7 @@ def test_a_first_step_is_the_orthogonal_direction_at_the_promised_size():
 
 
 def test_stacking_and_turning_do_not_change_a_step():
-    """A tall matrix steps as its transpose does, whichever other matrices of the shape it is stacked with."""
+    """A tall matrix steps like its transpose, whatever other matrices of its shape it is stacked with."""
     torch.manual_seed(0)
     start, gradients = torch.randn(3, 20, 50), torch.randn(4, 3, 20, 50)
     alone = [nn.Parameter(w.clone()) for w in start]
@@ -69,7 +69,7 @@ def test_stacking_and_turning_do_not_change_a_step():
 
 
 def test_every_parameter_has_one_optimiser():
-    """Weights of layers go to Muon, once each; tables, narrow layers, norms and biases to AdamW."""
+    """Weights of layers go to Muon, once each; tables, narrow layers, norms and biases go to AdamW."""
     module = Mixed()
     muon, adamw = make_optimizers(module, AutoencoderStage(), matrix_dtype=torch.float32)
     assert isinstance(muon, Muon)

@@ -10,7 +10,7 @@ from shala_framework.data.order import SampleOrder
 @pytest.mark.parametrize("counts", [[1], [7], [5, 0, 3, 11], [1] * 13, [100, 1]])
 @pytest.mark.parametrize("interleave", [1, 4, 8])
 def test_every_epoch_has_every_sample_once_and_no_position_needs_another(counts, interleave):
-    """Whatever the counts; the union over processes of an epoch's positions is the set, from any start."""
+    """For any counts, an epoch's positions cover the set, from any start."""
     order = SampleOrder(counts, seed=3, interleave=interleave, window=6)
     everything = Counter((shard, i) for shard, count in enumerate(counts) for i in range(count))
     n = order.num_samples
@@ -23,7 +23,7 @@ def test_every_epoch_has_every_sample_once_and_no_position_needs_another(counts,
 
 
 def test_a_process_reads_few_shards_and_neighbours_come_from_all_over():
-    """With 8 segments, each of 4 processes meets a quarter of 64 shards, and one batch meets 8."""
+    """With 8 segments, each of 4 processes reads a quarter of 64 shards, and one batch meets 8."""
     order = SampleOrder([25] * 64, seed=0, interleave=8, window=200)
     first = [order[p] for p in range(order.num_samples)]
     for rank in range(4):

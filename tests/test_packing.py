@@ -1,4 +1,4 @@
-"""Packing: equal bytes whatever happens on the way, in one go, in several, in parts and with worker processes."""
+"""Packing gives equal bytes whatever happens: in one call, in several, in parts and with worker processes."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def contents(folder):
 
 
 def test_packing_twice_gives_the_same_bytes(tmp_path):
-    """Shards depend on the samples alone, not on time, user or folder."""
+    """Shards depend only on the samples, not on time, user or folder."""
     for name in ("one", "two"):
         pack(Made(MadeOptions(train=20)), None, tmp_path / name, shard_samples=8)
     files = [sorted((tmp_path / name).iterdir()) for name in ("one", "two")]
@@ -44,7 +44,7 @@ def test_packing_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_packing_refuses_what_would_lose_data(tmp_path):
-    """A folder that holds shards and a key that comes twice are errors, and no half shard is left."""
+    """A folder that contains shards and a repeated key are errors, and no partial shard is left."""
 
     class Twice(Made):
         def samples(self, source, account):
@@ -60,7 +60,7 @@ def test_packing_refuses_what_would_lose_data(tmp_path):
 
 
 class Failing(Made):
-    """Stops at the 30th sample: by an error of the data, or as Ctrl-C does."""
+    """Stops at the 30th sample, by a data error or by Ctrl-C."""
 
     error: type[BaseException] = DataError
 
@@ -73,7 +73,7 @@ class Failing(Made):
 
 @pytest.mark.parametrize("ready", [False, True])
 def test_a_failed_pack_leaves_nothing(tmp_path, ready):
-    """Of raw data that cannot be used: no shard, whole ones included, and none of the folders it made; others stay."""
+    """If the raw data cannot be used, all shards and new folders are removed; existing folders stay."""
     preparation = Preparation(MODALITIES) if ready else None
     for out in (tmp_path / "new" / "deep" / "s", tmp_path / "old"):
         (tmp_path / "old").mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def test_a_failed_pack_leaves_nothing(tmp_path, ready):
 
 
 def test_shards_have_their_names_only_when_all_are_written(tmp_path):
-    """While the last sample is written no file looks like a shard, though most are whole already."""
+    """While the last sample is written, no file looks like a shard, though most are complete already."""
     names = []
     pack(
         Made(MadeOptions(train=20)),
@@ -101,7 +101,7 @@ def test_shards_have_their_names_only_when_all_are_written(tmp_path):
 
 
 class _Odd(Made):
-    """The samples of one split, or of all, are damaged."""
+    """The samples of one split, or of all splits, are damaged."""
 
     damaged: tuple[str, ...] = ()
 
@@ -124,7 +124,7 @@ class _Nothing(Made):
     ],
 )
 def test_a_pack_without_samples_is_an_error(tmp_path, damaged, message):
-    """Neither an empty folder of shards nor a split of which nothing is left looks like a success."""
+    """Neither an empty folder of shards nor an empty split looks like a success."""
     dataset = _Odd(MadeOptions(train=6))
     dataset.damaged = damaged
     preparation = Preparation({"a": TwoFloats(TwoFloatsOptions(field="a"))})
@@ -148,8 +148,8 @@ pack(Made(MadeOptions(train=60)), None, pathlib.Path(sys.argv[1]), shard_samples
 """
 
 
-def test_a_killed_pack_is_gone_on_with(tmp_path, command_environment):
-    """Killed twice, it ends with the bytes of an undisturbed one; what is not its own stays."""
+def test_a_killed_pack_resumes(tmp_path, command_environment):
+    """After two kills, packing ends with the bytes of an undisturbed pack, and other files stay."""
     pack(Made(MadeOptions(train=60)), None, tmp_path / "clean", shard_samples=8)
     out = tmp_path / "s"
     out.mkdir()
@@ -174,7 +174,7 @@ def test_a_killed_pack_is_gone_on_with(tmp_path, command_environment):
 
 
 def test_an_unfinished_pack_is_never_mixed_with_another(tmp_path, command_environment):
-    """Other options, another size of shard: both are named, and nothing is touched."""
+    """Another option or shard size is refused with both values, and nothing is changed."""
     line = [sys.executable, "-c", KILLED, str(tmp_path), "50"]
     subprocess.run(line, env=command_environment, check=False)
     before = contents(tmp_path)
@@ -192,8 +192,8 @@ def test_an_unfinished_pack_is_never_mixed_with_another(tmp_path, command_enviro
 
 
 @pytest.mark.parametrize("failing", range(2, 30, 3))
-def test_an_interrupted_or_full_disk_is_gone_on_from(tmp_path, monkeypatch, failing):
-    """A drive that goes away at any rename, names of shards and index included: the same call ends as if it had not."""
+def test_a_pack_resumes_after_an_interrupted_or_full_disk(tmp_path, monkeypatch, failing):
+    """If a drive disappears at any rename, including those of shards and index, the same call ends normally."""
     pack(Made(MadeOptions(train=40, missing=0.2)), None, tmp_path / "clean", shard_samples=8)
     rename, calls = os.replace, []
 
@@ -212,7 +212,7 @@ def test_an_interrupted_or_full_disk_is_gone_on_from(tmp_path, monkeypatch, fail
 
 
 class Spoilt(Made):
-    """Every seventh field b is no JSON."""
+    """Every seventh field b is not JSON."""
 
     def samples(self, source, account):
         for number, sample in enumerate(super().samples(source, account)):
@@ -221,7 +221,7 @@ class Spoilt(Made):
 
 
 def test_what_was_left_out_is_known_after_an_interruption(tmp_path):
-    """Of shards that were whole before it, too; notes, list and counts are those of an undisturbed pack."""
+    """Notes, list and counts after an interruption equal those of an undisturbed pack."""
 
     def stop(done):
         if done == 45:
@@ -242,7 +242,7 @@ def test_what_was_left_out_is_known_after_an_interruption(tmp_path):
 
 
 def test_workers_write_the_same_bytes(tmp_path):
-    """What two processes prepare is what one prepares, notes of unreadable samples included."""
+    """Two processes prepare the same bytes as one, including notes about unreadable samples."""
     for number, out in enumerate((tmp_path / "alone", tmp_path / "two")):
         pack(
             Spoilt(MadeOptions(train=60)),
@@ -256,7 +256,7 @@ def test_workers_write_the_same_bytes(tmp_path):
 
 
 def test_parts_make_one_set(tmp_path):
-    """Three parts packed in any order: each sample once, and an index of all only when all are there."""
+    """Three parts packed in any order give each sample once, and an index only when all parts are complete."""
     whole = pack(Made(MadeOptions(train=60)), None, tmp_path / "whole", shard_samples=8)
     out = tmp_path / "parts"
     for number in (2, 0, 1):
@@ -273,10 +273,12 @@ def test_parts_make_one_set(tmp_path):
 
 
 def test_parts_of_other_settings_are_refused(tmp_path):
-    """While another part is under way or done, and of another number of parts."""
+    """Other settings or another number of parts are refused, during and after another part."""
     made, out = Made(MadeOptions(train=60)), tmp_path / "parts"
     pack(made, None, out, shard_samples=8, part=(0, 3))
-    with pytest.raises(DataError, match=r"p0001\.json is of a part with other settings.*'shard_samples': \(8, 9\)"):
+    with pytest.raises(
+        DataError, match=r"p0001\.json belongs to a part with other settings.*'shard_samples': \(8, 9\)"
+    ):
         pack(made, None, out, shard_samples=9, part=(1, 3))
     with pytest.raises(DataError, match="holds parts of 3, not of 2"):
         pack(made, None, out, shard_samples=8, part=(1, 2))
@@ -286,7 +288,7 @@ def test_parts_of_other_settings_are_refused(tmp_path):
 
 
 def test_parts_that_end_at_once_make_one_set(tmp_path):
-    """Every one of four processes ends well, whoever joins the parts."""
+    """All four processes succeed, whichever of them joins the parts."""
     out, gate = tmp_path / "parts", threading.Barrier(4)
 
     def pack_part(number):
@@ -302,7 +304,7 @@ def test_parts_that_end_at_once_make_one_set(tmp_path):
 
 
 class Gated(Made):
-    """Made, whose last sample comes when all who read it are there."""
+    """A data set whose last sample waits until all readers have arrived."""
 
     def __init__(self, options, gate):
         super().__init__(options)
@@ -314,7 +316,7 @@ class Gated(Made):
 
 
 def test_a_worker_that_is_killed_costs_no_whole_shard(tmp_path, monkeypatch):
-    """An error that says what to do, and the next call goes on."""
+    """The error says what to do, and the next call resumes."""
     preparation, calls = Preparation(MODALITIES), 0
     made, out = Made(MadeOptions(train=60)), tmp_path / "s"
 
@@ -337,7 +339,7 @@ def test_a_worker_that_is_killed_costs_no_whole_shard(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    """Writing beyond the room there is, which says no name by itself, names the shard, and nothing is left."""
+    """The system's error has no file name; the message names the shard, and nothing is left."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     try:
@@ -350,7 +352,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_what_is_left_out_is_listed_whole(tmp_path):
-    """A line for every file, with reason and name in two columns, whatever characters they have."""
+    """The list has a line for every file, with reason and name in two columns, whatever characters they contain."""
 
     class Picky(Made):
         def samples(self, source, account):

@@ -11,7 +11,7 @@ def sheet(text: str) -> np.ndarray:
 
 
 def test_text_is_wrapped_between_words() -> None:
-    """Every word stays whole and in order where it fits; a longer one is broken, and loses no letter."""
+    """Every word stays whole and in order if it fits; a longer one is broken without losing letters."""
     text = "a small bird with a white belly " + "w" * 80 + " and a short bill"
     lines = _wrapped(text, 150)
     assert all(_text_width(line) <= 150 for line in lines)
@@ -20,7 +20,7 @@ def test_text_is_wrapped_between_words() -> None:
 
 
 def test_a_page_is_as_wide_as_its_text_needs() -> None:
-    """A longer text gets a wider page, up to a limit; what changes within the shown part can be seen."""
+    """A longer text gets a wider page, up to a limit, and changes within the visible part are visible."""
     short, long, longer = sheet("seven"), sheet("clear lungs " * 12), sheet("clear lungs " * 400)
     assert short.shape[1] < long.shape[1] < longer.shape[1]
     assert sheet("clear lungs " * 800).shape == longer.shape
@@ -28,13 +28,13 @@ def test_a_page_is_as_wide_as_its_text_needs() -> None:
 
 
 def test_a_text_that_is_cut_says_so() -> None:
-    """The last line shown of a text that goes on ends in an ellipsis, which a text that ends there has not."""
+    """If the text continues, its last visible line ends in an ellipsis; otherwise it does not."""
     fitting = next(n for n in range(1, 400) if len(_wrapped("lungs " * (n + 1), 8 * 96 - 12)) > PAGE_LINES)
     assert (sheet("lungs " * fitting) != sheet("lungs " * (fitting + 1))).any()
 
 
 def test_short_strips_share_a_line() -> None:
-    """Pictures beside a clip's strip take one line together, not one each, and a wide strip starts the next."""
+    """Pictures next to a clip's strip share one line, and a wide strip starts the next line."""
     picture, clip = (Preview(frames=np.full((n, 8, 8, 3), 90, np.uint8)) for n in (1, 8))
     heights = [
         len(contact_sheet([[Strip("s", preview) for preview in previews]], title=""))
@@ -45,7 +45,7 @@ def test_short_strips_share_a_line() -> None:
 
 
 def test_strips_of_a_sheet_stand_below_each_other() -> None:
-    """Whatever the length of the texts before them; lines of a text stay lines."""
+    """Strips are aligned whatever the length of the texts before them, and lines of a text stay lines."""
     blue = np.zeros((96, 96, 3), np.uint8)
     blue[..., 2] = 255
     groups = [

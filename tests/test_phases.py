@@ -1,15 +1,15 @@
-"""Where a run is as a whole, and that it says so when it has become slow."""
+"""A run reports its phases and its end, and says when it has become slow."""
 
 import re
 import time
 
 from shala_framework.cli.progress_display import LogProgress
 from shala_framework.run.phases import RunPhases
-from shala_framework.training.loop import RateWatch
+from shala_framework.training.rate_watch import RateWatch
 
 
 def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
-    """The first line names all; later ones say when the run ends, from what is known of it and the later ones."""
+    """The first line names all phases; later lines estimate the end from the current and the later phases."""
     reporter = LogProgress()
     phases = RunPhases(["reading", "training", "samples"], reporter)
     with phases.phase("reading"):
@@ -31,7 +31,7 @@ def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
 
 
 def test_an_unknown_phase_makes_the_end_a_lower_bound(capsys):
-    """What nothing is known of cannot be counted: the run ends not before."""
+    """An unknown phase cannot be counted, so the message says "not before"."""
     reporter = LogProgress()
     phases = RunPhases(["training", "samples", "evaluation"], reporter)
     phases.expect({"training": 60.0, "samples": 10.0})
@@ -44,7 +44,7 @@ def test_an_unknown_phase_makes_the_end_a_lower_bound(capsys):
 
 
 def test_a_run_that_has_become_slow_says_so_once():
-    """Three windows in a row at less than half the first rate are told; one slow window, or a recovery, is not."""
+    """Three windows in a row below half the first rate are reported; a single one, or a recovery, is not."""
     watch = RateWatch()
     assert [watch.see(rate) for rate in (10.0, 4.0, 4.0, 9.0, 4.0, 4.0)] == [""] * 6
     told = watch.see(2.0)

@@ -1,4 +1,4 @@
-"""Plugins: found by name alone, and a broken one is named together with its distribution and the cause."""
+"""Plugins are found by name alone, and errors of a broken one name its distribution and the cause."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ def shala_register_modalities(register):
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Puts a distribution on the path as pip would: a module and a dist-info folder with its entry points."""
+    """Put a distribution on the path as pip would: a module and a dist-info folder with its entry points."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
@@ -69,7 +69,7 @@ def replaced(old: str, new: str) -> str:
 
 
 def test_an_installed_plugin_is_loaded_by_its_name(install):
-    """A dist-info folder with an entry point is all that it takes."""
+    """A dist-info folder with an entry point is sufficient."""
     install("acme-deep")
     found = load_modality("deep")
     assert found.__name__ == "Deep"
@@ -131,7 +131,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("code", "expected"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_plugin_is_named_with_its_distribution_and_the_cause(code, expected, install, two_spec, capsys):
-    """The spec's line, the distribution with its version and what is wrong; status 2 and no traceback."""
+    """The message has the spec's line, the distribution with its version, and the problem; status 2, no traceback."""
     install("acme-deep", code)
     two_spec.write_text(two_spec.read_text().replace('plugin = "two-floats"\noptions', 'plugin = "deep"\noptions', 1))
     assert status_of(main_run, "two.toml") == 2
@@ -143,7 +143,7 @@ def test_a_broken_plugin_is_named_with_its_distribution_and_the_cause(code, expe
 
 
 def test_two_distributions_with_one_name_are_both_named(install):
-    """Neither wins silently; the message names both, so that one can be uninstalled, and imports neither."""
+    """Neither wins silently: the message names both, so that one can be uninstalled, and imports neither."""
     install("acme-deep", "raise AssertionError('imported')")
     install("zeta-deep", "raise AssertionError('imported')", version="0.3")
     with pytest.raises(PluginError, match=r"'deep', got acme-deep 2\.1 and zeta-deep 0\.3; uninstall all but one"):
@@ -151,7 +151,7 @@ def test_two_distributions_with_one_name_are_both_named(install):
 
 
 def test_one_distribution_seen_twice_on_the_path_is_one(install, tmp_path, monkeypatch):
-    """A checkout on PYTHONPATH that is installed as well does not clash with itself."""
+    """A checkout on PYTHONPATH that is also installed does not conflict with itself."""
     install("acme-deep")
     copy = tmp_path / "again"
     copy.mkdir()
@@ -161,7 +161,7 @@ def test_one_distribution_seen_twice_on_the_path_is_one(install, tmp_path, monke
 
 
 def test_a_data_set_keeps_its_contract_too(install, two_spec):
-    """Refused: an abstract data set, one with other arguments, and a stand-in that needs raw files."""
+    """An abstract data set, one with other arguments, and a stand-in that needs raw files are refused."""
     hook = "@hookimpl\ndef shala_register_datasets(register):\n    register('source', Source)\n"
     abstract = f"class Source(Dataset):\n    Options = Options\n\n{hook}\n@hookimpl"
     install("acme-abstract", replaced("@hookimpl", abstract), ("source",))
@@ -187,7 +187,7 @@ def test_a_broken_plugin_disturbs_no_one_who_does_not_name_it(install, two_spec)
 
 
 def test_plugins_are_listed_by_kind_and_the_broken_say_why(install, capsys):
-    """`shala plugins` says what each one is and who ships it; one that cannot be loaded hides no other."""
+    """`shala plugins` shows the kind and distribution of each; one that fails to load hides no other."""
     install("acme-deep", "raise RuntimeError('no such device')", ("deep", "deep-made"))
     assert status_of(main, "plugins") == 0
     out = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_plugins_are_listed_by_kind_and_the_broken_say_why(install, capsys):
 
 
 def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys):
-    """`shala plugins NAME`: each option with its type and default, and what its docstring says of it."""
+    """`shala plugins NAME` shows each option with its type, default and meaning."""
     options = 'a: bool = True\n    b: tuple[int, ...] = (1, 2)\n    c: float | None = None\n    d: "str"'
     install("acme-deep", replaced("depth: int = 1", options))
     assert status_of(main, "plugins", "two-floats") == 0
@@ -236,7 +236,7 @@ def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys
 
 
 def test_an_unknown_plugin_is_answered_with_the_nearest(capsys):
-    """`shala plugins NAME` of a misspelt name: status 2 and the name that was meant."""
+    """`shala plugins NAME` with a misspelt name gives status 2 and the nearest name."""
     assert status_of(main, "plugins", "two-flots") == 2
     assert capsys.readouterr() == (
         "",
@@ -245,7 +245,7 @@ def test_an_unknown_plugin_is_answered_with_the_nearest(capsys):
 
 
 def test_without_any_plugin_the_message_says_how_to_get_one(monkeypatch, capsys):
-    """No plugin at all is no error to list, and a spec's is answered with what to do."""
+    """Listing plugins without any is not an error, and a spec that needs one gets advice."""
     monkeypatch.setattr(sys, "path", [])
     assert status_of(main, "plugins") == 0
     assert "no plugins are installed; `pip install" in capsys.readouterr().out
@@ -256,7 +256,7 @@ def test_without_any_plugin_the_message_says_how_to_get_one(monkeypatch, capsys)
 
 
 def test_a_process_shows_no_traceback_for_a_broken_import(install, two_spec, tmp_path, command_environment):
-    """As a process of its own, too."""
+    """A separate process shows no traceback either."""
     install("acme-deep", "import no_such_library\n")
     two_spec.write_text(two_spec.read_text().replace('plugin = "two-floats"', 'plugin = "deep"'))
     environment = command_environment | {"PYTHONPATH": f"{tmp_path / 'site'}:{command_environment['PYTHONPATH']}"}
@@ -271,7 +271,7 @@ def test_a_process_shows_no_traceback_for_a_broken_import(install, two_spec, tmp
 
 
 def test_the_contract_tests_say_that_they_need_pytest():
-    """Where it is not installed, the import names it and how to get it."""
+    """Without pytest, the import names it and says how to install it."""
     code = "import sys; sys.modules['pytest'] = None; import shala_framework.plugin.testing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

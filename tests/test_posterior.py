@@ -1,4 +1,4 @@
-"""Presence: absent modalities have no influence, and random subsets are what they say."""
+"""Absent modalities have no influence, and random subsets have the documented distribution."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from shala_framework.plugin.posterior import GaussianPosterior
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_absent_features_have_no_influence(fusion):
-    """Whatever stands in the feature of an absent modality, the posterior is the same, and so is its gradient."""
+    """The posterior and its gradient do not depend on the feature of an absent modality."""
     torch.manual_seed(0)
     posterior = FUSIONS[fusion](num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4)
     presence = torch.tensor([[True, False, True], [False, True, False]])
@@ -25,7 +25,7 @@ def test_absent_features_have_no_influence(fusion):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_rows_are_fused_one_by_one(fusion):
-    """A row's posterior is the same alone as among rows of other presence; one with nothing at all has one too."""
+    """A row's posterior is the same alone as among rows of other presence, also for a row without modalities."""
     torch.manual_seed(0)
     posterior = FUSIONS[fusion](num_modalities=3, feature_dim=8, hidden_dim=16, latent_dim=4).eval()
     presence = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
@@ -48,7 +48,7 @@ def test_kl_is_the_closed_form():
 
 
 def test_random_subsets_are_uniform_in_size_and_members():
-    """Subsets hold only present modalities, are never empty, and sizes 1..M are equally likely."""
+    """Subsets contain only present modalities and are never empty, and sizes 1..M are equally likely."""
     torch.manual_seed(0)
     presence = torch.tensor([[True, True, False, True]]).expand(30_000, -1)
     subsets = random_subsets(presence)
@@ -60,5 +60,5 @@ def test_random_subsets_are_uniform_in_size_and_members():
 
 
 def test_rows_without_anything_stay_empty():
-    """A row with nothing present gets an empty subset, not an invented one."""
+    """A row without modalities gets an empty subset."""
     assert not random_subsets(torch.zeros(7, 3, dtype=torch.bool)).any()

@@ -1,4 +1,4 @@
-"""bfloat16 is used only where the device has units for it and a measurement finds it faster."""
+"""bfloat16 is used only if the device has units for it and a measurement finds it faster."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Sets what the processor reports and what a measurement finds."""
+    """Set what the processor reports and what a measurement finds."""
 
     def set_machine(units: bool, speedup: float) -> None:
         monkeypatch.setattr(precision, "has_bfloat16_units", lambda _: units)
@@ -32,13 +32,13 @@ def machine(monkeypatch):
     [(False, 5.0, "float32"), (True, 0.02, "float32"), (True, 1.0, "float32"), (True, 2.5, "bfloat16")],
 )
 def test_auto_takes_units_and_a_measurement(machine, units, speedup, expected):
-    """Neither a flag nor a measurement is enough by itself."""
+    """Neither a processor flag nor a measurement is sufficient alone."""
     machine(units, speedup)
     assert choose_precision("auto", CPU).name == expected
 
 
 def test_every_spec_leaves_the_choice_to_the_hardware(machine, tmp_path, monkeypatch):
-    """No shipped spec, stand-in or line in its comments can choose bfloat16 on a CPU without units."""
+    """No shipped spec, stand-in or comment selects bfloat16 on a CPU without units for it."""
     pytest.importorskip("shala_datasets")
     monkeypatch.chdir(tmp_path)
     for path in sorted((ROOT / "specs").glob("*.toml")):
@@ -52,7 +52,7 @@ def test_every_spec_leaves_the_choice_to_the_hardware(machine, tmp_path, monkeyp
 
 
 def test_nothing_that_is_documented_asks_for_bfloat16():
-    """Neither a command in the documentation nor a benchmark chooses a format by itself."""
+    """Neither a documented command nor a benchmark selects a format itself."""
     asking = re.compile(r"precision\s*[=:]\s*['\"]?bfloat16|torch\.bfloat16")
     files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.py")]
     files += [*(ROOT / "specs").glob("*.toml"), *(ROOT / "examples").rglob("*.py")]
@@ -60,7 +60,7 @@ def test_nothing_that_is_documented_asks_for_bfloat16():
 
 
 def test_the_measurement_tells_an_emulated_format(monkeypatch):
-    """A product that takes ten times as long in bfloat16 is found to; so is one that takes as long."""
+    """The measurement recognises a product that takes ten times as long in bfloat16, and one that takes as long."""
     spent = {torch.float32: 0.001, torch.bfloat16: 0.01}
     monkeypatch.setattr(precision, "_seconds_of_product", lambda matrix: spent[matrix.dtype])
     bfloat16_speedup.cache_clear()
@@ -77,7 +77,7 @@ def test_insisting_on_a_slower_format_warns_with_the_ratio(machine):
 
 
 def test_a_device_that_cannot_is_an_error(monkeypatch):
-    """An old CUDA device is refused with what it has and what to set."""
+    """An old CUDA device is refused with its capability and what to set."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(SpecError, match=r'capability 8 or more, got 7\.5 \(set "auto" or "float32"\)'):
         choose_precision("bfloat16", torch.device("cuda", 0))
@@ -85,7 +85,7 @@ def test_a_device_that_cannot_is_an_error(monkeypatch):
 
 
 def test_check_finds_a_device_that_cannot(two_spec, monkeypatch, capsys):
-    """`shala check` says so before a run is started."""
+    """`shala check` reports it before a run is started."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))

@@ -1,4 +1,4 @@
-"""Prepared shards: the tensors that reading gives, and refusal of those made for something else."""
+"""Prepared shards hold the tensors that reading gives; shards prepared for something else are refused."""
 
 import json
 from importlib.metadata import entry_points
@@ -26,7 +26,7 @@ def modalities(width=32):
 
 
 class Damaged(Made):
-    """The same samples, of which one has an undecodable field, and one has neither."""
+    """The same samples, with one undecodable field and one sample without any field."""
 
     def samples(self, source, account):
         for sample in super().samples(source, account):
@@ -39,7 +39,7 @@ class Damaged(Made):
 
 
 def test_prepared_shards_hold_what_reading_gives(tmp_path):
-    """Tensors, presence, keys and labels of prepared shards are those of raw shards read by the fitted modalities."""
+    """Tensors, presence, keys and labels of prepared shards equal those of raw shards read by fitted modalities."""
     made = MadeOptions(train=40, missing=0.3)
     raw = [str(path) for path in pack(Made(made), None, tmp_path / "raw").shards]
     report = pack(Made(made), None, tmp_path / "prepared", preparation=Preparation(modalities()))
@@ -56,7 +56,7 @@ def test_prepared_shards_hold_what_reading_gives(tmp_path):
 
 
 def test_prepared_shards_behind_a_url_are_known_as_such(tmp_path):
-    """Modalities get the state that the shards were prepared with, and are not fitted to prepared fields."""
+    """Modalities get the state with which the shards were prepared, and are not fitted to prepared fields."""
     report = pack(Made(MadeOptions(train=40)), None, tmp_path / "s", preparation=Preparation(modalities()))
     memory = fsspec.filesystem("memory")
     for path in (tmp_path / "s").iterdir():
@@ -71,7 +71,7 @@ def test_prepared_shards_behind_a_url_are_known_as_such(tmp_path):
 
 
 def test_folders_that_were_prepared_apart_do_not_mix(tmp_path):
-    """Each pack learned a state of its own, and with another one the same tensors mean something else."""
+    """Each pack learned a different state, with which the same tensors mean something else."""
     urls = {}
     for name, train in (("a", 20), ("b", 33)):
         report = pack(Made(MadeOptions(train=train)), None, tmp_path / name, preparation=Preparation(modalities()))
@@ -99,7 +99,7 @@ def test_what_cannot_be_read_is_noted(tmp_path):
 
 
 class Spoilt(Made):
-    """The same samples, of whose training samples some have a field b that is no JSON, and one a field a."""
+    """The same samples; in some training samples field b is not JSON, and in one field a."""
 
     bad_a, bad_b = frozenset({"train_0007"}), frozenset({"train_0003", "train_0007", "train_0019"})
 
@@ -110,7 +110,7 @@ class Spoilt(Made):
 
 
 class Without(Made):
-    """The same samples without those of given keys."""
+    """The same samples without those with given keys."""
 
     keys = frozenset({"train_0003", "train_0007", "train_0019"})
 
@@ -119,7 +119,7 @@ class Without(Made):
 
 
 def test_fitting_passes_over_what_cannot_be_read(tmp_path):
-    """Each unreadable field is noted once and left out of fitting; what is learned is what the others alone teach."""
+    """Each unreadable field is noted once and skipped in fitting, which gives the result of the other samples."""
     preparation, seen = Preparation(modalities()), []
     report = pack(
         Spoilt(MadeOptions(train=20)),
@@ -146,7 +146,7 @@ def test_fitting_passes_over_what_cannot_be_read(tmp_path):
 
 
 class Strict(TwoFloats):
-    """Wants at least one sample."""
+    """Requires at least one sample."""
 
     def fit(self, samples):
         samples = list(filter(None, map(self._values, samples)))
@@ -156,7 +156,7 @@ class Strict(TwoFloats):
 
 @pytest.mark.parametrize("train", [20, 1])
 def test_an_error_of_no_sample_blames_none(tmp_path, train):
-    """What is wrong after the last sample, or with the raw data as a whole, is said as it is, at the first attempt."""
+    """A problem after the last sample, or with the raw data as a whole, is reported at the first attempt."""
     preparation = Preparation({"c": Strict(TwoFloatsOptions(field="c"))})
     with pytest.raises(DataError, match=r"^got no training sample$"):
         pack(Made(MadeOptions(train=train)), None, tmp_path / "s", preparation=preparation)
@@ -174,10 +174,10 @@ def test_an_error_of_no_sample_blames_none(tmp_path, train):
 
 
 def test_too_many_unreadable_samples_are_an_error(tmp_path, monkeypatch):
-    """Beyond the limit, and where none can be read at all, the message has the number, a sample and the reason."""
+    """Beyond the limit, or if no sample is readable, the message has the number, a sample and the reason."""
     monkeypatch.setattr(prepared, "MOST_UNFIT", 2)
     with pytest.raises(
-        DataError, match=r"modality 'b': expected at most 2 .*'train_0003' and 'train_0019': field 'b': .*; mend"
+        DataError, match=r"modality 'b': expected at most 2 .*'train_0003' and 'train_0019': field 'b': .*; replace"
     ):
         Preparation(modalities()).fit(Spoilt(MadeOptions(train=20)), None)
     monkeypatch.setattr(Spoilt, "bad_b", frozenset({"train_0000", "train_0001"}))
@@ -188,7 +188,7 @@ def test_too_many_unreadable_samples_are_an_error(tmp_path, monkeypatch):
 
 
 def test_a_long_pack_says_that_it_is_fitting(two_spec, capsys):
-    """Each modality that learns has its own phase with a number of samples, and then packing begins."""
+    """Each modality that learns has its own phase with a number of samples, followed by packing."""
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["pack", "two-floats-made", "-", "out", "--set", "train=30", "--for", str(two_spec)])
     lines = [line for line in capsys.readouterr().err.splitlines() if ": starts" in line or ": done" in line]
@@ -203,7 +203,7 @@ def test_a_long_pack_says_that_it_is_fitting(two_spec, capsys):
 
 
 def test_options_of_networks_do_not_ask_for_other_shards(tmp_path):
-    """Prepared with one width, the shards serve a modality of another one, which then knows what was learned."""
+    """Shards prepared with one width serve a modality with another one, which then has the learned state."""
     report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities(width=32)))
     fresh = modalities(width=8)
     assert load_preparation([str(path) for path in report.shards], fresh)
@@ -212,7 +212,7 @@ def test_options_of_networks_do_not_ask_for_other_shards(tmp_path):
 
 
 def real_modality(name):
-    """The class of an installed modality plugin, of whatever distribution."""
+    """Return the class of an installed modality plugin."""
     if name not in {entry.name for entry in entry_points(group="shala.plugins")}:
         pytest.skip(f"plugin not installed: {name}")
     return load_offer(name)
@@ -222,7 +222,7 @@ WORDS = ("a red bird with white wings", "a small grey bird", "a bird that has a 
 
 
 class Captions(Made):
-    """Sentences, of which the third of the training ones is no UTF-8."""
+    """Sentences; the third training sentence is not UTF-8."""
 
     def samples(self, source, account):
         for number, sample in enumerate(super().samples(source, account)):
@@ -231,7 +231,7 @@ class Captions(Made):
 
 
 def test_a_real_modality_passes_over_a_file_and_takes_other_networks(tmp_path):
-    """A latin-1 report costs one sample; word dropout and width may then change, the longest text may not."""
+    """A latin-1 report costs one sample. Word dropout and width may then change, the longest text may not."""
     text = real_modality("text")
     preparation = Preparation({"note": text(text.Options(vocabulary_size=300, max_tokens=16))})
     report = pack(Captions(MadeOptions(train=12)), None, tmp_path, preparation=preparation)
@@ -255,7 +255,7 @@ def test_a_real_modality_passes_over_a_file_and_takes_other_networks(tmp_path):
 
 # Of each plugin, what reading or fitting depends on; every other option is one of the networks.
 def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
-    """Each report without the wanted sections is named with its reason, and one note counts them."""
+    """Each report without the wanted sections is listed with its reason, and one note counts them."""
 
     class Reports(Made):
         def samples(self, source, account):
@@ -288,7 +288,7 @@ READING = {
 
 @pytest.mark.parametrize("name", READING)
 def test_every_option_is_one_of_reading_or_one_of_networks(name):
-    """A new option has to be put on one side: nothing is ignored by mistake, and no name is misspelt."""
+    """Every option must be declared as one of reading or of networks, so none is ignored or misspelt."""
     modality = real_modality(name)
     options = {field.name for field in attrs.fields(modality.Options)}
     assert options - set(READING[name].split()) == modality.network_options
@@ -311,7 +311,7 @@ def test_every_option_is_one_of_reading_or_one_of_networks(name):
     ids=["empty", "cut", "bytes", "deep", "list", "numbers", "no state", "options", "foreign state"],
 )
 def test_a_damaged_description_names_its_file(tmp_path, content):
-    """Whatever is wrong with prepared.json, the message says which file it is and what to do."""
+    """For any damage to prepared.json, the message names the file and says what to do."""
     report = pack(Made(MadeOptions(train=3)), None, tmp_path, preparation=Preparation(modalities()))
     (tmp_path / PREPARED_FILE).write_bytes(content)
     with pytest.raises(DataError, match=r"prepared\.json is damaged: expected JSON .*; pack the shards again"):
@@ -319,7 +319,7 @@ def test_a_damaged_description_names_its_file(tmp_path, content):
 
 
 def test_a_description_has_each_modality_under_its_name(tmp_path):
-    """As in earlier versions, which others read too; names that stand for something else have a place of their own."""
+    """Each modality is stored under its name, as in earlier versions; reserved names have a separate place."""
     named = {name: TwoFloats(TwoFloatsOptions(field="a")) for name in ("first", "checksum", "version", "modalities")}
     report = pack(Made(MadeOptions(train=3)), None, tmp_path, preparation=Preparation(named))
     described = json.loads((tmp_path / PREPARED_FILE).read_text())
@@ -329,7 +329,7 @@ def test_a_description_has_each_modality_under_its_name(tmp_path):
 
 
 def test_shards_prepared_for_something_else_are_refused(tmp_path):
-    """Other options, a modality that was not prepared and a damaged tensor each say what is wrong."""
+    """Other options, an unprepared modality and a damaged tensor are each reported."""
     report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities()))
     urls = [str(path) for path in report.shards]
     described = json.loads((tmp_path / PREPARED_FILE).read_text())
@@ -355,7 +355,7 @@ def test_shards_prepared_for_something_else_are_refused(tmp_path):
 
 
 def test_a_run_on_prepared_shards_learns_the_same(two_spec, tmp_path, capsys):
-    """`shala pack --for SPEC` changes where reading happens and nothing that is learned from it."""
+    """`shala pack --for SPEC` changes where reading happens, and nothing that is learned."""
     tensors = []
     for name, extra in (("raw", []), ("ready", ["--for", str(two_spec)])):
         with pytest.raises(SystemExit, match=r"^0$"):

@@ -10,13 +10,14 @@ from shala_framework.prior import (
     SAMPLERS,
     DiffusionPrior,
     GaussianMixture,
+    Guidance,
     karras_sigmas,
     num_evaluations,
     row_noise,
     sample_heun,
 )
 from shala_framework.prior.network import CONDITIONS
-from shala_framework.training.stages import MovingAverage
+from shala_framework.training.averages import MovingAverage
 
 pytestmark = pytest.mark.long
 
@@ -37,12 +38,66 @@ def test_untrained_denoiser_is_ideal_for_standardised_gaussian_data():
     torch.testing.assert_close(prior.denoise(z, sigma, condition), z / (1 + sigma[:, None] ** 2))
 
 
+def test_the_skip_connection_is_the_best_denoiser_of_its_mixture():
+    """With the network at its initial zero, D is the conditional mean in closed form, and it reverses Bayes' rule."""
+    torch.manual_seed(0)
+    mixture = GaussianMixture(2, 3)
+    mixture.weights.copy_(torch.tensor([0.3, 0.7]))
+    mixture.means.copy_(torch.randn(2, 3))
+    mixture.cholesky.copy_(torch.linalg.cholesky(torch.eye(3) + (a := torch.randn(2, 3, 3)) @ a.mT))
+    prior = DiffusionPrior(latent_dim=3, num_modalities=1, feature_dim=2, hidden_dim=16, mixture_components=2)
+    prior.skip.take(mixture)
+    z, sigma = 2 * torch.randn(6, 3), torch.logspace(-2, 1.6, 6)
+    condition = prior.condition([torch.zeros(6, 2)], torch.zeros(6, 1, dtype=torch.bool))
+    covariance = mixture.cholesky @ mixture.cholesky.mT
+    for n in range(6):
+        noisy = covariance + sigma[n] ** 2 * torch.eye(3)
+        share = torch.stack(
+            [
+                mixture.weights[k].log() + torch.distributions.MultivariateNormal(mean, noisy[k]).log_prob(z[n])
+                for k, mean in enumerate(mixture.means)
+            ]
+        ).softmax(0)
+        clean = [
+            mean + covariance[k] @ torch.linalg.solve(noisy[k], z[n] - mean) for k, mean in enumerate(mixture.means)
+        ]
+        expected = (share[:, None] * torch.stack(clean)).sum(0)
+        torch.testing.assert_close(prior.denoise(z, sigma, condition)[n], expected, atol=2e-4, rtol=1e-3)
+    with torch.no_grad():
+        prior.gate.bias.copy_(torch.tensor([50.0, 0.0]))  # as if what is given left the first component alone
+    alone = [mixture.means[0] + covariance[0] @ torch.linalg.solve(
+        covariance[0] + sigma[n] ** 2 * torch.eye(3), z[n] - mixture.means[0]) for n in range(6)]  # fmt: skip
+    torch.testing.assert_close(prior.denoise(z, sigma, condition), torch.stack(alone), atol=2e-4, rtol=1e-3)
+
+
+def test_whitened_latents_have_the_identity_as_covariance():
+    """They are restored exactly, the volume is the determinant's, and few rows leave no direction inflated."""
+    torch.manual_seed(0)
+    mixed = torch.randn(5, 5, dtype=torch.float64)
+    covariance = mixed @ torch.diag(torch.tensor([4.0, 1.0, 1e-2, 1e-3, 1e-4], dtype=torch.float64)) @ mixed.T
+    z = torch.randn(1000, 5, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T + 3
+    prior = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8)
+    prior.set_statistics(z.mean(0), z.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 10**9)
+    unit = prior.standardise(z.float())
+    torch.testing.assert_close(unit.T.cov(), torch.eye(5), atol=5e-3, rtol=0)
+    torch.testing.assert_close(prior.restore(unit), z.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.log_volume().double(), 0.5 * z.T.cov().logdet(), atol=1e-2, rtol=0)
+    few = z[:6]
+    prior.set_statistics(few.mean(0), few.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 6)
+    assert prior.standardise(z.float()).std(0).max() < 4
+    scaled = DiffusionPrior(latent_dim=5, num_modalities=1, feature_dim=1, hidden_dim=8, whiten=False)
+    scaled.set_statistics(z.mean(0), z.T.cov(), torch.zeros(1, 1), torch.ones(1, 1), 1000)
+    torch.testing.assert_close(
+        scaled.standardise(z.float()), ((z - z.mean(0)) / z.std(0)).float(), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
     """Trained on N(0, C), D comes within a few per cent of the closed form C (C + sigma^2)^-1 z."""
     torch.manual_seed(0)
     covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     data = torch.randn(4096, 2) @ torch.linalg.cholesky(covariance).T
-    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=1, hidden_dim=64, num_blocks=2)
+    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=1, hidden_dim=64, num_blocks=2, whiten=False)
     average = train_prior(prior, data, [torch.zeros(4096, 1)], steps=1500)
     average.copy_to_module()
     z = data[:512] + 0.8 * torch.randn(512, 2)
@@ -55,7 +110,11 @@ def test_trained_denoiser_reaches_the_ideal_of_correlated_gaussian_data():
 
 def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
     prior.set_statistics(
-        z.mean(0), z.std(0), torch.stack([v.mean(0) for v in h]), torch.stack([v.std(0).clamp_min(1e-4) for v in h])
+        z.mean(0),
+        z.T.cov(),
+        torch.stack([v.mean(0) for v in h]),
+        torch.stack([v.std(0).clamp_min(1e-4) for v in h]),
+        len(z),
     )
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3, betas=(0.9, 0.99))
     average = MovingAverage(prior.network, 100)
@@ -194,27 +253,64 @@ def test_every_conditional_of_a_toy_is_sampled():
     torch.testing.assert_close(joint.T.cov(), z.T.cov(), atol=0.12, rtol=0)
 
 
-def test_guidance_interpolates_and_extrapolates():
-    """Scale 0 is the unconditional denoiser, 1 the conditional one, and 2 as far beyond it."""
+@pytest.fixture
+def guided():
+    """A prior that says something, features of five rows of which the first is not given any, and noisy latents."""
     torch.manual_seed(0)
     prior = DiffusionPrior(latent_dim=3, num_modalities=2, feature_dim=4, hidden_dim=16)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    h, subset = [torch.randn(5, 4) for _ in range(2)], torch.tensor([[True, False]]).expand(5, -1)
-    z, sigma = torch.randn(5, 3), torch.full((5,), 0.7)
+    subset = torch.tensor([[False, False], *[[True, False]] * 4])
+    return prior, [torch.randn(5, 4) for _ in range(2)], subset, torch.randn(5, 3)
+
+
+def test_guidance_interpolates_and_extrapolates(guided):
+    """Scale 0 is the poorer denoiser, 1 the plain one, and 2 as far beyond it, row by row."""
+    prior, h, subset, z = guided
+    sigma = torch.full((5,), 0.7)
+
+    def denoised(**scales):
+        return prior.denoiser(h, subset, Guidance(**scales))(z, sigma)
+
+    plain = denoised()
     without = prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
-    given = prior.denoiser(h, subset)(z, sigma)
-    assert not torch.allclose(without, given)
-    torch.testing.assert_close(prior.denoiser(h, subset, 0.0)(z, sigma), without)
-    torch.testing.assert_close(prior.denoiser(h, subset, 2.0)(z, sigma), 2 * given - without)
-    for some, plain in ((subset, given), (torch.zeros_like(subset), without)):
-        guide = prior.denoise(z, sigma, prior.condition(h, some, guide=True), guide=True)
-        assert not torch.allclose(guide, plain)
-        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 0.0)(z, sigma), guide)
-        torch.testing.assert_close(prior.denoiser(h, some, 1.0, 2.0)(z, sigma), 2 * plain - guide)
-    both = prior.denoiser(h, subset, 2.0, 3.0)(z, sigma)
-    guide = prior.denoiser(h, subset, 1.0, 0.0)(z, sigma)
-    torch.testing.assert_close(both, given + (given - without) + 2 * (given - guide))
+    guide = prior.denoise(z, sigma, prior.condition(h, subset, guide=True), guide=True)
+    assert not torch.allclose(without[1:], plain[1:])
+    assert not torch.allclose(guide, plain)
+    torch.testing.assert_close(denoised(guidance_scale=0.0), without)
+    torch.testing.assert_close(denoised(guidance_scale=2.0), 2 * plain - without)
+    torch.testing.assert_close(denoised(autoguidance_scale=0.0), guide)
+    torch.testing.assert_close(denoised(autoguidance_scale=2.0), 2 * plain - guide)
+
+
+def test_both_kinds_of_guidance_share_the_greater_extent(guided):
+    """Of w - 1 = 1 and v - 1 = 2 the whole is 2, a third and two thirds of it; a row with nothing given has v alone."""
+    prior, h, subset, z = guided
+    sigma = torch.full((5,), 0.7)
+    plain, without = prior.denoiser(h, subset)(z, sigma), prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
+    guide = prior.denoise(z, sigma, prior.condition(h, subset, guide=True), guide=True)
+    both = prior.denoiser(h, subset, Guidance(guidance_scale=2.0, autoguidance_scale=3.0))(z, sigma)
+    torch.testing.assert_close(both[1:], (plain + 2 / 3 * (plain - without) + 4 / 3 * (plain - guide))[1:])
+    torch.testing.assert_close(both[0], (3 * plain - 2 * guide)[0])
+
+
+def test_guidance_has_no_effect_outside_its_interval(guided):
+    """Within the limits, which count, it is as without them; elsewhere D is plain, and nothing else is asked."""
+    prior, h, subset, z = guided
+    scales = {"guidance_scale": 3.0, "autoguidance_scale": 2.0}
+    plain, everywhere = prior.denoiser(h, subset), prior.denoiser(h, subset, Guidance(**scales))
+    limited = prior.denoiser(h, subset, Guidance(**scales, sigma_min=0.5, sigma_max=2.0))
+    sigma = torch.tensor([0.49, 0.5, 1.0, 2.0, 2.01])
+    inside = ((sigma >= 0.5) & (sigma <= 2))[:, None]
+    assert not torch.allclose(plain(z, sigma), everywhere(z, sigma))
+    torch.testing.assert_close(limited(z, sigma), torch.where(inside, everywhere(z, sigma), plain(z, sigma)))
+    calls = []
+    prior.network.register_forward_hook(lambda *_: calls.append(1))
+    prior.guide.register_forward_hook(lambda *_: calls.append(1))
+    limited(z, torch.full((5,), 3.0))
+    assert len(calls) == 1
+    limited(z, torch.full((5,), 1.0))
+    assert len(calls) == 4
 
 
 def test_mixture_recovers_its_parameters():
@@ -246,6 +342,24 @@ def test_mixture_density_is_the_closed_form():
     )
     z = torch.randn(10, 3)
     torch.testing.assert_close(mixture.log_prob(z), theirs.log_prob(z))
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        torch.zeros(40, 3),  # one point
+        torch.eye(3).repeat(8, 1),  # fewer points than components
+        torch.randn(5, 3),  # as many rows as components
+        torch.randn(40, 1) * torch.tensor([1.0, 1.0, 0.0]),  # a line
+        1e5 * torch.randn(40, 3),
+    ],
+)
+def test_mixture_of_degenerate_data_is_finite(z):
+    """Rows at one point, on a line, or far apart, and fewer iterations than convergence takes."""
+    mixture = GaussianMixture(5, 3)
+    mixture.fit(z, seed=2**63 - 1, max_iterations=2)
+    assert mixture.log_prob(z).isfinite().all()
+    assert mixture.sample(0, range(20)).isfinite().all()
 
 
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))

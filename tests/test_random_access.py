@@ -1,4 +1,4 @@
-"""Indexed shards: what packing says of them is what they hold, damage is an error, and steps are exact."""
+"""Indexed shards match their index, damage is an error, and steps are exact."""
 
 import io
 import json
@@ -21,7 +21,6 @@ import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 
 from shala_framework.cli.main import main
-from shala_framework.data import random_access
 from shala_framework.data.order import SampleOrder, spread_positions
 from shala_framework.data.packing import pack
 from shala_framework.data.random_access import index_shards, read_in_order, read_spread
@@ -30,6 +29,7 @@ from shala_framework.data.shards import read_shards
 from shala_framework.data.streams import IndexedStream, stream_batches
 from shala_framework.run.data import RunData
 from shala_framework.spec import read_spec
+from shala_framework.support import retrying
 from shala_framework.support import urls as urls_module
 from shala_framework.support.checksums import ZEROS
 from shala_framework.support.errors import DataError
@@ -54,7 +54,7 @@ def stream_of(urls, **settings):
 
 
 def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_path):
-    """Field for field, byte for byte, in order."""
+    """Fields agree byte for byte and in order."""
     expected = list(read_shards(shards))
     assert list(read_in_order(shards)) == expected
     bare = [shutil.copy(shard, tmp_path) for shard in shards]
@@ -66,7 +66,7 @@ def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_p
 
 
 def test_a_part_of_a_set_lies_all_over_it(shards, tmp_path):
-    """One sample is in each of as many parts; a set that is smaller is read whole, once."""
+    """One sample is taken from each of equal parts; a smaller set is read once, completely."""
     keys = [s.key for s in read_shards(shards)]
     places = [keys.index(s.key) for s in read_spread(shards, 4)]
     assert [bisect_right((25, 51, 77), place) for place in places] == [0, 1, 2, 3]
@@ -77,7 +77,7 @@ def test_a_part_of_a_set_lies_all_over_it(shards, tmp_path):
 
 
 def test_a_part_of_a_set_has_its_classes_whatever_their_order():
-    """Sorted by class, and by turns: classes keep their shares, where equal steps would meet some classes alone."""
+    """Sorted and alternating classes keep their shares, whereas a fixed stride would select few of them."""
     for num_rows, count in ((20_000, 4_000), (20_000, 5_000), (1_000, 100)):
         for classes in (torch.arange(num_rows) % 10, torch.arange(num_rows) * 10 // num_rows):
             shares = classes[spread_positions(num_rows, count)].bincount(minlength=10) / count
@@ -86,7 +86,7 @@ def test_a_part_of_a_set_has_its_classes_whatever_their_order():
 
 @pytest.mark.parametrize("indexed", [True, False])
 def test_every_row_is_read_in_order(shards, two_spec, monkeypatch, indexed):
-    """By processes that take batches by turns, from any batch on; by workers where there is an index."""
+    """Processes take batches in turn, from any batch on; workers are used if there is an index."""
     if not indexed:
         shards = [shutil.copy(shard, two_spec.parent) for shard in shards]
     expected = [[s.key for s in batch] for batch in batched(read_in_order(shards), 8)]
@@ -107,7 +107,7 @@ def batched(samples, size):
 
 
 def test_an_error_of_a_stream_arrives_as_it_is(tmp_path):
-    """Not as the text of a traceback, which is what torch makes of a worker's."""
+    """It is not the text of a traceback, which torch makes of a worker's error."""
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
         member = tarfile.TarInfo("x.a")
@@ -123,7 +123,7 @@ def test_an_error_of_a_stream_arrives_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "unlisted", "lost index", "other index", "later version"])
 def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
-    """A byte that changed, a tail that is gone, an index of something else: never a sample that lacks a field."""
+    """A changed byte, a missing tail or a foreign index is an error, never a sample that lacks a field."""
     path, folder = Path(shards[1]), Path(shards[1]).parent
     content = path.read_bytes()
     if damage == "cut":
@@ -154,7 +154,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("urls", [slice(None), slice(0, 1)])
 def test_every_number_of_processes_has_the_same_steps(shards, urls, world_size):
-    """Also with fewer shards than processes: a step's rows are the same, an epoch is the set, none is left waiting."""
+    """With fewer shards than processes too, a step's rows are the same, an epoch is the set, and none waits."""
     shards = shards[urls]
     num_samples = sum(1 for _ in read_shards(shards))
     alone = [set(rows.keys) for rows in islice(stream_of(shards), 40)]
@@ -169,7 +169,7 @@ def test_every_number_of_processes_has_the_same_steps(shards, urls, world_size):
 # The loader of torch may complain when its worker processes are dropped in the middle of an endless stream.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_and_a_late_start_change_nothing(shards):
-    """Two worker processes, from step 5: bit for bit what one process gives from there."""
+    """Two worker processes starting at step 5 give the same bits as one process."""
     whole = list(islice(stream_of(shards), 12))
     late = list(islice(stream_batches(stream_of(shards, start_step=5), 2), 7))
     for a, b in zip(whole[5:], late, strict=True):
@@ -178,7 +178,7 @@ def test_workers_and_a_late_start_change_nothing(shards):
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Files of a folder, whole or in the pieces that are asked for."""
+    """Serves files of a folder, completely or in the requested pieces."""
 
     asked: ClassVar[list[str]] = []
     in_pieces = True
@@ -203,7 +203,7 @@ class Server(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(shards):
-    """URLs of the shards on a local server."""
+    """Serve the shards on a local server and return their URLs."""
     Server.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(Path(shards[0]).parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -214,7 +214,7 @@ def served(shards):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached):
-    """The index is found beside them; copies are kept where a folder is given, and used again."""
+    """The index is found next to them; copies are kept in a given folder and reused."""
     cache = tmp_path / "cache" if cached else None
     expected = [(s.key, s.fields) for s in read_shards(shards)]
     for _ in range(2):
@@ -229,8 +229,7 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeypatch):
     """And one that hides what is not there, as object stores do, has no index."""
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(retrying, "SHORTEST_WAIT", 0.01)
     failures = dict.fromkeys((f"/{Path(shard).name}" for shard in shards), 1)
     honest = Server.do_GET
 
@@ -248,26 +247,122 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeyp
     assert index_shards(served) is None
 
 
+@pytest.mark.parametrize("how", ["pieces", "copies", "no index"])
+def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, clock, tmp_path, monkeypatch, how):
+    """It goes after the index and the first batch were read; threads of one batch and a reader in order wait for it."""
+    honest, asked = Server.do_GET, []
+    gone = threading.Event()
+
+    def away(self):
+        asked.append(self.path)
+        if gone.is_set() and clock.now < 120:
+            self.close_connection = True  # without a word
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Server, "do_GET", away)
+    if how == "no index":
+        monkeypatch.setattr(Server, "do_HEAD", away)
+        for path in Path(shards[0]).parent.glob("*.json"):
+            path.unlink()
+        found = read_in_order(served)
+        first = [next(found).key for _ in range(3)]
+        gone.set()
+        assert first + [sample.key for sample in found] == [sample.key for sample in read_shards(shards)]
+    else:
+        index = index_shards(served, tmp_path / "cache" if how == "copies" else None)
+        order = stream_of(shards).order
+        steps = iter(IndexedStream(index, MODALITIES, order, batch_size=8))
+        first = [next(steps)]
+        gone.set()
+        for mine, theirs in zip(first + list(islice(steps, 11)), stream_of(shards), strict=False):
+            assert mine.keys == theirs.keys
+            assert all(torch.equal(mine.x[name], theirs.x[name]) for name in mine.x)
+        index.close()
+    assert clock.now >= 120
+    assert len(asked) < 400
+
+
+def test_a_batch_is_read_by_several_threads(shards, served, monkeypatch):
+    """Its shards are asked for at the same time, and its rows keep their order."""
+    honest, lock, counts = Server.do_GET, threading.Lock(), [0, 0]
+
+    def slow(self):
+        if self.path.endswith(".tar"):
+            with lock:
+                counts[0] += 1
+                counts[1] = max(counts)
+            time.sleep(0.1)
+            with lock:
+                counts[0] -= 1
+        honest(self)
+
+    index = index_shards(served)
+    places = [(shard, number) for number in (5, 2, 9) for shard in range(len(index.urls) - 1)]
+    expected = [(s.key, s.fields) for s in index_shards(shards).read_many(places)]
+    monkeypatch.setattr(Server, "do_GET", slow)
+    assert [(s.key, s.fields) for s in index.read_many(places)] == expected
+    assert counts[1] >= 4
+    index.close()
+
+
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_a_file_that_is_read_in_order_is_resumed_at_its_position(tmp_path, clock, monkeypatch, in_pieces):
+    """The connection breaks in the middle; of servers that say that they give no pieces, the start is read again."""
+    content = bytes(range(256)) * (1 << 16)
+    (tmp_path / "a.bin").write_bytes(content)
+    monkeypatch.setattr(Server, "in_pieces", in_pieces)
+    honest, end, broken = Server.do_GET, Server.end_headers, []
+
+    def end_headers(self):
+        self.send_header("Accept-Ranges", "bytes" if in_pieces else "none")
+        end(self)
+
+    monkeypatch.setattr(Server, "end_headers", end_headers)
+
+    def breaking(self):
+        if len(broken) < 2 and (not in_pieces or int(re.findall(r"\d+", self.headers["Range"])[0]) > 1 << 22):
+            broken.append(self.path)
+            self.send_response(200 if not in_pieces else 206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: 1 << 21])
+            self.close_connection = True
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Server, "do_GET", breaking)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with urls_module.open_stream(f"http://127.0.0.1:{server.server_port}/a.bin") as stream:
+        pieces = list(iter(lambda: stream.read(1 << 20), b""))
+    assert b"".join(pieces) == content
+    assert len(broken) == 2
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_server_that_cannot_give_pieces_is_an_error_that_says_what_to_do(served, monkeypatch):
-    """As Python's own http.server."""
+    """This concerns servers like Python's own http.server."""
     monkeypatch.setattr(Server, "in_pieces", False)
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", ())
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
     with pytest.raises(DataError, match=r"train-000000\.tar: sample 'train_0000': .*set data\.cache to a folder"):
         list(read_in_order(served))
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A client that gives up soon."""
+    """Make the client give up soon."""
     monkeypatch.setattr(urls_module, "SERVER_SECONDS", 0.2)
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr(random_access, "RETRY_SECONDS", (0.01,))
+    for name in ("SHORTEST_WAIT", "FIRST_SECONDS", "PATIENT_SECONDS"):
+        monkeypatch.setattr(retrying, name, 0.01)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".tar"])
 @pytest.mark.parametrize("sent", [None, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"])
 def test_a_silent_server_is_an_error_soon(served, impatient, monkeypatch, suffix, sent):
-    """It was waited for through 40 minutes; and an index that it does not give counted as absent."""
+    """It took 40 minutes before, and an index that the server did not deliver counted as missing."""
     honest, done = Server.do_GET, threading.Event()
 
     def silent(self):
@@ -291,7 +386,7 @@ def test_a_silent_server_is_an_error_soon(served, impatient, monkeypatch, suffix
 
 @pytest.mark.parametrize("stated", ["", "bytes 7-8/9", "bytes 512-9000/9999", "bytes 0-1/*"])
 def test_another_piece_than_was_asked_for_is_an_error(served, impatient, monkeypatch, stated):
-    """A piece counts as what was asked for only if the server says so: without an index nothing else tells."""
+    """Only the server's statement identifies a piece; without an index nothing else does."""
     honest = Server.send_header
 
     def lying(self, name, value):
@@ -303,7 +398,7 @@ def test_another_piece_than_was_asked_for_is_an_error(served, impatient, monkeyp
 
 
 def test_copies_need_no_pieces_and_end_where_the_index_says(tmp_path, impatient, monkeypatch):
-    """A shard and an index of many megabytes, which clients ask for in pieces; and a server that never ends."""
+    """A shard and an index of many megabytes, which clients request in pieces, and a server that never ends."""
     folder = tmp_path / "large"
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -340,7 +435,7 @@ def test_copies_need_no_pieces_and_end_where_the_index_says(tmp_path, impatient,
 
 
 def test_index_is_made_for_shards_of_another_origin(shards, tmp_path, capsys):
-    """`shala index` writes what packing would have written; a shard that is cut leaves no index behind."""
+    """`shala index` writes what packing would have written; a truncated shard leaves no index behind."""
     packed, bare = Path(shards[0]).parent, tmp_path / "bare"
     bare.mkdir()
     for path in packed.glob("*.tar"):

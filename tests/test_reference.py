@@ -1,4 +1,4 @@
-"""What is said of a spec's keys: as documentation, on a terminal, and as JSON Schema for editors."""
+"""The keys of a spec as documentation, on a terminal, and as JSON Schema for editors."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def call(*arguments):
 
 
 def test_the_documentation_has_every_key(request):
-    """docs/spec.md is what the schema's classes say; `shala keys --markdown > docs/spec.md` writes it."""
+    """docs/spec.md equals the schema's classes; `shala keys --markdown > docs/spec.md` writes it."""
     assert (request.config.rootpath / "docs" / "spec.md").read_text() == as_markdown(spec_tables())
 
 
@@ -118,7 +118,7 @@ def plugin(name):
 
 @pytest.fixture(scope="module")
 def validator():
-    """Of the schema with the options of every installed plugin."""
+    """A validator of the schema with the options of every installed plugin."""
     schema = json_schema([plugin(name) for name in sorted(INSTALLED)])
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(json.loads(json.dumps(schema)))
@@ -161,7 +161,7 @@ def test_an_editor_accepts_every_shipped_spec(path, validator):
     ],
 )
 def test_an_editor_marks_what_a_run_refuses(where, value, validator, two_spec):
-    """Each key by itself: unknown, missing, of a wrong type, out of bounds, or not among its choices."""
+    """Each key is tried alone: unknown, missing, of a wrong type, out of bounds, or not among its choices."""
     spec = tomli.loads(two_spec.read_text())
     assert not list(validator.iter_errors(spec))
     *tables, key = where.split(".")
@@ -177,7 +177,7 @@ def test_an_editor_marks_what_a_run_refuses(where, value, validator, two_spec):
 
 
 def fields_of(cls):
-    """Every field of a table and of the tables inside it."""
+    """Yield every field of a table and of its nested tables."""
     for field in attrs.fields(attrs.resolve_types(cls)):
         inner = table_class(field.type)
         if inner is not None:
@@ -187,7 +187,7 @@ def fields_of(cls):
 
 
 def test_bounds_and_defaults_of_the_schema_are_those_of_the_code():
-    """A default fits its own key; a bound is the last number that the key's validator accepts."""
+    """A default is valid for its key, and a bound is the last number that the key's validator accepts."""
     checked = 0
     for top in (Spec, *(load_offer(name).Options for name in sorted(INSTALLED))):
         for cls, field in fields_of(top):
@@ -208,7 +208,7 @@ def test_bounds_and_defaults_of_the_schema_are_those_of_the_code():
 
 
 def test_a_tracker_is_refused_where_no_plugin_is_one():
-    """As a run refuses it; without any plugins named, every tracker may be installed."""
+    """The schema refuses it like a run; without any plugins named, every tracker may be installed."""
     modality = PluginTable(
         name="x", kind="modality", plugin=type("X", (), {"Options": attrs.make_class("Options", [])})
     )
@@ -217,7 +217,7 @@ def test_a_tracker_is_refused_where_no_plugin_is_one():
 
 
 def test_keys_prints_the_schema_and_names_a_plugin_that_it_lacks(monkeypatch, capsys):
-    """A plugin that cannot be loaded costs the schema its options, and nothing else."""
+    """A plugin that cannot be loaded costs the schema only its options."""
     from shala_framework.plugin import loading
 
     def load(name):

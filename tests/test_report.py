@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, whatever the names in the data are."""
+"""report.html is one self-contained file, whatever names the data contain."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def run(two_spec):
 
 
 def test_a_run_ends_with_a_page_that_needs_nothing_else(run, capsys):
-    """No address but those inside the page; every section; curves, tables and the spec say what the files say."""
+    """Every address is inside the page, every section exists, and curves, tables and spec agree with the files."""
     text = (run / "report.html").read_text()
     page = Page(text)
     sources = [a[key] for _, a in page.elements for key in ("src", "href") if key in a]
@@ -143,7 +143,7 @@ def test_media_are_what_the_preview_holds():
 
 @pytest.mark.parametrize(("num_rows", "method"), [(2, "PCA"), (29, "PCA"), (60, "t-SNE")])
 def test_the_plane_keeps_clusters_apart(num_rows, method):
-    """Two far clusters stay two; the same latents give the same map."""
+    """Two distant clusters stay apart, and equal latents give equal maps."""
     torch.manual_seed(0)
     z_ND = torch.randn(num_rows, 5) * 0.1
     z_ND[num_rows // 2 :] += 10

@@ -1,4 +1,4 @@
-"""What other people's specs, shards and run folders cannot do; SECURITY.md names the test behind each statement."""
+"""What other people's specs, shards and run folders cannot do. SECURITY.md names the test for each statement."""
 
 import json
 import os
@@ -27,6 +27,7 @@ from shala_framework.run.loading import SPEC_FILE, load
 from shala_framework.spec import read_spec
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.spec.schema import Data
+from shala_framework.support import retrying
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.escaping import printable
 from shala_framework.support.json_files import dump_json
@@ -35,7 +36,7 @@ from shala_framework.support.urls import is_cache, permit_pipes
 
 
 def outcome(capsys, *arguments: str) -> tuple[int, str]:
-    """Status and messages of a verb."""
+    """Return status and messages of a verb."""
     with pytest.raises(SystemExit) as leaving:
         (main if arguments[0] != "shala-run" else main_run)(
             list(arguments if arguments[0] != "shala-run" else arguments[1:])
@@ -46,7 +47,7 @@ def outcome(capsys, *arguments: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run, and a spec that names its shards."""
+    """Return the folder of a run, and a spec that names its shards."""
     home = tmp_path_factory.mktemp("home")
     before = Path.cwd()
     os.chdir(home)
@@ -65,9 +66,10 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def given(trained, tmp_path, monkeypatch):
-    """A function that makes the run folder which somebody else gives away, with values of their own in [data]."""
+    """Return a function that makes a run folder from someone else, with the given values in [data]."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(urls_module, "RETRY_SECONDS", ())
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
     monkeypatch.setitem(sys.modules, "gradio", None)  # where it is installed, `explore` would serve its page for ever
 
     def give(folder="given", **data) -> Path:
@@ -119,7 +121,7 @@ SPELLINGS = [
 
 
 def spec_text(**data) -> str:
-    """A spec of two modalities with other values in [data]."""
+    """Return a spec of two modalities with other values in [data]."""
     values = {"train": "nowhere-*.tar", "in_memory": True, **data}
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
     tables = "".join(
@@ -139,7 +141,7 @@ NAMED = [((key,), SPELLINGS[0]) for key in ALL] + [(ALL, spelling) for spelling 
 
 @pytest.mark.parametrize(("keys", "spelling"), NAMED, ids=map(repr, NAMED))
 def test_no_verb_runs_a_command_that_a_run_folder_or_spec_names(keys, spelling, given, capsys, monkeypatch):
-    """Every verb, every key of shards, every spelling: no program ran, none was started, and there is no traceback."""
+    """For every verb, key of shards and spelling, no program runs, none is started, and there is no traceback."""
     monkeypatch.setattr("subprocess.Popen.__init__", no_program)
     monkeypatch.setattr("os.system", no_program)
     template = "{{ cycler.__init__.__globals__.os.system('touch ran') }}"
@@ -176,13 +178,13 @@ def test_no_verb_runs_a_command_that_a_run_folder_or_spec_names(keys, spelling, 
 
 @pytest.fixture
 def shard(trained):
-    """A shard of the run, by its whole path."""
+    """Return the absolute path of a shard of the run."""
     return next((trained / "data").glob("validation-*.tar"))
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "evaluate --set", "report", "explore", "check", "shala-run"])
 def test_each_verb_that_opens_shards_runs_commands_where_it_is_allowed_to(verb, given, shard, capsys):
-    """--allow-pipe is the permission, of the verb and not of the spec, and ends with it."""
+    """--allow-pipe permits it for one verb, not for the spec, and ends with the verb."""
     url = f"pipe:touch ran; cat {shard}"
     run = given(validation=url, train=str(shard)) if verb != "evaluate --set" else given(train=str(shard))
     small = [f"evaluate.{key}=2" for key in ("num_samples", "num_rows", "likelihood_rows", "importance_samples")]
@@ -211,7 +213,7 @@ def test_each_verb_that_opens_shards_runs_commands_where_it_is_allowed_to(verb, 
 
 
 def test_a_worker_process_may_open_what_its_parent_may(trained, shard, tmp_path):
-    """Permission is no environment variable and no option of a spec, and goes to the processes that decode."""
+    """The permission is neither an environment variable nor an option of a spec; it passes to decoding processes."""
     model = load(trained)
     url = f"pipe:touch {tmp_path / 'ran'}; cat {shard}"
     stream = ShardStream([url], model.modalities, batch_size=2, buffer_size=2, seed=0)
@@ -224,7 +226,7 @@ def test_a_worker_process_may_open_what_its_parent_may(trained, shard, tmp_path)
 
 
 def test_a_file_or_folder_that_is_called_like_a_command_is_a_file(given, trained, tmp_path, monkeypatch, capsys):
-    """Also behind a symlink, by a glob, and as the name of a run whose stand-in lies in it."""
+    """It may also be behind a symlink, match a wildcard, or be the name of a run with a stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("subprocess.Popen.__init__", no_program)
     shard = next((trained / "data").glob("validation-*.tar"))
@@ -242,7 +244,7 @@ def test_a_file_or_folder_that_is_called_like_a_command_is_a_file(given, trained
 
 
 def test_a_shard_that_is_no_regular_file_is_an_error_at_once(given, tmp_path, capsys):
-    """A named pipe in somebody's folder would be waited for, and a device has no end."""
+    """Opening a named pipe would block, and a device never ends."""
     os.mkfifo("fifo.tar")
     for name, reason in (("fifo.tar", "expected a regular file"), ("/dev/zero", "expected a regular file")):
         status, said = outcome(capsys, "evaluate", str(given(validation=name)))
@@ -250,7 +252,7 @@ def test_a_shard_that_is_no_regular_file_is_an_error_at_once(given, tmp_path, ca
 
 
 def test_a_saved_spec_cannot_choose_a_folder_to_write_to(given, tmp_path):
-    """Its data.cache is used where a run of one's own has made that folder a cache, and nowhere else."""
+    """Its data.cache is used only if one of the user's own runs has made that folder a cache."""
     mine = tmp_path / "autostart"
     mine.mkdir()
     assert load(given(cache=str(mine))).spec.data.cache is None
@@ -265,7 +267,7 @@ def test_a_saved_spec_cannot_choose_a_folder_to_write_to(given, tmp_path):
     [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs"), ("sftp", "paramiko"), ("webdav", "webdav4")],
 )
 def test_a_client_that_is_missing_is_named_at_once(scheme, package, two_spec, capsys, monkeypatch):
-    """By every verb that would open the shards, and by `shala check`; today's traceback came after 11 s of asking."""
+    """Every verb that would open the shards and `shala check` do so; a traceback came after 11 s before."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     two_spec.write_text(spec_text(train=f"{scheme}://bucket/a-{{0..3}}.tar"))
     start = time.monotonic()
@@ -282,7 +284,7 @@ def test_a_client_that_is_missing_is_named_at_once(scheme, package, two_spec, ca
 
 
 def test_braces_are_counted_as_they_are_expanded():
-    """The count of random patterns, nested, escaped and broken ones, is that of braceexpand."""
+    """The count of random patterns, including nested, escaped and broken ones, equals braceexpand's."""
     draw = random.Random(0)
     pieces = ["{", "}", ",", "a", "..", "3", "12", "-1", "\\", "{1..4}", "{a..e}", "{0..9..3}", "{x,y}", "{x,{1..3}}"]
     compared = 0
@@ -312,7 +314,7 @@ def test_braces_are_counted_as_they_are_expanded():
     ids=lambda text: text[:20],
 )
 def test_braces_that_stand_for_too_much_are_refused_before_they_are_expanded(pattern, two_spec, capsys):
-    """At the line of the spec, in the time of reading it; in URLs, in names of modalities, in --set."""
+    """They are refused at the line of the spec, in URLs, in names of modalities and in --set, without delay."""
     start = time.monotonic()
     with pytest.raises(DataError, match=r"expected (braces|balanced)"):
         expand_braces(pattern)
@@ -353,7 +355,7 @@ DEEP = {
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP.keys())
 def test_depth_and_digits_are_errors_at_their_line(text, two_spec, capsys):
-    """And neither RecursionError nor ValueError nor a minute of reading; the same for the values of --set."""
+    """There is no RecursionError, no ValueError and no delay of a minute, also for values of --set."""
     line, message = text
     start = time.monotonic()
     two_spec.write_text(f"# a comment\n{line}\n{spec_text()}")
@@ -400,7 +402,7 @@ LARGE = {
 
 @pytest.mark.parametrize("text", LARGE.values(), ids=LARGE.keys())
 def test_large_specs_are_read_or_refused_within_seconds(text, two_spec, capsys):
-    """In time that grows with their size, and with at most a hundred lines said."""
+    """The time grows with their size, and the message has at most a hundred lines."""
     addition, message = text
     two_spec.write_text(f"{spec_text()}\n{addition}")
     start = time.monotonic()
@@ -438,7 +440,7 @@ def test_names_of_shards_are_looked_for_or_refused_within_seconds(pattern, messa
 
 @pytest.mark.parametrize("value", ["1979-05-27T07:32:00Z", "07:32:00", "[1.0, inf]", "{ a = { b = nan } }", "9" * 30])
 def test_values_that_a_saved_spec_cannot_hold_are_refused(value, two_spec):
-    """Where any type is allowed, as in overrides that are not applied: they failed when the spec was saved."""
+    """This applies where any type is allowed, as in unused overrides; saving the spec failed before."""
     stand_in = f'[data.stand_in]\ndataset = "two-floats-made"\n[data.stand_in.set]\nseed = {value}\n'
     two_spec.write_text(spec_text() + stand_in)
     with pytest.raises(SpecError, match=r"data\.stand_in\.set\.seed.*: expected "):
@@ -461,7 +463,7 @@ def test_what_a_terminal_would_obey_is_written_out():
 
 
 def test_names_of_files_reach_a_terminal_escaped(two_spec, trained, capsys, monkeypatch):
-    """Fields of a shard, keys of a spec, names of folders and texts of errors, on both streams and in tracebacks."""
+    """Fields of a shard, keys of a spec, names of folders and errors are escaped on both streams and in tracebacks."""
     import tarfile
 
     with tarfile.open("a.tar", "w") as tar:
@@ -488,7 +490,7 @@ def test_names_of_files_reach_a_terminal_escaped(two_spec, trained, capsys, monk
 
 
 def test_texts_of_files_are_text_on_pages():
-    """Of the explore page; the report's template escapes as well, and its own script escapes labels of Plotly."""
+    """The explore page and the report's template escape texts, and its script escapes labels for Plotly."""
     page = panels_as_html([SignalGroup(EVIL, [Cell(EVIL, [Media("words", EVIL)], "given")])])
     for shown in (page, refusal_as_html(DataError(EVIL))):
         assert "<img src=x" not in shown
@@ -496,7 +498,7 @@ def test_texts_of_files_are_text_on_pages():
 
 
 def test_a_report_shows_labels_and_keys_as_text(trained, given, capsys):
-    """Keys and labels of held-out rows, with what HTML, scripts and Plotly would obey."""
+    """Keys and labels of held-out rows may contain what HTML, scripts and Plotly would execute."""
     import tarfile
 
     evil = "<script>alert(1)</script>%{x}"
@@ -519,13 +521,13 @@ def test_a_report_shows_labels_and_keys_as_text(trained, given, capsys):
 
 
 def asked(host: str, own: str = "127.0.0.1", **headers) -> str:
-    """Why the page of an address refuses a request."""
+    """Return the reason why the page of an address refuses a request."""
     others = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return OwnPageOnly(None, own).refusal([("Host", host), *others])
 
 
 def test_the_page_answers_its_own_requests_alone():
-    """A foreign Host is DNS rebinding, a foreign Origin another page of the same browser."""
+    """A foreign Host is DNS rebinding, a foreign Origin another page in the same browser."""
     for host in ("127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860"):
         assert not asked(host)
         assert not asked(host, origin=f"http://{host}".lower())
@@ -575,7 +577,7 @@ def test_a_refused_request_gets_403_and_never_reaches_the_page():
 
 
 def test_what_the_page_writes_is_gone_at_its_end(tmp_path, monkeypatch):
-    """Uploads too, which Gradio would leave in the folder for temporary files; also where a signal ends it."""
+    """This includes uploads, which Gradio would leave in the temporary folder, also if a signal ends it."""
     import signal
 
     from shala_framework.cli.explore import _own_folder
@@ -614,7 +616,7 @@ def test_the_process_may_open_commands_only_within_the_block(two_spec):
 
 
 def test_long_keys_names_and_labels_make_files_that_can_be_written(trained, tmp_path, monkeypatch):
-    """A key of 300 characters failed after training; two that begin alike are two files, and a label stays a line."""
+    """A key of 300 characters failed before. Two that begin alike give two files, and a label stays on one line."""
     from shala_framework.data.rows import load_rows
     from shala_framework.report.samples import SampleWriter
 
@@ -633,7 +635,7 @@ def test_long_keys_names_and_labels_make_files_that_can_be_written(trained, tmp_
 
 
 def test_a_link_in_a_run_folder_is_not_written_through(given, shard, tmp_path, capsys):
-    """The file it points at stays as it is, whether the link has the name of the file or of its temporary one."""
+    """Its target does not change, whether the link has the name of the file or of its temporary file."""
     mine = tmp_path / "mine.txt"
     mine.write_text("precious")
     run = given(validation=str(shard), train=str(shard))

@@ -1,4 +1,4 @@
-"""Specs as a user meets them: every mistake is named at its place, and what is right means what it says."""
+"""Specs as a user sees them: every mistake is reported at its place, and valid specs mean what they say."""
 
 import json
 import re
@@ -35,7 +35,7 @@ MODALITY_TABLES = f"[modality.first]\n{FIRST}\n\n[modality.second]\n{SECOND}\n"
 
 
 class Mistake(NamedTuple):
-    """An edit of the sound spec, the line that its error must name (None: the whole file) and the error."""
+    """An edit of a valid spec, the line that its error must name (None: the whole file), and the error."""
 
     old: str
     new: str
@@ -251,12 +251,12 @@ MISTAKES = {
 
 
 def line_of(text: str, part: str) -> int:
-    """The 1-based line of the first line that holds part."""
+    """Return the 1-based number of the first line that contains part."""
     return next(number for number, line in enumerate(text.split("\n"), 1) if part in line)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `shala-run` says as it refuses: status 2, one message on standard error, nothing on standard output."""
+    """Return the refusal of `shala-run`: status 2, one message on standard error, nothing on standard output."""
     with pytest.raises(SystemExit) as caught:
         main_run(arguments)
     out, err = capsys.readouterr()
@@ -273,7 +273,7 @@ def assert_says(message: str, expected: str) -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_named_at_its_line_with_the_value_and_what_was_expected(mistake, two_spec, capsys):
-    """Each mistake gives exactly one error: file, true line, dotted path, what was expected and got, the near name."""
+    """Each mistake gives one error with file, line, dotted path, expected and given values, and nearest name."""
     sound = two_spec.read_text()
     assert mistake.old in sound
     text = sound.replace(mistake.old, mistake.new, 1)
@@ -303,12 +303,12 @@ def test_a_mistake_is_named_at_its_line_with_the_value_and_what_was_expected(mis
     ],
 )
 def test_a_wrong_override_is_blamed_on_the_command_line(override, expected, two_spec, capsys):
-    """An error in --set names --set rather than a line of the file, and passes the same schema."""
+    """An error in --set names --set instead of a line of the file, and uses the same schema."""
     assert_says(refusal(capsys, "two.toml", "--set", override), f"error: --set: {expected}\n")
 
 
 def test_a_file_that_is_no_spec_is_named(two_spec, capsys):
-    """Absent files, folders and bytes that are no UTF-8 are told apart, the last with its line."""
+    """Missing files, folders and bytes that are not UTF-8 have different messages, the last with its line."""
     Path("latin.toml").write_bytes('schema = 1\nname = "é"\n'.encode("latin-1"))
     assert refusal(capsys, "none.toml") == "error: none.toml: cannot be read: No such file or directory\n"
     assert refusal(capsys, ".") == "error: .: cannot be read: Is a directory\n"
@@ -318,7 +318,7 @@ def test_a_file_that_is_no_spec_is_named(two_spec, capsys):
 
 
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(two_spec, capsys):
-    """Nine mistakes in all corners of a spec make one message: each once, overrides first, then by line."""
+    """Nine mistakes in all parts of a spec give one message with each mistake once, overrides first, then by line."""
     edits = {
         "schema = 1": "schema = 3",
         "in_memory = true": "in_memory = 0",
@@ -358,7 +358,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(two_spec, ca
     ],
 )
 def test_a_process_ends_with_status_2_and_one_message(old, new, expected, two_spec, command_environment):
-    """As a process of its own, too: status 2, the message alone on standard error, nothing on standard output."""
+    """A separate process also gives status 2, only the message on standard error, and nothing on standard output."""
     text = two_spec.read_text().replace(old, new, 1)
     two_spec.write_text(text)
     command = [sys.executable, "-c", "from shala_framework.cli.main import main_run; main_run()", "two.toml"]
@@ -368,7 +368,7 @@ def test_a_process_ends_with_status_2_and_one_message(old, new, expected, two_sp
 
 
 def test_the_stand_in_applies_only_while_the_shards_are_absent(two_spec):
-    """Its overrides hold without shards; --set wins over them; with one shard they are gone and the file's hold."""
+    """Its overrides apply without shards, and --set takes precedence; with a shard, the file's values apply."""
     made = read_spec(two_spec)
     assert made.stand_in_used
     assert made.spec.train.prior.steps == 40
@@ -383,7 +383,7 @@ def test_the_stand_in_applies_only_while_the_shards_are_absent(two_spec):
 
 
 def test_the_stand_in_hides_no_mistake(two_spec, capsys):
-    """A wrong value that `set` replaces is still an error: the day the real shards are there it would be one."""
+    """A wrong value that `set` replaces is still an error, because real shards would bring it to light."""
     two_spec.write_text(two_spec.read_text().replace("steps = 99", "steps = 9.9"))
     line = line_of(two_spec.read_text(), "9.9")
     assert refusal(capsys, "two.toml") == f"error: two.toml:{line}: train.prior.steps: expected int, got float 9.9\n"
@@ -399,7 +399,7 @@ def test_the_stand_in_hides_no_mistake(two_spec, capsys):
     ],
 )
 def test_quotes_around_dots_do_not_change_what_the_stand_in_sets(written, two_spec):
-    """A key of `set` without quotes is a nested table to TOML; it still sets that one key and keeps its neighbours."""
+    """A key of `set` without quotes is a nested table in TOML; it still sets only that key and keeps its neighbours."""
     two_spec.write_text(two_spec.read_text().replace(SET, written))
     train = read_spec(two_spec).spec.train
     assert train.prior.steps == 40
@@ -407,7 +407,7 @@ def test_quotes_around_dots_do_not_change_what_the_stand_in_sets(written, two_sp
 
 
 def test_a_resolved_spec_survives_json(two_spec):
-    """What a run saves is complete, plugin options included, and reads back as an equal spec; int serves for float."""
+    """A saved spec is complete, including plugin options, and reads back as an equal spec; int serves for float."""
     loaded = read_spec(two_spec, ["prior.sigma_max=40", "data.validation=['a.tar']"])
     assert type(loaded.spec.prior.sigma_max) is float
     saved = json.loads(json.dumps(unstructure(loaded.spec)))
@@ -418,7 +418,7 @@ def test_a_resolved_spec_survives_json(two_spec):
 
 
 def test_a_saved_spec_that_no_longer_fits_says_where(two_spec):
-    """A checkpoint's spec passes the same schema, and its errors name the file that it came from."""
+    """A checkpoint's spec uses the same schema, and its errors name the file."""
     saved = unstructure(read_spec(two_spec).spec)
     saved["modality"]["first"]["options"]["depth"] = 3
     with pytest.raises(SpecError, match=r"^runs/x: modality\.first\.options\.depth: unknown key"):
@@ -426,7 +426,7 @@ def test_a_saved_spec_that_no_longer_fits_says_where(two_spec):
 
 
 def test_a_byte_order_mark_and_crlf_are_no_mistakes(two_spec, capsys):
-    """A file saved by an editor of Windows reads the same, with the same lines in its errors."""
+    """A file saved by a Windows editor reads the same, with the same lines in errors."""
     sound = two_spec.read_text()
     expected = read_spec(two_spec).spec
     two_spec.write_bytes(b"\xef\xbb\xbf" + sound.replace("\n", "\r\n").encode())
@@ -438,7 +438,7 @@ def test_a_byte_order_mark_and_crlf_are_no_mistakes(two_spec, capsys):
 
 
 def test_pipes_run_where_the_command_line_allows_them(two_spec):
-    """--allow-pipe lets a pipe: URL through the schema."""
+    """--allow-pipe permits a pipe: URL."""
     two_spec.write_text(two_spec.read_text().replace(TRAIN, 'train = "pipe:cat a.tar"'))
     with permit_pipes():
         assert read_spec(two_spec).spec.data.train == "pipe:cat a.tar"
@@ -465,7 +465,7 @@ def test_pipes_run_where_the_command_line_allows_them(two_spec):
     ],
 )
 def test_an_override_is_toml_or_a_bare_string(text, path, value):
-    """A VALUE that is TOML has TOML's type; any other text is a string as it stands."""
+    """A VALUE that is TOML has TOML's type; any other text is a string."""
     override = parse_override(text)
     assert (override.path, override.value, type(override.value)) == (path, value, type(value))
 
@@ -568,14 +568,14 @@ HAIRY_LINES = {
 
 
 def key_paths(value: object, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
-    """Every key path of what tomli returned."""
+    """Yield every key path of what tomli returned."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return {p for key, inner in items for p in ((*path, key), *key_paths(inner, (*path, key)))}
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_every_key_of_a_hairy_text_has_its_true_line(newline):
-    """Strings, comments and brackets that look like keys are none, and the table was written by hand."""
+    """Strings, comments and brackets that look like keys are ignored; the expected table is written by hand."""
     text = HAIRY.replace("\n", newline)
     assert key_paths(tomli.loads(text)) == set(HAIRY_LINES)
     assert key_lines(text) == HAIRY_LINES
@@ -583,7 +583,7 @@ def test_every_key_of_a_hairy_text_has_its_true_line(newline):
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_every_key_of_our_specs_has_a_line(path):
-    """tomli and the scanner see the same keys, and each one stands on the line that it is said to."""
+    """tomli and the scanner see the same keys, and each is on the stated line."""
     text = path.read_text()
     lines = key_lines(text)
     assert set(lines) == key_paths(tomli.loads(text))
@@ -594,7 +594,7 @@ def test_every_key_of_our_specs_has_a_line(path):
 
 @pytest.mark.parametrize("verb", ["main_run(['--help'])", "main(['--help'])", "main_run(['broken.toml'])"])
 def test_help_and_broken_toml_need_no_torch(verb, tmp_path, command_environment):
-    """The answer comes before torch is imported, so that it comes at once."""
+    """The answer comes before torch is imported."""
     (tmp_path / "broken.toml").write_text("a = [")
     code = (
         "import sys\nfrom shala_framework.cli.main import main, main_run\n"
@@ -609,7 +609,7 @@ def test_help_and_broken_toml_need_no_torch(verb, tmp_path, command_environment)
 
 
 def test_a_dry_run_prints_the_resolved_spec_and_the_model(two_spec, capsys):
-    """--dry-run: the spec as JSON with every default and override, parameters that add up, shapes; and no folder."""
+    """--dry-run prints the spec with every default and override, parameter counts and shapes, and creates no folder."""
     with pytest.raises(SystemExit) as caught:
         main_run(["two.toml", "--dry-run", "--set", "generate.num_steps=5"])
     out = capsys.readouterr().out

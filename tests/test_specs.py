@@ -17,7 +17,9 @@ from shala_framework.cli.main import dispatch
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.model import ShaLa
 from shala_framework.spec import doubts, read_spec
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.refinement import RefinerTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.toml"))
 NTU = next(path for path in SPECS if path.stem == "ntu_rgb_skeleton")
@@ -70,6 +72,12 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
         torch.tensor([0, 1, 2]), 0
     )
     assert prior_loss.isfinite()
+    if model.refiner.names:
+        third = RefinerTraining(
+            model.refiner, model.autoencoder, loaded.spec.refine, loaded.spec.train.refiner, torch.device("cpu")
+        )
+        third.measure([rows])
+        assert third.loss(rows, 0)[0].isfinite()
 
 
 def test_the_real_settings_stay_real():
@@ -96,6 +104,9 @@ SMALL = {
     "train.prior.steps": "20",
     "train.prior.warmup_steps": "2",
     "train.prior.batch_size": "16",
+    "train.refiner.steps": "4",
+    "train.refiner.warmup_steps": "1",
+    "train.refiner.batch_size": "5",
     "generate.num_joint": "2",
     "generate.num_rows": "5",
     "evaluate.at_end": "false",
@@ -166,6 +177,9 @@ FEW = {
     "train.autoencoder.batch_size": "8",
     "train.prior.steps": "6",
     "train.prior.warmup_steps": "2",
+    "train.refiner.steps": "2",
+    "train.refiner.warmup_steps": "1",
+    "train.refiner.batch_size": "4",
     "generate.num_joint": "2",
     "generate.num_rows": "2",
     "evaluate.at_end": "false",

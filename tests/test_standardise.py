@@ -13,7 +13,7 @@ from shala_framework.plugin import DataError, Standardise
     ("shape", "trailing", "axes"), [((3,), 0, (0, 1)), ((4,), 1, (0, 2)), ((4, 3), 0, 0), ((), 0, None)]
 )
 def test_fit_gives_the_moments_of_all_samples(shape, trailing, axes, per_entry):
-    """Mean and deviation over the axes that the mean lacks, also where the mean is far from 0."""
+    """Mean and deviation are over the axes that the mean lacks, also if the mean is far from 0."""
     x_NTC = torch.randn(50, 4, 3) * torch.tensor([1.0, 2.0, 3.0]) + 10_000
     standardise = Standardise(shape, trailing=trailing, per_entry=per_entry)
     standardise.fit([None, *x_NTC], fields=("npy",))
@@ -51,7 +51,7 @@ def test_no_sample_is_an_error_that_names_the_fields_and_changes_nothing():
 
 
 def test_a_state_comes_back_as_it_was():
-    """Digit for digit, as the states of prepared shards are compared; a copy keeps it and has its own buffers."""
+    """States of prepared shards are compared digit for digit; a copy keeps the state and has its own buffers."""
     state = {"mean": [1.0, -2.5], "scale": 15.123456789012345}
     standardise = Standardise((2,), trailing=1)
     standardise.load_state(json.loads(json.dumps(state)))

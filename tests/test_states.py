@@ -10,7 +10,7 @@ from shala_framework.training.states import StateFiles
 
 
 def test_the_last_two_states_are_kept_and_the_older_one_is_taken_where_the_last_is_damaged(tmp_path):
-    """With a warning that names the file; of neither, the error does."""
+    """A warning names the damaged file; if both are damaged, the error does."""
     states, warnings = StateFiles(tmp_path / "prior.safetensors", "mine"), []
     assert not states.exist()
     for step in (1, 2, 3):

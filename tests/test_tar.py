@@ -24,7 +24,7 @@ from shala_framework.support.errors import DataError
 
 
 def write(path: Path, members, **options) -> str:
-    """A tar file of (name, content) pairs and of whole headers."""
+    """Write a tar file of (name, content) pairs and of raw headers."""
     with tarfile.open(path, "w", **options) as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
@@ -49,7 +49,7 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
 
 
 def both_ways(url: str) -> tuple[list, list]:
-    """Keys and fields from start to end, and by looking through the file first."""
+    """Read keys and fields from start to end, and by scanning the file first."""
     read = [(sample.key, sample.fields) for sample in read_shards([url])]
     scanned = [(sample.key, sample.fields) for sample in read_in_order([url])]
     return read, scanned
@@ -60,7 +60,7 @@ READERS: list[Callable] = [lambda urls, **kw: list(read_shards(urls, **kw)), ind
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_what_programs_write_is_read(tmp_path, form):
-    """Long names, folders, capitals, letters beyond ASCII, and empty files: the same in each way of reading."""
+    """Long names, folders, capitals, non-ASCII letters and empty files give the same in both ways of reading."""
     names = ["a/b/0001.JPG", "a/b/0001.txt", "a.b/0002.skeleton.JSON", "\u00e9\u4e2d.txt", "empty.txt"]
     if form != tarfile.USTAR_FORMAT:
         names.append("folder/" * 60 + "long.txt")
@@ -83,7 +83,7 @@ def test_what_programs_write_is_read(tmp_path, form):
 @pytest.mark.skipif(shutil.which("tar") is None, reason="needs the tar program")
 @pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
 def test_what_the_tar_program_writes_is_read(tmp_path, form):
-    """In each of its formats, with names as long as the format allows."""
+    """Each of its formats works, with names as long as the format allows."""
     name = ("d" * 40 + "/") * (1 if form == "v7" else 2 if form == "ustar" else 6) + "k.txt"
     path = tmp_path / "files" / name
     path.parent.mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_what_the_tar_program_writes_is_read(tmp_path, form):
 
 @pytest.mark.parametrize("read", READERS)
 def test_members_that_are_no_fields_are_counted_and_named(tmp_path, read):
-    """Files of macOS, hidden ones, those without an extension and those that WebDataset reserves."""
+    """Members are files of macOS, hidden files, files without an extension and names that WebDataset reserves."""
     names = ["README", "d/._0001.jpg", "._0001.jpg", ".DS_Store", "d/.jpg", "__meta__/x.txt", "0001.jpg"]
     tally = Tally()
     read([write(tmp_path / "x.tar", [(name, b"x") for name in names])], tally=tally)
@@ -109,7 +109,7 @@ def test_members_that_are_no_fields_are_counted_and_named(tmp_path, read):
 
 
 def test_an_index_names_what_it_leaves_out(tmp_path, capsys):
-    """`shala index` is the last to see it: a run then reads by the index."""
+    """`shala index` is the last to see them, because a run then reads by the index."""
     write(tmp_path / "x.tar", [("README", b"x"), ("k.a", b"x")])
     assert call("index", str(tmp_path)) == 0
     assert "skipped files without an extension in the shards (1): 'README'" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_an_index_names_what_it_leaves_out(tmp_path, capsys):
     ],
 )
 def test_members_that_would_be_lost_are_errors(tmp_path, read, kind, message):
-    """A link or a sparse file would be a sample without one of its modalities, or with bytes that are not its own."""
+    """A link or a sparse file would be a sample that lacks a modality or has wrong bytes."""
     members = [("k1.a", b"x"), special("k2.a", kind, "k1.a"), ("k3.a", b"x")]
     with pytest.raises(DataError, match=rf"x\.tar: {message}"):
         read([write(tmp_path / "x.tar", members)])
@@ -138,7 +138,7 @@ def test_members_that_would_be_lost_are_errors(tmp_path, read, kind, message):
 @pytest.mark.parametrize("form", ["gnu", "posix"])
 @pytest.mark.parametrize("read", READERS)
 def test_sparse_files_of_the_tar_program_are_errors(tmp_path, read, form):
-    """In both of its ways of writing them; their bytes are not where the header says."""
+    """Both of its sparse formats are refused, because their bytes are not where the header says."""
     with (tmp_path / "k.a").open("wb") as file:
         file.truncate(1 << 20)
         file.write(b"x")
@@ -148,7 +148,7 @@ def test_sparse_files_of_the_tar_program_are_errors(tmp_path, read, form):
 
 
 def header(name: str = "k.a", size: bytes = b"00000000001\0", kind: bytes = b"0") -> bytes:
-    """A header with any size field and a right checksum."""
+    """Return a header with any size field and a valid checksum."""
     info = tarfile.TarInfo(name)
     info.type = kind
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
@@ -188,7 +188,7 @@ GIGABYTE = b"%011o\0" % (1 << 30)
     ],
 )
 def test_what_a_header_declares_is_checked_before_it_is_read(tmp_path, read, blocks, message):
-    """Sizes beyond the end of the file, negative ones, ones that are no numbers, in each place that has one."""
+    """Sizes beyond the end of the file, negative ones and non-numbers are refused in every place."""
     path = tmp_path / "x.tar"
     path.write_bytes(blocks)
     with pytest.raises(DataError, match=rf"x\.tar: not a readable shard: .*{message}"):
@@ -197,7 +197,7 @@ def test_what_a_header_declares_is_checked_before_it_is_read(tmp_path, read, blo
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_a_field_that_is_too_large_is_refused_unread(tmp_path, indexed):
-    """A member of 64 GiB, which the file has as a hole: the error names the key that allows more."""
+    """For a member of 64 GiB, which is a hole in the file, the error names the key that allows more."""
     path = tmp_path / "x.tar"
     size = 1 << 36
     with path.open("wb") as file:
@@ -216,7 +216,7 @@ def test_a_field_that_is_too_large_is_refused_unread(tmp_path, indexed):
 
 @pytest.mark.parametrize("read", READERS)
 def test_nothing_follows_the_end_mark(tmp_path, read):
-    """Archives joined by `cat` are an error with the place of the second, and so is anything else but zeros."""
+    """Archives joined by `cat` are an error with the position of the second, and so is anything else but zeros."""
     first = Path(write(tmp_path / "a.tar", [("k1.a", b"x")])).read_bytes()
     second = Path(write(tmp_path / "b.tar", [("k2.a", b"x")])).read_bytes()
     both = tmp_path / "x.tar"
@@ -231,8 +231,8 @@ def test_nothing_follows_the_end_mark(tmp_path, read):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_file_of_zeros_is_told(tmp_path, read):
-    """It is a sound archive without a member, or what a failed disk leaves of one that had some."""
+def test_a_file_of_zeros_is_reported(tmp_path, read):
+    """It is a valid archive without members, or what a failed disk left of one."""
     (tmp_path / "x.tar").write_bytes(bytes(10_240))
     tally = Tally()
     read([write(tmp_path / "a.tar", [("k.a", b"x")]), str(tmp_path / "x.tar")], tally=tally)
@@ -241,20 +241,20 @@ def test_a_file_of_zeros_is_told(tmp_path, read):
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_damaged_header_is_never_the_end(tmp_path, read):
-    """One flipped bit in the header of the second of three members: `tarfile` reports one member and no error."""
+    """With a flipped bit in the second of three headers, `tarfile` reports one member and no error."""
     path = Path(write(tmp_path / "x.tar", [(f"k{i}.a", b"x") for i in range(3)]))
     damaged = bytearray(path.read_bytes())
     damaged[1024 + 101] ^= 1
     path.write_bytes(damaged)
     with tarfile.open(path) as tar:
         assert len(tar.getnames()) == 1
-    with pytest.raises(DataError, match="the header at byte 1,024 does not fit its checksum"):
+    with pytest.raises(DataError, match="the header at byte 1,024 does not match its checksum"):
         read([str(path)])
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar", "x.tar.bz2", "x.tar.xz"])
 def test_compressed_shards_are_read_from_their_start(tmp_path, name):
-    """Whatever the name says; beside an index of plain shards too; one that is cut short is an error."""
+    """The name does not matter, nor does an index of plain shards nearby; a truncated one is an error."""
     report = pack(Made(MadeOptions(train=30)), None, tmp_path)
     expected = list(read_shards([str(report.shards[0])]))
     compress = bz2.compress if name.endswith("bz2") else lzma.compress if name.endswith("xz") else gzip.compress
@@ -271,7 +271,7 @@ def test_compressed_shards_are_read_from_their_start(tmp_path, name):
 
 
 def test_other_archives_are_named(tmp_path, capsys):
-    """What is no tar file at all, and compressed shards for which an index is asked."""
+    """Files that are not tar files are named, and so are compressed shards if an index is required."""
     for start, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip")):
         path = tmp_path / "x.tar"
         path.write_bytes(start + bytes(2000) + b"x")
@@ -290,7 +290,7 @@ def members_by_tarfile(data: bytes) -> list[tuple[str, bytes]]:
 
 
 def test_mutated_tar_files_give_what_tarfile_gives_or_an_error(tmp_path):
-    """3,000 files with bytes changed, doubled or cut out: what is not an error is what `tarfile` reads."""
+    """3,000 files with changed, doubled or removed bytes give an error or what `tarfile` reads."""
     rng = random.Random(0)
     names = ["a/1.x", "a/1.y", "n" * 120 + "/2.x", "\u00e9.x", "3.x"]
     wholes = [

@@ -1,4 +1,4 @@
-"""The texture term: statistics of maps, what they cannot see, and where its gradient goes."""
+"""The texture term: its statistics of maps, what they cannot see, and where its gradient goes."""
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from two_floats import ConvolvedFloats, TwoFloats, TwoFloatsOptions  # isort: sk
 
 
 def test_statistics_are_of_channels_over_places():
-    """Closed form; frames of a row are averaged, and an order of places is not seen."""
+    """They match the closed form, average over a row's frames, and ignore the order of places."""
     maps = torch.tensor([[[[0.0, 2.0]]], [[[4.0, 4.0]]], [[[2.0, 2.0]]], [[[2.0, 2.0]]]])  # 4 rows of 1 x 1 x 2
     (one,) = map_statistics([maps], 4)
     torch.testing.assert_close(one[:, 0], torch.tensor([1.0, 4.0, 2.0, 2.0]))
@@ -24,7 +24,7 @@ def test_statistics_are_of_channels_over_places():
 
 
 def test_a_blur_is_further_than_stripes_in_other_places():
-    """Where the likelihood of independent pixels says the opposite."""
+    """The likelihood of independent pixels says the opposite."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(1, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.Flatten())
     phase = torch.rand(8, 1, 1, 1) * 6
@@ -48,7 +48,7 @@ def test_a_blur_is_further_than_stripes_in_other_places():
 
 
 def test_rows_that_lack_the_modality_change_nothing():
-    """Neither the deviations in which distances are measured, nor the rows' own distances."""
+    """They affect neither the deviations that measure distances nor the other rows' distances."""
     torch.manual_seed(0)
     mine, theirs = torch.randn(2, 6, 4)
     alone = texture_distance([mine], [theirs], torch.ones(6))
@@ -58,7 +58,7 @@ def test_rows_that_lack_the_modality_change_nothing():
 
 
 def test_texture_trains_decoders_and_no_encoder_by_itself():
-    """Through the decoded x alone; rows without the modality do not count; no term where nothing has maps."""
+    """The gradient passes only through the decoded x. Rows without the modality do not count."""
     torch.manual_seed(0)
     modalities = {name: ConvolvedFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     table = Posterior(latent_dim=2, feature_dim=4, hidden_dim=8)

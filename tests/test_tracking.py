@@ -1,4 +1,4 @@
-"""Trackers: they are told what metrics.jsonl holds, and none of their failures ends a run."""
+"""Trackers receive the content of metrics.jsonl, and none of their failures ends a run."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ EVERY = ("--set", "train.autoencoder.log_every_steps=20", "--set", "train.prior.
 
 @pytest.fixture
 def told(tmp_path, monkeypatch):
-    """A distribution whose tracker writes down what it is told, found as an installed one is."""
+    """Install a distribution whose tracker writes down what it receives."""
     site = tmp_path / "site"
     info = site / "acme_told-1.0.dist-info"
     info.mkdir(parents=True)

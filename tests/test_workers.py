@@ -1,4 +1,4 @@
-"""Batches of worker processes: in order, as alone, and with an error at once where a worker dies."""
+"""Batches of worker processes come in order, equal those of one process, and fail at once if a worker dies."""
 
 import multiprocessing
 import os
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("end", [0, 1, 7])
 def test_a_stream_that_ends_gives_each_batch_once_in_order(workers, end):
-    """And leaves no process behind."""
+    """No process is left behind."""
     assert [int(batch[0]) for batch in work(Numbers(end), workers)] == list(range(end))
     assert not multiprocessing.active_children()
 
 
 def test_a_streams_own_error_comes_at_its_batch():
-    """A user's error as it is, a bug with the worker's traceback."""
+    """A user's error is unchanged; a bug has the worker's traceback."""
     for error, expected, message in (
         (DataError("sample 5 is bad"), DataError, "^sample 5 is bad$"),
         (KeyError("x"), RuntimeError, "a worker failed:\nTraceback.*KeyError: 'x'"),
@@ -38,7 +38,7 @@ def test_a_streams_own_error_comes_at_its_batch():
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 def test_a_killed_worker_is_an_error_within_seconds(number):
-    """Which says how it ended; batches that were made before may still come, and other workers end too."""
+    """The error says how it ended. Earlier batches may still come, and other workers end too."""
     batches = work(Numbers(), 3)
     next(batches)
     victim = multiprocessing.active_children()[1]
@@ -51,13 +51,13 @@ def test_a_killed_worker_is_an_error_within_seconds(number):
 
 
 def test_a_worker_that_exits_is_an_error():
-    """With its exit code."""
+    """The error has its exit code."""
     with pytest.raises(WorkerError, match="ended with exit code 7"):
         list(islice(work(Numbers(exit_at=3), 2), 50))
 
 
 def test_batches_that_nobody_wants_any_more_end_the_workers():
-    """Whether some were taken or none; workers that ignore SIGTERM do not keep a process from ending."""
+    """This holds whether or not some were taken; workers that ignore SIGTERM do not block the process's end."""
     batches = work(Numbers(), 2)
     next(batches)
     batches.close()
@@ -68,7 +68,7 @@ def test_batches_that_nobody_wants_any_more_end_the_workers():
 
 
 def test_exit_codes_in_words():
-    """By the name of the signal, where there is one."""
-    assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), as the system does when memory is short"
+    """Signals have their names, if known."""
+    assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), which the system does when memory runs out"
     assert describe_exit(-200) == "was killed by signal 200 (exit code -200)"
     assert describe_exit(1) == "ended with exit code 1"

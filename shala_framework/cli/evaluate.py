@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "  shala evaluate runs/ntu_rgb_skeleton\n"
     "  shala evaluate runs/mine --split test --set 'data.test=shards/mine/test-*.tar'\n"
     "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n"
+    "  shala evaluate runs/mine --set evaluate.likelihood=annealed --set 'evaluate.group=P[0-9]+'\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
 @option("--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to measure the run on.")
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: Path, split: Literal["validation", "test"], overrides: tuple[str, ...], seed: int, device: str, as_json: bool
 ) -> None:
-    """Measure a trained run: coherence, Frechet distance, precision and recall, likelihoods and the latent space."""
+    """Measure a trained run: coherence, distances, diversity, calibration, likelihoods and the latent space."""
     from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run

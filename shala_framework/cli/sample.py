@@ -35,6 +35,7 @@ MOST_SAMPLES = 4096
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of the samples.")
 @option("--guidance", type=float, metavar="W", help="Guidance scale. [default: the spec's]")
 @option("--autoguidance", type=float, metavar="V", help="Autoguidance scale. [default: the spec's]")
+@option("--refine/--no-refine", default=True, help="Whether a trained third stage refines the samples.")
 @option("--steps", type=int, metavar="N", help="Steps of the sampler. [default: the spec's]")
 @device_option
 @json_flag("the manifest")
@@ -47,6 +48,7 @@ def sample(
     seed: int,
     guidance: float | None,
     autoguidance: float | None,
+    refine: bool,
     steps: int | None,
     device: str,
     as_json: bool,
@@ -75,7 +77,7 @@ def sample(
         raise DataError(f"expected --want of a modality that is not given, got {', '.join(wanted)}")
     model.spec = attrs.evolve(model.spec, generate=settings)
     with closing(make_reporter()) as reporter:
-        writer = SampleWriter(model=model, folder=out, on_file=reporter.advance, wanted=wanted)
+        writer = SampleWriter(model=model, folder=out, on_file=reporter.advance, wanted=wanted, refine=refine)
         reporter.begin("samples", num, "sample")
         if rows is not None:
             writer.cross_modal(rows, names, num_samples=num, seed=seed, truth=False)
@@ -90,6 +92,7 @@ def sample(
         "given": dict(item.split("=", 1) for item in given),
         "seed": seed,
         "settings": unstructure(settings),
+        "refined": list(model.refined_names) if refine else [],
         "samples": writer.written,
     }
     write_file(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())

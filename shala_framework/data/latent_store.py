@@ -5,7 +5,7 @@ Shapes: N rows, B batch, M modalities, F feature_dim, D latent_dim.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 import torch
@@ -77,8 +77,26 @@ def join_latents(parts: Sequence[LatentStore]) -> LatentStore:
     return LatentStore(*(torch.cat(column) for column in columns))
 
 
-def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mean and standard deviation of z [D] under the aggregate posterior, and of the features [M, F].
+class LatentStatistics(NamedTuple):
+    """Moments of a training set's latents and features, in float32.
+
+    Attributes:
+        z_mean_D: Mean of z under the aggregate posterior.
+        z_covariance_DD: Its covariance.
+        h_mean_MF: Means of the features of the rows that have the modality.
+        h_std_MF: Their standard deviations.
+        num_rows: Number of rows.
+    """
+
+    z_mean_D: Tensor
+    z_covariance_DD: Tensor
+    h_mean_MF: Tensor
+    h_std_MF: Tensor
+    num_rows: int
+
+
+def latent_statistics(latents: Latents) -> LatentStatistics:
+    """Return the moments of z under the aggregate posterior, and of the features.
 
     Sums are in float64 and over a limited number of rows at a time, so memory does not grow with the set.
     """
@@ -86,27 +104,37 @@ def latent_statistics(latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]
     def summed(values: Callable[[LatentStore], Sequence[Tensor]]) -> list[Tensor]:
         totals: list[Tensor] = []
         for rows in torch.arange(len(latents)).split(STATISTICS_ROWS):
-            sums = [value.sum(0, dtype=torch.float64) for value in values(latents.take(rows))]
-            totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+            sums = values(latents.take(rows))
+            totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else list(sums)
         return totals
+
+    def total(value: Tensor) -> Tensor:
+        return value.sum(0, dtype=torch.float64)
 
     def weights(rows: LatentStore) -> Tensor:
         return rows.presence_NM[:, :, None].to(rows.h_NMF.dtype)
 
     z_sum_D, variance_sum_D, h_sum_MF, count_M1 = summed(
-        lambda rows: (rows.mean_ND, rows.log_var_ND.exp(), rows.h_NMF * weights(rows), weights(rows))
-    )
-    z_mean_D, h_mean_MF = z_sum_D / len(latents), h_sum_MF / count_M1.clamp_min(1)
-    z_squares_D, h_squares_MF = summed(
         lambda rows: (
-            (rows.mean_ND - z_mean_D).square(),
-            (rows.h_NMF - h_mean_MF).square() * weights(rows),
+            total(rows.mean_ND),
+            total(rows.log_var_ND.exp()),
+            total(rows.h_NMF * weights(rows)),
+            total(weights(rows)),
         )
     )
-    # Var z = Var E[z|x] + E Var[z|x], the law of total variance.
-    z_std_D = ((z_squares_D + variance_sum_D) / len(latents)).sqrt().clamp_min(1e-6)
+    z_mean_D, h_mean_MF = z_sum_D / len(latents), h_sum_MF / count_M1.clamp_min(1)
+
+    def squares(rows: LatentStore) -> Sequence[Tensor]:
+        gap_ND = rows.mean_ND - z_mean_D
+        return gap_ND.T @ gap_ND, total((rows.h_NMF - h_mean_MF).square() * weights(rows))
+
+    z_products_DD, h_squares_MF = summed(squares)
+    # Cov z = Cov E[z|x] + E Cov[z|x], the law of total covariance.
+    z_covariance_DD = (z_products_DD + variance_sum_D.diag()) / len(latents)
     h_std_MF = (h_squares_MF / count_M1.clamp_min(1)).sqrt().clamp_min(1e-4)
-    return z_mean_D.float(), z_std_D.float(), h_mean_MF.float(), h_std_MF.float()
+    return LatentStatistics(
+        z_mean_D.float(), z_covariance_DD.float(), h_mean_MF.float(), h_std_MF.float(), len(latents)
+    )
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +29,6 @@ from shala_framework.data.tar import DAMAGE, MAGIC_BYTES, MAX_FIELD_BYTES, compr
 from shala_framework.support.checksums import checksum_of
 from shala_framework.support.errors import DataError
 from shala_framework.support.urls import (
-    RETRY_SECONDS,
     asking_again,
     is_pipe,
     is_remote,
@@ -42,7 +42,8 @@ from shala_framework.support.urls import (
 )
 
 OLD_SECONDS = 3600.0  # since a copy last grew
-MOST_OPEN = 256  # shards that a process keeps open, with what it knows about their samples
+MOST_OPEN = 256  # shards a process keeps open, with what it knows of their samples
+MOST_THREADS = 16  # that read from a server at the same time
 
 
 class IndexedShards:
@@ -69,15 +70,19 @@ class IndexedShards:
         self.cache, self.max_field_bytes = cache, max_field_bytes
         self.scanned: dict[int, ShardIndex] = {}
         self._open: OrderedDict[int, tuple[BinaryIO, ShardIndex]] = OrderedDict()
+        self._threads: ThreadPool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}  # a worker process opens its own files
+        return {**self.__dict__, "_open": OrderedDict(), "_threads": None}  # a worker process opens its own
 
     def __del__(self) -> None:
         self.close()  # a stream is endless, so nothing else knows when its last sample was read
 
     def close(self) -> None:
-        """Close every file. Reading opens them again."""
+        """Close every file and end the threads; reading opens them again."""
+        if self._threads is not None:
+            self._threads.terminate()
+            self._threads = None
         while self._open:
             self._open.popitem()[1][0].close()
 
@@ -105,22 +110,58 @@ class IndexedShards:
         Raises:
             DataError: The shard is missing, truncated or does not match its index.
         """
-        for seconds in (*RETRY_SECONDS, None):
+        sample = self._read(shard, number, wanted)
+        self._trim()
+        return sample
+
+    def read_many(
+        self, places: Sequence[tuple[int, int]], wanted: Collection[str] | None = None
+    ) -> Iterator[RawSample]:
+        """Samples by shard and number; over a network, those of different shards are read at the same time.
+
+        Args:
+            places: Shard and number of each.
+            wanted: Fields to read; None for all.
+
+        Raises:
+            DataError: As `read`.
+        """
+        by_shard: dict[int, list[int]] = {}
+        for row, (shard, _) in enumerate(places):
+            by_shard.setdefault(shard, []).append(row)
+        if len(by_shard) < 2 or not any(is_remote(self.urls[shard]) for shard in by_shard):
+            yield from (self.read(shard, number, wanted) for shard, number in places)
+            return
+        if self._threads is None:
+            self._threads = ThreadPool(MOST_THREADS)  # of daemons, so that nothing waits for them when a run is stopped
+        groups = list(by_shard.values())
+        read = self._threads.imap(lambda rows: [self._read(*places[row], wanted) for row in rows], groups)
+        found = dict(zip(chain(*groups), chain(*read), strict=True))
+        self._trim()
+        yield from (found[row] for row in range(len(places)))
+
+    def _read(self, shard: int, number: int, wanted: Collection[str] | None) -> RawSample:
+        url = self.urls[shard]
+        key = ""
+
+        def attempt() -> RawSample:
+            nonlocal key
             file, index = self._shard(shard)
             key, members = index.samples[number]
             try:
-                return RawSample(key, read_sample(file, members, wanted, self.max_field_bytes), self.urls[shard])
+                return RawSample(key, read_sample(file, members, wanted, self.max_field_bytes), url)
             except DataError as error:
-                raise DataError(f"{self.urls[shard]}: sample {key!r}: {error}") from error
-            except Exception as error:  # exceptions of clients, such as aiohttp's, are not subclasses of OSError
-                if not isinstance(error, OSError | ValueError) and not is_remote(self.urls[shard]):
-                    raise
-                if seconds is None or not self._in_pieces(shard):
-                    hint = "; set data.cache to a folder for whole copies" if self._in_pieces(shard) else ""
-                    raise DataError(f"{self.urls[shard]}: sample {key!r}: {said_by(error)}{hint}") from error
-                self._open.pop(shard)[0].close()
-                time.sleep(seconds)
-        raise AssertionError("unreachable")
+                raise DataError(f"{url}: sample {key!r}: {error}") from error
+            except Exception:
+                if self._in_pieces(shard) and (opened := self._open.pop(shard, None)):
+                    opened[0].close()
+                raise
+
+        try:
+            return asking_again(url, attempt, has_answered=True) if self._in_pieces(shard) else attempt()
+        except (OSError, ValueError) as error:
+            hint = "; set data.cache to a folder for whole copies" if self._in_pieces(shard) else ""
+            raise DataError(f"{url}: sample {key!r}: {said_by(error)}{hint}") from error
 
     def _in_pieces(self, shard: int) -> bool:
         """Return whether a shard is read over the network."""
@@ -138,15 +179,20 @@ class IndexedShards:
                 raise ValueError(f"expected {expected}, got {len(index.samples)} in {shard_index_name(url)}")
             file = self._file(url, index.num_bytes)
         except (OSError, ValueError) as error:
-            raise DataError(f"{url}: {error}; `shala index` rewrites the index") from error
+            away = isinstance(error, OSError) and is_remote(url)
+            hint = "try again" if away else "`shala index` rewrites the index"
+            raise DataError(f"{url}: {error}; {hint}") from error
         self._open[shard] = (file, index)
-        if len(self._open) > MOST_OPEN:
-            self._open.popitem(last=False)[1][0].close()
         return file, index
+
+    def _trim(self) -> None:
+        """Close the files that were read longest ago."""
+        while len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)[1][0].close()
 
     def _read_index(self, shard: int) -> ShardIndex:
         name, expected = shard_index_name(self.urls[shard]), self.index_checksums[shard]
-        content = read_url(name)
+        content = read_url(name, has_answered=True)
         index = ShardIndex.from_json(content)
         if expected and checksum_of(content) != expected:
             raise ValueError(f"{name} is not the index that {INDEX_FILE} lists: its checksum differs")
@@ -156,14 +202,14 @@ class IndexedShards:
         if not is_remote(url):
             return open_local(url)
         if self.cache is None:
-            return asking_again(url, lambda: open_url(url, how="here and there"))
+            return asking_again(url, lambda: open_url(url, how="here and there"), has_answered=True)
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", url.rsplit("/", 1)[-1])[-100:]
         kept = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
         if not kept.exists() or kept.stat().st_size != num_bytes:
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             mark_cache(self.cache)
             _remove_old_partials(kept)
-            asking_again(url, lambda: _copy(url, partial, num_bytes))
+            asking_again(url, lambda: _copy(url, partial, num_bytes), has_answered=True)
             if partial.stat().st_size != num_bytes:
                 size = partial.stat().st_size
                 partial.unlink()

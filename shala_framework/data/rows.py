@@ -60,7 +60,7 @@ class Rows:
         )
 
     def split(self, num_rows: int) -> Iterator["Rows"]:
-        """The rows in order, in parts of so many; the last part may have fewer."""
+        """Divide the rows, in order, into parts of num_rows; the last part may have fewer."""
         return (self.take(index) for index in torch.arange(len(self)).split(num_rows))
 
     def index_having(self, names: Sequence[str]) -> Tensor:

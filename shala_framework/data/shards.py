@@ -1,4 +1,8 @@
-"""Shards: tar files in WebDataset's layout, in which the fields of a sample are adjacent and share one key."""
+"""Shards: tar files in WebDataset's layout, in which the fields of a sample are adjacent and share one key.
+
+The layout is WebDataset's but the reader is not: webdataset cannot seek to a sample, keep an exact order over workers
+and processes, or tell a damaged tar file from a short one, so only its code for `pipe:` commands is used.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 

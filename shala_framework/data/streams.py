@@ -41,8 +41,7 @@ def read_places(
     def others(row: int) -> Iterator[RawSample]:
         return (shards.read(shard, number, fields) for shard, number in shards.after(*places[row]))
 
-    samples = [shards.read(shard, number, fields) for shard, number in places]
-    return decode_batch(samples, modalities, others)
+    return decode_batch(list(shards.read_many(places, fields)), modalities, others)
 
 
 def decode_in_order(
@@ -199,10 +198,9 @@ class PlacesStream:
     def read(self, first: int, stride: int) -> Iterator[Rows]:
         """Yield the batches of one reader: the first one given, and every stride-th after it."""
         for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
-            places = map(self.shards.locate, self.positions[begin : begin + self.num_rows])
+            places = list(map(self.shards.locate, self.positions[begin : begin + self.num_rows]))
             tally = Tally()
-            raws = (self.shards.read(shard, number) for shard, number in places)
-            yield collate(read_filled(raws, self.modalities, tally), self.modalities, tally)
+            yield collate(read_filled(self.shards.read_many(places), self.modalities, tally), self.modalities, tally)
 
 
 class ShardStream:

@@ -1,1 +1,1 @@
-"""The processes that train one model together, and layers that are split among them."""
+"""The processes that train one model together, and layers that are sharded over them."""

@@ -1,7 +1,7 @@
-"""The processes that train one model together, as torchrun starts them; a process by itself is rank 0 of 1.
+"""The processes that train one model together, as started by torchrun. A single process is rank 0 of 1.
 
-Rank r of W has rows r, r + W, r + 2 W, ... of every step's batch. What is drawn for a row does not depend on how many
-processes share the batch: each draws for all rows and keeps its own, so that a step is the same under any W.
+Rank r of W has rows r, r + W, r + 2 W, ... of every step's batch. Random draws for a row do not depend on the number of
+processes: each process draws for all rows and keeps its own, so a step is the same for any W.
 
 Shapes: B rows of this process, W processes.
 """
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from shala_framework.support.errors import ShalaError
 
-# The first process may make data, fit or validate while the others wait. A process that dies ends the others at once.
+# The first process may generate data, fit or validate while the others wait. If a process ends, the others end at once.
 TIMEOUT = timedelta(hours=12)
 
 
 def join(device: torch.device) -> torch.device:
-    """Meet the other processes where torchrun started this one, once; returns the device that is this process's own."""
+    """Join the process group if torchrun started this process; call once. Return this process's own device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
@@ -35,23 +35,23 @@ def join(device: torch.device) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the others; of no effect alone."""
+    """Leave the process group. Has no effect in a single process."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait for the other processes."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -61,16 +61,16 @@ class ProcessError(ShalaError):
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error is that of processes that can no longer reach one another."""
+    """Return whether an error means that processes can no longer communicate."""
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 @contextmanager
 def naming_lost_process() -> Iterator[None]:
-    """Put into words that another process of the run has ended.
+    """Replace errors of lost communication by one that says another process has ended.
 
     Raises:
-        ProcessError: It has.
+        ProcessError: Another process of the run has ended.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def naming_lost_process() -> Iterator[None]:
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """A context that the first process goes through alone; the others, once it has, find what it left."""
+    """A context that the first process enters alone. The others enter it afterwards and find its results."""
     if rank() != 0:
         barrier()
     yield
@@ -95,7 +95,7 @@ def first_before_others() -> Iterator[None]:
 
 
 def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Which flags are set in any process; a question that all have to ask."""
+    """Return which flags are set in any process. All processes must call this."""
     if world_size() == 1:
         return list(flags)
     found = torch.tensor(flags, dtype=torch.float32, device=device)
@@ -104,7 +104,7 @@ def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
 
 
 def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each value's mean over processes, which all have the same names in the same order."""
+    """Average each value over processes. All processes must have the same names in the same order."""
     if world_size() == 1 or not values:
         return dict(values)
     stacked = torch.stack([value.float() for value in values.values()])
@@ -112,8 +112,18 @@ def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, stacked / world_size(), strict=True))
 
 
+def copied_from_first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first process's tensors, in every process; all have the same names and shapes in the same order."""
+    if world_size() == 1:
+        return dict(values)
+    copies = {name: value.clone() for name, value in values.items()}
+    for value in copies.values():
+        dist.broadcast(value, 0)
+    return copies
+
+
 def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
-    """Normal draws [B, ...] of this process's rows."""
+    """Draw normal values [B, ...] for this process's rows."""
     size = world_size()
     if size == 1:
         return torch.randn(num_rows, *shape, device=device)
@@ -121,7 +131,7 @@ def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
 
 
 def rows_rand(num_rows: int, *shape: int, device: torch.device) -> Tensor:
-    """Uniform draws from [0, 1) of this process's rows."""
+    """Draw uniform values from [0, 1) for this process's rows."""
     size = world_size()
     if size == 1:
         return torch.rand(num_rows, *shape, device=device)
@@ -129,10 +139,11 @@ def rows_rand(num_rows: int, *shape: int, device: torch.device) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, each of which then computes the same loss of them all.
+    """Gathers the rows of all processes. Each process then computes the same loss of all rows.
 
-    Backward is without communication: the gradient of a process's own rows is whole in that process, and is multiplied
-    by W because gradients of parameters are averaged over processes in which the others' rows gave none.
+    The backward pass needs no communication: each process has the complete gradient of its own rows. The gradient is
+    multiplied by W, because gradients of parameters are averaged over processes, and the other processes contribute
+    nothing for these rows.
     """
 
     @staticmethod
@@ -147,9 +158,9 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Rows of all processes [W * B, ...] in the batch's order, from this one's [B, ...].
+    """Return the rows of all processes [W * B, ...] in the batch's order, given this process's rows [B, ...].
 
-    What is made of them has to be the same in every process, for gradients to be those of one process alone.
+    All processes must compute the same from them; gradients are then those of a single process.
     """
     if world_size() == 1:
         return x
@@ -158,7 +169,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def largest(value: float, device: torch.device) -> float:
-    """The largest of all processes' values; all have to ask."""
+    """Return the largest of all processes' values. All processes must call this."""
     if world_size() == 1:
         return value
     found = torch.tensor(value, dtype=torch.float64, device=device)

@@ -1,7 +1,7 @@
-"""Large layers whose weights, gradients and moments are split among the processes (FSDP2).
+"""Shard the weights, gradients and moments of large layers over the processes (FSDP2).
 
-A layer is whole in a process only while it is used. Only linear and convolutional layers are split, each by itself:
-what goes in and comes out of them is a tensor, while a decoder gives a likelihood, which FSDP2 cannot look into.
+A process holds a complete layer only while it uses it. Only linear and convolutional layers are sharded, each
+separately: their inputs and outputs are tensors, whereas a decoder returns a likelihood, which FSDP2 cannot inspect.
 """
 
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from shala_framework.distributed.processes import world_size
 from shala_framework.distributed.split_tensors import by_kind, is_split, own_part, whole
 
-MATRIX_LAYERS = (  # whose weights map vectors to vectors
+MATRIX_LAYERS = (  # layers whose weights map vectors to vectors
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
-LEAST_VALUES = 2**16  # of a weight; smaller ones cost more to gather than they take
+LEAST_VALUES = 2**16  # of a weight; gathering smaller ones costs more than it saves
 
 
 def shard_layers(modules: Iterable[nn.Module], device: torch.device) -> int:
-    """Split the large layers of some modules among the processes, none for one alone; returns how many.
+    """Shard the large layers of some modules over the processes, and return their number; 0 in a single process.
 
     Args:
-        modules: Whose layers; they have the same weights in every process.
-        device: Where they are.
+        modules: Modules with the layers; they have the same weights in every process.
+        device: Device of the modules.
     """
     if world_size() == 1:
         return 0
-    # Half a second of imports that other runs do without.
+    # These imports take half a second, which other runs avoid.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -43,12 +43,12 @@ def shard_layers(modules: Iterable[nn.Module], device: torch.device) -> int:
 
 
 def has_split_layers(module: nn.Module) -> bool:
-    """Whether any of its parameters is split."""
-    return any(map(is_split, module.state_dict().values()))  # which a layer's use does not change
+    """Return whether any of its parameters is sharded."""
+    return any(map(is_split, module.state_dict().values()))  # which using a layer does not change
 
 
 def clip_gradients(module: nn.Module, largest_norm: float) -> Tensor:
-    """Scale gradients down to a norm, counted over all of them; returns what it was."""
+    """Scale gradients down to a norm over all of them, and return the original norm."""
     kinds = by_kind([p.grad for p in module.parameters() if p.grad is not None])
     norms = [whole(nn.utils.get_total_norm(of_kind)) for of_kind in kinds]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()

@@ -1,4 +1,4 @@
-"""Tensors of which each process has a part (DTensor), and how they meet those that every process has whole."""
+"""Sharded tensors (DTensor), and conversions between them and replicated tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,26 +7,26 @@ from torch import Tensor
 
 
 def is_split(tensor: Tensor) -> bool:
-    """Whether this process has a part of it only: a DTensor, told without importing it."""
+    """Return whether a tensor is sharded, that is a DTensor, without importing DTensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor in one piece; of a split one, a question that all processes have to ask."""
+    """Return a complete tensor. For a sharded tensor, all processes must call this."""
     split: Any = tensor
     full: Tensor = split.full_tensor() if is_split(tensor) else tensor
     return full
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
+    """Return this process's shard of a tensor."""
     split: Any = tensor
     local: Tensor = split.to_local() if is_split(tensor) else tensor
     return local
 
 
 def split_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A tensor that every process has whole, split as a parameter is, if it is."""
+    """Shard a replicated tensor like a parameter, if the parameter is sharded."""
     if not is_split(parameter):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
@@ -37,6 +37,6 @@ def split_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Whole tensors and split ones, which fused operations do not take together; no empty list."""
+    """Group tensors into replicated and sharded ones, because fused operations do not mix them. No list is empty."""
     kinds = [[t for t in tensors if is_split(t) == split] for split in (False, True)]
     return [of_kind for of_kind in kinds if of_kind]

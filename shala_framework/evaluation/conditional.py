@@ -4,23 +4,27 @@ Shapes: N rows, S samples a row, F features.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from statistics import fmean
 
 import attrs
 import torch
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.coherence import spread, votes
+from shala_framework.evaluation.calibration import squared_distances
+from shala_framework.evaluation.coherence import agreement, votes
 from shala_framework.evaluation.frechet import frechet_distance
-from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
 from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.row_groups import row_groups
+from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 
@@ -34,9 +38,19 @@ class ConditionalFigures:
         num_given: Size of the subsets.
         coherence: Share of samples that show the class of the row that they were generated from.
         vote_coherence: The same of the most frequent class of a row's samples.
-        frechet: Distance of the first sample of each row from the held-out rows in the judges' features.
+        second_coherence: As `coherence`, by the second judges.
+        frechet: Distance of sets of one sample of each row from the held-out rows in the judges' features.
+        kernel: The same by an unbiased kernel.
         diversity: Mean distance between two samples of one row, over that between two real rows of its class; None
-            where a row has one sample.
+            where a row has one sample, as for all figures below.
+        agreement: Share of samples in which the judges of all generated modalities name one class, whether or not it
+            is the row's; None where only one is generated.
+        changes: Share of pairs of samples of one row that show different classes.
+        misses: Share of samples that show another class than the judge names for the row's own signal. Samples that
+            are as uncertain as they should be have as many changes as misses; fewer are too sure.
+        calibration: Mean squared distance between two samples of a row, over that between a sample and the row's own
+            signal, in the judges' features: 1 for calibrated draws, less for narrow ones. What decoders average away
+            lowers it too.
         pairs: Where one modality is given: given and then generated modality, to the coherence.
     """
 
@@ -44,39 +58,57 @@ class ConditionalFigures:
     num_given: int
     coherence: Figure
     vote_coherence: Figure
+    second_coherence: Figure | None
     frechet: Figure
+    kernel: Figure
     diversity: Figure | None
+    agreement: Figure | None
+    changes: Figure | None
+    misses: Figure | None
+    calibration: Figure | None
     pairs: dict[str, dict[str, Figure]]
 
 
 def measure_conditional(
-    model: ShaLa, panel: Panel, settings: Evaluate, num_rows: int, *, seed: int, reporter: Reporter, parts: Parts
+    model: ShaLa,
+    panel: Panel,
+    second: Panel,
+    settings: Evaluate,
+    num_rows: int,
+    *,
+    seed: int,
+    reporter: Reporter,
+    parts: Parts,
 ) -> list[ConditionalFigures]:
     """Figures of each method for each size of subset; a size that no labelled row has is left out.
 
     Args:
         model: With both stages trained.
         panel: The judges.
-        settings: Scales of guidance, and samples for each row.
+        second: The second judges.
+        settings: Scales of guidance, samples for each row, and what rows share.
         num_rows: Most held-out rows whose modalities are given.
         seed: Of the samples.
         reporter: Receives progress.
         parts: Where the figures of each method and size are kept.
     """
-    spread_of = {name: panel.class_spread(name) for name in panel.judges}
-    rows = panel.held_out.take(
-        torch.nonzero(torch.tensor([label is not None for label in panel.held_out.labels]))[:, 0]
-    )
-    rows = rows.spread(num_rows)
+    real = _Real(_given_rows(panel, num_rows), panel, second, settings.group)
+    depends = [
+        num_rows,
+        settings.num_row_samples,
+        settings.group,
+        panel.description(),
+        second.description(),
+    ]
     figures = []
-    for method in conditional_methods(settings, model.spec.generate):
+    for method in conditional_methods(settings, model.spec.generate, refined=bool(model.refined_names)):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
             found = parts.value(
                 f"given {size}, {method.title}",
-                [num_rows, settings.num_row_samples, unstructure(model.spec.generate), panel.description()],
+                [*depends, *method.settings(model.spec)],
                 ConditionalFigures | None,
-                partial(_measure_size, model, panel, rows, method, size, settings.num_row_samples, spread_of, seed),
+                partial(_measure_size, model, real, method, size, settings.num_row_samples, seed),
             )
             if found is not None:
                 figures.append(found)
@@ -85,18 +117,52 @@ def measure_conditional(
     return figures
 
 
+def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
+    """Frechet and kernel distance of training rows that no judge has seen, in sets as large as those of samples.
+
+    Means over modalities; nothing where there are too few such rows.
+    """
+    size = len(_given_rows(panel, num_rows))
+    distances, kernels, count = [], [], size
+    for name, features in panel.reference.items():
+        count = min(count, len(features))
+        sets = [part for part in features.split(size) if len(part) >= 2 and len(part) == min(size, len(features))]
+        if sets and len(panel.real[name]) >= 2:
+            distances.append(fmean(frechet_distance(part, panel.real[name]) for part in sets))
+            kernels.append(kernel_distance(features, panel.real[name]))
+    if not distances:
+        return {}
+    return {
+        "frechet": Figure(value=fmean(distances), count=count),
+        "kernel": Figure(value=fmean(kernels), count=count),
+    }
+
+
+def _given_rows(panel: Panel, num_rows: int) -> Rows:
+    """The held-out rows whose modalities are given: at most so many, all with a label."""
+    labelled = torch.tensor([label is not None for label in panel.held_out.labels])
+    return panel.held_out.take(torch.nonzero(labelled)[:, 0]).spread(num_rows)
+
+
+class _Real:
+    """The rows whose modalities are given, and what judges see of them."""
+
+    def __init__(self, rows: Rows, panel: Panel, second: Panel, group: str | None) -> None:
+        self.rows, self.panel, self.second = rows, panel, second
+        self.groups_N = row_groups(rows.keys, group)
+        self.spread_of = {name: panel.class_spread(name) for name in panel.judges}
+        self.features = {name: judge.features(rows.x[name]) for name, judge in panel.judges.items()}
+        self.verdicts = {name: judge.verdicts(self.features[name]) for name, judge in panel.judges.items()}
+        self.scale = {
+            name: float(features.var(0, correction=0).sum()) or math.nan for name, features in panel.real.items()
+        }
+
+
 def _measure_size(
-    model: ShaLa,
-    panel: Panel,
-    rows: Rows,
-    method: Method,
-    size: int,
-    num_samples: int,
-    spread_of: dict[str, float],
-    seed: int,
+    model: ShaLa, real: _Real, method: Method, size: int, num_samples: int, seed: int
 ) -> ConditionalFigures | None:
     """One method, given subsets of one size."""
-    tally = _Tally(rows, panel, spread_of)
+    rows, tally = real.rows, _Tally(real)
     for given in cyclic_subsets(model.names, size):
         index = rows.index_having(given)
         if len(index) < 2:
@@ -107,57 +173,112 @@ def _measure_size(
             prior=method.prior,
             guidance_scale=method.guidance_scale,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=seed,
         )
-        for name in panel.judges:
-            if name not in given:
-                tally.add(given, name, index, x[name])
-    return tally.figures(method.title, size) if tally.hits else None
+        tally.add(given, index, {name: x[name] for name in model.names if name not in given})
+    return tally.figures(method.title, size)
 
 
 class _Tally:
     """What the judges say of samples, by subset and generated modality; NaN in rows that lack what is given."""
 
-    def __init__(self, rows: Rows, panel: Panel, spread_of: dict[str, float]) -> None:
-        self.rows, self.panel, self.spread_of = rows, panel, spread_of
+    def __init__(self, real: _Real) -> None:
+        self.real = real
         self.pairs: dict[str, dict[str, Figure]] = {}
         self.hits: list[Tensor] = []
         self.vote_hits: list[Tensor] = []
+        self.second_hits: list[Tensor] = []
         self.ratios: list[Tensor] = []
+        self.agreed: list[Tensor] = []
+        self.changes: list[Tensor] = []
+        self.misses: list[Tensor] = []
+        self.between: list[Tensor] = []
+        self.beside: list[Tensor] = []
         self.distances: list[float] = []
+        self.kernels: list[float] = []
 
-    def add(self, given: Sequence[str], name: str, index: Tensor, x_NS: Tensor) -> None:
-        """Judge samples [N, S, ...] of a modality, made from the rows of an index; of classes that the judge knows."""
-        judge, num_samples = self.panel.judges[name], x_NS.shape[1]
-        targets_N = judge.targets([self.rows.labels[i] for i in index.tolist()])
+    def add(self, given: Sequence[str], index: Tensor, x: Mapping[str, Tensor]) -> None:
+        """Judge samples [N, S, ...] of the other modalities, made from the rows of an index."""
+        verdicts = {}
+        for name, judge in self.real.panel.judges.items():
+            if name in x:
+                features_NSF = judge.features(x[name].flatten(0, 1)).unflatten(0, x[name].shape[:2])
+                verdicts[name] = judge.verdicts(features_NSF)
+                self._add_modality(given, name, index, features_NSF, verdicts[name])
+        if len(verdicts) > 1:
+            agreed_NS = agreement({name: value.flatten() for name, value in verdicts.items()}).view(len(index), -1)
+            self.agreed.append(self._spread_out(agreed_NS.float().T, index))
+        for name, judge in self.real.second.judges.items():
+            targets_N = self._targets(self.real.second, name, index)
+            if name in x and (targets_N >= 0).any():
+                verdicts_NS = judge.classify(x[name].flatten(0, 1)).view(len(index), -1)
+                self.second_hits.append(self._spread_out(_hits(verdicts_NS.T, targets_N), index))
+
+    def _add_modality(
+        self, given: Sequence[str], name: str, index: Tensor, features_NSF: Tensor, verdicts_NS: Tensor
+    ) -> None:
+        """Figures of one generated modality; of classes that the judge knows."""
+        real = self.real
+        targets_N = self._targets(real.panel, name, index)
         if not (targets_N >= 0).any():
             return
-        features_NSF = judge.features(x_NS.flatten(0, 1)).unflatten(0, (len(index), num_samples))
-        verdicts_NS = judge.verdicts(features_NSF)
+        num_samples = features_NSF.shape[1]
         hits_SN = self._spread_out(_hits(verdicts_NS.T, targets_N), index)
         self.hits.append(hits_SN)
         self.vote_hits.append(self._spread_out(_hits(votes(verdicts_NS)[None], targets_N), index))
-        self.distances.append(frechet_distance(features_NSF[:, 0], self.panel.real[name]))
-        if num_samples > 1:
-            self.ratios.append(self._spread_out((spread(features_NSF) / self.spread_of[name])[None], index))
+        sets = [features_NSF[:, s] for s in range(num_samples)]
+        self.distances.append(fmean(frechet_distance(part, real.panel.real[name]) for part in sets))
+        self.kernels.append(fmean(kernel_distance(part, real.panel.real[name]) for part in sets))
         if len(given) == 1:
-            self.pairs.setdefault(given[0], {})[name] = mean_figure(hits_SN)
+            self.pairs.setdefault(given[0], {})[name] = mean_figure(hits_SN, real.groups_N)
+        if num_samples < 2:
+            return
+        self.ratios.append(self._spread_out((spread(features_NSF) / real.spread_of[name])[None], index))
+        has_N = real.rows.presence[index, list(real.rows.x).index(name)]
+        different_N = (verdicts_NS[:, :, None] != verdicts_NS[:, None]).sum((1, 2)) / (num_samples * (num_samples - 1))
+        missed_N = (verdicts_NS != real.verdicts[name][index, None]).float().mean(1)
+        between_N, beside_N = squared_distances(features_NSF, real.features[name][index])
+        for values, kept in (
+            (different_N, self.changes),
+            (missed_N, self.misses),
+            (between_N / real.scale[name], self.between),
+            (beside_N / real.scale[name], self.beside),
+        ):
+            kept.append(self._spread_out(torch.where(has_N, values, math.nan)[None], index))
 
-    def figures(self, method: str, size: int) -> ConditionalFigures:
-        """Means over subsets and modalities."""
+    def figures(self, method: str, size: int) -> ConditionalFigures | None:
+        """Means over subsets and modalities; None where nothing was added."""
+        if not self.hits:
+            return None
+        rows, groups_N = self.real.rows, self.real.groups_N
+        calibration = None
+        if _known(self.beside):
+            over_N, under_N = (torch.cat(values).nanmean(0) for values in (self.between, self.beside))
+            if float(under_N.nansum()) > 0:
+                calibration = ratio_figure(over_N, under_N, groups_N)
         return ConditionalFigures(
             method=method,
             num_given=size,
-            coherence=mean_figure(torch.stack(self.hits).nanmean(0)),
-            vote_coherence=mean_figure(torch.stack(self.vote_hits).nanmean(0)),
-            frechet=Figure(value=sum(self.distances) / len(self.distances), count=len(self.rows)),
-            diversity=_diversity(self.ratios),
+            coherence=mean_figure(torch.stack(self.hits).nanmean(0), groups_N),
+            vote_coherence=mean_figure(torch.stack(self.vote_hits).nanmean(0), groups_N),
+            second_coherence=_mean(self.second_hits, groups_N),
+            frechet=Figure(value=fmean(self.distances), count=len(rows)),
+            kernel=Figure(value=fmean(self.kernels), count=len(rows)),
+            diversity=_mean(self.ratios, groups_N),
+            agreement=_mean(self.agreed, groups_N),
+            changes=_mean(self.changes, groups_N),
+            misses=_mean(self.misses, groups_N),
+            calibration=calibration,
             pairs=self.pairs,
         )
 
+    def _targets(self, panel: Panel, name: str, index: Tensor) -> Tensor:
+        return panel.judges[name].targets([self.real.rows.labels[i] for i in index.tolist()])
+
     def _spread_out(self, values_SN: Tensor, index: Tensor) -> Tensor:
         """Values of some rows in the columns of all: float [S, all rows]."""
-        wide = torch.full((len(values_SN), len(self.rows)), math.nan)
+        wide = torch.full((len(values_SN), len(self.real.rows)), math.nan)
         wide[:, index] = values_SN
         return wide
 
@@ -167,6 +288,12 @@ def _hits(verdicts_SN: Tensor, targets_N: Tensor) -> Tensor:
     return torch.where(targets_N >= 0, (verdicts_SN == targets_N).float(), math.nan)
 
 
-def _diversity(ratios: Sequence[Tensor]) -> Figure | None:
-    known = [ratio for ratio in ratios if not ratio.isnan().all()]  # no class has two real rows, or one sample a row
-    return mean_figure(torch.stack(known).nanmean(0)) if known else None
+def _known(values: Sequence[Tensor]) -> list[Tensor]:
+    """Those that have a number: no class may have two real rows, or a row only one sample."""
+    return [value for value in values if not value.isnan().all()]
+
+
+def _mean(values: Sequence[Tensor], groups_N: Tensor | None) -> Figure | None:
+    """The mean of what is known, over subsets and modalities first, and then over samples and rows."""
+    known = _known(values)
+    return mean_figure(torch.stack(known).nanmean(0), groups_N) if known else None

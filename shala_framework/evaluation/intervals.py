@@ -1,6 +1,6 @@
-"""Figures with what is known of their chance: bootstrap intervals over rows, and the spread over seeds.
+"""Figures with what is known of their chance: bootstrap intervals over rows or groups, and the spread over seeds.
 
-Shapes: S seeds, N rows.
+Shapes: S seeds, N rows, G groups.
 """
 
 import attrs
@@ -29,13 +29,15 @@ class Figure:
     seeds: tuple[float, ...] = ()
 
 
-def mean_figure(values_SN: Tensor, *, seed: int = 0) -> Figure:
-    """A mean over seeds and rows, with the 95 % percentile interval of a bootstrap that draws whole rows.
+def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
+    """A mean over seeds and rows, with the 95 % percentile interval of a bootstrap that draws whole rows or groups.
 
-    What the seeds say of one row stays together, because its difficulty is common to them.
+    What the seeds say of one row stays together, because its difficulty is common to them; and so do the rows of one
+    group, such as the recordings of one person.
 
     Args:
         values_SN: What each row gave under each seed, float; NaN where a row gave nothing.
+        groups_N: Number of each row's group, int64; None where every row is a group of its own.
         seed: Of the resampling.
 
     Raises:
@@ -44,17 +46,9 @@ def mean_figure(values_SN: Tensor, *, seed: int = 0) -> Figure:
     known_SN = ~values_SN.isnan()
     if not known_SN.any():
         raise ValueError("expected at least one value, got none")
-    some_N = known_SN.any(0)  # rows without any value are drawn by no resample
-    values_SN, known_SN = values_SN[:, some_N], known_SN[:, some_N]
     values_SN = torch.where(known_SN, values_SN.double(), 0.0)
     total_N, count_N = values_SN.sum(0), known_SN.sum(0).double()
-    generator = torch.Generator().manual_seed(seed)
-    num_rows = len(total_N)
-    means = []
-    for _ in range(NUM_RESAMPLES):
-        rows = torch.randint(num_rows, (num_rows,), generator=generator)
-        means.append(total_N[rows].sum() / count_N[rows].sum())
-    low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = _interval(total_N, count_N, groups_N, seed)
     per_seed = values_SN.sum(1) / known_SN.sum(1).clamp_min(1)
     return Figure(
         value=float(total_N.sum() / count_N.sum()),
@@ -63,6 +57,48 @@ def mean_figure(values_SN: Tensor, *, seed: int = 0) -> Figure:
         count=int(known_SN.sum()),
         seeds=tuple(per_seed.tolist()),
     )
+
+
+def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
+    """Ratio of two means over rows, with the interval of a bootstrap that draws a row's two values together.
+
+    Args:
+        over_N: Values whose mean is divided, float; NaN in either of a row's values leaves the row out.
+        under_N: Values whose mean it is divided by, at least 0.
+        groups_N: As for `mean_figure`.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: No row has both values, or those of `under_N` are all 0.
+
+    Example:
+        >>> ratio_figure(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).value
+        0.5
+    """
+    known_N = ~(over_N.isnan() | under_N.isnan())
+    over_N, under_N = (torch.where(known_N, values.double(), 0.0) for values in (over_N, under_N))
+    if not under_N.any():
+        raise ValueError("expected a row with both values, and a positive one to divide by, got none")
+    low, high = _interval(over_N, under_N, groups_N, seed)
+    return Figure(value=float(over_N.sum() / under_N.sum()), low=low, high=high, count=int(known_N.sum()))
+
+
+def _interval(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the ratio of sums over resampled groups, none of which is without a denominator."""
+    if groups_N is not None:
+        number_N = groups_N.unique(return_inverse=True)[1]
+        zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
+        over_N, under_N = (zeros_G.index_add(0, number_N, values) for values in (over_N, under_N))
+    some_N = under_N > 0  # others would be drawn in vain
+    over_N, under_N = over_N[some_N], under_N[some_N]
+    generator = torch.Generator().manual_seed(seed)
+    num_rows = len(over_N)
+    ratios = []
+    for _ in range(NUM_RESAMPLES):
+        rows = torch.randint(num_rows, (num_rows,), generator=generator)
+        ratios.append(over_N[rows].sum() / under_N[rows].sum())
+    low, high = torch.stack(ratios).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def spread_figure(values: list[float], count: int) -> Figure:

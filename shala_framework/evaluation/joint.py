@@ -1,4 +1,4 @@
-"""Joint samples beside real rows and the controls: coherence, Frechet distance, precision and recall, and their cost.
+"""Joint samples beside real rows and the controls: coherence, distances, diversity, and their cost.
 
 Shapes: K samples.
 """
@@ -11,14 +11,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.rows import Rows
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
-from shala_framework.spec import unstructure
+from shala_framework.refiner import Refinement
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import mix_seed
@@ -26,15 +25,22 @@ from shala_framework.support.seeds import mix_seed
 
 @attrs.frozen(kw_only=True)
 class JointFigures:
-    """Joint samples by one method.
+    """Joint samples by one method; every dict is by modality, in the features of its judge.
 
     Attributes:
-        method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows", training rows that
-            show what the distances of real data are.
+        method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows", training rows that no
+            judge was trained on, which show what the distances of real data are.
         coherence: Share of samples for which all judges name one class; None of one judge.
-        frechet: Modality to the distance from the held-out rows, in its judge's features.
-        precision: Modality to the share of samples that look real.
-        recall: Modality to the share of held-out rows that samples cover.
+        frechet: Distance from the held-out rows, of sets of `count` samples.
+        kernel: The same by an unbiased kernel, of all samples.
+        precision: Share of samples that look real.
+        recall: Share of held-out rows that sets of `count` samples cover.
+        spread: Distance between two samples of a class over that between two held-out rows of it; 1 is as diverse.
+        classes: Total variation between the classes of samples and of held-out rows.
+        classes_noise: What that is by chance alone.
+        second_coherence: As `coherence`, by the second judges.
+        second_frechet: As `frechet`, by the second judges.
+        second_kernel: As `kernel`, by the second judges.
         evaluations: Of a denoiser for one sample; 0 without diffusion.
         milliseconds: For one sample with all its modalities, drawn many at a time.
     """
@@ -42,93 +48,180 @@ class JointFigures:
     method: str
     coherence: Figure | None
     frechet: dict[str, Figure]
+    kernel: dict[str, Figure]
     precision: dict[str, Figure]
     recall: dict[str, Figure]
+    spread: dict[str, Figure]
+    classes: dict[str, Figure]
+    classes_noise: dict[str, Figure]
+    second_coherence: Figure | None
+    second_frechet: dict[str, Figure]
+    second_kernel: dict[str, Figure]
     evaluations: int = 0
     milliseconds: float | None = None
 
 
 def measure_joint(
-    model: ShaLa, panel: Panel, settings: Evaluate, num_samples: int, *, seed: int, reporter: Reporter, parts: Parts
+    model: ShaLa,
+    panel: Panel,
+    second: Panel,
+    settings: Evaluate,
+    num_samples: int,
+    *,
+    seed: int,
+    reporter: Reporter,
+    parts: Parts,
 ) -> list[JointFigures]:
     """Figures of each method's samples under each seed.
 
     Args:
         model: With both stages trained.
         panel: The judges.
+        second: The second judges.
         settings: Scales of autoguidance, and the number of seeds.
         num_samples: Samples a seed.
         seed: Of the samples.
         reporter: Receives progress.
         parts: Where the figures of each method are kept.
     """
+    depends = [
+        num_samples,
+        settings.num_seeds,
+        panel.description(),
+        second.description(),
+    ]
     return [
         parts.value(
             f"joint, {method.title}",
-            [num_samples, settings.num_seeds, unstructure(model.spec.generate), panel.description()],
+            [*depends, *method.settings(model.spec)],
             JointFigures,
-            partial(_measure_method, model, panel, method, num_samples, settings.num_seeds, seed, reporter),
+            partial(_measure_method, model, panel, second, method, num_samples, settings.num_seeds, seed, reporter),
         )
-        for method in joint_methods(settings)
+        for method in joint_methods(settings, refined=bool(model.refined_names))
     ]
 
 
 def _measure_method(
-    model: ShaLa, panel: Panel, method: Method, num_samples: int, num_seeds: int, seed: int, reporter: Reporter
+    model: ShaLa,
+    panel: Panel,
+    second: Panel,
+    method: Method,
+    num_samples: int,
+    num_seeds: int,
+    seed: int,
+    reporter: Reporter,
 ) -> JointFigures:
     reporter.begin(f"joint samples, {method.title}", num_seeds, "seed")
-    agreed: list[Tensor] = []
-    found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
+    views = [_View(panel), _View(second)]
     seconds = 0.0
     for number in range(num_seeds):
         start = time.perf_counter()
         x = model.generate(
             num_samples,
             prior=method.prior,
+            guidance_scale=1,
             autoguidance_scale=method.autoguidance_scale,
+            refine=method.refine,
             seed=mix_seed(seed, number),
         )
         seconds += time.perf_counter() - start
-        features = {name: judge.features(x[name]) for name, judge in panel.judges.items()}
-        agreed.append(agreement({name: panel.judges[name].verdicts(value) for name, value in features.items()}))
-        for name, value in features.items():
-            for what, figure in panel.compare(name, value).items():
-                found[what].setdefault(name, []).append(figure)
+        for view in views:
+            view.add({name: judge.features(x[name]) for name, judge in view.panel.judges.items()})
         reporter.advance(number + 1)
     reporter.finish()
-    return JointFigures(
-        method=method.title,
-        coherence=mean_figure(_apart(torch.stack(agreed).float())) if len(panel.judges) > 1 else None,
-        evaluations=method.num_evaluations(model.spec.generate),
+    by_judge, by_second = views
+    return _figures(
+        method.title,
+        by_judge,
+        by_second,
+        by_judge.coherence(),
+        by_second.coherence(),
+        evaluations=method.num_evaluations(model.spec.generate, Refinement.from_table(model.spec.refine)),
         milliseconds=1e3 * seconds / (num_seeds * num_samples),
-        frechet=_figures(found["frechet"], num_samples),
-        precision=_figures(found["precision"], num_samples),
-        recall=_figures(found["recall"], num_samples),
     )
 
 
-def measure_real(train: Rows, panel: Panel, num_samples: int) -> JointFigures:
-    """What held-out rows agree in, and how far training rows, as many as there would be samples, are from them."""
-    complete = panel.held_out.having(list(panel.judges))
-    verdicts = {name: judge.classify(complete.x[name]) for name, judge in panel.judges.items()} if len(complete) else {}
-    found: dict[str, dict[str, list[float]]] = {"frechet": {}, "precision": {}, "recall": {}}
-    count = min(num_samples, len(train))
-    for name, judge in panel.judges.items():
-        rows = train.having([name]).spread(count)
-        for what, value in panel.compare(name, judge.features(rows.x[name])).items():
-            found[what][name] = [value]
-    coherence = mean_figure(agreement(verdicts).float()[None]) if len(verdicts) > 1 else None
+def measure_real(panel: Panel, second: Panel) -> JointFigures:
+    """What held-out rows agree in, and how far training rows that no judge has seen are from them."""
+    views = [_View(panel), _View(second)]
+    for view in views:
+        view.compare(view.panel.reference)
+    by_judge, by_second = views
+    return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second))
+
+
+def real_coherence(panel: Panel) -> Figure | None:
+    """Share of held-out rows for which all judges name one class; None of one judge, or without complete rows."""
+    index = panel.held_out.index_having(list(panel.judges))
+    if len(panel.judges) < 2 or not len(index):
+        return None
+    complete = panel.held_out.take(index)
+    verdicts = {name: judge.classify(complete.x[name]) for name, judge in panel.judges.items()}
+    groups_N = None if panel.groups_N is None else panel.groups_N[index]
+    return mean_figure(agreement(verdicts).float()[None], groups_N)
+
+
+_BY_MODALITY = ("frechet", "kernel", "precision", "recall", "spread", "classes", "classes_noise")
+
+
+class _View:
+    """What the judges of one panel say of samples under each seed."""
+
+    def __init__(self, panel: Panel) -> None:
+        self.panel = panel
+        self.agreed: list[Tensor] = []
+        self.found: dict[str, dict[str, list[float]]] = {what: {} for what in _BY_MODALITY}
+        self.counts: dict[str, int] = {}
+
+    def add(self, features: dict[str, Tensor]) -> None:
+        """Judge the samples of a seed, by their features."""
+        if len(features) > 1:
+            judges = self.panel.judges
+            self.agreed.append(agreement({name: judges[name].verdicts(value) for name, value in features.items()}))
+        self.compare(features)
+
+    def compare(self, features: dict[str, Tensor]) -> None:
+        """Compare features with those of held-out rows."""
+        for name, value in features.items():
+            self.counts[name] = self.panel.set_size(name, len(value))
+            for what, figure in self.panel.compare(name, value).items():
+                self.found[what].setdefault(name, []).append(figure)
+
+    def coherence(self) -> Figure | None:
+        """Over all seeds."""
+        return mean_figure(_apart(torch.stack(self.agreed).float())) if self.agreed else None
+
+    def figures(self, what: str) -> dict[str, Figure]:
+        """By modality."""
+        return {name: spread_figure(by_seed, self.counts[name]) for name, by_seed in self.found[what].items()}
+
+
+def _figures(
+    method: str,
+    by_judge: _View,
+    by_second: _View,
+    coherence: Figure | None,
+    second_coherence: Figure | None,
+    *,
+    evaluations: int = 0,
+    milliseconds: float | None = None,
+) -> JointFigures:
     return JointFigures(
-        method="real rows",
+        method=method,
         coherence=coherence,
-        frechet=_figures(found["frechet"], count),
-        precision=_figures(found["precision"], count),
-        recall=_figures(found["recall"], count),
+        frechet=by_judge.figures("frechet"),
+        kernel=by_judge.figures("kernel"),
+        precision=by_judge.figures("precision"),
+        recall=by_judge.figures("recall"),
+        spread=by_judge.figures("spread"),
+        classes=by_judge.figures("classes"),
+        classes_noise=by_judge.figures("classes_noise"),
+        second_coherence=second_coherence,
+        second_frechet=by_second.figures("frechet"),
+        second_kernel=by_second.figures("kernel"),
+        evaluations=evaluations,
+        milliseconds=milliseconds,
     )
-
-
-def _figures(values: dict[str, list[float]], count: int) -> dict[str, Figure]:
-    return {name: spread_figure(by_seed, count) for name, by_seed in values.items()}
 
 
 def _apart(values_SK: Tensor) -> Tensor:

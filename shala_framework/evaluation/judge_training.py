@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.evaluation.judges import Judge
+from shala_framework.evaluation.judges import Architecture, Judge
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
@@ -36,7 +36,7 @@ class JudgeTraining:
 
     Attributes:
         model: Whose modalities they look at.
-        train: Training rows.
+        train: Training rows that they learn from.
         held_out: Rows that they will look at.
         classes: Of the training rows, in the order of the judges' outputs.
         steps: Of each; None fits them to the rows and to the time.
@@ -52,37 +52,45 @@ class JudgeTraining:
     seed: int
     precision: Precision
 
-    def judges(self, pace: Pace, parts: Parts, reporter: Reporter, notes: list[str]) -> dict[str, Judge]:
-        """A judge of every modality that can have one, as many steps as time allows; the others are noted."""
-        judges: dict[str, Judge] = {}
+    def judges(
+        self, pace: Pace, parts: Parts, reporter: Reporter, notes: list[str]
+    ) -> tuple[dict[str, Judge], dict[str, Judge]]:
+        """First and second judges of every modality that can have them, as many steps as time allows.
+
+        Those that cannot are noted.
+        """
+        judges: dict[Architecture, dict[str, Judge]] = {"plugin": {}, "plain": {}}
         names = self._possible(notes)
         seconds = pace.seconds("judges")
         for name in names:
-            steps = self.steps
-            if steps is None:
-                share = None if seconds is None else seconds / len(names)
-                steps = parts.value(f"steps of the judge of {name}", None, int, partial(self._fitting, name, share))
+            for architecture, found in judges.items():
+                title = f"{'second ' if architecture == 'plain' else ''}judge of {name}"
+                steps = self.steps
+                if steps is None:
+                    share = None if seconds is None else seconds / (len(judges) * len(names))
+                    fitting = partial(self._fitting, name, architecture, share)
+                    steps = parts.value(f"steps of the {title}", len(self.train), int, fitting)
+                    if not steps:
+                        notes.append(
+                            f"no {title}: {LEAST_STEPS} training steps take longer than its share of the time; "
+                            "raise evaluate.minutes, or set evaluate.judge_steps"
+                        )
                 if not steps:
-                    notes.append(
-                        f"no judge of {name}: {LEAST_STEPS} training steps take longer than its share of the time; "
-                        "raise evaluate.minutes, or set evaluate.judge_steps"
-                    )
-            if not steps:
-                continue
-            reporter.begin(f"judge of {name}", steps, "step")
-            judges[name] = parts.module(
-                f"judge of {name}",
-                steps,
-                partial(self._untrained, name),
-                partial(self._trained, name, steps, reporter.advance),
-            )
-            reporter.finish()
+                    continue
+                reporter.begin(title, steps, "step")
+                found[name] = parts.module(
+                    title,
+                    [steps, len(self.train)],
+                    partial(self._untrained, name, architecture),
+                    partial(self._trained, name, architecture, steps, reporter.advance),
+                )
+                reporter.finish()
         pace.finish("judges")
         if self.steps == 0:
             notes.append("no judges, and nothing that needs classes: evaluate.judge_steps is 0")
-        if len(judges) == 1:
+        if len(judges["plugin"]) == 1:
             notes.append("no joint coherence: there is one judge, with which no other could agree")
-        return judges
+        return judges["plugin"], judges["plain"]
 
     def _possible(self, notes: list[str]) -> list[str]:
         if len(self.classes) < 2 or not set(self.classes) & set(self.held_out.labels):
@@ -107,27 +115,29 @@ class JudgeTraining:
     def _known(self, name: str) -> set[str]:
         return {label for label in self.train.having([name]).labels if label is not None}
 
-    def _fitting(self, name: str, seconds: float | None) -> int:
+    def _fitting(self, name: str, architecture: Architecture, seconds: float | None) -> int:
         """Steps that the rows are worth and the seconds allow."""
         most = min(MOST_STEPS, max(LEAST_WORTH_STEPS, EPOCHS * len(self.train) // BATCH_SIZE))
         if seconds is None:
             return most
         times: list[float] = []
         start = time.perf_counter()
-        self._trained(name, TRIAL_STEPS, lambda _: times.append(time.perf_counter()))
+        self._trained(name, architecture, TRIAL_STEPS, lambda _: times.append(time.perf_counter()))
         left = seconds - (times[-1] - start)
         fitting = int(left * (len(times) - 1) / max(times[-1] - times[0], 1e-9))
         return 0 if fitting < LEAST_STEPS else min(most, fitting)
 
-    def _untrained(self, name: str) -> Judge:
-        return Judge(self.model.modalities[name], self.classes, self._known(name))
+    def _untrained(self, name: str, architecture: Architecture) -> Judge:
+        modality = self.model.modalities[name]
+        return Judge(modality, self.classes, self._known(name), architecture=architecture)
 
-    def _trained(self, name: str, steps: int, on_step: Callable[[int], None]) -> Judge:
+    def _trained(self, name: str, architecture: Architecture, steps: int, on_step: Callable[[int], None]) -> Judge:
         return train_judge(
             self.model.modalities[name],
             name,
             self.train,
             self.classes,
+            architecture=architecture,
             steps=steps,
             seed=self.seed,
             precision=self.precision,
@@ -141,6 +151,7 @@ def train_judge(
     rows: Rows,
     classes: Sequence[str],
     *,
+    architecture: Architecture = "plugin",
     steps: int = 200,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-2,
@@ -155,6 +166,7 @@ def train_judge(
         name: Of the modality in rows.
         rows: Training rows; those without the modality or a label are passed over.
         classes: Of the whole training set, in the order of the outputs.
+        architecture: Of its encoder: the plugin's own, or the plain one of second judges.
         steps: Optimiser steps.
         batch_size: Rows a step.
         learning_rate: Peak of the schedule: a warm-up over a tenth of the steps, then a cosine to zero.
@@ -173,7 +185,7 @@ def train_judge(
         )
     with torch.random.fork_rng():
         torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, classes, known)
+        judge = Judge(modality, classes, known, architecture=architecture)
         targets = judge.targets(rows.labels)
         usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets >= 0))[:, 0]
         settings = Stage(steps=steps, learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=steps // 10)

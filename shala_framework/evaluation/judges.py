@@ -1,27 +1,35 @@
-"""Judges: one classifier a modality, trained supervised on the training split with the modality's own encoder.
+"""Judges: classifiers of a modality, trained supervised on the training split.
 
-A judge's verdict on generated x counts for no more than its accuracy on real held-out x, which is always shown.
-Shapes: N rows, F feature_dim.
+The first judge of a modality has the plugin's own encoder, which the model shares; the second has `PlainEncoder`, which
+nothing of the model resembles, so that samples which please the first by what encoders of its kind overlook are found
+out. A judge's verdict on generated x counts for no more than its accuracy on real held-out x, which is always shown.
+Shapes: N rows, K samples, F feature_dim.
 """
 
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.coherence import class_spread
+from shala_framework.evaluation.class_distribution import sampling_noise, total_variation
 from shala_framework.evaluation.frechet import frechet_distance
+from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
+from shala_framework.evaluation.plain_encoder import PlainEncoder
+from shala_framework.evaluation.spread import class_spread, relative_class_spread
 from shala_framework.plugin.modality import Modality
 
 NEGLIGIBLE_SPREAD = 0.01  # of the distance between rows of any class
+Architecture = Literal["plugin", "plain"]
 
 
 class Judge(nn.Module):
-    """A modality's encoder with a linear layer over classes.
+    """An encoder with a linear layer over classes.
 
     Attributes:
         classes: Class names, in the order of the outputs; the same for the judges of all modalities, so that their
@@ -30,11 +38,20 @@ class Judge(nn.Module):
     """
 
     def __init__(
-        self, modality: Modality, classes: Sequence[str], known: Collection[str], feature_dim: int = 128
+        self,
+        modality: Modality,
+        classes: Sequence[str],
+        known: Collection[str],
+        feature_dim: int = 128,
+        architecture: Architecture = "plugin",
     ) -> None:
         super().__init__()
         self.classes, self.known = tuple(classes), frozenset(known)
-        self.encoder = modality.encoder(feature_dim)
+        self.encoder = (
+            modality.encoder(feature_dim)
+            if architecture == "plugin"
+            else PlainEncoder(modality.shape, modality.dtype, feature_dim)
+        )
         self.head = nn.Sequential(nn.LayerNorm(feature_dim), nn.SiLU(), nn.Linear(feature_dim, len(self.classes)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,17 +94,32 @@ def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tenso
 
 
 class Panel:
-    """The judges of all modalities, and what they see of the held-out rows.
+    """The judges of all modalities, and what they see of real rows.
 
     Attributes:
         judges: By modality.
         held_out: Rows that samples are compared with.
+        groups_N: Groups of held-out rows that are resampled together, or None.
         real: Modality to its judge's features of the held-out rows that have it, float [N, F].
+        real_classes: Modality to the classes that its judge names for those, int64 [N].
+        reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F].
     """
 
-    def __init__(self, judges: Mapping[str, Judge], held_out: Rows) -> None:
-        self.judges, self.held_out = dict(judges), held_out
+    def __init__(
+        self,
+        judges: Mapping[str, Judge],
+        held_out: Rows,
+        reference: Rows | None = None,
+        groups_N: Tensor | None = None,
+    ) -> None:
+        self.judges, self.held_out, self.groups_N = dict(judges), held_out, groups_N
         self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
+        self.real_classes = {name: judge.verdicts(self.real[name]) for name, judge in judges.items()}
+        self.reference = {
+            name: judge.features(reference.having([name]).x[name])
+            for name, judge in judges.items()
+            if reference is not None and len(reference.index_having([name]))
+        }
 
     def description(self) -> dict[str, str]:
         """What tells these judges from others, as JSON values: a hash of the weights of each."""
@@ -101,18 +133,46 @@ class Panel:
         targets_N = self.judges[name].targets(self.held_out.having([name]).labels)
         known = targets_N >= 0
         within = class_spread(self.real[name][known], targets_N[known])
-        all_rows = class_spread(self.real[name], torch.zeros_like(targets_N))
-        return within if within > NEGLIGIBLE_SPREAD * all_rows else math.nan
+        return within if self._varies(name, within) else math.nan
+
+    def set_size(self, name: str, num_samples: int) -> int:
+        """Rows of each set for distances that depend on their number: what samples and reference rows both have."""
+        num_reference = len(self.reference.get(name, ()))
+        return min(num_samples, num_reference) if num_reference > NUM_NEIGHBOURS else num_samples
 
     def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:
-        """Frechet distance, precision and recall of samples' features; none of sets that are too small."""
-        real_NF = self.real[name]
+        """Every figure of samples' features beside those of held-out rows; none of sets that are too small.
+
+        Frechet distance, precision and recall depend on the number of samples: they are means over sets of as many as
+        there are reference rows, with which they so compare.
+
+        Returns:
+            "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
+            variation) and "classes_noise" (what chance alone would show).
+        """
+        real_NF, judge = self.real[name], self.judges[name]
+        size = self.set_size(name, len(samples_KF))
+        sets = [samples_KF[start : start + size] for start in range(0, len(samples_KF) - size + 1, size)]
         found = {}
-        if min(len(samples_KF), len(real_NF)) >= 2:
-            found["frechet"] = frechet_distance(samples_KF, real_NF)
-        if min(len(samples_KF), len(real_NF)) > NUM_NEIGHBOURS:
-            found["precision"], found["recall"] = precision_recall(samples_KF, real_NF)
+        if min(size, len(real_NF)) >= 2:
+            found["frechet"] = fmean(frechet_distance(part_KF, real_NF) for part_KF in sets)
+            found["kernel"] = kernel_distance(samples_KF, real_NF)
+        if min(size, len(real_NF)) > NUM_NEIGHBOURS:
+            precisions, recalls = zip(*(precision_recall(part_KF, real_NF) for part_KF in sets), strict=True)
+            found["precision"], found["recall"] = fmean(precisions), fmean(recalls)
+        if len(samples_KF) and len(real_NF):
+            classes_K, classes_N = judge.verdicts(samples_KF), self.real_classes[name]
+            spread = relative_class_spread(samples_KF, classes_K, real_NF, classes_N)
+            if self._varies(name, class_spread(real_NF, classes_N)) and not math.isnan(spread):
+                found["spread"] = spread
+            found["classes"] = total_variation(classes_K, classes_N, len(judge.classes))
+            found["classes_noise"] = sampling_noise(classes_K, classes_N, len(judge.classes))
         return found
+
+    def _varies(self, name: str, within: float) -> bool:
+        """Whether a distance within classes is more than a trace of that between rows of any class."""
+        all_rows = class_spread(self.real[name], torch.zeros(len(self.real[name])))
+        return within > NEGLIGIBLE_SPREAD * all_rows
 
 
 def _digest(module: nn.Module) -> str:

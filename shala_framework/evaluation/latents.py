@@ -1,16 +1,18 @@
 """What the shared latent holds: whether classes can be read off it linearly, and how many dimensions it uses.
 
-Shapes: N rows, D latent_dim, C classes.
+Shapes: N rows, D latent_dim.
 """
 
+import warnings
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ACTIVE_VARIANCE = 0.01
 
 
 def linear_probe(
-    z_ND: Tensor, classes_N: Tensor, held_out_ND: Tensor, num_classes: int, *, weight_decay: float = 1e-3
+    z_ND: Tensor, classes_N: Tensor, held_out_ND: Tensor, *, weight_decay: float = 1e-3, max_iterations: int = 200
 ) -> Tensor:
     """Classes that a logistic regression, fitted to some latents, reads off others.
 
@@ -18,30 +20,25 @@ def linear_probe(
         z_ND: Latents to fit, standardised here.
         classes_N: Their classes, int64.
         held_out_ND: Latents to classify [K, D].
-        num_classes: C.
         weight_decay: Half the weight of the squared coefficients, in nats a row.
+        max_iterations: Most iterations of L-BFGS; what they reach is taken.
 
     Returns:
         int64 [K].
     """
-    mean_D, std_D = z_ND.mean(0), z_ND.std(0, correction=0).clamp_min(1e-6)
-    z = ((z_ND - mean_D) / std_D).double()
-    weight_DC = torch.zeros(z.shape[1], num_classes, dtype=torch.float64, requires_grad=True)
-    bias_C = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight_DC, bias_C], max_iter=200, line_search_fn="strong_wolfe")
+    from sklearn.exceptions import ConvergenceWarning  # importing it takes a second
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss: Tensor = nn.functional.cross_entropy(z @ weight_DC + bias_C, classes_N)
-        loss = loss + weight_decay * weight_DC.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    with torch.no_grad():
-        held_out = ((held_out_ND - mean_D) / std_D).double()
-        return (held_out @ weight_DC + bias_C).argmax(1)
+    if bool((classes_N == classes_N[0]).all()):
+        return classes_N[:1].repeat(len(held_out_ND))
+    regression = LogisticRegression(C=1 / (2 * weight_decay * len(z_ND)), max_iter=max_iterations)
+    probe = make_pipeline(StandardScaler(), regression)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(z_ND.double().numpy(), classes_N.numpy())
+    return torch.from_numpy(probe.predict(held_out_ND.double().numpy()))
 
 
 def active_dimensions(mean_ND: Tensor) -> int:

@@ -6,6 +6,7 @@ Shapes: N rows, S samples a row, D latent_dim.
 import math
 from collections.abc import Sequence
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,8 +16,27 @@ from shala_framework.prior.priors import DENSITY_STEPS
 from shala_framework.support.seeds import mix_seed
 
 
+@attrs.frozen(eq=False)
+class LogWeights:
+    """Log p(x_targets | z) p(z | x_given) / r(z) of each row's samples of z, in nats; r differs between the two.
+
+    Attributes:
+        posterior_NK: Under samples of q(z | everything known), the first half of all samples: r is q itself.
+        mixture_NS: Of all samples: r is half q and half p(z | x_given) itself. The first finds what explains a
+            picture, the second keeps weights bounded where the first is too narrow. None where samples of q alone
+            were asked for.
+    """
+
+    posterior_NK: Tensor
+    mixture_NS: Tensor | None
+
+    def elbo(self) -> Tensor:
+        """The evidence lower bound of each row, by its samples of q: [N]."""
+        return self.posterior_NK.mean(1)
+
+
 @torch.no_grad()
-def importance_log_weights(
+def log_weights(
     model: ShaLa,
     rows: Rows,
     targets: Sequence[str],
@@ -24,13 +44,11 @@ def importance_log_weights(
     *,
     prior: PriorName = "diffusion",
     num_samples: int = 16,
+    mixture: bool = True,
     seed: int = 0,
     batch_size: int = 64,
-) -> Tensor:
-    """Log p(x_targets | z) p(z | x_given) / r(z) of each row's samples z ~ r.
-
-    Half of r is the posterior of all that the row tells, targets included, and half is p(z | x_given) itself: the first
-    finds what explains a picture, the second keeps weights bounded where the first is too narrow.
+) -> LogWeights:
+    """Weights of samples of z from the posterior of all that a row tells, targets included, and from p(z | x_given).
 
     Args:
         model: Trained.
@@ -40,11 +58,9 @@ def importance_log_weights(
         prior: Where p(z | x_given) comes from: "diffusion"; without `given` also "mixture" or "normal", with it also
             "posterior".
         num_samples: Samples of z a row, half from each part of r.
+        mixture: Whether to draw the half from p(z | x_given) too.
         seed: Of the samples.
         batch_size: Latents decoded at a time.
-
-    Returns:
-        float tensor [N, num_samples], nats.
 
     Raises:
         ValueError: No targets, a target is given as well, a row lacks one of either, or num_samples is odd.
@@ -52,40 +68,56 @@ def importance_log_weights(
     Reference: Burda et al. 2016, "Importance Weighted Autoencoders"; Veach and Guibas 1995 for drawing a fixed share
     from each part of r and weighting by their sum (the balance heuristic).
     """
-    if not targets or set(targets) & set(given):
-        raise ValueError(f"expected targets that are not given, got {list(targets)} given {list(given)}")
-    names = list(rows.x)
-    if not rows.presence[:, [names.index(name) for name in (*targets, *given)]].all():
-        raise ValueError(f"expected rows that have {', '.join((*targets, *given))}")
+    check_question(rows, targets, given)
     if num_samples < 2 or num_samples % 2:
         raise ValueError(f"expected an even num_samples of at least 2, got {num_samples}")
     known = {name: rows.x[name] for name in (*given, *targets)}
     condition = {name: rows.x[name] for name in given}
     half = num_samples // 2
-    drawn = model.sample_latents(half, given=known, prior="posterior", seed=seed)
-    other = model.sample_latents(
-        half if given else half * len(rows),
-        given=condition,
-        prior=prior,
-        seed=mix_seed(seed, 5),
-        guidance_scale=1,
-        autoguidance_scale=1,
-        num_steps=DENSITY_STEPS,  # the very flow whose density divides it, whatever the spec samples by
-        sampler="heun",
-    )
-    z_NSD = torch.cat([z.cpu().unflatten(0, (len(rows), half)) for z in (drawn, other)], 1)
+    drawn = [model.sample_latents(half, given=known, prior="posterior", seed=seed)]
+    if mixture:
+        drawn.append(
+            model.sample_latents(
+                half if given else half * len(rows),
+                given=condition,
+                prior=prior,
+                seed=mix_seed(seed, 5),
+                guidance_scale=1,
+                autoguidance_scale=1,
+                num_steps=DENSITY_STEPS,  # the very flow whose density divides it, whatever the spec samples by
+                sampler="heun",
+            )
+        )
+    z_NSD = torch.cat([z.cpu().unflatten(0, (len(rows), half)) for z in drawn], 1)
     log_posterior_NS = model.log_prob(z_NSD, given=known, prior="posterior")
     log_prior_NS = model.log_prob(z_NSD, given=condition, prior=prior)
-    log_weight_NS = log_prior_NS - (torch.logaddexp(log_posterior_NS, log_prior_NS) - math.log(2))
+    log_joint_NS = log_prior_NS
     for target in targets:
-        log_weight_NS = log_weight_NS + _decoded_log_prob(model, rows, target, z_NSD, batch_size)
-    return log_weight_NS
+        log_joint_NS = log_joint_NS + _decoded_log_prob(model, rows, target, z_NSD, batch_size)
+    log_both_NS = torch.logaddexp(log_posterior_NS, log_prior_NS) - math.log(2)
+    return LogWeights(
+        posterior_NK=(log_joint_NS - log_posterior_NS)[:, :half],
+        mixture_NS=log_joint_NS - log_both_NS if mixture else None,
+    )
 
 
-def importance_weighted_log_likelihood(log_weight_NS: Tensor) -> Tensor:
-    """Estimate [N], nats, of log p(x_targets | x_given) of each row from `importance_log_weights` [N, S].
+def check_question(rows: Rows, targets: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse a question about log p(x_targets | x_given) that rows cannot answer.
 
-    With every modality as a target it is the joint log p(X). Its expectation is a lower bound that rises with S.
+    Raises:
+        ValueError: No targets, a target is given as well, or a row lacks one of either.
+    """
+    if not targets or set(targets) & set(given):
+        raise ValueError(f"expected targets that are not given, got {list(targets)} given {list(given)}")
+    names = list(rows.x)
+    if not rows.presence[:, [names.index(name) for name in (*targets, *given)]].all():
+        raise ValueError(f"expected rows that have {', '.join((*targets, *given))}")
+
+
+def log_mean_weight(log_weight_NS: Tensor) -> Tensor:
+    """Estimate [N], nats, of log p(x_targets | x_given) of each row from log-weights [N, S].
+
+    Its expectation is a lower bound that rises with S.
     """
     return log_weight_NS.logsumexp(1) - math.log(log_weight_NS.shape[1])
 

@@ -1,12 +1,15 @@
 """The methods whose samples are compared: the diffusion prior under each guidance, and its controls."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 
 from shala_framework.model import PriorName
 from shala_framework.prior import num_evaluations
-from shala_framework.spec.schema import Evaluate, Generate
+from shala_framework.refiner import Refinement
+from shala_framework.spec import unstructure
+from shala_framework.spec.schema import Evaluate, Generate, Spec
 
 
 @attrs.frozen(kw_only=True)
@@ -17,36 +20,55 @@ class Method:
         prior: As `ShaLa.generate` takes it.
         guidance_scale: Towards what is given; 1 is none.
         autoguidance_scale: Away from what a poorer denoiser gets wrong; 1 is none.
+        refine: Whether stage 3 refines what is decoded.
     """
 
     prior: PriorName
     guidance_scale: float = 1.0
     autoguidance_scale: float = 1.0
+    refine: bool = False
 
     @property
     def title(self) -> str:
         """The prior and every guidance, such as "diffusion, guidance 2, autoguidance 3"."""
         scales = {"guidance": self.guidance_scale, "autoguidance": self.autoguidance_scale}
-        return ", ".join([self.prior, *(f"{name} {scale:g}" for name, scale in scales.items() if scale != 1)])
+        parts = [self.prior, *(f"{name} {scale:g}" for name, scale in scales.items() if scale != 1)]
+        return ", ".join([*parts, "refined"] if self.refine else parts)
 
-    def num_evaluations(self, sampling: Generate) -> int:
-        """Evaluations of a denoiser for one sample; 0 without diffusion."""
+    def num_evaluations(self, sampling: Generate, refinement: Refinement) -> int:
+        """Evaluations of denoisers for one sample, the refiner's of one modality included; 0 without diffusion."""
+        refining = refinement.num_evaluations if self.refine else 0
         if self.prior != "diffusion":
-            return 0
+            return refining
         passes = 1 + (self.guidance_scale != 1) + (self.autoguidance_scale != 1)
-        return passes * num_evaluations(sampling.sampler, sampling.num_steps)
+        return passes * num_evaluations(sampling.sampler, sampling.num_steps) + refining
+
+    def settings(self, spec: Spec) -> list[Any]:
+        """Tables that the samples depend on, as JSON values."""
+        return [unstructure(spec.generate), *([unstructure(spec.refine)] if self.refine else [])]
 
 
-def joint_methods(settings: Evaluate) -> Iterator[Method]:
-    """Each autoguidance scale, and the controls."""
-    for scale in settings.autoguidance_scales:
-        yield Method(prior="diffusion", autoguidance_scale=scale)
+def joint_methods(settings: Evaluate, *, refined: bool = False) -> Iterator[Method]:
+    """No guidance, each autoguidance scale, both also refined where there is a third stage, and the controls."""
+    guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in settings.autoguidance_scales]
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="mixture")
     yield Method(prior="normal")
 
 
-def conditional_methods(settings: Evaluate, sampling: Generate) -> Iterator[Method]:
-    """Each guidance scale, at the spec's autoguidance, and q(z | x_given) of stage 1."""
-    for scale in settings.guidance_scales:
-        yield Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
+def conditional_methods(settings: Evaluate, sampling: Generate, *, refined: bool = False) -> Iterator[Method]:
+    """No guidance, each guidance scale at the spec's autoguidance, both also refined, and q(z | x_given) of stage 1."""
+    guided = [
+        Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
+        for scale in settings.guidance_scales
+    ]
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="posterior")
+
+
+def _with_refinement(methods: Sequence[Method], *, refined: bool) -> Iterator[Method]:
+    """Each method once; where there is a third stage, with and without it."""
+    for method in dict.fromkeys(methods):
+        yield method
+        if refined:
+            yield attrs.evolve(method, refine=True)

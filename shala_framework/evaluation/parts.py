@@ -14,6 +14,7 @@ from shala_framework.support.checkpoint import load_module, read_checkpoint, wri
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
+FORMAT = 3  # of what is kept, part of every part's name: parts of another one are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -85,5 +86,7 @@ class Parts:
     def _path(self, name: str, settings: Any, suffix: str) -> Path | None:
         if self.folder is None:
             return None
-        key = hashlib.sha256(json.dumps([name, settings, self.context], sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([FORMAT, name, settings, self.context], sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')[:60]}-{key}{suffix}"

@@ -15,7 +15,7 @@ from shala_framework.support.checkpoint import (
     write_checkpoint,
 )
 
-STAGES: Final = ("autoencoder", "prior")
+STAGES: Final = ("autoencoder", "prior", "refiner")
 """Stages in the order in which they are trained."""
 
 
@@ -32,6 +32,7 @@ def write_stages(folder: Path, stages: Mapping[str, Mapping[str, nn.Module]], de
         stages: Networks of each stage, by the first part of their tensors' names; "" adds none.
         description: What every file says of itself.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for stage in (stage for stage in STAGES if stage in stages):
         tensors: dict[str, Tensor] = {}
         for name, network in stages[stage].items():

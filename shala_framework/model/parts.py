@@ -6,7 +6,7 @@ from shala_framework.model.shala import ShaLa
 
 
 def parts_of(model: ShaLa) -> dict[str, nn.Module]:
-    """The networks of a model: each modality's, those that modalities share, the posterior and the prior."""
+    """The networks of a model: each modality's, those that modalities share, the posterior, prior and refiners."""
     stage_1 = model.autoencoder
     return {
         **{f"{name} encoder": stage_1.encoders[name] for name in model.names},
@@ -15,4 +15,5 @@ def parts_of(model: ShaLa) -> dict[str, nn.Module]:
         **{f"{name} decoder": stage_1.decoders[name] for name in model.names},
         **({"shared decoders": stage_1.shared_decoders} if len(stage_1.shared_decoders) else {}),
         "prior": model.prior,
+        **({"refiner": model.refiner} if model.refiner.names else {}),
     }

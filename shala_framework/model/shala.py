@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.contracts import check_given
+from shala_framework.model.decoding import decode_latents
 from shala_framework.model.staged import Staged
 from shala_framework.plugin.loading import load_method, name_of_class
 from shala_framework.plugin.modality import Modality, needs_fit
@@ -28,16 +29,16 @@ from shala_framework.prior.priors import (
     check_choice,
     posterior_draws,
 )
+from shala_framework.refiner import Refinement
 from shala_framework.spec import LoadedSpec, make_spec, read_spec, unstructure
 from shala_framework.spec.schema import DEFAULT_METHOD, ModalityTable
 from shala_framework.support.modes import evaluating
-from shala_framework.support.seeds import mix_seed
 
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
 
 
 class ShaLa(Staged):
-    """Modalities, an autoencoder (stage 1) and a prior over the shared latent (stage 2).
+    """Modalities, an autoencoder (stage 1), a prior over the shared latent (stage 2) and a refiner (stage 3).
 
     In Python a model is made of modality objects, and sizes are keyword arguments:
 
@@ -51,6 +52,7 @@ class ShaLa(Staged):
         modalities: Mapping[str, Modality],
         *,
         prior: Mapping[str, Any] | None = None,
+        refine: Mapping[str, Any] | None = None,
         generate: Mapping[str, Any] | None = None,
         groups: Mapping[str, str] | None = None,
         seed: int = 0,
@@ -62,6 +64,7 @@ class ShaLa(Staged):
         Args:
             modalities: Modality objects by name; their order is that of the networks' inputs.
             prior: Keys of a spec's [prior] table, such as {"hidden_dim": 512}.
+            refine: Keys of a spec's [refine] table, such as {"num_steps": 8}.
             generate: Keys of a spec's [generate] table, the defaults of sampling.
             groups: Group of each modality that shares its encoder and decoder with the others of its group.
             seed: Seed of the networks' first weights and of everything random in training.
@@ -80,6 +83,7 @@ class ShaLa(Staged):
             tables,
             posterior=posterior | {"method": next(iter(own), method)},
             prior=prior or {},
+            refine=refine or {},
             generate=generate or {},
             groups=groups or {},
             seed=seed,
@@ -160,6 +164,7 @@ class ShaLa(Staged):
         num_steps: int | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
+        refine: bool = True,
         draw: bool = False,
         batch_size: int = 64,
     ) -> dict[str, Tensor]:
@@ -175,7 +180,8 @@ class ShaLa(Staged):
                 joint samples the first are the same.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
-            draw: Whether to draw from each likelihood; otherwise its mode is returned.
+            refine: Whether stage 3 adds what the decoders leave out, where it is trained.
+            draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned.
             batch_size: Latents decoded at a time.
 
         Returns:
@@ -195,7 +201,7 @@ class ShaLa(Staged):
             seed=seed,
             prior=prior,
         )
-        x = self.decode(z_ND, draw=draw, seed=seed, batch_size=batch_size)
+        x = self.decode(z_ND, refine=refine, draw=draw, seed=seed, batch_size=batch_size)
         if given:
             x = {name: value.unflatten(0, (-1, num_samples)) for name, value in x.items()}
         return x
@@ -224,6 +230,8 @@ class ShaLa(Staged):
         sampling = Sampling(
             guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
             autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
+            guidance_sigma_min=settings.guidance_sigma_min,
+            guidance_sigma_max=settings.guidance_sigma_max,
             num_steps=num_steps or settings.num_steps,
             sampler=sampler or settings.sampler,
         )
@@ -261,15 +269,24 @@ class ShaLa(Staged):
         return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
 
     @torch.no_grad()
-    def decode(self, z_ND: Tensor, *, draw: bool = False, seed: int = 0, batch_size: int = 64) -> dict[str, Tensor]:
-        """Every modality of some latents [N, D], on the CPU; the likelihood's mode, or a draw."""
-        generator = torch.Generator(self.device).manual_seed(mix_seed(seed, 2))
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        with evaluating(self.autoencoder):
-            for z in z_ND.split(batch_size):
-                for name, likelihood in self.autoencoder.decode(z.to(self.device)).items():
-                    parts[name].append((likelihood.sample(generator) if draw else likelihood.mode()).cpu())
-        return {name: torch.cat(values) for name, values in parts.items()}
+    def decode(
+        self, z_ND: Tensor, *, refine: bool = False, draw: bool = False, seed: int = 0, batch_size: int = 64
+    ) -> dict[str, Tensor]:
+        """Every modality of some latents [N, D], on the CPU: the likelihood's mode, a draw, or a refined draw.
+
+        A refined draw depends on (seed, row) and its latent alone, whatever the batch.
+        """
+        refined = self.refined_names if refine else ()
+        return decode_latents(
+            self.autoencoder,
+            z_ND,
+            refiner=self.refiner,
+            refined=refined,
+            refinement=Refinement.from_table(self.spec.refine),
+            draw=draw,
+            seed=seed,
+            batch_size=batch_size,
+        )
 
     @property
     def priors(self) -> dict[PriorName, LatentPrior]:

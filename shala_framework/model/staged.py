@@ -9,10 +9,11 @@ from torch import nn
 
 from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.model.checkpoints import read_stage, write_stages
+from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.support.checkpoint import digest
@@ -28,7 +29,8 @@ class Staged:
         autoencoder: Stage 1.
         prior: Stage 2; its weights are the moving average once it is trained.
         mixture: The Gaussian-mixture control, over standardised latents.
-        stages: Stages that are trained: "autoencoder", "prior".
+        refiner: Stage 3, of the modalities that offer a network; its weights are the moving average too.
+        stages: Stages that are trained: "autoencoder", "prior", "refiner".
         synthetic: Whether the training data were made by a stand-in.
         fingerprint: Name of the run, which its files contain; it depends on every part of the spec that training
             depends on.
@@ -78,10 +80,13 @@ class Staged:
             )
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
+            # Made last, so that the other stages start from the same weights with and without it.
+            self.refiner = Refiner(self.modalities, latent_dim=spec.posterior.latent_dim, share=spec.refine.share)
+            check_refiner(self.refiner, self.autoencoder.decoders, self.modalities)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("autoencoder", "prior", "mixture"):
+        if name in ("autoencoder", "prior", "mixture", "refiner"):
             waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
             raise RuntimeError(
                 f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
@@ -101,9 +106,20 @@ class Staged:
 
     def to(self, device: torch.device | str) -> Self:
         """Move the networks; returns self."""
-        for module in (self.autoencoder, self.prior, self.mixture):
+        for module in (self.autoencoder, self.prior, self.mixture, self.refiner):
             module.to(device)
         return self
+
+    @property
+    def planned_stages(self) -> tuple[str, ...]:
+        """Stages that a run of the spec trains; the refiner is left out without networks and with steps = 0."""
+        refined = bool(self.refiner.names) and self.spec.train.refiner.steps > 0
+        return STAGES if refined else tuple(stage for stage in STAGES if stage != "refiner")
+
+    @property
+    def refined_names(self) -> tuple[str, ...]:
+        """Modalities whose samples are refined: those that offer a network, once stage 3 is trained."""
+        return self.refiner.names if "refiner" in self.stages else ()
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
@@ -120,12 +136,12 @@ class Staged:
         return digest(self.autoencoder.state_dict())
 
     def save(self, folder: str | Path) -> None:
-        """Write the trained stages to `autoencoder.safetensors` and `prior.safetensors` in a folder."""
+        """Write each trained stage to a file in a folder: `autoencoder.safetensors` and so on."""
         described = self.description() | {"autoencoder_digest": self.autoencoder_digest()}
         write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
 
     def load_stage(self, folder: Path, stage: str) -> None:
-        """Take the weights of a stage from a folder; stage 2 has to have been trained on this very stage 1.
+        """Take the weights of a stage from a folder; later stages have to have been trained on this very stage 1.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run or another stage 1.
@@ -138,4 +154,6 @@ class Staged:
         """What the checkpoint of a stage holds, by the first part of its tensors' names."""
         if stage == "autoencoder":
             return {"": self.autoencoder}
+        if stage == "refiner":
+            return {"": self.refiner}
         return {"prior": self.prior, "mixture": self.mixture}

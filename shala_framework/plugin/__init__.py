@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LogScale,
         Normal,
         Pixels,
+        pixel_space,
         pixels_to_unit,
         unit_to_pixels,
     )
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
         PosteriorMethod,
         standard_normal_log_prob,
     )
+    from shala_framework.plugin.refining import Levels, Refinable, ResidualSpace
     from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
+    from shala_framework.plugin.unet import RefinerUNet
     from shala_framework.support.errors import DataError
 
 _HOMES = {
@@ -56,7 +59,16 @@ _HOMES = {
     "plugin.hookspecs": ("hookimpl",),
     "plugin.layers": ("ConditionedResidual", "Residual", "group_norm", "initialise", "unfold_time"),
     "plugin.likelihoods": (
-        *("LOCATION_SCALE", "Laplace", "LogScale", "Normal", "Pixels", "pixels_to_unit", "unit_to_pixels"),
+        *(
+            "LOCATION_SCALE",
+            "Laplace",
+            "LogScale",
+            "Normal",
+            "Pixels",
+            "pixel_space",
+            "pixels_to_unit",
+            "unit_to_pixels",
+        ),
     ),
     "plugin.media": (
         *("FILM_CONTAINERS", "FILM_FIELDS", "encode_gif", "encode_mp4", "encode_png", "encode_wav"),
@@ -68,19 +80,22 @@ _HOMES = {
         *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
         *("Objective", "PosteriorMethod", "standard_normal_log_prob"),
     ),
+    "plugin.refining": ("Levels", "Refinable", "ResidualSpace"),
     "plugin.standardise": ("Standardise",),
     "plugin.tracker": ("TrackedRun", "Tracker"),
+    "plugin.unet": ("RefinerUNet",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "EncodedRows", "FILM_CONTAINERS",
-    "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace", "Likelihood", "LogScale",
-    "MethodSizes", "MixturePosterior", "Modality", "Normal", "Objective", "Pixels", "PosteriorMethod", "Preview",
-    "Relaxed", "Residual", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
-    "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm",
-    "hookimpl", "initialise", "multiple_of", "not_empty", "open_film", "pixels_to_unit", "played_stream",
-    "refuse_truncated", "standard_normal_log_prob", "unfold_time", "unit_to_pixels",
+    "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace", "Levels", "Likelihood",
+    "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal", "Objective", "Pixels", "PosteriorMethod",
+    "Preview", "Refinable", "RefinerUNet", "Relaxed", "Residual", "ResidualSpace", "Sample", "Standardise",
+    "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy", "each", "encode_gif", "encode_mp4",
+    "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl", "initialise", "multiple_of", "not_empty",
+    "open_film", "pixel_space", "pixels_to_unit", "played_stream", "refuse_truncated", "standard_normal_log_prob",
+    "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from shala_framework.plugin.refining import Levels, ResidualSpace
+
 
 def _scaled_sum(values: Tensor, factor: Tensor, log_scale: Tensor) -> Tensor:
     """Sum values * factor + log_scale over each x, where both are one number or broadcast: [B]."""
@@ -50,6 +52,9 @@ class Normal:
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + torch.exp(self.log_scale) * noise
 
+    def residual_space(self) -> ResidualSpace:
+        return ResidualSpace(mean=self.mean, log_scale=self.log_scale)
+
 
 class Laplace:
     """Independent Laplace distributions with location [B, ...] and a log_scale that broadcasts to it."""
@@ -77,6 +82,9 @@ class Laplace:
         tail = (1 - 2 * uniform.abs()).clamp_min(torch.finfo(loc.dtype).tiny)
         return loc - torch.exp(self.log_scale) * uniform.sign() * tail.log()
 
+    def residual_space(self) -> ResidualSpace:
+        return ResidualSpace(mean=self.location, log_scale=self.log_scale + 0.5 * math.log(2))
+
 
 LOCATION_SCALE: Final[dict[str, type[Normal] | type[Laplace]]] = {"normal": Normal, "laplace": Laplace}
 """The likelihoods with a location and a log-scale, by their names in options."""
@@ -103,15 +111,36 @@ class Pixels:
         return unit_to_pixels(self.base.mode())
 
     def relaxed(self) -> Tensor:
-        return (self.base.relaxed() + 1) * 127.5
+        return _unit_to_relaxed(self.base.relaxed())
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return unit_to_pixels(self.base.sample(generator))
+
+    def residual_space(self) -> ResidualSpace:
+        space = self.base.residual_space()
+        return pixel_space(space.mean, space.log_scale)
 
 
 def pixels_to_unit(x: Tensor) -> Tensor:
     """Map values 0..255, uint8 or relaxed, to float32 in [-1, 1]."""
     return x.float() / 127.5 - 1
+
+
+def pixel_space(mean: Tensor, log_scale: Tensor) -> ResidualSpace:
+    """The residual space of 8-bit pixels whose mean and log standard deviation are in [-1, 1] units."""
+    return ResidualSpace(
+        mean=mean,
+        log_scale=log_scale,
+        to_space=pixels_to_unit,
+        from_space=unit_to_pixels,
+        to_encoder=_unit_to_relaxed,
+        levels=Levels(lowest=-1.0, highest=1.0, step=1 / 127.5),
+    )
+
+
+def _unit_to_relaxed(x: Tensor) -> Tensor:
+    """Float in [-1, 1] to 0..255, neither rounded nor clamped."""
+    return (x + 1) * 127.5
 
 
 def unit_to_pixels(x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def load_tracker(name: str) -> type[Tracker]:
 
 
 def name_of_class(found: type[Any]) -> str:
-    """The name under which an installed distribution offers a class; the class's own dotted name if none does."""
+    """Return the name under which an installed distribution offers a class, or else the class's dotted name."""
     module = found.__module__
     for offer in installed_offers():
         if module == offer.module or module.startswith(f"{offer.module.partition(':')[0]}."):

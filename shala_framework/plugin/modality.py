@@ -89,14 +89,14 @@ class Modality(abc.ABC):
     network_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any = None, /, **values: Any) -> None:
-        """Take the options.
+        """Set the options.
 
         Args:
             options: An instance of `Options`, as the core passes it.
-            **values: Options by name in place of it, as in `Image(height=64, width=64)`.
+            **values: Options by name instead, as in `Image(height=64, width=64)`.
 
         Raises:
-            ValueError: A value has another type or range than its option, or there is no such option.
+            ValueError: A value has a wrong type or range, or an option does not exist.
             TypeError: Both are given.
         """
         if options is not None and values:
@@ -151,6 +151,22 @@ class Modality(abc.ABC):
     @abc.abstractmethod
     def decoder(self, latent_dim: int) -> nn.Module:
         """Return a module that maps z, float [B, latent_dim], to a Likelihood of x."""
+
+    def refiner(self, latent_dim: int) -> nn.Module | None:
+        """The network of stage 3, which learns the detail that the decoder's mean leaves out; None for no refinement.
+
+        The core supplies the diffusion around it: its loss, its sampler and its likelihood. The decoder's likelihood
+        has to be `Refinable`.
+
+        Args:
+            latent_dim: Dimensions of z.
+
+        Returns:
+            A module called with a noisy residual u, float [B, ...] in the shape of x and of about unit variance; the
+            decoder's mean, float [B, ...] in the space that the likelihood names; z, standardised, float [B,
+            latent_dim]; and the noise level, float [B]. It returns float [B, ...]. `RefinerUNet` is one.
+        """
+        return None
 
     @abc.abstractmethod
     def preview(self, x: Tensor) -> Preview:

@@ -40,7 +40,14 @@ class GaussianMixture(nn.Module):
         return self.log_joint(z_ND).logsumexp(1)
 
     def fit(
-        self, z_ND: Tensor, *, seed: int = 0, max_iterations: int = 200, tolerance: float = 1e-4, ridge: float = 1e-4
+        self,
+        z_ND: Tensor,
+        *,
+        seed: int = 0,
+        max_iterations: int = 200,
+        tolerance: float = 1e-4,
+        ridge: float = 1e-4,
+        rows_of_identity: float = 0.0,
     ) -> list[float]:
         """Maximise the likelihood of z by expectation-maximisation.
 
@@ -50,6 +57,8 @@ class GaussianMixture(nn.Module):
             max_iterations: Most iterations.
             tolerance: Stop once the mean log-likelihood gains less, in nats.
             ridge: Added to the covariances' diagonals.
+            rows_of_identity: Rows of covariance I that each component's covariance is estimated with, beside its own:
+                few rows leave no direction without any variance then.
 
         Returns:
             Mean log-likelihood before each iteration.
@@ -81,7 +90,8 @@ class GaussianMixture(nn.Module):
                 self.means.copy_(share_NK.T @ z / mass_K[:, None])
                 for k in range(num_components):
                     gap_ND = z - self.means[k]
-                    covariance = (share_NK[:, k, None] * gap_ND).T @ gap_ND / mass_K[k]
+                    products = (share_NK[:, k, None] * gap_ND).T @ gap_ND
+                    covariance = (products + rows_of_identity * eye) / (mass_K[k] + rows_of_identity)
                     self.cholesky[k] = torch.linalg.cholesky(covariance + ridge * eye)
         finally:
             self.float()

@@ -16,15 +16,15 @@ from shala_framework.prior.sampling import Denoise
 
 @torch.no_grad()
 def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor) -> Tensor:
-    """Log density that sampling by the same denoiser and levels gives to z, with the exact divergence.
+    """Compute the log density of z under sampling with the same denoiser and noise levels, with the exact divergence.
 
-    It is that of the data under noise of the lowest level. The ODE is solved from there to the highest level by Heun's
-    method, where the density is a Gaussian's of variance sigma_max^2 + 1, data being standardised.
+    This is the density of the data under noise of the lowest level. Heun's method solves the ODE from there to the
+    highest level, where the density is Gaussian with variance sigma_max^2 + 1, because the data are standardised.
 
     Args:
-        denoise: D(z; sigma), row by row: a row's output may depend on its own z alone.
+        denoise: D(z; sigma), row by row: a row's output may depend only on its own z.
         z_ND: Standardised latents.
-        sigmas: Levels of the sampler, decreasing, the last 0.
+        sigmas: Decreasing noise levels of the sampler; the last one is 0.
 
     Returns:
         float tensor [N], nats.
@@ -32,7 +32,7 @@ def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor) -> Tensor:
     levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
 
     def slope(z_ND: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """dz/dsigma, and its divergence [N]."""
+        """Return dz/dsigma and its divergence [N]."""
         sigma_N = z_ND.new_full((len(z_ND),), sigma)
         denoised_ND, trace_N = denoised_and_trace(denoise, z_ND, sigma_N)
         return (z_ND - denoised_ND) / sigma, (z_ND.shape[1] - trace_N) / sigma
@@ -50,7 +50,7 @@ def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def denoised_and_trace(denoise: Denoise, z_ND: Tensor, sigma_N: Tensor) -> tuple[Tensor, Tensor]:
-    """D(z; sigma) [N, D] and the trace of its Jacobian [N], by one derivative a dimension."""
+    """Return D(z; sigma) [N, D] and the trace of its Jacobian [N], with one derivative per dimension."""
     with torch.enable_grad():
         z_ND = z_ND.detach().requires_grad_()
         denoised_ND = denoise(z_ND, sigma_N)

@@ -1,11 +1,12 @@
-"""The conditional diffusion prior p(z | h_S) for every subset S of the modalities, the empty one included.
+"""The conditional diffusion prior p(z | h_S) for every subset S of the modalities, including the empty one.
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
-From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). That one
-denoiser is conditioned on the features of a random subset, and so samples every conditional, is this project's.
-Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1
-because z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for
-autoguidance: what a small network gets wrong more than the large one does shows the way to where latents are likely.
+From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). This
+project's choice: one denoiser is conditioned on the features of a random subset and therefore samples every
+conditional.
+Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 because
+z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for autoguidance: the
+errors that a small network makes beyond those of the large one show the direction towards likely latents.
 """
 
 from collections.abc import Sequence
@@ -15,21 +16,25 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.distributed.processes import rows_rand, rows_randn
+from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
+from shala_framework.prior.mixture_skip import MixtureSkip
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
+from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
 
 
 class DiffusionPrior(nn.Module):
-    """A denoiser over standardised latents, with the statistics that standardise them and the features.
+    """A denoiser over standardised latents, with the statistics that standardise latents and features.
 
     Attributes:
-        network: The raw network of the denoiser.
-        guide: A smaller one that learns the same, worse; for autoguidance.
+        network: Raw network of the denoiser.
+        guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
     z_mean: Tensor
-    z_std: Tensor
+    z_whiten: Tensor
+    z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
 
@@ -45,9 +50,12 @@ class DiffusionPrior(nn.Module):
         guide_num_blocks: int = 1,
         dropout: float = 0.0,
         condition: str = "sum",
+        whiten: bool = True,
+        skip: str = "mixture",
+        mixture_components: int = 10,
     ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.whiten = latent_dim, whiten
         self.network, self.guide = (
             PriorNetwork(
                 latent_dim=latent_dim,
@@ -60,14 +68,20 @@ class DiffusionPrior(nn.Module):
             )
             for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )
+        self.skip = MixtureSkip(mixture_components, latent_dim) if skip == "mixture" else None
+        self.gate = nn.Linear(hidden_dim, mixture_components) if skip == "mixture" else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         self.register_buffer("z_mean", torch.zeros(latent_dim))
-        self.register_buffer("z_std", torch.ones(latent_dim))
+        self.register_buffer("z_whiten", torch.eye(latent_dim))
+        self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
-        """The one that a spec's [prior] describes."""
+        """Build the prior that a spec's [prior] describes."""
         return cls(
             latent_dim=latent_dim,
             num_modalities=num_modalities,
@@ -78,33 +92,66 @@ class DiffusionPrior(nn.Module):
             guide_num_blocks=table.guide_num_blocks,
             dropout=table.dropout,
             condition=table.condition,
+            whiten=table.whiten,
+            skip=table.skip,
+            mixture_components=table.mixture_components,
         )
 
-    def set_statistics(self, z_mean: Tensor, z_std: Tensor, h_mean: Tensor, h_std: Tensor) -> None:
-        """Take the training set's mean and standard deviation of z [D] and of the features [M, F]."""
-        for name, value in (("z_mean", z_mean), ("z_std", z_std), ("h_mean", h_mean), ("h_std", h_std)):
+    def set_statistics(
+        self, z_mean_D: Tensor, z_covariance_DD: Tensor, h_mean_MF: Tensor, h_std_MF: Tensor, num_rows: int
+    ) -> None:
+        """Set the moments of the training set's latents and features, as returned by `latent_statistics`."""
+        whiten_DD, restore_DD = whitening(z_covariance_DD, num_rows, enabled=self.whiten)
+        for name, value in (
+            ("z_mean", z_mean_D),
+            ("z_whiten", whiten_DD),
+            ("z_restore", restore_DD),
+            ("h_mean", h_mean_MF),
+            ("h_std", h_std_MF),
+        ):
             getattr(self, name).copy_(value)
 
     def standardise(self, z_BD: Tensor) -> Tensor:
-        """Latents of the autoencoder to the unit in which the prior works."""
-        return (z_BD - self.z_mean) / self.z_std
+        """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return (z_BD - self.z_mean) @ self.z_whiten
 
     def restore(self, z_BD: Tensor) -> Tensor:
-        """The inverse of `standardise`."""
-        return z_BD * self.z_std + self.z_mean
+        """Invert `standardise`."""
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return z_BD @ self.z_restore + self.z_mean
 
-    def condition(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False) -> Tensor:
-        """What the network, or the guide, is told of the features of a subset: [B, W]."""
+    def log_volume(self) -> Tensor:
+        """Log of the factor by which `restore` scales volumes, in nats."""
+        return self.z_restore.double().slogdet()[1].float()
+
+    def condition(
+        self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, guide: bool = False, feature_noise: float = 0.0
+    ) -> Tensor:
+        """Return the vector [B, W] that represents a subset's features for the network or the guide.
+
+        Args:
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities.
+            guide: Whether the vector is for the guide.
+            feature_noise: Standard deviation of the noise that is added to the standardised features.
+        """
         scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
+        if feature_noise:
+            scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
         vector: Tensor = (self.guide if guide else self.network).features(scaled, subset_BM)
         return vector
 
     def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, *, guide: bool = False) -> Tensor:
-        """D(z; sigma, h_S): the expected clean latent, in the standardised unit; of the network, or of the guide."""
+        """D(z; sigma, h_S): the expected clean latent in standardised units, by the network or by the guide."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
         raw: Tensor = (self.guide if guide else self.network)(z_BD / total, sigma_B.log() / 4, condition_BW)
-        return z_BD / total.square() + sigma_B1 / total * raw
+        if guide or self.skip is None or self.gate is None:
+            skipped_BD = z_BD / total.square()
+        else:
+            skipped_BD = self.skip(z_BD, sigma_B, self.gate(condition_BW))
+        return skipped_BD + sigma_B1 / total * raw
 
     def loss(
         self,
@@ -115,58 +162,76 @@ class DiffusionPrior(nn.Module):
         unconditional_share: float,
         log_sigma_mean: float,
         log_sigma_std: float,
+        feature_noise: float = 0.0,
         guide: bool = False,
+    ) -> Tensor:
+        """Weighted denoising error of each row for a random subset and noise level, averaged over dimensions: [B].
+
+        Args:
+            z_BD: Samples of q(z | all present modalities), not standardised.
+            h_MBF: Features of every modality. Rows that lack one may have any finite values.
+            presence_BM: bool, modalities that may enter a row's subset S.
+            unconditional_share: Probability that S is empty. Otherwise its size is uniform from 1 to all present
+                modalities.
+            log_sigma_mean: P_mean of EDM.
+            log_sigma_std: P_std of EDM.
+            feature_noise: Standard deviation of the noise on the standardised features.
+            guide: Whether to compute the guide's error.
+        """
+        device = z_BD.device
+        kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
+        subset_BM = random_subsets(presence_BM) & kept_B1
+        sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(z_BD), device=device)).exp()
+        noise_BD = rows_randn(*z_BD.shape, device=device)
+        condition_BW = self.condition(h_MBF, subset_BM, guide=guide, feature_noise=feature_noise)
+        return self.errors(z_BD, sigma_B, noise_BD, condition_BW, guide=guide)
+
+    def errors(
+        self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor, *, guide: bool = False
     ) -> Tensor:
         """Weighted denoising error of each row, averaged over dimensions: [B].
 
         Args:
-            z_BD: Draws of q(z | all that is present), not standardised.
-            h_MBF: Features of every modality; rows that lack one may hold anything finite.
-            presence_BM: bool, modalities that may enter a row's subset S.
-            unconditional_share: Probability that S is empty; else its size is uniform from 1 to all present.
-            log_sigma_mean: P_mean of EDM.
-            log_sigma_std: P_std of EDM.
-            guide: Whether it is the guide's error.
+            z_BD: Latents, not standardised.
+            sigma_B: Noise levels.
+            noise_BD: Standard normal noise.
+            condition_BW: Result of `condition`.
+            guide: Whether to compute the guide's error.
         """
-        device = z_BD.device
         clean_BD = self.standardise(z_BD)
-        kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
-        subset_BM = random_subsets(presence_BM) & kept_B1
-        sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(z_BD), device=device)).exp()
-        noisy_BD = clean_BD + sigma_B[:, None] * rows_randn(*clean_BD.shape, device=device)
-        condition_BW = self.condition(h_MBF, subset_BM, guide=guide)
-        denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, guide=guide)
+        denoised_BD = self.denoise(clean_BD + sigma_B[:, None] * noise_BD, sigma_B, condition_BW, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 
-    def denoiser(
-        self,
-        h_MBF: Sequence[Tensor],
-        subset_BM: Tensor,
-        guidance_scale: float = 1.0,
-        autoguidance_scale: float = 1.0,
-    ) -> Denoise:
-        """D(z; sigma) for fixed features: D + (w - 1) (D - D_uncond) + (v - 1) (D - D_guide).
+    def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance: Guidance = NO_GUIDANCE) -> Denoise:
+        """Return D(z; sigma) for fixed features, with or without guidance.
 
         Args:
-            h_MBF: Features of every modality; those outside the subset may hold anything finite.
-            subset_BM: bool, the given modalities; rows without any are unconditional.
-            guidance_scale: w, towards what is given; 1 is no guidance, and each kind costs an evaluation more.
-            autoguidance_scale: v, away from the guide's errors; 1 is none.
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities. Rows without any are unconditional.
+            guidance: Guidance to apply. Each kind costs an extra evaluation at the noise levels where it has an effect.
         """
         given_BW = self.condition(h_MBF, subset_BM)
-        # What the samples are to move away from: how far, by which condition, and whether it is the guide's.
-        others: list[tuple[float, Tensor, bool]] = []
-        if guidance_scale != 1 and bool(subset_BM.any()):
-            others.append((guidance_scale - 1, self.condition(h_MBF, torch.zeros_like(subset_BM)), False))
-        if autoguidance_scale != 1:
-            others.append((autoguidance_scale - 1, self.condition(h_MBF, subset_BM, guide=True), True))
+        towards_given, from_guide = guidance.extents(any_given=True)
+        _, from_guide_alone = guidance.extents(any_given=False)
+        some_B1 = subset_BM.any(1, keepdim=True)
+        # What to move samples away from: how far, with which condition, and whether it is the guide's output.
+        others: list[tuple[Tensor, Tensor, bool]] = []
+        if towards_given and bool(some_B1.any()):
+            extent_B1 = some_B1.to(given_BW.dtype) * towards_given
+            others.append((extent_B1, self.condition(h_MBF, torch.zeros_like(subset_BM)), False))
+        if from_guide:
+            extent_B1 = torch.where(some_B1, from_guide, from_guide_alone)
+            others.append((extent_B1, self.condition(h_MBF, subset_BM, guide=True), True))
 
         def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
             plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW)
-            for extent, condition_BW, guide in others:
+            if not others or not guidance.has_effect(sigma_N):
+                return plain_ND
+            share_N1 = guidance.share(sigma_N)[:, None]
+            for extent_N1, condition_BW, guide in others:
                 other_ND = self.denoise(z_ND, sigma_N, condition_BW, guide=guide)
-                guided_ND = guided_ND + extent * (plain_ND - other_ND)
+                guided_ND = guided_ND + extent_N1 * share_N1 * (plain_ND - other_ND)
             return guided_ND
 
         return denoise

@@ -30,7 +30,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class FeatureCondition(nn.Module):
-    """Sums a projection of each modality's feature over the members of a subset S; one vector where S is empty."""
+    """Sums a projection of each modality's feature over the members of a subset S. An empty S has its own vector."""
 
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ CONDITIONS: Final[dict[str, type[FeatureCondition] | type[FeatureAttention]]] = 
     "sum": FeatureCondition,
     "attention": FeatureAttention,
 }
-"""The ways in which features enter, by the name that a spec gives them."""
+"""Ways in which features enter the denoiser, by their names in a spec."""
 
 
 class ResidualBlock(nn.Module):

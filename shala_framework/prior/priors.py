@@ -1,9 +1,10 @@
-"""The distributions that a latent can be drawn from: the diffusion prior, and the controls that it must beat.
+"""The distributions that a latent can be sampled from: the diffusion prior, and the controls that it must beat.
 
-Each one samples and has a density, in the unit of stage 1's latents. Shapes: N given rows, K draws, M modalities, F
+Each one samples and has a density, in the units of stage 1's latents. Shapes: N given rows, K samples, M modalities, F
 feature_dim, D latent_dim.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,41 +17,56 @@ from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, ei
 from shala_framework.prior.controls import GaussianMixture
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
+from shala_framework.prior.guidance import Guidance
 from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
 SamplerName = Literal["heun", "dpm"]
-DENSITY_STEPS = 36  # of Heun's method, which follow the diffusion prior's ODE closely enough for a density
-DENSITY_ROWS = 512  # whose density is computed at a time
+DENSITY_STEPS = 36  # steps of Heun's method, which follow the diffusion prior's ODE closely enough for a density
+DENSITY_ROWS = 512  # rows whose density is computed at a time
 
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How the diffusion prior is sampled.
+    """Settings for sampling from the diffusion prior.
 
     Attributes:
-        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 is no guidance.
-        autoguidance_scale: v in D_guide + v (D - D_guide); 1 is none.
-        num_steps: Steps of the sampler.
-        sampler: Its name.
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
+        autoguidance_scale: v in D_guide + v (D - D_guide); 1 disables it.
+        guidance_sigma_min: Lowest noise level with guidance of either kind.
+        guidance_sigma_max: Highest noise level with guidance of either kind; None sets no limit.
+        num_steps: Number of sampler steps.
+        sampler: Name of the sampler.
     """
 
     guidance_scale: float = 1.0
     autoguidance_scale: float = 1.0
+    guidance_sigma_min: float = 0.0
+    guidance_sigma_max: float | None = None
     num_steps: int = 18
     sampler: SamplerName = "heun"
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance for the denoiser."""
+        return Guidance(
+            guidance_scale=self.guidance_scale,
+            autoguidance_scale=self.autoguidance_scale,
+            sigma_min=self.guidance_sigma_min,
+            sigma_max=math.inf if self.guidance_sigma_max is None else self.guidance_sigma_max,
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Given:
-    """What is given, and which draw is of which row.
+    """The given features, and the row that each sample belongs to.
 
     Attributes:
-        h_MNF: Features of every modality; zeros where none is given.
-        subset_NM: bool, which are given.
-        row_K: int64, the row of each draw.
+        h_MNF: Features of every modality; zeros for those that are not given.
+        subset_NM: bool, which modalities are given.
+        row_K: int64, row of each sample.
     """
 
     h_MNF: Sequence[Tensor]
@@ -62,15 +78,15 @@ class LatentPrior(Protocol):
     """A distribution over latents.
 
     Attributes:
-        stage: The stage that has to be trained for it.
-        given: Whether modalities have to be given (True), must not be (False), or may be (None).
+        stage: Stage that must be trained for this distribution.
+        given: Whether modalities must be given (True), must not be given (False), or may be given (None).
     """
 
     stage: ClassVar[str]
     given: ClassVar[bool | None]
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
-        """Draws [K, D]; draw k depends on (seed, k) and its row alone."""
+        """Draw samples [K, D]. Sample k depends only on (seed, k) and its row."""
         ...
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
@@ -78,8 +94,8 @@ class LatentPrior(Protocol):
 
         Args:
             z_KD: Latents.
-            given: Of as many draws.
-            num_steps: Steps in which an ODE is solved, where there is one; the error falls with their square.
+            given: Given features of equally many samples.
+            num_steps: Number of steps for solving an ODE, if there is one. The error decreases with their square.
         """
         ...
 
@@ -101,12 +117,12 @@ class NormalPrior:
 
 @attrs.frozen(eq=False)
 class MixturePrior:
-    """A Gaussian mixture, fitted to draws of the aggregate posterior."""
+    """A Gaussian mixture that is fitted to samples of the aggregate posterior."""
 
     stage: ClassVar[str] = "prior"
     given: ClassVar[bool | None] = False
     mixture: GaussianMixture
-    prior: DiffusionPrior  # whose unit the mixture is in
+    prior: DiffusionPrior  # the mixture is in its standardised units
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
         return self.prior.restore(self.mixture.sample(seed, range(len(given.row_K))))
@@ -133,7 +149,7 @@ class SubsetPosterior:
         return self.of_rows(given.h_MNF, given.subset_NM).take(given.row_K)
 
     def of_rows(self, h_MNF: Sequence[Tensor], subset_NM: Tensor) -> AnyPosterior:
-        """q(z | x_S) of each row; of all modalities it is that of stage 1's own rows."""
+        """Return q(z | x_S) of each row. With all modalities it is the posterior of stage 1's own rows."""
         h: Mapping[str, Tensor] = dict(zip(self.autoencoder.names, h_MNF, strict=True))
         with evaluating(self.autoencoder):
             whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
@@ -156,9 +172,9 @@ class DiffusedPrior:
     """p(z | h_S) of stage 2, with or without given modalities.
 
     Attributes:
-        prior: The denoiser.
+        prior: Denoiser.
         sigma_min: Smallest noise level of the sampler.
-        sigma_max: Largest.
+        sigma_max: Largest noise level of the sampler.
     """
 
     stage: ClassVar[str] = "prior"
@@ -172,7 +188,7 @@ class DiffusedPrior:
         h_MKF, subset_KM = [h[given.row_K] for h in given.h_MNF], given.subset_NM[given.row_K]
         sigmas = karras_sigmas(sampling.num_steps, self.sigma_min, self.sigma_max)
         with evaluating(self.prior):
-            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance_scale, sampling.autoguidance_scale)
+            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance)
             return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_KD, sigmas))
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
@@ -210,5 +226,5 @@ def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, t
 
 
 def _restored(log_prob_K: Tensor, prior: DiffusionPrior) -> Tensor:
-    """The density of latents themselves, from that of standardised ones, by change of variables."""
-    return log_prob_K - prior.z_std.log().sum()
+    """Convert the density of standardised latents to that of the latents, by change of variables."""
+    return log_prob_K - prior.log_volume()

@@ -50,9 +50,9 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 
 def row_noise(seed: int, rows: Sequence[int], dim: int) -> Tensor:
-    """Standard Gaussian noise [N, dim] in which row n depends on (seed, rows[n]) alone.
+    """Standard Gaussian noise [N, dim] in which row n depends only on (seed, rows[n]).
 
-    So the n-th sample stays the same whatever the batch that it is drawn in.
+    The n-th sample therefore does not depend on its batch.
 
     Example:
         >>> bool((row_noise(0, [4, 5, 6], 2)[1] == row_noise(0, [5], 2)[0]).all())
@@ -81,7 +81,7 @@ def sample_heun(
         float tensor [N, D]: z at noise level 0.
 
     Example:
-        Of N(3, 1) the best denoiser is known, (z + 3 sigma^2) / (1 + sigma^2), and so samples come to lie about 3:
+        The best denoiser of N(3, 1) is known, (z + 3 sigma^2) / (1 + sigma^2), so samples have mean 3:
 
         >>> def denoise(z, sigma):
         ...     return (z + 3 * sigma[:, None] ** 2) / (1 + sigma[:, None] ** 2)
@@ -117,7 +117,7 @@ def sample_dpm(
     *,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Solve the same ODE by DPM-Solver++(2M): second order from two successive evaluations, half of Heun's cost.
+    """Solve the same ODE with DPM-Solver++(2M): second order from two successive evaluations, at half of Heun's cost.
 
     Args:
         denoise: D(z; sigma), called num_steps times.
@@ -149,7 +149,7 @@ def sample_dpm(
 
 
 class Sampler(Protocol):
-    """A way to solve the probability-flow ODE; arguments as for `sample_heun`."""
+    """A solver of the probability-flow ODE; arguments as for `sample_heun`."""
 
     def __call__(
         self,
@@ -162,9 +162,9 @@ class Sampler(Protocol):
 
 
 SAMPLERS: Final[dict[str, Sampler]] = {"heun": sample_heun, "dpm": sample_dpm}
-"""The samplers by the name that a spec gives them."""
+"""Samplers by their names in a spec."""
 
 
 def num_evaluations(sampler: str, num_steps: int) -> int:
-    """Evaluations of D(z; sigma) that a sampler takes."""
+    """Return the number of evaluations of D(z; sigma) that a sampler makes."""
     return {"heun": 2 * num_steps - 1, "dpm": num_steps}[sampler]

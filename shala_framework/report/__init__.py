@@ -1,1 +1,1 @@
-"""What a run shows of itself: sample files, composite clips and contact sheets."""
+"""Reports of a run: sample files, composite clips and contact sheets."""

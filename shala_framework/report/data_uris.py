@@ -1,4 +1,4 @@
-"""Previews as a browser takes them: clips, pictures, sounds and texts, inside the page itself."""
+"""Previews as elements of an HTML page: clips, pictures, sounds and texts, embedded in the page itself."""
 
 import base64
 from typing import Literal
@@ -12,11 +12,11 @@ from shala_framework.plugin.modality import Preview
 
 @attrs.frozen
 class Media:
-    """One thing to see, hear or read.
+    """One element to see, hear or read.
 
     Attributes:
-        kind: Which element shows it.
-        source: A data URI; of words, the words.
+        kind: Kind of element.
+        source: Data URI, or the text itself for "words".
     """
 
     kind: Literal["clip", "picture", "sound", "words"]
@@ -24,7 +24,7 @@ class Media:
 
 
 def media_of(preview: Preview | None) -> list[Media]:
-    """What a preview holds, in the order in which it is shown; nothing where the signal is missing."""
+    """Return the elements of a preview in display order; none if the signal is missing."""
     if preview is None:
         return []
     found = []
@@ -44,5 +44,5 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def picture_uri(frame: np.ndarray) -> str:
-    """A picture [H, W, 3] or [H, W] inside the page."""
+    """Return a picture [H, W, 3] or [H, W] as a data URI."""
     return _uri("image/png", encode_png(frame))

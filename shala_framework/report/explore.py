@@ -1,7 +1,7 @@
-"""A local page on which a person gives a model any of its modalities and gets the others.
+"""A local page on which a person gives a model some modalities and gets the others.
 
-Gradio draws the page; what comes out is shown by the elements of the report. Browsers let any page that a person has
-open send requests to local addresses, and let a foreign name point at one; `OwnPageOnly` answers neither.
+Gradio draws the page, and the report's elements show the results. Browsers let any open page send requests to local
+addresses, and let a foreign host name point to one. `OwnPageOnly` refuses both.
 """
 
 import html
@@ -25,7 +25,7 @@ from shala_framework.plugin.options import at_least, between
 from shala_framework.report.data_uris import media_of
 from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
-from shala_framework.spec.schema import MOST_GUIDANCE
+from shala_framework.spec.limits import MOST_GUIDANCE
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.escaping import printable
@@ -38,17 +38,17 @@ FILES = "samples.zip"
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """What a person asks for.
+    """What a person requests on the page.
 
     Attributes:
-        files: Own files by modality.
-        row: Held-out row that gives the modalities of `from_row`; None for none.
-        from_row: Modalities that are taken from it; own files go before them.
-        num_samples: How many samples.
-        guidance_scale: Towards what is given.
-        autoguidance_scale: Away from a poorer denoiser's errors.
-        num_steps: Of the sampler.
-        seed: Of the samples.
+        files: Files that the person provides, by modality.
+        row: Held-out row that gives the modalities of `from_row`, or None.
+        from_row: Modalities to take from that row. Provided files take precedence.
+        num_samples: Number of samples.
+        guidance_scale: Guidance towards the given modalities.
+        autoguidance_scale: Guidance away from the errors of the weaker denoiser.
+        num_steps: Number of sampler steps.
+        seed: Seed of the samples.
     """
 
     files: Mapping[str, Path] = attrs.field(factory=dict)
@@ -64,23 +64,23 @@ class Request:
 class OwnPageOnly:
     """ASGI middleware that refuses requests which the page itself did not send.
 
-    A page of another site can make a browser send requests here, which have its Origin. It can also let its own name
-    point at this machine, so that the browser takes both for one site; such requests have its name as Host.
+    A page of another site can make a browser send requests here; they have its Origin. It can also point its own host
+    name to this machine, so that the browser takes both for one site; such requests have its name as Host.
 
     Args:
-        app: What answers the others.
+        app: Application that answers accepted requests.
         host: Address on which the page is served.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], host: str) -> None:
         self.app = app
         self.names = {"localhost", "127.0.0.1", "::1", host.strip("[]").lower()}
-        self.everywhere = host in ("0.0.0.0", "::", "")  # where it is served to other machines, by any address
+        self.everywhere = host in ("0.0.0.0", "::", "")  # served to other machines, under any address
         if self.everywhere:
             self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer, or refuse with status 403."""
+        """Answer a request, or refuse it with status 403."""
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope.get("headers", ())]
         reason = self.refusal(headers) if scope["type"] in ("http", "websocket") else ""
         if not reason:
@@ -93,7 +93,7 @@ class OwnPageOnly:
             await send({"type": "http.response.body", "body": text})
 
     def refusal(self, headers: Sequence[tuple[str, str]]) -> str:
-        """Why a request with these headers is refused; empty where it is not."""
+        """Return the reason to refuse a request with these headers; empty if it is accepted."""
         hosts = [value for name, value in headers if name.lower() == "host"]
         if len(hosts) != 1 or not self._is_own(hosts[0]):
             return "expected this page's own address as Host"
@@ -107,7 +107,7 @@ class OwnPageOnly:
         return ""
 
     def _is_own(self, host: str) -> bool:
-        """Whether a Host header names this machine; an address cannot be pointed elsewhere, as a name can."""
+        """Return whether a Host header names this machine. An address, unlike a name, cannot be pointed elsewhere."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -121,10 +121,10 @@ class OwnPageOnly:
 
 
 def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
-    """The row that a request gives; None for joint samples.
+    """Return the row that a request gives, or None for joint samples.
 
     Raises:
-        DataError: A file cannot be used, the row lacks what is asked of it, or nothing is left to generate.
+        DataError: A file cannot be used, the row lacks a requested modality, or nothing is left to generate.
     """
     from_row = [name for name in request.from_row if name not in request.files]
     if rows is None or request.row is None or not from_row:
@@ -136,7 +136,7 @@ def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
     own = given_row(model.modalities, request.files) if request.files else None
     given = [name in from_row or name in request.files for name in model.names]
     if all(given):
-        raise DataError("every modality is given; leave out those that are to be generated")
+        raise DataError("every modality is given; leave out the ones to generate")
     return attrs.evolve(
         chosen,
         x={name: own.x[name] if own is not None and name in request.files else chosen.x[name] for name in model.names},
@@ -145,10 +145,10 @@ def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
 
 
 def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[SignalGroup], bytes]:
-    """Panels of what was given and of each sample, and a zip archive of the samples' own files.
+    """Return groups of the given signals and of each sample, and a zip archive of the samples' own files.
 
     Raises:
-        DataError: As for `given_of`.
+        DataError: As in `given_of`.
     """
     given = given_of(model, rows, request)
     there = [] if given is None else [n for n, p in zip(model.names, given.presence[0].tolist(), strict=True) if p]
@@ -187,7 +187,7 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Sign
 
 
 def panels_as_html(panels: Sequence[SignalGroup]) -> str:
-    """The panels as a piece of a page."""
+    """Format groups of signals as a part of a page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("shala_framework", "report/templates"), autoescape=True, trim_blocks=True
     )
@@ -195,17 +195,17 @@ def panels_as_html(panels: Sequence[SignalGroup]) -> str:
 
 
 def refusal_as_html(error: Exception) -> str:
-    """Why something cannot be done, as a piece of a page."""
+    """Format the reason why a request failed as a part of a page."""
     return f"<p><strong>Cannot be done.</strong> {html.escape(printable(str(error)))}</p>"
 
 
 def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
-    """The Gradio page.
+    """Build the Gradio page.
 
     Args:
-        model: That answers.
-        rows: Held-out rows to choose from; None for none.
-        folder: Where archives are put for download.
+        model: Model that generates.
+        rows: Held-out rows to choose from, or None.
+        folder: Folder for archives to download.
 
     Raises:
         ShalaError: Gradio is not installed.
@@ -240,7 +240,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
                 seed=int(seed),
             )
             panels, archive = answer(model, rows, request)
-        except (ShalaError, ValueError, OverflowError) as error:  # the last two of values that no slider has
+        except (ShalaError, ValueError, OverflowError) as error:  # the last two for values that no slider offers
             return "", None, refusal_as_html(error)
         path = Path(folder) / FILES
         write_file(path, archive)
@@ -248,7 +248,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
 
     with gradio.Blocks(title=f"{model.spec.name}: explore", analytics_enabled=False) as page:
         gradio.Markdown(
-            f"# {model.spec.name}\nGive any of {', '.join(names)}, get the others. Nothing given: all together."
+            f"# {model.spec.name}\nGive any of {', '.join(names)} and get the others, or nothing to get all."
         )
         if model.synthetic:
             gradio.Markdown(f"**{SYNTHETIC}**: this model has seen no real recording.")
@@ -256,7 +256,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
             with gradio.Column(scale=1):
                 files = [
                     gradio.File(
-                        label=f"{name}: a file of your own ({', '.join(model.modalities[name].fields)})",
+                        label=f"{name}: your own file ({', '.join(model.modalities[name].fields)})",
                         file_types=[f".{field.rpartition('.')[2]}" for field in model.modalities[name].fields],
                         elem_id=f"file-{name}",
                         height=110,
@@ -264,7 +264,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
                     for name in names
                 ]
                 row = gradio.Dropdown([NOTHING, *labels], value=NOTHING, label="or a held-out row", elem_id="row")
-                from_row = gradio.CheckboxGroup(list(names), label="of which these are given", elem_id="from-row")
+                from_row = gradio.CheckboxGroup(list(names), label="modalities of this row", elem_id="from-row")
                 count = gradio.Slider(1, MOST_SAMPLES, value=4, step=1, label="samples")
                 guidance = gradio.Slider(0, 5, value=settings.guidance_scale, step=0.1, label="guidance")
                 autoguidance = gradio.Slider(0, 5, value=settings.autoguidance_scale, step=0.1, label="autoguidance")
@@ -274,7 +274,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
             with gradio.Column(scale=2):
                 message = gradio.HTML(elem_id="message")
                 shown = gradio.HTML(elem_id="shown")
-                archive = gradio.File(label="the samples' files", interactive=False, elem_id="archive")
+                archive = gradio.File(label="files of the samples", interactive=False, elem_id="archive")
         go.click(
             respond,
             [row, from_row, count, guidance, autoguidance, steps, seed, *files],

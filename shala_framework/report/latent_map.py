@@ -1,4 +1,4 @@
-"""Held-out rows as points of a plane, and a sheet of their thumbnails.
+"""Held-out rows as points in a plane, and a sheet of their thumbnails.
 
 Shapes: N rows, D latent_dim.
 """
@@ -14,13 +14,13 @@ from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Preview
 
-LEAST_ROWS = 30  # of neighbours there is no telling among fewer
+LEAST_ROWS = 30  # t-SNE's neighbours mean nothing for fewer rows
 THUMBNAIL = 56  # side in pixels
 SHEET_COLUMNS = 16
 
 
 def plane(z_ND: Tensor) -> tuple[NDArray[np.float64], str]:
-    """Coordinates [N, 2] of latents, and the method: t-SNE, which keeps neighbours together; PCA for few rows."""
+    """Return coordinates [N, 2] of latents, and the method: t-SNE, which preserves neighbours, or PCA for few rows."""
     latents = z_ND.double().numpy()
     if len(latents) < LEAST_ROWS:
         count = min(2, *latents.shape)
@@ -32,7 +32,7 @@ def plane(z_ND: Tensor) -> tuple[NDArray[np.float64], str]:
 
 
 def thumbnails(model: ShaLa, rows: Rows) -> tuple[NDArray[np.uint8], str] | None:
-    """A sheet of one square for each row, SHEET_COLUMNS a line, and the modality it shows; None if none can be seen."""
+    """Return a sheet of squares, one per row and SHEET_COLUMNS per line, and the modality shown, or None."""
     for column, name in enumerate(model.names):
         modality = model.modalities[name]
         index = rows.index_having([name]).tolist()
@@ -50,7 +50,7 @@ def thumbnails(model: ShaLa, rows: Rows) -> tuple[NDArray[np.uint8], str] | None
 
 
 def _square(preview: Preview) -> NDArray[np.uint8]:
-    """The middle frame, fitted into a square."""
+    """Fit the middle frame into a square."""
     assert preview.frames is not None
     picture = Image.fromarray(preview.frames[len(preview.frames) // 2])
     picture.thumbnail((THUMBNAIL, THUMBNAIL))

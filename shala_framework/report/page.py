@@ -1,4 +1,4 @@
-"""report.html of a run: one file that opens without a network, with everything in it.
+"""Write report.html of a run: one self-contained file that opens without a network.
 
 Shapes: N rows, S samples, D latent_dim.
 """
@@ -21,8 +21,10 @@ from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import split_urls
-from shala_framework.model import ShaLa
+from shala_framework.evaluation.suite import Evaluation
+from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.parts import parts_of
+from shala_framework.report.card import write_card
 from shala_framework.report.data_uris import Media, media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
@@ -36,18 +38,18 @@ from shala_framework.training.metrics import read_metrics
 
 MOST_JOINT = 12
 MOST_ROWS = 6
-NUM_SAMPLES = 3  # from each given row
-NUM_STEPS = 7  # of an interpolation
+NUM_SAMPLES = 3  # samples for each given row
+NUM_STEPS = 7  # steps of an interpolation
 MOST_POINTS = 512
 
 
 @attrs.frozen
 class Cell:
-    """A signal of a panel.
+    """One signal of a group.
 
     Attributes:
-        caption: What it is.
-        media: What is shown of it; nothing where it was not recorded.
+        caption: Description of the signal.
+        media: Elements that show it; empty if it was not recorded.
         role: "given", "generated" or "true".
     """
 
@@ -58,11 +60,11 @@ class Cell:
 
 @attrs.frozen
 class SignalGroup:
-    """Signals that belong together.
+    """Signals that are shown together.
 
     Attributes:
-        title: What they have in common.
-        cells: In the order in which they are shown.
+        title: Title of the group.
+        cells: Signals in display order.
     """
 
     title: str
@@ -70,14 +72,14 @@ class SignalGroup:
 
 
 class Report:
-    """The page of a run: samples and maps are made once, figures are read anew whenever it is written.
+    """The report page of a run. Samples and maps are computed once; measured values are read again for every write.
 
     Args:
-        model: Of the run, with both stages trained.
-        folder: The run's.
-        held_out: Rows that cross-modal panels, the latent map and the interpolation are of; None leaves them out.
-        command: That made the run, for whoever wants to make it again.
-        reporter: Receives progress.
+        model: Model of the run, with both stages trained.
+        folder: Folder of the run.
+        held_out: Rows for the cross-modal panels, the latent map and the interpolation; None omits these parts.
+        command: Command that started the run, for reproducing it.
+        reporter: Receives progress updates.
     """
 
     def __init__(
@@ -99,20 +101,24 @@ class Report:
         }
 
     def write(self, *, evaluating: bool = False) -> Path:
-        """Write `report.html` into the run's folder, with the curves and figures that are there; returns its path.
+        """Write `report.html` and the model card with all available curves and measurements; return the page's path.
 
         Args:
-            evaluating: Whether figures are still to come, which the page then says.
+            evaluating: Whether the evaluation is still running, which the page then states.
         """
         metrics = read_metrics(self.folder / "metrics.jsonl", self.model.fingerprint, self.reporter.warn)
         for stage in sorted(self.model.stages - {entry["stage"] for entry in metrics}):
             self.reporter.warn(
                 f"{self.folder / 'metrics.jsonl'} has no lines of stage {stage}: the report lacks its curves"
             )
+        facts, evaluations = _facts(self.model, self.folder, metrics), _evaluations(self.folder, self.reporter.warn)
         context = self.fixed | {
-            "facts": _facts(self.model, self.folder, metrics),
+            "facts": facts,
             "curves": _curves(metrics),
-            "evaluations": _evaluations(self.folder, self.reporter.warn),
+            "evaluations": {
+                split: {"tables": evaluation_tables(found), "notes": found.notes}
+                for split, found in evaluations.items()
+            },
             "evaluating": evaluating,
         }
         environment = jinja2.Environment(
@@ -124,12 +130,13 @@ class Report:
         )
         path = self.folder / REPORT_FILE
         write_file(path, environment.get_template("report.html.jinja").render(context).encode())
-        self.reporter.note(f"wrote {path}{', without the evaluation that follows' if evaluating else ''}")
+        write_card(self.model, self.folder, facts=facts, data=self.fixed["data"], evaluations=evaluations)
+        self.reporter.note(f"wrote {path}{', not yet with the evaluation' if evaluating else ''}")
         return path
 
 
 def spec_as_toml(spec: Mapping[str, Any]) -> str:
-    """A resolved spec as a file that `shala-run` takes; what has no value is left out."""
+    """Format a resolved spec as a TOML file for `shala-run`, without keys that have no value."""
 
     def without_none(value: Any) -> Any:
         if isinstance(value, dict):
@@ -146,7 +153,7 @@ def spec_as_toml(spec: Mapping[str, Any]) -> str:
 
 def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts_of(model).items()}
-    steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in ("autoencoder", "prior")}
+    steps = {m["stage"]: m["step"] for m in metrics if m["stage"] in STAGES}
     summaries = [m for m in metrics if m["stage"] == "summary"]
     seconds: dict[str, float] = {}
     for summary in summaries:
@@ -169,14 +176,14 @@ def _facts(model: ShaLa, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> 
 
 
 def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Rows by split and modality, and what packing left out."""
+    """Collect rows by split and modality, and what packing left out."""
     lines = []
     latents = folder / "state" / "latents"
     if LatentFiles.exist(latents):
         try:
             count, counts = read_latent_counts(latents)
             lines.append(["train", count, *counts])
-        except CheckpointError as error:  # derived data; the page does without the line
+        except CheckpointError as error:  # derived data; the page omits the line
             warn(str(error))
     if held_out is not None:
         lines.append(["held out, in memory", len(held_out), *held_out.presence.sum(0).tolist()])
@@ -185,7 +192,7 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str
         try:
             urls = split_urls(model.spec.data, split, folder if model.synthetic else None)
         except DataError:
-            continue  # shards that were moved since do not keep a report from being made
+            continue  # a report can be written even if shards have been moved since
         for parent in dict.fromkeys(Path(url).parent for url in urls):
             listed = parent / "left_out.txt"
             if listed.exists():
@@ -205,7 +212,7 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A chart for the loss of each stage, its terms of each kind, and its rate: titles and series."""
+    """Collect charts for each stage's loss, its terms of each kind and its speed, with titles and series."""
     series: dict[tuple[str, str], dict[str, tuple[list[int], list[float]]]] = defaultdict(dict)
     for entry in metrics:
         stage = entry["stage"]
@@ -220,7 +227,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             steps, values = series[stage, chart].setdefault(label, ([], []))
             steps.append(entry["step"])
             values.append(value)
-    units = {"rate": "steps a second", "kl": "KL, nats", "elbo": "ELBO, nats"}
+    units = {"rate": "steps per second", "kl": "KL, nats", "elbo": "ELBO, nats"}
     return [
         {
             "title": f"{stage}: {chart.replace('_', ' ')}",
@@ -232,23 +239,34 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cells(model: ShaLa, x: Mapping[str, Tensor], names: Sequence[str], role: str, suffix: str = "") -> list[Cell]:
-    """A cell for the x of each modality, without batch."""
+    """Return a cell for each modality's x, which has no batch dimension."""
     return [Cell(f"{role} {name}{suffix}", media_of(model.modalities[name].preview(x[name])), role) for name in names]
 
 
 def _joint(model: ShaLa) -> list[SignalGroup]:
     count = min(MOST_JOINT, model.spec.generate.num_joint or MOST_JOINT)
-    x = model.generate(count, seed=model.spec.seed)
-    return [
-        SignalGroup(
-            f"sample {n}", _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
+    x, modes = model.generate(count, seed=model.spec.seed), _modes(model, count)
+    panels = []
+    for n in range(count):
+        cells = _cells(model, {name: value[n] for name, value in x.items()}, model.names, "generated")
+        means = {name: value[n] for name, value in modes.items()}
+        panels.append(
+            SignalGroup(f"sample {n}", cells + _cells(model, means, list(means), "generated", ", not refined"))
         )
-        for n in range(count)
-    ]
+    return panels
+
+
+def _modes(model: ShaLa, num_samples: int, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The same samples as the decoders alone make them, of the modalities that are refined."""
+    names = [name for name in model.refined_names if name not in (given or {})]
+    if not names:
+        return {}
+    x = model.generate(num_samples, given=given, seed=model.spec.seed, refine=False)
+    return {name: x[name] for name in names}
 
 
 def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
-    """By given modality: what was given, several samples of all others, and the truth."""
+    """Collect, by given modality, what was given, several samples of all other modalities, and the real data."""
     found: dict[str, list[SignalGroup]] = {}
     for column, given in enumerate(model.names) if len(model.names) > 1 else ():
         rows = _varied_rows(held_out, column, MOST_ROWS)
@@ -256,12 +274,15 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
             continue
         others = [name for name in model.names if name != given]
         x = model.generate(NUM_SAMPLES, given={given: rows.x[given]}, seed=model.spec.seed)
+        modes = _modes(model, 1, {given: rows.x[given]})
         panels = []
         for n, key in enumerate(rows.keys):
             cells = _cells(model, {given: rows.x[given][n]}, [given], "given")
             for name in others:
                 for s in range(NUM_SAMPLES):
                     cells += _cells(model, {name: x[name][n, s]}, [name], "generated", f" {s + 1}")
+                if name in modes:
+                    cells += _cells(model, {name: modes[name][n, 0]}, [name], "generated", ", not refined")
                 there = bool(rows.presence[n, model.names.index(name)])
                 true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
                 cells.append(true if there else attrs.evolve(true, media=[]))
@@ -272,20 +293,20 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
 
 
 def _varied_rows(rows: Rows, column: int, count: int) -> Rows:
-    """Rows that have the modality of a presence column, of as many classes as can be."""
+    """Select rows that have the modality of a presence column, from as many classes as possible."""
     seen: Counter[str | None] = Counter()
     turns = []
     for row in torch.nonzero(rows.presence[:, column])[:, 0].tolist():
         turns.append((seen[rows.labels[row]], row))
         seen[rows.labels[row]] += 1
-    order = torch.tensor([row for _, row in sorted(turns)], dtype=torch.long)  # one of each class, then the second ones
+    order = torch.tensor([row for _, row in sorted(turns)], dtype=torch.long)  # one of each class, then the next
     if len(seen) > count:
         order = order[torch.linspace(0, len(seen) - 1, count).round().long()]
     return rows.take(order[:count])
 
 
 def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
-    """Decoded latents on the line between two rows that have everything, of two classes where there are any."""
+    """Decode latents on the line between two rows that have all modalities, from two classes if possible."""
     rows = held_out.having(model.names)
     if len(rows) < 2:
         return None
@@ -311,7 +332,7 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
 
 @torch.no_grad()
 def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
-    """Points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
+    """Collect points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
     rows = held_out.spread(MOST_POINTS)
     q = latents_of(model.autoencoder, rows, model.device).posterior
     points_N2, method = plane(q.mean_BD)
@@ -330,12 +351,19 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
     }
 
 
-def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Tables and notes of each split that was measured; damaged ones are left out."""
+def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, Evaluation]:
+    """Read the evaluation of each split, without damaged ones."""
     measured = {}
     for path in sorted((folder / "evaluation").glob("*.json")):
         try:
             measured[path.stem] = read_evaluation(path)
         except CheckpointError as error:
             warn(f"{error}; it is left out of the report")
-    return {split: {"tables": evaluation_tables(found), "notes": found.notes} for split, found in measured.items()}
+    return measured
+
+
+def write_card_of_run(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str], None]) -> Path:
+    """Write the model card of a run that has no report, as after training from Python; returns its path."""
+    facts = _facts(model, folder, read_metrics(folder / "metrics.jsonl", model.fingerprint, warn))
+    data = _data(model, folder, held_out, warn)
+    return write_card(model, folder, facts=facts, data=data, evaluations=_evaluations(folder, warn))

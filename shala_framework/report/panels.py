@@ -1,4 +1,4 @@
-"""Pictures of previews: strips of a contact sheet and clips with several panels side by side.
+"""Pictures of previews: strips of a contact sheet, and clips with several panels side by side.
 
 Shapes: T frames, H height, W width; frames are uint8 RGB.
 """
@@ -15,8 +15,8 @@ TILE = 96  # height of a contact sheet's tiles, in pixels
 PANEL = 192  # height of a clip's panels
 GAP = 4
 SHEET = 9 * TILE  # width up to which short strips of a contact sheet share a line
-PAGE_WIDTHS = (TILE, 2 * TILE, 4 * TILE, 8 * TILE)  # of a page of text; the narrowest on which it fits
-PAGE_LINES = 6  # of a page of text
+PAGE_WIDTHS = (TILE, 2 * TILE, 4 * TILE, 8 * TILE)  # widths of a page of text; the narrowest one that fits is used
+PAGE_LINES = 6  # lines of a page of text
 PAPER = (250, 250, 250)
 INK = (40, 40, 40)
 ALARM = (190, 30, 30)
@@ -24,20 +24,20 @@ ALARM = (190, 30, 30)
 
 @attrs.frozen
 class Strip:
-    """One line of a contact sheet: a caption and the preview to spread out; None says that there is nothing."""
+    """One line of a contact sheet: a caption and the preview to show, or None if there is nothing to show."""
 
     caption: str
     preview: Preview | None
 
 
 def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str = "", num_tiles: int = 8) -> np.ndarray:
-    """Groups of strips below each other, each clip spread out over tiles in time; short strips share a line.
+    """Draw groups of strips below each other, with each clip's frames as tiles; short strips share a line.
 
     Args:
-        groups: Strips that belong together, such as given, generated and true.
-        title: Written at the top.
-        alarm: A warning beside it, in red; empty for none.
-        num_tiles: Tiles of a strip.
+        groups: Strips that belong together, such as given, generated and real ones.
+        title: Title at the top.
+        alarm: Warning next to the title, in red; empty for none.
+        num_tiles: Number of tiles of a strip.
 
     Returns:
         uint8 array [H, W, 3].
@@ -55,7 +55,7 @@ def contact_sheet(groups: Sequence[Sequence[Strip]], *, title: str, alarm: str =
 
 
 def _aligned(groups: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """The same, where the n-th strips of all groups are equally wide; groups of several sizes are left as they are."""
+    """Pad the n-th strips of all groups to equal widths. Groups of different sizes are left unchanged."""
     if len({len(group) for group in groups}) != 1:
         return groups
     widths = [max(strip.shape[1] for strip in column) for column in zip(*groups, strict=True)]
@@ -63,7 +63,7 @@ def _aligned(groups: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
 
 
 def _lines(strips: Sequence[np.ndarray], width: int) -> list[np.ndarray]:
-    """Strips of one height, in their order, side by side as far as they fit."""
+    """Place strips of one height side by side, in order, on as few lines as fit."""
     lines: list[np.ndarray] = []
     for strip in strips:
         if lines and lines[-1].shape[1] + 4 * GAP + strip.shape[1] <= width:
@@ -74,14 +74,14 @@ def _lines(strips: Sequence[np.ndarray], width: int) -> list[np.ndarray]:
 
 
 def side_by_side(previews: Sequence[tuple[str, Preview | None]], *, alarm: str = "") -> tuple[np.ndarray, float]:
-    """One clip of several captioned panels; shorter ones are stretched in time to the longest.
+    """Combine captioned panels into one clip. Shorter panels are stretched in time to the longest.
 
     Args:
         previews: Caption and preview of each panel; None draws an empty panel.
-        alarm: A warning above the panels, in red; empty for none.
+        alarm: Warning above the panels, in red; empty for none.
 
     Returns:
-        Frames [T, H, W, 3] and frames a second.
+        Frames [T, H, W, 3] and the number of frames per second.
     """
     frames = [_frames(preview) for _, preview in previews]
     longest = max(frames, key=len)
@@ -109,14 +109,14 @@ def side_by_side(previews: Sequence[tuple[str, Preview | None]], *, alarm: str =
 
 
 def _frames(preview: Preview | None) -> np.ndarray:
-    """What can be seen of a preview: its frames, or its text on paper, or an empty panel."""
+    """Return what is visible of a preview: its frames, or its text as a page, or an empty panel."""
     if preview is not None and preview.frames is not None:
         return preview.frames
     return _text_page("not recorded" if preview is None else preview.text or "sound")[None]
 
 
 def _text_page(text: str) -> np.ndarray:
-    """Text on a page TILE high, as wide as its words need; what does not fit on the widest page ends in an ellipsis."""
+    """Draw text on a page TILE pixels high and as wide as necessary; longer text ends in an ellipsis."""
     lines: list[str] = []
     for width in PAGE_WIDTHS:
         lines = _wrapped(text, width - 12)
@@ -130,7 +130,7 @@ def _text_page(text: str) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` pixels, broken between words where that is possible, and where the text is."""
+    """Break text into lines of at most `width` pixels, between words if possible, keeping its line breaks."""
     return [line for paragraph in text.split("\n") for line in _wrapped_paragraph(paragraph, width)]
 
 
@@ -161,7 +161,7 @@ def _strip(strip: Strip, caption_width: int, num_tiles: int) -> np.ndarray:
 
 def _fit_height(frame: np.ndarray, height: int) -> np.ndarray:
     width = max(1, round(frame.shape[1] * height / frame.shape[0]))
-    # Small frames are enlarged without smoothing, so that what is seen is what was generated.
+    # Small frames are enlarged without smoothing, to show exactly what was generated.
     how = Image.Resampling.NEAREST if frame.shape[0] <= height else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(frame).resize((width, height), how))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from shala_framework.evaluation.calibration import CalibrationFigures
 from shala_framework.evaluation.conditional import ConditionalFigures
 from shala_framework.evaluation.joint import JointFigures
 from shala_framework.evaluation.suite import Evaluation
@@ -14,22 +15,24 @@ COLOURS = ("#0b6e99", "#e07b39", "#5a8f29", "#8b5fbf", "#9a9a9a", "#c23b4e")
 
 
 def draw_evaluation(evaluation: Evaluation, title: str) -> dict[str, bytes]:
-    """Pictures by name: "joint" and "conditional", without those that nothing was measured for.
+    """Draw pictures by name, "joint", "conditional" and "calibration", without those that have no measurements.
 
     Args:
-        evaluation: What was measured.
-        title: Above each picture.
+        evaluation: Evaluation to draw.
+        title: Title of each picture.
     """
     pictures = {}
     if evaluation.joint:
         pictures["joint"] = _draw_joint(evaluation.joint, title)
     if evaluation.conditional:
         pictures["conditional"] = _draw_conditional(evaluation.conditional, title)
+    if evaluation.calibration:
+        pictures["calibration"] = _draw_calibration(evaluation.calibration, title)
     return pictures
 
 
 def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
-    """Coherence against mean Frechet distance of each method, and precision against recall: better is up, and left."""
+    """Plot coherence against mean Frechet distance, and precision against recall. Up and left are better."""
     canvas = Canvas(figsize=(10, 4.2), layout="constrained")
     coherence, manifold = canvas.subplots(1, 2)
     for colour, figures in zip(COLOURS * len(joint), joint, strict=False):
@@ -55,7 +58,7 @@ def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
 
 
 def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> bytes:
-    """Coherence and diversity by the number of given modalities, a line a method."""
+    """Plot coherence and diversity by the number of given modalities, one line per method."""
     canvas = Canvas(figsize=(10, 4.2), layout="constrained")
     left, right = canvas.subplots(1, 2)
     methods = list(dict.fromkeys(figures.method for figures in conditional))
@@ -74,6 +77,28 @@ def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> 
         axes.set_xticks(sorted({figures.num_given for figures in conditional}))
     _finish(left, "given modalities", "conditional coherence")
     _finish(right, "given modalities", "diversity, 1: as real rows of one class", top=None)
+    return _png(canvas, title)
+
+
+def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> bytes:
+    """Coverage against its nominal share, by intervals and by regions: samples below the diagonal are too sure."""
+    canvas = Canvas(figsize=(10, 4.2), layout="constrained")
+    methods = list(dict.fromkeys(figures.method for figures in calibration))
+    sizes = sorted({figures.num_given for figures in calibration})
+    for axes, label in zip(canvas.subplots(1, 2), ("random projections", "balls around samples"), strict=True):
+        axes.plot([0, 100], [0, 100], color="#bbbbbb", linewidth=1)
+        for figures in calibration:
+            covered = figures.intervals if label == "random projections" else figures.regions
+            axes.plot(
+                [float(share) for share in covered],
+                [100 * figure.value for figure in covered.values()],
+                color=COLOURS[methods.index(figures.method) % len(COLOURS)],
+                marker="osv^Dx"[sizes.index(figures.num_given) % 6],
+                linewidth=1,
+                label=f"{figures.method}, given {figures.num_given}",
+            )
+        _finish(axes, f"nominal share, %, {label}", "held-out latents within, %", top=102)
+        axes.set_xlim(40, 100)
     return _png(canvas, title)
 
 

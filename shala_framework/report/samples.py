@@ -1,4 +1,4 @@
-"""Writes the samples of a run as files that a person opens."""
+"""Write the samples of a run as files that a person can open."""
 
 import hashlib
 import re
@@ -25,20 +25,22 @@ REPORT_FILE = "report.html"
 
 @attrs.frozen(kw_only=True)
 class SampleWriter:
-    """Writes samples of one model below one folder.
+    """Writes samples of a model into a folder.
 
     Attributes:
-        model: Where they come from.
-        folder: Where they go.
+        model: Model of the samples.
+        folder: Folder for the files.
         on_file: Called with the number of samples written so far.
         wanted: Modalities whose own files are written; None for all.
-        written: What was written: of each sample its key, number and files by modality, relative to the folder.
+        refine: Whether a trained third stage refines the samples.
+        written: Key, number and files by modality (relative to the folder) of each written sample.
     """
 
     model: ShaLa
     folder: Path
     on_file: Callable[[int], None] = lambda _: None
     wanted: tuple[str, ...] | None = None
+    refine: bool = True
     written: list[dict[str, Any]] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -46,15 +48,15 @@ class SampleWriter:
 
     @property
     def alarm(self) -> str:
-        """What every picture says of synthetic training data."""
+        """Warning for every picture if the training data are synthetic."""
         return SYNTHETIC if self.model.synthetic else ""
 
     def joint(self, num_samples: int, *, seed: int = 0, prior: PriorName = "diffusion", name: str = "joint") -> None:
-        """Joint samples: all modalities side by side, each one's own files, and a contact sheet.
+        """Write joint samples: all modalities side by side, the files of each modality, and a contact sheet.
 
-        They are side by side in `<name>/000.mp4`, or in `<name>/000.png` where nothing moves.
+        The combined file is `<name>/000.mp4`, or `<name>/000.png` if nothing moves.
         """
-        x = self.model.generate(num_samples, seed=seed, prior=prior)
+        x = self.model.generate(num_samples, seed=seed, prior=prior, refine=self.refine)
         groups = []
         for n in range(num_samples):
             previews = [(m, self._preview(m, x[m][n])) for m in self.model.names]
@@ -68,17 +70,17 @@ class SampleWriter:
     def cross_modal(
         self, rows: Rows, given: Sequence[str], *, num_samples: int = 1, seed: int = 0, truth: bool = True
     ) -> None:
-        """Every modality generated from some: `given_<names>/<key>_0.mp4` (or png) beside the truth, and a sheet.
+        """Generate all modalities from some: `given_<names>/<key>_0.mp4` (or png) next to real data, and a sheet.
 
         Args:
             rows: Rows that have every given modality.
             given: Modalities to generate from.
             num_samples: Samples of each row.
-            seed: Of the sampler.
-            truth: Whether to show the true x of the generated modalities.
+            seed: Seed of the sampler.
+            truth: Whether to show the real x of the generated modalities.
         """
         model, name = self.model, _file_stem("given_" + "_".join(given))
-        x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed)
+        x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed, refine=self.refine)
         wanted = [m for m in model.names if m not in given]
         groups = []
         for n, key in enumerate(rows.keys):
@@ -116,7 +118,7 @@ class SampleWriter:
         own: Mapping[str, Tensor],
         entry: Mapping[str, Any],
     ) -> None:
-        """Everything side by side, each modality's own files, and an entry of `written`."""
+        """Write all modalities side by side and each modality's own files, and add an entry to `written`."""
         frames, rate = side_by_side(previews, alarm=self.alarm)
         moves = len(frames) > 1
         together = f"{name}/{stem}.{'mp4' if moves else 'png'}"
@@ -131,12 +133,12 @@ class SampleWriter:
 
 
 def choose_rows(rows: Rows, column: int, count: int) -> Rows:
-    """Rows that have the modality of a presence column, from all over the set."""
+    """Select rows that have the modality of a presence column, spread over the whole set."""
     return rows.having([list(rows.x)[column]]).spread(count)
 
 
 def _file_stem(key: str) -> str:
-    """A key as the head of a file's name; file systems limit names to 255 bytes, and long keys often end alike."""
+    """Return the start of a file name for a key. Names have at most 255 bytes, and long keys often end alike."""
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", key)
     if len(stem) <= LONGEST_STEM:
         return stem
@@ -144,5 +146,5 @@ def _file_stem(key: str) -> str:
 
 
 def _caption(label: str) -> str:
-    """A label as one line of a picture that is not as wide as the label is long."""
+    """Shorten a label to one line of a picture."""
     return printable(label[:LONGEST_CAPTION], lines=False) + ("..." if len(label) > LONGEST_CAPTION else "")

@@ -1,4 +1,4 @@
-"""An evaluation as tables of text, for a terminal and for the report."""
+"""Format an evaluation as text tables, for a terminal and for the report."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ import attrs
 import cattrs
 
 from shala_framework.evaluation.intervals import Figure
+from shala_framework.evaluation.joint import JointFigures
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
@@ -19,9 +20,9 @@ class TextTable:
     """A table of an evaluation.
 
     Attributes:
-        title: What it says of what.
+        title: Title of the table.
         head: Titles of the columns.
-        lines: Cells, the first of each line its name where the first column has no title.
+        lines: Lines of cells. If the first column has no title, its cells are the names of the lines.
     """
 
     title: str
@@ -30,93 +31,95 @@ class TextTable:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What `evaluation/<split>.json` of a run holds.
+    """Read `evaluation/<split>.json` of a run.
 
     Raises:
-        CheckpointError: The file cannot be read, or is damaged.
+        CheckpointError: The file cannot be read or is damaged.
     """
     converter = cattrs.Converter()
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
-    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` writes it again"
+    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` rewrites it"
     saved: dict[str, Any] = read_json(path, {"rows": int}, error=CheckpointError, advice=advice)
     try:
         return converter.structure(saved, Evaluation)
-    except Exception as error:  # cattrs' own are groups of any kind
-        raise CheckpointError(f"{path} is no evaluation of this version: {error}; {advice}") from error
+    except Exception as error:  # cattrs raises exception groups of any kind
+        raise CheckpointError(f"{path} is not an evaluation of this version: {error}; {advice}") from error
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[TextTable]:
-    """Every table of what was measured."""
+    """Return every table of an evaluation."""
     return [TextTable(*table) for table in _tables(evaluation)]
 
 
 def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
-    """Title, head and lines of each table."""
+    """Yield title, head and lines of each table."""
     names = list(evaluation.reconstruction)
     if evaluation.judges:
         yield (
-            f"judges: share right, of {evaluation.rows} held-out rows [95 % interval]",
-            ["", "real rows", "reconstructions"],
-            [[name, show(j.real), show(j.reconstructed)] for name, j in evaluation.judges.items()],
-        )
-    if evaluation.joint:
-        distances = evaluation.joint[1].frechet
-        count = next(iter(distances.values())).count if distances else 0
-        yield (
-            f"joint samples; Frechet distance, precision and recall are means over modalities and seeds, n = {count}",
-            ["", "coherence", "Frechet", "precision", "recall", "evaluations", "ms"],
+            f"judges: accuracy on {evaluation.rows} held-out rows [95 % interval]; second judges have other networks",
+            ["", "real rows", "reconstructions", "second, real", "second, reconstr."],
             [
-                [
-                    joint.method,
-                    show(joint.coherence),
-                    *(_over_modalities(group) for group in (joint.frechet, joint.precision, joint.recall)),
-                    str(joint.evaluations) if joint.milliseconds is not None else "",
-                    f"{joint.milliseconds:.2f}" if joint.milliseconds is not None else "",
-                ]
-                for joint in evaluation.joint
+                [name, show(j.real), show(j.reconstructed), show(j.second_real), show(j.second_reconstructed)]
+                for name, j in evaluation.judges.items()
             ],
         )
-    if evaluation.conditional:
-        title = f"samples from given modalities; Frechet distance with n = {evaluation.conditional[0].frechet.count}"
-        if evaluation.conditional_real is not None:
-            title += f", of real rows {show(evaluation.conditional_real)}"
+    yield from _joint_tables(evaluation.joint)
+    yield from _conditional_tables(evaluation)
+    if evaluation.calibration:
+        shares = list(evaluation.calibration[0].intervals)
         yield (
-            title,
-            ["", "given", "coherence", "of the vote", "Frechet", "diversity"],
+            f"calibration: is the latent of a held-out row as uncertain as samples of it say? "
+            f"n = {evaluation.calibration[0].ratio.count}; spread over error is 1, and a share covers itself",
+            [
+                "",
+                "given",
+                "spread / error",
+                *(f"{share} %" for share in shares),
+                *(f"{share} %, ball" for share in shares),
+            ],
             [
                 [
                     f.method,
                     str(f.num_given),
-                    show(f.coherence),
-                    show(f.vote_coherence),
-                    show(f.frechet),
-                    show(f.diversity),
+                    show(f.ratio),
+                    *(show(f.intervals[share], bounds=False) for share in shares),
+                    *(show(f.regions[share], bounds=False) for share in shares),
                 ]
-                for f in evaluation.conditional
+                for f in evaluation.calibration
             ],
         )
-        generated = list(evaluation.judges)
-        for f in evaluation.conditional:
-            if f.num_given == 1 and f.pairs and len(generated) > 2:
-                yield (
-                    f"coherence from one given modality (row) to another (column), {f.method}",
-                    ["", *generated],
-                    [
-                        [given, *(show(found.get(name), bounds=False) for name in generated)]
-                        for given, found in f.pairs.items()
-                    ],
-                )
     if evaluation.log_likelihood:
+        method = {
+            "elbo": "the ELBO",
+            "importance": "the ELBO and an importance-weighted bound",
+            "annealed": "the ELBO and annealed importance sampling",
+        }[evaluation.likelihood]
         yield (
-            "log-likelihood, nats a row (a lower bound)",
-            ["", "nats"],
-            [[title, show(figure, digits=1)] for title, figure in evaluation.log_likelihood.items()],
+            f"log-likelihood, nats a row: {method}",
+            ["", "ELBO", "estimate", "gap", "effective samples"],
+            [
+                [
+                    title,
+                    show(f.elbo, digits=1),
+                    show(f.estimate, digits=1),
+                    show(f.gap, digits=1),
+                    f"{f.effective_samples:.1f}" if f.effective_samples is not None else "",
+                ]
+                for title, f in evaluation.log_likelihood.items()
+            ],
         )
     yield (
-        "reconstruction, nats a value",
+        "reconstruction, nats per value",
         names,
         [[show(evaluation.reconstruction[name]) for name in names]],
     )
+    if evaluation.refinement:
+        yield (
+            "refined modalities, nats a value: log p(x | z) of the decoder, the refiner's lower bound of it, and the "
+            "difference of that bound to another row's latent",
+            ["", "decoder", "refined", "own less another latent"],
+            [[name, show(f.decoder), show(f.refined), show(f.gain)] for name, f in evaluation.refinement.items()],
+        )
     latent = evaluation.latent
     yield (
         "shared latent",
@@ -133,8 +136,99 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
     )
 
 
+def _joint_tables(joint: Sequence[JointFigures]) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    if not joint:
+        return
+    distances = joint[1].frechet
+    count = min((figure.count for figure in distances.values()), default=0)
+    yield (
+        "joint samples; distances are means over modalities and seeds, Frechet's of sets of "
+        f"{count}, kernel distance x 1,000",
+        ["", "coherence", "Frechet", "kernel", "2nd coherence", "2nd Frechet", "2nd kernel", "evaluations", "ms"],
+        [
+            [
+                f.method,
+                show(f.coherence),
+                _over_modalities(f.frechet),
+                _over_modalities(f.kernel, factor=1e3),
+                show(f.second_coherence, bounds=False),
+                _over_modalities(f.second_frechet),
+                _over_modalities(f.second_kernel, factor=1e3),
+                str(f.evaluations) if f.milliseconds is not None else "",
+                f"{f.milliseconds:.2f}" if f.milliseconds is not None else "",
+            ]
+            for f in joint
+        ],
+    )
+    yield (
+        "diversity of joint samples: spread within a class is relative to real rows; classes is total variation",
+        ["", "precision", "recall", "spread", "classes", "by chance"],
+        [
+            [
+                f.method,
+                *(_over_modalities(group) for group in (f.precision, f.recall, f.spread, f.classes, f.classes_noise)),
+            ]
+            for f in joint
+        ],
+    )
+
+
+def _conditional_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    if not evaluation.conditional:
+        return
+    title = f"samples from given modalities; distances of sets of {evaluation.conditional[0].frechet.count}"
+    if evaluation.conditional_real:
+        frechet, kernel = (evaluation.conditional_real[what] for what in ("frechet", "kernel"))
+        title += f"; of {frechet.count} real rows Frechet {show(frechet)}, kernel {_scaled(kernel)}"
+    yield (
+        title,
+        ["", "given", "coherence", "of the vote", "2nd coherence", "Frechet", "kernel"],
+        [
+            [
+                f.method,
+                str(f.num_given),
+                show(f.coherence),
+                show(f.vote_coherence, bounds=False),
+                show(f.second_coherence, bounds=False),
+                show(f.frechet),
+                _scaled(f.kernel),
+            ]
+            for f in evaluation.conditional
+        ],
+    )
+    if any(f.changes is not None for f in evaluation.conditional):
+        yield (
+            "diversity of samples from given modalities: agreement is between generated modalities, spread is relative "
+            "to real rows of a class",
+            ["", "given", "agreement", "spread", "two differ in class", "one from truth", "spread / error"],
+            [
+                [
+                    f.method,
+                    str(f.num_given),
+                    show(f.agreement, bounds=False),
+                    show(f.diversity),
+                    show(f.changes, bounds=False),
+                    show(f.misses, bounds=False),
+                    show(f.calibration),
+                ]
+                for f in evaluation.conditional
+            ],
+        )
+    generated = list(evaluation.judges)
+    for f in evaluation.conditional:
+        if f.num_given == 1 and f.pairs and len(generated) > 2:
+            yield (
+                f"coherence from one given modality (row) to another (column), {f.method}",
+                ["", *generated],
+                [
+                    [given, *(show(found.get(name), bounds=False) for name in generated)]
+                    for given, found in f.pairs.items()
+                ],
+            )
+
+
 def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:
-    """A figure as text, such as "0.934 [0.921, 0.946]"; nothing for one that was not measured."""
+    """Format a figure such as "0.934 [0.921, 0.946]"; empty if it was not measured."""
     if figure is None:
         return ""
     text = f"{figure.value:.{digits}f}"
@@ -143,8 +237,13 @@ def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:
     return text
 
 
-def _over_modalities(figures: dict[str, Figure]) -> str:
-    """The mean over modalities; JSON has each one's."""
+def _over_modalities(figures: dict[str, Figure], *, factor: float = 1) -> str:
+    """Format the mean over modalities; the JSON file has each modality's value."""
     if not figures:
         return ""
-    return f"{sum(figure.value for figure in figures.values()) / len(figures):.3f}"
+    return f"{factor * sum(figure.value for figure in figures.values()) / len(figures):.3f}"
+
+
+def _scaled(kernel: Figure) -> str:
+    """A kernel distance x 1,000."""
+    return f"{1e3 * kernel.value:.2f}"

@@ -51,8 +51,13 @@ class TrainingData(Protocol):
         """
         ...
 
-    def batches(self, start_step: int) -> Iterator[Rows]:
-        """Shuffled training batches without end from a step on; each process gets its share of every batch."""
+    def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
+        """Shuffled training batches without end from a step on; each process gets its share of every batch.
+
+        Args:
+            start_step: The step.
+            batch_size: Rows of a batch, over all processes; None takes stage 1's.
+        """
         ...
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
@@ -194,16 +199,16 @@ class RunData:
         for sentence in tally.sentences() if tally is not None else ():
             self.reporter.note(f"{where}: {sentence}")
 
-    def batches(self, start_step: int) -> Iterator[Rows]:
+    def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
         """Shuffled training batches without end from a step on, of which each process has its share."""
-        settings, data = self.spec.train.autoencoder, self.spec.data
+        batch_size, data = batch_size or self.spec.train.autoencoder.batch_size, self.spec.data
         if data.in_memory:
-            return shuffled_rows(self._near(self.train()), settings.batch_size, self.spec.seed, start_step)
+            return shuffled_rows(self._near(self.train()), batch_size, self.spec.seed, start_step)
         tally = Tally()
         shards = index_shards(self.train_urls, self.cache, max_field_bytes=data.max_field_bytes, tally=tally)
         self._say("data.train", tally)
         common: dict[str, Any] = {
-            "batch_size": settings.batch_size,
+            "batch_size": batch_size,
             "start_step": start_step,
             "rank": processes.rank(),
             "world_size": processes.world_size(),
@@ -227,8 +232,9 @@ class RunData:
                 shards.counts, seed=self.spec.seed, interleave=data.interleave, window=data.shuffle_buffer
             )
             stream = IndexedStream(shards, self.modalities, order, **common)
-        epoch_steps = -(-len(shards) // settings.batch_size) if shards is not None else None
-        return self._saying(stream_batches(stream, data.num_workers), settings.log_every_steps, epoch_steps)
+        epoch_steps = -(-len(shards) // batch_size) if shards is not None else None
+        first = self.spec.train.autoencoder.log_every_steps
+        return self._saying(stream_batches(stream, data.num_workers), first, epoch_steps)
 
     def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
         """The same batches; notes what they passed over after some of them and, if there is more, after an epoch.

@@ -15,6 +15,7 @@ from shala_framework.data.splits import SPLITS, Split, split_urls
 from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import ShaLa
+from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.tracker import TrackedRun
 from shala_framework.report.samples import SampleWriter, choose_rows
 from shala_framework.run.data import RunData
@@ -30,7 +31,7 @@ from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.metrics import MetricsFile, training_seconds
 
-STAND_IN, READING, STAGE_1, STAGE_2 = "stand-in data", "reading", "autoencoder", "prior"
+STAND_IN, READING, STAGE_1, STAGE_2, STAGE_3 = "stand-in data", "reading", "autoencoder", "prior", "refiner"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
 EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
 
@@ -106,10 +107,11 @@ class Experiment:
                     {
                         "train": describe_shards(self.data.train_urls, self.data.cache),
                         "validation": describe_shards(self.data.validation_urls, self.data.cache),
-                    }
+                    },
+                    last_stage=STAGE_3 if self._refines else STAGE_2,
                 )
             unfinished = prepare_model(self.model, self.data, self.place, self.reporter)
-            self.phases.add([stage for stage in (STAGE_1, STAGE_2) if stage in unfinished], before=SAMPLES)
+            self.phases.add([stage for stage in (STAGE_1, STAGE_2, STAGE_3) if stage in unfinished], before=SAMPLES)
             self.model.to(self.device)
             self.plan = begin_plan(self.spec.train, self.device, self.place, self.reporter)
         with closing(self.metrics):
@@ -127,6 +129,7 @@ class Experiment:
             self._fix_steps()
             self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
             self._timed("prior", STAGE_2, self.training.train_prior)
+            self._timed("refiner", STAGE_3, self.training.train_refiner)
         if processes.rank() == 0:
             self._timed("samples", SAMPLES, self._write_samples)
             self._timed("report", REPORT, self._write_report)
@@ -154,11 +157,18 @@ class Experiment:
             (READING, self.spec.data.in_memory),
             (STAGE_1, not self.place.has("autoencoder")),
             (STAGE_2, not self.place.has("prior")),
+            (STAGE_3, self._refines and not self.place.has("refiner")),
             (SAMPLES, True),
             (REPORT, True),
             (EVALUATION, self.spec.evaluate.at_end),
         ]
         return [title for title, wanted in missing if wanted]
+
+    @property
+    def _refines(self) -> bool:
+        """Whether the spec may have a third stage: networks can only be asked for once modalities are fitted."""
+        offered = any(type(m).refiner is not Modality.refiner for m in self.model.modalities.values())
+        return offered and self.spec.train.refiner.steps > 0
 
     def _open_metrics(self) -> MetricsFile:
         if processes.rank() != 0:
@@ -189,7 +199,7 @@ class Experiment:
 
     def _read(self) -> bool:
         """Read the training set, where it is kept in memory and a stage is still to be trained."""
-        if len(self.model.stages) == 2:
+        if set(self.model.planned_stages) <= self.model.stages:
             return False
         self.data.train()
         return True
@@ -221,6 +231,7 @@ class Experiment:
             for path, value, parts in (
                 ("train.autoencoder.batch_size", train.autoencoder.batch_size, train.autoencoder.micro_batches),
                 ("train.prior.batch_size", train.prior.batch_size, train.prior.micro_batches),
+                ("train.refiner.batch_size", train.refiner.batch_size, train.refiner.micro_batches),
                 ("data.interleave", 0 if self.spec.data.in_memory else self.spec.data.interleave, 1),
             )
             if value % (size * parts)

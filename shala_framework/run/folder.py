@@ -140,11 +140,12 @@ class RunFolder:
         self.reporter.note(describe_pack(report))
         return True
 
-    def check_shards(self, now: dict[str, Any]) -> None:
+    def check_shards(self, now: dict[str, Any], last_stage: str = "prior") -> None:
         """Compare the shards with those that the run began with, and keep a record of them.
 
         Args:
             now: Each split's shards, as `describe_shards` has them.
+            last_stage: Stage that is trained last.
 
         Raises:
             CheckpointError: Training has begun on other training shards, and is not done.
@@ -157,14 +158,14 @@ class RunFolder:
                 continue
             listed = "\n".join(f"  {line}" for line in changes)
             text = f"data.{split}: these are not the shards that {self.path} began with:\n{listed}"
-            if split == "train" and not self.has("prior"):
+            if split == "train" and not self.has(last_stage):
                 raise CheckpointError(
                     f"{text}\nwhat the run has learned so far is of the former; put them back to resume, or choose "
                     "another --out to train on these"
                 )
-            what = "both stages are of the former" if split == "train" else "earlier figures are of the former"
+            what = "all stages are of the former" if split == "train" else "earlier figures are of the former"
             self.reporter.warn(f"{text}\n{what}; samples and figures made from now on are of the present ones")
-        if then is None or self.has("prior") or then["train"] == now["train"]:
+        if then is None or self.has(last_stage) or then["train"] == now["train"]:
             write_record(path, now)
 
 

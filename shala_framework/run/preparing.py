@@ -107,7 +107,7 @@ def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, Stage
     Args:
         plan: The plan so far.
         settings: [train] of the spec, with a time.
-        costs: What a step of each stage takes.
+        costs: What a step of each stage that is trained takes.
         spent: Seconds of the time that measuring took and encoding the training set will take.
 
     Raises:

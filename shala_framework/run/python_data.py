@@ -88,8 +88,8 @@ class HeldInMemory:
         if absent:
             raise DataError(f"expected every modality in some row, got none of {absent}; leave them out of the model")
 
-    def batches(self, start_step: int) -> Iterator[Rows]:
-        return shuffled_rows(self.rows, self.batch_size, self.seed, start_step)
+    def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
+        return shuffled_rows(self.rows, batch_size or self.batch_size, self.seed, start_step)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
         return rows_in_order(self.rows, num_rows, start)
@@ -218,11 +218,10 @@ class ReadFromDataset:
                 f"expected every modality in some item, got none of {sorted(absent)}; leave them out of the model"
             )
 
-    def batches(self, start_step: int) -> Iterator[Rows]:
+    def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
         rank, size = processes.rank(), processes.world_size()
-        stream = _Shuffled(
-            source=attrs.evolve(self, validation=None), start_step=start_step, rank=rank, world_size=size
-        )
+        source = attrs.evolve(self, validation=None, batch_size=batch_size or self.batch_size)
+        stream = _Shuffled(source=source, start_step=start_step, rank=rank, world_size=size)
         return stream_batches(stream, self.num_workers)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:

@@ -70,7 +70,7 @@ def train(
             whose items are dictionaries of tensors, in which an absent modality is None or has no key. None takes the
             shards of the spec that the model was made from.
         validation: Held-out rows, in any of these forms.
-        out: Folder for checkpoints and metrics, in which the same call resumes; None writes no file at all.
+        out: Folder for checkpoints, metrics and a model card, in which the same call resumes; None writes no file.
         stages: Stages to train. Earlier ones have to be trained, and keep their weights; later ones are to be trained
             again.
         steps: Steps of each stage. Warm-ups and intervals keep their proportion to it.
@@ -133,6 +133,11 @@ def train(
             model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
             training.train_autoencoder()
             training.train_prior()
+            training.train_refiner()
+        if folder is not None and processes.rank() == 0:
+            from shala_framework.report.page import write_card_of_run  # seconds of imports, after training
+
+            write_card_of_run(model, folder.path, rows.held_out(), reporter.warn)
     return model
 
 

@@ -1,10 +1,13 @@
 """The training of a model's stages, and what it will take."""
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -18,7 +21,6 @@ from shala_framework.data.latent_store import (
     collect_latents,
     encoded,
     join_latents,
-    latent_statistics,
     latents_of,
 )
 from shala_framework.data.rows import Rows, shuffled_batches
@@ -30,14 +32,18 @@ from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
+from shala_framework.support.structuring import unstructure
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.precision import Precision
-from shala_framework.training.stages import AutoencoderTraining, PriorTraining
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
+from shala_framework.training.refinement import RefinerTraining
+from shala_framework.training.stages import AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
+MEASURED_ROWS = 1_024  # whose latents and residuals give stage 3 its units
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -103,6 +109,9 @@ class RunTraining:
             encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
             cost["prior"] = self.measure_prior(seconds * TIMED_SHARE)
             self.reporter.advance(2)
+        if "refiner" in self.stages and "refiner" in self.model.planned_stages:
+            cost["refiner"] = self.measure_refiner(seconds * TIMED_SHARE)
+            self.reporter.advance(3)
         self.reporter.finish()
         return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
 
@@ -122,6 +131,17 @@ class RunTraining:
                 stage,
                 settings,
                 partial(self._prior_batches, count),
+                matrix_dtype=self.precision.dtype,
+                seconds=seconds,
+            )
+
+    def measure_refiner(self, seconds: float) -> StageCost:
+        """What a step of stage 3 costs, with stage 1 as it is."""
+        with self._compiled(list(self.model.refiner.networks.values())):
+            return measure_stage(
+                self._refiner_stage(),
+                self.model.spec.train.refiner,
+                self._refiner_batches,
                 matrix_dtype=self.precision.dtype,
                 seconds=seconds,
             )
@@ -160,8 +180,7 @@ class RunTraining:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        prior.set_statistics(*latent_statistics(latents))
-        self._fit_mixture(latents)
+        fit_to_latents(prior, self.model.mixture, latents, seed=self.model.spec.seed)
         stage = PriorTraining(
             prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
         )
@@ -177,11 +196,62 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
-        stage.average.copy_to_module()
+        decided = stage.finish()
+        if decided:
+            self.reporter.note(decided)
         self.model.stages.add("prior")
         self._save("prior")
         return True
+
+    def train_refiner(self) -> bool:
+        """Stage 3, where a modality offers a network and the spec asks for steps; returns whether it was trained."""
+        asked = "refiner" in self.stages and "refiner" in self.model.planned_stages
+        if "refiner" in self.model.stages or not asked:
+            return False
+        stage, settings = self._refiner_stage(), self.model.spec.train.refiner
+        state_file = self._state_file("refiner")
+        if state_file is None or not state_file.exists():  # a state has the units
+            few = max(1, MEASURED_ROWS // settings.batch_size)
+            with torch.random.fork_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
+                torch.manual_seed(self.model.spec.seed)
+                stage.measure(islice(batches, few))
+        with self._compiled(list(self.model.refiner.networks.values())):
+            train(
+                stage,
+                settings,
+                self._refiner_batches,
+                seed=self.model.spec.seed,
+                state_file=state_file,
+                fingerprint=f"{self.model.fingerprint}-{self.model.autoencoder_digest()}-{self._refiner_name()}",
+                matrix_dtype=self.precision.dtype,
+                metrics=self.metrics,
+                reporter=self.reporter,
+            )
+        stage.average.copy_to_module()
+        self.model.stages.add("refiner")
+        self._save("refiner")
+        return True
+
+    def _refiner_stage(self) -> RefinerTraining:
+        return RefinerTraining(
+            self.model.refiner,
+            self.model.autoencoder,
+            self.model.spec.refine,
+            self.model.spec.train.refiner,
+            self.device,
+            self.data.held_out(),
+            precision=self.precision,
+        )
+
+    def _refiner_batches(self, start_step: int) -> Iterator[Rows]:
+        return self.data.batches(start_step, self.model.spec.train.refiner.batch_size)
+
+    def _refiner_name(self) -> str:
+        """A name for the tables that a state of stage 3 depends on; they are no part of the run's own name."""
+        tables = [unstructure(self.model.spec.refine), unstructure(self.model.spec.train.refiner)]
+        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
     def _autoencoder_stage(self) -> AutoencoderTraining:
         return AutoencoderTraining(
@@ -284,12 +354,3 @@ class RunTraining:
         if rows is None:
             return None
         return latents_of(self.model.autoencoder, rows, self.device).to(self.device)
-
-    def _fit_mixture(self, latents: Latents, most_rows: int = 10_000) -> None:
-        """Fit the control to draws of the aggregate posterior, several a row where rows are few."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.model.spec.seed)
-            rows = torch.randperm(len(latents)).repeat(max(1, -(-1_000 // len(latents))))[:most_rows]
-            draws = self.model.prior.standardise(latents.take(rows).to(self.device).sample())
-        with torch.no_grad():
-            self.model.mixture.fit(draws, seed=self.model.spec.seed)

@@ -15,7 +15,13 @@ def doubts(spec: Spec) -> list[str]:
             f"term ends at {first.steps / first.kl_warmup_steps:.1%} of kl_weight; "
             f"lower kl_warmup_steps, for example to a third of steps"
         )
-    for name, stage in (("autoencoder", first), ("prior", spec.train.prior)):
+    for name, stage in (
+        ("autoencoder", first),
+        ("prior", spec.train.prior),
+        ("refiner", spec.train.refiner),
+    ):
+        if not stage.steps:  # the stage is left out
+            continue
         if stage.warmup_steps >= stage.steps:
             found.append(
                 f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so the learning "

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-FREE_TO_CHANGE = ("generate", "evaluate", "track")  # tables that may change between calls
+FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that may change between calls
+FREE_STAGES = ("refiner",)  # keys of [train] that do not affect the other stages
 FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # keys of [data] that do not affect training
 
 
@@ -13,6 +14,8 @@ def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a spec.json without the parts that may change between two calls."""
     spec = {key: value for key, value in described["spec"].items() if key not in FREE_TO_CHANGE}
     spec["data"] = {key: value for key, value in spec["data"].items() if key not in FREE_DATA_KEYS}
+    if "train" in spec:
+        spec["train"] = {key: value for key, value in spec["train"].items() if key not in FREE_STAGES}
     return {"spec": spec, "stand_in_used": described["stand_in_used"]}
 
 

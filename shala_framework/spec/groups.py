@@ -58,17 +58,29 @@ def members(pattern: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def expand_tables(raw: dict[str, Any]) -> list[Finding]:
-    """Replace, in place, each modality table whose name has braces by the tables it stands for.
+@attrs.define
+class Expanded:
+    """Modality tables of a file or an override after the expansion of their names.
+
+    Attributes:
+        tables: Tables by name.
+        patterns: The name with braces that each expanded name came from.
+        findings: Everything that is wrong, each with the path of a key of the spec.
+    """
+
+    tables: dict[str, Any] = attrs.field(factory=dict)
+    patterns: dict[str, str] = attrs.field(factory=dict)
+    findings: list[Finding] = attrs.field(factory=list)
+
+
+def expand_tables(tables: Mapping[str, Any]) -> Expanded:
+    """Replace each modality table whose name has braces by the tables it stands for.
 
     Args:
-        raw: A spec as TOML values.
+        tables: TOML values by name, from a file or from an override.
     """
-    tables = raw.get("modality")
-    if not isinstance(tables, dict):
-        return []
-    findings: list[Finding] = []
-    expanded: dict[str, Any] = {}
+    expanded = Expanded()
+    findings = expanded.findings
     for pattern, table in tables.items():
         if isinstance(table, dict) and "group" in table:
             findings.append(Finding(("modality", pattern, "group"), "not a key of a spec", "set share = true"))
@@ -77,22 +89,38 @@ def expand_tables(raw: dict[str, Any]) -> list[Finding]:
         except InvalidValueError as error:
             findings += [attrs.evolve(finding, path=("modality", pattern)) for finding in error.findings]
             continue
-        if len(expanded) + len(named) > MOST_MEMBERS:
-            message = f"expected at most {MOST_MEMBERS:,} modality tables in all, got more with {shortened(pattern)}"
-            findings.append(Finding(("modality", pattern), message))
+        if len(expanded.tables) + len(named) > MOST_MEMBERS:
+            findings.append(Finding(("modality", pattern), too_many(pattern)))
             break
         if len(named) > 1 and len(named) * (size := _size(table)) > MOST_FILLED:
             message = f"expected a shorter table for {len(named):,} names, got one of {size:,} characters and values"
             findings.append(Finding(("modality", pattern), message))
             continue
         for name, values in named.items():
-            if name in expanded or (name != pattern and name in tables):
+            if name in expanded.tables or (name != pattern and name in tables):
                 findings.append(Finding(("modality", pattern), f"expected distinct names, got {name!r} twice"))
-            expanded[name] = _filled(table, values) if values else table
-            if values and isinstance(table, dict) and table.get("share") is True:
-                expanded[name]["group"] = pattern
-    raw["modality"] = expanded
-    return findings
+            expanded.tables[name] = _filled(table, values) if values else table
+            if values:
+                expanded.patterns[name] = pattern
+    return expanded
+
+
+def too_many(name: str) -> str:
+    """Return the message for a table that exceeds the number a spec may have."""
+    return f"expected at most {MOST_MEMBERS:,} modality tables in all, got more with {shortened(name)}"
+
+
+def set_groups(tables: Mapping[str, Any], patterns: Mapping[str, str]) -> None:
+    """Set `group` in every table with share = true, in place, after all overrides are applied.
+
+    Args:
+        tables: Modality tables after the expansion of their names.
+        patterns: The name with braces that each expanded name came from.
+    """
+    for name, pattern in patterns.items():
+        table = tables.get(name)
+        if isinstance(table, dict) and table.get("share") is True:
+            table["group"] = pattern
 
 
 def expand_lines(lines: Mapping[KeyPath, int], patterns: Iterable[str]) -> dict[KeyPath, int]:

@@ -1,4 +1,4 @@
-"""Makes a spec from Python objects in place of a TOML file."""
+"""Make a spec from Python objects instead of a TOML file."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.structuring import Finding, InvalidValueError, format_path, structure, unstructure
 
 IN_MEMORY = "memory:"
-"""What data.train and data.validation begin with where rows came from Python and not from shards."""
+"""Prefix of data.train and data.validation if rows come from Python instead of shards."""
 
 
 def make_spec(
@@ -19,24 +19,26 @@ def make_spec(
     *,
     posterior: Mapping[str, Any],
     prior: Mapping[str, Any],
+    refine: Mapping[str, Any],
     generate: Mapping[str, Any],
     groups: Mapping[str, str],
     seed: int,
     load_method: Callable[[str], Any],
 ) -> tuple[Spec, Any]:
-    """The spec of a model that is made in Python, and the class of its method; None for the default method.
+    """Return the spec of a model that is created in Python, and the class of its method; None for the default.
 
     Args:
         modalities: Tables of the modalities by name.
         posterior: Keys of [posterior].
         prior: Keys of [prior].
+        refine: Keys of [refine].
         generate: Keys of [generate].
         groups: Group of each modality that shares its networks.
-        seed: Seed.
+        seed: Seed of every random draw.
         load_method: Returns the class of a method by its name, or raises PluginError.
 
     Raises:
-        SpecError: A key is unknown, or a value has another type or range than its key; lists all of them.
+        SpecError: A key is unknown, or a value has a wrong type or range; the error lists all problems.
     """
     tables = {
         "schema": 1,
@@ -46,6 +48,7 @@ def make_spec(
         "modality": {name: unstructure(table) for name, table in modalities.items()},
         "posterior": dict(posterior),
         "prior": dict(prior),
+        "refine": dict(refine),
         "generate": dict(generate),
     }
     for name, group in groups.items():
@@ -63,7 +66,7 @@ def checked(tables: Mapping[str, Any], kind: type[Any]) -> Any:
     """Build a class of the schema from keyword arguments.
 
     Raises:
-        SpecError: Everything that is wrong with them.
+        SpecError: The arguments are invalid; it lists every problem.
     """
     try:
         return structure(dict(tables), kind)

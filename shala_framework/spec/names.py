@@ -1,5 +1,6 @@
-"""Validators of the names in a spec."""
+"""Validators of the names and patterns in a spec."""
 
+import re
 from typing import Any
 
 from shala_framework.support.hints import shortened
@@ -32,3 +33,11 @@ def modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
             findings.append(Finding((name, "share"), "only a table with braces in its name can share networks", hint))
     if findings:
         raise InvalidValueError(findings)
+
+
+def regular_expression(_: Any, __: Any, pattern: str) -> None:
+    """Validator: a regular expression in Python's syntax."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"expected a regular expression, got {shortened(pattern)}: {error}") from None

@@ -5,20 +5,28 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.spec.groups import members
+from shala_framework.spec.groups import expand_tables
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.hints import shortened
-from shala_framework.support.structuring import KeyPath, format_path
+from shala_framework.support.structuring import InvalidValueError, KeyPath, format_path
 
 
 @attrs.frozen
 class Override:
-    """A value for the key at `path` that replaces the one in the file; `origin` says where it was written."""
+    """A value that replaces the one in the file.
+
+    Attributes:
+        path: The key.
+        value: The TOML value.
+        origin: Where the override was written.
+        patterns: The name with braces that each modality's name was expanded from.
+    """
 
     path: KeyPath
     value: Any
     origin: str
+    patterns: dict[str, str] = attrs.field(factory=dict)
 
 
 def parse_override(text: str) -> Override:
@@ -44,15 +52,45 @@ def parse_override(text: str) -> Override:
 
 
 def table_overrides(override: Override) -> list[Override]:
-    """Expand an override of a table with braces in its name to one override per table.
+    """Expand an override of modality tables to one override per table, under the rules for tables in a file.
 
     Raises:
-        InvalidValueError: The braces stand for too many tables.
+        InvalidValueError: A file with such a table would be refused.
     """
-    head, *rest = override.path
-    if head != "modality" or not rest:
+    head, *keys = override.path
+    tables = override.value
+    for key in reversed(keys):
+        tables = {key: tables}
+    if head != "modality" or not isinstance(tables, dict):
         return [override]
-    return [attrs.evolve(override, path=(head, name, *rest[1:])) for name in members(str(rest[0]))]
+    expanded = expand_tables(tables)
+    if expanded.findings:
+        raise InvalidValueError(expanded.findings)
+    if not keys:
+        return [attrs.evolve(override, value=expanded.tables, patterns=expanded.patterns)]
+    found = []
+    for name, value in expanded.tables.items():
+        for key in keys[1:]:
+            value = value[key]
+        found.append(attrs.evolve(override, path=(head, name, *keys[1:]), value=value, patterns=expanded.patterns))
+    return found
+
+
+def join_keys(keys: KeyPath) -> KeyPath:
+    """Join nested keys to one path. Each is a dotted key or, below `modality`, a name with braces.
+
+    Raises:
+        ValueError: One of the keys is neither.
+    """
+    path: KeyPath = ()
+    for key in map(str, keys):
+        try:
+            path += split_key(key)
+        except ValueError:
+            if path != ("modality",):
+                raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
+            path += (key,)
+    return path
 
 
 def split_key(key: str) -> KeyPath:

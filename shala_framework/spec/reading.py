@@ -9,14 +9,13 @@ from typing import Any
 import attrs
 import tomli
 
-from shala_framework.spec.groups import expand_lines, expand_tables
+from shala_framework.spec.groups import MOST_MEMBERS, expand_lines, expand_tables, set_groups, too_many
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.methods import read_method
-from shala_framework.spec.overrides import Override, parse_override, split_key, table_overrides
+from shala_framework.spec.overrides import Override, join_keys, parse_override, table_overrides
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
-from shala_framework.support.hints import shortened
 from shala_framework.support.shard_names import any_exists, expand_braces, refuse_pipes
 from shala_framework.support.structuring import (
     Finding,
@@ -137,16 +136,20 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         raise SpecError([problem]) from error
     lines = key_lines(text)
     places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
-    wrong = [places.problem(finding) for finding in expand_tables(raw)]
+    wrong = []
+    patterns: dict[str, str] = {}
+    if isinstance(raw.get("modality"), dict):
+        expanded = expand_tables(raw["modality"])
+        raw["modality"], patterns = expanded.tables, expanded.patterns
+        wrong = [places.problem(finding) for finding in expanded.findings]
     given: list[Override] = []
     for override in map(parse_override, overrides):
         try:
             given += table_overrides(override)
         except InvalidValueError as error:
-            path_there = format_path(override.path[:2])
-            wrong += [Problem(path=path_there, message=f.message, origin="--set") for f in error.findings]
+            wrong += [_set_problem(finding) for finding in error.findings]
     base = copy.deepcopy(raw)
-    problems = wrong + _apply(base, given, places)
+    problems = wrong + _apply(base, given, places, patterns)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems)
@@ -161,15 +164,13 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         for keys, value in _leaves(stand_in):
             written: KeyPath = ("data", "stand_in", "set", *keys)
             try:
-                target = tuple(part for key in keys for part in split_key(str(key)))
-                own += table_overrides(Override(target, value, places.origin(written)))
-            except ValueError:
-                message = f"expected a dotted key, got {shortened(str(keys[-1]))}"
-                problems.append(places.problem(Finding(written, message)))
+                own += table_overrides(Override(join_keys(keys), value, places.origin(written)))
+            except ValueError as error:
+                problems.append(places.problem(Finding(written, str(error))))
             except InvalidValueError as error:
-                problems += [places.problem(Finding(written, finding.message)) for finding in error.findings]
+                problems += [places.problem(attrs.evolve(finding, path=written)) for finding in error.findings]
         base = copy.deepcopy(raw)
-        problems += wrong + _apply(base, [*own, *given], places)
+        problems += wrong + _apply(base, [*own, *given], places, patterns)
         loaded = _resolve(base, places, problems)
     return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
 
@@ -195,7 +196,21 @@ def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None
     return attrs.evolve(loaded, spec=attrs.evolve(loaded.spec, data=attrs.evolve(data, cache=None)))
 
 
-def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) -> list[Problem]:
+def _set_problem(finding: Finding) -> Problem:
+    return Problem(path=format_path(finding.path), message=finding.message, hint=finding.hint, origin="--set")
+
+
+def _apply(
+    raw: dict[str, Any], overrides: Iterable[Override], places: _Places, patterns: Mapping[str, str]
+) -> list[Problem]:
+    """Apply overrides in place, then set the groups of the tables that share.
+
+    Args:
+        raw: A spec as TOML values, after the expansion of modality names.
+        overrides: Overrides in their order, also expanded.
+        places: Records where each value was written.
+        patterns: The name with braces that each of the file's expanded names came from.
+    """
     problems = []
     for override in overrides:
         table: Any = raw
@@ -207,8 +222,20 @@ def _apply(raw: dict[str, Any], overrides: Iterable[Override], places: _Places) 
                 problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
                 break
         else:
-            table[override.path[-1]] = override.value
+            table[override.path[-1]] = copy.deepcopy(override.value)  # later ones may reach into it
             places.override(override.path, override.origin)
+            if override.path == ("modality",):
+                patterns = override.patterns
+            elif len(override.path) == 2:  # a whole table replaces the one from the file's braces
+                patterns = {**patterns, **override.patterns}
+            else:
+                patterns = {**override.patterns, **patterns}
+    tables = raw.get("modality")
+    if isinstance(tables, dict):
+        set_groups(tables, patterns)
+        if len(tables) > MOST_MEMBERS:
+            name = list(tables)[MOST_MEMBERS]
+            problems.append(Problem(path="modality", message=too_many(name), origin=places.origin(("modality", name))))
     return problems
 
 

@@ -6,15 +6,15 @@ import attrs
 from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
-from shala_framework.spec.names import modality_tables, names_files
+from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
+from shala_framework.spec.names import modality_tables, names_files, regular_expression
+from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
+from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
+from shala_framework.spec.stages import PriorStage as PriorStage
+from shala_framework.spec.stages import RefinerStage as RefinerStage
+from shala_framework.spec.stages import Stage as Stage
+from shala_framework.spec.stages import Train as Train
 from shala_framework.support.structuring import experimental, renamed_from
-
-# Generous upper bounds. Values beyond them would exhaust memory or overflow, hours later or as black pictures.
-MOST_WIDE = 65_536  # width of layers and latents; two layers of this width take 16 GiB
-MOST_STEPS = 1_000_000_000  # weeks of training at one millisecond a step
-MOST_ROWS = 100_000_000  # rows that are read into memory or drawn
-MOST_WEIGHT = 1_000_000  # weight of one loss term beside others of weight 1
-MOST_GUIDANCE = 100  # samples already saturate at tens
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +143,12 @@ class Prior:
         guide_hidden_dim: Width of the guide, a weaker denoiser that is trained alongside for autoguidance.
         guide_num_blocks: Number of residual blocks of the guide.
         dropout: Dropout rate inside the residual blocks.
+        feature_noise: Standard deviation of the noise that is added to the features, which are standardised, while the
+            denoiser is trained. It keeps the denoiser from memorising a small training set.
+        whiten: Whether latents are rotated and scaled so that their covariance is close to the identity; otherwise
+            each dimension is only scaled.
+        skip: Skip connection of the denoiser: the optimal denoiser of a Gaussian "mixture", which is fitted before
+            training and whose component weights depend on what is given, or of a single "gaussian", as in EDM.
         condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
             "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
@@ -150,7 +156,8 @@ class Prior:
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
         sigma_max: Highest noise level of the sampler, in standard deviations of the latent.
         unconditional_share: Share of training rows whose subset S is empty.
-        mixture_components: Number of components of the Gaussian mixture that serves as a control.
+        mixture_components: Number of components of the Gaussian mixture, which serves as a control and as the skip
+            connection.
     """
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
@@ -158,6 +165,9 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
+    whiten: bool = True
+    skip: Literal["mixture", "gaussian"] = "mixture"
     condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))
@@ -171,110 +181,45 @@ class Prior:
             raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
-SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
-
-
 @attrs.frozen(kw_only=True)
-class Stage:
-    """Settings of the training loop that both stages share.
+class Refine:
+    """[refine]: the conditional diffusion of the residual between x and the decoder's mean.
 
     Attributes:
-        steps: Number of optimiser steps. With train.minutes, the time limit determines the number instead, and the
-            warm-ups, intervals and half-life below scale with it.
-        batch_size: Number of rows in a step, over all processes.
-        micro_batches: Number of micro-batches into which each process divides its rows of a step to save memory. In
-            stage 1, each row is then contrasted only with rows of its own micro-batch.
-        optimizer: "muon" orthogonalises the updates of linear and convolutional weights and uses AdamW for all other
-            parameters. "adamw" uses AdamW for everything, which needs about a tenth of the learning rate.
-        learning_rate: Peak of the schedule, which is a linear warm-up followed by a cosine decay to zero.
-        warmup_steps: Number of warm-up steps.
-        weight_decay: Decoupled weight decay, as in AdamW.
-        gradient_clip: Largest norm of the gradient; a larger gradient is scaled down to it.
-        log_every_steps: Number of steps between two lines of metrics.jsonl.
-        save_every_steps: Number of steps between two saved training states. Each save includes a validation.
-        save_every_minutes: Longest time between two saved training states, however few steps it covers.
-        time_share: This stage's share of train.minutes, relative to the shares of the other stages.
+        share: Whether modalities of one plugin and shape share a network where theirs are alike, told apart by an
+            embedding.
+        log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
+        log_sigma_std: Its standard deviation (P_std of EDM).
+        latent_noise: Noise that is added to z in training, in standard deviations of the latent, as the prior's samples
+            are not exactly those of the posterior.
+        latent_dropout: Share of training rows in which the network does not see z, for guidance.
+        texture_weight: Weight of the distance between the predicted clean x and the data in the statistics of the
+            encoders' convolutional maps; 0 leaves it out.
+        sampler: "heun" evaluates the network 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
+        num_steps: Steps of the sampler.
+        guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
+        sigma_max: Highest noise level of the sampler, same unit. From a low level, samples keep what the mean shows and
+            gain edges and grain. A higher one also draws large structures, which needs far longer training.
+        num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
-    steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
-    batch_size: int = attrs.field(default=64, validator=at_least(1, at_most=1_048_576))
-    micro_batches: int = attrs.field(default=1, validator=at_least(1, at_most=65_536))
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
-    warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
-    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
-    gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
-    log_every_steps: int = attrs.field(
-        default=50, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_steps: int = attrs.field(
-        default=500, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
-    time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+    share: bool = True
+    log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
+    log_sigma_std: float = attrs.field(default=1.4, validator=above(0, at_most=10))
+    latent_noise: float = attrs.field(default=0.05, validator=at_least(0, at_most=10))
+    latent_dropout: float = attrs.field(default=0.1, validator=between(0, 1))
+    texture_weight: float = attrs.field(default=0.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    sampler: Literal["heun", "dpm"] = "dpm"
+    num_steps: int = attrs.field(default=5, validator=at_least(2, at_most=10_000))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    sigma_min: float = attrs.field(default=0.1, validator=between(1e-6, 1e4))
+    sigma_max: float = attrs.field(default=1.5, validator=between(1e-6, 1e4))
+    num_levels: int = attrs.field(default=8, validator=at_least(1, at_most=10_000))
 
-
-@attrs.frozen(kw_only=True)
-class AutoencoderStage(Stage):
-    """[train.autoencoder]: stage 1.
-
-    Attributes:
-        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
-        kl_warmup_steps: Number of steps over which the weight grows from 0.
-        likelihood_rescaling: Whether training multiplies each modality's log-likelihood by (number of values of the
-            largest modality / number of values of this one). z must then describe a skeleton as well as a video with
-            fifty times as many values. The validation ELBO is always unscaled.
-    """
-
-    kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
-    kl_warmup_steps: int = attrs.field(
-        default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
-    )
-    likelihood_rescaling: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class PriorStage(Stage):
-    """[train.prior]: stage 2.
-
-    Attributes:
-        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
-    """
-
-    batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
-    time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
-    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
-
-
-@attrs.frozen(kw_only=True)
-class Train:
-    """[train]: settings of all stages.
-
-    Attributes:
-        device: Device to train on. "auto" uses CUDA if available.
-        precision: Number format of matrix products in training. "auto" uses bfloat16 if the device has units for it and
-            a measurement at the start of the run finds it faster, and float32 otherwise. A resumed run keeps its
-            format.
-        minutes: Training time for all stages together, instead of their numbers of steps. The run measures its speed in
-            a few steps that do not count, derives the number of steps of every stage, and records it for resuming.
-            Reading data, sampling and evaluation take extra time.
-        compile: Whether to compile each encoder, decoder and denoiser with torch.compile. The first steps may then take
-            minutes; measure whether later steps make up for it.
-        sharding: "decoders" shards the large layers of decoders, with their gradients and optimiser moments, over the
-            processes of stage 1 (FSDP2), for decoders that do not fit on one device. "none" replicates them.
-        autoencoder: The table [train.autoencoder].
-        prior: The table [train.prior].
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
-    compile: bool = False
-    sharding: Literal["none", "decoders"] = "none"
-    autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
-    prior: PriorStage = attrs.field(factory=PriorStage)
+    def __attrs_post_init__(self) -> None:
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
 @attrs.frozen(kw_only=True)
@@ -289,7 +234,10 @@ class Generate:
         num_steps: Number of sampler steps.
         guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide), which steers away from the errors of the weaker denoiser
-            D_guide, with or without given modalities; 1 disables it.
+            D_guide, with or without given modalities; 1 disables it. If both are enabled, the larger of w - 1 and v - 1
+            is the strength of both together, which they share in proportion.
+        guidance_sigma_min: Lowest noise level at which either kind of guidance is applied.
+        guidance_sigma_max: Highest noise level at which either kind of guidance is applied; no limit by default.
     """
 
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
@@ -299,6 +247,15 @@ class Generate:
     num_steps: int = attrs.field(default=18, validator=at_least(2, at_most=10_000))
     guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
     autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    guidance_sigma_min: float = attrs.field(default=0.0, validator=between(0, 1e4))
+    guidance_sigma_max: float | None = attrs.field(default=None, validator=optional(between(0, 1e4)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.guidance_sigma_max is not None and self.guidance_sigma_max < self.guidance_sigma_min:
+            raise ValueError(
+                "expected guidance_sigma_min <= guidance_sigma_max, got "
+                f"{self.guidance_sigma_min} and {self.guidance_sigma_max}"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -311,19 +268,27 @@ class Evaluate:
         at_end: Whether a run evaluates at its end. It does so only if held-out rows have labels.
         minutes: Time limit to which the counts that are not set are fitted. The default is a quarter of the training
             time at the end of a run, and no limit for `shala evaluate`.
-        num_samples: Number of joint samples for each seed; by default at most 500.
+        num_samples: Number of joint samples for each seed; by default at most 1,000.
         num_seeds: Number of seeds of the joint samples.
         num_rows: Largest number of held-out rows that cross-modal samples are conditioned on; by default at most 200.
         num_row_samples: Number of samples for each of these rows. Diversity is measured among them.
         autoguidance_scales: Autoguidance scales to evaluate for joint samples. Each is reported as one method.
         guidance_scales: Guidance scales to evaluate for cross-modal samples. Each is reported as one method. They use
-            the autoguidance scale of [generate].
+            the autoguidance scale of [generate]. Samples without any guidance are always evaluated too.
         judge_steps: Number of training steps of each judge; by default at most 400. Without judges, measures that need
             classes are skipped.
         train_rows: Largest number of training rows that judges and the linear probe are trained on.
         held_out_rows: Largest number of rows of the evaluated split.
+        group: Regular expression that finds in a row's key what the row shares with other rows, such as "P[0-9]+" for
+            the person of an NTU recording. Confidence intervals resample these groups instead of rows, and the rows
+            that judges are trained on share no group with the rows that give the distances of real data.
+        calibration_rows: Number of held-out rows whose latent is compared with samples of it; by default at most 200.
         likelihood_rows: Number of held-out rows whose log-likelihood is estimated; by default at most 16.
-        importance_samples: Number of samples of z for each of these rows; an even number.
+        likelihood: "elbo" computes the evidence lower bound. "importance" adds an importance-weighted bound. "annealed"
+            adds annealed importance sampling instead, which starts from a Gaussian of full covariance that is fitted to
+            each row. It is far closer to the log-likelihood if z has many dimensions, and slower.
+        importance_samples: Number of samples of z, or of annealed chains, for each of these rows; an even number.
+        annealing_steps: Number of steps of each annealed chain. More steps bring the estimate closer.
     """
 
     at_end: bool = True
@@ -341,8 +306,12 @@ class Evaluate:
     judge_steps: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_STEPS)))
     train_rows: int = attrs.field(default=10_000, validator=at_least(2, at_most=MOST_ROWS))
     held_out_rows: int = attrs.field(default=5_000, validator=at_least(2, at_most=MOST_ROWS))
+    group: str | None = attrs.field(default=None, validator=optional(regular_expression))
+    calibration_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
     likelihood_rows: int | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_ROWS)))
+    likelihood: Literal["elbo", "importance", "annealed"] = "importance"
     importance_samples: int = attrs.field(default=8, validator=[at_least(2, at_most=1_000_000), multiple_of(2)])
+    annealing_steps: int = attrs.field(default=100, validator=at_least(1, at_most=1_000_000))
 
 
 @attrs.frozen(kw_only=True)
@@ -368,6 +337,7 @@ class Spec:
         modality: The tables [modality.<name>], by name, in the order of the file.
         posterior: The table [posterior].
         prior: The table [prior].
+        refine: The table [refine].
         train: The table [train].
         generate: The table [generate].
         evaluate: The table [evaluate].
@@ -381,6 +351,7 @@ class Spec:
     modality: dict[str, ModalityTable] = attrs.field(validator=modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)
     prior: Prior = attrs.field(factory=Prior)
+    refine: Refine = attrs.field(factory=Refine)
     train: Train = attrs.field(factory=Train)
     generate: Generate = attrs.field(factory=Generate)
     evaluate: Evaluate = attrs.field(factory=Evaluate)

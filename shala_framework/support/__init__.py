@@ -1,1 +1,1 @@
-"""What every part may use: errors, seeds, files, URLs, the machine, progress."""
+"""Foundations for all other parts: errors, seeds, files, URLs, the machine, progress."""

@@ -1,4 +1,4 @@
-"""Safetensors files that carry their own description; written whole or not at all, and never unpickled."""
+"""Safetensors files that contain their own description, are written completely or not at all, and never unpickled."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from shala_framework.support.checksums import FIELD, ZEROS, add_checksum, verify_file
 from shala_framework.support.errors import CheckpointError
 
-PARTIAL = "partial"  # ends the name of a file that is being written
-_KEY = "shala"  # one metadata key: safetensors keeps several in no fixed order, and equal runs give equal bytes
+PARTIAL = "partial"  # ends the name of a file while it is being written
+_KEY = "shala"  # the only metadata key: several have no fixed order, but equal runs must give equal bytes
 
 
 def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
-    """Write a file under a temporary name, sync it and rename it, so that path is never half written.
+    """Write a file under a temporary name, sync it and rename it, so the file at path is always complete.
 
-    The file's folder is made if need be, but not the one above it: a run's folder that was removed stays so.
+    The file's folder is created if necessary, but not its parent: the folder of a run stays removed if it was removed.
 
     Args:
         path: Path of the file.
         content: All of its bytes.
-        owner: Name of the writer, where several processes may write the file at once.
+        owner: Name of the writer, if several processes may write the file at once.
     """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{path.name}.{owner}{PARTIAL}")
@@ -39,7 +39,7 @@ def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # the error under way says what is wrong
+        with suppress(OSError):  # the current error says what is wrong
             temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -50,16 +50,16 @@ def write_file(path: Path, content: bytes, *, owner: str = "") -> None:
 
 
 def _not_through_links(path: str, flags: int) -> int:
-    """Open a file, but not what a link in somebody else's folder points at, which may be any file."""
+    """Open a file, but refuse links: in someone else's folder they may point to any file."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Put a file's name into errors of writing that have none, such as that of a full disk.
+    """Add the file's name to write errors that lack one, such as those of a full disk.
 
     Raises:
-        OSError: What was raised inside, with a name.
+        OSError: The error raised inside the context, with a file name.
     """
     try:
         yield
@@ -73,45 +73,45 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Map
     """Write tensors and a JSON description, with a checksum of both.
 
     Args:
-        path: Of the file; it is replaced in one step.
-        tensors: By name, on any device.
-        description: JSON values; the order of keys is kept, as that of the modalities is part of a model.
+        path: Path of the file, which is replaced in one step.
+        tensors: Tensors by name, on any device.
+        description: JSON values. The order of keys is kept, because a model depends on the order of its modalities.
     """
     plain: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, value in tensors.items():
         own = value.detach().cpu().contiguous()
         address = own.untyped_storage().data_ptr()
-        plain[name] = own.clone() if address in memory else own  # tied weights are written for each of their names
+        plain[name] = own.clone() if address in memory else own  # tied weights are written once per name
         memory.add(address)
     write_file(path, add_checksum(save(plain, {_KEY: json.dumps({FIELD: ZEROS, **description})})))
 
 
 def read_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_checkpoint` wrote, once its checksum has been verified.
+    """Read a file of `write_checkpoint` after verifying its checksum.
 
     Args:
         path: Path of the file.
-        fingerprint: What the description must have as "fingerprint"; None takes any file.
+        fingerprint: Required value of "fingerprint" in the description; None accepts any file.
 
     Returns:
         Tensors on the CPU, and the description.
 
     Raises:
-        ForeignFileError: The file is sound and belongs to another run.
-        DamagedFileError: The file is damaged, or something else wrote it.
-        CheckpointError: There is no such file.
+        ForeignFileError: The file is valid but belongs to another run.
+        DamagedFileError: The file is damaged, or another program wrote it.
+        CheckpointError: The file does not exist.
     """
     if not path.is_file():
         raise CheckpointError(
-            f"no checkpoint at {path}: expected the folder of a run whose stage is done; check the path, or repeat the "
-            "run's command, which goes on"
+            f"no checkpoint at {path}: expected the folder of a run whose stage is complete; check the path, or repeat "
+            "the run's command to resume it"
         )
     try:
         verify_file(path)
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         del description[FIELD]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(
@@ -124,15 +124,15 @@ def read_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[dict[st
 
 
 class DamagedFileError(CheckpointError):
-    """A file that is not what its checksum says, or has none."""
+    """The file does not match its checksum, or has none."""
 
 
 class ForeignFileError(CheckpointError):
-    """A sound file that belongs to another run."""
+    """The file is valid but belongs to another run."""
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A short name for these very tensors: it depends on their names, types, shapes and values."""
+    """Return a short hash of tensors that depends on their names, types, shapes and values."""
     total = 0
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -142,10 +142,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Give a module its tensors.
+    """Load tensors into a module.
 
     Raises:
-        CheckpointError: Names or shapes are not the module's.
+        CheckpointError: Names or shapes differ from those of the module.
     """
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in tensors]
@@ -159,16 +159,16 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
             f"{source} does not fit its own spec: {'; '.join(wrong[:3])}{more}; "
-            "it was made by other versions of the framework or its plugins: install those, or train anew"
+            "it was made by other versions of the framework or its plugins: install those, or train again"
         )
     module.load_state_dict(dict(tensors))
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under `prefix.`, without it."""
+    """Return the tensors under `prefix.`, without the prefix."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
 
 
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The inverse of `part`."""
+    """Invert `part`."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}

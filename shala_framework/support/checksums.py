@@ -1,8 +1,8 @@
-"""Checksums inside the files of a run and of a set of shards: a CRC-32 of the whole file, in a field near its start.
+"""Checksums inside the files of a run or a set of shards: a CRC-32 of the whole file, in a field near its start.
 
-The field reads `"checksum": "1a2b3c4d"`. The sum is that of the file with eight zeros in the field, so it covers every
-other byte, the layout included, and equal content gives equal files. CRC-32 finds every error of up to 32 adjacent bits
-and misses one in 4 billion of the others. It guards against damage, not against forgery.
+The field has the form `"checksum": "1a2b3c4d"`. The checksum is computed with eight zeros in the field, so it covers
+every other byte, including the layout, and equal content gives equal files. CRC-32 detects every error within 32
+adjacent bits and misses one in 4 billion of the others. It protects against damage, not against forgery.
 """
 
 import re
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FIELD = "checksum"
-ZEROS = "0" * 8  # what the field holds while the sum is computed
-_PLACE = re.compile(rb'\\?"checksum\\?": \\?"([0-9a-f]{8})\\?"')  # with backslashes inside a string of JSON
-_MOST_BEFORE = 256  # bytes of a file in which the field is looked for
+ZEROS = "0" * 8  # content of the field while the checksum is computed
+_PLACE = re.compile(rb'\\?"checksum\\?": \\?"([0-9a-f]{8})\\?"')  # with backslashes inside a JSON string
+_MOST_BEFORE = 256  # bytes at the start of a file in which the field is searched
 _CHUNK = 1 << 20
 
 
@@ -21,7 +21,7 @@ def add_checksum(content: bytes) -> bytes:
     """Fill in the field of a file's content.
 
     Args:
-        content: Content whose field holds `ZEROS`.
+        content: Content with `ZEROS` in the field.
 
     Raises:
         ValueError: The content has no such field near its start.
@@ -31,7 +31,7 @@ def add_checksum(content: bytes) -> bytes:
 
 
 def checksum_of(content: bytes) -> str:
-    """The checksum that a file's content declares.
+    """Return the checksum that a file's content declares.
 
     Raises:
         ValueError: The content has no such field.
@@ -50,7 +50,7 @@ def verify_checksum(content: bytes) -> None:
 
 
 def verify_file(path: Path) -> None:
-    """Compare a file with the checksum inside it, without holding all of it in memory.
+    """Compare a file with the checksum inside it, without loading all of it into memory.
 
     Raises:
         ValueError: They differ, or there is no checksum.
@@ -74,7 +74,7 @@ def _verify(chunks: Iterable[bytes]) -> None:
 
     found = _crc32(zeroed())
     if found != declared:
-        raise ValueError(f"its content has the checksum {found}, and it should have {declared}")
+        raise ValueError(f"its content has the checksum {found}, but should have {declared}")
 
 
 def _place(content: bytes) -> tuple[int, int]:

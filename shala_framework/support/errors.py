@@ -1,23 +1,23 @@
-"""The errors that a user of the framework can mend; every message says where, what was got and what to do."""
+"""Errors that a user of the framework can fix. Every message says where, what was given and what to do."""
 
 import attrs
 
-MOST_PROBLEMS = 100  # that a message lists
+MOST_PROBLEMS = 100  # number of problems that a message lists
 
 
 class ShalaError(Exception):
-    """Something a user can fix; the command line shows its message alone and exits with status 2."""
+    """An error that a user can fix. The command line shows only its message and exits with status 2."""
 
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """One thing wrong in a spec, an option table or an override.
+    """One problem in a spec, an option table or an override.
 
     Attributes:
-        path: Where, as a dotted path such as `modality.rgb.options.frames`; empty for the whole file.
-        message: What was expected and what was got.
-        hint: What to do about it, or empty.
-        origin: Where the value was written, such as `specs/a.toml:12` or `--set`, or empty.
+        path: Place of the problem as a dotted path such as `modality.rgb.options.frames`; empty for the whole file.
+        message: What was expected and what was given.
+        hint: How to fix it, or an empty string.
+        origin: Where the value was written, such as `specs/a.toml:12` or `--set`, or an empty string.
     """
 
     path: str
@@ -32,7 +32,7 @@ class Problem:
 
 
 class SpecError(ShalaError):
-    """A spec that cannot be used; lists everything that is wrong with it at once, or a hundred things."""
+    """A spec that cannot be used. The error lists all its problems at once, up to a hundred."""
 
     def __init__(self, problems: list[Problem]) -> None:
         more = len(problems) - MOST_PROBLEMS
@@ -42,12 +42,12 @@ class SpecError(ShalaError):
 
 
 class PluginError(ShalaError):
-    """A plugin that is missing, broken, or offers what another one offers."""
+    """A plugin is missing or broken, or offers a name that another plugin offers too."""
 
 
 class DataError(ShalaError):
-    """Raw data or a shard that cannot be read as what it claims to be."""
+    """Raw data or a shard cannot be read in the expected format."""
 
 
 class CheckpointError(ShalaError):
-    """A checkpoint or run folder that is damaged, absent or belongs to something else."""
+    """A checkpoint or run folder is damaged, missing or belongs to something else."""

@@ -1,4 +1,4 @@
-"""Text from files as a terminal may show it: names, labels, captions and errors can hold what a terminal obeys."""
+"""Escape text from files for terminals: names, labels, captions and errors may contain control sequences."""
 
 import unicodedata
 
@@ -7,15 +7,15 @@ _NAMED = {"\n": "\\n", "\t": "\\t"}
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""Text in which whatever a terminal would obey rather than show is written as an escape.
+    r"""Replace everything that a terminal would execute rather than show by an escape.
 
-    Those are control characters (ESC, which moves the cursor, sets titles and types; carriage returns and
-    backspaces, which write over what was said), marks that turn the direction of text or have no width, other line
-    separators, and lone surrogates, which no encoding has.
+    This covers control characters (ESC, which moves the cursor and sets titles, and carriage returns and backspaces,
+    which overwrite earlier text), marks without width or that change the direction of text, other line separators, and
+    lone surrogates, which no encoding supports.
 
     Args:
-        text: From anywhere.
-        lines: Whether line breaks and tabs stay as they are; a name that is shown within a line has none.
+        text: Text from any source.
+        lines: Whether to keep line breaks and tabs. Escape them in a name that is shown within a line.
 
     Example:
         >>> printable("caption\x1b[2J")

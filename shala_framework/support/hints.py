@@ -1,11 +1,11 @@
-"""Names in messages: hints for those that are not known, and long ones shortened."""
+"""Hints for unknown names in messages, and shortening of long names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str], noun: str) -> str:
-    """A hint: the known name nearest to a misspelt one, or the whole choice."""
+    """Return a hint with the known name nearest to a misspelt one, or with all known names."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
@@ -14,5 +14,5 @@ def nearest(name: str, known: Iterable[str], noun: str) -> str:
 
 
 def shortened(text: str, most: int = 100) -> str:
-    """Text for a message: quoted, and the start of it where it is long."""
+    """Quote text for a message, and show only the start of a long one."""
     return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text):,} characters)"

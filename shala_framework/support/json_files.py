@@ -1,7 +1,7 @@
-"""JSON files of a run and of a set of shards: written with a checksum, and read only if sound and of the right shape.
+"""JSON files of a run or a set of shards: written with a checksum, and read only if undamaged and of the right shape.
 
-A shape is a type (`int`, `str`, `bool`, `float`, `dict`, `list`, `object` for anything), `[shape]` for a list of it,
-`{str: shape}` for an object with any keys, or `{"key": shape, ...}` for an object that has these keys at least.
+A shape is a type (`int`, `str`, `bool`, `float`, `dict`, `list`, or `object` for anything), `[shape]` for a list,
+`{str: shape}` for an object with any keys, or `{"key": shape, ...}` for an object with at least these keys.
 """
 
 import json
@@ -17,22 +17,22 @@ _LINE_FIELD = "crc32"
 
 
 def dump_json(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    """An object as the content of a JSON file, with a checksum as its first key."""
+    """Encode an object as the content of a JSON file, with a checksum as its first key."""
     text = json.dumps({FIELD: ZEROS, **content}, indent=indent) + "\n"
     return add_checksum(text.encode())
 
 
 def parse_json(content: bytes, shape: Any, *, earlier: Any = None) -> Any:
-    """The inverse of `dump_json`.
+    """Parse the result of `dump_json`.
 
     Args:
         content: Content of the file.
-        shape: What is expected in it.
-        earlier: Shape of files that earlier versions wrote without a checksum; None where they are refused. Of an
-            object with named keys such a file may have no others.
+        shape: Expected shape of the content.
+        earlier: Shape of files that earlier versions wrote without a checksum; None refuses them. If it is an object
+            with named keys, such a file must not have other keys.
 
     Raises:
-        ValueError: The content is no JSON, has another shape, or is not what its checksum says.
+        ValueError: The content is not JSON, has another shape, or does not match its checksum.
     """
     value = _load(content)
     if isinstance(value, dict) and FIELD in value:
@@ -50,23 +50,24 @@ def parse_json(content: bytes, shape: Any, *, earlier: Any = None) -> Any:
 
 
 def check_shape(value: Any, shape: Any) -> None:
-    """Raise ValueError where a value of JSON has another shape than is expected."""
+    """Raise ValueError if a JSON value has another shape than expected."""
     wrong = _mismatch(value, shape, "")
     if wrong:
         raise ValueError(wrong)
 
 
 def read_json(path: Path, shape: Any, *, error: type[ShalaError], advice: str) -> Any:
-    """Read a JSON file that `dump_json` made.
+    """Read a JSON file written with `dump_json`.
 
     Args:
         path: Path of the file.
-        shape: What is expected in it.
-        error: Error to raise.
+        shape: Expected shape of the content.
+        error: Class of the error to raise.
         advice: What the user should do about a damaged file.
 
     Raises:
-        ShalaError: Of the class given: the file cannot be read, or is damaged. It names the file and gives the advice.
+        ShalaError: An error of the given class: the file cannot be read or is damaged. It names the file and gives the
+            advice.
     """
     try:
         return parse_json(path.read_bytes(), shape)
@@ -77,20 +78,20 @@ def read_json(path: Path, shape: Any, *, error: type[ShalaError], advice: str) -
 
 
 def dump_line(content: Mapping[str, Any], owner: str = "") -> str:
-    """An object as one line of a file that grows by lines; a checksum of the line is its last key.
+    """Encode an object as one line of a file that grows by lines. The checksum of the line is its last key.
 
     Args:
         content: The object.
-        owner: What the file belongs to, which the checksum covers too, so that another file's lines are none of it.
+        owner: What the file belongs to. The checksum covers it too, so lines of other files are not accepted.
     """
     text = json.dumps(content)
     return f'{text[:-1]}{", " if content else ""}"{_LINE_FIELD}": "{_line_checksum(text, owner)}"}}\n'
 
 
 def parse_lines(content: bytes, shape: Any, owner: str = "") -> tuple[list[dict[str, Any]], int]:
-    """The sound lines of a file that `dump_line` made, in order, and how many others there are.
+    """Return the valid lines of a file of `dump_line`, in order, and the number of invalid lines.
 
-    The last line may be cut short by a crash or a power loss.
+    A crash or a power loss may truncate the last line.
     """
     found, damaged = [], 0
     for line in content.split(b"\n"):
@@ -110,7 +111,7 @@ def parse_lines(content: bytes, shape: Any, owner: str = "") -> tuple[list[dict[
 
 
 def join_lines(entries: Iterable[Mapping[str, Any]], owner: str = "") -> bytes:
-    """Several lines, each as by `dump_line`."""
+    """Encode several lines with `dump_line`."""
     return "".join(dump_line(entry, owner) for entry in entries).encode()
 
 
@@ -126,7 +127,7 @@ def _load(content: bytes) -> Any:
 
 
 def _mismatch(value: Any, shape: Any, path: str) -> str:
-    """What is wrong with a value; empty where nothing is."""
+    """Describe how a value differs from a shape; empty if it does not."""
     where = f" at {path}" if path else ""
     if isinstance(shape, list):
         if not isinstance(value, list):

@@ -1,8 +1,8 @@
-"""One process at a time in a folder: a lock that goes when its process does, on network file systems too.
+"""A lock that lets one process at a time use a folder, also on network file systems; it ends with its process.
 
-The lock is `flock` on a file in the folder, which the system drops when the process ends, however it ends. Some file
-systems have no such locks, or keep them to one machine. Therefore the file also names the machine and the process, and
-the holder touches it every few seconds: another machine's file that is still touched is held.
+The lock is `flock` on a file in the folder, which the system releases when the process ends, however it ends. Some file
+systems do not support such locks, or only within one machine. Therefore the file also names the machine and the
+process, and the holder touches it every few seconds. A file that another machine keeps touching is locked.
 """
 
 import errno
@@ -21,20 +21,20 @@ from shala_framework.support.errors import CheckpointError
 
 LOCK_FILE = ".lock"
 BEAT_SECONDS = 5.0  # between two touches
-SILENT_SECONDS = 20.0  # after which another machine's lock is taken to be left behind
+SILENT_SECONDS = 20.0  # after which another machine's lock counts as abandoned
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class FolderLock:
-    """A context in which no other process has the folder.
+    """A context in which no other process can use the folder.
 
     Args:
-        folder: A folder that exists.
-        name: Name of the lock's file in it, which is removed at the end.
+        folder: Existing folder.
+        name: Name of the lock file in it, which is removed at the end.
         on_wait: Called with a sentence before waiting for a sign of life from another machine.
 
     Raises:
-        CheckpointError: Another process holds the lock; or, at the end of the context, the folder was removed.
+        CheckpointError: Another process holds the lock, or the folder was removed before the end of the context.
     """
 
     def __init__(self, folder: Path, name: str = LOCK_FILE, on_wait: Callable[[str], None] = lambda _: None) -> None:
@@ -53,7 +53,7 @@ class FolderLock:
                 raise
             if self._is_ours():
                 break
-            os.close(self._file)  # the holder before has just removed it
+            os.close(self._file)  # the previous holder has just removed it
         owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, owner.encode(), 0)
@@ -73,14 +73,14 @@ class FolderLock:
             raise CheckpointError(self._removed()) from error
 
     def check(self) -> None:
-        """Raise CheckpointError where the folder is no longer the one that was locked."""
+        """Raise CheckpointError if the folder is no longer the one that was locked."""
         if not self._is_ours():
             raise CheckpointError(self._removed())
 
     def _removed(self) -> str:
         return (
             f"{self.folder} was removed or replaced while this process worked in it; nothing more was written. Repeat "
-            "the command to begin again, or put the folder back first to resume"
+            "the command to start again, or restore the folder first to resume"
         )
 
     def _take(self) -> None:
@@ -98,14 +98,14 @@ class FolderLock:
         if owner is None:
             return
         if owner["host"] == socket.gethostname():
-            # With a lock of the system, a process of this machine that left its name behind is gone.
+            # If the system's lock is free, a process of this machine that left its name has ended.
             if not locked and owner["pid"] != os.getpid() and _is_alive(owner["pid"]):
                 raise CheckpointError(self._held(owner))
         elif self._still_touched(owner):
             raise CheckpointError(self._held(owner))
 
     def _owner(self) -> dict[str, Any] | None:
-        """Who wrote the file; None where nobody did, or it cannot be read."""
+        """Return who wrote the file; None if nobody did, or it cannot be read."""
         assert self._file is not None
         try:
             found = json.loads(os.pread(self._file, 4096, 0))
@@ -118,7 +118,7 @@ class FolderLock:
         return f"{self.folder} is in use by {who}; wait for it or stop it, or choose another folder"
 
     def _still_touched(self, owner: dict[str, Any]) -> bool:
-        """Whether another machine touches the file within a while; clocks of machines are not compared."""
+        """Return whether another machine touches the file within a while. Clocks of machines are not compared."""
         assert self._file is not None
         before = os.fstat(self._file).st_mtime_ns
         self.on_wait(
@@ -136,7 +136,7 @@ class FolderLock:
         return False
 
     def _is_ours(self) -> bool:
-        """Whether the path still leads to the file that was opened."""
+        """Return whether the path still leads to the opened file."""
         assert self._file is not None
         try:
             found, opened = os.stat(self.path), os.fstat(self._file)
@@ -149,7 +149,7 @@ class FolderLock:
             try:
                 os.utime(self.path)
             except OSError:
-                return  # the folder is gone, which `check` and the end of the context report
+                return  # the folder is gone; `check` and the end of the context report it
 
 
 def _is_alive(pid: int) -> bool:

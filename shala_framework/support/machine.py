@@ -1,4 +1,4 @@
-"""The machine: the device that computes, and how figures name what they were measured on."""
+"""The machine: its device, its cores, and its description for measurements."""
 
 import math
 import os
@@ -12,10 +12,10 @@ from shala_framework.support.errors import Problem, SpecError
 
 
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: those of its affinity, or what the quota of its control group comes to, if less.
+    """Return the number of cores that this process may use: its affinity, or the quota of its control group if smaller.
 
     Args:
-        cgroups: Where the system describes control groups.
+        cgroups: Folder in which the system describes control groups.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
@@ -23,7 +23,7 @@ def available_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota(cgroups: Path) -> float | None:
-    """Cores' worth of time that the control group grants, version 2 or 1; None without a limit."""
+    """Return the cores' worth of time that the control group (version 2 or 1) grants; None without a limit."""
     try:
         granted, _, period = (cgroups / "cpu.max").read_text().strip().partition(" ")
         return None if granted == "max" else int(granted) / int(period)
@@ -37,10 +37,10 @@ def _quota(cgroups: Path) -> float | None:
 
 
 def limit_threads() -> int:
-    """Let torch use no more threads than this process has cores; returns how many it uses.
+    """Limit torch's threads to this process's cores, and return the number of threads.
 
-    torch counts the cores of the machine, which a container or a job of a cluster may not have. OMP_NUM_THREADS, which
-    torchrun sets too, stays a limit.
+    torch counts the cores of the machine, which may be more than those of a container or a cluster job.
+    OMP_NUM_THREADS, which torchrun also sets, remains a limit.
     """
     allowed = available_cores()
     if torch.get_num_threads() > allowed:
@@ -49,7 +49,7 @@ def limit_threads() -> int:
 
 
 def describe_machine(device: torch.device | None = None) -> str:
-    """Processor or CUDA device, threads and torch's version, such as "AMD EPYC, 2 threads, torch 2.14.1"."""
+    """Describe processor or CUDA device, threads and torch's version, such as "AMD EPYC, 2 threads, torch 2.14.1"."""
     if device is not None and device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -62,10 +62,10 @@ def describe_machine(device: torch.device | None = None) -> str:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of train.device: "auto" is CUDA where there is one. Limits torch's threads to this process's cores.
+    """Return the device of train.device; "auto" is CUDA if available. Limit torch's threads to this process's cores.
 
     Raises:
-        SpecError: CUDA was asked for and there is none.
+        SpecError: CUDA is requested but not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,7 +76,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; to CUDA through pinned memory, so that the processor does not wait for the copy."""
+    """Move a tensor to a device. To CUDA, use pinned memory, so the processor does not wait for the copy."""
     if device.type == "cuda" and not value.is_cuda:
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, and whatever it was before after it."""
+    """Put a module into evaluation mode within the block, and restore its mode afterwards."""
     was_training = module.training
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""What long work tells whoever watches; the command line draws it, a library user may ignore it."""
+"""Progress of long work. The command line displays it; users of the library may ignore it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Outlook:
-    """Where a run is as a whole, when one of its phases begins or more is known of the later ones.
+    """Forecast for a whole run, sent when a phase begins or when more is known about the later ones.
 
     Attributes:
-        phases: Titles of all phases, in order.
+        current: Index of the current phase.
         current: Index of the one under way.
-        seconds: That this phase is expected to take; None where nothing is known of it yet.
-        later_seconds: That the phases after it are expected to take, as far as is known.
-        complete: Whether something is known of each of them.
+        seconds: Expected duration of the current phase; None if unknown.
+        later_seconds: Expected duration of all later phases, as far as it is known.
+        complete: Whether an expected duration is known for each of them.
     """
 
     phases: Sequence[str]
@@ -27,29 +27,29 @@ class Outlook:
 
 
 class Reporter(Protocol):
-    """Receives progress. A task is one thing with a known or unknown number of units, one at a time."""
+    """Receives progress updates. There is one task at a time, with a known or unknown number of units."""
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
-        """A task starts, with `done` of its units already behind it."""
+        """Start a task with `done` of its units already complete."""
 
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
-        """So many units are done; terms are the latest figures, where there are new ones."""
+        """Report the number of units done. terms are the latest values, if there are new ones."""
 
     def finish(self) -> None:
-        """The task is over."""
+        """End the task."""
 
     def outlook(self, outlook: Outlook) -> None:
-        """A phase of the whole run begins, or more is known of when the run will end."""
+        """Report that a phase of the run begins, or that more is known about the end of the run."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Report something worth a line."""
 
     def warn(self, text: str) -> None:
-        """Something that nobody may miss."""
+        """Report something that the user must see."""
 
 
 class Logged:
-    """Writes progress to the logger "shala_framework": notes and figures at level INFO, warnings at WARNING."""
+    """Writes progress to the logger "shala_framework": notes and values at level INFO, warnings at WARNING."""
 
     def __init__(self) -> None:
         self.logger = logging.getLogger("shala_framework")
@@ -77,7 +77,7 @@ class Logged:
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all progress updates."""
 
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None: ...
 

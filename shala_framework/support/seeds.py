@@ -1,10 +1,10 @@
-"""Seeds that are functions of where they are used, so that no random state needs to be stored."""
+"""Seeds that depend only on where they are used, so no random state needs to be stored."""
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers; neighbouring inputs give unrelated seeds.
+    """Mix several integers into one 63-bit seed. Neighbouring inputs give unrelated seeds.
 
     Reference: the finaliser of SplitMix64 (Steele et al. 2014).
     """

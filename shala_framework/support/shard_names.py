@@ -1,4 +1,4 @@
-"""From names of shards as a spec gives them, with braces and wildcards, to the shards themselves."""
+"""Expand the names of shards in a spec, with braces and wildcards, to paths and URLs."""
 
 import glob
 import os
@@ -11,19 +11,19 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.hints import shortened
 from shala_framework.support.urls import check_client, check_url, is_remote, local_name, scheme_of
 
-MOST_NAMES = 1_000_000  # that braces may stand for; the largest public sets have a quarter of it
+MOST_NAMES = 1_000_000  # names that braces may expand to; the largest public sets have a quarter of it
 MOST_CHARACTERS = 200_000_000  # of all names together
-MOST_PIECES = 2_000_000  # names times the braces of each, which is what expanding takes time by
-LONGEST_PATH = 4096  # characters; no system has longer ones, and matching takes their square
-MOST_WILD_PARTS = 16  # parts of a path that have wildcards
-MOST_GLOBS = 10_000  # names with wildcards, each of which reads a folder
-MOST_GLOB_CHARACTERS = 1_000_000  # of all of them
-MOST_NESTED = 16  # braces inside one another
+MOST_PIECES = 2_000_000  # names times the number of their braces, which determines the time to expand them
+LONGEST_PATH = 4096  # characters; no system allows longer paths, and matching takes quadratic time
+MOST_WILD_PARTS = 16  # parts of a path that contain wildcards
+MOST_GLOBS = 10_000  # names with wildcards; each reads a folder
+MOST_GLOB_CHARACTERS = 1_000_000  # of all of them together
+MOST_NESTED = 16  # levels of nested braces
 MOST_DIGITS = 18  # of a number in braces
 
 
 def _matches(name: str) -> list[str]:
-    """Names of the shards that a pattern without braces stands for; a file is never taken for a URL."""
+    """Return the shards that match a pattern without braces. A file is never taken for a URL."""
     if is_remote(name):
         return [name]
     path = name[len("file:") :] if scheme_of(name) == "file" else name
@@ -31,7 +31,7 @@ def _matches(name: str) -> list[str]:
         return []
     if not glob.has_magic(path):
         return [local_name(path)] if os.path.lexists(path) else []
-    # A folder may be called "a [1]": brackets are a glob's only where no file has them in its name.
+    # A folder may be named "a [1]", so brackets count as wildcards only if no file has them in its name.
     matches = glob.glob(path.replace("[", "[[]")) or glob.glob(path)
     return [local_name(match) for match in sorted(matches)]
 
@@ -41,10 +41,10 @@ _CHAR_RANGE = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
 
 
 def count_names(pattern: str) -> int:
-    """How many names the braces of a pattern stand for, without making any; one more than `MOST_NAMES` for any more.
+    """Count the names that the braces of a pattern expand to, without expanding them, up to `MOST_NAMES` + 1.
 
     Raises:
-        DataError: Braces are nested too deeply to look at.
+        DataError: Braces are nested too deeply to analyse.
     """
     depth = deepest = 0
     for character in pattern:
@@ -63,7 +63,7 @@ def _count(pattern: str) -> int:
 
 
 def _count_expression(text: str) -> int:
-    """Of what stands between braces."""
+    """Count the names of an expression between braces."""
     if found := _INT_RANGE.fullmatch(text):
         if any(len(number) > MOST_DIGITS for number in found.groups() if number):
             return MOST_NAMES + 1
@@ -76,7 +76,7 @@ def _count_expression(text: str) -> int:
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """The insides of its outermost braces, and its parts between commas that are in none; as braceexpand has them."""
+    """Return the contents of the outermost braces, and the parts between top-level commas, as braceexpand does."""
     insides, parts = [], []
     start = begin = depth = position = 0
     while position < len(text):
@@ -100,20 +100,20 @@ def _split(text: str) -> tuple[list[str], list[str]]:
 
 
 def expand_braces(urls: str | Sequence[str]) -> list[str]:
-    """Every name that braces stand for, in order; globs stay as they are.
+    """Expand braces to all names, in order. Wildcards are kept.
 
     Raises:
-        DataError: Braces are not balanced, or stand for too many names.
+        DataError: Braces are unbalanced, or expand to too many names.
     """
     patterns = _checked_patterns(urls)
     return [str(name) for pattern in patterns for name in braceexpand(pattern)]
 
 
 def _checked_patterns(urls: str | Sequence[str]) -> list[str]:
-    """Patterns whose braces are balanced and stand for no more names than can be looked at in a few seconds.
+    """Return patterns whose braces are balanced and expand to no more names than can be handled in a few seconds.
 
     Raises:
-        DataError: As `expand_braces`.
+        DataError: As in `expand_braces`.
     """
     patterns = [urls] if isinstance(urls, str) else list(urls)
     number = characters = pieces = globs = glob_characters = 0
@@ -132,16 +132,16 @@ def _checked_patterns(urls: str | Sequence[str]) -> list[str]:
         if pieces > MOST_PIECES:
             raise DataError(
                 f"expected braces that stand for at most {MOST_PIECES:,} pieces of shard names in all, got more in "
-                f"{shortened(pattern)}; use one range in the place of several braces"
+                f"{shortened(pattern)}; use one range instead of several braces"
             )
         if globs > MOST_GLOBS or glob_characters > MOST_GLOB_CHARACTERS:
             raise DataError(
                 f"expected at most {MOST_GLOBS:,} shard names with wildcards, of {MOST_GLOB_CHARACTERS:,} characters "
-                f"in all, got more in {shortened(pattern)}; use a wildcard in the place of the braces"
+                f"in all, got more in {shortened(pattern)}; use a wildcard instead of the braces"
             )
         try:
             names = braceexpand(pattern)
-        except ValueError as error:  # its UnbalancedBracesError, which its types do not export
+        except ValueError as error:  # braceexpand's UnbalancedBracesError, which its type stubs do not export
             raise DataError(f"expected balanced braces in shard names, got {shortened(pattern)}") from error
         if wild and _wild_parts(pattern) > MOST_WILD_PARTS and max(map(_wild_parts, names)) > MOST_WILD_PARTS:
             got = shortened(pattern)
@@ -154,25 +154,26 @@ def _wild_parts(path: str) -> int:
 
 
 def any_exists(urls: str | Sequence[str]) -> bool:
-    """Whether at least one shard is there; URLs are taken to be.
+    """Return whether at least one shard exists. URLs are assumed to exist.
 
     Raises:
-        DataError: Braces are not balanced.
+        DataError: Braces are unbalanced.
     """
     return any(_matches(name) for name in expand_braces(urls))
 
 
 def expand_urls(urls: str | Sequence[str]) -> list[str]:
-    """Names of all shards that patterns stand for, in order.
+    """Return the names of all shards that patterns match, in order.
 
     Args:
-        urls: Paths with braces ("a-{000..003}.tar") and globs ("a-*.tar"), `file:` among them, or URLs with braces.
+        urls: Paths with braces ("a-{000..003}.tar") and wildcards ("a-*.tar"), including `file:` URLs, or URLs with
+            braces.
 
     Returns:
-        Paths and URLs; matches of one glob are sorted.
+        Paths and URLs. Matches of one wildcard are sorted.
 
     Raises:
-        DataError: A pattern matches no file, may not be opened or needs a package, or braces are not balanced.
+        DataError: A pattern matches no file, may not be opened or needs a package, or braces are unbalanced.
     """
     found: list[str] = []
     missing = []
@@ -192,11 +193,11 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
 
 
 def refuse_pipes(urls: str | Sequence[str]) -> None:
-    """Refuse names that may run commands, once their braces are expanded; see `check_url`.
+    """Refuse names that may run commands, after expanding their braces; see `check_url`.
 
     Raises:
-        DataError: A name may, or braces are not balanced.
+        DataError: A name may run a command, or braces are unbalanced.
     """
     for pattern in _checked_patterns(urls):
-        for name in braceexpand(pattern) if ":" in pattern else ():  # without a colon no name has a scheme
+        for name in braceexpand(pattern) if ":" in pattern else ():  # a name without a colon has no scheme
             check_url(name)

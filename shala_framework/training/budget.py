@@ -142,7 +142,12 @@ def steps_within(
 
 
 def resized(settings: AnyStage, steps: int) -> AnyStage:
-    """A stage's settings for another number of steps: warm-ups, intervals and half-life keep their proportion to it."""
+    """A stage's settings for another number of steps: warm-ups, intervals and half-life keep their proportion to it.
+
+    A stage that is left out, with no step, stays so.
+    """
+    if not settings.steps:
+        return settings
     changes: dict[str, Any] = {"steps": steps}
     for field in attrs.fields(type(settings)):
         if field.metadata.get("scales_with_steps"):
@@ -155,4 +160,4 @@ def resized(settings: AnyStage, steps: int) -> AnyStage:
 
 def stages_of(settings: Train) -> dict[str, Stage]:
     """The settings of every stage, by name, in the order in which they are trained."""
-    return {"autoencoder": settings.autoencoder, "prior": settings.prior}
+    return {"autoencoder": settings.autoencoder, "prior": settings.prior, "refiner": settings.refiner}

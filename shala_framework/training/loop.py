@@ -5,7 +5,6 @@ a state file needs no random state and a stage that goes on takes exactly the st
 """
 
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from shala_framework.distributed.split_tensors import split_like, whole
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.errors import CheckpointError, ShalaError
-from shala_framework.support.machine import available_cores
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.compiling import uncompiled
@@ -31,6 +29,7 @@ from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
+from shala_framework.training.rate_watch import RateWatch
 from shala_framework.training.states import StateFiles
 from shala_framework.training.stopping import Interrupted, stop_request
 from shala_framework.training.trainable import Trainable
@@ -53,6 +52,7 @@ def train(
     fingerprint: str = "",
     metrics: MetricsFile | None = None,
     reporter: Reporter | None = None,
+    settled: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train one stage to its last step, going on from its state file where there is one.
 
@@ -66,6 +66,7 @@ def train(
         fingerprint: What the state belongs to; another one's is refused.
         metrics: Where figures go; None keeps none.
         reporter: Receives progress.
+        settled: Asked after each validation whether the stage ends before its last step.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -76,13 +77,13 @@ def train(
     split = has_split_layers(module)
     captured = can_capture(stage, settings)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
-    start, window, num_lines = 0, _Window(), 0
+    start, window, num_lines, measured = 0, _Window(), 0, True
     metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
     states = StateFiles(state_file, fingerprint) if state_file is not None else None
     if states is not None and states.exist():
         tensors, description = states.read(reporter.warn)
         start, window = _restore(stage, optimizers, tensors, description)
-        num_lines = int(description["metrics_lines"])
+        num_lines, measured = int(description["metrics_lines"]), bool(description["measured"])
     metrics.rewind(stage.name, start, num_lines)
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
@@ -92,6 +93,24 @@ def train(
     steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured, note=reporter.note)
     rest = _Rest(start)
     remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
+
+    def measure(step: int) -> bool:
+        """Validate after a step; returns whether the stage ends there."""
+        torch.manual_seed(mix_seed(stage_seed, step))
+        _validate(stage, step, split, clock, metrics, reporter)
+        rest.measured = True
+        return _ends(settled, device)
+
+    def save(step: int) -> None:
+        """Write the state after a step, at which the stage is at rest."""
+        if states is None:
+            return
+        with clock.stopped():
+            _check_finite(stage.name, step, window.mean())
+            tensors, description = _state(stage, optimizers, rest, window)
+            if rank() == 0:
+                states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
+
     with (
         torch.random.fork_rng(),
         stop_request() as request,
@@ -101,7 +120,12 @@ def train(
         stream = _Ahead(batches_left)
         stream.fetch(mix_seed(stage_seed, start))
         stream.check()
-        for step in range(start, settings.steps):
+        if measured:
+            ended = _ends(settled, device)
+        else:  # it was stopped between a step and its validation, and makes up for it
+            ended = measure(start)
+            save(start)
+        for step in range(start, start if ended else settings.steps):
             torch.manual_seed(mix_seed(stage_seed, step))
             window.add(steps.take(stream.batch, step, rest.begin_change))
             done = rest.step = step + 1
@@ -123,17 +147,12 @@ def train(
                 stream.fetch(mix_seed(stage_seed, done))
             asked, late, failed = any_process((bool(request.signal_number), late, stream.failed), device)
             stopping = asked or failed
-            if due and not stopping:  # before the state: who goes on from it does not measure again
-                _validate(stage, done, split, clock, metrics, reporter)
-            if states is not None and (due or late or stopping):
-                with clock.stopped():
-                    _check_finite(stage.name, done, window.mean())
-                    tensors, description = _state(stage, optimizers, done, window)
-                    if rank() == 0:
-                        states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
-                    saved_at = time.monotonic()
-            if due and stopping:
-                _validate(stage, done, split, clock, metrics, reporter)
+            rest.measured = not due
+            if due and not stopping:  # before the state, which holds what was measured; else the resumed run measures
+                ended = measure(done)
+            if due or late or stopping:
+                save(done)
+                saved_at = time.monotonic()
             if done == settings.steps:  # there may have been time to ask while the last step was measured
                 (stopping,) = any_process((bool(request.signal_number),), device)
             if stopping:
@@ -146,7 +165,15 @@ def train(
                 kept = "the same command resumes there" if states is not None else "nothing was saved"
                 reporter.warn(f"stopped after step {done} of stage {stage.name}; {kept}")
                 raise Interrupted(request.signal_number)
+            if ended:
+                break
     reporter.finish()
+
+
+def _ends(settled: Callable[[], bool], device: torch.device) -> bool:
+    """Whether a stage ends before its last step; one process, which measures, says so for all."""
+    (ended,) = any_process((settled(),), device)
+    return ended
 
 
 def _validate(
@@ -204,10 +231,16 @@ class _Ahead:
 
 
 class _Rest:
-    """The step after which a stage is at rest; None while its weights change."""
+    """Where a stage is between two steps.
+
+    Attributes:
+        step: The step after which it is at rest; None while its weights change.
+        measured: Whether the validation that is due after this step has been made.
+    """
 
     def __init__(self, step: int) -> None:
         self.step: int | None = step
+        self.measured = True
 
     def begin_change(self) -> None:
         """The weights are about to change."""
@@ -228,7 +261,7 @@ def _saving_where_lost(
     except RuntimeError as error:
         whole_here = rank() == 0 and not has_split_layers(stage.module)
         if is_lost_process(error) and whole_here and states is not None and rest.step is not None:
-            tensors, description = _state(stage, optimizers, rest.step, _Window())
+            tensors, description = _state(stage, optimizers, rest, _Window())
             states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
         raise
 
@@ -268,30 +301,6 @@ class _Clock:
         self.pause += time.perf_counter() - start
 
 
-class RateWatch:
-    """Notices that a stage has become far slower than it was at first, as when something else uses the cores."""
-
-    SLOW = 0.5  # of the first rate
-    WINDOWS = 3  # one after the other that are slow
-
-    def __init__(self) -> None:
-        self.first: float | None = None
-        self.slow = 0
-
-    def see(self, rate: float) -> str:
-        """Take the rate of another window of steps; returns a sentence when there is something to say, once."""
-        if self.first is None:
-            self.first = rate
-        self.slow = self.slow + 1 if rate < self.SLOW * self.first else 0
-        if self.slow != self.WINDOWS:
-            return ""
-        load = f"; the machine's load is {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-        return (
-            f"a step takes {1 / rate:.3g} s, and took {1 / self.first:.3g} s at first: something else uses the "
-            f"processor or the disk{load}, and this process may use {available_cores()} cores"
-        )
-
-
 def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
     bad = {name: value for name, value in figures.items() if not math.isfinite(value)}
     if bad:
@@ -302,7 +311,7 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
 
 
 def _state(
-    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], step: int, window: _Window
+    stage: Trainable[Any], optimizers: Sequence[torch.optim.Optimizer], rest: _Rest, window: _Window
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     names = {id(p): name for name, p in stage.module.named_parameters()}
     moments = {
@@ -318,7 +327,12 @@ def _state(
         **prefixed(stage.extra_state(), "extra"),
         **prefixed(mean_of(window.totals), "window"),
     }
-    return tensors, {"stage": stage.name, "step": step, "window_steps": window.count}
+    return tensors, {
+        "stage": stage.name,
+        "step": rest.step,
+        "measured": rest.measured,
+        "window_steps": window.count,
+    }
 
 
 def _whole_in_first(value: Tensor) -> Tensor:

@@ -85,13 +85,17 @@ class TrainingPlan:
 
     def applied(self, settings: Train) -> Train:
         """The settings that the run trains with: as if the spec had said what was decided."""
-        first, second = settings.autoencoder, settings.prior
+        first, second, third = settings.autoencoder, settings.prior, settings.refiner
+        left_out = bool(self.steps) and "refiner" not in self.steps  # its time was not part of the budget
         return attrs.evolve(
             settings,
             precision=self.precision,
             minutes=None,
             autoencoder=resized(first, self.steps.get("autoencoder", first.steps)),
             prior=resized(second, self.steps.get("prior", second.steps)),
+            refiner=attrs.evolve(third, steps=0)
+            if left_out
+            else resized(third, self.steps.get("refiner", third.steps)),
         )
 
     def number_format(self) -> Precision:

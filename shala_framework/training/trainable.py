@@ -49,3 +49,12 @@ class Trainable(Protocol[Batch]):
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take them back."""
+
+
+def refilled(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Copy the second of each two tensors into the first; False, and nothing copied, where shapes differ."""
+    if any(mine.shape != theirs.shape for mine, theirs in pairs):
+        return False
+    for mine, theirs in pairs:
+        mine.copy_(theirs, non_blocking=True)
+    return True

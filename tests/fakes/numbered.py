@@ -7,7 +7,7 @@ import torch
 
 
 class Numbers:
-    """Batch n is a tensor of n; it may fail, sleep or die at one of them."""
+    """Batch n is a tensor of n. The stream may fail, sleep or die at a given batch."""
 
     def __init__(self, end=None, fail_at=None, error=None, exit_at=None):
         self.end, self.fail_at, self.error, self.exit_at = end, fail_at, error, exit_at

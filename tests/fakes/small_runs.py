@@ -1,4 +1,4 @@
-"""Runs of a small spec, and what tests look at in their folders."""
+"""Runs of a small spec, and helpers that inspect their folders."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def without_rates(folder: Path) -> list[dict]:
 
 
 class StopAt(Silent):
-    """Interrupts like Ctrl-C once a stage has done so many steps."""
+    """Interrupts like Ctrl-C after a given number of steps of a stage."""
 
     def __init__(self, stage: str, step: int) -> None:
         self.stage, self.step, self.title = stage, step, ""

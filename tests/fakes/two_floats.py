@@ -148,8 +148,30 @@ class ConvolvedFloats(TwoFloats):
         return ConvolutionEncoder(feature_dim)
 
 
+class FloatsRefiner(nn.Module):
+    """A perceptron over residual, mean, latent and noise level."""
+
+    def __init__(self, latent_dim: int, width: int = 64) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Linear(2 + 2 + latent_dim + 1, width), nn.SiLU()), *(nn.Linear(width, width), nn.SiLU()),
+            nn.Linear(width, 2),
+        )  # fmt: skip
+
+    def forward(self, noisy: Tensor, mean: Tensor, z: Tensor, c_noise: Tensor) -> Tensor:
+        return self.net(torch.cat([noisy, mean, z, c_noise[:, None]], dim=1))
+
+
+class RefinedFloats(TwoFloats):
+    """TwoFloats that stage 3 refines."""
+
+    def refiner(self, latent_dim: int) -> nn.Module:
+        return FloatsRefiner(latent_dim)
+
+
 @hookimpl
 def shala_register_modalities(register: Any) -> None:
+    register("refined-floats", RefinedFloats)
     register("two-floats", TwoFloats)
     register("convolved-floats", ConvolvedFloats)
 

@@ -19,6 +19,7 @@ from shala_framework.plugin import (
     Laplace,
     LogScale,
     Normal,
+    RefinerUNet,
     Residual,
     Standardise,
     group_norm,
@@ -124,3 +125,16 @@ class SpectrumDecoder(nn.Module):
         fine_BMT = unfold_time(self.to_bands(nn.functional.silu(self.norm(h_BCS))), FOLD)
         x_BMT = (fine_BMT.float() + self.enlarge_coarse(self.to_coarse(z_BD).float()))[:, :, : self.num_frames]
         return self.likelihood(self.standardise.inverse(x_BMT), self.log_scale() + self.standardise.scale.log())
+
+
+class SpectrumRefiner(nn.Module):
+    """The network of stage 3: a U-Net over bands and time, which sees the mean without its unit."""
+
+    def __init__(self, standardise: Standardise, width: int, latent_dim: int) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.network = RefinerUNet(1, latent_dim, width=width)
+
+    def forward(self, noisy_BMT: Tensor, mean_BMT: Tensor, z_BD: Tensor, c_noise_B: Tensor) -> Tensor:
+        maps_B1MT: Tensor = self.network(noisy_BMT[:, None], self.standardise(mean_BMT)[:, None], z_BD, c_noise_B)
+        return maps_B1MT[:, 0]

@@ -107,8 +107,8 @@ class _Track:
         if self.length + more > self.max_samples:
             raise DataError(
                 f"field {self.field!r}: expected at most {self.max_samples:,} samples "
-                f"({self.max_samples / self.rate:.0f} s at {self.rate:,} Hz), got more; cut the file, read its start "
-                f"alone by the option `crop`, or raise the option `max_samples`"
+                f"({self.max_samples / self.rate:.0f} s at {self.rate:,} Hz), got more; cut the file, read only its "
+                f"start with the option `crop`, or raise the option `max_samples`"
             )
 
     def _append(self, sound: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Audio: the contract of a modality, and what is its own: levels, resampling, missing tracks, the way back to sound."""
+"""Audio: the contract tests, and tests of levels, resampling, missing tracks, and the way back to sound."""
 
 import functools
 import io
@@ -263,7 +263,7 @@ def test_container_without_sound_is_missing() -> None:
 
 
 def test_first_field_with_sound_wins() -> None:
-    """Of several fields with sound the first in the options' order is read."""
+    """If several fields have sound, the first in the options' order is read."""
     audio = Audio(Audio.Options(**SMALL, fields=("mp3", "wav")))
     x = audio.read({"wav": wav(tone(500)), "mp3": wav(tone(2_000))})
     assert x is not None
@@ -296,7 +296,7 @@ def test_streamed_wav_is_read_to_its_end(size: int) -> None:
     ],
 )
 def test_damaged_file_is_a_data_error(damage: Any, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Files cut short, and values that no sound has, are told, and FFmpeg writes nothing to the terminal."""
+    """Truncated files and impossible values are reported, and FFmpeg writes nothing to the terminal."""
     with pytest.raises(DataError, match=message):
         Audio(Audio.Options(**SMALL | {"clip_seconds": 30.0})).read({"wav": damage(wav(tone(500)))})
     assert capfd.readouterr() == ("", "")
@@ -349,7 +349,7 @@ def test_a_flipped_bit_of_flac_is_an_error_or_costs_the_last_frame() -> None:
 
 
 def test_flac_that_was_trimmed_without_encoding_is_read() -> None:
-    """Its first frame keeps its number, by which damage before it would be told."""
+    """Its first frame keeps its number, which would reveal damage before it."""
     buffer = io.BytesIO()
     data = encoded(tone(500.0, seconds=1.0), 8_000, "flac", "flac", "s16")
     with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="flac") as out:
@@ -474,7 +474,7 @@ def test_start_of_a_late_track_takes_no_longer() -> None:
 
 
 def test_sound_alone_begins_with_its_first_sample() -> None:
-    """Without a picture a late time stamp of the first sample is no silence."""
+    """Without a picture, a late time stamp of the first sample does not mean silence."""
     source = io.BytesIO(film_with_click("matroska", 0.6))
     buffer = io.BytesIO()
     with av.open(source) as film, av.open(buffer, "w", format="matroska") as out:
@@ -488,7 +488,7 @@ def test_sound_alone_begins_with_its_first_sample() -> None:
 
 
 def test_time_stamps_that_restart_do_not_cut_the_sound() -> None:
-    """Where recordings were joined, so that time stamps begin again, each is heard after the other."""
+    """If recordings were joined and time stamps start again, one is heard after the other."""
     recording = film_with_click("mpegts", 0.0)
     sound, rate = read_sound(2 * recording, "ts") or pytest.fail("no sound")
     heard = np.flatnonzero(np.abs(sound) > 0.2) / rate
@@ -497,7 +497,7 @@ def test_time_stamps_that_restart_do_not_cut_the_sound() -> None:
 
 
 def test_default_track_is_preferred() -> None:
-    """Of two audio tracks the one that the container marks as its default is heard, though it comes second."""
+    """The audio track that the container marks as its default is heard, even if it comes second."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as out:
         tracks = [out.add_stream("pcm_s16le", rate=8_000, layout="mono") for _ in range(2)]
@@ -513,7 +513,7 @@ def test_default_track_is_preferred() -> None:
 
 
 def test_trimmed_flac_is_sound() -> None:
-    """A copy of part of a FLAC file, whose header still states the length of the whole, is not cut short."""
+    """A cut from a FLAC file, whose header still states the original length, does not count as truncated."""
     whole = encoded(tone(500.0, seconds=20.0), 8_000, "flac", "flac", "s16")
     buffer = io.BytesIO()
     with av.open(io.BytesIO(whole)) as source, av.open(buffer, "w", format="flac") as out:
@@ -625,7 +625,7 @@ def test_networks_adapt_to_the_size(mels: int, num_frames: int) -> None:
 
 
 def test_fit_needs_a_sample() -> None:
-    """A training set without this modality is told, rather than giving a mean of nothing."""
+    """A training set without this modality is an error instead of giving the mean of nothing."""
     with pytest.raises(DataError, match="training sample"):
         Audio(Audio.Options()).fit([{"txt": b"a"}])
 
@@ -651,7 +651,7 @@ def clip_of_ucf(name: str) -> bytes:
 
 @pytest.mark.real_data
 def test_real_clips_with_and_without_sound() -> None:
-    """Of UCF101 the clips with an MP3 track are heard, and the others lack the modality."""
+    """UCF101 clips with an MP3 track have sound, and the others lack the modality."""
     audio = Audio(Audio.Options())
     x = read(audio, clip_of_ucf("v_ApplyEyeMakeup_g01_c01"), "avi")
     assert x.std() > 5

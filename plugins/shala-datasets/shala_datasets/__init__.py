@@ -4,6 +4,7 @@ from typing import Any
 
 from shala_datasets.cub import CUB
 from shala_datasets.digits import Digits
+from shala_datasets.emoji import Emoji
 from shala_datasets.folder import Folder
 from shala_datasets.mimic_cxr import MIMICCXR
 from shala_datasets.ntu import NTU
@@ -14,7 +15,7 @@ from shala_datasets.ucf101 import UCF101
 from shala_framework.plugin import hookimpl
 
 __all__ = [
-    "CUB", "Digits", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",
+    "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",
     "shala_register_datasets",
 ]  # fmt: skip
 
@@ -24,6 +25,7 @@ def shala_register_datasets(register: Any) -> None:
     """Register the data sets with the core."""
     register("cub", CUB)
     register("digits", Digits)
+    register("emoji", Emoji)
     register("folder", Folder)
     register("mimic-cxr", MIMICCXR)
     register("ntu", NTU)

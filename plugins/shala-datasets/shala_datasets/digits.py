@@ -4,7 +4,7 @@ The five were not recorded together. A sample pairs instances of one digit from 
 share only the class. Only trajectory and film show the same instance: the film is drawn from the trajectory.
 
     png   a picture of MNIST (28 x 28, grey)
-    wav   a recording of the Free Spoken Digit Dataset (8 kHz, mono), as it is
+    wav   a recording of the Free Spoken Digit Dataset (8 kHz, mono), unchanged
     npy   a trajectory of the UCI collection "pendigits": float32 [8 points, 1 joint, (x, y)] in [-1, 1]
     txt   the digit's English word
     mp4   the pen that draws the trajectory: 16 frames of 32 x 32 pixels in one second; rendered

@@ -129,7 +129,7 @@ class MIMICCXR(Dataset):
         absent = [kind for kind in cures if kind not in tables and (kind != "chexpert" or self.options.finding)]
         if absent:
             wanted = "\n".join(f"mimic-cxr-2.0.0-{kind}.csv or .csv.gz ({cures[kind]})" for kind in absent)
-            raise DataError(f"{source}: expected the tables beside the folders, got none of this name:\n{wanted}")
+            raise DataError(f"{source}: expected the tables next to the folders, found none named:\n{wanted}")
         return trees, tables
 
     def _check_views(self, studies: dict[tuple[str, str], Study]) -> None:

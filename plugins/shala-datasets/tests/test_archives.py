@@ -1,4 +1,4 @@
-"""Unpacked folders and tar archives: the same files from either, and never a part of them in silence."""
+"""Unpacked folders and tar archives give the same files, and never silently a part of them."""
 
 import io
 import tarfile
@@ -86,7 +86,7 @@ def test_a_header_that_asks_for_everything_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
-    """Second files of one name, empty ones, and an archive beside unpacked files."""
+    """Second files of one name, empty files, and an archive next to unpacked files are noted."""
     (tmp_path / "files.tar").write_bytes(packed({**FILES, "again/a.wav": b"other", "empty.wav": b""}))
     files, notes = found(tmp_path)
     assert files == WANTED

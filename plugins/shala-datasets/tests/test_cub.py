@@ -66,7 +66,7 @@ def test_splits_are_the_official_ones_less_validation_images(birds: Path) -> Non
 
 
 def test_what_is_absent_is_noted(birds: Path) -> None:
-    """Without its picture an image has captions, without captions a picture; without both it has no sample."""
+    """An image without a picture has captions, one without captions a picture; one without both has no sample."""
     for name in ("images/002.Wren/bird_1.jpg", "text/001.Robin/bird_2.txt", "images/002.Wren/bird_3.jpg"):
         (birds / name).unlink()
     (birds / "text/002.Wren/bird_3.txt").write_bytes(b"")

@@ -105,7 +105,7 @@ def test_rows_and_samples_of_a_folder_are_listed_with_their_table(tmp_path: Path
 
 
 def test_hash_splits_keep_shares_and_places() -> None:
-    """Of 4,000 names each split gets its share within 2 %, and larger shares only take from train."""
+    """Each split gets its share of 4,000 names within 2 %, and larger shares only take names from train."""
     names = [f"name {number}" for number in range(4000)]
     small = {name: split_by_hash(name, 0.1, 0.2) for name in names}
     assert {split: round(number / 4000, 1) for split, number in Counter(small.values()).items()} == {

@@ -59,7 +59,7 @@ def test_files_that_share_a_stem_are_one_sample(tmp_path: Path) -> None:
 
 
 def test_keys_are_safe_unique_and_fit_a_tar_header(tmp_path: Path) -> None:
-    """Whatever the names, keys are different, made of safe characters, and short; a plain name keeps its own."""
+    """For any names, keys are distinct, safe and short; a plain name is kept."""
     names = [
         "a/b.txt",
         "a_b.txt",
@@ -119,9 +119,8 @@ def test_what_describes_the_set_or_a_system_left_is_no_sample(tmp_path: Path) ->
     samples = {sample.key: sample for sample in dataset.samples(tmp_path, account)}
     assert fields(samples) == {"a_1": "jpg txt", "a_license": "jpg txt"}
     assert sorted(name for _, name in account.left_out) == sorted(left)
-    assert (
-        "3 files left out, describes the set by its name, and is no sample: LICENSE.txt, README-zh.md, README.md"
-        in (account.notes)
+    assert "3 files left out, describes the set by its name, not a sample: LICENSE.txt, README-zh.md, README.md" in (
+        account.notes
     )
 
 
@@ -186,7 +185,7 @@ def test_split_folders_and_names_that_come_again(tmp_path: Path) -> None:
 
 
 def test_a_table_with_splits_comes_before_folders(tmp_path: Path) -> None:
-    """And where both say something else, a note has it."""
+    """A note reports samples for which the two disagree."""
     write(tmp_path, "train/1.jpg", "test/2.jpg")
     (tmp_path / "t.csv").write_text("file,split\ntrain/1.jpg,test\ntest/2.jpg,test\n")
     samples, notes = read(tmp_path, table="t.csv")
@@ -249,7 +248,7 @@ def test_table_gives_label_split_and_text(tmp_path: Path) -> None:
 
 
 def test_cells_without_a_value_are_blank(tmp_path: Path) -> None:
-    """What pandas and R write for a missing value is no label, no text and no patient; a note counts them."""
+    """What pandas and R write for a missing value gives no label, text or patient; a note counts such cells."""
     cells = ("nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "", " ")
     write(tmp_path, *(f"{n}.jpg" for n in range(len(cells) + 1)))
     rows = "".join(f"{n}.jpg,{cell},{cell},{cell}\n" for n, cell in enumerate((*cells, "Nan bread")))
@@ -347,7 +346,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     """Shares that leave no training set, labels from folders that are ignored, and columns of no table."""
     with pytest.raises(ValueError, match="below 1 together, got 1"):
         Folder.Options(validation_share=0.5, test_share=0.5)
-    with pytest.raises(ValueError, match="expected one of ignore_folders and label_from_folder, got both"):
+    with pytest.raises(ValueError, match="expected only one of ignore_folders and label_from_folder, got both"):
         Folder.Options(ignore_folders=True, label_from_folder=True)
     with pytest.raises(ValueError, match="expected a table for text_columns, got none"):
         Folder.Options(text_columns=("notes",))
@@ -355,7 +354,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
 
 @pytest.mark.parametrize("number", [3, 4, 12])
 def test_every_split_that_is_asked_for_gets_a_sample(tmp_path: Path, number: int) -> None:
-    """Also of few samples, whose hashes may all fall into one split."""
+    """This also holds for a few samples whose hashes may all fall into one split."""
     for folder in "abcdefgh":
         write(tmp_path / folder, *(f"{folder}{n}.{kind}" for n in range(number) for kind in ("jpg", "txt")))
         samples, notes = read(tmp_path / folder)
@@ -383,7 +382,7 @@ def test_real_xrays_and_notes_through_options_alone() -> None:
     assert all(sample.fields["jpg"][:2] == b"\xff\xd8" for sample in samples.values())
     assert min(Counter(sample.split for sample in samples.values()).values()) >= 40
     assert samples["images256_auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus"].label == "COVID-19"
-    assert notes[0].startswith("5 rows left out, another row for the same sample")
+    assert notes[0].startswith("5 rows left out, a second, different row for the same sample")
     assert notes[1:] == ["111 of 648 samples without txt"]
     again, _ = read(REAL, **options)
     assert json.dumps(list(again)) == json.dumps(list(samples))

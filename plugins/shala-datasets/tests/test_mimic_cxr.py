@@ -1,4 +1,4 @@
-"""MIMIC-CXR: which image and report make a sample, labels, layouts, and what is said of the rest."""
+"""MIMIC-CXR: the image and report of a sample, labels, layouts, and notes about what is left out."""
 
 import csv
 import gzip
@@ -257,7 +257,7 @@ def test_wrong_folders_and_tables_are_errors_with_the_cure(tmp_path: Path) -> No
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(gzip.compress(text.encode())[:-20])
     refused(r"mimic-cxr-2.0.0-split.csv.gz: cannot read the table", finding="")
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").unlink()
-    refused(r"none of this name:\nmimic-cxr-2.0.0-split.csv or .csv.gz \(it comes with MIMIC-CXR-JPG\)$", finding="")
+    refused(r"found none named:\nmimic-cxr-2.0.0-split.csv or .csv.gz \(it comes with MIMIC-CXR-JPG\)$", finding="")
     split.write_text(text)
     shutil.rmtree(tmp_path / "files")
     (tmp_path / "files/p10").mkdir(parents=True)

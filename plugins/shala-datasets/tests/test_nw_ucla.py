@@ -83,7 +83,7 @@ def test_archive_and_folder_give_the_same(source: Path, tmp_path: Path) -> None:
     ],
 )
 def test_broken_files_are_left_out_and_noted(source: Path, content: bytes, problem: str) -> None:
-    """Whatever a file holds, the others are read and the note names it."""
+    """For any content of a file, the other files are read and the note names it."""
     (source / "nw_ucla/all_sqe/a01_s01_e01_v01.json").write_bytes(content)
     samples, notes = make(source)
     assert len(samples) == 60

@@ -85,7 +85,7 @@ def test_same_options_give_the_same_bytes(miniature: Path) -> None:
 
 
 def test_fewer_modalities_need_fewer_backgrounds(miniature: Path) -> None:
-    """With two modalities there are two pictures, and the third background is not looked for."""
+    """Two modalities give two pictures, and the third background is not needed."""
     for number in (3, 4, 5):
         (miniature / f"polymnist_backgrounds/{number}.jpg").unlink()
     (sample,) = make(miniature, train=1, validation=0, test=0, num_modalities=2)
@@ -101,7 +101,7 @@ def _bomb() -> bytes:
 
 
 def test_bad_backgrounds_are_refused(miniature: Path) -> None:
-    """A cut file, one that claims 3.6 gigapixels, one that is too small and one that is no picture."""
+    """A truncated file, one that declares 3.6 gigapixels, a small one and a file that is not a picture are errors."""
     path = miniature / "polymnist_backgrounds/2.jpg"
     small = io.BytesIO()
     Image.new("RGB", (27, 40)).save(small, "PNG")

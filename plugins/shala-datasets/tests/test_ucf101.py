@@ -1,4 +1,4 @@
-"""UCF101: clips by the published lists, whole groups for validation, and what is said of the rest."""
+"""UCF101: clips by the published lists, complete groups for validation, and notes about the rest."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def groups_of(samples: list[Sample]) -> dict[str, dict[str, set[int]]]:
 
 
 def test_lists_decide_and_validation_takes_whole_groups(tmp_path: Path) -> None:
-    """Test groups are the lists' in every class; validation holds its share of each class's other groups, whole."""
+    """Test groups are those of the lists in every class; validation has its share of each class's other groups."""
     clips = build(tmp_path)
     dataset = UCF101(UCF101.Options(split=2, validation_share=0.2))
     account = Account()

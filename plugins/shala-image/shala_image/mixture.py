@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from shala_framework.plugin import pixels_to_unit, unit_to_pixels
+from shala_framework.plugin import ResidualSpace, pixel_space, pixels_to_unit, unit_to_pixels
 
 HALF_STEP = 1 / 255  # half the distance between two levels, in [-1, 1] units
 
@@ -57,6 +57,13 @@ class LogisticMixture:
         component_BHW = (self.log_weights + gumbel).argmax(1)
         mean, log_scale = _pick(self.means, component_BHW), _pick(self.log_scales, component_BHW)
         return unit_to_pixels(mean + log_scale.exp() * _uniform(mean, generator).logit())
+
+    def residual_space(self) -> ResidualSpace:
+        """Its mean and standard deviation, pixel by pixel, in [-1, 1] units."""
+        weight = self.log_weights.exp()[:, :, None]
+        mean = (weight * self.means).sum(1)
+        of_component = (self.log_scales.exp() * (math.pi / 3**0.5)).square() + (self.means - mean[:, None]).square()
+        return pixel_space(mean, 0.5 * (weight * of_component).sum(1).log())
 
     def _log_mass(self, x: Tensor) -> Tensor:
         """Log probability of each pixel of uint8 x [B, C, H, W]: [B, H, W]."""

@@ -1,4 +1,4 @@
-"""Images: the contract of a modality, and what is its own: every kind of picture file, three fits, hostile files."""
+"""Images: the contract tests, and tests of every kind of picture file, three fits, and hostile files."""
 
 import io
 import os
@@ -143,7 +143,7 @@ def palette() -> PillowImage.Image:
 
 @pytest.mark.parametrize(("bits", "value", "expected"), [(12, 4095, 255), (12, 2048, 128), (10, 512, 128), (9, 1, 0)])
 def test_fewer_bits_in_16_bit_grey_are_scaled(bits: int, value: int, expected: int) -> None:
-    """With the option, values of so many bits span 0..255, in every file alike; a larger value is an error."""
+    """With the option, values of that many bits span 0..255 in every file alike; a larger value is an error."""
     image = Image(Image.Options(channels=1, height=28, width=28, bits=bits))
     x = image.read({"png": encode(np.full((28, 28), value, dtype=np.uint16), "PNG")})
     assert x is not None
@@ -152,8 +152,8 @@ def test_fewer_bits_in_16_bit_grey_are_scaled(bits: int, value: int, expected: i
         image.read({"png": encode(np.full((28, 28), 2**bits, dtype=np.uint16), "PNG")})
 
 
-def test_values_of_12_bits_are_told() -> None:
-    """Without the option a 16-bit picture that may hold 12 bits is read as 16 with a warning; stated 16, without."""
+def test_values_of_12_bits_are_reported() -> None:
+    """Without the option, a 16-bit picture that may hold 12 bits is read as 16 with a warning; with 16, without."""
     data = encode(np.full((28, 28), 4095, dtype=np.uint16), "PNG")
     with pytest.warns(UserWarning, match=r"no value above 4095.*`bits` to 12"):
         doubtful = read_picture(data, "png", 1, 28, 28, "cover")
@@ -312,7 +312,7 @@ def test_extreme_aspects_are_read(size: tuple[int, int], fit: str) -> None:
 
 @pytest.mark.parametrize("size", [(700, 500), (333, 1210)])
 def test_reduced_jpeg_decoding_is_not_seen(size: tuple[int, int]) -> None:
-    """Decoding a large JPEG at reduced size gives, to a few levels, what reducing the whole picture gives."""
+    """Decoding a large JPEG at reduced size gives nearly the same as reducing the decoded picture."""
     rng = np.random.default_rng(0)
     noise = PillowImage.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).resize(size)
     data = encode(noise, "JPEG", quality=95)
@@ -322,7 +322,7 @@ def test_reduced_jpeg_decoding_is_not_seen(size: tuple[int, int]) -> None:
 
 
 def test_first_field_wins() -> None:
-    """Of several fields the first in the options' order is read, and its bytes say the format."""
+    """If several fields exist, the first in the options' order is read, and its bytes determine the format."""
     image = Image(Image.Options(channels=1, height=28, width=28, fields=("png", "jpg")))
     x = image.read({"jpg": encode(filled("L", 10), "JPEG"), "png": encode(filled("L", 200), "BMP")})
     assert x is not None
@@ -336,7 +336,7 @@ def test_first_field_wins() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.9])
 @pytest.mark.parametrize("side", [32, 256])
 def test_file_cut_short_is_a_data_error(kind: str, share: float, side: int) -> None:
-    """A file that lacks its last tenth is not shown with a grey rest, decoded whole or at reduced size."""
+    """A file without its last tenth is refused instead of shown with a grey rest, at full or reduced size."""
     data = encode(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8), kind)
     assert read_picture(data, "png", 3, 28, 28, "cover").shape == (28, 28, 3)
     with pytest.raises(DataError, match=r"field 'webp'.*copy the file again"):
@@ -511,7 +511,7 @@ def test_patches_leave_no_seams(block: int) -> None:
 
 
 def test_preview_and_files_agree() -> None:
-    """A grey picture is previewed as RGB of equal channels and written as a grey PNG, an RGB one as it is."""
+    """A grey picture is previewed as RGB with equal channels and written as a grey PNG; an RGB picture is unchanged."""
     for channels in (1, 3):
         image = Image(Image.Options(channels=channels, height=28, width=30))
         x = torch.randint(0, 256, image.shape, dtype=torch.uint8)

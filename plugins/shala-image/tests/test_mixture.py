@@ -65,7 +65,7 @@ def test_channels_share_the_component() -> None:
 @pytest.mark.parametrize("mean", [-30.0, -1.0, 30.0])
 @pytest.mark.parametrize("level", [0, 1, 254, 255])
 def test_hopeless_levels_keep_finite_gradients(mean: float, level: int) -> None:
-    """Where the mass is far below what a float holds, its logarithm and its gradient are finite all the same."""
+    """If the mass is far below the range of a float, its logarithm and its gradient are still finite."""
     means = torch.full((1, 1, 1, 1, 1), mean, requires_grad=True)
     log_scales = torch.full((1, 1, 1, 1, 1), LOWEST, requires_grad=True)
     x = torch.full((1, 1, 1, 1), level, dtype=torch.uint8)
@@ -109,7 +109,7 @@ def test_drawn_channels_share_the_component() -> None:
      ([0.35, 0.35, 0.3], [-0.6, -0.6, 0.7], -3.0), ([0.5, 0.5], [-1.2, 0.2], -3.0)],
 )  # fmt: skip
 def test_mode_is_the_level_of_greatest_mass(weights: list[float], means: list[float], scale: float) -> None:
-    """For one component, components far apart and components that coincide, no level has more mass than the mode."""
+    """For one component, distant components and coinciding components, no level has more mass than the mode."""
     mixture = one_pixel(weights, [[m] for m in means], [[scale]] * len(means), 256)
     log_mass = mixture.log_prob(ALL_LEVELS)
     assert log_mass[mixture.mode()[0].long()].item() == pytest.approx(log_mass.max().item(), abs=1e-3)

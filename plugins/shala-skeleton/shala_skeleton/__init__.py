@@ -27,7 +27,7 @@ from shala_skeleton.axes import known_axes
 from shala_skeleton.bones import NAMED_BONES, bone_list
 from shala_skeleton.drawing import draw_clip
 from shala_skeleton.gaps import interpolate
-from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder
+from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, SkeletonRefiner
 from shala_skeleton.parsing import FORMATS, MAX_FRAMES, MAX_MEGABYTES, parse
 
 PREVIEW_SIDE = 192
@@ -83,6 +83,7 @@ class Skeleton(Modality):
             width: Number of channels in the networks, a multiple of 8.
             likelihood: Distribution of a coordinate given z.
             scale: Scale of the likelihood in metres. By default it is learned.
+            refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out.
         """
 
         frames: int = attrs.field(default=64, validator=at_least(4, at_most=10_000))
@@ -111,6 +112,7 @@ class Skeleton(Modality):
         scale: float | None = attrs.field(
             default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
+        refiner_width: int = attrs.field(default=128, validator=[at_least(0, at_most=16_384), multiple_of(8)])
 
         def __attrs_post_init__(self) -> None:
             named = [joint for bone in bone_list(self.bones) for joint in (bone.start, bone.end)]
@@ -130,7 +132,7 @@ class Skeleton(Modality):
                     raise ValueError(f"expected dims 3 with facing, which turns bodies in depth, got {self.dims}")
 
     options: Options
-    network_options = frozenset({"bones", "frames_per_second", "width", "likelihood", "scale"})
+    network_options = frozenset({"bones", "frames_per_second", "width", "likelihood", "scale", "refiner_width"})
 
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
@@ -254,6 +256,11 @@ class Skeleton(Modality):
             self.options.likelihood,
             self.options.scale,
         )
+
+    def refiner(self, latent_dim: int) -> nn.Module | None:
+        """A U-Net over time, whose channels are the coordinates of all joints."""
+        width = self.options.refiner_width
+        return SkeletonRefiner(self._standardise.copy(), width, latent_dim) if width else None
 
 
 @hookimpl

@@ -80,11 +80,11 @@ def fill_body(seen_NJC: np.ndarray, at: np.ndarray, num_frames: int, field: str,
 
 
 def lost_joints(seen_NJC: np.ndarray, root: int = 0) -> np.ndarray:
-    """Which joints were written as zeros for want of data: bool [N, J].
+    """Return which joints are zeros because data are missing: bool [N, J].
 
     Args:
         seen_NJC: Joints of one body in frames that have it.
-        root: Joint that centred data are likely to have at the origin.
+        root: Joint that is likely to be at the origin in centred data.
     """
     zero_NJ: np.ndarray = ~np.any(seen_NJC, axis=2)
     margin_J = np.full(zero_NJ.shape[1], MARGIN)
@@ -93,18 +93,18 @@ def lost_joints(seen_NJC: np.ndarray, root: int = 0) -> np.ndarray:
     for frame in frames:
         others = seen_NJC[frame][~zero_NJ[frame]]
         low_C, high_C = others.min(axis=0), others.max(axis=0)
-        away = max(low_C.max(), (-high_C).max())  # of the origin from the box around the other joints
+        away = max(low_C.max(), (-high_C).max())  # distance of the origin from the box around the other joints
         zero_NJ[frame] &= away > margin_J * (high_C - low_C).max()
     return zero_NJ
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Linear interpolation along the first axis, held before the first and after the last position.
+    """Interpolate linearly along the first axis, and hold the values before the first and after the last position.
 
     Args:
         values: Array [N, ...].
-        at: Increasing positions [N] of values.
-        wanted: Positions [M].
+        at: Ascending positions [N] of the values.
+        wanted: Positions [M] to interpolate at.
 
     Returns:
         Array [M, ...].

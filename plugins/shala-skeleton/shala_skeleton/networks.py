@@ -17,6 +17,7 @@ from shala_framework.plugin import (
     Laplace,
     LogScale,
     Normal,
+    RefinerUNet,
     Residual,
     Standardise,
     group_norm,
@@ -103,3 +104,17 @@ class SkeletonDecoder(nn.Module):
         x_BTC = x_BTC + self.mean_pose(z_BD).float()[:, None]
         mean_BTPJC = self.standardise.inverse(x_BTC.unflatten(2, self.standardise.mean.shape))
         return self.likelihood(mean_BTPJC, self.log_scale() + self.standardise.scale.log())
+
+
+class SkeletonRefiner(nn.Module):
+    """The network of stage 3: a U-Net over time, which sees the mean pose by pose without its unit."""
+
+    def __init__(self, standardise: Standardise, width: int, latent_dim: int) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.network = RefinerUNet(standardise.mean.numel(), latent_dim, dims=1, width=width, fold=1)
+
+    def forward(self, noisy_BTPJC: Tensor, mean_BTPJC: Tensor, z_BD: Tensor, c_noise_B: Tensor) -> Tensor:
+        noisy, mean = (x.flatten(2).transpose(1, 2) for x in (noisy_BTPJC, self.standardise(mean_BTPJC)))
+        x_BCT: Tensor = self.network(noisy, mean, z_BD, c_noise_B)
+        return x_BCT.transpose(1, 2).unflatten(2, self.standardise.mean.shape)

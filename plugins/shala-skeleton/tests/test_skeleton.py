@@ -1,4 +1,4 @@
-"""Skeleton: the contract of a modality, and what is its own: NTU's text format, several bodies, damaged files."""
+"""Skeleton: the contract tests, and tests of NTU's text format, several bodies, and damaged files."""
 
 import io
 import json
@@ -97,7 +97,7 @@ class TestPen(ModalitySuite):
 
 
 def test_ntu_text_gives_its_numbers() -> None:
-    """Joints come back as they were written, with either line ending."""
+    """Joints are read as they were written, with either line ending."""
     poses = waving(1)
     text = ntu_text([{FIRST: pose} for pose in poses])
     for variant in (text, text.replace("\r\n", "\n")):
@@ -130,7 +130,7 @@ def test_gaps_of_a_track_are_interpolated() -> None:
 
 
 def test_file_without_bodies_is_missing() -> None:
-    """A sound file in which nobody is tracked is a missing modality, as in NTU's list of missing skeletons."""
+    """A valid file in which nobody is tracked is a missing modality, as in NTU's list of missing skeletons."""
     assert Skeleton(Skeleton.Options()).read({"skeleton": ntu_text([{}, {}]).encode()}) is None
 
 
@@ -290,7 +290,7 @@ GOOD = damaged()
     ],
 )
 def test_damaged_text_is_a_data_error(data: bytes, line: int, message: str) -> None:
-    """What is wrong is told with its line."""
+    """The message states the problem and its line."""
     with pytest.raises(DataError, match=message) as caught:
         parse_ntu(data, "skeleton", joints=2, bodies=1)
     assert f"line {line}:" in str(caught.value)
@@ -329,7 +329,7 @@ def huge_header() -> bytes:
     ],
 )
 def test_hostile_arrays_are_data_errors(field: str, data: bytes, message: str) -> None:
-    """No array is unpickled, nor allocated beyond the file; other shapes and values are told."""
+    """No array is unpickled or allocated beyond the file; other shapes and values are reported."""
     with pytest.raises(DataError, match=message):
         Skeleton(Skeleton.Options(joints=4, bones=PAIRS)).read({field: data})
 
@@ -435,7 +435,7 @@ def test_log_prob_is_in_metres() -> None:
 
 
 def test_fit_needs_a_sample() -> None:
-    """A training set without this modality is told, rather than giving a mean of nothing."""
+    """A training set without this modality is an error instead of giving the mean of nothing."""
     with pytest.raises(DataError, match="training sample"):
         Skeleton(Skeleton.Options()).fit([{"txt": b"a"}])
 

@@ -1,4 +1,4 @@
-"""Text: the contract of a modality, and what is its own: vocabularies, sections, exact likelihoods, hostile files."""
+"""Text: the contract tests, and tests of vocabularies, sections, exact likelihoods, and hostile files."""
 
 import csv
 import itertools
@@ -87,7 +87,7 @@ def test_vocabulary_has_at_most_the_size_asked_for() -> None:
 
 
 def test_no_text_can_spell_the_end() -> None:
-    """The end and padding are no words: a frequent word gets one token, the end one, and the rest is padding."""
+    """The end and padding are not words: a frequent word gets one token, the end one, and the rest is padding."""
     x = fitted(*["seven"] * 9, max_tokens=8).read({"txt": b"seven"})
     assert x is not None
     assert x.tolist() == [int(x[0]), END, *[PAD] * 6]
@@ -119,7 +119,7 @@ def test_fit_names_what_is_wrong() -> None:
 
 
 def test_reading_before_fit_is_an_error() -> None:
-    """Without a vocabulary nothing can be read, shown or saved; networks have the largest size that it may need."""
+    """Nothing can be read, shown or saved without a vocabulary; networks have the largest size that they may need."""
     text = Text(Text.Options())
     for attempt in (lambda: text.read({"txt": b"a"}), text.state, lambda: text.preview(torch.ones(96))):
         with pytest.raises(ValueError, match="call fit or load_state"):
@@ -168,7 +168,7 @@ def test_white_space_and_unicode_are_normalised() -> None:
 
 @pytest.mark.parametrize("data", [b" ", b"\n\r\n\t", b"\xef\xbb\xbf", "\u00a0\x07".encode()])
 def test_blank_text_is_missing(data: bytes) -> None:
-    """A sound file in which nothing is written is a missing modality."""
+    """A valid file with only white space is a missing modality."""
     assert fitted().read({"txt": data}) is None
 
 
@@ -191,7 +191,7 @@ def test_other_bytes_are_a_data_error(data: bytes, message: str) -> None:
 
 
 def test_first_field_wins() -> None:
-    """Of several fields the first in the options' order is read."""
+    """If several fields exist, the first in the options' order is read."""
     text = fitted(fields=("report", "txt"))
     assert text.preview(text.read({"txt": b"one", "report": b"two"})).text == "two"
 
@@ -237,7 +237,7 @@ def test_a_huge_text_costs_no_more_than_what_is_kept(sections: tuple[str, ...]) 
 
 
 def test_any_tokens_can_be_shown() -> None:
-    """Whatever a decoder that has learned nothing draws is shown and written, without control characters."""
+    """Whatever an untrained decoder generates is shown and written without control characters."""
     text = fitted()
     for x in torch.randint(
         0, text.vocabulary.num_tokens, (50, *text.shape), generator=torch.Generator().manual_seed(0)
@@ -379,7 +379,7 @@ def test_probabilities_of_all_texts_sum_to_one(num_tokens: int, max_tokens: int)
 
 
 def test_draws_follow_log_prob() -> None:
-    """With temperature 1 and top_p 1 each text is drawn as often as log_prob says (chi-squared)."""
+    """With temperature 1 and top_p 1, texts occur as often as log_prob says (chi-squared test)."""
     decoder, x, num_draws = tiny_decoder(), all_texts(4, 4), 20_000
     with torch.no_grad():
         z = torch.randn(1, LATENT_DIM)
@@ -409,7 +409,7 @@ def greedy(decoder: TextDecoder, z_BD: Tensor) -> Tensor:
 
 
 def test_mode_is_greedy_decoding() -> None:
-    """With cached keys and values the same words are chosen as without, in rows of different lengths."""
+    """Cached keys and values give the same words as no cache, in rows of different lengths."""
     decoder, z = tiny_decoder(5, 10), 2 * torch.randn(40, LATENT_DIM)
     with torch.no_grad():
         mode = decoder(z).mode()
@@ -439,7 +439,7 @@ def test_nucleus_is_the_smallest_likely_set() -> None:
 
 
 def test_hidden_words_are_not_seen() -> None:
-    """With every word hidden in training, log_prob is a sum over positions; in eval mode the words are seen again."""
+    """If every word is hidden in training, log_prob is a sum over positions; in eval mode words are visible again."""
     decoder, x, z = tiny_decoder(word_dropout=1.0), all_texts(4, 3), torch.ones(1, LATENT_DIM)
     first, second = x[2:, 0], x[2:, 1]  # the texts of two words: aa, ab, ba, bb
     assert (first + second).tolist() == [4, 5, 5, 6]
@@ -472,7 +472,7 @@ def test_training_hides_a_share_of_the_words() -> None:
 
 @pytest.mark.parametrize("num_texts", [0, 2])
 def test_rows_without_text_are_harmless(num_texts: int) -> None:
-    """Rows of padding have log_prob 0, finite features and gradients, and leave other rows' values as they are."""
+    """Rows of padding have log_prob 0 and finite features and gradients, and do not change other rows."""
     torch.manual_seed(0)
     encoder, decoder = TextEncoder(9, 12, 16, 2, 2, 6), TextDecoder(9, 12, 16, 2, 2, 6, word_dropout=0.2)
     x = torch.zeros(5, 12, dtype=torch.int64)
@@ -491,7 +491,7 @@ def test_rows_without_text_are_harmless(num_texts: int) -> None:
 
 
 def test_padding_does_not_matter() -> None:
-    """A text's feature and log_prob are the same beside a longer text, and in an x of the same text cut shorter."""
+    """A text's feature and log_prob are the same next to a longer text, and in a shorter x."""
     torch.manual_seed(0)
     encoder, decoder = TextEncoder(9, 12, 16, 2, 2, 6).eval(), tiny_decoder(9, 12)
     x = torch.full((2, 12), PAD)
@@ -503,7 +503,7 @@ def test_padding_does_not_matter() -> None:
 
 
 def test_padding_that_is_computed_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CUDA device: features, log-likelihoods, texts and every gradient are those of packed tokens."""
+    """On a CUDA device, features, log-likelihoods, texts and all gradients equal those of packed tokens."""
 
     def passed(*, dense: bool) -> tuple[list[Tensor], list[Tensor]]:
         monkeypatch.setattr(transformer, "computes_padding", lambda _: dense)
@@ -522,7 +522,7 @@ def test_padding_that_is_computed_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_word_order_matters_to_the_encoder() -> None:
-    """The same words in another order have another feature, and so has a word said twice."""
+    """The same words in another order, or with one repeated, have another feature."""
     torch.manual_seed(0)
     encoder = TextEncoder(9, 8, 16, 2, 2, 6).eval()
     x = torch.tensor([[3, 4, END, PAD], [4, 3, END, PAD], [3, 3, END, PAD], [3, 3, 3, END]])
@@ -577,7 +577,7 @@ def real_reports(count: int) -> list[str]:
 @pytest.mark.real_data
 @pytest.mark.parametrize("max_tokens", [96, 512])
 def test_real_reports_come_back(max_tokens: int) -> None:
-    """Of 300 reports each one is read, written and read again as the same tokens; the text is its own, or its start."""
+    """300 reports are read, written and read again as the same tokens; the text is the original or its start."""
     reports = real_reports(300)
     text = Text(Text.Options(sections=("FINDINGS", "IMPRESSION"), max_tokens=max_tokens))
     text.fit({"txt": report.encode()} for report in reports)

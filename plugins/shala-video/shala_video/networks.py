@@ -19,6 +19,7 @@ from shala_framework.plugin import (
     LogScale,
     Pixels,
     Residual,
+    ResidualSpace,
     group_norm,
     initialise,
     pixels_to_unit,
@@ -206,3 +207,6 @@ class ClipLikelihood:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return self.paint(None).sample(generator)
+
+    def residual_space(self) -> ResidualSpace:
+        return self.paint(None).residual_space()

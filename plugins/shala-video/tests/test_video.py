@@ -75,7 +75,7 @@ def plain(*levels: int, height: int = 32, width: int = 32) -> list[np.ndarray]:
 
 
 def remuxed(data: bytes, container: str, shift_seconds: int = 0, extra: bytes = b"", audio: bool = True) -> bytes:
-    """The streams copied as they are, moved in time, with a PNG as cover art."""
+    """Copy the streams, shifted in time, and add a PNG as cover art."""
     buffer = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format=container) as out:
         streams = {s.index: out.add_stream_from_template(s) for s in source.streams if audio or s.type == "video"}
@@ -171,7 +171,7 @@ def test_crop_keeps_the_centre_and_the_aspect(height: int, width: int) -> None:
 
 
 def test_first_field_wins() -> None:
-    """Of several fields the first in the options' order is read."""
+    """If several fields exist, the first in the options' order is read."""
     video = Video(Video.Options(frames=4, height=16, width=16, fields=("webm", "mp4")))
     x = video.read({"mp4": brightening(1), "webm": encode_mp4(moving_square(3), 5.0)})
     assert x is not None
@@ -195,7 +195,7 @@ def test_damaged_file_is_a_data_error(damage, message: str, capfd: pytest.Captur
 
 
 def test_file_cut_short_is_a_data_error() -> None:
-    """A container that can still be opened, but is far shorter than its structure says, is no valid clip."""
+    """A container that opens but is far shorter than its structure says is not a valid clip."""
     noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
     for container in ("avi", "matroska"):
         data = film(noise, container=container)
@@ -248,7 +248,7 @@ def test_pixel_aspect_is_honoured(aspect: Fraction) -> None:
 
 
 def test_frames_are_spaced_in_time() -> None:
-    """Of a clip whose rate falls, each frame read is the one on screen at its moment."""
+    """In a clip whose frame rate falls, each frame read is the one on screen at its moment."""
     times = [*range(0, 30, 3), 30, 60, 90, 120]
     clip = kept(read_clip(film(plain(*(2 * t for t in times)), times), "mp4", 9, 16, 16))
     expected = [2 * max(t for t in times if t <= moment) for moment in range(0, 121, 15)]
@@ -256,7 +256,7 @@ def test_frames_are_spaced_in_time() -> None:
 
 
 def test_times_rounded_to_milliseconds_do_not_shift_frames() -> None:
-    """At 30 frames a second, in whole milliseconds, every second frame of 61 is kept, whichever way times round."""
+    """Every second of 61 frames at 30 per second is kept, whichever way their times are rounded to milliseconds."""
     rounded = shown_times([round(1_000 * index / 30) for index in range(61)], 1e-3)
     assert shown_at_even_moments(rounded, 31) == list(range(0, 61, 2))
 
@@ -297,7 +297,7 @@ def test_cover_art_is_not_the_video() -> None:
 
 
 def test_default_stream_is_preferred() -> None:
-    """Of two video streams the one that the container marks as its default is read, though it comes second."""
+    """The video stream that the container marks as its default is read, even if it comes second."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as out:
         streams = [out.add_stream("libx264", rate=30) for _ in range(2)]
@@ -446,7 +446,7 @@ def test_real_video(path: str) -> None:
 
 
 def test_training_likelihood_is_an_unbiased_estimate():
-    """Averaged over the frames that training happens to paint, log_prob is that of the whole clip."""
+    """Averaged over the random frames of training, log_prob equals that of the whole clip."""
     torch.manual_seed(0)
     video = Video(Video.Options(frames=8, height=16, width=16, channels=8, training_frames=2))
     decoder, z = video.decoder(4), torch.randn(2, 4)

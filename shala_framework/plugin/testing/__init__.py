@@ -21,10 +21,11 @@ from shala_framework.plugin.testing.damage import damage
 from shala_framework.plugin.testing.densities import DensityTests
 from shala_framework.plugin.testing.networks import NetworkTests
 from shala_framework.plugin.testing.reading import ReadingTests
+from shala_framework.plugin.testing.refining import RefiningTests
 from shala_framework.plugin.testing.training import TrainingTests
 
 __all__ = ["ModalitySuite", "damage"]
 
 
-class ModalitySuite(ReadingTests, NetworkTests, DensityTests, TrainingTests):
+class ModalitySuite(ReadingTests, NetworkTests, DensityTests, RefiningTests, TrainingTests):
     """Tests that every modality must pass. A plugin's test class sets the attributes described in `Subject`."""

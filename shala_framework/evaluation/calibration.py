@@ -1,0 +1,234 @@
+"""Whether samples of p(z | x_S) are as uncertain about z as they should be, on held-out rows; no judge is needed.
+
+Truth is a draw of q(z | X) given all that a row has. Were p(z | x_S) the mean of those posteriors over what x_S leaves
+open, the truth and samples would be exchangeable: two samples would be as far apart as a sample and the truth, and the
+truth would rank anywhere among samples, by whatever statistic. Each figure tests one consequence. All of them are in
+the metric that whitens training latents, so that no dimension drowns the others; fitted to the truths themselves, it
+would make them look too near to each other.
+
+Shapes: N rows, S samples a row, D latent_dim, P directions.
+Reference: Gneiting and Raftery 2007 for the two distances, which are the terms of the energy score; Gneiting et al.
+2008 for ranks of multivariate forecasts.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.data.order import spread_positions
+from shala_framework.data.rows import Rows
+from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
+from shala_framework.evaluation.methods import Method, conditional_methods, joint_methods
+from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.subsets import cyclic_subsets
+from shala_framework.model import ShaLa
+from shala_framework.plugin.posterior import GaussianPosterior
+from shala_framework.spec import unstructure
+from shala_framework.spec.schema import Evaluate
+from shala_framework.support.progress import Reporter
+from shala_framework.support.seeds import mix_seed
+
+NUM_DRAWS = 39  # with the truth these are 40 ranks, of which 50, 80 and 95 % are whole numbers
+NOMINAL = (0.5, 0.8, 0.95)
+NUM_DIRECTIONS = 16
+
+
+@attrs.frozen(kw_only=True)
+class CalibrationFigures:
+    """Samples of p(z | x_S) by one method, for subsets of one size.
+
+    Attributes:
+        method: As for samples; "diffusion" is without guidance.
+        num_given: Size of S; 0 is joint synthesis.
+        ratio: Mean squared distance between two samples of a row, over that between a sample and the truth. 1 where
+            samples are calibrated, less where they are too narrow or beside the truth, more where they are too wide.
+        intervals: Nominal share, such as "50", to the share of random projections in which the truth lies within the
+            central interval of samples.
+        regions: Nominal share to the share of rows whose truth is as near to the samples as so many of them are to the
+            others.
+    """
+
+    method: str
+    num_given: int
+    ratio: Figure
+    intervals: dict[str, Figure]
+    regions: dict[str, Figure]
+
+
+def squared_distances(samples_NSD: Tensor, truth_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared distance between two samples of a row, and between a sample and the truth: [N] each."""
+    num_samples = samples_NSD.shape[1]
+    centred_NSD = samples_NSD - samples_NSD.mean(1, keepdim=True)
+    between_N = 2 * centred_NSD.square().sum((1, 2)) / (num_samples - 1)
+    return between_N, (samples_NSD - truth_ND[:, None]).square().sum(2).mean(1)
+
+
+def interval_coverage(samples_NSD: Tensor, truth_ND: Tensor, directions_PD: Tensor) -> dict[str, Tensor]:
+    """Share of directions in which the truth lies within the central interval of samples: nominal share to [N].
+
+    Args:
+        samples_NSD: Samples, of which with the truth each nominal share has a whole and even number of ranks outside.
+        truth_ND: One truth a row.
+        directions_PD: Directions to project on.
+    """
+    truth_NP1 = (truth_ND @ directions_PD.T)[..., None]
+    rank_NP = ((samples_NSD @ directions_PD.T).transpose(1, 2) < truth_NP1).sum(2)
+    num_ranks = samples_NSD.shape[1] + 1
+    outside = {share: round(num_ranks * (1 - share) / 2) for share in NOMINAL}  # ranks at either end
+    return {
+        _percent(share): ((rank_NP >= ranks) & (rank_NP < num_ranks - ranks)).double().mean(1)
+        for share, ranks in outside.items()
+    }
+
+
+def region_coverage(samples_NSD: Tensor, truth_ND: Tensor) -> dict[str, Tensor]:
+    """Whether the truth is as near to the samples as a nominal share of them are to all others: share to 0 or 1 [N].
+
+    A point's distance is its mean distance from all others, the truth among them, so that truth and samples are
+    treated alike, and the region has its nominal share exactly if they are exchangeable.
+    """
+    points_NTD = torch.cat([truth_ND[:, None], samples_NSD], 1)
+    distance_NT = torch.cdist(points_NTD, points_NTD).sum(2)
+    rank_N = (distance_NT[:, 1:] < distance_NT[:, :1]).sum(1)
+    num_ranks = points_NTD.shape[1]
+    return {_percent(share): (rank_N < round(num_ranks * share)).double() for share in NOMINAL}
+
+
+@attrs.frozen
+class Calibration:
+    """What the calibration of a model is measured on.
+
+    Attributes:
+        model: With both stages trained.
+        rows: Held-out rows.
+        z_ND: A draw of q(z | all present) of each of them, the truth.
+        training: q(z | all present) of training rows, whose aggregate has unit covariance in the metric.
+        settings: Methods.
+        groups_N: Groups of rows that are resampled together, or None.
+        seed: Of the samples.
+    """
+
+    model: ShaLa
+    rows: Rows
+    z_ND: Tensor
+    training: GaussianPosterior
+    settings: Evaluate
+    groups_N: Tensor | None
+    seed: int
+
+    def questions(self) -> Iterator[tuple[int, Method]]:
+        """Sizes of subsets, none and the powers of two that leave a modality out, with the methods of each."""
+        for method in joint_methods(self.settings):
+            yield 0, method
+        size = 1
+        while size < len(self.model.names):
+            for method in conditional_methods(self.settings, self.model.spec.generate):
+                yield size, method
+            size *= 2
+
+    def measure(self, num_rows: int, reporter: Reporter, parts: Parts) -> list[CalibrationFigures]:
+        """Figures of each method for each size; those that no row can be measured for are left out.
+
+        Args:
+            num_rows: Most held-out rows.
+            reporter: Receives progress.
+            parts: Keeps the figures of each method and size.
+        """
+        questions = list(self.questions())
+        depends = [num_rows, self.settings.group, unstructure(self.model.spec.generate)]
+        found = []
+        reporter.begin("calibration of latents", len(questions), "figure")
+        for done, (size, method) in enumerate(questions, 1):
+            compute = partial(self.figures, method, size, num_rows)
+            name = f"calibration given {size}, {method.title}"
+            figures = parts.value(name, depends, CalibrationFigures | None, compute)
+            if figures is not None:
+                found.append(figures)
+            reporter.advance(done)
+        reporter.finish()
+        return found
+
+    def figures(self, method: Method, size: int, num_rows: int) -> CalibrationFigures | None:
+        """Of one method for subsets of one size; None where no row has such a subset and a modality beside it."""
+        index_N, samples_NSD = self._samples(method, size, num_rows)
+        if not len(index_N):
+            return None
+        whiten = self._whitening()
+        samples_NSD, truth_ND = whiten(samples_NSD), whiten(self.z_ND[index_N])
+        groups_N = None if self.groups_N is None else self.groups_N[index_N]
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, 7))
+        directions_PD = torch.randn(NUM_DIRECTIONS, truth_ND.shape[1], generator=generator, dtype=torch.float64)
+        intervals, regions = (
+            {share: mean_figure(covered_N[None], groups_N) for share, covered_N in covered.items()}
+            for covered in (
+                interval_coverage(samples_NSD, truth_ND, directions_PD),
+                region_coverage(samples_NSD, truth_ND),
+            )
+        )
+        return CalibrationFigures(
+            method=method.title,
+            num_given=size,
+            ratio=ratio_figure(*squared_distances(samples_NSD, truth_ND), groups_N),
+            intervals=intervals,
+            regions=regions,
+        )
+
+    def _samples(self, method: Method, size: int, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Rows [N] with samples given one subset of each, [N, S, D]: subsets take turns."""
+        draw = partial(
+            self.model.sample_latents,
+            prior=method.prior,
+            guidance_scale=method.guidance_scale,
+            autoguidance_scale=method.autoguidance_scale,
+        )
+        if not size:
+            index_N = self._spread(num_rows)
+            z_KD = draw(NUM_DRAWS * len(index_N), seed=self.seed)
+            return index_N, z_KD.cpu().unflatten(0, (len(index_N), NUM_DRAWS))
+        subsets = list(cyclic_subsets(self.model.names, size))
+        of_subset: list[list[int]] = [[] for _ in subsets]
+        for turn, row in enumerate(self._spread(num_rows).tolist()):
+            number = self._subset_of(row, turn, subsets)
+            if number is not None:
+                of_subset[number].append(row)
+        index, samples = [], []
+        for number, (subset, members) in enumerate(zip(subsets, of_subset, strict=True)):
+            if members:
+                given = {name: self.rows.x[name][members] for name in subset}
+                z_KD = draw(NUM_DRAWS, given=given, seed=mix_seed(self.seed, 8 + number))
+                index += members
+                samples.append(z_KD.cpu().unflatten(0, (len(members), NUM_DRAWS)))
+        return torch.tensor(index, dtype=torch.int64), torch.cat(samples) if samples else torch.empty(0)
+
+    def _subset_of(self, row: int, turn: int, subsets: list[tuple[str, ...]]) -> int | None:
+        """The first subset, from the one whose turn it is, that the row has, with a modality beside it."""
+        has = {name for name, there in zip(self.rows.x, self.rows.presence[row].tolist(), strict=True) if there}
+        for i in range(len(subsets)):
+            number = (turn + i) % len(subsets)
+            if set(subsets[number]) < has:
+                return number
+        return None
+
+    def _spread(self, num_rows: int) -> Tensor:
+        """Index of at most so many rows from all over them."""
+        return torch.tensor(spread_positions(len(self.rows), num_rows), dtype=torch.int64)
+
+    def _whitening(self) -> Callable[[Tensor], Tensor]:
+        """Latents to the metric in which the training rows' aggregate posterior has unit covariance."""
+        mean_ND = self.training.mean_BD.double()
+        variance_D = self.training.log_var_BD.double().exp().mean(0)
+        covariance_DD = mean_ND.T.cov(correction=0).reshape(len(variance_D), -1) + variance_D.diag()
+        lower_DD = torch.linalg.cholesky(covariance_DD)
+
+        def whiten(z: Tensor) -> Tensor:
+            flat: Tensor = torch.linalg.solve_triangular(lower_DD, z.double().flatten(0, -2).T, upper=False).T
+            return flat.reshape(z.shape)
+
+        return whiten
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g}"

@@ -1,0 +1,49 @@
+"""How far the classes of samples are from those of real rows, beside what chance alone would show.
+
+Shapes: N rows, K samples.
+"""
+
+import torch
+from torch import Tensor
+
+MOST_DRAWS, MOST_VALUES = 200, 4_000_000  # random sets, and classes in all of them
+
+
+def total_variation(classes_K: Tensor, real_N: Tensor, num_classes: int) -> float:
+    """Half the sum of absolute differences between two sets' shares of each class: 0 for equal, 1 for disjoint ones.
+
+    Args:
+        classes_K: Classes of samples, int64.
+        real_N: Classes of real rows, by the same judge, whose errors so cancel.
+        num_classes: Of all.
+
+    Example:
+        >>> total_variation(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        0.3333333333333333
+    """
+    return float(0.5 * (_shares(classes_K, num_classes) - _shares(real_N, num_classes)).abs().sum())
+
+
+def sampling_noise(classes_K: Tensor, real_N: Tensor, num_classes: int, *, seed: int = 0) -> float:
+    """Mean total variation between two random sets of these sizes from one distribution, the mean of the two sets'.
+
+    Args:
+        classes_K: Classes of samples, int64.
+        real_N: Classes of real rows.
+        num_classes: Of all.
+        seed: Of the random sets.
+    """
+    common_C = 0.5 * (_shares(classes_K, num_classes) + _shares(real_N, num_classes))
+    generator = torch.Generator().manual_seed(seed)
+
+    num_draws = max(2, min(MOST_DRAWS, MOST_VALUES // max(len(classes_K), len(real_N))))
+
+    def drawn(size: int) -> Tensor:
+        classes = torch.multinomial(common_C, num_draws * size, replacement=True, generator=generator)
+        return torch.stack([_shares(part, num_classes) for part in classes.split(size)])
+
+    return float(0.5 * (drawn(len(classes_K)) - drawn(len(real_N))).abs().sum(1).mean())
+
+
+def _shares(classes_N: Tensor, num_classes: int) -> Tensor:
+    return torch.bincount(classes_N, minlength=num_classes).double() / len(classes_N)

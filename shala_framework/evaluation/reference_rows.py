@@ -1,0 +1,54 @@
+"""Training rows that no judge learns from: what real rows score, where a judge has seen neither set.
+
+A judge's features of rows that it was trained on lie apart from those of others, so that distances between the two
+flatter whatever is compared with them.
+"""
+
+import hashlib
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from shala_framework.data.rows import Rows
+
+SHARE = 4  # one row in so many is kept from the judges
+MOST_ROWS = 1_000
+
+
+def split_reference(rows: Rows, groups_N: Tensor | None, *, seed: int = 0) -> tuple[Rows, Rows]:
+    """Training rows for judges, and others for reference: a quarter of them, and at most 1,000.
+
+    Whole groups go to one side, so that judges know no person of the reference either; and judges keep at least half
+    of each class's rows.
+
+    Args:
+        rows: Training rows.
+        groups_N: Number of each row's group; None where every row is a group of its own.
+        seed: Of the choice, which depends on it and on the rows alone.
+
+    Returns:
+        Rows for judges and rows for reference, each in the order of `rows`; there may be none of the latter.
+    """
+    groups_N = torch.arange(len(rows)) if groups_N is None else groups_N
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups_N.tolist()):
+        members.setdefault(group, []).append(row)
+    left = Counter(rows.labels)
+    least = {label: -(-count // 2) for label, count in left.items()}
+    wanted = min(len(rows) // SHARE, MOST_ROWS)
+    chosen: list[int] = []
+    for group in sorted(members, key=lambda group: _rank(group, seed)):
+        lost = Counter(rows.labels[row] for row in members[group])
+        fits = len(chosen) + len(members[group]) <= wanted
+        if fits and all(label is None or left[label] - count >= least[label] for label, count in lost.items()):
+            chosen += members[group]
+            left -= lost
+    is_reference_N = torch.zeros(len(rows), dtype=torch.bool)
+    is_reference_N[chosen] = True
+    judges, reference = (torch.nonzero(side)[:, 0] for side in (~is_reference_N, is_reference_N))
+    return rows.take(judges), rows.take(reference)
+
+
+def _rank(group: int, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {group}".encode()).digest()

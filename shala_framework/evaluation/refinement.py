@@ -1,0 +1,72 @@
+"""The density of refined modalities: the bound of stage 3 beside stage 1's density, and beside that of another latent.
+
+Shapes: N rows, D latent_dim.
+"""
+
+import attrs
+import torch
+from torch import Tensor
+
+from shala_framework.data.rows import Rows
+from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.model import ShaLa
+from shala_framework.refiner import Refined, Refinement
+from shala_framework.support.modes import evaluating
+
+MOST_ROWS = 64  # a bound takes as many passes as it has noise levels
+
+
+@attrs.frozen(kw_only=True)
+class RefinedFigures:
+    """What stage 3 says of one modality's held-out rows, in nats a value of x.
+
+    Attributes:
+        decoder: log p(x | z) of stage 1, z ~ q(z | all present).
+        refined: The refiner's lower bound of the same.
+        gain: How much lower that bound is at another row's latent; above 0 where the refiner uses the latent.
+    """
+
+    decoder: Figure
+    refined: Figure
+    gain: Figure
+
+
+@torch.no_grad()
+def measure_refinement(
+    model: ShaLa, held_out: Rows, z_ND: Tensor, *, batch_size: int = 32
+) -> dict[str, RefinedFigures]:
+    """Figures of every modality that is refined, where two rows or more have it.
+
+    Args:
+        model: With its stages trained.
+        held_out: Rows.
+        z_ND: A draw of q(z | x) of each.
+        batch_size: Latents decoded at a time.
+    """
+    figures = {}
+    for name in model.refined_names:
+        index = held_out.index_having([name])[:MOST_ROWS]
+        if len(index) < 2:
+            continue
+        x, z = held_out.x[name][index], z_ND[index]
+        decoder_N = model.autoencoder.decoded_log_prob(held_out.x, name, z, index, batch_size=batch_size)
+        own_N, other_N = (_bounds(model, name, x, latents, batch_size) for latents in (z, z.roll(1, 0)))
+        count = model.autoencoder.num_values[name]
+        figures[name] = RefinedFigures(
+            decoder=mean_figure(decoder_N[None] / count),
+            refined=mean_figure(own_N[None] / count),
+            gain=mean_figure((own_N - other_N)[None] / count),
+        )
+    return figures
+
+
+def _bounds(model: ShaLa, name: str, x: Tensor, z_ND: Tensor, batch_size: int) -> Tensor:
+    """The bound of each row at its latent: [N] on the CPU."""
+    found = []
+    with evaluating(model.autoencoder):
+        for rows in torch.arange(len(x)).split(batch_size):
+            z_BD = z_ND[rows].to(model.device)
+            likelihood = model.autoencoder.decoders[name](z_BD)
+            refined = Refined(likelihood, model.refiner, name, z_BD, Refinement.from_table(model.spec.refine))
+            found.append(refined.log_prob(x[rows].to(model.device)).cpu())
+    return torch.cat(found)

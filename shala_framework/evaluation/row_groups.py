@@ -1,0 +1,34 @@
+"""Groups of rows that are not independent, such as the recordings of one person, by the rows' keys.
+
+Shapes: N rows.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def row_groups(keys: Sequence[str], pattern: str | None) -> Tensor | None:
+    """Number of each row's group: int64 [N]; None where every row is a group of its own.
+
+    Args:
+        keys: Keys of the rows.
+        pattern: Regular expression. Rows in whose keys it finds the same text are of one group; its own groups in
+            parentheses, where it has any, say which part of the text counts. A row in whose key it finds nothing is a
+            group of its own.
+
+    Example:
+        >>> row_groups(["S001P003", "S002P003", "S001P004"], "P[0-9]+").tolist()
+        [0, 0, 1]
+    """
+    if pattern is None:
+        return None
+    numbers: dict[object, int] = {}
+    found = []
+    for place, key in enumerate(keys):
+        match = re.search(pattern, key)
+        name = place if match is None else match.groups() or match.group()
+        found.append(numbers.setdefault(name, len(numbers)))
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,55 @@
+"""From latents to samples: the mode or a draw of each likelihood, or what stage 3 makes of it.
+
+Shapes: N rows, D latent_dim, B rows of a batch.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.prior.sampling import row_noise
+from shala_framework.refiner import Refinement, Refiner
+from shala_framework.support.modes import evaluating
+from shala_framework.support.seeds import mix_seed
+
+
+def decode_latents(
+    autoencoder: Autoencoder,
+    z_ND: Tensor,
+    *,
+    refiner: Refiner,
+    refined: Collection[str],
+    refinement: Refinement,
+    draw: bool,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Every modality of some latents, on the CPU.
+
+    Args:
+        autoencoder: Stage 1.
+        z_ND: Latents.
+        refiner: Stage 3.
+        refined: Modalities whose draws it refines; each depends on (seed, row) and its latent alone.
+        refinement: How.
+        draw: Whether to draw from the other likelihoods; otherwise their modes are returned.
+        seed: Seed of the draws.
+        batch_size: Latents decoded at a time.
+    """
+    device = next(autoencoder.parameters()).device
+    generator = torch.Generator(device).manual_seed(mix_seed(seed, 2))
+    parts: dict[str, list[Tensor]] = {name: [] for name in autoencoder.names}
+    with evaluating(autoencoder), evaluating(refiner):
+        for rows in torch.arange(len(z_ND)).split(batch_size):
+            z_BD = z_ND[rows].to(device)
+            for i, (name, likelihood) in enumerate(autoencoder.decode(z_BD).items()):
+                if name in refined:
+                    shape = refiner.residual(name, likelihood).mean.shape
+                    noise = row_noise(mix_seed(seed, 3 + i), rows.tolist(), shape[1:].numel()).view(shape).to(device)
+                    x = refiner.sample(name, likelihood, z_BD, noise, refinement)
+                else:
+                    x = likelihood.sample(generator) if draw else likelihood.mode()
+                parts[name].append(x.cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}

@@ -1,0 +1,8 @@
+"""Stage 3: a conditional diffusion of what the decoder's mean leaves out."""
+
+from shala_framework.refiner.contracts import check_refiner
+from shala_framework.refiner.likelihood import Refined
+from shala_framework.refiner.model import Refinement, Refiner
+from shala_framework.refiner.residuals import ResidualUnit
+
+__all__ = ["Refined", "Refinement", "Refiner", "ResidualUnit", "check_refiner"]

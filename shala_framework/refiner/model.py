@@ -1,0 +1,276 @@
+"""The refiner: one denoiser of residuals for each kind of modality, conditioned on the latent and the decoder's mean.
+
+Shapes: B batch, D latent_dim, K rows of all modalities that share a network; an ellipsis is the shape of one x.
+Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 but for
+c_skip and c_out, as residuals are measured in their own standard deviation; Pandey et al. 2022 (DiffuseVAE) for
+refining the coarse output of a frozen autoencoder; Ho and Salimans 2022 for guidance by a dropped condition.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from shala_framework.distributed.processes import rows_rand, rows_randn
+from shala_framework.plugin.modality import Likelihood, Modality
+from shala_framework.plugin.refining import Refinable
+from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
+from shala_framework.refiner.residuals import ResidualUnit
+from shala_framework.spec.schema import Refine
+
+# Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
+# network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a
+# smaller spread it outputs the residual itself at all but the lowest levels, and an undertrained one adds little.
+SKIP_SPREAD, OUT_GAIN = 0.25, 2.0
+
+
+def skip_and_out(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out of EDM at a noise level, for data of the spread SKIP_SPREAD."""
+    total = sigma.square() + SKIP_SPREAD**2
+    return SKIP_SPREAD**2 / total, OUT_GAIN * SKIP_SPREAD * sigma / total.sqrt()
+
+
+@attrs.frozen(kw_only=True)
+class Refinement:
+    """How draws are refined, and how their density is bounded.
+
+    Attributes:
+        num_steps: Steps of the sampler.
+        sampler: Its name.
+        guidance_scale: w in D_dropped + w (D - D_dropped), where z is dropped; 1 is no guidance.
+        sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
+        sigma_max: Highest one.
+        num_levels: Noise levels of each row in the bound.
+        bound_sigma_min: Lowest noise level of the bound; that of discrete x follows from its values.
+        bound_sigma_max: Highest one.
+    """
+
+    num_steps: int = 5
+    sampler: str = "dpm"
+    guidance_scale: float = 1.0
+    sigma_min: float = 0.1
+    sigma_max: float = 1.5
+    num_levels: int = 8
+    bound_sigma_min: float = 0.03
+    bound_sigma_max: float = 20.0
+
+    @classmethod
+    def from_table(cls, table: Refine) -> "Refinement":
+        """What a spec's [refine] says."""
+        return cls(
+            num_steps=table.num_steps,
+            sampler=table.sampler,
+            guidance_scale=table.guidance_scale,
+            sigma_min=table.sigma_min,
+            sigma_max=table.sigma_max,
+            num_levels=table.num_levels,
+        )
+
+    @property
+    def num_evaluations(self) -> int:
+        """Of the network for one draw."""
+        return num_evaluations(self.sampler, self.num_steps) * (1 if self.guidance_scale == 1 else 2)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Denoised:
+    """What the refiner makes of noisy residuals of one modality.
+
+    Attributes:
+        loss_B: Weighted denoising error of each row, averaged over elements.
+        clean: Predicted x in the likelihood's space, float [B, ...].
+        residual: The residual's coordinates.
+    """
+
+    loss_B: Tensor
+    clean: Tensor
+    residual: ResidualUnit
+
+
+class Refiner(nn.Module):
+    """D(u; sigma, mean, z) of every modality that offers a network.
+
+    Attributes:
+        names: The modalities that are refined.
+        networks: By the name of the modality, or of the first of those that share one.
+    """
+
+    z_mean: Tensor
+    z_std: Tensor
+    spread: Tensor
+
+    def __init__(self, modalities: Mapping[str, Modality], *, latent_dim: int, share: bool = True) -> None:
+        """Make the networks.
+
+        Args:
+            modalities: By name.
+            latent_dim: Dimensions of z.
+            share: Whether modalities of one class and shape share a network where theirs are alike.
+        """
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.networks, self.embeddings = nn.ModuleDict(), nn.ParameterDict()
+        self.home: dict[str, str] = {}
+        for name, modality in modalities.items():
+            network = modality.refiner(latent_dim)
+            if network is None:
+                continue
+            alike = [
+                home
+                for home, other in self.networks.items()
+                if share and _kind(modality) == _kind(modalities[home]) and _are_alike(network, other)
+            ]
+            self.home[name] = alike[0] if alike else name
+            if not alike:
+                self.networks[name] = network
+        for name, home in self.home.items():
+            if list(self.home.values()).count(home) > 1:
+                self.embeddings[name] = nn.Parameter(torch.randn(latent_dim))
+        self.names = tuple(self.home)
+        self.dropped = nn.Parameter(torch.zeros(latent_dim))
+        self.register_buffer("z_mean", torch.zeros(latent_dim))
+        self.register_buffer("z_std", torch.ones(latent_dim))
+        self.register_buffer("spread", torch.ones(len(self.names)))
+
+    def set_statistics(self, z_mean: Tensor, z_std: Tensor, spread: Mapping[str, float]) -> None:
+        """Take the latents' mean and standard deviation [D], and the residuals' in units of the likelihoods' scales."""
+        self.z_mean.copy_(z_mean)
+        self.z_std.copy_(z_std.clamp_min(1e-6))
+        for i, name in enumerate(self.names):
+            self.spread[i] = max(1e-6, spread.get(name, 1.0))
+
+    def residual(self, name: str, likelihood: object) -> ResidualUnit:
+        """Coordinates of the residual of a modality.
+
+        Raises:
+            TypeError: The likelihood is not `Refinable`.
+        """
+        if not isinstance(likelihood, Refinable):
+            raise TypeError(f"expected a Refinable likelihood of {name!r}, got {type(likelihood).__name__}")
+        return ResidualUnit(likelihood.residual_space(), self.spread[self.names.index(name)])
+
+    def condition(self, name: str, z_BD: Tensor, dropped_B: Tensor | None = None) -> Tensor:
+        """What a network is told of z: [B, D]."""
+        told_BD = (z_BD - self.z_mean) / self.z_std
+        if dropped_B is not None:
+            told_BD = torch.where(dropped_B[:, None], self.dropped, told_BD)
+        if name in self.embeddings:
+            told_BD = told_BD + self.embeddings[name]
+        return told_BD
+
+    def denoise(self, name: str, u: Tensor, sigma_B: Tensor, mean: Tensor, condition_BD: Tensor) -> Tensor:
+        """D(u; sigma): the expected clean residual; `name` is that of any modality of the network."""
+        sigma = sigma_B.view(-1, *(1,) * (u.ndim - 1))
+        raw = self.networks[self.home[name]](u / (sigma.square() + 1).sqrt(), mean, condition_BD, sigma_B.log() / 4)
+        skip, out = skip_and_out(sigma)
+        clean: Tensor = skip * u + out * raw.float()
+        return clean
+
+    def denoised(
+        self,
+        z_BD: Tensor,
+        likelihoods: Mapping[str, Likelihood],
+        x: Mapping[str, Tensor],
+        *,
+        log_sigma_mean: float,
+        log_sigma_std: float,
+        latent_noise: float,
+        latent_dropout: float,
+    ) -> dict[str, Denoised]:
+        """Noise the residuals of every modality and denoise them; modalities that share a network pass it together.
+
+        Args:
+            z_BD: Draws of q(z | x).
+            likelihoods: p(x | z) of each modality at z.
+            x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
+            log_sigma_mean: P_mean of EDM.
+            log_sigma_std: P_std of EDM.
+            latent_noise: Noise of z that the network sees, in its standard deviations.
+            latent_dropout: Probability that it does not see z.
+        """
+        noise_BD = rows_randn(*z_BD.shape, device=z_BD.device)
+        seen_BD = z_BD + latent_noise * self.z_std * noise_BD
+        found: dict[str, Denoised] = {}
+        for members in self._members():
+            parts = [
+                self._noised(name, seen_BD, likelihoods[name], x[name], log_sigma_mean, log_sigma_std, latent_dropout)
+                for name in members
+            ]
+            u, sigma_K, mean, condition_KD = (
+                torch.cat(tensors) for tensors in zip(*(p[2:] for p in parts), strict=True)
+            )
+            denoised = self.denoise(members[0], u, sigma_K, mean, condition_KD)
+            for name, (residual, r, _, sigma_B, *_), clean in zip(
+                members, parts, denoised.split(len(z_BD)), strict=True
+            ):
+                weight_B = (sigma_B.square() + 1) / sigma_B.square()
+                loss_B = weight_B * (clean - r).square().flatten(1).mean(1)
+                found[name] = Denoised(loss_B=loss_B, clean=residual.restore(clean), residual=residual)
+        return {name: found[name] for name in self.names}
+
+    def _members(self) -> list[Sequence[str]]:
+        """Modalities of each network."""
+        return [[name for name in self.names if self.home[name] == home] for home in self.networks]
+
+    def _noised(
+        self,
+        name: str,
+        z_BD: Tensor,
+        likelihood: Likelihood,
+        x: Tensor,
+        log_sigma_mean: float,
+        log_sigma_std: float,
+        latent_dropout: float,
+    ) -> tuple[ResidualUnit, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Coordinates, r, u = r + sigma * noise, sigma, mean and condition."""
+        residual = self.residual(name, likelihood)
+        r, device = residual.of(x), z_BD.device
+        sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(r), device=device)).exp()
+        u = r + sigma_B.view(-1, *(1,) * (r.ndim - 1)) * rows_randn(*r.shape, device=device)
+        dropped_B = rows_rand(len(r), device=device) < latent_dropout
+        return residual, r, u, sigma_B, residual.mean, self.condition(name, z_BD, dropped_B)
+
+    def denoiser(self, name: str, residual: ResidualUnit, z_BD: Tensor, guidance_scale: float = 1.0) -> Denoise:
+        """D(u; sigma) for fixed latents: D_dropped + w (D - D_dropped), where z is dropped; w = 1 is no guidance."""
+        told_BD, mean = self.condition(name, z_BD), residual.mean
+        every_B = torch.ones(len(z_BD), dtype=torch.bool, device=z_BD.device)
+        untold_BD = self.condition(name, z_BD, every_B)
+
+        def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+            plain = self.denoise(name, z_ND, sigma_N, mean, told_BD)
+            if guidance_scale == 1:
+                return plain
+            return torch.lerp(self.denoise(name, z_ND, sigma_N, mean, untold_BD), plain, guidance_scale)
+
+        return denoise
+
+    def sample(self, name: str, likelihood: Likelihood, z_BD: Tensor, noise: Tensor, refinement: Refinement) -> Tensor:
+        """Refined draws x [B, ...] of p(x | z), in the dtype and range of `Modality.read`.
+
+        Args:
+            name: The modality.
+            likelihood: Stage 1's p(x | z).
+            z_BD: Its latents.
+            noise: Standard Gaussian noise in the shape of x.
+            refinement: Sampler and levels.
+        """
+        residual = self.residual(name, likelihood)
+        sigmas = karras_sigmas(refinement.num_steps, refinement.sigma_min, refinement.sigma_max)
+        denoise = self.denoiser(name, residual, z_BD, refinement.guidance_scale)
+        return residual.x(SAMPLERS[refinement.sampler](denoise, noise, sigmas))
+
+
+def _kind(modality: Modality) -> tuple[type[Modality], torch.dtype, tuple[int, ...]]:
+    return type(modality), modality.dtype, tuple(modality.shape)
+
+
+def _are_alike(network: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same parameters, but for their values, and the same constants."""
+    mine, theirs = ({name: p.shape for name, p in n.named_parameters()} for n in (network, other))
+    constants = [dict(n.named_buffers()) for n in (network, other)]
+    return (
+        mine == theirs
+        and constants[0].keys() == constants[1].keys()
+        and all(torch.equal(value, constants[1][name]) for name, value in constants[0].items())
+    )

@@ -1,0 +1,138 @@
+"""The tables of a spec that say how stages are trained."""
+
+from typing import Literal
+
+import attrs
+from attrs.validators import optional
+
+from shala_framework.plugin.options import above, at_least
+from shala_framework.spec.limits import MOST_STEPS, MOST_WEIGHT
+
+SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
+
+
+@attrs.frozen(kw_only=True)
+class Stage:
+    """Settings of the training loop that both stages share.
+
+    Attributes:
+        steps: Number of optimiser steps. With train.minutes, the time limit determines the number instead, and the
+            warm-ups, intervals and half-life below scale with it.
+        batch_size: Number of rows in a step, over all processes.
+        micro_batches: Number of micro-batches into which each process divides its rows of a step to save memory. In
+            stage 1, each row is then contrasted only with rows of its own micro-batch.
+        optimizer: "muon" orthogonalises the updates of linear and convolutional weights and uses AdamW for all other
+            parameters. "adamw" uses AdamW for everything, which needs about a tenth of the learning rate.
+        learning_rate: Peak of the schedule, which is a linear warm-up followed by a cosine decay to zero.
+        warmup_steps: Number of warm-up steps.
+        weight_decay: Decoupled weight decay, as in AdamW.
+        gradient_clip: Largest norm of the gradient; a larger gradient is scaled down to it.
+        log_every_steps: Number of steps between two lines of metrics.jsonl.
+        save_every_steps: Number of steps between two saved training states. Each save includes a validation.
+        save_every_minutes: Longest time between two saved training states, however few steps it covers.
+        time_share: This stage's share of train.minutes, relative to the shares of the other stages.
+    """
+
+    steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
+    batch_size: int = attrs.field(default=64, validator=at_least(1, at_most=1_048_576))
+    micro_batches: int = attrs.field(default=1, validator=at_least(1, at_most=65_536))
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
+    warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
+    weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
+    gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
+    log_every_steps: int = attrs.field(
+        default=50, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
+    save_every_steps: int = attrs.field(
+        default=500, validator=at_least(1, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
+    save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
+    time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+
+
+@attrs.frozen(kw_only=True)
+class AutoencoderStage(Stage):
+    """[train.autoencoder]: stage 1.
+
+    Attributes:
+        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
+        kl_warmup_steps: Number of steps over which the weight grows from 0.
+        likelihood_rescaling: Whether training multiplies each modality's log-likelihood by (number of values of the
+            largest modality / number of values of this one). z must then describe a skeleton as well as a video with
+            fifty times as many values. The validation ELBO is always unscaled.
+    """
+
+    kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    kl_warmup_steps: int = attrs.field(
+        default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
+    )
+    likelihood_rescaling: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class PriorStage(Stage):
+    """[train.prior]: stage 2.
+
+    Attributes:
+        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
+        keep: Which moving average is kept: the "best" on held-out rows, which are measured every `save_every_steps`
+            steps, or the "last". Without held-out rows the last one is kept.
+        patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
+            best average is kept; 0 never stops early.
+    """
+
+    batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
+    time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
+    ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
+    keep: Literal["best", "last"] = "best"
+    patience: int = attrs.field(default=6, validator=at_least(0, at_most=MOST_STEPS))
+
+
+@attrs.frozen(kw_only=True)
+class RefinerStage(Stage):
+    """[train.refiner]: stage 3, for modalities that offer a network; steps = 0 leaves it out.
+
+    Attributes:
+        steps: Number of optimiser steps; 0 leaves the stage out. With train.minutes, the time limit determines the
+            number instead, and the warm-ups, intervals and half-life below scale with it.
+        ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
+    """
+
+    steps: int = attrs.field(default=10_000, validator=at_least(0, at_most=MOST_STEPS))
+    batch_size: int = attrs.field(default=16, validator=at_least(1, at_most=1_048_576))
+    time_share: float = attrs.field(default=0.4, validator=above(0, at_most=1e6))
+    ema_halflife_steps: float = attrs.field(default=200.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
+
+
+@attrs.frozen(kw_only=True)
+class Train:
+    """[train]: settings of all stages.
+
+    Attributes:
+        device: Device to train on. "auto" uses CUDA if available.
+        precision: Number format of matrix products in training. "auto" uses bfloat16 if the device has units for it and
+            a measurement at the start of the run finds it faster, and float32 otherwise. A resumed run keeps its
+            format.
+        minutes: Training time for all stages together, instead of their numbers of steps. The run measures its speed in
+            a few steps that do not count, derives the number of steps of every stage, and records it for resuming.
+            Reading data, sampling and evaluation take extra time.
+        compile: Whether to compile each encoder, decoder and denoiser with torch.compile. The first steps may then take
+            minutes; measure whether later steps make up for it.
+        sharding: "decoders" shards the large layers of decoders, with their gradients and optimiser moments, over the
+            processes of stage 1 (FSDP2), for decoders that do not fit on one device. "none" replicates them.
+        autoencoder: The table [train.autoencoder].
+        prior: The table [train.prior].
+        refiner: The table [train.refiner].
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
+    compile: bool = False
+    sharding: Literal["none", "decoders"] = "none"
+    autoencoder: AutoencoderStage = attrs.field(factory=AutoencoderStage)
+    prior: PriorStage = attrs.field(factory=PriorStage)
+    refiner: RefinerStage = attrs.field(factory=RefinerStage)

@@ -1,0 +1,234 @@
+"""Stage 2 as the loop sees it: the denoising loss over stored latents, and what decides which weights are kept.
+
+A small training set is learned by heart: the conditional prior then gives each row its own latent, while held-out rows
+fare worse. Held-out rows therefore decide. At each validation the moving average is measured on them, and the weights
+of the lowest loss are kept beside it, in the state files too.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.autoencoder.posterior import random_subsets
+from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
+from shala_framework.distributed.processes import copied_from_first, rows_randn
+from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.spec.schema import Prior, PriorStage
+from shala_framework.support.machine import to_device
+from shala_framework.training.averages import MovingAverage
+from shala_framework.training.precision import FLOAT32, Precision
+from shala_framework.training.trainable import refilled
+
+LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # of latents that the mixture is fitted to
+HELD_OUT_DRAWS = 4_096  # at most about so many rows, repeated, have their error measured in a validation
+AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # in the names of the extra state
+
+
+def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Latents, *, seed: int) -> None:
+    """Learn what stage 2 needs before its first step: its unit, and the mixture that is control and skip at once.
+
+    Args:
+        prior: Takes the statistics, and the mixture as its skip connection if it has one.
+        mixture: Fitted to draws of the aggregate posterior, in the prior's unit; several a row where rows are few.
+        latents: Of the training rows.
+        seed: Of the draws and of the mixture's start.
+    """
+    device = prior.z_mean.device
+    prior.set_statistics(*latent_statistics(latents))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
+        draws_ND = prior.standardise(latents.take(rows).to(device).sample())
+        # Each component's covariance is estimated as with D more training rows of covariance I, as whitening's is.
+        rows_of_identity = prior.latent_dim * len(rows) / len(latents)
+        mixture.fit(draws_ND, seed=seed, rows_of_identity=rows_of_identity)
+    if prior.skip is not None:
+        prior.skip.take(mixture)
+
+
+class PriorTraining:
+    """Stage 2: the denoising loss over the latent store, with a moving average of the weights.
+
+    Attributes:
+        average: The moving average of the weights.
+        best: The average with the lowest held-out loss so far, where that is kept.
+    """
+
+    name = "prior"
+
+    def __init__(
+        self,
+        prior: DiffusionPrior,
+        table: Prior,
+        settings: PriorStage,
+        latents: Latents,
+        held_out: LatentStore | None = None,
+        *,
+        precision: Precision = FLOAT32,
+    ) -> None:
+        self.prior = prior
+        self.module: nn.Module = prior
+        self.table, self.settings = table, settings
+        self.latents, self.held_out, self.precision = latents, held_out, precision
+        self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
+        keeps_best = settings.keep == "best" and held_out is not None
+        self.best: dict[str, Tensor] = _copies(self.average.shadow) if keeps_best else {}
+        self._record = _Record()
+
+    def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
+        device = self.prior.z_mean.device
+        moved = to_device(batch, device)
+        return moved.clone() if copy else moved
+
+    def refill(self, placed: Tensor, batch: Tensor) -> bool:
+        return refilled([(placed, batch)])
+
+    def loss(self, batch: Tensor, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = self.latents.take(batch).to(self.prior.z_mean.device)
+        with self.precision.autocast(rows.mean_ND.device):
+            own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
+        # They share no parameter, so that the gradient of each is its own.
+        return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
+
+    def _loss(self, rows: LatentStore, *, guide: bool = False) -> Tensor:
+        table = self.table
+        return self.prior.loss(
+            rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device)),
+            rows.h_NMF.unbind(1),
+            rows.presence_NM,
+            unconditional_share=table.unconditional_share,
+            log_sigma_mean=table.log_sigma_mean,
+            log_sigma_std=table.log_sigma_std,
+            feature_noise=table.feature_noise,
+            guide=guide,
+        ).mean()
+
+    def split(self, batch: Tensor, parts: int) -> list[Tensor]:
+        return list(batch.chunk(parts))
+
+    def after_step(self, step: int) -> None:
+        self.average.update(step)
+        self._record.step = step + 1
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The moving average's loss on held-out rows: of all subsets, mixed as in training, and by their size.
+
+        The noise is the same each time, so that figures compare.
+        """
+        if self.held_out is None:
+            return {}
+        self.module.eval()
+        with self.average.applied():
+            errors_N, sizes_N = self._held_out_errors(self.held_out)
+        figures = {"denoising": float(errors_N.mean())}
+        for size in sizes_N.unique().tolist():
+            figures[f"denoising/given_{size}"] = float(errors_N[sizes_N == size].mean())
+        if self._record.add(figures["denoising"]) and self.best:
+            for name, value in self.average.shadow.items():
+                self.best[name].copy_(value)
+        return figures
+
+    def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor]:
+        """Error of each held-out row, several times with other noise, and the size of the subset given with it."""
+        device, table = held_out.mean_ND.device, self.table
+        rows = held_out.take(torch.arange(len(held_out)).repeat(max(1, HELD_OUT_DRAWS // len(held_out))))
+        count = len(rows)
+        generator = torch.Generator().manual_seed(0)  # of the processor: the same draws on any device
+        posterior_noise, noise = (torch.randn(rows.mean_ND.shape, generator=generator).to(device) for _ in range(2))
+        # Levels at evenly spaced quantiles of their distribution, in random order: less chance than free draws.
+        quantiles = (torch.randperm(count, generator=generator).double() + 0.5) / count
+        log_sigma = table.log_sigma_mean + table.log_sigma_std * torch.special.ndtri(quantiles).float()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            subset = random_subsets(rows.presence_NM.cpu()) & (torch.rand(count, 1) >= table.unconditional_share)
+        subset = subset.to(device)
+        condition = self.prior.condition(rows.h_NMF.unbind(1), subset)
+        sigma = log_sigma.exp().to(device)
+        return self.prior.errors(rows.sample(posterior_noise), sigma, noise, condition), subset.sum(1)
+
+    def settled(self) -> bool:
+        """Whether held-out rows have gained nothing for so long that more steps are not worth it."""
+        patience = self.settings.patience
+        return bool(self.best) and patience > 0 and self._record.num_since >= patience
+
+    def finish(self) -> str:
+        """Give the module the weights to sample from, the same in every process.
+
+        Returns:
+            What the held-out rows decided, in a sentence; nothing where there is nothing to say.
+        """
+        record = self._record
+        chosen = self.best if self.best and record.best_step else self.average.shadow
+        chosen = copied_from_first(chosen)
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(chosen[name])
+        if not record.best_step or record.best_step == record.step:
+            return ""
+        turned = (
+            f"stage {self.name}: the loss of held-out rows was lowest, {record.best:.4g}, after step "
+            f"{record.best_step:,} of {self.settings.steps:,}, and {record.last:.4g} after step {record.step:,}"
+        )
+        if not self.best:
+            return f'{turned}; the last weights are kept, as train.prior.keep = "last" says'
+        return f"{turned}; the weights of step {record.best_step:,} are kept"
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {
+            **{AVERAGE + name: value for name, value in self.average.shadow.items()},
+            **{BEST + name: value for name, value in self.best.items()},
+            FIGURES: self._record.as_tensor(),
+        }
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for prefix, own in ((AVERAGE, self.average.shadow), (BEST, self.best)):
+            for name, value in own.items():
+                value.copy_(tensors[prefix + name])
+        self._record.load(tensors[FIGURES])
+
+
+class _Record:
+    """What held-out rows have said so far.
+
+    Attributes:
+        step: Steps that were taken.
+        last_step: Steps after which the last validation was made; 0 before the first.
+        best: Lowest loss.
+        best_step: Steps after which it was measured; 0 before the first validation.
+        last: Loss of the last validation.
+        num_since: Validations since the lowest loss.
+    """
+
+    def __init__(self) -> None:
+        self.step = self.last_step = self.best_step = self.num_since = 0
+        self.best = self.last = 0.0
+
+    def add(self, loss: float) -> bool:
+        """Take another validation's loss, once for each step; returns whether it is the lowest."""
+        if self.best_step and self.last_step == self.step:
+            return False
+        self.last, self.last_step = loss, self.step
+        lowest = not self.best_step or loss < self.best
+        if lowest:
+            self.best, self.best_step = loss, self.step
+        self.num_since = 0 if lowest else self.num_since + 1
+        return lowest
+
+    COUNTS: ClassVar = ("step", "last_step", "best_step", "num_since")
+    LOSSES: ClassVar = ("best", "last")
+
+    def as_tensor(self) -> Tensor:
+        """The same as float64 numbers, which hold steps exactly."""
+        return torch.tensor([getattr(self, name) for name in (*self.COUNTS, *self.LOSSES)], dtype=torch.float64)
+
+    def load(self, values: Tensor) -> None:
+        """Take back what `as_tensor` gave."""
+        for name, value in zip((*self.COUNTS, *self.LOSSES), values.tolist(), strict=True):
+            setattr(self, name, int(value) if name in self.COUNTS else value)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}

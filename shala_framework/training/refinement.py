@@ -1,0 +1,191 @@
+"""Stage 3 as the loop sees it: denoise what the decoders of a frozen stage 1 leave out.
+
+Shapes: B batch, D latent_dim.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shala_framework.autoencoder.maps import MapRecorder, map_statistics
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.autoencoder.shared_networks import call_frozen
+from shala_framework.autoencoder.terms.texture import texture_distance
+from shala_framework.data.rows import Rows
+from shala_framework.distributed.processes import mean_of
+from shala_framework.plugin.modality import Likelihood
+from shala_framework.refiner import Refiner
+from shala_framework.refiner.model import Denoised
+from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.support.modes import evaluating
+from shala_framework.training.averages import MovingAverage
+from shala_framework.training.metrics import WEIGHT, weighted
+from shala_framework.training.precision import FLOAT32, Precision
+from shala_framework.training.trainable import refilled
+
+VALIDATION_PASSES = 4  # over the held-out rows, each with other noise
+
+
+class RefinerTraining:
+    """Stage 3: the denoising loss of residuals, with a moving average of the weights.
+
+    Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z of q(z | x) and decodes it. The loss is
+    the mean over modalities, elements and rows. With a texture weight, the encoders' convolutional maps of the
+    predicted clean x are compared with those of the data, by their statistics.
+    """
+
+    name = "refiner"
+
+    def __init__(
+        self,
+        refiner: Refiner,
+        autoencoder: Autoencoder,
+        table: Refine,
+        settings: RefinerStage,
+        device: torch.device,
+        held_out: Rows | None = None,
+        *,
+        precision: Precision = FLOAT32,
+    ) -> None:
+        self.refiner, self.autoencoder = refiner, autoencoder
+        self.module: nn.Module = refiner
+        self.table, self.settings = table, settings
+        self.device, self.held_out, self.precision = device, held_out, precision
+        self.average = MovingAverage(refiner, settings.ema_halflife_steps)
+        autoencoder.eval()
+        self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
+
+    def _new_recorders(self) -> dict[str, MapRecorder]:
+        autoencoder = self.autoencoder
+        of_groups = {group: MapRecorder(encoder) for group, encoder in autoencoder.shared_encoders.items()}
+        return {
+            name: of_groups[autoencoder.groups[name]]
+            if name in autoencoder.groups
+            else MapRecorder(autoencoder.encoders[name])
+            for name in self.refiner.names
+        }
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Rows]) -> None:
+        """Take the statistics of latents and residuals from some rows of all processes, before the first step."""
+        self.refiner.spread.fill_(1.0)
+        sums: dict[str, Tensor] = {}
+
+        def add(name: str, value: Tensor) -> None:
+            sums[name] = sums[name] + value if name in sums else value
+
+        for batch in batches:
+            rows = batch.to(self.device)
+            z_BD, likelihoods = self._decoded(rows)
+            add("rows", torch.tensor(float(len(z_BD)), device=z_BD.device))
+            add("z", z_BD.double().sum(0))
+            add("z squared", z_BD.double().square().sum(0))
+            for name in self.refiner.names:
+                present = rows.presence[:, self.autoencoder.names.index(name)]
+                r = self.refiner.residual(name, likelihoods[name]).of(rows.x[name])[present]
+                add(f"{name} squared", r.double().square().sum())
+                add(f"{name} values", torch.tensor(float(r.numel()), device=z_BD.device))
+        sums = mean_of(sums)
+        mean_D = sums["z"] / sums["rows"]
+        variance_D = (sums["z squared"] / sums["rows"] - mean_D.square()).clamp_min(0)
+        spread = {
+            name: float((sums[f"{name} squared"] / sums[f"{name} values"]).sqrt())
+            for name in self.refiner.names
+            if sums[f"{name} values"] > 0
+        }
+        self.refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
+
+    def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
+        return batch.to(self.device, copy=copy)
+
+    def refill(self, placed: Rows, batch: Rows) -> bool:
+        pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
+        return refilled(pairs)
+
+    def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = batch.to(self.device)
+        with self.precision.autocast(self.device):
+            denoised = self._denoised(rows)
+            denoising, terms = self._terms(denoised, rows)
+            texture = self._texture(denoised, rows) if self._recorders else None
+        if texture is None:
+            return denoising, terms
+        return denoising + self.table.texture_weight * texture, {**terms, "texture": texture.detach()}
+
+    def _decoded(self, rows: Rows) -> tuple[Tensor, dict[str, Likelihood]]:
+        """A draw of q(z | x) and p(x | z), without gradients."""
+        with torch.no_grad(), evaluating(self.autoencoder):
+            z_BD = self.autoencoder.fuse(self.autoencoder.encode(rows.x), rows.presence).sample()
+            return z_BD, self.autoencoder.decode(z_BD)
+
+    def _denoised(self, rows: Rows) -> dict[str, Denoised]:
+        table = self.table
+        z_BD, likelihoods = self._decoded(rows)
+        return self.refiner.denoised(
+            z_BD,
+            likelihoods,
+            rows.x,
+            log_sigma_mean=table.log_sigma_mean,
+            log_sigma_std=table.log_sigma_std,
+            latent_noise=table.latent_noise,
+            latent_dropout=table.latent_dropout if self.refiner.training else 0.0,
+        )
+
+    def _terms(self, denoised: Mapping[str, Denoised], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss, and what is logged: the error of each modality over the rows that have it."""
+        total, terms = rows.presence.new_zeros((), dtype=torch.float32), {}
+        for name, found in denoised.items():
+            # A product with zero, not a selection of rows: every rank touches every modality's parameters.
+            present_B = rows.presence[:, self.autoencoder.names.index(name)]
+            mean = (found.loss_B * present_B).mean()
+            total = total + mean / len(denoised)
+            terms[f"denoising/{name}"] = mean.detach()
+            terms[WEIGHT + f"denoising/{name}"] = present_B.float().mean()
+        return total, {"denoising": total.detach(), **terms}
+
+    def _texture(self, denoised: Mapping[str, Denoised], rows: Rows) -> Tensor:
+        distances = []
+        for name, found in denoised.items():
+            recorder, encoder = self._recorders[name], self.autoencoder.encoders[name]
+            with torch.no_grad(), recorder.recording() as maps:
+                encoder(rows.x[name])
+            real = map_statistics(maps, len(rows))
+            with recorder.recording() as maps:
+                call_frozen(encoder, found.residual.space.to_encoder(found.clean))
+            if maps:
+                present_B = rows.presence[:, self.autoencoder.names.index(name)]
+                distances.append(
+                    texture_distance(map_statistics(maps, len(rows)), real, present_B, gathered=self.refiner.training)
+                )
+        return torch.stack(distances).mean() if distances else rows.presence.new_zeros((), dtype=torch.float32)
+
+    def split(self, batch: Rows, parts: int) -> Sequence[Rows]:
+        return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]
+
+    def after_step(self, step: int) -> None:
+        self.average.update(step)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        self.module.eval()
+        torch.manual_seed(0)  # the same noise each time, so that figures compare
+        totals: dict[str, float] = {}
+        with self.average.applied():
+            for _ in range(VALIDATION_PASSES):
+                for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
+                    rows = self.held_out.take(index).to(self.device)
+                    _, terms = self._terms(self._denoised(rows), rows)
+                    for name, value in terms.items():
+                        totals[name] = totals.get(name, 0.0) + float(value) * len(index)
+        count = VALIDATION_PASSES * len(self.held_out)
+        return weighted({name: total / count for name, total in totals.items()})
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.average.shadow
+
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in self.average.shadow.items():
+            value.copy_(tensors[name])

@@ -1,0 +1,81 @@
+"""What a panel says of samplers that are known to be fair, narrow, or short of a class."""
+
+import pytest
+import torch
+from torch import nn
+
+from shala_framework.data.rows import Rows
+from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.reference_rows import split_reference
+
+CENTRES = 12 * torch.eye(4, 8)
+
+
+class Nearest(nn.Module):
+    """A judge whose features are x itself, and whose verdict is the nearest of four centres."""
+
+    classes = ("0", "1", "2", "3")
+
+    def features(self, x):
+        return x
+
+    def verdicts(self, features):
+        return torch.cdist(features, CENTRES).argmin(1)
+
+    def targets(self, labels):
+        return torch.tensor([int(label) for label in labels])
+
+
+def drawn(classes, width=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return CENTRES[classes] + width * torch.randn(len(classes), 8, generator=generator)
+
+
+def rows_of(classes, seed):
+    return Rows(
+        x={"a": drawn(classes, seed=seed)},
+        presence=torch.ones(len(classes), 1, dtype=torch.bool),
+        keys=tuple(map(str, range(len(classes)))),
+        labels=tuple(map(str, classes.tolist())),
+    )
+
+
+@pytest.fixture
+def panel():
+    reference = split_reference(rows_of(torch.arange(800) % 4, 1), None)[1]
+    return Panel({"a": Nearest()}, rows_of(torch.arange(400) % 4, 2), reference)
+
+
+def test_fair_samples_score_as_real_rows_do(panel):
+    """Every figure of 1,000 samples is that of 200 unseen real rows, within chance: sets are of one size."""
+    generator = torch.Generator().manual_seed(0)
+    fair = panel.compare("a", drawn(torch.randint(4, (1000,), generator=generator), seed=3))
+    real = panel.compare("a", panel.reference["a"])
+    assert panel.set_size("a", 1000) == len(panel.reference["a"]) == 200
+    assert 0.4 * real["frechet"] < fair["frechet"] < 2 * real["frechet"]
+    fewer = panel.compare("a", drawn(torch.arange(999) % 3, seed=3))
+    assert fewer["frechet"] > 5 * max(real["frechet"], fair["frechet"])
+    assert abs(fair["kernel"]) < 0.05 * fewer["kernel"]
+    assert fair["recall"] == pytest.approx(real["recall"], abs=0.05)
+    assert fair["spread"] == pytest.approx(1, abs=0.03)
+    assert fair["classes"] < 2 * fair["classes_noise"]
+
+
+def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(panel):
+    """Three classes of four: a quarter of the real rows is not covered, and total variation is a quarter."""
+    found = panel.compare("a", drawn(torch.arange(999) % 3, seed=3))
+    fair = panel.compare("a", drawn(torch.arange(999) % 4, seed=3))
+    assert found["recall"] < fair["recall"] - 0.2
+    assert found["precision"] == pytest.approx(fair["precision"], abs=0.05)
+    assert found["classes"] == pytest.approx(0.25, abs=0.01)
+    assert found["classes_noise"] < 0.06
+    assert found["spread"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_narrowed_sampler_is_precise_and_has_little_spread(panel):
+    """Half of the deviation: precision rises, recall and spread fall, and the classes say nothing of it."""
+    fair, narrow = (panel.compare("a", drawn(torch.arange(1000) % 4, width, seed=3)) for width in (1.0, 0.5))
+    assert narrow["precision"] > fair["precision"]
+    assert narrow["recall"] < fair["recall"] - 0.3
+    assert narrow["spread"] == pytest.approx(0.5, abs=0.03)
+    assert narrow["classes"] == 0

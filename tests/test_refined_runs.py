@@ -1,0 +1,143 @@
+"""Stage 3 in runs: trained, resumed, saved, sampled and measured as the other stages are, or left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import StopAt, metric_lines, run, without_rates
+from two_floats import RefinedFloats, TwoFloats, TwoFloatsOptions
+
+import shala_framework as shala
+from shala_framework import load
+from shala_framework.cli.main import dispatch
+from shala_framework.plugin import Modality
+from shala_framework.run.preparing import budgeted_plan
+from shala_framework.spec.schema import Train
+from shala_framework.training.budget import StageCost
+from shala_framework.training.plan import TrainingPlan
+
+SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
+SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 6}
+
+
+class Refined(RefinedFloats):
+    """Refined floats that learn nothing from raw samples."""
+
+    fit = Modality.fit
+
+
+class Plain(TwoFloats):
+    """The same without a third stage."""
+
+    fit = Modality.fit
+
+
+@pytest.fixture
+def refined_spec(two_spec):
+    """The small spec with one modality that is refined and one that is not."""
+    text = two_spec.read_text().replace('plugin = "two-floats"', 'plugin = "refined-floats"', 1)
+    two_spec.write_text(text.replace("[generate]", "[train.refiner]\nsteps = 30\nsave_every_steps = 10\n\n[generate]"))
+    return two_spec
+
+
+def model(**changes):
+    modalities = {"a": Refined(TwoFloatsOptions()), "b": Plain(TwoFloatsOptions())}
+    return shala.ShaLa(modalities, **{**SIZES, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    x = {name: torch.randn(60, 2).sign() for name in "ab"}
+    return shala.train(model(), x, **SETTINGS), shala.train(model(), x, refiner={"steps": 0}, **SETTINGS), x
+
+
+def test_the_third_stage_changes_samples_alone(trained):
+    """Stages 1 and 2 are the same bit for bit with and without it, and so is what is not refined."""
+    refined, bare, _ = trained
+    assert refined.stages == {"autoencoder", "prior", "refiner"}
+    assert bare.stages == {"autoencoder", "prior"}
+    for name, value in bare.prior.state_dict().items():
+        assert torch.equal(value, refined.prior.state_dict()[name])
+    before, off, on = bare.generate(5), refined.generate(5, refine=False), refined.generate(5)
+    assert all(torch.equal(off[name], before[name]) for name in "ab")
+    assert torch.equal(on["b"], off["b"])
+    assert not torch.equal(on["a"], off["a"])
+    assert all(torch.equal(bare.generate(5, refine=True)[name], before[name]) for name in "ab")
+
+
+def test_a_refined_sample_is_its_rows_own(trained):
+    """Whatever the batch and the number of samples; another seed gives another one."""
+    refined, _, x = trained
+    first = refined.generate(7, seed=3)["a"]
+    torch.testing.assert_close(refined.generate(4, seed=3, batch_size=3)["a"], first[:4])
+    assert not torch.equal(refined.generate(7, seed=4)["a"], first)
+    given = refined.generate(2, given={"b": x["b"][:3]})["a"]
+    assert given.shape == (3, 2, 2)
+    assert not torch.equal(given[:, 0], given[:, 1])
+
+
+def test_a_saved_model_refines_as_before(trained, tmp_path):
+    """From its files; without the third one it samples modes."""
+    refined, bare, _ = trained
+    refined.save(tmp_path)
+    loaded = load(tmp_path, classes=[Refined, Plain])
+    assert torch.equal(loaded.generate(5)["a"], refined.generate(5)["a"])
+    (tmp_path / "refiner.safetensors").unlink()
+    assert torch.equal(load(tmp_path, classes=[Refined, Plain]).generate(5)["a"], bare.generate(5)["a"])
+
+
+def test_a_run_resumes_in_its_third_stage(refined_spec):
+    """Stopped and started again it ends with the same bytes as an undisturbed run; metrics name its terms."""
+    whole = run(refined_spec, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(refined_spec, "cut", reporter=StopAt("refiner", 17))
+    cut = run(refined_spec, "cut")
+    assert (whole / "refiner.safetensors").read_bytes() == (cut / "refiner.safetensors").read_bytes()
+    assert without_rates(whole) == without_rates(cut)
+    lines = [line for line in metric_lines(whole) if line["stage"] == "refiner"]
+    assert [line["step"] for line in lines if "validation_denoising" in line] == [10, 20, 30]
+    assert "denoising/first" in lines[-1] or "validation_denoising/first" in lines[-1]
+
+
+def test_a_finished_run_gets_a_third_stage_later(refined_spec):
+    """[refine] and [train.refiner] are no part of a run's name: its other stages stay, and samples can go without."""
+    folder = run(refined_spec, "r", "train.refiner.steps=0")
+    assert not (folder / "refiner.safetensors").exists()
+    before = load(folder).prior.state_dict()
+    run(refined_spec, "r", "refine.num_steps=4")
+    assert all(torch.equal(value, before[name]) for name, value in load(folder).prior.state_dict().items())
+    assert load(folder).stages == {"autoencoder", "prior", "refiner"}
+    for name, option in (("on", "--refine"), ("off", "--no-refine")):
+        assert dispatch(["sample", str(folder), "--num", "2", "--out", name, option], "shala") == 0
+    on, off = (json.loads(Path(name, "manifest.json").read_text()) for name in ("on", "off"))
+    assert (on["refined"], off["refined"]) == (["first"], [])
+    drawn = [sorted(p.read_bytes() for p in Path(name).rglob("*.first.json")) for name in ("on", "off")]
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("trained", [("autoencoder", "prior", "refiner"), ("autoencoder", "prior")])
+def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
+    """train.minutes fixes their steps; a plan in which the third stage had no time leaves it out."""
+    costs = {stage: StageCost(step_seconds=0.01) for stage in trained}
+    settings = Train(minutes=10)
+    plan = budgeted_plan(TrainingPlan(precision="float32"), settings, costs, spent=100.0)
+    assert tuple(plan.steps) == trained
+    assert sum(plan.steps.values()) == pytest.approx(50_000, abs=3)
+    assert plan.applied(settings).refiner.steps == plan.steps.get("refiner", 0)
+    halflife = plan.applied(settings).refiner.ema_halflife_steps / settings.refiner.ema_halflife_steps
+    assert halflife == pytest.approx(plan.steps.get("refiner", 10_000) / settings.refiner.steps)
+
+
+def test_refined_samples_are_measured_beside_modes(refined_spec):
+    """Both are methods of the evaluation, with their evaluations; the bound stands beside the decoder's density."""
+    few = ["evaluate.num_samples=10", "evaluate.num_rows=6", "evaluate.judge_steps=5", "evaluate.num_seeds=1"]
+    folder = run(refined_spec, "r", "evaluate.at_end=true", "evaluate.likelihood_rows=0", *few)
+    found = json.loads((folder / "evaluation" / "validation.json").read_text())
+    evaluations = {line["method"]: line["evaluations"] for line in found["joint"]}
+    assert evaluations["diffusion, refined"] == evaluations["diffusion"] + 5
+    assert {"diffusion", "diffusion, refined"} <= {line["method"] for line in found["conditional"]}
+    assert set(found["refinement"]) == {"first"}
+    page = (folder / "report.html").read_text()
+    assert "first, not refined" in page
+    assert "second, not refined" not in page

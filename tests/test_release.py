@@ -1,0 +1,46 @@
+"""What a release is made of: one version everywhere, and metadata that a package index takes."""
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+import tomli
+
+import shala_framework
+
+ROOT = Path(__file__).parent.parent
+PROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "plugins").glob("*/pyproject.toml"))]
+PLUGINS = [*PROJECTS[1:], ROOT / "examples" / "shala-inertial" / "pyproject.toml"]
+
+
+def project(path):
+    return tomli.loads(path.read_text())["project"]
+
+
+def test_the_version_is_the_same_everywhere():
+    """Core, plugins, CITATION.cff and the newest dated section of the changelog name one version and one day."""
+    version = shala_framework.__version__
+    assert {path.parent.name: project(path)["version"] for path in PROJECTS} == {
+        path.parent.name: version for path in PROJECTS
+    }
+    newest = re.findall(r"^## \[?(\d+\.\d+\.\d+)\]? - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert newest == (version, date.fromisoformat(newest[1]).isoformat())
+    assert f"\nversion: {version}\ndate-released: {newest[1]}\n" in citation
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.parent.name)
+def test_a_plugin_needs_a_core_that_has_what_it_imports(path):
+    """`shala_framework.plugin` exists from 0.2 on: with an older core pip has to refuse, not the first import."""
+    assert "shala-framework>=0.2" in project(path)["dependencies"]
+
+
+@pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
+def test_metadata_are_complete(path):
+    """A package index shows a page, a summary, a licence and the versions of Python (`nox -s wheels` asks twine)."""
+    found = project(path)
+    assert (path.parent / found["readme"]).read_text().startswith("# ")
+    assert found["license"] == "Apache-2.0"
+    assert found["description"]
+    assert found["requires-python"] == project(PROJECTS[0])["requires-python"]
