@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.annealing import annealed_log_likelihood, annealed_log_weights, fit_proposal
 from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
 from shala_framework.model import ShaLa
 from shala_framework.plugin.likelihoods import Normal
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
 WIDE = 12  # values of each x; two modalities fix 16 latents in correlated directions
@@ -96,7 +96,7 @@ def model(two_spec, monkeypatch):
         made.autoencoder.encoders[name] = nn.Identity()
         monkeypatch.setattr(type(made.modalities[name]), "shape", (WIDE,))
     q = MeanField([made.autoencoder.decoders[name] for name in made.names])
-    made.autoencoder.posterior = made.autoencoder.subset_posterior = q
+    made.autoencoder.method.posterior = made.autoencoder.method.subset_posterior = q
     made.prior.z_mean.fill_(0.3)
     made.prior.z_restore.copy_(2 * torch.eye(16))
     made.prior.z_whiten.copy_(torch.eye(16) / 2)

@@ -7,9 +7,9 @@ from torch import nn
 from two_floats import TwoFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.likelihoods import Normal
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import structure
 from shala_framework.spec.schema import AutoencoderStage, Posterior
 from shala_framework.training.metrics import weighted
@@ -77,9 +77,9 @@ def test_elbo_is_the_log_evidence_at_the_true_posterior(model, monkeypatch):
     assert abs(covariance[0, 0, 1]) < 1e-6
     draws = 40_000
     exact = GaussianPosterior(mean.expand(draws, -1), covariance[0].diag().log().expand(draws, -1))
-    monkeypatch.setattr(model, "fuse", lambda h, seen: exact)
+    monkeypatch.setattr(model.method, "fuse", lambda h, seen: exact)
     many = {name: value.expand(draws, -1) for name, value in x.items()}
-    elbo = model.bound(many, presence.expand(draws, -1)).elbo()
+    elbo = model.bound(many, presence.expand(draws, -1)).value_B
     assert abs(elbo.mean() - evidence[0]) < 4 * elbo.std() / draws**0.5
 
 
@@ -97,9 +97,9 @@ def test_elbo_is_below_the_log_evidence_elsewhere(model, monkeypatch):
         q = torch.distributions.MultivariateNormal(q_mean[0], torch.diag(q_log_var[0].exp()))
         gap = torch.distributions.kl_divergence(q, torch.distributions.MultivariateNormal(mean[0], covariance[0]))
         wrong = GaussianPosterior(q_mean.expand(draws, -1), q_log_var.expand(draws, -1))
-        monkeypatch.setattr(model, "fuse", lambda h, seen, wrong=wrong: wrong)
+        monkeypatch.setattr(model.method, "fuse", lambda h, seen, wrong=wrong: wrong)
         many = {name: value.expand(draws, -1) for name, value in x.items()}
-        elbo = model.bound(many, presence.expand(draws, -1)).elbo()
+        elbo = model.bound(many, presence.expand(draws, -1)).value_B
         assert abs(elbo.mean() - (evidence[0] - gap)) < 4 * elbo.std() / draws**0.5
 
 
@@ -114,7 +114,7 @@ def test_rows_without_a_modality_do_not_train_on_it(model):
         torch.manual_seed(1)
         autoencoder.zero_grad()
         bound = autoencoder.bound({"a": x["a"], "b": b}, presence)
-        (-bound.elbo().mean() + sum(bound.added.values())).backward()
+        (-bound.value_B.mean() + sum(bound.added.values())).backward()
         assert all(p.grad is not None for p in autoencoder.parameters())
         gradients.append([p.grad.clone() for p in autoencoder.parameters()])
     for first, second in zip(*gradients, strict=True):
@@ -128,8 +128,8 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
     presence = torch.tensor([[True, True]] * 3000 + [[True, False]] * 1000)
     x = {n: torch.randn(4000, 2) for n in WEIGHTS}
     seen = []
-    fuse = autoencoder.fuse
-    monkeypatch.setattr(autoencoder, "fuse", lambda h, bits: seen.append(bits) or fuse(h, bits))
+    fuse = autoencoder.method.fuse
+    monkeypatch.setattr(autoencoder.method, "fuse", lambda h, bits: seen.append(bits) or fuse(h, bits))
     autoencoder.bound(x, presence)
     autoencoder.eval().bound(x, presence)
     assert not (seen[0] & ~presence).any()
@@ -151,7 +151,7 @@ def test_figures_are_of_the_rows_that_have_a_modality():
     for size in (2, 7):
         settings = structure({"batch_size": size}, AutoencoderStage)
         stage = AutoencoderTraining(autoencoder, settings, torch.device("cpu"), rows)
-        autoencoder.posterior.head.log_var.bias.data.fill_(-60.0)  # hardly a draw
+        autoencoder.method.posterior.head.log_var.bias.data.fill_(-60.0)  # hardly a draw
         found.append(stage.validate())
     for name in ("elbo", "log_prob/a", "log_prob/b"):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-2)

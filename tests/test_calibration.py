@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import (
     NUM_DRAWS,
@@ -15,6 +14,7 @@ from shala_framework.evaluation.calibration import (
 )
 from shala_framework.evaluation.methods import Method
 from shala_framework.model import ShaLa
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
 NUM_ROWS, DIM = 600, 8
@@ -90,7 +90,7 @@ def model(two_spec):
     """q(z | x) = N(0, I) whatever x is, and a prior of stage 2 that is N(0, scale^2) before it is trained."""
     made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
-    for posterior in (made.autoencoder.posterior, made.autoencoder.subset_posterior):
+    for posterior in (made.autoencoder.method.posterior, made.autoencoder.method.subset_posterior):
         for layer in (posterior.head.mean, posterior.head.log_var):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -76,8 +76,8 @@ def test_recognition_trains_decoders_and_nothing_that_recognises():
     assert all(p.grad is None for p in autoencoder.terms["contrast"].parameters())
     assert all(p.grad is not None for p in autoencoder.encoders["a"].parameters())
     autoencoder.zero_grad()
-    fuse = autoencoder.fuse
-    autoencoder.fuse = lambda h, seen: fuse(h, seen).detach()
+    fuse = autoencoder.method.fuse
+    autoencoder.method.fuse = lambda h, seen: fuse(h, seen).detach()
     autoencoder.bound(x, presence).added["recognition"].backward()
     assert all(p.grad is None for p in autoencoder.encoders.parameters())
     for weights, names in (

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.likelihood import (
     conditional_log_likelihood,
@@ -16,6 +15,7 @@ from shala_framework.evaluation.likelihood import (
 )
 from shala_framework.model import ShaLa
 from shala_framework.plugin.likelihoods import Normal
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
 
@@ -44,7 +44,7 @@ def model(two_spec):
     torch.manual_seed(0)
     for name in made.names:
         made.autoencoder.decoders[name] = LinearGaussian(made.autoencoder.latent_dim)
-    for posterior in (made.autoencoder.posterior, made.autoencoder.subset_posterior):
+    for posterior in (made.autoencoder.method.posterior, made.autoencoder.method.subset_posterior):
         nn.init.constant_(posterior.head.log_var.bias, -1.0)  # so that the latent's spread is felt
     made.autoencoder.eval()
     for parameter in made.autoencoder.parameters():

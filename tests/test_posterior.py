@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from shala_framework.autoencoder.posterior import FUSIONS, GaussianPosterior, random_subsets
+from shala_framework.autoencoder.posterior import FUSIONS, random_subsets
+from shala_framework.plugin.posterior import GaussianPosterior
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -104,7 +104,9 @@ def test_a_dataset_trains_as_its_rows_do(x):
     other = {**x, "b": torch.where((torch.arange(60) % 3 == 0)[:, None], 100.0, x["b"])}  # where b is absent
     assert_same(gaps, shala.train(pair_model(), Items(other), steps=6, **SETTINGS))
     shala.train(pair_model(), Items(x), validation=Items(other), steps=6, **SETTINGS)  # which may choose the weights
-    assert not torch.equal(weights(gaps)["posterior.head.mean.weight"], weights(whole)["posterior.head.mean.weight"])
+    assert not torch.equal(
+        weights(gaps)["method.posterior.head.mean.weight"], weights(whole)["method.posterior.head.mean.weight"]
+    )
 
 
 def test_a_run_in_a_folder_resumes_and_refuses_other_data(x, tmp_path, monkeypatch):
@@ -235,6 +237,7 @@ def test_stages_one_by_one_are_those_of_one_call(x, monkeypatch):
     shala.train(model, x, stages=["prior"], minutes=0.01, **SETTINGS)
     assert model.spec.train.prior.steps in (5, 6)  # by rounding
     assert torch.equal(
-        model.autoencoder.state_dict()["posterior.head.mean.bias"], whole.autoencoder.posterior.head.mean.bias
+        model.autoencoder.state_dict()["method.posterior.head.mean.bias"],
+        whole.autoencoder.method.posterior.head.mean.bias,
     )
     assert shala.train(model, x, stages=["autoencoder"], minutes=0.01, **SETTINGS).stages == {"autoencoder"}

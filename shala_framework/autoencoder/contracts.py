@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from shala_framework.autoencoder.methods import check_posterior
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.support.errors import PluginError, Problem, SpecError
@@ -36,10 +37,10 @@ def _kind(modality: Modality) -> str:
 
 
 def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]) -> None:
-    """Pass one batch through every plugin's modules and look at what comes out.
+    """Pass one batch through every plugin's modules, the method's included, and look at what comes out.
 
     Raises:
-        PluginError: An encoder or a decoder does not keep its contract.
+        PluginError: An encoder, a decoder or the method does not keep its contract.
     """
     num_rows, feature_dim = 2, autoencoder.feature_dim
     for name, modality in modalities.items():
@@ -61,6 +62,13 @@ def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]
         ):
             if got != expected:
                 raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
+    h_MBF = {name: torch.zeros(num_rows, feature_dim) for name in modalities}
+    presence_BM = torch.zeros(num_rows, len(modalities), dtype=torch.bool)
+    presence_BM[0] = True  # and a row that has nothing
+    for fuse in (autoencoder.fuse, autoencoder.fuse_subset):
+        with evaluating(autoencoder), torch.no_grad():
+            posterior = fuse(h_MBF, presence_BM)
+        check_posterior(posterior, type(autoencoder.method).__name__, num_rows, autoencoder.latent_dim)
 
 
 def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Stage 1 of ShaLa: encoders, posterior and decoders, trained by the evidence lower bound.
+"""Stage 1 of ShaLa: encoders, posterior and decoders, trained by a method of inference.
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 """
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.maps import MapRecorder, map_statistics
-from shala_framework.autoencoder.posterior import FUSIONS, GaussianPosterior, random_subsets
+from shala_framework.autoencoder.methods import check_objective, method_of
+from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
-from shala_framework.autoencoder.terms import Sizes, Term, make_terms
-from shala_framework.distributed.processes import rows_rand
+from shala_framework.autoencoder.terms import Term, make_terms
+from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.modes import evaluating
 
@@ -29,14 +31,19 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], table: Posterior, groups: Mapping[str, str] | None = None
+        self,
+        modalities: Mapping[str, Modality],
+        table: Posterior,
+        groups: Mapping[str, str] | None = None,
+        method: type[PosteriorMethod] | None = None,
     ) -> None:
         """Make the networks.
 
         Args:
             modalities: By name.
-            table: Sizes, fusion and weights of the added terms.
+            table: Sizes, the method of inference and weights of the added terms.
             groups: Group of each modality that shares its encoder and decoder with the others of the group.
+            method: Class of the method; None takes the table's from the installed plugins.
         """
         super().__init__()
         self.names = tuple(modalities)
@@ -46,19 +53,21 @@ class Autoencoder(nn.Module):
         numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}
         self.groups = {name: numbers[group] for name, group in (groups or {}).items()}
         self.encoders = nn.ModuleDict({name: self._encoder(name, m) for name, m in modalities.items()})
-        self.posterior, self.subset_posterior = (
-            FUSIONS[table.fusion](len(modalities), table.feature_dim, table.hidden_dim, table.latent_dim)
-            for _ in range(2)
+        sizes = MethodSizes(
+            num_modalities=len(modalities),
+            feature_dim=table.feature_dim,
+            hidden_dim=table.hidden_dim,
+            latent_dim=table.latent_dim,
         )
+        self.method = method_of(table, sizes, method)
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
-        sizes = Sizes(num_modalities=len(modalities), feature_dim=table.feature_dim, latent_dim=table.latent_dim)
         self.terms = make_terms(table, sizes)
-        self.reencoded_share, self.modality_dropout = table.auxiliary_share, table.modality_dropout
+        self.reencoded_share = table.auxiliary_share
         self.recorders = self._recorders() if any(term.needs_maps for term in self.added_terms.values()) else {}
 
     @property
     def added_terms(self) -> dict[str, Term]:
-        """The terms that stage 1 adds to the ELBO, by name."""
+        """The terms that stage 1 adds to the method's objective, by name."""
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
 
     def _encoder(self, name: str, modality: Modality) -> nn.Module:
@@ -102,15 +111,13 @@ class Autoencoder(nn.Module):
         """Features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
         return {name: self.encoders[name](x[name]).float() for name in self.names if name in x}
 
-    def fuse(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> GaussianPosterior:
+    def fuse(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> AnyPosterior:
         """q(z | x) of rows as the data have them: of all that is in h and present."""
-        posterior: GaussianPosterior = self.posterior(*self._aligned(h, presence_BM))
-        return posterior
+        return self.method.fuse(*self._aligned(h, presence_BM))
 
-    def fuse_subset(self, h: Mapping[str, Tensor], subset_BM: Tensor) -> GaussianPosterior:
-        """q(z | x_S) of a subset of what rows would have, learned from `fuse` by distillation."""
-        posterior: GaussianPosterior = self.subset_posterior(*self._aligned(h, subset_BM))
-        return posterior
+    def fuse_subset(self, h: Mapping[str, Tensor], subset_BM: Tensor) -> AnyPosterior:
+        """q(z | x_S) of a subset of what rows would have."""
+        return self.method.fuse_subset(*self._aligned(h, subset_BM))
 
     def _aligned(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> tuple[list[Tensor], Tensor]:
         """A feature of every modality, zeros for those not in h, and which are there."""
@@ -149,38 +156,55 @@ class Autoencoder(nn.Module):
                 found.append(likelihood.log_prob(x[name][rows_K[part]].to(device)).cpu())
         return torch.cat(found)
 
-    def bound(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Bound:
-        """One-sample estimate of the ELBO's terms, and the values of the terms added to it.
+    def bound(
+        self,
+        x: Mapping[str, Tensor],
+        presence_BM: Tensor,
+        kl_weight: float | Tensor = 1.0,
+        likelihood_weights: Mapping[str, float] | None = None,
+    ) -> Bound:
+        """Estimate of the method's objective, and the values of the terms added to it.
 
         Args:
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
             presence_BM: bool [B, M].
-        """
-        batch = self._pass(x, presence_BM)
-        log_prob, kl_B = batch.log_prob(), batch.posterior.kl_BD().sum(1)
-        values = {name: term(batch) for name, term in self.added_terms.items()}
-        return Bound(log_prob, kl_B, {name: value for name, value in values.items() if value is not None})
+            kl_weight: Weight of the KL term.
+            likelihood_weights: Weight of each modality's log-likelihood; None weights all by 1.
 
-    def _pass(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Pass:
+        Raises:
+            PluginError: The method does not keep its contract.
+        """
         h, statistics = self._encode_rows(x)
-        seen_BM = presence_BM
-        if self.training and self.modality_dropout:
-            kept_B1 = rows_rand(len(presence_BM), 1, device=presence_BM.device) >= self.modality_dropout
-            seen_BM = torch.where(kept_B1, presence_BM, random_subsets(presence_BM))
-        posterior = self.fuse(h, seen_BM)
-        subset = self.fuse_subset({name: value.detach() for name, value in h.items()}, random_subsets(presence_BM))
-        return Pass(
+        rows = EncodedRows(
+            x=x,
+            presence_BM=presence_BM,
+            h=h,
+            kl_weight=kl_weight,
+            likelihood_weights=likelihood_weights or {},
+            training=self.training,
+            decode=self.decode,
+            randn=rows_randn,
+            rand=rows_rand,
+            random_subsets=random_subsets,
+        )
+        objective = self.method.objective(rows)
+        check_objective(objective, type(self.method).__name__, len(presence_BM))
+        batch = Pass(
             x=x,
             presence_BM=presence_BM,
             h=h,
             statistics=statistics,
-            posterior=posterior,
-            subset_posterior=subset,
-            likelihoods=self.decode(posterior.sample()),
             num_reencoded=share_of_rows(self.reencoded_share, len(presence_BM)),
             training=self.training,
+            decode=lambda: rows.decode(objective.z_BD),
             encode=self._reencode,
         )
+        added, losses = dict(objective.figures), dict(objective.losses)
+        for name, term in self.added_terms.items():
+            value = term(batch)
+            if value is not None:
+                added[name], losses[name] = value, term.loss(value)
+        return Bound(objective.value_B, objective.log_prob, objective.kl_B, added, losses)
 
     def _reencode(self, name: str, likelihood: Likelihood, num_rows: int) -> Reencoded | None:
         if not isinstance(likelihood, Relaxed):

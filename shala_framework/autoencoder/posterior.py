@@ -5,64 +5,14 @@ Reference: ShaLa (Cui et al. 2025, arXiv 2508.17376), which fuses by concatenati
 modalities enter as zeros together with presence bits is this project's choice, and so is attention.
 """
 
-import math
 from typing import Final
 
-import attrs
 import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.attention import FeatureAttention
-from shala_framework.distributed.processes import rows_rand, rows_randn
-
-
-@attrs.frozen(eq=False)
-class GaussianPosterior:
-    """q(z | x) = N(mean, diag exp(log_var)), both [B, D]."""
-
-    mean_BD: Tensor
-    log_var_BD: Tensor
-
-    def sample(self) -> Tensor:
-        """A reparametrised draw z [B, D] from torch's global generator."""
-        noise_BD = rows_randn(*self.mean_BD.shape, device=self.mean_BD.device)
-        return self.mean_BD + torch.exp(0.5 * self.log_var_BD) * noise_BD
-
-    def log_prob(self, z_BD: Tensor) -> Tensor:
-        """Log density of z in nats: [B]."""
-        squared_BD = (z_BD - self.mean_BD).square() * (-self.log_var_BD).exp()
-        return -0.5 * (squared_BD + self.log_var_BD + math.log(2 * math.pi)).sum(1)
-
-    def kl_BD(self) -> Tensor:
-        """KL(q(z | x) || N(0, I)) of each dimension in nats: [B, D]."""
-        return 0.5 * (self.mean_BD.square() + self.log_var_BD.exp() - 1 - self.log_var_BD)
-
-    def kl_to(self, other: "GaussianPosterior") -> Tensor:
-        """KL(self || other) in nats: [B]."""
-        gap_BD = (self.mean_BD - other.mean_BD).square() + self.log_var_BD.exp()
-        log_ratio_BD = other.log_var_BD - self.log_var_BD
-        return 0.5 * (gap_BD * (-other.log_var_BD).exp() - 1 + log_ratio_BD).sum(1)
-
-    def detach(self) -> "GaussianPosterior":
-        """The same distribution, cut from the graph."""
-        return GaussianPosterior(self.mean_BD.detach(), self.log_var_BD.detach())
-
-
-class GaussianHead(nn.Module):
-    """Mean and log-variance of z from what a fusion makes of the features, [B, hidden_dim]."""
-
-    LOG_VAR_RANGE = (-14.0, 4.0)  # keeps exp() and its gradient finite
-
-    def __init__(self, hidden_dim: int, latent_dim: int) -> None:
-        super().__init__()
-        self.mean = nn.Linear(hidden_dim, latent_dim)
-        self.log_var = nn.Linear(hidden_dim, latent_dim)
-        nn.init.zeros_(self.log_var.weight)
-        nn.init.constant_(self.log_var.bias, -6.0)  # a noisy start hides z from the decoders
-
-    def forward(self, hidden_BW: Tensor) -> GaussianPosterior:
-        low, high = self.LOG_VAR_RANGE
-        return GaussianPosterior(self.mean(hidden_BW).float(), self.log_var(hidden_BW).float().clamp(low, high))
+from shala_framework.distributed.processes import rows_rand
+from shala_framework.plugin.posterior import GaussianHead, GaussianPosterior
 
 
 class ConcatenationPosterior(nn.Module):

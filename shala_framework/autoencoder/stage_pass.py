@@ -1,4 +1,4 @@
-"""One pass of a batch through stage 1: what the ELBO and the terms added to it are computed from.
+"""One pass of a batch through stage 1: what the terms added to the objective are computed from, and what comes out.
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim, C channels.
 """
@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 
 import attrs
-import torch
 from torch import Tensor
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.plugin.modality import Likelihood
 
 
@@ -29,7 +27,7 @@ class Reencoded:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Pass:
-    """A batch, its features, its posterior and the likelihoods of one draw of z.
+    """A batch, its features, and what decoders make of one draw of z.
 
     Attributes:
         x: Every modality's tensor [B, ...].
@@ -37,9 +35,6 @@ class Pass:
         h: Features of every modality [B, F].
         statistics: Statistics of the encoders' maps of x, without gradient; only of modalities with convolutions, and
             only where a term uses them.
-        posterior: q(z | x_present).
-        subset_posterior: q(z | x_S) for a random non-empty subset S of what each row has, of features without gradient.
-        likelihoods: p(x_i | z) of one draw of z.
         num_reencoded: Rows Q that `reencode` takes, the first of the batch.
         training: Whether this is a training step, in which all processes take part.
     """
@@ -48,51 +43,43 @@ class Pass:
     presence_BM: Tensor
     h: dict[str, Tensor]
     statistics: dict[str, list[Tensor]]
-    posterior: GaussianPosterior
-    subset_posterior: GaussianPosterior
-    likelihoods: dict[str, Likelihood]
     num_reencoded: int
     training: bool
+    _decode: Callable[[], dict[str, Likelihood]]
     _encode: Callable[[str, Likelihood, int], Reencoded | None]
     _reencoded: dict[str, Reencoded | None] = attrs.field(factory=dict, init=False)
-
-    def log_prob(self) -> dict[str, Tensor]:
-        """Log p(x_i | z) [B] of every modality, in nats; 0 in rows that lack it."""
-        # A product with zero, not a selection of rows: every process touches every modality's parameters.
-        return {
-            name: likelihood.log_prob(self.x[name]) * self.presence_BM[:, i]
-            for i, (name, likelihood) in enumerate(self.likelihoods.items())
-        }
 
     def reencode(self, name: str) -> Reencoded | None:
         """The decoded modality as its own encoder sees it; None where its likelihood cannot be differentiated."""
         if name not in self._reencoded:
-            self._reencoded[name] = self._encode(name, self.likelihoods[name], self.num_reencoded)
+            self._reencoded[name] = self._encode(name, self._decode()[name], self.num_reencoded)
         return self._reencoded[name]
 
 
 @attrs.frozen(eq=False)
 class Bound:
-    """The terms of the ELBO of each row, and the values of the terms that stage 1 adds to it.
+    """The objective of each row, and the values of the terms that stage 1 adds to it.
 
     Attributes:
+        value_B: What is maximised, in nats; the evidence lower bound of the default method at weights of 1.
         log_prob: Modality name to log p(x_i | z) [B] in nats, 0 in rows that lack it.
-        kl_B: KL(q(z | x) || N(0, I)) in nats.
-        added: Scalar value of each added term, by its name.
+        kl_B: KL(q(z | x) || N(0, I)) in nats, or an estimate of it.
+        added: Scalar figure of each added term and of the method's own, by name.
+        losses: Scalars that are added to the loss.
     """
 
-    log_prob: dict[str, Tensor]
+    value_B: Tensor
+    log_prob: Mapping[str, Tensor]
     kl_B: Tensor
     added: dict[str, Tensor]
+    losses: dict[str, Tensor]
 
-    def elbo(self, kl_weight: float | Tensor = 1.0, likelihood_weights: Mapping[str, float] | None = None) -> Tensor:
-        """Weighted sum of the log-likelihoods of the present modalities less the weighted KL: [B].
-
-        Without arguments it is the evidence lower bound.
-        """
-        weights = likelihood_weights or {}
-        terms = [weights.get(name, 1.0) * value for name, value in self.log_prob.items()]
-        return torch.stack(terms).sum(0) - kl_weight * self.kl_B
+    def loss(self, unit: float) -> Tensor:
+        """What training minimises: the negative mean objective in a unit of nats, and the losses added to it."""
+        total = -self.value_B.mean() / unit
+        for loss in self.losses.values():
+            total = total + loss
+        return total
 
 
 def share_of_rows(share: float, num_rows: int) -> int:

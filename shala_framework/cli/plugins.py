@@ -12,7 +12,10 @@ from shala_framework.support.errors import PluginError
 
 @verb("  shala plugins\n  shala plugins skeleton\n")
 @argument(
-    "name", "A modality, data set or tracker whose options to show.", required=False, shell_complete=complete_plugins
+    "name",
+    "A modality, data set, method or tracker whose options to show.",
+    required=False,
+    shell_complete=complete_plugins,
 )
 @json_flag("the list")
 def plugins(name: str | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 Shapes: N rows, B batch, M modalities, F feature_dim, D latent_dim.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.rows import Rows
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.support.machine import to_device
 from shala_framework.support.modes import evaluating
 
@@ -140,6 +141,9 @@ def latent_statistics(latents: Latents) -> LatentStatistics:
 def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> Iterator[LatentStore]:
     """Yield the latents of each batch, on the CPU. The autoencoder is in evaluation mode while it encodes.
 
+    Of a posterior that is a mixture a row has one component, picked by its key: whatever the batches, and over rows
+    each component as often as its weight says, so that draws of all rows are those of the aggregate posterior.
+
     Args:
         autoencoder: Trained networks of stage 1.
         batches: Batches of rows.
@@ -149,9 +153,15 @@ def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.dev
         moved = rows.to(device)
         with evaluating(autoencoder):
             h = autoencoder.encode(moved.x)
-            posterior = autoencoder.fuse(h, moved.presence)
+            posterior = autoencoder.fuse(h, moved.presence).picked(_uniform_of_keys(rows.keys).to(device)).detach()
         h_BMF = torch.stack([h[name] for name in autoencoder.names], 1) * moved.presence[:, :, None]
         yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence.cpu())
+
+
+def _uniform_of_keys(keys: Sequence[str]) -> Tensor:
+    """A number from [0, 1) for each row, which depends on its key alone: [B]."""
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    return torch.tensor([int.from_bytes(digest[:3]) / 2**24 for digest in digests])
 
 
 def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> LatentStore:

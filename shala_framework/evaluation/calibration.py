@@ -18,7 +18,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
@@ -26,6 +25,7 @@ from shala_framework.evaluation.methods import Method, conditional_methods, join
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter

@@ -9,7 +9,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import Calibration, CalibrationFigures
@@ -28,6 +27,7 @@ from shala_framework.evaluation.reference_rows import split_reference
 from shala_framework.evaluation.refinement import RefinedFigures, measure_refinement
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.model import ShaLa
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.prior import row_noise
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate

@@ -11,7 +11,7 @@ def parts_of(model: ShaLa) -> dict[str, nn.Module]:
     return {
         **{f"{name} encoder": stage_1.encoders[name] for name in model.names},
         **({"shared encoders": stage_1.shared_encoders} if len(stage_1.shared_encoders) else {}),
-        "posterior": stage_1.posterior,
+        "posterior": stage_1.method,
         **{f"{name} decoder": stage_1.decoders[name] for name in model.names},
         **({"shared decoders": stage_1.shared_decoders} if len(stage_1.shared_decoders) else {}),
         "prior": model.prior,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.contracts import check_given
-from shala_framework.autoencoder.posterior import GaussianPosterior
 from shala_framework.model.decoding import decode_latents
 from shala_framework.model.staged import Staged
-from shala_framework.plugin.loading import name_of_class
+from shala_framework.plugin.loading import load_method, name_of_class
 from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, PosteriorMethod, standard_normal_log_prob
 from shala_framework.prior.priors import (
     DENSITY_STEPS,
     DiffusedPrior,
@@ -27,11 +27,11 @@ from shala_framework.prior.priors import (
     Sampling,
     SubsetPosterior,
     check_choice,
+    posterior_draws,
 )
-from shala_framework.prior.sampling import row_noise
 from shala_framework.refiner import Refinement
 from shala_framework.spec import LoadedSpec, make_spec, read_spec, unstructure
-from shala_framework.spec.schema import ModalityTable
+from shala_framework.spec.schema import DEFAULT_METHOD, ModalityTable
 from shala_framework.support.modes import evaluating
 
 PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
@@ -56,6 +56,7 @@ class ShaLa(Staged):
         generate: Mapping[str, Any] | None = None,
         groups: Mapping[str, str] | None = None,
         seed: int = 0,
+        method: str | type[PosteriorMethod] = DEFAULT_METHOD,
         **posterior: Any,
     ) -> None:
         """Describe a model; its networks are made at once if no modality has to be fitted to training samples first.
@@ -67,7 +68,8 @@ class ShaLa(Staged):
             generate: Keys of a spec's [generate] table, the defaults of sampling.
             groups: Group of each modality that shares its encoder and decoder with the others of its group.
             seed: Seed of the networks' first weights and of everything random in training.
-            **posterior: Keys of a spec's [posterior] table, such as latent_dim=64.
+            method: Name of the method of inference, or a class of your own; its options are `options={...}`.
+            **posterior: Further keys of a spec's [posterior] table, such as latent_dim=64.
 
         Raises:
             SpecError: A key is unknown, or a value has another type or range than its key.
@@ -76,16 +78,18 @@ class ShaLa(Staged):
             name: ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))
             for name, modality in modalities.items()
         }
-        spec = make_spec(
+        own = {name_of_class(method): method} if isinstance(method, type) else {}
+        spec, kind = make_spec(
             tables,
-            posterior=posterior,
+            posterior=posterior | {"method": next(iter(own), method)},
             prior=prior or {},
             refine=refine or {},
             generate=generate or {},
             groups=groups or {},
             seed=seed,
+            load_method=lambda name: own[name] if name in own else load_method(name),
         )
-        self._begin(modalities, spec, synthetic=False)
+        self._begin(modalities, spec, synthetic=False, method=kind)
         if not any(needs_fit(modality) for modality in modalities.values()):
             self.build()
 
@@ -99,11 +103,11 @@ class ShaLa(Staged):
         loaded = spec if isinstance(spec, LoadedSpec) else read_spec(Path(spec))
         modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality}
         model = cls.__new__(cls)
-        model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used)
+        model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used, method=loaded.method_class)
         return model
 
     @torch.no_grad()
-    def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> GaussianPosterior:
+    def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> AnyPosterior:
         """q(z | x) given any subset of the modalities.
 
         Args:
@@ -111,15 +115,14 @@ class ShaLa(Staged):
             batch_size: Rows at a time.
 
         Returns:
-            Means and log-variances [N, D] on the CPU.
+            Means and log-variances [N, D] on the CPU; of a mixture, where the method has mixtures.
 
         Raises:
             ValueError: x names no modality of this model, or rows differ in number.
         """
         num_rows = check_given(self.modalities, x)
         h_MNF = self._features(x, num_rows, batch_size)
-        q = SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows))
-        return GaussianPosterior(q.mean_BD.cpu(), q.log_var_BD.cpu())
+        return SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows)).to("cpu")
 
     def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
         """Posterior mean of z: float [N, D] on the CPU; arguments and errors are those of `posterior`."""
@@ -142,10 +145,13 @@ class ShaLa(Staged):
             raise ValueError(f"expected every modality of {list(self.names)}, got {list(x)}")
         q = self.posterior(x)
         rows_K = torch.arange(len(q.mean_BD)).repeat_interleave(num_samples)
-        noise_KD = row_noise(seed, range(len(rows_K)), q.mean_BD.shape[1])
-        z_KD = q.mean_BD[rows_K] + torch.exp(0.5 * q.log_var_BD[rows_K]) * noise_KD
+        z_KD = posterior_draws(q.take(rows_K), seed)
         parts = [self.autoencoder.decoded_log_prob(x, n, z_KD, rows_K, batch_size=batch_size) for n in self.names]
-        return torch.stack(parts).sum(0).view(-1, num_samples).mean(1) - q.kl_BD().sum(1)
+        log_prob_N = torch.stack(parts).sum(0).view(-1, num_samples).mean(1)
+        if isinstance(q, GaussianPosterior):
+            return log_prob_N - q.kl_BD().sum(1)
+        z_SND = z_KD.unflatten(0, (-1, num_samples)).transpose(0, 1)
+        return log_prob_N - (q.log_prob(z_SND) - standard_normal_log_prob(z_SND)).mean(0)
 
     @torch.no_grad()
     def generate(

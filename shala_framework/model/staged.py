@@ -11,6 +11,7 @@ from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
 from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
@@ -35,8 +36,16 @@ class Staged:
             depends on.
     """
 
-    def _begin(self, modalities: Mapping[str, Modality], spec: Spec, *, synthetic: bool) -> None:
+    def _begin(
+        self,
+        modalities: Mapping[str, Modality],
+        spec: Spec,
+        *,
+        synthetic: bool,
+        method: type[PosteriorMethod] | None = None,
+    ) -> None:
         self.modalities: dict[str, Modality] = dict(modalities)
+        self._method = method
         self.synthetic = synthetic
         self.stages: set[str] = set()
         self.describe(spec)
@@ -55,14 +64,14 @@ class Staged:
         """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
 
         Raises:
-            PluginError: A modality's encoder or decoder does not keep its contract.
+            PluginError: A modality's encoder or decoder, or the method, does not keep its contract.
         """
         spec = self.spec
         groups = {name: table.group for name, table in spec.modality.items() if table.group}
         check_groups(groups, self.modalities)
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
-            self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups)
+            self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups, self._method)
             self.prior = DiffusionPrior.from_table(
                 spec.prior,
                 latent_dim=spec.posterior.latent_dim,

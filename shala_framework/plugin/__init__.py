@@ -35,6 +35,17 @@ if TYPE_CHECKING:
     )
     from shala_framework.plugin.modality import Likelihood, Modality, Preview, Relaxed
     from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
+    from shala_framework.plugin.posterior import (
+        AnyPosterior,
+        EncodedRows,
+        GaussianHead,
+        GaussianPosterior,
+        MethodSizes,
+        MixturePosterior,
+        Objective,
+        PosteriorMethod,
+        standard_normal_log_prob,
+    )
     from shala_framework.plugin.refining import Levels, Refinable, ResidualSpace
     from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
@@ -65,6 +76,10 @@ _HOMES = {
     ),
     "plugin.modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
     "plugin.options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
+    "plugin.posterior": (
+        *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
+        *("Objective", "PosteriorMethod", "standard_normal_log_prob"),
+    ),
     "plugin.refining": ("Levels", "Refinable", "ResidualSpace"),
     "plugin.standardise": ("Standardise",),
     "plugin.tracker": ("TrackedRun", "Tracker"),
@@ -73,12 +88,14 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Account", "ConditionedResidual", "DataError", "Dataset", "FILM_CONTAINERS", "FILM_FIELDS", "LOCATION_SCALE",
-    "Laplace", "Levels", "Likelihood", "LogScale", "Modality", "Normal", "Pixels", "Preview", "Refinable",
-    "RefinerUNet", "Relaxed", "Residual", "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above",
-    "at_least", "between", "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav",
-    "group_norm", "hookimpl", "initialise", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit",
-    "played_stream", "refuse_truncated", "unfold_time", "unit_to_pixels",
+    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "EncodedRows", "FILM_CONTAINERS",
+    "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace", "Levels", "Likelihood",
+    "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal", "Objective", "Pixels", "PosteriorMethod",
+    "Preview", "Refinable", "RefinerUNet", "Relaxed", "Residual", "ResidualSpace", "Sample", "Standardise",
+    "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy", "each", "encode_gif", "encode_mp4",
+    "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl", "initialise", "multiple_of", "not_empty",
+    "open_film", "pixel_space", "pixels_to_unit", "played_stream", "refuse_truncated", "standard_normal_log_prob",
+    "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 
 

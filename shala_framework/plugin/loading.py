@@ -1,7 +1,7 @@
 """Find, load and check only the plugins that a spec names.
 
-An entry point of the group `shala.plugins` has the name of the one modality, data set or tracker that it offers. A name
-therefore leads to its distribution without importing other plugins.
+An entry point of the group `shala.plugins` has the name of the one modality, data set, method or tracker that it
+offers. A name therefore leads to its distribution without importing other plugins.
 """
 
 import inspect
@@ -15,6 +15,7 @@ import pluggy
 from shala_framework.plugin import hookspecs
 from shala_framework.plugin.dataset import Dataset
 from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.plugin.tracker import Tracker
 from shala_framework.support.errors import PluginError
 from shala_framework.support.hints import nearest, shortened
@@ -23,9 +24,16 @@ GROUP = "shala.plugins"
 HOOKS: dict[str, type[Any]] = {  # the class that each hook registers
     "shala_register_modalities": Modality,
     "shala_register_datasets": Dataset,
+    "shala_register_posteriors": PosteriorMethod,
     "shala_register_trackers": Tracker,
 }
-NOUNS: dict[type[Any], str] = {Modality: "modality", Dataset: "data set", Tracker: "tracker"}
+NOUNS: dict[type[Any], str] = {
+    Modality: "modality",
+    Dataset: "data set",
+    PosteriorMethod: "method",
+    Tracker: "tracker",
+}
+AnyPlugin = type[Modality] | type[Dataset] | type[PosteriorMethod] | type[Tracker]
 T = TypeVar("T")
 
 
@@ -74,6 +82,16 @@ def load_dataset(name: str) -> type[Dataset]:
     return found
 
 
+def load_method(name: str) -> type[PosteriorMethod]:
+    """Return the PosteriorMethod class that an installed plugin registers under name.
+
+    Raises:
+        PluginError: No plugin or several plugins offer it, its import fails, or the class does not keep the contract.
+    """
+    found: type[PosteriorMethod] = _checked(name, PosteriorMethod, *_registered(name))
+    return found
+
+
 def load_tracker(name: str) -> type[Tracker]:
     """Return the Tracker class that an installed plugin registers under name.
 
@@ -96,7 +114,7 @@ def name_of_class(found: type[Any]) -> str:
     return f"{module}.{found.__qualname__}"
 
 
-def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
+def load_offer(name: str) -> AnyPlugin:
     """Return the class that an installed plugin registers under name, of any kind.
 
     Raises:
@@ -104,12 +122,12 @@ def load_offer(name: str) -> type[Modality] | type[Dataset] | type[Tracker]:
     """
     offer, registered = _registered(name)
     contract = next((kind for kind in HOOKS.values() if name in registered[kind]), Modality)
-    found: type[Modality] | type[Dataset] | type[Tracker] = _checked(name, contract, offer, registered)
+    found: AnyPlugin = _checked(name, contract, offer, registered)
     return found
 
 
-def kind_of(found: type[Modality] | type[Dataset] | type[Tracker]) -> str:
-    """Return the kind of a plugin's class: "modality", "data set" or "tracker"."""
+def kind_of(found: AnyPlugin) -> str:
+    """Return the kind of a plugin's class: "modality", "data set", "method" or "tracker"."""
     return next(noun for contract, noun in NOUNS.items() if issubclass(found, contract))
 
 

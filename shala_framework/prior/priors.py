@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
-from shala_framework.autoencoder.posterior import GaussianPosterior
+from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, either_posterior
 from shala_framework.prior.controls import GaussianMixture
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
@@ -21,6 +21,7 @@ from shala_framework.prior.guidance import Guidance
 from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
+from shala_framework.support.seeds import mix_seed
 
 SamplerName = Literal["heun", "dpm"]
 DENSITY_STEPS = 36  # steps of Heun's method, which follow the diffusion prior's ODE closely enough for a density
@@ -139,26 +140,31 @@ class SubsetPosterior:
     autoencoder: Autoencoder
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
-        noise_KD = row_noise(seed, range(len(given.row_K)), self.autoencoder.latent_dim).to(given.row_K.device)
-        q = self._of_draws(given)
-        return q.mean_BD + torch.exp(0.5 * q.log_var_BD) * noise_KD
+        return posterior_draws(self._of_draws(given), seed)
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
         return self._of_draws(given).log_prob(z_KD)
 
-    def _of_draws(self, given: Given) -> GaussianPosterior:
-        q = self.of_rows(given.h_MNF, given.subset_NM)
-        return GaussianPosterior(q.mean_BD[given.row_K], q.log_var_BD[given.row_K])
+    def _of_draws(self, given: Given) -> AnyPosterior:
+        return self.of_rows(given.h_MNF, given.subset_NM).take(given.row_K)
 
-    def of_rows(self, h_MNF: Sequence[Tensor], subset_NM: Tensor) -> GaussianPosterior:
+    def of_rows(self, h_MNF: Sequence[Tensor], subset_NM: Tensor) -> AnyPosterior:
         """Return q(z | x_S) of each row. With all modalities it is the posterior of stage 1's own rows."""
         h: Mapping[str, Tensor] = dict(zip(self.autoencoder.names, h_MNF, strict=True))
         with evaluating(self.autoencoder):
             whole, part = self.autoencoder.fuse(h, subset_NM), self.autoencoder.fuse_subset(h, subset_NM)
-        all_N1 = subset_NM.all(1, keepdim=True)
-        return GaussianPosterior(
-            torch.where(all_N1, whole.mean_BD, part.mean_BD), torch.where(all_N1, whole.log_var_BD, part.log_var_BD)
-        )
+        return either_posterior(subset_NM.all(1), whole, part)
+
+
+def posterior_draws(q: AnyPosterior, seed: int) -> Tensor:
+    """Draws [K, D], one of each row, of which draw k depends on (seed, k) and its row alone."""
+    num_draws, latent_dim = q.mean_BD.shape
+    device = q.mean_BD.device
+    noise_KD = row_noise(seed, range(num_draws), latent_dim).to(device)
+    if isinstance(q, GaussianPosterior):
+        return q.draw(noise_KD)
+    uniform_K = torch.special.ndtr(row_noise(mix_seed(seed, 6), range(num_draws), 1)[:, 0]).to(device)
+    return q.draw(noise_KD, uniform_K)
 
 
 @attrs.frozen(eq=False)

@@ -9,6 +9,7 @@ import torch
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.plugin.loading import name_of_class
 from shala_framework.plugin.modality import Modality
+from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.spec import resolve_spec
 from shala_framework.spec.fingerprint import FREE_DATA_KEYS, FREE_TO_CHANGE, run_fingerprint
 from shala_framework.support.checkpoint import read_checkpoint
@@ -19,7 +20,12 @@ SPEC_FILE = "spec.json"
 SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # of spec.json
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu", *, classes: Sequence[type[Modality]] = ()) -> ShaLa:
+def load(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    classes: Sequence[type[Modality] | type[PosteriorMethod]] = (),
+) -> ShaLa:
     """Load a run, such as `load("runs/ntu_rgb_skeleton")`, in evaluation mode.
 
     It samples by the [generate] table that the run was last given, which `spec.json` beside the checkpoints holds.
@@ -27,7 +33,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", *, classes: Seq
     Args:
         folder: Folder of a run, or one that `ShaLa.save` wrote.
         device: Device of the networks.
-        classes: Modality classes of the model that no installed plugin offers.
+        classes: Classes of the model's modalities and of its method that no installed plugin offers.
 
     Raises:
         CheckpointError: The folder has no checkpoint of stage 1, or a damaged one.

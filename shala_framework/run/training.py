@@ -30,7 +30,7 @@ from shala_framework.distributed.split_tensors import whole
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
-from shala_framework.support.errors import CheckpointError
+from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import unstructure
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
@@ -161,7 +161,7 @@ class RunTraining:
             train(
                 stage,
                 self.model.spec.train.autoencoder,
-                self.data.batches,
+                self._batches,
                 seed=self.model.spec.seed,
                 state_file=state_file,
                 fingerprint=self.model.fingerprint,
@@ -261,6 +261,23 @@ class RunTraining:
             self.data.held_out(),
             precision=self.precision,
         )
+
+    def _batches(self, start_step: int) -> Iterator[Rows]:
+        """Batches of stage 1.
+
+        Raises:
+            DataError: A row lacks a modality, and the method needs all of them.
+        """
+        method = self.model.autoencoder.method
+        for batch in self.data.batches(start_step):
+            if method.needs_complete_rows and not batch.presence.all():
+                row = int((~batch.presence.all(1)).nonzero()[0, 0])
+                absent = [name for name, there in zip(batch.x, batch.presence[row].tolist(), strict=True) if not there]
+                raise DataError(
+                    f"the method {self.model.spec.posterior.method!r} trains on complete rows alone, but the row "
+                    f"{batch.keys[row]!r} lacks {', '.join(absent)}; leave such rows out, or choose another method"
+                )
+            yield batch
 
     def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
         """Endless row numbers of stage 2's steps, of which each process has its share."""

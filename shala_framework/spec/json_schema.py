@@ -14,12 +14,16 @@ import attrs
 
 from shala_framework.plugin.options import Rule
 from shala_framework.spec.reference import meanings_of, summary_of
-from shala_framework.spec.schema import ModalityTable, Spec, StandIn, TrackTable
+from shala_framework.spec.schema import DEFAULT_METHOD, ModalityTable, Posterior, Spec, StandIn, TrackTable
 from shala_framework.support.structuring import EXPERIMENTAL, unstructure
 
 Schema = dict[str, Any]
 _TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
-_NAMED_BY = {ModalityTable: ("modality", "plugin"), StandIn: ("data set", "dataset")}  # kind and naming key
+_NAMED_BY = {  # kind and naming key
+    ModalityTable: ("modality", "plugin"),
+    StandIn: ("data set", "dataset"),
+    Posterior: ("method", "method"),
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +32,7 @@ class PluginTable:
 
     Attributes:
         name: Name of the plugin in a spec.
-        kind: "modality", "data set" or "tracker".
+        kind: "modality", "data set", "method" or "tracker".
         plugin: Class of the plugin; its attribute `Options` is the class of its options.
     """
 
@@ -131,7 +135,8 @@ def _add_options(table: Schema, key: str, plugins: Sequence[PluginTable]) -> Non
     """List the valid names for a table's `key`, and the options that belong to each."""
     if not plugins:
         return
-    table["properties"][key]["enum"] = [plugin.name for plugin in plugins]
+    built_in = [DEFAULT_METHOD] if key == "method" else []
+    table["properties"][key]["enum"] = [*built_in, *(plugin.name for plugin in plugins)]
     # Taplo completes keys from properties and anyOf, but ignores if/then and properties beside allOf. The empty schema
     # in anyOf accepts everything, so that errors come only from the plugin that the table names.
     table["properties"]["options"]["anyOf"] = [{}, *map(_reference, plugins)]

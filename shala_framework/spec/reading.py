@@ -11,6 +11,7 @@ import tomli
 
 from shala_framework.spec.groups import MOST_MEMBERS, expand_lines, expand_tables, set_groups, too_many
 from shala_framework.spec.lines import key_lines
+from shala_framework.spec.methods import read_method
 from shala_framework.spec.overrides import Override, join_keys, parse_override, table_overrides
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.toml import LimitError, parse_toml
@@ -36,6 +37,7 @@ class LoadedSpec:
         spec: The spec with overrides applied and the defaults of every plugin's options filled in.
         options: Options object of each modality, by name.
         modality_classes: Modality class of each modality, by name.
+        method_class: Class of the method of inference; None for the default.
         trackers: Class and options object of each tracker, by name; empty for a saved spec.
         stand_in_used: Whether the stand-in replaces the training data.
         text: Text of the file.
@@ -45,6 +47,7 @@ class LoadedSpec:
     spec: Spec
     options: dict[str, Any]
     modality_classes: dict[str, Any]
+    method_class: Any = None
     trackers: dict[str, tuple[Any, Any]] = attrs.field(factory=dict)
     stand_in_used: bool = False
     text: str = ""
@@ -181,7 +184,7 @@ def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None
     Args:
         raw: The values.
         source: Name of the file they are from, for messages.
-        own: Modality classes of the caller's own, by the name that the spec has for them.
+        own: Classes of modalities and methods of the caller's own, by the name that the spec has for them.
 
     Raises:
         SpecError: The spec is invalid; it lists every problem.
@@ -260,6 +263,7 @@ def _resolve(
 ) -> LoadedSpec:
     from shala_framework.plugin.loading import (  # imports torch, so only after the TOML is read
         load_dataset,
+        load_method,
         load_modality,
         load_tracker,
     )
@@ -286,6 +290,9 @@ def _resolve(
             findings.append(Finding((*where, "plugin"), str(error)))
         except InvalidValueError as error:
             findings += [attrs.evolve(f, path=(*where, "options", *f.path)) for f in error.findings]
+    posterior = raw.get("posterior", {})
+    method = read_method(posterior if isinstance(posterior, dict) else {}, _remembered(load_method, own or {}))
+    findings += [attrs.evolve(f, path=("posterior", *f.path)) for f in method.findings]
     data: Any = raw.get("data")
     data = data if isinstance(data, dict) else {}
     stand_in = data.get("stand_in")
@@ -319,7 +326,8 @@ def _resolve(
     if all_problems or spec is None:
         raise SpecError(sorted(set(all_problems), key=lambda p: (_line(p.origin), p.path)))
     tables = {name: attrs.evolve(table, options=unstructure(options[name])) for name, table in spec.modality.items()}
-    return LoadedSpec(attrs.evolve(spec, modality=tables), options, classes, trackers, origins=places.origin)
+    completed = attrs.evolve(spec, modality=tables, posterior=attrs.evolve(spec.posterior, options=method.options))
+    return LoadedSpec(completed, options, classes, method.kind, trackers, origins=places.origin)
 
 
 def _remembered(load: Callable[[str], Any], own: Mapping[str, Any]) -> Callable[[str], Any]:

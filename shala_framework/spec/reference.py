@@ -16,9 +16,9 @@ _PREFACE = """\
 # The keys of a spec
 
 `shala keys --markdown` prints this page, `shala keys TABLE` one table. `shala plugins NAME` lists the `options` of a
-modality, a stand-in or a tracker. `shala keys --json-schema` prints a JSON Schema, which lets an editor complete and
-check a spec; [Your own data](own_data.md#in-an-editor) shows how. Choices marked experimental measured no better than
-the default."""
+modality, a stand-in, a method or a tracker. `shala keys --json-schema` prints a JSON Schema, which lets an editor
+complete and check a spec; [Your own data](own_data.md#in-an-editor) shows how. Choices marked experimental measured no
+better than the default."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 

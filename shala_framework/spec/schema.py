@@ -84,14 +84,22 @@ class ModalityTable:
     group: str = attrs.field(default="", metadata={"written": False})
 
 
+DEFAULT_METHOD = "shala"  # the one method of inference that needs no plugin
+DEFAULT_METHOD_KEYS = ("fusion", "modality_dropout", "subset_weight")  # of [posterior], which no other method reads
+
+
 @attrs.frozen(kw_only=True)
 class Posterior:
-    """[posterior]: the inference model q(z | x_present).
+    """[posterior]: the method of inference, which makes q(z | x_S) of features and says what stage 1 maximises.
 
     Attributes:
+        method: Name of the method. "shala" is the default and needs no plugin; `shala plugins` lists those of the
+            installed plugins. The keys fusion, modality_dropout and subset_weight belong to "shala" alone. Each added
+            term (contrast, recognition, texture) applies to any method.
+        options: Options of a plugin's method; `shala plugins NAME` lists them.
         latent_dim: Number of dimensions of z.
         feature_dim: Number of dimensions of each modality's feature h.
-        hidden_dim: Width of the fusion's layers.
+        hidden_dim: Width of the layers of the fusion, or of whatever layers another method has.
         fusion: How features are joined: "concatenation" followed by linear layers, as in the paper, or "attention"
             among the present modalities.
         modality_dropout: Share of training rows in which q sees a random subset of the modalities that are
@@ -107,6 +115,8 @@ class Posterior:
             share saves passes through the encoders.
     """
 
+    method: str = attrs.field(default=DEFAULT_METHOD, validator=not_empty)
+    options: dict[str, Any] = attrs.field(factory=dict)
     latent_dim: int = attrs.field(default=64, validator=at_least(1, at_most=MOST_WIDE))
     feature_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
     hidden_dim: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_WIDE))

@@ -15,13 +15,14 @@ from shala_framework.training.trainable import refilled
 
 
 class AutoencoderTraining:
-    """Stage 1: maximise the ELBO.
+    """Stage 1: maximise what the method of inference says, the ELBO for the default one.
 
     The loss is divided by the (weighted) number of values in a row, so that it is nats a value and one learning rate
-    and one clipping norm suit a handful of joints and a long video alike. To it comes the subset term, in nats a latent
-    dimension: it teaches the posterior of every subset, and so keeps each feature informative on its own, without
-    asking decoders for what a subset leaves open. (Hiding modalities from the posterior while all are reconstructed
-    also does the first, but inflates the learned scales: no latent of a skeleton tells the colour of a shirt.)
+    and one clipping norm suit a handful of joints and a long video alike. To it come the added terms. The default
+    method adds one of its own, in nats a latent dimension: it teaches the posterior of every subset, and so keeps each
+    feature informative on its own, without asking decoders for what a subset leaves open. (Hiding modalities from the
+    posterior while all are reconstructed also does the first, but inflates the learned scales: no latent of a skeleton
+    tells the colour of a shirt.)
     """
 
     name = "autoencoder"
@@ -60,12 +61,8 @@ class AutoencoderTraining:
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
         with self.precision.autocast(self.device):
-            bound = self.autoencoder.bound(rows.x, rows.presence)
-        loss = -bound.elbo(self.kl_weight(step), self.likelihood_weights).mean() / self.loss_unit
-        for name, term in self.autoencoder.added_terms.items():
-            if name in bound.added:
-                loss = loss + term.loss(bound.added[name])
-        return loss, self._terms(bound, rows.presence)
+            bound = self.autoencoder.bound(rows.x, rows.presence, self.kl_weight(step), self.likelihood_weights)
+        return bound.loss(self.loss_unit), self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
         terms = {"kl": bound.kl_B.detach().mean()} | {name: value.detach() for name, value in bound.added.items()}
@@ -88,7 +85,7 @@ class AutoencoderTraining:
         for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
             rows = self.held_out.take(index).to(self.device)
             bound = self.autoencoder.bound(rows.x, rows.presence)
-            terms = {"elbo": bound.elbo().mean(), **self._terms(bound, rows.presence)}
+            terms = {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(index)
         return weighted({name: total / len(self.held_out) for name, total in totals.items()})

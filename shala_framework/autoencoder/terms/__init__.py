@@ -1,18 +1,18 @@
-"""The terms that stage 1 adds to the ELBO, one class a file; a new one is a file here and a weight in [posterior]."""
+"""The terms that stage 1 adds to any method's objective, one class a file; a new one is a file and a weight."""
 
 from torch import nn
 
-from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.base import Term
 from shala_framework.autoencoder.terms.contrast import ContrastTerm
 from shala_framework.autoencoder.terms.recognition import RecognitionTerm
-from shala_framework.autoencoder.terms.subset import SubsetTerm
 from shala_framework.autoencoder.terms.texture import TextureTerm
+from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 
-TERMS: tuple[type[Term], ...] = (SubsetTerm, ContrastTerm, RecognitionTerm, TextureTerm)
+TERMS: tuple[type[Term], ...] = (ContrastTerm, RecognitionTerm, TextureTerm)
 
 
-def make_terms(table: Posterior, sizes: Sizes) -> nn.ModuleDict:
+def make_terms(table: Posterior, sizes: MethodSizes) -> nn.ModuleDict:
     """The terms that a spec's [posterior] asks for, by name."""
     made: dict[str, Term] = {}
     for kind in TERMS:
@@ -22,4 +22,4 @@ def make_terms(table: Posterior, sizes: Sizes) -> nn.ModuleDict:
     return nn.ModuleDict(made)
 
 
-__all__ = ["ContrastTerm", "RecognitionTerm", "Sizes", "SubsetTerm", "Term", "TextureTerm", "make_terms"]
+__all__ = ["ContrastTerm", "RecognitionTerm", "Term", "TextureTerm", "make_terms"]

@@ -1,28 +1,13 @@
-"""What a term is that stage 1 adds to the ELBO."""
+"""What a term is that stage 1 adds to the objective of any method."""
 
 import abc
 from typing import ClassVar, Self
 
-import attrs
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.stage_pass import Pass
+from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
-
-
-@attrs.frozen(kw_only=True)
-class Sizes:
-    """Sizes of the networks that a term belongs to.
-
-    Attributes:
-        num_modalities: Number of modalities M.
-        feature_dim: Dimensions of a feature.
-        latent_dim: Dimensions of z.
-    """
-
-    num_modalities: int
-    feature_dim: int
-    latent_dim: int
 
 
 class Term(nn.Module, abc.ABC):
@@ -43,12 +28,12 @@ class Term(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_table(cls, table: Posterior, sizes: Sizes, others: "dict[str, Term]") -> Self | None:
+    def from_table(cls, table: Posterior, sizes: MethodSizes, others: "dict[str, Term]") -> Self | None:
         """The term that a spec's [posterior] asks for; None where it asks for none.
 
         Args:
             table: Its weights.
-            sizes: Sizes of the networks.
+            sizes: MethodSizes of the networks.
             others: Terms made so far, by name; a term may use another one's parameters.
         """
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.stage_pass import Pass
-from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.base import Term
 from shala_framework.distributed.processes import gather_rows
+from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 
 
@@ -33,7 +34,7 @@ class ContrastTerm(Term):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     @classmethod
-    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+    def from_table(cls, table: Posterior, sizes: MethodSizes, others: dict[str, Term]) -> Self | None:
         if not table.contrast_weight or sizes.num_modalities < 2:
             return None
         return cls(table.contrast_weight, sizes.num_modalities, sizes.feature_dim)

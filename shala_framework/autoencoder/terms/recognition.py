@@ -11,8 +11,9 @@ from typing import Self
 from torch import Tensor
 
 from shala_framework.autoencoder.stage_pass import Pass
-from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.base import Term
 from shala_framework.autoencoder.terms.contrast import ContrastTerm
+from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 
 
@@ -30,7 +31,7 @@ class RecognitionTerm(Term):
         self.__dict__["contrast"] = contrast  # registered elsewhere
 
     @classmethod
-    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+    def from_table(cls, table: Posterior, sizes: MethodSizes, others: dict[str, Term]) -> Self | None:
         contrast = others.get(ContrastTerm.name)
         if not table.recognition_weight or not isinstance(contrast, ContrastTerm):
             return None

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.stage_pass import Pass
-from shala_framework.autoencoder.terms.base import Sizes, Term
+from shala_framework.autoencoder.terms.base import Term
 from shala_framework.distributed.processes import gather_rows
+from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 
 
@@ -25,7 +26,7 @@ class TextureTerm(Term):
     needs_maps = True
 
     @classmethod
-    def from_table(cls, table: Posterior, sizes: Sizes, others: dict[str, Term]) -> Self | None:
+    def from_table(cls, table: Posterior, sizes: MethodSizes, others: dict[str, Term]) -> Self | None:
         return cls(table.texture_weight) if table.texture_weight else None
 
     def forward(self, batch: Pass) -> Tensor | None:

@@ -1,0 +1,24 @@
+"""The field's other methods of multimodal inference: `[posterior] method = "mvtcae"` and the like, one a file.
+
+Each has its paper's loss and published settings. What all of them share here: a modality's expert q(z | x_i) is a
+linear layer on the feature h of the modality's own encoder; distributions over z are Gaussian; log-likelihoods are
+weighted by train.autoencoder.likelihood_rescaling, and every KL term by train.autoencoder.kl_weight with its warm-up.
+"""
+
+from typing import Any
+
+from shala_baselines.jmvae import JMVAE
+from shala_baselines.mmvae import MMVAE
+from shala_baselines.mopoe import MoPoE
+from shala_baselines.mvae import MVAE
+from shala_baselines.mvtcae import MVTCAE
+from shala_framework.plugin import hookimpl
+
+
+@hookimpl
+def shala_register_posteriors(register: Any) -> None:
+    register("jmvae", JMVAE)
+    register("mmvae", MMVAE)
+    register("mopoe", MoPoE)
+    register("mvae", MVAE)
+    register("mvtcae", MVTCAE)

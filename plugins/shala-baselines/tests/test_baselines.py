@@ -1,0 +1,275 @@
+"""Each method's loss against its paper's equation, computed by hand for linear-Gaussian networks of fixed weights.
+
+The hand computation goes row by row in float64 with full covariance matrices, torch's
+distributions and the noise that the method was given, in the order in which its docstring draws.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from shala_baselines import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from shala_baselines.experts import product
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from shala_framework.plugin import EncodedRows, GaussianPosterior, MethodSizes, MixturePosterior, Normal
+
+M, F, D, B, X = 3, 4, 2, 5, 3
+NAMES = ("a", "b", "c")
+SIZES = MethodSizes(num_modalities=M, feature_dim=F, hidden_dim=8, latent_dim=D)
+SCALE = 0.7
+WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}
+KL_WEIGHT = 0.3
+PRESENCE = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [1, 1, 1]]).bool()
+
+
+class Bench:
+    """A batch, its decoders, and the noise that the method asked for, to be used again by hand."""
+
+    def __init__(self, presence=PRESENCE):
+        generator = torch.Generator().manual_seed(0)
+        self.generator, self.presence = generator, presence
+        self.h = {name: torch.randn(B, F, generator=generator) for name in NAMES}
+        self.x = {name: torch.randn(B, X, generator=generator) for name in NAMES}
+        self.matrix = {name: torch.randn(X, D, generator=generator) for name in NAMES}
+        self.normal, self.uniform, self.subsets = [], [], []
+
+    def rows(self):
+        def decode(z):
+            return {name: Normal(z @ self.matrix[name].T, torch.tensor(SCALE).log()) for name in NAMES}
+
+        def randn(*shape, device):
+            self.normal.append(torch.randn(*shape, generator=self.generator))
+            return self.normal[-1]
+
+        def rand(*shape, device):
+            self.uniform.append(torch.rand(*shape, generator=self.generator))
+            return self.uniform[-1]
+
+        def random_subsets(presence):
+            keep = torch.rand(presence.shape, generator=self.generator) < 0.5
+            first = torch.nn.functional.one_hot(presence.int().argmax(1), M).bool()
+            self.subsets.append((presence & keep) | first)
+            return self.subsets[-1]
+
+        return EncodedRows(
+            x=self.x, presence_BM=self.presence, h=self.h, kl_weight=KL_WEIGHT, likelihood_weights=WEIGHTS,
+            training=True, decode=decode, randn=randn, rand=rand, random_subsets=random_subsets,
+        )  # fmt: skip
+
+    def log_prob(self, row, z, subset):
+        """Weighted sum of log N(x_i; W_i z, s^2 I) over the modalities of a subset."""
+        total = 0.0
+        for name in (NAMES[i] for i in subset):
+            x, mean = self.x[name][row].double(), self.matrix[name].double() @ z
+            total += WEIGHTS[name] * MultivariateNormal(mean, SCALE**2 * torch.eye(X).double()).log_prob(x)
+        return total
+
+    def present(self, row, bits=None):
+        return [i for i in range(M) if (self.presence if bits is None else bits)[row, i]]
+
+
+def with_fixed_weights(method):
+    """Weights of unequal variances, so that products are not averages."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in method.parameters():
+        parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
+    return method
+
+
+def expert(method, bench, row, i):
+    """N(A h + a, diag exp(C h + c)) from the very weights."""
+    return head_gaussian(method.experts.heads[i], list(bench.h.values())[i][row].double())
+
+
+def head_gaussian(head, h):
+    mean, log_var = (layer.weight.double() @ h + layer.bias for layer in (head.mean, head.log_var))
+    return MultivariateNormal(mean, torch.diag(log_var.exp()))
+
+
+def multiplied(factors):
+    """The product of Gaussian densities by their precision matrices."""
+    precision = sum(q.precision_matrix for q in factors)
+    mean = torch.linalg.solve(precision, sum(q.precision_matrix @ q.mean for q in factors))
+    return MultivariateNormal(mean, torch.linalg.inv(precision))
+
+
+PRIOR = MultivariateNormal(torch.zeros(D).double(), torch.eye(D).double())
+
+
+def drawn(q, noise):
+    return q.mean + q.covariance_matrix.diag().sqrt() * noise.double()
+
+
+def check(method, bench, by_hand):
+    """The method's objective of each row is what the paper's equation gives by hand."""
+    objective = method.objective(bench.rows())
+    expected = torch.stack([torch.as_tensor(by_hand(row)) for row in range(B)]).float()
+    torch.testing.assert_close(objective.value_B, expected, rtol=2e-5, atol=2e-5)
+    objective.value_B.sum().backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())
+    for row in range(B):
+        for i, name in enumerate(NAMES):
+            assert (float(objective.log_prob[name][row].detach()) == 0) == (not bench.presence[row, i])
+
+
+def test_mvae_is_the_sum_of_the_elbos_of_all_of_each_and_of_random_subsets():
+    bench, method = Bench(), with_fixed_weights(MVAE(MVAE.Options(num_subsets=2, beta=1.5), SIZES))
+
+    def by_hand(row):
+        sets = [bench.present(row), *([i] if i in bench.present(row) else [] for i in range(M))]
+        sets += [bench.present(row, subset) for subset in bench.subsets]
+        total = 0.0
+        for noise, members in zip(bench.normal, sets, strict=True):
+            q = multiplied([PRIOR, *(expert(method, bench, row, i) for i in members)])
+            total += bench.log_prob(row, drawn(q, noise[row]), members) - 1.5 * KL_WEIGHT * kl_divergence(q, PRIOR)
+        return total
+
+    check(method, bench, by_hand)
+
+
+def test_mopoe_enumerates_all_subsets():
+    """The KL is the mean over all 2^n - 1 subsets of what the row has, and z is of the component that was picked."""
+    bench, method = Bench(), with_fixed_weights(MoPoE(MoPoE.Options(), SIZES))
+
+    def by_hand(row):
+        present = bench.present(row)
+        sets = [s for n in range(1, len(present) + 1) for s in itertools.combinations(present, n)]
+        assert len(sets) == 2 ** len(present) - 1
+        sets.sort(key=lambda s: [i in s for i in range(M)])  # the order in which components are picked
+        products = [multiplied([expert(method, bench, row, i) for i in s]) for s in sets]
+        kl = sum(kl_divergence(q, PRIOR) for q in products) / len(products)
+        q = products[int(bench.uniform[0][row] * len(products))]
+        return bench.log_prob(row, drawn(q, bench.normal[0][row]), present) - 2.5 * KL_WEIGHT * kl
+
+    check(method, bench, by_hand)
+
+
+def test_mvtcae_is_the_convex_combination_of_the_two_bottlenecks():
+    bench, method = Bench(), with_fixed_weights(MVTCAE(MVTCAE.Options(), SIZES))
+
+    def by_hand(row):
+        present, alpha, beta = bench.present(row), 5 / 6, 2.5
+        experts = [expert(method, bench, row, i) for i in present]
+        q, count = multiplied(experts), len(present)
+        bottleneck = (1 - alpha) * kl_divergence(q, PRIOR)
+        bottleneck += alpha / count * sum(kl_divergence(q, r) for r in experts)
+        reconstruction = bench.log_prob(row, drawn(q, bench.normal[0][row]), present)
+        return (count - alpha) / count * reconstruction - beta * KL_WEIGHT * bottleneck
+
+    check(method, bench, by_hand)
+
+
+def test_jmvae_draws_unimodal_encoders_to_the_joint_one():
+    bench = Bench(torch.ones(B, M, dtype=torch.bool))
+    method = with_fixed_weights(JMVAE(JMVAE.Options(alpha=0.4), SIZES))
+
+    def by_hand(row):
+        layers = [(layer.weight.double(), layer.bias.double()) for layer in (method.joint[0], method.joint[2])]
+        value = torch.cat([bench.h[name][row] for name in NAMES]).double()
+        for weight, bias in layers:
+            value = torch.nn.functional.silu(weight @ value + bias)
+        q = head_gaussian(method.joint[4], value)
+        kl = kl_divergence(q, PRIOR) + 0.4 * sum(kl_divergence(q, expert(method, bench, row, i)) for i in range(M))
+        return bench.log_prob(row, drawn(q, bench.normal[0][row]), range(M)) - KL_WEIGHT * kl
+
+    check(method, bench, by_hand)
+
+
+def test_mmvae_is_the_importance_weighted_bound_of_stratified_draws():
+    bench, method = Bench(), with_fixed_weights(MMVAE(MMVAE.Options(num_samples=4), SIZES))
+
+    def by_hand(row):
+        present = bench.present(row)
+        experts = {i: expert(method, bench, row, i) for i in present}
+        bounds = []
+        for i in present:
+            weights = []
+            for noise in bench.normal[i][row]:
+                z = drawn(experts[i], noise)
+                mixture = torch.stack([q.log_prob(z) for q in experts.values()]).logsumexp(0) - math.log(len(present))
+                weights.append(bench.log_prob(row, z, present) + KL_WEIGHT * (PRIOR.log_prob(z) - mixture))
+            bounds.append(torch.stack(weights).logsumexp(0) - math.log(len(weights)))
+        return sum(bounds) / len(bounds)
+
+    check(method, bench, by_hand)
+
+
+def test_mmvae_follows_doubly_reparametrised_gradients():
+    """Decoders: sum r_k d log w_k; experts: sum r_k^2 (d log w_k / d z_k) d z_k, with densities of q held fixed."""
+    bench, method = Bench(), with_fixed_weights(MMVAE(MMVAE.Options(num_samples=4), SIZES))
+    for matrix in bench.matrix.values():
+        matrix.requires_grad_()
+    method.objective(bench.rows()).value_B.sum().backward()
+    found = [p.grad.clone() for p in (*bench.matrix.values(), *method.parameters())]
+    for p in (*bench.matrix.values(), *method.parameters()):
+        p.grad = None
+    mean_total = 0.0
+    for row in range(B):
+        present = bench.present(row)
+        fixed = {i: expert(method, bench, row, i) for i in present}
+        fixed = {i: MultivariateNormal(q.mean.detach(), q.covariance_matrix.detach()) for i, q in fixed.items()}
+        for i in present:
+            zs = [drawn(expert(method, bench, row, i), noise) for noise in bench.normal[i][row]]
+
+            def log_weight(z, present=present, fixed=fixed, row=row):
+                mixture = torch.stack([q.log_prob(z) for q in fixed.values()]).logsumexp(0) - math.log(len(present))
+                return bench.log_prob(row, z, present) + KL_WEIGHT * (PRIOR.log_prob(z) - mixture)
+
+            weights = torch.stack([log_weight(z.detach()) for z in zs])
+            share = weights.detach().softmax(0)
+            mean_total = mean_total + (share * weights).sum() / len(present)  # to decoders
+            for z, r in zip(zs, share, strict=True):
+                leaf = z.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(log_weight(leaf), leaf)
+                mean_total = mean_total + (r**2 * slope * z).sum() / len(present)  # to experts
+    mean_total.backward()
+    for mine, p in zip(found, (*bench.matrix.values(), *method.parameters()), strict=True):
+        torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_product_is_the_normalised_product_of_densities():
+    """Its log density and the sum of the factors' differ by the same constant at every z; nothing gives the prior."""
+    torch.manual_seed(0)
+    factors = [GaussianPosterior(torch.randn(4, D), torch.randn(4, D)) for _ in range(M)]
+    bits = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]).bool()
+    q = product(factors, bits)
+    z = torch.randn(50, 4, D)
+    gap = q.log_prob(z) - sum(factor.log_prob(z) * bits[:, i] for i, factor in enumerate(factors))
+    torch.testing.assert_close(gap[:, :3], gap[:1, :3].expand(50, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(q.mean_BD[2], factors[2].mean_BD[2])
+    assert not q.mean_BD[3].any()
+    assert not q.log_var_BD[3].any()
+
+
+@pytest.mark.parametrize("kind", [JMVAE, MMVAE, MoPoE, MVAE, MVTCAE])
+def test_absent_features_leave_no_trace(kind):
+    """In the posterior of every subset, the empty one included, and in the objective of rows that lack them."""
+    complete = kind.needs_complete_rows
+    method, bench = with_fixed_weights(kind(kind.Options(), SIZES)), Bench()
+    assert complete == (kind is JMVAE)
+    other = [h.masked_fill(~PRESENCE[:, i, None], 7.0) for i, h in enumerate(bench.h.values())]
+    bits = PRESENCE.clone()
+    bits[2] = False
+    for fuse in (method.fuse, method.fuse_subset):
+        one, two = (fuse(h, bits) for h in (list(bench.h.values()), other))
+        torch.testing.assert_close(one.mean_BD, two.mean_BD)
+        torch.testing.assert_close(one.log_var_BD, two.log_var_BD)
+        assert not one.mean_BD[2].any()  # the prior
+        assert isinstance(one, GaussianPosterior | MixturePosterior)
+    if not complete:
+        values = []
+        for h in (bench.h, dict(zip(NAMES, other, strict=True))):
+            bench.h = h
+            bench.generator.manual_seed(3)
+            values.append(method.objective(bench.rows()).value_B)
+        torch.testing.assert_close(*values)
+
+
+def test_mopoe_refuses_more_subsets_than_it_can_compute():
+    sizes = MethodSizes(num_modalities=13, feature_dim=F, hidden_dim=8, latent_dim=D)
+    with pytest.raises(
+        ValueError, match=r"expected at most 12 modalities, of which it computes all 4,095 subsets, got 13"
+    ):
+        MoPoE(MoPoE.Options(), sizes)

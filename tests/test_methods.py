@@ -1,0 +1,263 @@
+"""Methods of inference as plugins: one written outside this repository, and every one that is installed."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from small_runs import metric_lines, run
+from two_floats import ConvolvedFloats, TwoFloats
+
+import shala_framework as shala
+from shala_framework import PluginError, SpecError
+from shala_framework.cli.main import main, main_run
+from shala_framework.data.latent_store import latents_of
+from shala_framework.data.rows import Rows
+from shala_framework.plugin.loading import installed_offers, kind_of, load_offer
+from shala_framework.plugin.posterior import GaussianPosterior, MixturePosterior, either_posterior
+
+AVERAGE = '''\
+"""A method of inference: the mean of what each modality says, and one variance for all."""
+
+import attrs
+import torch
+from torch import nn
+
+from shala_framework.plugin import GaussianPosterior, Objective, PosteriorMethod, at_least, hookimpl
+
+
+class Average(PosteriorMethod):
+    """Average of the present modalities' means."""
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        """Options.
+
+        Attributes:
+            beta: Factor of the KL term.
+        """
+
+        beta: float = attrs.field(default=1.0, validator=at_least(0))
+
+    def __init__(self, options, sizes):
+        super().__init__(options, sizes)
+        self.means = nn.ModuleList(nn.Linear(sizes.feature_dim, sizes.latent_dim) for _ in range(sizes.num_modalities))
+        self.log_var = nn.Parameter(torch.zeros(sizes.latent_dim))
+
+    def fuse(self, h_MBF, presence_BM):
+        bits = presence_BM.float().T[:, :, None]
+        means = torch.stack([mean(h) for mean, h in zip(self.means, h_MBF)])
+        mean = (means * bits).sum(0) / bits.sum(0).clamp_min(1)
+        return GaussianPosterior(mean.float(), self.log_var.expand_as(mean))
+
+    def objective(self, batch):
+        q = self.fuse(batch.h_MBF, batch.presence_BM)
+        z = q.draw(batch.randn(self.sizes.latent_dim))
+        log_prob, kl = batch.log_prob(z), q.kl_BD().sum(1)
+        value = batch.weighted(log_prob) - self.options.beta * batch.kl_weight * kl
+        return Objective(value_B=value, z_BD=z, log_prob=log_prob, kl_B=kl)
+
+
+@hookimpl
+def shala_register_posteriors(register):
+    register("average", Average)
+'''
+OFFERED = [name for name in sorted({o.name for o in installed_offers()}) if kind_of(load_offer(name)) == "method"]
+FEW_STEPS = ("train.autoencoder.steps=2", "train.prior.steps=2", "train.autoencoder.batch_size=8")
+SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_dim": 8, "num_blocks": 1}}
+
+
+@pytest.fixture
+def average(tmp_path, monkeypatch):
+    """The method on the path as pip would put it there."""
+    site = tmp_path / "site"
+    info = site / "acme_average-0.1.dist-info"
+    info.mkdir(parents=True)
+    (site / "acme_average.py").write_text(AVERAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-average\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[shala.plugins]\naverage = acme_average\n")
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "acme_average", raising=False)
+    return importlib.import_module("acme_average").Average
+
+
+def pair():
+    return {"a": ConvolvedFloats(field="a"), "b": TwoFloats(field="b")}
+
+
+def trained(method, **posterior):
+    torch.manual_seed(0)
+    x = {name: torch.randn(24, 2) for name in "ab"}
+    model = shala.ShaLa(pair(), method=method, seed=1, **SMALL, **posterior)
+    return shala.train(model, x, steps=2, batch_size=8, device="cpu"), x
+
+
+def works(model, x):
+    """Embeds, samples each prior, and gives densities that are finite."""
+    few = {"b": x["b"][:3]}
+    assert model.embed(x).shape == (24, 2)
+    assert model.elbo({n: v[:3] for n, v in x.items()}, num_samples=2).isfinite().all()
+    for prior, given in (
+        ("posterior", few),
+        ("diffusion", few),
+        ("diffusion", None),
+        ("mixture", None),
+        ("normal", None),
+    ):
+        shape = (3, 2, 2) if given else (2, 2)
+        out = model.generate(2, given=given, prior=prior, num_steps=2)
+        assert all(v.shape == shape and v.isfinite().all() for v in out.values())
+    z = model.sample_latents(2, given=few, prior="posterior").view(3, 2, 2)
+    assert model.log_prob(z, given=few, prior="posterior").isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["shala", *OFFERED])
+def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
+    """With all added terms and all priors on top; what is loaded embeds and samples to the last bit."""
+    model, x = trained(method)
+    works(model, x)
+    assert set(model.autoencoder.added_terms) == {"contrast", "recognition", "texture"}
+    model.save(tmp_path)
+    again = shala.load(tmp_path)
+    assert again.spec.posterior.method == method
+    assert torch.equal(again.embed(x), model.embed(x))
+    given = {"b": x["b"][:3]}
+    assert torch.equal(*(m.sample_latents(2, given=given, prior="posterior") for m in (model, again)))
+
+
+@pytest.mark.parametrize("method", ["shala", *OFFERED])
+def test_every_method_trains_from_a_spec(method, two_spec):
+    """On rows that lack a modality, unless the method says that it needs complete ones."""
+    overrides = [f"posterior.method={method}", *FEW_STEPS]
+    if method != "shala" and load_offer(method).needs_complete_rows:
+        with pytest.raises(shala.DataError, match=f"the method '{method}' trains on complete rows alone, but the row"):
+            run(two_spec, "gaps", *overrides)
+        overrides.append("data.stand_in.options.missing=0.0")
+    stages = {line.get("stage") for line in metric_lines(run(two_spec, "r", *overrides))}
+    assert {"autoencoder", "prior"} <= stages
+    assert shala.load("r").spec.posterior.method == method
+
+
+def test_a_method_of_another_package_is_listed_and_trains(average, two_spec, capsys):
+    """Forty lines that import shala_framework.plugin alone; its options have errors at their lines."""
+    with pytest.raises(SystemExit):
+        main(["plugins", "--json"])
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed["average"]["kind"] == "method"
+    assert listed["average"]["summary"] == "Average of the present modalities' means."
+    text = two_spec.read_text()
+    two_spec.write_text(text.replace("[posterior]\n", '[posterior]\nmethod = "average"\noptions = { beta = 0.5 }\n'))
+    folder = run(two_spec, "r", *FEW_STEPS)
+    assert shala.load(folder).spec.posterior.options == {"beta": 0.5}
+    two_spec.write_text(two_spec.read_text().replace("beta = 0.5", "beta = -1, gamma = 2") + "\n[track]\n")
+    line = two_spec.read_text().splitlines().index("options = { beta = -1, gamma = 2 }") + 1
+    with pytest.raises(SystemExit):
+        main_run(["two.toml"])
+    err = capsys.readouterr().err
+    assert f"two.toml:{line}: posterior.options.beta: expected a number of at least 0, got -1" in err
+    assert f"two.toml:{line}: posterior.options.gamma: unknown key" in err
+
+
+def test_terms_are_added_to_and_removed_from_any_method(average):
+    model, _ = trained("average", contrast_weight=0.0, recognition_weight=0.0)
+    assert set(model.autoencoder.added_terms) == {"texture"}
+    model, x = trained(average, texture_weight=0.0)
+    assert set(model.autoencoder.added_terms) == {"contrast", "recognition"}
+    works(model, x)
+
+
+def test_wrong_methods_are_one_clear_error(average):
+    """A name nobody offers, an option of the default method, settings of another method, a broken contract."""
+    wrong = {
+        "no installed plugin offers 'avrage'": {"method": "avrage"},
+        r"posterior\.options\.beta: unknown key \(the method 'shala' is set by keys of \[posterior\]": {
+            "options": {"beta": 1.0}
+        },
+        r"posterior\.fusion: expected no such setting beside method = 'average'": {
+            "method": "average", "fusion": "attention",
+        },
+        "'two-floats' is a modality": {"method": "two-floats"},
+    }  # fmt: skip
+    for message, keys in wrong.items():
+        with pytest.raises(SpecError, match=message):
+            shala.ShaLa(pair(), **SMALL, **keys)
+
+    class Loose(average):
+        def fuse(self, h_MBF, presence_BM):
+            return torch.zeros(len(presence_BM), 2)
+
+    with pytest.raises(PluginError, match=r"Loose\.fuse returned Tensor; expected a GaussianPosterior or a Mixture"):
+        shala.ShaLa({name: TwoFloats(field=name) for name in "ab"}, method=Loose, **SMALL).build()
+
+
+def test_a_class_that_is_not_installed_is_loaded_by_the_caller(tmp_path):
+    """As a modality's class is."""
+    namespace = {"__name__": "elsewhere"}
+    exec(compile(AVERAGE, "elsewhere.py", "exec"), namespace)
+    model, x = trained(namespace["Average"])
+    model.save(tmp_path)
+    with pytest.raises(SpecError, match=r"classes=\[\.\.\.\]"):
+        shala.load(tmp_path)
+    assert torch.equal(shala.load(tmp_path, classes=[namespace["Average"]]).embed(x), model.embed(x))
+
+
+def mixture(num_rows=6):
+    torch.manual_seed(0)
+    parts = [GaussianPosterior(torch.randn(num_rows, 2), torch.randn(num_rows, 2)) for _ in range(3)]
+    present = torch.ones(3, num_rows, dtype=torch.bool)
+    present[1, 2:], present[:, 5] = False, False
+    return MixturePosterior.uniform(parts, present), parts, present
+
+
+def test_a_mixture_is_torch_distributions_mixture():
+    """Density, moments and draws, for rows with three components, two and none."""
+    q, parts, _ = mixture()
+    z = torch.randn(4, 6, 2)
+    for row, chosen in ((0, [0, 1, 2]), (3, [0, 2])):
+        normal = torch.distributions.Independent(
+            torch.distributions.Normal(
+                torch.stack([parts[c].mean_BD[row] for c in chosen]),
+                torch.stack([(0.5 * parts[c].log_var_BD[row]).exp() for c in chosen]),
+            ), 1,
+        )  # fmt: skip
+        exact = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(len(chosen))), normal)
+        torch.testing.assert_close(q.log_prob(z)[:, row], exact.log_prob(z[:, row]))
+        torch.testing.assert_close(q.mean_BD[row], exact.mean)
+        torch.testing.assert_close(q.log_var_BD[row].exp(), exact.variance)
+        uniform = (torch.arange(999) + 0.5) / 999
+        picked = q.take(torch.full((999,), row)).picked(uniform).mean_BD
+        counts = [int((picked == parts[c].mean_BD[row]).all(1).sum()) for c in chosen]
+        assert counts == [999 // len(chosen)] * len(chosen) or max(counts) - min(counts) <= 1
+    assert not q.mean_BD[5].any()
+    torch.testing.assert_close(q.log_var_BD[5], torch.zeros(2))
+    gaussian = GaussianPosterior(torch.randn(6, 2), torch.randn(6, 2))
+    first = torch.arange(6) % 2 == 0
+    either = either_posterior(first, gaussian, q)
+    torch.testing.assert_close(either.log_prob(z), torch.where(first, gaussian.log_prob(z), q.log_prob(z)))
+
+
+def test_latents_of_a_mixture_are_components_picked_by_the_rows_keys(average):
+    """The same whatever the batches, and each component about as often as it weighs."""
+
+    class Two(average):
+        def fuse(self, h_MBF, presence_BM):
+            ends = [
+                GaussianPosterior(torch.full((len(presence_BM), 2), v), torch.zeros(len(presence_BM), 2))
+                for v in (-1.0, 1.0)
+            ]
+            return MixturePosterior.uniform(ends, torch.ones(2, len(presence_BM), dtype=torch.bool))
+
+    model = shala.ShaLa({name: TwoFloats(field=name) for name in "ab"}, method=Two, **SMALL).build()
+    count = 400
+    rows = Rows(
+        x={name: torch.randn(count, 2) for name in "ab"},
+        presence=torch.ones(count, 2, dtype=torch.bool),
+        keys=tuple(f"train_{n:04d}" for n in range(count)),
+        labels=(None,) * count,
+    )
+    found = [latents_of(model.autoencoder, rows, torch.device("cpu"), size).mean_ND for size in (64, 7)]
+    assert torch.equal(*found)
+    assert set(found[0].unique().tolist()) == {-1.0, 1.0}
+    assert abs(float(found[0][:, 0].mean())) < 0.2  # four standard errors
