@@ -84,7 +84,7 @@ class Emoji(Dataset):
             if row["key"] in fields:
                 yield Sample(
                     key=row["key"],
-                    split=splits[row["base"]],  # type: ignore[arg-type]
+                    split=splits[row["base"]],
                     fields=fields[row["key"]],
                     label=row[self.options.label],
                 )

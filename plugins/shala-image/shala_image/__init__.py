@@ -84,7 +84,7 @@ class Image(Modality):
         components: int = attrs.field(default=5, validator=between(1, 100))
         refiner_width: int = attrs.field(default=32, validator=[at_least(0, at_most=4_096), multiple_of(8)])
         refiner_blocks: tuple[int, ...] | None = attrs.field(
-            default=None, validator=attrs.validators.optional([not_empty, each(between(1, 100))])
+            default=None, validator=attrs.validators.optional((not_empty, each(between(1, 100))))
         )
         refiner_attention: bool = False
 

@@ -116,5 +116,5 @@ class SkeletonRefiner(nn.Module):
 
     def forward(self, noisy_BTPJC: Tensor, mean_BTPJC: Tensor, z_BD: Tensor, c_noise_B: Tensor) -> Tensor:
         noisy, mean = (x.flatten(2).transpose(1, 2) for x in (noisy_BTPJC, self.standardise(mean_BTPJC)))
-        x_BCT: Tensor = self.network(noisy, mean, z_BD, c_noise_B)
-        return x_BCT.transpose(1, 2).unflatten(2, self.standardise.mean.shape)
+        x_BTC: Tensor = self.network(noisy, mean, z_BD, c_noise_B).transpose(1, 2)
+        return x_BTC.reshape(*x_BTC.shape[:2], *self.standardise.mean.shape)
