@@ -87,6 +87,10 @@ def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor])
     unknown = sorted(set(given) - set(modalities))
     if unknown or not given:
         raise ValueError(f"expected modalities among {list(modalities)}, got {unknown or 'none'}")
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"expected a tensor of {name!r}, got {kind}; leave out what is not given")
     sizes = {name: len(value) for name, value in given.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"expected the same number of rows of each given modality, got {sizes}")
