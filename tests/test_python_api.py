@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from own_floats import Items, Pair
 from two_floats import TwoFloats, TwoFloatsOptions
 
 import shala_framework as shala
 from shala_framework.cli.main import main
 from shala_framework.data.rows import load_rows
-from shala_framework.plugin import Modality
 from shala_framework.run.experiment import Experiment
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import read_spec
@@ -20,30 +19,6 @@ from shala_framework.training.budget import StageCost
 
 SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
 SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16}
-
-
-class Pair(TwoFloats):
-    """Two floats as a user's own class, which learns nothing and needs no fit."""
-
-    fit = Modality.fit
-
-
-class Items(Dataset):
-    """Rows as dictionaries; b is missing in every third row, alternately as None and as no key."""
-
-    def __init__(self, x, gaps=True):
-        self.x, self.gaps = x, gaps
-
-    def __len__(self):
-        return len(self.x["a"])
-
-    def __getitem__(self, number):
-        item = {name: value[number] for name, value in self.x.items()}
-        if self.gaps and number % 6 == 0:
-            item["b"] = None
-        if self.gaps and number % 6 == 3:
-            del item["b"]
-        return item
 
 
 @pytest.fixture
