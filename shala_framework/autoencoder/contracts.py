@@ -17,7 +17,7 @@ def check_groups(groups: Mapping[str, str], modalities: Mapping[str, Modality]) 
 
     Args:
         groups: Name of a modality to that of its group.
-        modalities: By name.
+        modalities: Modalities by name.
 
     Raises:
         SpecError: Two of a group differ in class, type or shape.

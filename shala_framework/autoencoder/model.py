@@ -40,7 +40,7 @@ class Autoencoder(nn.Module):
         """Make the networks.
 
         Args:
-            modalities: By name.
+            modalities: Modalities by name.
             table: Sizes, the method of inference and weights of the added terms.
             groups: Group of each modality that shares its encoder and decoder with the others of the group.
             method: Class of the method; None takes the table's from the installed plugins.

@@ -62,7 +62,7 @@ def annealed_log_weights(
         start_NCD: Draws of N(0, I).
         num_steps: Distributions after the first, each an evaluation of the gradient.
         num_tuning: The first chains of each row, which are left out of the result; at least 1.
-        generator: Of momenta and acceptance.
+        generator: Generator of momenta and acceptance.
 
     Returns:
         float64 tensor [N, C - num_tuning].
@@ -153,7 +153,7 @@ def annealed_log_likelihood(
             steps, by Heun's method and without guidance.
         num_chains: Chains of a row that are weighed.
         num_steps: Distributions that each goes through.
-        seed: Of the chains.
+        seed: Seed of the chains.
 
     Returns:
         float64 tensor [N, num_chains], nats.
@@ -251,7 +251,7 @@ def fit_proposal(
         log_joint: Differentiable log of the unnormalised posterior of states [N, C, D]: [N, C].
         u_NCD: Some draws near the posterior, for the first mean and deviations.
         num_rounds: Most Newton steps.
-        generator: Of the draws.
+        generator: Generator of the draws.
 
     Reference: Opper and Archambeau 2009, "The Variational Gaussian Approximation Revisited", for the fixed point.
     """

@@ -108,7 +108,7 @@ class Calibration:
         training: q(z | all present) of training rows, whose aggregate has unit covariance in the metric.
         settings: Methods.
         groups_N: Groups of rows that are resampled together, or None.
-        seed: Of the samples.
+        seed: Seed of the samples.
     """
 
     model: ShaLa

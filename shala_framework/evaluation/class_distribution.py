@@ -15,7 +15,7 @@ def total_variation(classes_K: Tensor, real_N: Tensor, num_classes: int) -> floa
     Args:
         classes_K: Classes of samples, int64.
         real_N: Classes of real rows, by the same judge, whose errors so cancel.
-        num_classes: Of all.
+        num_classes: Number of classes.
 
     Example:
         >>> total_variation(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
@@ -30,8 +30,8 @@ def sampling_noise(classes_K: Tensor, real_N: Tensor, num_classes: int, *, seed:
     Args:
         classes_K: Classes of samples, int64.
         real_N: Classes of real rows.
-        num_classes: Of all.
-        seed: Of the random sets.
+        num_classes: Number of classes.
+        seed: Seed of the random sets.
     """
     common_C = 0.5 * (_shares(classes_K, num_classes) + _shares(real_N, num_classes))
     generator = torch.Generator().manual_seed(seed)

@@ -88,7 +88,7 @@ def measure_conditional(
         second: The second judges.
         settings: Scales of guidance, samples for each row, and what rows share.
         num_rows: Most held-out rows whose modalities are given.
-        seed: Of the samples.
+        seed: Seed of the samples.
         reporter: Receives progress.
         parts: Where the figures of each method and size are kept.
     """

@@ -38,7 +38,7 @@ def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int 
     Args:
         values_SN: What each row gave under each seed, float; NaN where a row gave nothing.
         groups_N: Number of each row's group, int64; None where every row is a group of its own.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: There is no value.
@@ -66,7 +66,7 @@ def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None
         over_N: Values whose mean is divided, float; NaN in either of a row's values leaves the row out.
         under_N: Values whose mean it is divided by, at least 0.
         groups_N: As for `mean_figure`.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: No row has both values, or those of `under_N` are all 0.

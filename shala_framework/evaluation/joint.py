@@ -41,7 +41,7 @@ class JointFigures:
         second_coherence: As `coherence`, by the second judges.
         second_frechet: As `frechet`, by the second judges.
         second_kernel: As `kernel`, by the second judges.
-        evaluations: Of a denoiser for one sample; 0 without diffusion.
+        evaluations: Evaluations of a denoiser for one sample; 0 without diffusion.
         milliseconds: For one sample with all its modalities, drawn many at a time.
     """
 
@@ -80,7 +80,7 @@ def measure_joint(
         second: The second judges.
         settings: Scales of autoguidance, and the number of seeds.
         num_samples: Samples a seed.
-        seed: Of the samples.
+        seed: Seed of the samples.
         reporter: Receives progress.
         parts: Where the figures of each method are kept.
     """

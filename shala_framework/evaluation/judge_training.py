@@ -38,9 +38,9 @@ class JudgeTraining:
         model: Whose modalities they look at.
         train: Training rows that they learn from.
         held_out: Rows that they will look at.
-        classes: Of the training rows, in the order of the judges' outputs.
-        steps: Of each; None fits them to the rows and to the time.
-        seed: Of initialisation and order.
+        classes: Classes of the training rows, in the order of the judges' outputs.
+        steps: Training steps of each judge; None fits them to the rows and to the time.
+        seed: Seed of initialisation and order.
         precision: In which they are trained.
     """
 
@@ -164,14 +164,14 @@ def train_judge(
 
     Args:
         modality: Whose x it looks at.
-        name: Of the modality in rows.
+        name: Name of the modality in rows.
         rows: Training rows; those without the modality or a label are passed over.
-        classes: Of the whole training set, in the order of the outputs.
-        architecture: Of its encoder: the plugin's own, or the plain one of second judges.
+        classes: Classes of the whole training set, in the order of the outputs.
+        architecture: Architecture of its encoder: the plugin's own, or the plain one of second judges.
         steps: Optimiser steps.
         batch_size: Rows a step.
         learning_rate: Peak of the schedule: a warm-up over a tenth of the steps, then a cosine to zero.
-        seed: Of initialisation and order.
+        seed: Seed of initialisation and order.
         precision: In which it is trained.
         on_step: Called with the number of steps done.
 

@@ -59,7 +59,7 @@ def log_weights(
             "posterior".
         num_samples: Samples of z a row, half from each part of r.
         mixture: Whether to draw the half from p(z | x_given) too.
-        seed: Of the samples.
+        seed: Seed of the samples.
         batch_size: Latents decoded at a time.
 
     Raises:
@@ -158,7 +158,7 @@ def conditional_log_likelihood(
         num_samples: Samples of z a row.
         prior: "diffusion" or "posterior".
         shift: Score each x_target under the z of the row so many places on; 0 is its own, others are a control.
-        seed: Of the samples.
+        seed: Seed of the samples.
         batch_size: Latents decoded at a time.
 
     Returns:

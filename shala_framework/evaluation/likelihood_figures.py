@@ -113,7 +113,7 @@ def measure_log_likelihoods(
         model: With both stages trained.
         held_out: Rows, of which those with every modality are scored.
         settings: Method and counts.
-        seed: Of the samples.
+        seed: Seed of the samples.
         reporter: Receives progress.
         notes: Takes what is left out, and which estimates are loose.
         pace: The time that there is.

@@ -15,7 +15,7 @@ class Pace:
 
     Args:
         seconds: For everything; None is without a limit.
-        clock: Of seconds.
+        clock: Clock that returns seconds.
     """
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.perf_counter) -> None:

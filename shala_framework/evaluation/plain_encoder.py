@@ -27,8 +27,8 @@ class PlainEncoder(nn.Module):
     """x [B, ...] to features [B, feature_dim].
 
     Args:
-        shape: Of one x.
-        dtype: Of x. Integers of more than eight bits are tokens, which are embedded by their remainder.
+        shape: Shape of one x.
+        dtype: Type of x. Integers of more than eight bits are tokens, which are embedded by their remainder.
         feature_dim: Features.
     """
 

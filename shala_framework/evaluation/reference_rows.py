@@ -25,7 +25,7 @@ def split_reference(rows: Rows, groups_N: Tensor | None, *, seed: int = 0) -> tu
     Args:
         rows: Training rows.
         groups_N: Number of each row's group; None where every row is a group of its own.
-        seed: Of the choice, which depends on it and on the rows alone.
+        seed: Seed of the choice, which depends on it and on the rows alone.
 
     Returns:
         Rows for judges and rows for reference, each in the order of `rows`; there may be none of the latter.

@@ -132,7 +132,7 @@ def evaluate(
         held_out: Rows that every figure is of.
         settings: How much is drawn and given.
         seconds: That counts which the settings leave open are fitted to; None is without a limit.
-        seed: Of judges and samples.
+        seed: Seed of judges and samples.
         reporter: Receives progress.
         parts: Where finished parts are kept, and taken from; None keeps none.
         precision: In which judges are trained.

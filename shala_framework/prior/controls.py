@@ -53,7 +53,7 @@ class GaussianMixture(nn.Module):
 
         Args:
             z_ND: Latents; more rows than components.
-            seed: Of the k-means++ start.
+            seed: Seed of the k-means++ start.
             max_iterations: Most iterations.
             tolerance: Stop once the mean log-likelihood gains less, in nats.
             ridge: Added to the covariances' diagonals.

@@ -19,7 +19,7 @@ def check_refiner(refiner: Refiner, decoders: nn.ModuleDict, modalities: Mapping
     Args:
         refiner: Whose networks.
         decoders: Stage 1's, by modality.
-        modalities: By name.
+        modalities: Modalities by name.
 
     Raises:
         PluginError: A likelihood cannot be refined, or a network does not keep its contract.

@@ -104,7 +104,7 @@ class Refiner(nn.Module):
         """Make the networks.
 
         Args:
-            modalities: By name.
+            modalities: Modalities by name.
             latent_dim: Dimensions of z.
             share: Whether modalities of one class and shape share a network where theirs are alike.
         """

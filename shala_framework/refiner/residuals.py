@@ -75,7 +75,7 @@ class ResidualUnit:
             sigma_min: Lowest level, in units of r; discrete x takes half the distance of two values instead.
             sigma_max: Highest level.
             num_levels: Levels at which a row is denoised.
-            generator: Of the noise and levels.
+            generator: Generator of the noise and levels.
         """
         r = self.of(x)
         levels = self.space.levels

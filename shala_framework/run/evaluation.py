@@ -53,7 +53,7 @@ def evaluate_run(
         train: Training rows, if they are at hand; else they are read.
         held_out: Rows of the split, likewise.
         seconds: That counts which the settings leave open are fitted to; None is without a limit.
-        seed: Of judges and samples.
+        seed: Seed of judges and samples.
         reporter: Receives progress.
 
     Raises:

@@ -138,7 +138,7 @@ def asking_again(url: str, action: Callable[[], T], *, has_answered: bool = Fals
     """The result of an action on a remote file, retried while the server is busy or gone.
 
     Args:
-        url: Of the file.
+        url: URL of the file.
         action: Reads something of it.
         has_answered: Whether it is known that the server has answered, perhaps to another process.
 
@@ -326,7 +326,7 @@ def read_url(url: str, *, has_answered: bool = False) -> bytes:
     """The whole of a file.
 
     Args:
-        url: Of the file.
+        url: URL of the file.
         has_answered: Whether it is known that the server has answered, perhaps to another process.
 
     Raises:

@@ -35,8 +35,8 @@ class StageCost:
     """What a stage takes on this machine.
 
     Attributes:
-        step_seconds: Of one step.
-        validation_seconds: Of one validation.
+        step_seconds: Seconds of one step.
+        validation_seconds: Seconds of one validation.
     """
 
     step_seconds: float
@@ -108,7 +108,7 @@ def steps_within(
     Args:
         seconds: For all stages together.
         stages: Settings by name; `time_share` says how they share the time.
-        costs: Of each.
+        costs: Cost of each stage.
         minutes: What the spec says, for the error.
 
     Raises:

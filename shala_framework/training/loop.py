@@ -60,7 +60,7 @@ def train(
         stage: What is trained; its module is left with the last step's weights.
         settings: Steps, batch size, optimiser, intervals.
         batches: Given a step, the endless batches from that step on.
-        seed: Of everything random in the loop.
+        seed: Seed of everything random in the loop.
         matrix_dtype: In which the optimiser multiplies matrices.
         state_file: Where the state is saved, at intervals, at the end and when interrupted; None saves none.
         fingerprint: What the state belongs to; another one's is refused.

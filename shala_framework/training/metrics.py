@@ -61,7 +61,7 @@ class MetricsFile:
     """Appends to a run's metrics; lines past the step at which a stage goes on are dropped.
 
     Args:
-        path: Of the file; None writes nothing, for all processes but the first.
+        path: Path of the file; None writes nothing, for all processes but the first.
         trackers: Receive the same figures.
         warn: Told of a tracker that fails, which is then left out, and of damaged lines.
         owner: Fingerprint of the run.

@@ -77,9 +77,9 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: Weights of at least two dimensions, in one group.
         lr: Learning rate; a step's root mean square is about 0.2 of it, like AdamW's.
-        momentum: Of the gradient's moving average, in Nesterov's form.
+        momentum: Momentum of the gradient's moving average, in Nesterov's form.
         weight_decay: Decoupled.
-        dtype: Of the products.
+        dtype: Type of the products.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradien
 
     Args:
         stage: Whose loss it is.
-        device: Of its parameters.
+        device: Device of its parameters.
         exchange_gradients: False keeps each process's own gradients, for steps that are measured and undone.
 
     Returns:

@@ -24,7 +24,7 @@ class TrainingPlan:
         precision: In which it computes.
         reason: Why that one.
         minutes: The budget that the steps were fixed for; None where the spec gives them.
-        steps: Of each stage, where there is a budget.
+        steps: Steps of each stage, where there is a budget.
         costs: What was measured of each stage for it.
     """
 

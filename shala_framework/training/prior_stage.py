@@ -32,8 +32,8 @@ def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Lat
     Args:
         prior: Takes the statistics, and the mixture as its skip connection if it has one.
         mixture: Fitted to draws of the aggregate posterior, in the prior's unit; several a row where rows are few.
-        latents: Of the training rows.
-        seed: Of the draws and of the mixture's start.
+        latents: Latents of the training rows.
+        seed: Seed of the draws and of the mixture's start.
     """
     device = prior.z_mean.device
     prior.set_statistics(*latent_statistics(latents))

@@ -15,7 +15,7 @@ class StateFiles:
     """Two generations of a stage's state.
 
     Args:
-        path: Of the last one; the one before has ".previous" in its name.
+        path: Path of the latest state; the one before has ".previous" in its name.
         fingerprint: What the states belong to.
     """
 

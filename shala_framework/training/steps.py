@@ -64,7 +64,7 @@ def change_weights(
         settings: Micro-batches and the gradient's largest norm.
         optimizers: With their learning rates set.
         step_loss: As `shared_loss` makes it.
-        batch: Of this process.
+        batch: Batch of this process.
         step: Its number, on which the stage's schedules depend.
         before_change: Called once the gradients are there, before weights change.
 

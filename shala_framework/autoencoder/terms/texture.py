@@ -47,7 +47,7 @@ def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tenso
 
     Args:
         decoded: `map_statistics` of what was decoded.
-        real: Of the data, without gradient; as many rows.
+        real: Statistics of the data in the same rows, without gradient.
         present_B: Which rows have the modality; the others do not count.
         gathered: Whether deviations are over the rows of all processes, which then have to ask together.
 
