@@ -176,8 +176,8 @@ class ShaLa(Staged):
             guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
             autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
             num_steps: Sampler steps; None takes the spec's.
-            seed: Seed of the noise that samples start from. The same call gives the same samples; with more rows or more
-                joint samples, the first ones stay the same.
+            seed: Seed of the noise that samples start from. The same call gives the same samples; with more rows or
+                more joint samples, the first ones stay the same.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
             refine: Whether stage 3 adds what the decoders leave out, where it is trained.
