@@ -6,10 +6,13 @@ processes: each process draws for all rows and keeps its own, so a step is the s
 Shapes: B rows of this process, W processes.
 """
 
+import gc
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,14 +33,28 @@ def join(device: torch.device) -> torch.device:
     if own.type == "cuda":
         torch.cuda.set_device(own)
     if not dist.is_initialized():
+        # If it is first imported after init_process_group (as by DistributedDataParallel), its default arguments keep
+        # the group, and so gloo's threads, to the end of the process.
+        import_module("torch.distributed.nn.functional")
+
         dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
     return own
 
 
 def leave() -> None:
-    """Leave the process group. Has no effect in a single process."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the process group. Has no effect in a single process.
+
+    A thread of gloo that frees an operation's tensors after the interpreter has begun to shut down aborts the process.
+    Such threads end with the last reference to the group. The meshes of sharded layers keep it; for these, wait until
+    the threads have freed their last tensors.
+    """
+    if not dist.is_initialized():
+        return
+    with_threads = dist.get_backend() == "gloo"
+    dist.destroy_process_group()
+    gc.collect()
+    if with_threads:
+        time.sleep(0.2)
 
 
 def rank() -> int:

@@ -1,5 +1,6 @@
 """A stage's loss and gradient, of this process's rows or of those of all that train together."""
 
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 from shala_framework.distributed.processes import world_size
 from shala_framework.distributed.split_tensors import is_split
 from shala_framework.training.trainable import Loss, Trainable
+
+_SYNC_BUFFERS = (  # its name up to torch 2.13, deprecated since
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class _LossModule(nn.Module):
@@ -45,8 +52,9 @@ def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradien
         # Layers that are split among the processes exchange their gradients themselves.
         split = [name for name, p in module.named_parameters() if is_split(p)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, split)
+        options: Any = {_SYNC_BUFFERS: False}
         compute = DistributedDataParallel(
-            module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+            module, device_ids=[device.index] if device.type == "cuda" else None, **options
         )
 
     def step_loss(batch: Any, step: int | Tensor, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
