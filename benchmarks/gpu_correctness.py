@@ -193,7 +193,7 @@ def nccl(check: Check) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from shala_framework.distributed.processes import _Gather, any_process
+    from shala_framework.support.distributed.processes import _Gather, any_process
     from shala_framework.training.parallel import _LossModule
 
     backend = "nccl" if check.is_gpu else "gloo"

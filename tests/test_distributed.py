@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 RUNNER = """\
 import sys
 from shala_framework.cli.main import main_run
-from shala_framework.distributed import split_layers as sharding
+from shala_framework.support.distributed import sharded_layers as sharding
 sharding.LEAST_VALUES = 32
 if __name__ == "__main__":  # worker processes import this file
     main_run(sys.argv[1:])
@@ -78,7 +78,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
+def test_sharded_decoders_train_like_replicated_ones(start, two_spec, share):
     """Two processes that hold half of each layer take the same steps as one, which can resume from their state."""
     # Latents wide enough for Muon to take the decoders' first layers.
     overrides = (*EVERY_STEP, "train.sharding='decoders'", "posterior.latent_dim=16")
@@ -91,7 +91,7 @@ def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
         process = start(processes, out, *overrides)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-    assert f"{2 if share else 4} layers of decoders are split among 2 processes" in output
+    assert f"{2 if share else 4} layers of decoders are sharded over 2 processes" in output
     for stage in ("autoencoder", "prior"):
         assert losses("both", stage) == pytest.approx(losses("alone", stage), abs=1e-5, rel=1e-5)
     alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))

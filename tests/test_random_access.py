@@ -93,9 +93,9 @@ def test_every_row_is_read_in_order(shards, two_spec, monkeypatch, indexed):
     for size, workers in ((1, 0), (1, 2), (3, 0), (20, 0)):
         spec = read_spec(two_spec, ["data.in_memory=false", f"data.num_workers={workers}"]).spec
         data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
-        monkeypatch.setattr("shala_framework.distributed.processes.world_size", lambda size=size: size)
+        monkeypatch.setattr("shala_framework.support.distributed.processes.world_size", lambda size=size: size)
         for rank in range(size):
-            monkeypatch.setattr("shala_framework.distributed.processes.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("shala_framework.support.distributed.processes.rank", lambda rank=rank: rank)
             for start in (0, 2):
                 found = [list(rows.keys) for rows in data.in_order(8, start)]
                 assert found == expected[rank::size][start:]

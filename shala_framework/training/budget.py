@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import attrs
 import torch
 
-from shala_framework.distributed.processes import largest
 from shala_framework.spec.schema import Stage, Train
+from shala_framework.support.distributed.processes import largest
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.processes import world_size
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.processes import world_size
 from shala_framework.training.steps import change_weights, set_rate, take_step
 from shala_framework.training.trainable import Loss, Trainable
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
-from shala_framework.distributed.split_layers import has_split_layers
-from shala_framework.distributed.split_tensors import split_like, whole
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
+from shala_framework.support.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
+from shala_framework.support.distributed.sharded_layers import has_sharded_layers
+from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
@@ -74,7 +74,7 @@ def train(
         CheckpointError: The state file is damaged or belongs to another spec.
     """
     module = stage.module
-    split = has_split_layers(module)
+    sharded = has_sharded_layers(module)
     captured = can_capture(stage, settings)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
     start, window, num_lines, measured = 0, _Window(), 0, True
@@ -97,7 +97,7 @@ def train(
     def measure(step: int) -> bool:
         """Validate after a step; returns whether the stage ends there."""
         torch.manual_seed(mix_seed(stage_seed, step))
-        _validate(stage, step, split, clock, metrics, reporter)
+        _validate(stage, step, sharded, clock, metrics, reporter)
         rest.measured = True
         return _ends(settled, device)
 
@@ -177,12 +177,12 @@ def _ends(settled: Callable[[], bool], device: torch.device) -> bool:
 
 
 def _validate(
-    stage: Trainable[Batch], done: int, split: bool, clock: "_Clock", metrics: MetricsFile, reporter: Reporter
+    stage: Trainable[Batch], done: int, sharded: bool, clock: "_Clock", metrics: MetricsFile, reporter: Reporter
 ) -> None:
-    """Measure the stage on held-out rows, and say so; split layers need all processes for it."""
+    """Measure the stage on held-out rows and report it. With sharded layers, all processes must take part."""
     with clock.stopped():
         with uncompiled():
-            held_out = stage.validate() if rank() == 0 or split else {}
+            held_out = stage.validate() if rank() == 0 or sharded else {}
         barrier()
         stage.module.train()
     if held_out:
@@ -259,8 +259,8 @@ def _saving_where_lost(
     try:
         yield
     except RuntimeError as error:
-        whole_here = rank() == 0 and not has_split_layers(stage.module)
-        if is_lost_process(error) and whole_here and states is not None and rest.step is not None:
+        has_all_weights = rank() == 0 and not has_sharded_layers(stage.module)
+        if is_lost_process(error) and has_all_weights and states is not None and rest.step is not None:
             tensors, description = _state(stage, optimizers, rest, _Window())
             states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
         raise
@@ -315,12 +315,12 @@ def _state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     names = {id(p): name for name, p in stage.module.named_parameters()}
     moments = {
-        f"{names[id(p)]}.{moment}": _whole_in_first(value)
+        f"{names[id(p)]}.{moment}": _full_in_first(value)
         for optimizer in optimizers
         for p, state in optimizer.state.items()
         for moment, value in state.items()
     }
-    weights = {name: _whole_in_first(value) for name, value in stage.module.state_dict().items()}
+    weights = {name: _full_in_first(value) for name, value in stage.module.state_dict().items()}
     tensors = {
         **prefixed(weights, "module"),
         **prefixed(moments, "optimizer"),
@@ -335,9 +335,9 @@ def _state(
     }
 
 
-def _whole_in_first(value: Tensor) -> Tensor:
-    """The whole of a tensor; of a split one in the first process's memory, so that no device holds it twice."""
-    full = whole(value)
+def _full_in_first(value: Tensor) -> Tensor:
+    """Return the full tensor. A sharded one is gathered in the first process's main memory, not on a device."""
+    full = full_tensor(value)
     if full is value:
         return value
     return full.cpu() if rank() == 0 else full.new_empty(0)
@@ -363,7 +363,7 @@ def _restore(
     current = stage.module.state_dict()
     weights = part(tensors, "module")
     _check_names(stage.name, weights, current)
-    stage.module.load_state_dict({n: split_like(v, current[n]) for n, v in weights.items()})
+    stage.module.load_state_dict({n: shard_like(v, current[n]) for n, v in weights.items()})
     stage.load_extra_state(part(tensors, "extra"))
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in part(tensors, "optimizer").items():
@@ -375,7 +375,7 @@ def _restore(
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             for moment, value in states.get(names[id(p)], {}).items():
                 own = value.to(p.device)
-                optimizer.state[p][moment] = split_like(own, p) if own.shape == p.shape else own
+                optimizer.state[p][moment] = shard_like(own, p) if own.shape == p.shape else own
     device = next(stage.module.parameters()).device
     totals = {name: value.to(device) for name, value in part(tensors, "window").items()}
     return int(description["step"]), _Window(totals, int(description["window_steps"]))

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shala_framework.distributed.split_layers import MATRIX_LAYERS
-from shala_framework.distributed.split_tensors import by_kind, split_like, whole
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.sharded_layers import MATRIX_LAYERS
+from shala_framework.support.distributed.sharded_tensors import full_tensor, group_by_sharding, shard_like
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
@@ -42,9 +42,9 @@ def make_optimizers(
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
     groups = [
-        {"params": of_kind, "weight_decay": settings.weight_decay if matrix else 0.0}
+        {"params": alike, "weight_decay": settings.weight_decay if matrix else 0.0}
         for matrix in (True, False)  # the others are biases, norms and scales
-        for of_kind in by_kind([p for p in rest if (p.ndim >= 2) == matrix])
+        for alike in group_by_sharding([p for p in rest if (p.ndim >= 2) == matrix])
     ]
     rate: float | Tensor = settings.learning_rate
     if capturable:
@@ -108,13 +108,13 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         ahead: dict[int, Tensor] = {}
-        for of_kind in by_kind(parameters):
-            gradients = [p.grad for p in of_kind if p.grad is not None]
-            averages = [self.state[p]["momentum"] for p in of_kind]
+        for alike in group_by_sharding(parameters):
+            gradients = [p.grad for p in alike if p.grad is not None]
+            averages = [self.state[p]["momentum"] for p in alike]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, averages, group["momentum"])
-            ahead |= {id(p): whole(direction) for p, direction in zip(of_kind, directions, strict=True)}
-            torch._foreach_mul_(of_kind, 1 - group["lr"] * group["weight_decay"])
+            ahead |= {id(p): full_tensor(direction) for p, direction in zip(alike, directions, strict=True)}
+            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
         for (_, columns), members in self.shapes.items():
             moved = [p for p in members if id(p) in ahead]
             if not moved:
@@ -124,7 +124,7 @@ class Muon(torch.optim.Optimizer):
             for p, step_RC in zip(moved, steps_KRC, strict=True):
                 rows, width = _matrix_shape(p)
                 turned = step_RC if rows <= width else step_RC.mT
-                _add(p, split_like(turned.reshape(p.shape), p), -0.2 * group["lr"] * columns**0.5)
+                _add(p, shard_like(turned.reshape(p.shape), p), -0.2 * group["lr"] * columns**0.5)
 
 
 def _add(parameter: Tensor, direction: Tensor, extent: float | Tensor) -> None:

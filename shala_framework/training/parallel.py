@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shala_framework.distributed.processes import world_size
-from shala_framework.distributed.split_tensors import is_split
+from shala_framework.support.distributed.processes import world_size
+from shala_framework.support.distributed.sharded_tensors import is_sharded
 from shala_framework.training.trainable import Loss, Trainable
 
 _SYNC_BUFFERS = (  # its name up to torch 2.13, deprecated since
@@ -49,9 +49,9 @@ def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradien
     exchanged = exchange_gradients and world_size() > 1
     if exchanged:
         module = _LossModule(stage)
-        # Layers that are split among the processes exchange their gradients themselves.
-        split = [name for name, p in module.named_parameters() if is_split(p)]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, split)
+        # Sharded layers reduce their gradients themselves.
+        sharded = [name for name, p in module.named_parameters() if is_sharded(p)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, sharded)
         options: Any = {_SYNC_BUFFERS: False}
         compute = DistributedDataParallel(
             module, device_ids=[device.index] if device.type == "cuda" else None, **options

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
-from shala_framework.distributed.processes import copied_from_first, rows_randn
 from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.spec.schema import Prior, PriorStage
+from shala_framework.support.distributed.processes import copied_from_first, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.precision import FLOAT32, Precision

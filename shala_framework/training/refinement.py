@@ -13,11 +13,11 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
 from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
-from shala_framework.distributed.processes import mean_of
 from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.support.distributed.processes import mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.metrics import WEIGHT, weighted

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.sharded_layers import clip_gradients
 from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
