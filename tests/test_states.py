@@ -22,7 +22,7 @@ def test_the_last_two_states_are_kept_and_the_older_one_is_taken_where_the_last_
     tensors, description = states.read(warnings.append)
     assert (tensors["x"].tolist(), description["step"]) == ([2.0, 2.0], 2)
     assert "prior.safetensors is damaged" in warnings[0]
-    assert "going on from the state before it" in warnings[0]
+    assert "resuming from the state before it" in warnings[0]
     (tmp_path / "prior.safetensors").unlink()  # killed between the two renames
     assert states.exist()
     assert states.read(warnings.append)[1]["step"] == 2
