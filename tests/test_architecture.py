@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "plugin.testing": {"plugin", "spec", "support"},
     "__main__": {"cli"},
 }
-FACADE_NAMES = (CORE, "plugin")  # which resolve names on first use, on behalf of others
+FACADE_NAMES = (CORE, "plugin")  # resolve names on first use, on behalf of others
 UPWARD = {
     # The classes of a spec's plugins check its options. The function that calls them imports the loader, so that
     # broken TOML is reported before torch is loaded.
@@ -236,10 +236,10 @@ def test_the_core_imports_no_plugin():
 
 
 def test_the_core_names_no_modality_and_no_data_set():
-    """No string of the core is the name of a plugin or of a kind of signal, wherever it stands.
+    """No string of the core is the name of a plugin or of a kind of signal.
 
-    So none can be compared with one, looked up by one or matched against one. Names of our plugins that are no everyday
-    words do not occur inside longer strings or identifiers either, but for the examples in the command line's help.
+    So the core can compare, look up or match none of them. Names of our plugins that are not everyday words do not
+    occur inside longer strings or identifiers either, except in the examples of the command line's help.
     """
     assert {"skeleton", "video"} <= OFFERED or not (ROOT / "plugins").exists()
     whole = OFFERED | SIGNALS
@@ -296,7 +296,7 @@ FACADES = (shala_framework, shala_framework.plugin)  # what users import, and wh
 
 @pytest.mark.parametrize(("facade", "name"), [(facade, name) for facade in FACADES for name in facade.__all__])
 def test_every_exported_name_is_there(facade, name):
-    """`from FACADE import NAME` works for each name in __all__, and type checkers and run time agree on its home."""
+    """`from FACADE import NAME` works for each name in __all__, and finds it where type checkers do."""
     home = importlib.import_module(f"{CORE}.{facade._HOME[name]}")
     assert getattr(facade, name) is getattr(home, name)
 

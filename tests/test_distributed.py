@@ -67,7 +67,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
         process = start(processes, out, f"data.in_memory={in_memory}", *EVERY_STEP)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-        assert output.count("look at") == 1  # one process speaks
+        assert output.count("look at") == 1  # only one process writes messages
     for stage, count in (("autoencoder", 60), ("prior", 40)):
         alone, both = losses("alone", stage), losses("both", stage)
         assert len(alone) == len(both) == count
@@ -138,7 +138,7 @@ def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
 
 def test_asked_to_stop_both_leave_with_their_state_saved(start):
     """After SIGTERM to the launcher, a line says how to resume, and the next call continues at the same step."""
-    # Their workers get the signal too, as torchrun passes it on to whole groups.
+    # The workers get the signal too, because torchrun passes it on to whole process groups.
     both = start(2, "r", *LONG, "data.in_memory=false", "data.num_workers=1")
     wait_for_step("r", 45)
     both.terminate()

@@ -148,7 +148,7 @@ def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, s
 
 
 def test_both_generations_damaged_is_an_error_that_says_what_to_do(two_spec):
-    """Nothing is trained from the start again unless requested."""
+    """Training starts from the beginning only if the user requests it."""
     with pytest.raises(KeyboardInterrupt):
         run(two_spec, "r", reporter=StopAt("autoencoder", 45))
     for path in Path("r/state").glob("autoencoder*"):
