@@ -12,7 +12,7 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
-from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior import DiffusionPrior
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
@@ -28,7 +28,6 @@ class Staged:
         modalities: Modalities by name.
         autoencoder: Stage 1.
         prior: Stage 2; its weights are the moving average once it is trained.
-        mixture: The Gaussian-mixture control, over standardised latents.
         refiner: Stage 3, of the modalities that offer a network; its weights are the moving average too.
         stages: Stages that are trained: "autoencoder", "prior", "refiner".
         synthetic: Whether the training data were made by a stand-in.
@@ -78,7 +77,6 @@ class Staged:
                 num_modalities=len(self.modalities),
                 feature_dim=spec.posterior.feature_dim,
             )
-            self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
             # Made last, so that the other stages start from the same weights with and without it.
             self.refiner = Refiner(self.modalities, latent_dim=spec.posterior.latent_dim, share=spec.refine.share)
@@ -86,7 +84,7 @@ class Staged:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("autoencoder", "prior", "mixture", "refiner"):
+        if name in ("autoencoder", "prior", "refiner"):
             waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
             raise RuntimeError(
                 f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
@@ -106,7 +104,7 @@ class Staged:
 
     def to(self, device: torch.device | str) -> Self:
         """Move the networks; returns self."""
-        for module in (self.autoencoder, self.prior, self.mixture, self.refiner):
+        for module in (self.autoencoder, self.prior, self.refiner):
             module.to(device)
         return self
 
@@ -156,4 +154,4 @@ class Staged:
             return {"": self.autoencoder}
         if stage == "refiner":
             return {"": self.refiner}
-        return {"prior": self.prior, "mixture": self.mixture}
+        return {"prior": self.prior}

@@ -180,7 +180,7 @@ class RunTraining:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        fit_to_latents(prior, self.model.mixture, latents, seed=self.model.spec.seed)
+        fit_to_latents(prior, latents, seed=self.model.spec.seed)
         stage = PriorTraining(
             prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
         )
