@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 
+from shala_framework.data.identity import describe_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
@@ -118,6 +119,13 @@ class RunData:
     def cache(self) -> Path | None:
         """Folder for copies of remote shards."""
         return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+
+    def describe_shards(self) -> dict[str, Any]:
+        """Describe the shards of both splits, for `RunFolder.check_shards`."""
+        return {
+            "train": describe_shards(self.train_urls, self.cache),
+            "validation": describe_shards(self.validation_urls, self.cache),
+        }
 
     def fit(self, modalities: Mapping[str, Modality]) -> None:
         """Fit modalities to the training shards, unless these were prepared with fitted ones."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import SPLITS, Split, split_urls
 from shala_framework.evaluation.suite import Evaluation
@@ -22,13 +21,12 @@ from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
-from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
-from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.metrics import MetricsFile, training_seconds
@@ -95,10 +93,7 @@ class Experiment:
         taken = plan_taking(self.take_from, self.place, described, self.reporter)
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
-            if processes.rank() == 0:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock = stack.enter_context(FolderLock(self.folder, on_wait=self.reporter.note))
-            self.place.claim(described)
+            self.lock = claim_folder(self.place, described, stack, self.reporter)
             if self.loaded.stand_in_used:
                 self._timed("stand_in", STAND_IN, self._make_stand_in)
         self.metrics = self._open_metrics()
@@ -114,14 +109,10 @@ class Experiment:
         )
         with processes.first_before_others():
             if processes.rank() == 0:
-                train = describe_shards(self.data.train_urls, self.data.cache)
-                validation = describe_shards(self.data.validation_urls, self.data.cache)
-                self.place.check_shards(
-                    {"train": train, "validation": validation},
-                    last_stage=STAGE_3 if self._refines else STAGE_2,
-                )
+                shards = self.data.describe_shards()
+                self.place.check_shards(shards, last_stage=STAGE_3 if self._refines else STAGE_2)
                 if taken is not None:
-                    check_same_shards(taken, train, self.reporter)
+                    check_same_shards(taken, shards["train"], self.reporter)
                     take_stages(taken, self.place, described, self.reporter)
                     self.phases.remove(taken.stages)
             unfinished = prepare_model(self.model, self.data, self.place, self.reporter)
@@ -206,7 +197,7 @@ class Experiment:
         if title not in self.phases.titles:
             return
         start = time.perf_counter()
-        if processes.rank() == 0:
+        if self.lock is not None:
             self.lock.check()
         with self.phases.phase(title):
             done = work()
@@ -256,15 +247,9 @@ class Experiment:
             raise SpecError(problems)
 
     def _fix_steps(self) -> None:
-        """Fix the number of steps of every stage, where the spec gives a time in place of it."""
-        settings = self.spec.train
-        if settings.minutes is not None and not self.plan.steps:
-            self.plan = budgeted_plan(self.plan, settings, *self.training.measure(60 * settings.minutes))
-            keep_plan(self.plan, self.place)
-        if self.plan.steps:
-            self.reporter.note(self.plan.describe())
-        self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))
-        self.model.spec = self.spec
+        """Fix the number of steps of every stage, report doubtful settings and estimate the time of the phases."""
+        self.plan = self.training.fix_steps(self.plan)
+        self.spec = self.model.spec
         for sentence in doubts(self.spec):
             self.reporter.warn(sentence)
         self._expect()

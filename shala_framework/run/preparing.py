@@ -1,7 +1,9 @@
-"""What comes before the first step of training: fitted modalities, networks, number format and numbers of steps."""
+"""Preparations for training: the folder, fitted modalities, networks, number format and numbers of steps."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -15,10 +17,33 @@ from shala_framework.support.checkpoint import DamagedFileError, write_file
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.locking import FolderLock
 from shala_framework.support.progress import Reporter
 from shala_framework.training.budget import StageCost, stages_of, steps_within
 from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import choose_precision, doubt_precision
+
+
+def claim_folder(
+    folder: RunFolder, described: dict[str, Any], stack: ExitStack, reporter: Reporter
+) -> FolderLock | None:
+    """Make a run's folder, lock it, and check that it belongs to this run; the first process must call this first.
+
+    Args:
+        folder: The folder.
+        described: What identifies the run, as for `RunFolder.claim`.
+        stack: Holds the lock.
+        reporter: Receives notes while another process holds the lock.
+
+    Returns:
+        The lock, in the first process only.
+    """
+    lock = None
+    if processes.rank() == 0:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(FolderLock(folder.path, on_wait=reporter.note))
+    folder.claim(described)
+    return lock
 
 
 def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, reporter: Reporter) -> list[str]:

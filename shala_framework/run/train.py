@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.run.data import RunData, TrainingData
 from shala_framework.run.folder import RunFolder
-from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.python_data import (
     HeldInMemory,
     Item,
@@ -34,7 +33,6 @@ from shala_framework.spec.schema import Data, Train
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.hints import nearest
-from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Logged, Reporter
 from shala_framework.training.budget import resized, stages_of
@@ -104,12 +102,7 @@ def train(
         rows = _training_data(model, data, validation, device, reporter)
         with processes.first_before_others():
             if folder is not None and isinstance(rows, RunData) and processes.rank() == 0:
-                folder.check_shards(
-                    {
-                        "train": describe_shards(rows.train_urls, rows.cache),
-                        "validation": describe_shards(rows.validation_urls, rows.cache),
-                    }
-                )
+                folder.check_shards(rows.describe_shards())
             prepare_model(model, rows, folder, reporter)
             model.to(device)
             plan = begin_plan(spec.train, device, folder, reporter)
@@ -126,11 +119,7 @@ def train(
                 stages=stages,
             )
             training.shard_decoders()
-            if spec.train.minutes is not None and not plan.steps:
-                plan = budgeted_plan(plan, spec.train, *training.measure(60 * spec.train.minutes))
-                keep_plan(plan, folder)
-                reporter.note(plan.describe())
-            model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
+            training.fix_steps(plan)
             training.train_autoencoder()
             training.train_prior()
             training.train_refiner()
@@ -170,10 +159,7 @@ def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> 
     """The folder of the run, which this call has to itself."""
     folder = RunFolder(path, model.fingerprint, reporter)
     with processes.first_before_others():
-        if processes.rank() == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FolderLock(path, on_wait=reporter.note))
-        folder.claim({"spec": unstructure(model.spec), "stand_in_used": model.synthetic})
+        claim_folder(folder, {"spec": unstructure(model.spec), "stand_in_used": model.synthetic}, stack, reporter)
     return folder
 
 

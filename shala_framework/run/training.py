@@ -27,6 +27,7 @@ from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.preparing import budgeted_plan, keep_plan
 from shala_framework.support.distributed import processes
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor
@@ -37,6 +38,7 @@ from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stag
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import Precision
 from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
@@ -76,6 +78,24 @@ class RunTraining:
             autoencoder = self.model.autoencoder
             count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
             self.reporter.note(f"{count} layers of decoders are sharded over {processes.world_size()} processes")
+
+    def fix_steps(self, plan: TrainingPlan) -> TrainingPlan:
+        """Fix the number of steps of every stage if the spec gives a time, and apply the plan to the model's spec.
+
+        Args:
+            plan: The plan so far; the steps of a resumed run stay.
+
+        Raises:
+            SpecError: Not one step of some stage fits into the time.
+        """
+        settings = self.model.spec.train
+        if settings.minutes is not None and not plan.steps:
+            plan = budgeted_plan(plan, settings, *self.measure(60 * settings.minutes))
+            keep_plan(plan, self.folder)
+        if plan.steps:
+            self.reporter.note(plan.describe())
+        self.model.spec = attrs.evolve(self.model.spec, train=plan.applied(settings))
+        return plan
 
     def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
         """Measure what the steps of the stages that are to be trained cost.
