@@ -88,7 +88,7 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
 
 
 def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: str, reporter: Reporter) -> bool:
-    """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
+    """Load the states of an earlier call into the modalities; return False if they are damaged or another run's."""
     try:
         shape = {"fingerprint": str, "states": dict.fromkeys(modalities, dict)}
         found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
@@ -103,12 +103,12 @@ def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: st
 
 
 def begin_plan(settings: Train, device: torch.device, folder: RunFolder | None, reporter: Reporter) -> TrainingPlan:
-    """The plan of a run that has begun, or a new one with its number format.
+    """Read the plan of a run that has begun, or make a new one with its number format.
 
     Args:
         settings: [train] of the spec.
         device: Device of the model.
-        folder: Folder of the run, in which the plan is kept.
+        folder: Folder of the run, which keeps the plan.
         reporter: Receives progress.
 
     Raises:
@@ -127,12 +127,12 @@ def begin_plan(settings: Train, device: torch.device, folder: RunFolder | None, 
 
 
 def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, StageCost], spent: float) -> TrainingPlan:
-    """A plan with the steps that fit into train.minutes.
+    """Return a plan with the steps that fit into train.minutes.
 
     Args:
         plan: The plan so far.
         settings: [train] of the spec, with a time.
-        costs: What a step of each stage that is trained takes.
+        costs: Cost of a step of each stage that is trained.
         spent: Seconds of the time that measuring took and encoding the training set will take.
 
     Raises:

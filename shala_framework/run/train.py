@@ -131,7 +131,7 @@ def train(
 
 
 def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, batch_size: int | None) -> Spec:
-    """The model's spec with the settings of this call."""
+    """Return the model's spec with the settings of this call."""
     known = {field.name for field in attrs.fields(Train)} | set(DATA_KEYS)
     for name in settings:
         if name not in known:
@@ -156,7 +156,7 @@ def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, bat
 
 
 def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> RunFolder:
-    """The folder of the run, which this call has to itself."""
+    """Return the folder of the run, locked for this call."""
     folder = RunFolder(path, model.fingerprint, reporter)
     with processes.first_before_others():
         claim_folder(folder, {"spec": unstructure(model.spec), "stand_in_used": model.synthetic}, stack, reporter)
@@ -168,7 +168,8 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
 
     Raises:
         ValueError: A stage is unknown, or one that is left out is not trained.
-        CheckpointError: The folder's run would begin with weights that it cannot begin with again.
+        CheckpointError: The folder is new and the model is already trained, so that a resumed run could not start
+            from the same weights.
     """
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
@@ -183,11 +184,11 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
             f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
             "first weights again; make the model again, or train it further without out="
         )
-    model.stages -= set(STAGES[first:])  # later stages belong to the earlier ones' old weights
+    model.stages -= set(STAGES[first:])  # later stages were trained on the old weights
 
 
 def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:
-    """The spec with the names of the data: shards, or what tells tensors from others."""
+    """Return the spec with the names of the data: shards, or a name that identifies tensors."""
     if data is None:
         if validation is not None:
             raise ValueError("expected data beside validation, got None")
@@ -204,7 +205,7 @@ def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyD
 def _training_data(
     model: ShaLa, data: AnyData | None, validation: AnyData | None, device: torch.device, reporter: Reporter
 ) -> TrainingData:
-    """The data of a run whose spec the model has."""
+    """Return the data of a run whose spec the model has."""
     spec = model.spec
     if isinstance(data, Mapping | Dataset):
         _check_fitted(model.modalities, reporter)
@@ -244,10 +245,10 @@ def _training_data(
 
 
 def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> None:
-    """Look for modalities that learn from raw samples and have not, as tensors cannot teach them.
+    """Check that modalities which learn from raw samples are fitted, because tensors cannot fit them.
 
     Raises:
-        ValueError: One cannot be used without what it learns.
+        ValueError: A modality cannot be used without being fitted.
     """
     for name, modality in modalities.items():
         if not needs_fit(modality):
@@ -265,7 +266,7 @@ def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> Non
 
 
 def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str, ...]:
-    """What the spec has in data.train: names of shards, or in place of them a name that other tensors do not have."""
+    """Return the value of data.train: names of shards, or a name that no other tensors have."""
     if isinstance(data, Mapping):
         return f"{IN_MEMORY} {describe_rows(rows_of_tensors(data, modalities))}"
     if isinstance(data, Dataset):
