@@ -33,7 +33,7 @@ class ResidualUnit:
 
     @property
     def mean(self) -> Tensor:
-        """Return x in the space, float [B, ...]."""
+        """Mean of x in the space, float [B, ...]."""
         return self.space.mean.float()
 
     @property

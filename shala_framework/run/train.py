@@ -181,8 +181,8 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
     begun = folder is not None and (folder.has(STAGES[0]) or folder.state_file(STAGES[0]).exists())
     if model.stages and folder is not None and not begun:
         raise CheckpointError(
-            f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
-            "first weights again; make the model again, or train it further without out="
+            f"expected a model that is not trained yet for the new run {folder.path}, because a resumed run starts "
+            "from the first weights again; make the model again, or train it further without out="
         )
     model.stages -= set(STAGES[first:])  # later stages were trained on the old weights
 
