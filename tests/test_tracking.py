@@ -60,7 +60,7 @@ def entries():
 
 
 @pytest.mark.usefixtures("told")
-def test_trackers_are_told_what_the_metrics_say(two_spec):
+def test_trackers_receive_the_content_of_metrics(two_spec):
     assert status(str(two_spec), *EVERY, "--set", "track.told.options={}") == 0
     found = entries()
     assert [entry for entry in found if len(entry) < 3 or entry[0] == "resume"] == [
