@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 
 import pytest
 import torch
@@ -69,18 +68,9 @@ SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_d
 
 
 @pytest.fixture
-def average(tmp_path, monkeypatch):
-    """Put the method on the path as pip would."""
-    site = tmp_path / "site"
-    info = site / "acme_average-0.1.dist-info"
-    info.mkdir(parents=True)
-    (site / "acme_average.py").write_text(AVERAGE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-average\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[shala.plugins]\naverage = acme_average\n")
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    monkeypatch.delitem(sys.modules, "acme_average", raising=False)
-    return importlib.import_module("acme_average").Average
+def average(install_distribution):
+    """Install the method, and return its class."""
+    return importlib.import_module(install_distribution("acme-average", AVERAGE, ["average"])).Average
 
 
 def pair():

@@ -1,4 +1,4 @@
-"""A model as its stages: what it is described by, its networks, and the files that hold them."""
+"""A model as its stages: its spec, its networks, and the files that hold them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ class Staged:
         self.describe(spec)
 
     def describe(self, spec: Spec) -> None:
-        """Take the spec of a run, which names it; sizes and modalities are those that the model has."""
+        """Set the spec of a run, from which the fingerprint follows; sizes and modalities stay those of the model."""
         self.spec: Spec = spec
         self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": self.synthetic})
 
@@ -60,7 +60,7 @@ class Staged:
         return "autoencoder" in self.__dict__
 
     def build(self) -> Self:
-        """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
+        """Make the networks, initialised from the spec's seed. Every modality must be fitted or have its state.
 
         Raises:
             PluginError: A modality's encoder or decoder, or the method, does not keep its contract.
@@ -94,16 +94,16 @@ class Staged:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Modalities, in the spec's order."""
+        """Names of the modalities, in the spec's order."""
         return tuple(self.modalities)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.prior.z_mean.device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the networks; returns self."""
+        """Move the networks, and return self."""
         for module in (self.autoencoder, self.prior, self.refiner):
             module.to(device)
         return self
@@ -120,7 +120,7 @@ class Staged:
         return self.refiner.names if "refiner" in self.stages else ()
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
+        """Return the metadata of a checkpoint: the resolved spec and what `fit` learned."""
         return {
             "format": 2,
             "fingerprint": self.fingerprint,
@@ -130,7 +130,7 @@ class Staged:
         }
 
     def autoencoder_digest(self) -> str:
-        """A name of stage 1's weights, which files that depend on them contain."""
+        """Return a digest of stage 1's weights, which identifies files that depend on them."""
         return digest(self.autoencoder.state_dict())
 
     def save(self, folder: str | Path) -> None:
@@ -139,7 +139,7 @@ class Staged:
         write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
 
     def load_stage(self, folder: Path, stage: str) -> None:
-        """Take the weights of a stage from a folder; later stages have to have been trained on this very stage 1.
+        """Load the weights of a stage from a folder; later stages must have been trained on this stage 1.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run or another stage 1.
@@ -149,7 +149,7 @@ class Staged:
         self.stages.add(stage)
 
     def _networks(self, stage: str) -> dict[str, nn.Module]:
-        """What the checkpoint of a stage holds, by the first part of its tensors' names."""
+        """Return the networks in the checkpoint of a stage, by the first part of their tensors' names."""
         if stage == "autoencoder":
             return {"": self.autoencoder}
         if stage == "refiner":
