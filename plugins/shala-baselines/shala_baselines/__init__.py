@@ -1,8 +1,11 @@
 """The field's other methods of multimodal inference: `[posterior] method = "mvtcae"` and the like, one a file.
 
-Each has its paper's loss and published settings. What all of them share here: a modality's expert q(z | x_i) is a
-linear layer on the feature h of the modality's own encoder; distributions over z are Gaussian; log-likelihoods are
-weighted by train.autoencoder.likelihood_rescaling, and every KL term by train.autoencoder.kl_weight with its warm-up.
+Each has its paper's loss and, as defaults, the settings of its authors' code, which its module names. What all of them
+share here: a modality's expert q(z | x_i) is a linear layer on the feature h of the modality's own encoder;
+distributions over z are Gaussian; log-likelihoods are those of the modality plugins, weighted by
+train.autoencoder.likelihood_rescaling; every KL term is weighted by train.autoencoder.kl_weight with its warm-up.
+Equations are written out and not cited by number: they were checked against the authors' code, not against the printed
+papers.
 """
 
 from typing import Any

@@ -267,6 +267,15 @@ def test_absent_features_leave_no_trace(kind):
         torch.testing.assert_close(*values)
 
 
+def test_defaults_are_the_published_settings():
+    """As each module's docstring says where they were read."""
+    assert MVAE.Options() == MVAE.Options(num_subsets=1, beta=1.0)
+    assert MMVAE.Options() == MMVAE.Options(num_samples=30, beta=1.0)
+    assert MoPoE.Options() == MoPoE.Options(beta=2.5)
+    assert MVTCAE.Options() == MVTCAE.Options(alpha=5 / 6, beta=2.5)
+    assert JMVAE.Options() == JMVAE.Options(alpha=0.1, beta=1.0)
+
+
 def test_mopoe_refuses_more_subsets_than_it_can_compute():
     sizes = MethodSizes(num_modalities=13, feature_dim=F, hidden_dim=8, latent_dim=D)
     with pytest.raises(
