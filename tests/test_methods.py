@@ -65,6 +65,7 @@ def shala_register_posteriors(register):
 '''
 OFFERED = [name for name in sorted({o.name for o in installed_offers()}) if kind_of(load_offer(name)) == "method"]
 FEW_STEPS = ("train.autoencoder.steps=2", "train.prior.steps=2", "train.autoencoder.batch_size=8")
+ENOUGH = 4  # latent dimensions: one that is shared, one for each modality, and one more
 SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_dim": 8, "num_blocks": 1}}
 
 
@@ -90,14 +91,14 @@ def pair():
 def trained(method, **posterior):
     torch.manual_seed(0)
     x = {name: torch.randn(24, 2) for name in "ab"}
-    model = shala.ShaLa(pair(), method=method, seed=1, **SMALL, **posterior)
+    model = shala.ShaLa(pair(), method=method, seed=1, **(SMALL | posterior))
     return shala.train(model, x, steps=2, batch_size=8, device="cpu"), x
 
 
 def works(model, x):
     """Embeds, samples each prior, and gives densities that are finite."""
     few = {"b": x["b"][:3]}
-    assert model.embed(x).shape == (24, 2)
+    assert model.embed(x).shape == (24, model.spec.posterior.latent_dim)
     assert model.elbo({n: v[:3] for n, v in x.items()}, num_samples=2).isfinite().all()
     for prior, given in (
         ("posterior", few),
@@ -109,14 +110,14 @@ def works(model, x):
         shape = (3, 2, 2) if given else (2, 2)
         out = model.generate(2, given=given, prior=prior, num_steps=2)
         assert all(v.shape == shape and v.isfinite().all() for v in out.values())
-    z = model.sample_latents(2, given=few, prior="posterior").view(3, 2, 2)
+    z = model.sample_latents(2, given=few, prior="posterior").view(3, 2, -1)
     assert model.log_prob(z, given=few, prior="posterior").isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
     """With all added terms and all priors on top; what is loaded embeds and samples to the last bit."""
-    model, x = trained(method)
+    model, x = trained(method, latent_dim=ENOUGH)
     works(model, x)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition", "texture"}
     model.save(tmp_path)
@@ -130,7 +131,7 @@ def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_a_spec(method, two_spec):
     """On rows that lack a modality, unless the method says that it needs complete ones."""
-    overrides = [f"posterior.method={method}", *FEW_STEPS]
+    overrides = [f"posterior.method={method}", f"posterior.latent_dim={ENOUGH}", *FEW_STEPS]
     if method != "shala" and load_offer(method).needs_complete_rows:
         with pytest.raises(shala.DataError, match=f"the method '{method}' trains on complete rows alone, but the row"):
             run(two_spec, "gaps", *overrides)
@@ -166,6 +167,33 @@ def test_terms_are_added_to_and_removed_from_any_method(average):
     model, x = trained(average, texture_weight=0.0)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition"}
     works(model, x)
+
+
+def test_decoders_see_the_dimensions_that_a_method_shows_them(average):
+    """Others have no gradient and no effect; a group shares a decoder of that size, and wrong numbers are an error."""
+
+    class Private(average):
+        shown = ([0, 1], [0, 2])
+
+        def decoder_dimensions(self, modality):
+            return self.shown[modality]
+
+    sizes = SMALL | {"latent_dim": 3}
+    for groups in ({}, {"a": "g", "b": "g"}):
+        model = shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, groups=groups, **sizes).build()
+        z = torch.randn(5, 3, requires_grad=True)
+        for name, shown in zip("ab", Private.shown, strict=True):
+            likelihood = model.autoencoder.decode(z)[name]
+            (slope,) = torch.autograd.grad(likelihood.log_prob(torch.zeros(5, 2)).sum(), z)
+            assert slope[:, shown].all()
+            assert slope.count_nonzero() == 10
+    for shown in ([], [0, 0], [0, 3], [-1]):
+        Private.shown = (shown, [0])
+        with pytest.raises(PluginError, match=r"decoder_dimensions returned .* expected distinct numbers from 0 to 2"):
+            shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, **sizes).build()
+    Private.shown = ([0], [0, 1])
+    with pytest.raises(PluginError, match="shows 2 dimensions to modality 'b' and 1 to another of its group"):
+        shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, groups=groups, **sizes).build()
 
 
 def test_wrong_methods_are_one_clear_error(average):

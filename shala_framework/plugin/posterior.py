@@ -337,6 +337,16 @@ class PosteriorMethod(nn.Module, abc.ABC):
         """q(z | x_S) of a subset of what rows would have; the same as `fuse` unless a method tells them apart."""
         return self.fuse(h_MBF, subset_BM)
 
+    def decoder_dimensions(self, modality: int) -> Sequence[int] | None:
+        """Which dimensions of z the decoder of a modality sees; None, the default, shows it all of them.
+
+        A method whose z holds latents that belong to one modality hides them from the other decoders with it.
+
+        Args:
+            modality: Number of the modality, in the order of presence's columns.
+        """
+        return None
+
     @abc.abstractmethod
     def objective(self, batch: EncodedRows) -> Objective:
         """What stage 1 maximises. It draws from `batch.randn` and `batch.rand` alone and never branches on values.

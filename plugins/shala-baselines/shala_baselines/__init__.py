@@ -12,6 +12,7 @@ from typing import Any
 
 from shala_baselines.jmvae import JMVAE
 from shala_baselines.mmvae import MMVAE
+from shala_baselines.mmvaeplus import MMVAEPlus
 from shala_baselines.mopoe import MoPoE
 from shala_baselines.mvae import MVAE
 from shala_baselines.mvtcae import MVTCAE
@@ -22,6 +23,7 @@ from shala_framework.plugin import hookimpl
 def shala_register_posteriors(register: Any) -> None:
     register("jmvae", JMVAE)
     register("mmvae", MMVAE)
+    register("mmvaeplus", MMVAEPlus)
     register("mopoe", MoPoE)
     register("mvae", MVAE)
     register("mvtcae", MVTCAE)

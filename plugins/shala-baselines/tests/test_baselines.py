@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from shala_baselines import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from shala_baselines import JMVAE, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
 from shala_baselines.experts import product
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -37,7 +37,7 @@ class Bench:
 
     def rows(self):
         def decode(z):
-            return {name: Normal(z @ self.matrix[name].T, torch.tensor(SCALE).log()) for name in NAMES}
+            return {n: Normal(self.seen(n, z) @ self.matrix[n].T, torch.tensor(SCALE).log()) for n in NAMES}
 
         def randn(*shape, device):
             self.normal.append(torch.randn(*shape, generator=self.generator))
@@ -58,11 +58,15 @@ class Bench:
             training=True, decode=decode, randn=randn, rand=rand, random_subsets=random_subsets,
         )  # fmt: skip
 
+    def seen(self, name, z):
+        """What the decoder of a modality sees of z."""
+        return z
+
     def log_prob(self, row, z, subset):
         """Weighted sum of log N(x_i; W_i z, s^2 I) over the modalities of a subset."""
         total = 0.0
         for name in (NAMES[i] for i in subset):
-            x, mean = self.x[name][row].double(), self.matrix[name].double() @ z
+            x, mean = self.x[name][row].double(), self.matrix[name].double() @ self.seen(name, z)
             total += WEIGHTS[name] * MultivariateNormal(mean, SCALE**2 * torch.eye(X).double()).log_prob(x)
         return total
 
@@ -229,6 +233,111 @@ def test_mmvae_follows_doubly_reparametrised_gradients():
         torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
 
 
+Z, P = 2, 1  # dimensions of z and of each private latent
+PRIVATE = MethodSizes(num_modalities=M, feature_dim=F, hidden_dim=8, latent_dim=Z + M * P)
+
+
+class PrivateBench(Bench):
+    """With decoders of z and their own private latent."""
+
+    def __init__(self):
+        super().__init__()
+        shape = (X, Z + P)
+        self.matrix = {n: torch.randn(shape, generator=self.generator).requires_grad_() for n in NAMES}
+
+    def seen(self, name, z):
+        own = Z + P * NAMES.index(name)
+        return torch.cat([z[..., :Z], z[..., own : own + P]], -1)
+
+
+def diagonal(mean, log_var):
+    return MultivariateNormal(mean, torch.diag(log_var.exp()))
+
+
+def private_experts(method, bench, row, i):
+    """q(z | x_i) and q(w_i | x_i) from the very weights."""
+    q = head_gaussian(method.heads[i], list(bench.h.values())[i][row].double())
+    log_var = q.covariance_matrix.diag().log()
+    return diagonal(q.mean[:Z], log_var[:Z]), diagonal(q.mean[Z:], log_var[Z:])
+
+
+def held(q):
+    return MultivariateNormal(q.mean.detach(), q.covariance_matrix.detach())
+
+
+def standard(value):
+    return -0.5 * (value.square() + math.log(2 * math.pi)).sum()
+
+
+@pytest.mark.parametrize("gradient", ["iwae", "dreg"])
+def test_mmvaeplus_draws_private_latents_of_others_from_auxiliary_priors(gradient):
+    """The bound and its gradient in every parameter: of the encoders, of the decoders and of the auxiliary scales."""
+    options = MMVAEPlus.Options(num_samples=3, gradient=gradient, beta=1.5)
+    bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(options, PRIVATE))
+    assert (method.shared_dim, method.private_dim) == (Z, P)
+    objective = method.objective(bench.rows())
+    objective.value_B.sum().backward()
+    parameters = [*bench.matrix.values(), *method.parameters()]
+    found = [p.grad.clone() for p in parameters]
+    for p in parameters:
+        p.grad = None
+    values, followed = [], 0.0
+    for row in range(B):
+        present = bench.present(row)
+        experts = {i: private_experts(method, bench, row, i) for i in present}
+        density = {i: (held(q), held(r)) for i, (q, r) in experts.items()} if gradient == "dreg" else experts
+        total = 0.0
+        for m in present:
+
+            def log_weight(own, noise, m=m, density=density, row=row):
+                auxiliary = method.log_scale_MP.exp().double() * noise[Z:].view(M, P)
+                private = [own[Z:] if n == m else auxiliary[n] for n in range(M)]
+                log_prob = bench.log_prob(row, torch.cat([own[:Z], *private]), bench.present(row))
+                mixture = torch.stack([q.log_prob(own[:Z]) for q, _ in density.values()]).logsumexp(0)
+                ratio = standard(own) - (mixture - math.log(len(density))) - density[m][1].log_prob(own[Z:])
+                return log_prob + 1.5 * KL_WEIGHT * ratio
+
+            noises = bench.normal[m][row].double()
+            parts = (noises[:, :Z], noises[:, Z:].view(-1, M, P)[:, m])
+            own = [
+                torch.cat([drawn(q, noise) for q, noise in zip(experts[m], pair, strict=True)])
+                for pair in zip(*parts, strict=True)
+            ]
+            if gradient == "dreg":
+                leaves = [value.detach().requires_grad_() for value in own]
+                weights = torch.stack([log_weight(*pair) for pair in zip(leaves, noises, strict=True)])
+                share = weights.detach().softmax(0)
+                for value, leaf, weight, r in zip(own, leaves, weights, share, strict=True):
+                    (slope,) = torch.autograd.grad(weight, leaf, retain_graph=True)
+                    followed = followed + (r**2 * slope * value).sum() / len(present)
+                followed = followed + (share * weights).sum() / len(present)
+            else:
+                weights = torch.stack([log_weight(*pair) for pair in zip(own, noises, strict=True)])
+                followed = followed + (weights.logsumexp(0) - math.log(len(weights))) / len(present)
+            total += (weights.logsumexp(0) - math.log(len(weights))).detach() / len(present)
+        values.append(total)
+    torch.testing.assert_close(objective.value_B, torch.stack(values).float(), rtol=2e-5, atol=2e-5)
+    followed.backward()
+    for mine, p in zip(found, parameters, strict=True):
+        torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_mmvaeplus_infers_private_latents_of_what_is_given_alone():
+    """The mixture's density is that of z times those of the private latents, N(0, I) of what is not given."""
+    bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(MMVAEPlus.Options(), PRIVATE))
+    q = method.fuse(list(bench.h.values()), PRESENCE)
+    u = torch.randn(B, Z + M * P)
+    for row in range(B):
+        present = bench.present(row)
+        experts = {i: private_experts(method, bench, row, i) for i in present}
+        z, w = u[row, :Z].double(), u[row, Z:].view(M, P).double()
+        log_z = torch.stack([of_z.log_prob(z) for of_z, _ in experts.values()]).logsumexp(0) - math.log(len(present))
+        log_w = sum(experts[i][1].log_prob(w[i]) if i in present else standard(w[i]) for i in range(M))
+        torch.testing.assert_close(q.log_prob(u)[row], (log_z + log_w).float(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="expected a latent_dim above 3, which 3 private latents of 1 dimensions take"):
+        MMVAEPlus(MMVAEPlus.Options(), MethodSizes(num_modalities=3, feature_dim=4, hidden_dim=8, latent_dim=3))
+
+
 def test_a_product_is_the_normalised_product_of_densities():
     """Its log density and the sum of the factors' differ by the same constant at every z; nothing gives the prior."""
     torch.manual_seed(0)
@@ -243,11 +352,13 @@ def test_a_product_is_the_normalised_product_of_densities():
     assert not q.log_var_BD[3].any()
 
 
-@pytest.mark.parametrize("kind", [JMVAE, MMVAE, MoPoE, MVAE, MVTCAE])
+@pytest.mark.parametrize("kind", [JMVAE, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
 def test_absent_features_leave_no_trace(kind):
     """In the posterior of every subset, the empty one included, and in the objective of rows that lack them."""
     complete = kind.needs_complete_rows
-    method, bench = with_fixed_weights(kind(kind.Options(), SIZES)), Bench()
+    private = kind is MMVAEPlus
+    sizes, bench = (PRIVATE, PrivateBench()) if private else (SIZES, Bench())
+    method = with_fixed_weights(kind(kind.Options(), sizes))
     assert complete == (kind is JMVAE)
     other = [h.masked_fill(~PRESENCE[:, i, None], 7.0) for i, h in enumerate(bench.h.values())]
     bits = PRESENCE.clone()
@@ -270,6 +381,9 @@ def test_absent_features_leave_no_trace(kind):
 def test_defaults_are_the_published_settings():
     """As each module's docstring says where they were read."""
     assert MVAE.Options() == MVAE.Options(num_subsets=1, beta=1.0)
+    assert MMVAEPlus.Options() == MMVAEPlus.Options(private_dim=None, num_samples=1, gradient="iwae", beta=2.5)
+    published = MethodSizes(num_modalities=5, feature_dim=F, hidden_dim=8, latent_dim=192)
+    assert MMVAEPlus(MMVAEPlus.Options(), published).private_dim == 32
     assert MMVAE.Options() == MMVAE.Options(num_samples=30, beta=1.0)
     assert MoPoE.Options() == MoPoE.Options(beta=2.5)
     assert MVTCAE.Options() == MVTCAE.Options(alpha=5 / 6, beta=2.5)
