@@ -65,7 +65,7 @@ def shala_register_posteriors(register):
 '''
 OFFERED = [name for name in sorted({o.name for o in installed_offers()}) if kind_of(load_offer(name)) == "method"]
 FEW_STEPS = ("train.autoencoder.steps=2", "train.prior.steps=2", "train.autoencoder.batch_size=8")
-ENOUGH = 4  # latent dimensions: one that is shared, one for each modality, and one more
+ENOUGH = 4  # latent dimensions, for methods that have shared ones and some for each of two modalities
 SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_dim": 8, "num_blocks": 1}}
 
 
@@ -117,7 +117,7 @@ def works(model, x):
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
     """With all added terms and all priors on top; what is loaded embeds and samples to the last bit."""
-    model, x = trained(method, latent_dim=ENOUGH)
+    model, x = trained(method, latent_dim=ENOUGH, feature_dim=ENOUGH // 2)
     works(model, x)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition", "texture"}
     model.save(tmp_path)
@@ -131,7 +131,8 @@ def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_a_spec(method, two_spec):
     """On rows that lack a modality, unless the method says that it needs complete ones."""
-    overrides = [f"posterior.method={method}", f"posterior.latent_dim={ENOUGH}", *FEW_STEPS]
+    overrides = [f"posterior.method={method}", *FEW_STEPS]
+    overrides += [f"posterior.latent_dim={ENOUGH}", f"posterior.feature_dim={ENOUGH // 2}"]
     if method != "shala" and load_offer(method).needs_complete_rows:
         with pytest.raises(shala.DataError, match=f"the method '{method}' trains on complete rows alone, but the row"):
             run(two_spec, "gaps", *overrides)
@@ -194,6 +195,38 @@ def test_decoders_see_the_dimensions_that_a_method_shows_them(average):
     Private.shown = ([0], [0, 1])
     with pytest.raises(PluginError, match="shows 2 dimensions to modality 'b' and 1 to another of its group"):
         shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, groups=groups, **sizes).build()
+
+
+def test_a_method_brings_its_own_denoiser_of_latents(tmp_path, average):
+    """MLD learns one modality from the other, holds what is given, and is loaded again; the core's options refuse."""
+    mld = pytest.importorskip("shala_baselines").MLD
+    torch.manual_seed(0)
+    x = torch.randn(256, 2)
+    posterior = {"contrast_weight": 0.0, "texture_weight": 0.0, "recognition_weight": 0.0}
+    sizes = {"latent_dim": 4, "feature_dim": 2, "hidden_dim": 8} | posterior
+    two = {name: TwoFloats(field=name) for name in "ab"}
+    model = shala.ShaLa(two, method=mld, prior={"hidden_dim": 32, "num_blocks": 2}, **sizes)
+    shala.train(model, {"a": x, "b": x}, steps=400, batch_size=64, device="cpu")
+    given = {"b": x[:64]}
+    z = model.sample_latents(4, given=given, num_steps=8).view(64, 4, 4)
+    clean = model.embed(given)[:, None, 2:].expand(-1, 4, -1)
+    torch.testing.assert_close(z[..., 2:], clean, rtol=1e-3, atol=1e-3)
+    drawn = model.generate(4, given=given, num_steps=8)["a"]
+    error, shuffled = ((drawn - other[:, None]).square().mean() for other in (x[:64], x[:64].roll(1, 0)))
+    assert error < 0.25 * shuffled
+    model.save(tmp_path)
+    again = shala.load(tmp_path, classes=[mld])
+    assert torch.equal(again.sample_latents(4, given=given, num_steps=8).view(64, 4, 4), z)
+    with pytest.raises(SpecError, match=r"prior\.skip: expected 'gaussian' with MLD") as caught:
+        shala.ShaLa(two, method=mld, prior={"skip": "mixture", "whiten": True}, **sizes).build()
+    assert "prior.whiten: expected false with MLD" in str(caught.value)
+
+    class Wrong(average):
+        def latent_denoiser(self, sizes):
+            return torch.nn.Linear(2, 2)
+
+    with pytest.raises(PluginError, match=r"Wrong\.latent_denoiser returned Linear; expected a LatentDenoiser"):
+        shala.ShaLa(two, method=Wrong, **SMALL).build()
 
 
 def test_wrong_methods_are_one_clear_error(average):

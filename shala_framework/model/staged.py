@@ -10,6 +10,7 @@ from torch import nn
 from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
+from shala_framework.model.denoisers import bring_denoisers
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.prior import DiffusionPrior, GaussianMixture
@@ -78,6 +79,7 @@ class Staged:
                 num_modalities=len(self.modalities),
                 feature_dim=spec.posterior.feature_dim,
             )
+            bring_denoisers(self.prior, self.autoencoder.method, spec.prior)
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
             # Made last, so that the other stages start from the same weights with and without it.

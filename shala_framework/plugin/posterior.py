@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
 from shala_framework.plugin.modality import Likelihood
 
 
@@ -344,6 +345,17 @@ class PosteriorMethod(nn.Module, abc.ABC):
 
         Args:
             modality: Number of the modality, in the order of presence's columns.
+        """
+        return None
+
+    def latent_denoiser(self, sizes: DenoiserSizes) -> LatentDenoiser | None:
+        """The network of stage 2; None, the default, takes the core's.
+
+        It is asked for twice, for the denoiser and for its guide, and for none unless stage 2 standardises each
+        dimension of z by itself (prior.whiten = false, prior.skip = "gaussian").
+
+        Args:
+            sizes: The network's sizes.
         """
         return None
 

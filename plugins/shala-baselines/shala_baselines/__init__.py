@@ -11,6 +11,7 @@ papers.
 from typing import Any
 
 from shala_baselines.jmvae import JMVAE
+from shala_baselines.mld import MLD
 from shala_baselines.mmvae import MMVAE
 from shala_baselines.mmvaeplus import MMVAEPlus
 from shala_baselines.mopoe import MoPoE
@@ -22,6 +23,7 @@ from shala_framework.plugin import hookimpl
 @hookimpl
 def shala_register_posteriors(register: Any) -> None:
     register("jmvae", JMVAE)
+    register("mld", MLD)
     register("mmvae", MMVAE)
     register("mmvaeplus", MMVAEPlus)
     register("mopoe", MoPoE)

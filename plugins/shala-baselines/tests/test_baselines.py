@@ -9,11 +9,11 @@ import math
 
 import pytest
 import torch
-from shala_baselines import JMVAE, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
+from shala_baselines import JMVAE, MLD, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
 from shala_baselines.experts import product
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from shala_framework.plugin import EncodedRows, GaussianPosterior, MethodSizes, MixturePosterior, Normal
+from shala_framework.plugin import DenoiserSizes, EncodedRows, GaussianPosterior, MethodSizes, MixturePosterior, Normal
 
 M, F, D, B, X = 3, 4, 2, 5, 3
 NAMES = ("a", "b", "c")
@@ -338,6 +338,59 @@ def test_mmvaeplus_infers_private_latents_of_what_is_given_alone():
         MMVAEPlus(MMVAEPlus.Options(), MethodSizes(num_modalities=3, feature_dim=4, hidden_dim=8, latent_dim=3))
 
 
+WHOLE = MethodSizes(num_modalities=M, feature_dim=F, hidden_dim=8, latent_dim=M * F)
+
+
+def test_mld_decodes_each_feature_without_noise():
+    """Its stage 1 is the log-likelihood of each modality given its own feature, and draws nothing."""
+    bench = Bench(torch.ones(B, M, dtype=torch.bool))
+    method = MLD(MLD.Options(), WHOLE)
+    seen = {name: list(method.decoder_dimensions(i)) for i, name in enumerate(NAMES)}
+    bench.seen = lambda name, z: z[..., seen[name]]
+    bench.matrix = {name: torch.randn(X, F, generator=bench.generator) for name in NAMES}
+    objective = method.objective(bench.rows())
+    for row in range(B):
+        z = torch.cat([bench.h[name][row] for name in NAMES]).double()
+        torch.testing.assert_close(objective.value_B[row], bench.log_prob(row, z, range(M)).float())
+    assert not bench.normal
+    q = method.fuse(list(bench.h.values()), PRESENCE)
+    given = PRESENCE.repeat_interleave(F, 1)
+    assert torch.equal(q.mean_BD[given], torch.cat(list(bench.h.values()), 1)[given])
+    assert q.log_var_BD[given].max() < -13
+    assert not q.mean_BD[~given].any()
+    with pytest.raises(ValueError, match="expected latent_dim = 12, as the features of 3 modalities of feature_dim 4"):
+        MLD(MLD.Options(), SIZES)
+
+
+def test_mld_denoises_what_is_not_given_and_keeps_what_is():
+    """Given latents enter clean whatever noise stands in their place, and leave as they are; others see sigma."""
+    torch.manual_seed(0)
+    method = MLD(MLD.Options(), WHOLE)
+    network = method.latent_denoiser(DenoiserSizes(hidden_dim=8, num_blocks=2, dropout=0.0))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h, noisy = [torch.randn(B, F) for _ in range(M)], torch.randn(B, M * F)
+    sigma = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])[:, None]
+    total = (sigma.square() + 1).sqrt()
+    given = PRESENCE.repeat_interleave(F, 1)
+
+    def denoised(z, h, subset=PRESENCE, level=sigma):
+        raw = network(z / total, level.log()[:, 0] / 4, network.features(h, subset))
+        return z / total.square() + sigma / total * raw
+
+    found, clean = denoised(noisy, h), torch.cat(h, 1)
+    torch.testing.assert_close(found[given], clean[given], rtol=1e-4, atol=1e-4)
+    elsewhere = torch.where(given, 7 * torch.randn(B, M * F), noisy)
+    torch.testing.assert_close(denoised(elsewhere, h), found, rtol=1e-4, atol=1e-4)
+    hidden = [value.masked_fill(~PRESENCE[:, i, None], 9.0) for i, value in enumerate(h)]
+    assert torch.equal(denoised(noisy, hidden), found)
+    # The others depend on the value of what is given, on which it is, and on the level.
+    changed = [value + 1 for value in h]
+    some = ~PRESENCE.all(1)
+    for other in (denoised(noisy, changed), denoised(noisy, h, PRESENCE & False), denoised(noisy, h, level=2 * sigma)):
+        assert ((other - found).abs() * ~given).sum(1)[some].min() > 1e-4
+
+
 def test_a_product_is_the_normalised_product_of_densities():
     """Its log density and the sum of the factors' differ by the same constant at every z; nothing gives the prior."""
     torch.manual_seed(0)
@@ -352,14 +405,14 @@ def test_a_product_is_the_normalised_product_of_densities():
     assert not q.log_var_BD[3].any()
 
 
-@pytest.mark.parametrize("kind", [JMVAE, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
+@pytest.mark.parametrize("kind", [JMVAE, MLD, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
 def test_absent_features_leave_no_trace(kind):
     """In the posterior of every subset, the empty one included, and in the objective of rows that lack them."""
     complete = kind.needs_complete_rows
     private = kind is MMVAEPlus
-    sizes, bench = (PRIVATE, PrivateBench()) if private else (SIZES, Bench())
+    sizes, bench = (PRIVATE, PrivateBench()) if private else (WHOLE if kind is MLD else SIZES, Bench())
     method = with_fixed_weights(kind(kind.Options(), sizes))
-    assert complete == (kind is JMVAE)
+    assert complete == (kind in (JMVAE, MLD))
     other = [h.masked_fill(~PRESENCE[:, i, None], 7.0) for i, h in enumerate(bench.h.values())]
     bits = PRESENCE.clone()
     bits[2] = False
