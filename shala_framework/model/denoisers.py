@@ -1,4 +1,9 @@
-"""The denoiser that a method of inference may bring for stage 2."""
+"""The diffusion prior around a network that a method of inference brings for stage 2.
+
+Shapes: B batch, D latent_dim, W width of the condition.
+"""
+
+from torch import Tensor
 
 from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
 from shala_framework.plugin.posterior import PosteriorMethod
@@ -7,22 +12,41 @@ from shala_framework.spec.schema import Prior
 from shala_framework.support.errors import PluginError, Problem, SpecError
 
 
-def bring_denoisers(prior: DiffusionPrior, method: PosteriorMethod, table: Prior) -> None:
-    """Give a prior the networks of the method, if the method brings any.
+class BroughtPrior(DiffusionPrior):
+    """The prior whose denoiser is the method's network behind EDM's skip connection, as the contract says."""
+
+    def denoise(
+        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, *others: Tensor, guide: bool = False
+    ) -> Tensor:
+        sigma_B1 = sigma_B[:, None]
+        total_B1 = (sigma_B1.square() + 1).sqrt()
+        network = self.guide if guide else self.network
+        raw_BD: Tensor = network(z_BD / total_B1, sigma_B.log() / 4, condition_BW)
+        return z_BD / total_B1.square() + sigma_B1 / total_B1 * raw_BD
+
+
+def make_prior(
+    method: PosteriorMethod, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int
+) -> DiffusionPrior:
+    """Make the prior that a spec's [prior] describes, with the networks of the method if the method brings any.
 
     Args:
-        prior: The prior, with the networks of the core.
         method: The method of inference.
         table: [prior].
+        latent_dim: Dimensions of z.
+        num_modalities: Number of modalities.
+        feature_dim: Dimensions of a feature h.
 
     Raises:
         SpecError: [prior] asks for what only the networks of the core can do.
         PluginError: The method does not keep its contract.
     """
-    sizes = DenoiserSizes(hidden_dim=table.hidden_dim, num_blocks=table.num_blocks, dropout=table.dropout)
-    network = method.latent_denoiser(sizes)
+    sizes = {"latent_dim": latent_dim, "num_modalities": num_modalities, "feature_dim": feature_dim}
+    network = method.latent_denoiser(
+        DenoiserSizes(hidden_dim=table.hidden_dim, num_blocks=table.num_blocks, dropout=table.dropout)
+    )
     if network is None:
-        return
+        return DiffusionPrior.from_table(table, **sizes)
     name = type(method).__name__
     problems = [
         Problem(path=f"prior.{key}", message=f"expected {expected} with {name}, which brings its own denoiser")
@@ -37,10 +61,11 @@ def bring_denoisers(prior: DiffusionPrior, method: PosteriorMethod, table: Prior
     guide = method.latent_denoiser(
         DenoiserSizes(hidden_dim=table.guide_hidden_dim, num_blocks=table.guide_num_blocks, dropout=table.dropout)
     )
-    for found in (network, guide):
+    prior = BroughtPrior.from_table(table, **sizes)
+    for key, found in (("network", network), ("guide", guide)):
         if not isinstance(found, LatentDenoiser):
             raise PluginError(
                 f"{name}.latent_denoiser returned {type(found).__name__}; expected a LatentDenoiser each time, or None"
             )
-    prior.add_module("network", network)
-    prior.add_module("guide", guide)
+        prior.add_module(key, found)
+    return prior

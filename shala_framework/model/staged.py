@@ -10,10 +10,10 @@ from torch import nn
 from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
-from shala_framework.model.denoisers import bring_denoisers
+from shala_framework.model.denoisers import make_prior
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
-from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior import GaussianMixture
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
@@ -73,13 +73,13 @@ class Staged:
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
             self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups, self._method)
-            self.prior = DiffusionPrior.from_table(
+            self.prior = make_prior(
+                self.autoencoder.method,
                 spec.prior,
                 latent_dim=spec.posterior.latent_dim,
                 num_modalities=len(self.modalities),
                 feature_dim=spec.posterior.feature_dim,
             )
-            bring_denoisers(self.prior, self.autoencoder.method, spec.prior)
             self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
             # Made last, so that the other stages start from the same weights with and without it.
