@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, and its hours of training. What a sample costs stands with the samples."""
+"""Cost of a model: parameters and hours of training. The cost of a sample is measured with the joint samples."""
 
 import attrs
 
@@ -10,8 +10,8 @@ class CostFigures:
     """Cost of a model.
 
     Attributes:
-        parameters: Numbers that training changes, of each trained stage.
-        hours: Hours of training of all stages, without saving and validating; None where no record says.
+        parameters: Number of trainable parameters of each trained stage.
+        hours: Hours of training of all stages, without saving and validating; None if they were not recorded.
     """
 
     parameters: dict[str, int]
@@ -23,7 +23,7 @@ def measure_cost(model: ShaLa, training_seconds: float) -> CostFigures:
 
     Args:
         model: The model.
-        training_seconds: Seconds that its stages have trained; 0 where no record says.
+        training_seconds: Seconds of training of all stages; 0 if they were not recorded.
     """
     stages = {"autoencoder": model.autoencoder, "prior": model.prior, "refiner": model.refiner}
     return CostFigures(

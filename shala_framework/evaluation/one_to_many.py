@@ -1,8 +1,7 @@
-"""One modality is given and leaves something open: do all targets settle it alike, and as often as the data do?
+"""Samples of all other modalities given one that leaves something open, such as the digit of a picture its place.
 
-A modality such as the digit of a picture leaves open where it lies. Each target may then show any place, but all of a
-sample have to show the same one, and over samples every place has to come as often as in the data. Beside both stands
-the control that draws a latent for each target: its targets agree by chance alone.
+The targets of one sample have to agree in what is open, and over many samples each possibility has to occur as often as
+in the data. The control draws a separate latent for each target, so that its targets agree only by chance.
 
 Shapes: N rows, S samples a row, V rows of one value.
 """
@@ -42,14 +41,14 @@ class OneToManyFigures:
         given: The given modality.
         targets: The other modalities whose judges can tell the classes: with at least 0.8 of the best judge's accuracy.
         coherence: Share of samples in which the judges of all targets name one class, whether or not it is the row's.
-        independent: The same of the control: targets of different samples of the row, so that each has its own latent.
-        real: The same of the held-out rows' own targets; None without complete rows.
-        num_values: Values of the given modality that leave the class open: of at least 10 training rows of more than
-            one class.
-        variation: Total variation between the classes that judges name of samples and the labels of the training rows
-            with the same given value: mean over values, by their number of rows, and over targets. It contains the
-            judges' errors. None where no value leaves the class open.
-        variation_by_chance: What that is by chance alone, for sets so large.
+        independent: Coherence of the control, which takes each target from another sample of the row.
+        real: Coherence of the held-out rows' own targets; None without complete rows.
+        num_values: Number of values of the given modality that leave the class open. Such a value has at least 10
+            training rows, of more than one class.
+        variation: Total variation between the judged classes of samples and the labels of the training rows with the
+            same given value, averaged over values (weighted by their rows) and targets. The judges' errors add to it.
+            None if no value leaves the class open.
+        variation_by_chance: Mean total variation between two random sets of these sizes from one distribution.
     """
 
     method: str
@@ -74,17 +73,17 @@ def measure_one_to_many(
     reporter: Reporter,
     parts: Parts,
 ) -> list[OneToManyFigures]:
-    """Figures of each method for each given modality, where the judges of two or more others can tell the classes.
+    """Return figures of each method and given modality, if the judges of two or more others can tell the classes.
 
     Args:
         model: With both stages trained.
         panel: The judges.
-        train: Training rows, whose labels are the true distribution given a value.
-        settings: Scales of guidance, samples for each row, and what rows share.
-        num_rows: Most held-out rows whose modality is given.
+        train: Training rows, whose labels give the true distribution for each value.
+        settings: Scales of guidance, samples for each row, and the pattern of groups.
+        num_rows: Largest number of held-out rows to generate from.
         seed: Seed of the samples.
         reporter: Receives progress.
-        parts: Where the figures of each method and modality are kept.
+        parts: Keeps the figures of each method and modality.
     """
     rows = given_rows(panel, num_rows)
     able = _able_judges(panel)
@@ -112,7 +111,7 @@ def measure_one_to_many(
 
 
 def _able_judges(panel: Panel) -> set[str]:
-    """The modalities whose judges tell the classes about as well as the best judge does."""
+    """Return the modalities whose judges are about as accurate as the best judge."""
     accuracy = {name: judge.accuracy(panel.held_out, name) for name, judge in panel.judges.items()}
     best = max(accuracy.values(), default=0.0)
     return {name for name, value in accuracy.items() if value >= LEAST_ACCURACY * best}  # NaN without labelled rows
@@ -172,7 +171,7 @@ def _measure(
 def _variations(
     panel: Panel, values: Sequence[tuple[Tensor, Sequence[str]]], verdicts_NS: Mapping[str, Tensor]
 ) -> tuple[Figure | None, Figure | None]:
-    """Total variation over all values and targets, and what chance alone would give; None without values."""
+    """Return the mean total variation over values and targets, and its value by chance; None without values."""
     if not values:
         return None, None
     found, chance, weights = [], [], []
@@ -194,7 +193,7 @@ def _variations(
 
 
 def _labels_of_values(train: Rows, name: str) -> dict[str, list[str]]:
-    """The labels of the training rows by the value of a modality."""
+    """Group the labels of the training rows by the value of a modality."""
     labels_of: dict[str, list[str]] = {}
     for i in train.index_having([name]).tolist():
         label = train.labels[i]
@@ -204,7 +203,7 @@ def _labels_of_values(train: Rows, name: str) -> dict[str, list[str]]:
 
 
 def _open_values(x: Tensor, labels_of: Mapping[str, Sequence[str]]) -> Iterator[tuple[Tensor, Sequence[str]]]:
-    """Rows of each value that leaves the class open, and the labels of training rows with it."""
+    """Yield the rows of each value that leaves the class open, and the labels of the training rows with this value."""
     rows_of: dict[str, list[int]] = {}
     for i, value in enumerate(x):
         rows_of.setdefault(_digest(value), []).append(i)

@@ -32,11 +32,11 @@ class LatentDenoiser(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def features(self, h_MBF: list[Tensor], subset_BM: Tensor) -> Tensor:
-        """What the network knows of given modalities: [B, W].
+        """Represent the given modalities for `forward`: [B, W].
 
         Args:
-            h_MBF: Standardised features of every modality; rows in which it is not given may have any finite values.
-            subset_BM: bool, the given modalities. None may be given.
+            h_MBF: Standardised features of every modality. Those that are not given may have any finite values.
+            subset_BM: bool, the given modalities. Rows may have none.
         """
 
     @abc.abstractmethod
@@ -46,5 +46,5 @@ class LatentDenoiser(nn.Module, abc.ABC):
         Args:
             scaled_BD: Noisy latents, z / sqrt(sigma^2 + 1).
             c_noise_B: log(sigma) / 4.
-            condition_BW: What `features` returned.
+            condition_BW: Result of `features`.
         """

@@ -339,23 +339,23 @@ class PosteriorMethod(nn.Module, abc.ABC):
         return self.fuse(h_MBF, subset_BM)
 
     def decoder_dimensions(self, modality: int) -> Sequence[int] | None:
-        """Which dimensions of z the decoder of a modality sees; None, the default, shows it all of them.
+        """Return the dimensions of z that the decoder of a modality sees; the default, None, shows all of them.
 
-        A method whose z holds latents that belong to one modality hides them from the other decoders with it.
+        A method with latents that belong to one modality hides them from the decoders of the others this way.
 
         Args:
-            modality: Number of the modality, in the order of presence's columns.
+            modality: Index of the modality, in the order of presence's columns.
         """
         return None
 
     def latent_denoiser(self, sizes: DenoiserSizes) -> LatentDenoiser | None:
-        """The network of stage 2; None, the default, takes the core's.
+        """Make a network for stage 2; the default, None, uses the core's network.
 
-        It is asked for twice, for the denoiser and for its guide, and for none unless stage 2 standardises each
-        dimension of z by itself (prior.whiten = false, prior.skip = "gaussian").
+        The core calls it twice: for the denoiser and for the guide. Stage 2 then standardises each dimension of z
+        separately, and refuses prior.whiten and a prior.skip other than "gaussian".
 
         Args:
-            sizes: The network's sizes.
+            sizes: Sizes of the network.
         """
         return None
 
