@@ -126,6 +126,26 @@ def test_the_control_has_a_latent_for_each_target_whatever_the_samples(scene):
     assert not measured(Known(SHARES, alike=True), (train, one))
 
 
+def test_a_judge_without_labelled_rows_takes_no_part(scene):
+    """Its accuracy is unknown, and the other judges are still compared with the best of them."""
+    train, panel = scene
+    held_out = panel.held_out
+    more = {name: torch.cat([value, value[:2]]) for name, value in held_out.x.items()}
+    absent = torch.ones(len(held_out) + 2, 4, dtype=torch.bool)
+    absent[:, 0] = False
+    absent[-2:, 0] = True  # the first judge sees two rows, which have no label
+    rows = Rows(
+        x={"mute": more["a"], **more},
+        presence=absent,
+        keys=(*held_out.keys, "x0", "x1"),
+        labels=(*held_out.labels, None, None),
+    )
+    judges = {"mute": panel.judges["a"], **panel.judges}
+    assert set(measured(Known(SHARES, alike=True), (train, Panel(judges, rows)))) == set(
+        measured(Known(SHARES, alike=True), scene)
+    )
+
+
 def test_the_suite_stands_in_the_evaluation_and_in_the_comparison(two_spec, capsys):
     """`--suite` adds the cost, its parameters counted and its hours of the metrics; other evaluations have neither."""
     Experiment(read_spec(two_spec), Path("r")).run()

@@ -7,6 +7,7 @@ Shapes: N rows, S samples a row, V rows of one value.
 """
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
@@ -113,8 +114,9 @@ def measure_one_to_many(
 def _able_judges(panel: Panel) -> set[str]:
     """Return the modalities whose judges are about as accurate as the best judge."""
     accuracy = {name: judge.accuracy(panel.held_out, name) for name, judge in panel.judges.items()}
-    best = max(accuracy.values(), default=0.0)
-    return {name for name, value in accuracy.items() if value >= LEAST_ACCURACY * best}  # NaN without labelled rows
+    measured = {name: value for name, value in accuracy.items() if not math.isnan(value)}  # NaN without labelled rows
+    best = max(measured.values(), default=0.0)
+    return {name for name, value in measured.items() if value >= LEAST_ACCURACY * best}
 
 
 def _measure(
