@@ -13,12 +13,14 @@ from shala_framework.autoencoder.maps import MapRecorder, map_statistics
 from shala_framework.autoencoder.methods import check_objective, method_of
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
+from shala_framework.autoencoder.slices import DecoderOfSlice, check_dimensions
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
+from shala_framework.support.errors import PluginError
 from shala_framework.support.modes import evaluating
 
 
@@ -50,6 +52,7 @@ class Autoencoder(nn.Module):
         self.latent_dim, self.feature_dim = table.latent_dim, table.feature_dim
         self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.shared_encoders, self.shared_decoders = nn.ModuleDict(), nn.ModuleDict()
+        self._shared_dims: dict[str, int] = {}
         numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}
         self.groups = {name: numbers[group] for name, group in (groups or {}).items()}
         self.encoders = nn.ModuleDict({name: self._encoder(name, m) for name, m in modalities.items()})
@@ -79,12 +82,26 @@ class Autoencoder(nn.Module):
         return SharedEncoder(self.shared_encoders[group], self.feature_dim)
 
     def _decoder(self, name: str, modality: Modality) -> nn.Module:
+        dimensions = self.method.decoder_dimensions(self.names.index(name))
+        if dimensions is None:
+            return self._whole_decoder(name, modality, self.latent_dim)
+        check_dimensions(dimensions, self.latent_dim, type(self.method).__name__)
+        return DecoderOfSlice(self._whole_decoder(name, modality, len(dimensions)), dimensions)
+
+    def _whole_decoder(self, name: str, modality: Modality, latent_dim: int) -> nn.Module:
+        """The decoder of a modality for latents of so many dimensions, or its part of the group's."""
         group = self.groups.get(name)
         if group is None:
-            return modality.decoder(self.latent_dim)
+            return modality.decoder(latent_dim)
         if group not in self.shared_decoders:
-            self.shared_decoders[group] = modality.decoder(self.latent_dim)
-        return SharedDecoder(self.shared_decoders[group], self.latent_dim)
+            self.shared_decoders[group] = modality.decoder(latent_dim)
+            self._shared_dims[group] = latent_dim
+        if self._shared_dims[group] != latent_dim:
+            raise PluginError(
+                f"{type(self.method).__name__}.decoder_dimensions shows {latent_dim} dimensions to modality {name!r} "
+                f"and {self._shared_dims[group]} to another of its group; expected as many for all that share a decoder"
+            )
+        return SharedDecoder(self.shared_decoders[group], latent_dim)
 
     def _recorders(self) -> dict[str, MapRecorder]:
         """Encoders by modality; members of a group have one."""

@@ -10,9 +10,9 @@ from torch import nn
 from shala_framework.autoencoder.contracts import check_contracts, check_groups
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
+from shala_framework.model.denoisers import make_prior
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
-from shala_framework.prior import DiffusionPrior
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
@@ -71,7 +71,8 @@ class Staged:
         with torch.random.fork_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
             self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups, self._method)
-            self.prior = DiffusionPrior.from_table(
+            self.prior = make_prior(
+                self.autoencoder.method,
                 spec.prior,
                 latent_dim=spec.posterior.latent_dim,
                 num_modalities=len(self.modalities),

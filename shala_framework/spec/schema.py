@@ -263,6 +263,8 @@ class Evaluate:
 
     Attributes:
         at_end: Whether a run evaluates at its end. It does so only if held-out rows have labels.
+        suite: "multimodal-vae" adds to the "standard" figures what papers of that field compare: samples of all other
+            modalities given one that leaves something open, and what the model costs.
         minutes: Time limit to which the counts that are not set are fitted. The default is a quarter of the training
             time at the end of a run, and no limit for `shala evaluate`.
         num_samples: Number of joint samples for each seed; by default at most 1,000.
@@ -289,6 +291,7 @@ class Evaluate:
     """
 
     at_end: bool = True
+    suite: Literal["standard", "multimodal-vae"] = "standard"
     minutes: float | None = attrs.field(default=None, validator=optional(above(0, at_most=1e6)))
     num_samples: int | None = attrs.field(default=None, validator=optional(none_or_at_least(2, at_most=MOST_ROWS)))
     num_seeds: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))

@@ -11,12 +11,13 @@ from shala_datasets.ntu import NTU
 from shala_datasets.ntu_synthetic import NTUSynthetic
 from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.polymnist import PolyMNIST
+from shala_datasets.polymnist_quadrant import PolyMNISTQuadrant
 from shala_datasets.ucf101 import UCF101
 from shala_framework.plugin import hookimpl
 
 __all__ = [
-    "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",
-    "shala_register_datasets",
+    "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "PolyMNISTQuadrant",
+    "UCF101",    "shala_register_datasets",
 ]  # fmt: skip
 
 
@@ -32,4 +33,5 @@ def shala_register_datasets(register: Any) -> None:
     register("ntu-synthetic", NTUSynthetic)
     register("nw-ucla", NWUCLA)
     register("polymnist", PolyMNIST)
+    register("polymnist-quadrant", PolyMNISTQuadrant)
     register("ucf101", UCF101)
