@@ -346,13 +346,13 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, draw
     table, diffusion = model.spec.prior, model.prior
     sigmas = karras_sigmas(model.spec.generate.num_steps, table.sigma_min, table.sigma_max)
     # The likelihood is summed over clusters; the posterior's draws tell the only one that counts.
-    shares_NCK = diffusion.mixture.log_joint(diffusion.standardise(drawn_KD)).softmax(1).unflatten(0, (len(rows), -1))
+    shares_NCK = diffusion.clusters.log_joint(diffusion.standardise(drawn_KD)).softmax(1).unflatten(0, (len(rows), -1))
     cluster_N = shares_NCK.mean(1).argmax(1)
     log_probs_NC = diffusion.cluster_log_probs(condition.h_MNF, condition.subset_NM)
     log_prob_K = log_probs_NC.gather(1, cluster_N[:, None])[row_K, 0]
     h_MKF, subset_KM = [h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K]
     cluster_K = cluster_N[row_K]
-    denoise = diffusion.mixture.steady(diffusion.denoiser(h_MKF, subset_KM, cluster_K), cluster_K)
+    denoise = diffusion.clusters.steady(diffusion.denoiser(h_MKF, subset_KM, cluster_K), cluster_K)
 
     def to_latent(u_KD: Tensor) -> Tensor:
         return diffusion.sample(u_KD, h_MKF, subset_KM, cluster_K, sigmas)
@@ -360,7 +360,7 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, draw
     def from_latent(z_KD: Tensor) -> Tensor:
         rising = sigmas[:-1].flip(0)
         lowest_K = z_KD.new_full((len(z_KD),), float(rising[0]))
-        steady_KD = diffusion.mixture.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
+        steady_KD = diffusion.clusters.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
         return sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
 
     def log_prob(u_KD: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 Shapes: B batch, D latent_dim, W width of the condition.
 """
 
-import attrs
+from typing import Any
+
 from torch import Tensor
 
 from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
 from shala_framework.plugin.posterior import PosteriorMethod
-from shala_framework.prior import DiffusionPrior
+from shala_framework.prior import DiffusionPrior, GaussianMixture
 from shala_framework.spec.schema import Prior
 from shala_framework.support.errors import PluginError, Problem, SpecError
 
@@ -16,8 +17,19 @@ from shala_framework.support.errors import PluginError, Problem, SpecError
 class BroughtPrior(DiffusionPrior):
     """The prior whose denoiser is the method's network behind EDM's skip connection, as the contract says.
 
-    It has one cluster, as the network knows none.
+    The network knows no clusters, so for the denoiser all latents are of one, N(0, I); the control keeps its own.
+
+    Attributes:
+        single: The only cluster.
     """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.single = GaussianMixture(1, self.latent_dim)
+
+    @property
+    def clusters(self) -> GaussianMixture:
+        return self.single
 
     def denoise(
         self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
@@ -58,7 +70,7 @@ def make_prior(
     guide = method.latent_denoiser(
         DenoiserSizes(hidden_dim=table.guide_hidden_dim, num_blocks=table.guide_num_blocks, dropout=table.dropout)
     )
-    prior = BroughtPrior.from_table(attrs.evolve(table, max_clusters=1), **sizes)
+    prior = BroughtPrior.from_table(table, **sizes)
     for key, found in (("network", network), ("guide", guide)):
         if not isinstance(found, LatentDenoiser):
             raise PluginError(

@@ -32,7 +32,7 @@ class DiffusionPrior(nn.Module):
     Attributes:
         network: Raw network of the denoiser.
         cluster_network: Network of the clusters' probabilities.
-        mixture: The clusters, each with its Gaussian, over standardised latents; initially a single N(0, I).
+        mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
@@ -99,6 +99,11 @@ class DiffusionPrior(nn.Module):
             max_clusters=table.max_clusters,
         )
 
+    @property
+    def clusters(self) -> GaussianMixture:
+        """The clusters that the denoiser knows."""
+        return self.mixture
+
     def set_statistics(
         self, z_mean_D: Tensor, z_covariance_DD: Tensor, h_mean_MF: Tensor, h_std_MF: Tensor, num_rows: int
     ) -> None:
@@ -156,7 +161,7 @@ class DiffusionPrior(nn.Module):
             subset_BM: bool, the given modalities.
             feature_noise: Standard deviation of the noise that is added to the standardised features.
         """
-        log_weights_K = self.mixture.weights[: self.mixture.num_components].log()
+        log_weights_K = self.clusters.weights[: self.clusters.num_components].log()
         logits_BK = self.cluster_network(self._scaled(h_MBF, feature_noise), subset_BM)[:, : len(log_weights_K)]
         given_BK = (log_weights_K + logits_BK.float()).log_softmax(1)
         return torch.where(subset_BM.any(1, keepdim=True), given_BK, log_weights_K)
@@ -173,7 +178,7 @@ class DiffusionPrior(nn.Module):
         total = (sigma_B1.square() + 1).sqrt()
         network = self.guide if guide else self.network
         raw: Tensor = network(z_BD / total, sigma_B.log() / 4, condition_BW, cluster_B)
-        return self.mixture.denoise(z_BD, sigma_B, cluster_B) + sigma_B1 / total * raw
+        return self.clusters.denoise(z_BD, sigma_B, cluster_B) + sigma_B1 / total * raw
 
     def loss(
         self,
@@ -221,7 +226,7 @@ class DiffusionPrior(nn.Module):
             guide: Whether to compute the guide's error.
         """
         clean_BD = self.standardise(z_BD)
-        noisy_BD, cluster_B = clean_BD + sigma_B[:, None] * noise_BD, self.mixture.component_of(clean_BD)
+        noisy_BD, cluster_B = clean_BD + sigma_B[:, None] * noise_BD, self.clusters.component_of(clean_BD)
         denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, cluster_B, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
@@ -237,7 +242,7 @@ class DiffusionPrior(nn.Module):
             subset_BM: bool, the given modalities.
             feature_noise: Standard deviation of the noise on the standardised features.
         """
-        cluster_B = self.mixture.component_of(self.standardise(z_BD))
+        cluster_B = self.clusters.component_of(self.standardise(z_BD))
         return nn.functional.nll_loss(
             self.cluster_log_probs(h_MBF, subset_BM, feature_noise=feature_noise), cluster_B, reduction="none"
         )
@@ -264,9 +269,9 @@ class DiffusionPrior(nn.Module):
             sampler: Solver of the probability-flow ODE.
             guidance: Guidance to apply.
         """
-        denoise = self.mixture.steady(self.denoiser(h_MBF, subset_BM, cluster_B, guidance), cluster_B)
+        denoise = self.clusters.steady(self.denoiser(h_MBF, subset_BM, cluster_B, guidance), cluster_B)
         steady_BD = sampler(denoise, noise_BD / sigmas[0].to(noise_BD), sigmas)
-        return self.restore(self.mixture.from_steady(steady_BD, steady_BD.new_zeros(len(steady_BD)), cluster_B))
+        return self.restore(self.clusters.from_steady(steady_BD, steady_BD.new_zeros(len(steady_BD)), cluster_B))
 
     def denoiser(
         self, h_MBF: Sequence[Tensor], subset_BM: Tensor, cluster_B: Tensor, guidance: Guidance = NO_GUIDANCE

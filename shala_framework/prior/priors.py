@@ -205,18 +205,18 @@ class DiffusedPrior:
             sigmas = karras_sigmas(num_steps, self.sigma_min, self.sigma_max)
             for pairs in torch.arange(len(draw_P), device=z_KD.device).split(DENSITY_ROWS):
                 log_prob_P[pairs] += self._log_density(unit_KD, given, draw_P[pairs], cluster_P[pairs], sigmas)
-        by_cluster_KC = unit_KD.new_full((len(z_KD), self.prior.mixture.num_components), -math.inf)
+        by_cluster_KC = unit_KD.new_full((len(z_KD), self.prior.clusters.num_components), -math.inf)
         by_cluster_KC[draw_P, cluster_P] = log_prob_P
         return _restored(by_cluster_KC.logsumexp(1), self.prior)
 
     def _log_density(self, unit_KD: Tensor, given: Given, draw_P: Tensor, cluster_P: Tensor, sigmas: Tensor) -> Tensor:
         """Return log p(z | h_S, cluster) of pairs of a latent and a cluster."""
-        mixture, rows = self.prior.mixture, given.row_K[draw_P]
+        clusters, rows = self.prior.clusters, given.row_K[draw_P]
         denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows], cluster_P)
         sigma_P = unit_KD.new_full((len(draw_P),), float(sigmas[sigmas > 0].min()))
-        steady_PD = mixture.to_steady(unit_KD[draw_P], sigma_P, cluster_P)
-        log_scale_P = 0.5 * (mixture.variances[cluster_P] + sigma_P[:, None].square()).log().sum(1)
-        return log_density(mixture.steady(denoise, cluster_P), steady_PD, sigmas, last_variance=1.0) - log_scale_P
+        steady_PD = clusters.to_steady(unit_KD[draw_P], sigma_P, cluster_P)
+        log_scale_P = 0.5 * (clusters.variances[cluster_P] + sigma_P[:, None].square()).log().sum(1)
+        return log_density(clusters.steady(denoise, cluster_P), steady_PD, sigmas, last_variance=1.0) - log_scale_P
 
     def _possible_clusters(self, unit_KD: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:
         """Return pairs [P] of a latent and a cluster that it may be of, and log p(cluster | h_S).
@@ -225,9 +225,9 @@ class DiffusedPrior:
         """
         log_probs_NC = self.prior.cluster_log_probs(given.h_MNF, given.subset_NM)
         log_probs_KC = log_probs_NC[given.row_K]
-        mixture = self.prior.mixture
-        log_weights_C = mixture.weights[: mixture.num_components].log()
-        log_joint_KC = mixture.log_joint(unit_KD) - log_weights_C + log_probs_KC
+        clusters = self.prior.clusters
+        log_weights_C = clusters.weights[: clusters.num_components].log()
+        log_joint_KC = clusters.log_joint(unit_KD) - log_weights_C + log_probs_KC
         draw_P, cluster_P = (log_joint_KC.softmax(1) >= LEAST_SHARE).nonzero(as_tuple=True)
         return draw_P, cluster_P, log_probs_KC[draw_P, cluster_P]
 

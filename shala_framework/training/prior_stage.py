@@ -91,7 +91,7 @@ class PriorTraining:
             own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
             terms = {"denoising": own.detach(), "guide_denoising": guide.detach()}
             loss = own + guide
-            if self.prior.mixture.num_components > 1:
+            if self.prior.clusters.num_components > 1:
                 clusters = self._cluster_loss(rows)
                 loss, terms["clusters"] = loss + clusters, clusters.detach()
         # They share no parameter, so each gets the gradient of its own loss.
@@ -138,7 +138,7 @@ class PriorTraining:
         for size in sizes_N.unique().tolist():
             figures[f"denoising/given_{size}"] = float(errors_N[sizes_N == size].mean())
         improved = [self._record.add(figures["denoising"]), False]
-        if self.prior.mixture.num_components > 1 and bool(sizes_N.any()):
+        if self.prior.clusters.num_components > 1 and bool(sizes_N.any()):
             figures["clusters"] = float(surprise_N[sizes_N > 0].mean())
             improved[1] = self._cluster_record.add(figures["clusters"])
         for name, kept in self.best.items():
