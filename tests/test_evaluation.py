@@ -327,18 +327,20 @@ def test_parts_are_left_out_by_zero_and_by_time(two_spec):
     open_counts = dict.fromkeys(kinds)
     rest = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **open_counts), seconds=1e-3)
     assert not rest.judges
-    assert sum("raise evaluate.minutes, or set evaluate.judge_steps" in note for note in rest.notes) == 4
+    assert (
+        sum("raise evaluate.minutes, or set evaluate.judge_steps" in note for note in rest.notes) == 2
+    )  # second judges need first ones
 
 
 def test_time_is_shared_and_handed_on():
     """Time that one part leaves over goes to later ones; without a limit, counts are as large as useful."""
     now = [0.0]
     pace = Pace(100.0 / (1 - RESERVE), clock=lambda: now[0])
-    assert pace.seconds("judges") == pytest.approx(40)
+    assert pace.seconds("judges") == pytest.approx(100 * 0.45 / 1.1)
     now[0] = 10
     pace.finish("judges")
-    assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.6)
-    assert pace.count("joint", 500, 40, lambda: 0.5) == 60
+    assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.65)
+    assert pace.count("joint", 500, 40, lambda: 0.5) == 55
     assert pace.count("joint", 500, 80, lambda: 0.5) == 0
     assert pace.count("joint", 30, 40, lambda: 0.5) == 30
     now[0] = 200

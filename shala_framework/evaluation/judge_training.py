@@ -55,43 +55,56 @@ class JudgeTraining:
     def judges(
         self, pace: Pace, parts: Parts, reporter: Reporter, notes: list[str]
     ) -> tuple[dict[str, Judge], dict[str, Judge]]:
-        """First and second judges of every modality that can have them, as many steps as time allows.
+        """Train first and second judges of every modality that can have them, for as many steps as time allows.
 
-        Those that cannot are noted.
+        First judges come first, as every figure needs them. Modalities that can have none are noted.
         """
-        judges: dict[Architecture, dict[str, Judge]] = {"plugin": {}, "plain": {}}
-        names = self._possible(notes)
-        seconds = pace.seconds("judges")
-        for name in names:
-            for architecture, found in judges.items():
-                title = f"{'second ' if architecture == 'plain' else ''}judge of {name}"
-                steps = self.steps
-                if steps is None:
-                    share = None if seconds is None else seconds / (len(judges) * len(names))
-                    fitting = partial(self._fitting, name, architecture, share)
-                    steps = parts.value(f"steps of the {title}", len(self.train), int, fitting)
-                    if not steps:
-                        notes.append(
-                            f"no {title}: {LEAST_STEPS} training steps take longer than its share of the time; "
-                            "raise evaluate.minutes, or set evaluate.judge_steps"
-                        )
-                if not steps:
-                    continue
-                reporter.begin(title, steps, "step")
-                found[name] = parts.module(
-                    title,
-                    [steps, len(self.train)],
-                    partial(self._untrained, name, architecture),
-                    partial(self._trained, name, architecture, steps, reporter.advance),
-                )
-                found[name].steps = steps
-                reporter.finish()
-        pace.finish("judges")
+        first = self._trained_judges("plugin", self._possible(notes), pace, parts, reporter, notes)
+        second = self._trained_judges("plain", list(first), pace, parts, reporter, notes)
         if self.steps == 0:
             notes.append("no judges, and nothing that needs classes: evaluate.judge_steps is 0")
-        if len(judges["plugin"]) == 1:
+        if len(first) == 1:
             notes.append("no joint coherence: there is one judge, with which no other could agree")
-        return judges["plugin"], judges["plain"]
+        return first, second
+
+    def _trained_judges(
+        self,
+        architecture: Architecture,
+        names: Sequence[str],
+        pace: Pace,
+        parts: Parts,
+        reporter: Reporter,
+        notes: list[str],
+    ) -> dict[str, Judge]:
+        """Train judges of one architecture. What one leaves of its time goes to the next ones."""
+        found: dict[str, Judge] = {}
+        part, prefix = ("judges", "") if architecture == "plugin" else ("second judges", "second ")
+        for number, name in enumerate(names):
+            title = f"{prefix}judge of {name}"
+            steps = self.steps
+            if steps is None:
+                seconds = pace.seconds(part)
+                share = None if seconds is None else seconds / (len(names) - number)
+                fitting = partial(self._fitting, name, architecture, share)
+                steps = parts.value(f"steps of the {title}", len(self.train), int, fitting)
+                if not steps:
+                    notes.append(
+                        f"no {title}: {LEAST_STEPS} training steps take longer than its share of the time; "
+                        "raise evaluate.minutes, or set evaluate.judge_steps"
+                    )
+            if not steps:
+                continue
+            reporter.begin(title, steps, "step")
+            found[name] = parts.module(
+                title,
+                [steps, len(self.train)],
+                partial(self._untrained, name, architecture),
+                partial(self._trained, name, architecture, steps, reporter.advance),
+            )
+            found[name].steps = steps
+            reporter.finish()
+        pace.finish(part)
+        return found
 
     def _possible(self, notes: list[str]) -> list[str]:
         if len(self.classes) < 2 or not set(self.classes) & set(self.held_out.labels):
