@@ -65,7 +65,7 @@ class Table(Modality):
             likelihood: Distribution of a number given z, with a learned scale for each column: "normal", or "student"
                 for columns with outliers, which learns the degrees of freedom of each column too.
             cell_dropout: Share of the known cells that are hidden from the encoder in training, which teaches it to do
-                with fewer cells than the training rows have.
+                with fewer cells than the training rows have; no cell is hidden with `allow_missing = false`.
             width: Width of the networks, a multiple of 8.
             num_layers: Number of hidden layers of each network.
         """
@@ -85,7 +85,7 @@ class Table(Modality):
         likelihood: Literal["normal", "student"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "student"))
         )
-        cell_dropout: float = attrs.field(default=0.0, validator=between(0, 1))
+        cell_dropout: float = attrs.field(default=0.2, validator=between(0, 1))
         width: int = attrs.field(default=128, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         num_layers: int = attrs.field(default=2, validator=at_least(1, at_most=100))
 

@@ -75,7 +75,7 @@ class TableEncoder(nn.Module):
         width: Width of the hidden layers.
         num_layers: Number of hidden layers.
         feature_dim: Features.
-        cell_dropout: Share of the known cells that are hidden in training.
+        cell_dropout: Share of the known cells that are hidden in training, where cells may be missing.
     """
 
     def __init__(
@@ -83,24 +83,20 @@ class TableEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.cell_dropout = layout, cell_dropout
-        inputs = len(layout.numeric) + sum(layout.sizes) + (len(layout.num_categories) if self._has_indicator else 0)
+        inputs = len(layout.numeric) + sum(layout.sizes) + (len(layout.num_categories) if layout.masked else 0)
         self.layers, self.straight = perceptron(inputs, width, num_layers, feature_dim), nn.Linear(inputs, feature_dim)
         initialise(self)
 
-    @property
-    def _has_indicator(self) -> bool:
-        return self.layout.masked or self.cell_dropout > 0
-
     def forward(self, x: Tensor) -> Tensor:
         values_BC, known_BC = self.layout.parts(x)
-        if self.training and self.cell_dropout > 0:
+        if self.training and self.layout.masked and self.cell_dropout > 0:
             known_BC = known_BC & (torch.rand(known_BC.shape, device=x.device) >= self.cell_dropout)
         numeric = self.layout.numeric
         inputs = [squashed(values_BC[:, numeric]).masked_fill(~known_BC[:, numeric], 0.0)]
         for column, size in zip(self.layout.categorical, self.layout.sizes, strict=True):
             one_hot_BV = nn.functional.one_hot(values_BC[:, column].long(), size).float()
             inputs.append(one_hot_BV * known_BC[:, column, None])
-        if self._has_indicator:
+        if self.layout.masked:
             inputs.append(known_BC.float())
         inputs_B = torch.cat(inputs, 1)
         h_BF: Tensor = self.layers(inputs_B) + self.straight(inputs_B)
