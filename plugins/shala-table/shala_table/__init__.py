@@ -22,8 +22,8 @@ from shala_framework.plugin import (
     multiple_of,
     not_empty,
 )
-from shala_table.cells import FORMATS, Cell, format_of, read_cells
-from shala_table.columns import Column, ColumnFinder, row_values
+from shala_table.cells import FORMATS, LONGEST_FIELD, Cell, format_of, named, read_cells
+from shala_table.columns import Column, ColumnFinder, form_of, row_values
 from shala_table.networks import Layout, TableDecoder, TableEncoder
 
 PLACEHOLDERS = 16  # columns that a dry run counts parameters with before `fit` has found them
@@ -103,7 +103,7 @@ class Table(Modality):
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
         self._columns: tuple[Column, ...] = ()
-        self._is_vector = False
+        self._vector_length: int | None = None  # numbers of a vector; None if rows have named columns
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,19 +143,22 @@ class Table(Modality):
             field = self.first_field(sample)
             if field is not None:
                 finder.add(read_cells(sample[field], field, options.missing_cells), field)
-        self._columns, self._is_vector = tuple(finder.columns(self.fields)), finder.vector_length is not None
+        self._columns, self._vector_length = tuple(finder.columns(self.fields)), finder.vector_length
 
     def state(self) -> dict[str, Any]:
-        """Return the columns, and whether rows are plain vectors."""
-        return {"columns": [column.state() for column in self.columns], "is_vector": self._is_vector}
+        """Return the columns, and the length of rows that are plain vectors."""
+        return {"columns": [column.state() for column in self.columns], "vector_length": self._vector_length}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"columns", "is_vector"} or not isinstance(state["columns"], list) or not state["columns"]:
-            raise ValueError(f"expected a state with columns and 'is_vector', got keys {sorted(state)}")
-        columns = tuple(map(Column.from_state, state["columns"]))
-        if len({column.name for column in columns}) < len(columns) or not isinstance(state["is_vector"], bool):
-            raise ValueError("expected distinct columns and a boolean 'is_vector', got other values")
-        self._columns, self._is_vector = columns, state["is_vector"]
+        found = state["columns"] if set(state) == {"columns", "vector_length"} else None
+        if not isinstance(found, list) or not found:
+            raise ValueError(f"expected a state with columns and 'vector_length', got keys {sorted(state)}")
+        columns = tuple(map(Column.from_state, found))
+        names, length = {column.name for column in columns}, state["vector_length"]
+        numbered = type(length) is int and length <= LONGEST_FIELD and names <= set(map(str, range(length)))
+        if len(names) < len(columns) or not (length is None or numbered):
+            raise ValueError("expected distinct columns, with numbers below 'vector_length' as names if it is one")
+        self._columns, self._vector_length = columns, length
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
         """Read the first of `fields` that the sample has: float32 [2, C], or [C] with `allow_missing = false`.
@@ -168,12 +171,13 @@ class Table(Modality):
             return None
         options = self.options
         row = read_cells(sample[field], field, options.missing_cells)
-        if isinstance(row, list) != self._is_vector:
-            expected, got = ("a list of numbers", "a row with named columns")[:: 1 if self._is_vector else -1]
+        columns = self.columns
+        length = len(row) if isinstance(row, list) else None
+        if length != self._vector_length:
+            expected, got = form_of(self._vector_length), form_of(length)
             raise DataError(f"field {field!r}: expected {expected} as in the training set, got {got}")
-        if isinstance(row, dict):
-            row = {name: cell for name, cell in row.items() if name not in options.ignore}
-        found = row_values(row, self.columns, field, strict=options.others == "infer")
+        cells = {name: cell for name, cell in named(row).items() if name not in options.ignore}
+        found = row_values(cells, columns, field, strict=options.others == "infer")
         if all(value is None for value in found):
             return None
         values = torch.tensor([0.0 if value is None else value for value in found], dtype=torch.float32)
@@ -181,7 +185,7 @@ class Table(Modality):
             return torch.stack([values, torch.tensor([float(value is not None) for value in found])])
         if None in found:
             raise DataError(
-                f"field {field!r}: expected every cell, got none in column {self.columns[found.index(None)].name!r}; "
+                f"field {field!r}: expected every cell, got none in column {columns[found.index(None)].name!r}; "
                 "fill it, or set the option `allow_missing`"
             )
         return values
@@ -230,23 +234,25 @@ class Table(Modality):
         """Encode a row in the units of the table as JSON, or as CSV if that is the only text among the fields."""
         cells = self._cells(x)
         file = next((field for field in self.fields if format_of(field) in ("json", "csv")), "json")
+        by_name = dict(cells)
+        content: Any = by_name
+        rows: list[list[Any]] = [[name for name, _ in cells], [cell for _, cell in cells]]
+        if self._vector_length is not None:  # numbers that the options leave out keep their places
+            content = [by_name.get(str(index)) for index in range(self._vector_length)]
+            rows = [content]
         if format_of(file) == "json":
-            content: Any = [cell for _, cell in cells] if self._is_vector else dict(cells)
             return {file: f"{json.dumps(content, ensure_ascii=False)}\n".encode()}
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self._is_vector:
-            writer.writerow([name for name, _ in cells])
-        writer.writerow(["" if cell is None else cell for _, cell in cells])
+        csv.writer(text, lineterminator="\n").writerows(["" if cell is None else cell for cell in row] for row in rows)
         return {file: text.getvalue().encode()}
 
     def preview(self, x: Tensor) -> Preview:
         """Show the first cells as text."""
         cells = self._cells(x)
         shown = [f"{cell:.4g}" if isinstance(cell, float | int) else cell or "?" for _, cell in cells[:MOST_PREVIEWED]]
-        if not self._is_vector:
+        if self._vector_length is None:
             shown = [f"{name} {cell}" for (name, _), cell in zip(cells, shown, strict=False)]
-        text = (" " if self._is_vector else ", ").join(shown)
+        text = (", " if self._vector_length is None else " ").join(shown)
         return Preview(text=text if len(cells) <= MOST_PREVIEWED else f"{text} ...")
 
     def _cells(self, x: Tensor) -> list[tuple[str, Cell]]:

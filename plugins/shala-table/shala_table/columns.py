@@ -129,7 +129,7 @@ class ColumnFinder:
         """
         length = len(row) if isinstance(row, list) else None
         if self.num_rows and length != self.vector_length:
-            raise DataError(f"field {field!r}: expected {_form(self.vector_length)} as before, got {_form(length)}")
+            raise DataError(f"field {field!r}: expected {form_of(self.vector_length)} as before, got {form_of(length)}")
         self.vector_length = length
         self.num_rows += 1
         for name, cell in named(row).items():
@@ -161,7 +161,7 @@ class ColumnFinder:
             )
 
     def columns(self, fields: Sequence[str]) -> list[Column]:
-        """Return the columns, those of the options first.
+        """Return the columns, those of the options first; of a vector, in its order.
 
         Raises:
             DataError: There is no row, or a column has no known cell.
@@ -180,7 +180,10 @@ class ColumnFinder:
                     f"expected a known cell of column {shown(name)} in some training row, got none; correct its name "
                     f"in the options, or name it in `ignore` (columns with cells: {some(sorted(known))})"
                 )
-        return [self._column(name) for name in self.is_numeric]
+        names = list(self.is_numeric)
+        if self.vector_length is not None:
+            names.sort(key=int)
+        return [self._column(name) for name in names]
 
     def _column(self, name: str) -> Column:
         if name in self.categories:
@@ -216,11 +219,11 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(names)
 
 
-def row_values(row: Row | list[Cell], columns: Sequence[Column], field: str, *, strict: bool) -> list[float | None]:
+def row_values(cells: Mapping[str, Cell], columns: Sequence[Column], field: str, *, strict: bool) -> list[float | None]:
     """Return the numbers of a row's cells, in the order of the columns; None for a missing cell.
 
     Args:
-        row: Cells by name, or a vector.
+        cells: Cells by name.
         columns: Columns of the table.
         field: Name of the field, for errors.
         strict: Whether a cell of another column is an error.
@@ -228,21 +231,17 @@ def row_values(row: Row | list[Cell], columns: Sequence[Column], field: str, *, 
     Raises:
         DataError: A cell is of another kind than its column, or the row has none of the columns, or another one.
     """
-    cells = named(row)
-    names = [column.name for column in columns]
-    if isinstance(row, list) and strict and list(cells) != names:
-        raise DataError(f"field {field!r}: expected {_expected(names)}, got {_form(len(row))}")
-    if strict:
-        known = set(names)
-        for name in cells:
-            if name not in known:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {shown(close[0])}?" if close else f"the columns are {some(names)}"
-                raise DataError(
-                    f"field {field!r}: expected columns of the training set, got {shown(name)} ({hint}); correct its "
-                    "name, or name it in the option `ignore`"
-                )
-    if not any(name in cells for name in names):
+    known = {column.name for column in columns}
+    names = sorted(known)
+    for name in cells if strict else ():
+        if name not in known:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {shown(close[0])}?" if close else f"the columns are {some(names)}"
+            raise DataError(
+                f"field {field!r}: expected columns of the training set, got {shown(name)} ({hint}); correct its "
+                "name, or name it in the option `ignore`"
+            )
+    if cells.keys().isdisjoint(known):
         raise DataError(f"field {field!r}: expected one of the columns {some(names)}, got {some(list(cells))}")
     found = ((column, cells.get(column.name)) for column in columns)
     return [None if cell is None else column.value(cell, field) for column, cell in found]
@@ -254,10 +253,6 @@ def some(names: Sequence[str], most: int = 12) -> str:
     return few if len(names) <= most else f"{few}, ..."
 
 
-def _form(length: int | None) -> str:
+def form_of(length: int | None) -> str:
+    """Say what a row is: a vector of so many numbers, or a row with names."""
     return "a row with named columns" if length is None else f"a vector of {length:,} numbers"
-
-
-def _expected(names: Sequence[str]) -> str:
-    is_vector = list(names) == [str(index) for index in range(len(names))]
-    return f"a vector of {len(names):,} numbers" if is_vector else f"a row with the columns {some(names)}"

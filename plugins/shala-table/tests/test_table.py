@@ -261,6 +261,21 @@ def test_vectors_are_read_in_every_format() -> None:
     assert table.preview(gap).text == "3 ? 9"
 
 
+def test_a_vector_may_hold_categories_and_numbers_to_ignore() -> None:
+    """Columns of a vector keep its order, whichever the options name; those left out are written as missing."""
+    rows = [[7.0, n / 3, n % 2, n * n] for n in range(12)]
+    table = fitted(*rows, categorical=("2",), ignore=("0",))
+    assert [column.name for column in table.columns] == ["1", "2", "3"]
+    x = read(table, [1e12, 1.0, 1, 16.0])
+    np.testing.assert_allclose(table.values(x), [1, 1, 16], rtol=1e-6)
+    assert table.write(x) == {"table.json": b'[null, 1, "1", 16]\n'}
+    assert torch.equal(read(table, *table.write(x).values()), x)
+    some = fitted(*rows, numeric=("3",), others="ignore")
+    assert some.values(read(some, rows[4])).tolist() == pytest.approx([16])
+    with pytest.raises(DataError, match=r"a vector of 4 numbers .*, got a vector of 2 numbers"):
+        read(table, [1.0, 1])
+
+
 def test_rows_are_written_in_their_units() -> None:
     """Values of any size come back to float32's digits, missing cells as null, and CSV if nothing else is readable."""
     rows = [{"t": 1.7e9 + n, "small": n * 1e-12, "kind": "ab"[n % 2]} for n in range(20)]
@@ -360,7 +375,7 @@ def test_missing_cells_may_be_refused() -> None:
     table = fitted(*[{"a": n, "b": -n} for n in range(5)], allow_missing=False)
     with pytest.raises(DataError, match=r"expected every cell, got none in column 'b'"):
         read(table, {"a": 1})
-    with pytest.raises(DataError, match=r"a vector of 3 numbers, got a vector of 2 numbers"):
+    with pytest.raises(DataError, match=r"a vector of 3 numbers .*, got a vector of 2 numbers"):
         read(fitted([1, 2, 3], [4, 5, 6]), [1, 2])
 
 
@@ -382,6 +397,9 @@ def test_foreign_states_are_refused() -> None:
     for columns in ([], [{}], [good, good], [good | {"scale": 0.0}], [good | {"centre": "1"}], [3],
                     [{"name": "a", "categories": []}], [{"name": "a", "categories": ["x", "x"]}]):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
-            Table().load_state({"columns": columns, "is_vector": False})
+            Table().load_state({"columns": columns, "vector_length": None})
+    for length in (0, 1.0, "1", 10**12):
+        with pytest.raises(ValueError, match="vector_length"):
+            Table().load_state({"columns": [good], "vector_length": length})
     with pytest.raises(ValueError, match="fitted table"):
         Table().state()
