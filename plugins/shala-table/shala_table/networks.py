@@ -78,11 +78,14 @@ class TableEncoder(nn.Module):
         cell_dropout: Share of the known cells that are hidden in training, where cells may be missing.
     """
 
+    numeric_N: Tensor
+
     def __init__(
         self, layout: Layout, width: int, num_layers: int, feature_dim: int, *, cell_dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.layout, self.cell_dropout = layout, cell_dropout
+        self.register_buffer("numeric_N", torch.tensor(layout.numeric, dtype=torch.int64), persistent=False)
         inputs = len(layout.numeric) + sum(layout.sizes) + (len(layout.num_categories) if layout.masked else 0)
         self.layers, self.straight = perceptron(inputs, width, num_layers, feature_dim), nn.Linear(inputs, feature_dim)
         initialise(self)
@@ -91,8 +94,7 @@ class TableEncoder(nn.Module):
         values_BC, known_BC = self.layout.parts(x)
         if self.training and self.layout.masked and self.cell_dropout > 0:
             known_BC = known_BC & (torch.rand(known_BC.shape, device=x.device) >= self.cell_dropout)
-        numeric = self.layout.numeric
-        inputs = [squashed(values_BC[:, numeric]).masked_fill(~known_BC[:, numeric], 0.0)]
+        inputs = [squashed(values_BC[:, self.numeric_N]).masked_fill(~known_BC[:, self.numeric_N], 0.0)]
         for column, size in zip(self.layout.categorical, self.layout.sizes, strict=True):
             one_hot_BV = nn.functional.one_hot(values_BC[:, column].long(), size).float()
             inputs.append(one_hot_BV * known_BC[:, column, None])
@@ -128,9 +130,12 @@ class TableDecoder(nn.Module):
         heavy_tails: Whether numbers have a Student-t distribution, with learned degrees of freedom for each column.
     """
 
+    numeric_N: Tensor
+
     def __init__(self, layout: Layout, width: int, num_layers: int, latent_dim: int, *, heavy_tails: bool) -> None:
         super().__init__()
         self.layout = layout
+        self.register_buffer("numeric_N", torch.tensor(layout.numeric, dtype=torch.int64), persistent=False)
         num_numeric = len(layout.numeric)
         outputs = num_numeric + sum(layout.sizes)
         self.layers, self.straight = perceptron(latent_dim, width, num_layers, outputs), nn.Linear(latent_dim, outputs)
@@ -148,7 +153,7 @@ class TableDecoder(nn.Module):
         log_scale_N = self.log_scale() if self.log_scale is not None else mean_BN[0]
         # Between 1 and 100, 5 at first: from Cauchy's tails to those of a Gaussian.
         degrees_N = None if self.degrees_N is None else 1 + 99 * torch.sigmoid(10 * self.degrees_N - 3.168)
-        return TableLikelihood(self.layout, mean_BN, log_scale_N, logits_BV, degrees_N)
+        return TableLikelihood(self.layout, self.numeric_N, mean_BN, log_scale_N, logits_BV, degrees_N)
 
 
 class TableLikelihood:
@@ -158,6 +163,7 @@ class TableLikelihood:
 
     Args:
         layout: Kinds of the columns.
+        numeric_N: Indices of the numeric columns, on the device of the others.
         mean_BN: Location of each numeric cell, standardised.
         log_scale_N: Log-scale of each numeric column.
         logits_BV: Unnormalised log-probabilities of all categories, column after column.
@@ -167,16 +173,22 @@ class TableLikelihood:
     is_bound = False
 
     def __init__(
-        self, layout: Layout, mean_BN: Tensor, log_scale_N: Tensor, logits_BV: Tensor, degrees_N: Tensor | None
+        self,
+        layout: Layout,
+        numeric_N: Tensor,
+        mean_BN: Tensor,
+        log_scale_N: Tensor,
+        logits_BV: Tensor,
+        degrees_N: Tensor | None,
     ) -> None:
-        self.layout, self.mean_BN, self.log_scale_N, self.degrees_N = layout, mean_BN, log_scale_N, degrees_N
+        self.layout, self.numeric_N = layout, numeric_N
+        self.mean_BN, self.log_scale_N, self.degrees_N = mean_BN, log_scale_N, degrees_N
         self.log_probs = [logits_BV.log_softmax(1) for logits_BV in logits_BV.split(layout.sizes, 1)]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density and probability of the known cells of x, whose numbers are standardised, in nats: [B]."""
         values_BC, known_BC = self.layout.parts(x)
-        numeric = self.layout.numeric
-        log_prob_BN = self._numbers(values_BC[:, numeric]).masked_fill(~known_BC[:, numeric], 0.0)
+        log_prob_BN = self._numbers(values_BC[:, self.numeric_N]).masked_fill(~known_BC[:, self.numeric_N], 0.0)
         log_prob_B = log_prob_BN.sum(1)
         for column, log_probs_BV in zip(self.layout.categorical, self.log_probs, strict=True):
             of_cell_B = log_probs_BV.gather(1, values_BC[:, column, None].long())[:, 0]
@@ -211,7 +223,7 @@ class TableLikelihood:
 
     def _assembled(self, values_BN: Tensor, categories: Sequence[Tensor]) -> Tensor:
         values_BC = values_BN.new_empty(len(values_BN), len(self.layout.num_categories))
-        values_BC[:, self.layout.numeric] = values_BN
+        values_BC[:, self.numeric_N] = values_BN
         for column, drawn_B in zip(self.layout.categorical, categories, strict=True):
             values_BC[:, column] = drawn_B.to(values_BC.dtype)
         return self.layout.whole(values_BC)

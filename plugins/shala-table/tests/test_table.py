@@ -94,7 +94,10 @@ def test_log_prob_is_that_of_scipy(degrees: tuple[float, ...] | None) -> None:
     mean, logits, log_scale = (torch.randn(shape, generator=generator) for shape in ((6, 2), (6, 5), (2,)))
     x = torch.stack([torch.randn(6, 4, generator=generator), torch.ones(6, 4)], 1)
     x[:, 0, 1], x[:, 0, 3] = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
-    likelihood = TableLikelihood(layout, mean, log_scale, logits, None if degrees is None else torch.tensor(degrees))
+    numeric = torch.tensor(layout.numeric)
+    likelihood = TableLikelihood(
+        layout, numeric, mean, log_scale, logits, None if degrees is None else torch.tensor(degrees)
+    )
     location, scale = mean.double().numpy(), log_scale.double().exp().numpy()
     numbers = stats.norm(location, scale) if degrees is None else stats.t(np.array(degrees), location, scale)
     cells = np.empty((6, 4))
@@ -116,6 +119,7 @@ def test_draws_follow_the_density(degrees: tuple[float, ...] | None) -> None:
     mean, logits = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 1.0, -1.0]])
     likelihood = TableLikelihood(
         layout,
+        torch.tensor(layout.numeric),
         mean.expand(num_draws, -1),
         torch.tensor([0.5, -1.0]),
         logits.expand(num_draws, -1),
@@ -179,6 +183,17 @@ def test_cell_dropout_hides_cells_in_training_only() -> None:
         assert torch.equal(encoder.eval()(x), encoder(x))
         encoder.cell_dropout = 1.0
         assert torch.pdist(encoder.train()(x)).max() == 0
+
+
+def test_a_table_may_have_categories_alone() -> None:
+    """Without numbers there is no scale to learn, and probabilities of all rows sum to 1."""
+    table = fitted(*[{"a": "xy"[n % 2], "b": "pqr"[n % 3]} for n in range(6)], likelihood="student", width=16)
+    rows = torch.tensor([[[a, b], [1, 1]] for a in range(2) for b in range(3)]).float()
+    decoder = table.decoder(3).eval()
+    with torch.no_grad():
+        assert table.encoder(4).eval()(rows).isfinite().all()
+        torch.testing.assert_close(decoder(torch.ones(6, 3)).log_prob(rows).exp().sum(), torch.tensor(1.0))
+        assert table.write(decoder(torch.ones(1, 3)).sample()[0])
 
 
 # Columns.
