@@ -64,7 +64,7 @@ COLUMNS = {
 
 @attrs.frozen(kw_only=True)
 class Variant:
-    """What differs from the defaults of a spec: keys of [prior] and [train.prior], and the class of the prior."""
+    """Values that differ from a spec's defaults: keys of [prior] and [train.prior], and the class of the prior."""
 
     prior: dict[str, Any] = attrs.field(factory=dict)
     stage: dict[str, Any] = attrs.field(factory=dict)
@@ -73,7 +73,7 @@ class Variant:
 
 BASE = {"batch_size": 512, "ema_halflife_steps": 150.0, "warmup_steps": 50}  # proportions of the recipe
 SMALL = {"batch_size": 128, "ema_halflife_steps": 600.0, "warmup_steps": 200}
-BASE_PRIOR = {"skip": "mixture", "whiten": True}  # what variants are compared with
+BASE_PRIOR = {"skip": "mixture", "whiten": True}  # variants are compared with this
 BEFORE = {"skip": "gaussian", "whiten": False}  # the defaults
 VARIANTS: dict[str, Variant] = {
     "recipe": Variant(),
@@ -97,13 +97,13 @@ VARIANTS: dict[str, Variant] = {
 
 
 class World(Protocol):
-    """Latents, and judges of what they stand for.
+    """Latents, and judges of what they represent.
 
     Attributes:
         train: Latents of the training rows.
-        held_out: Of the held-out ones.
-        labels: Classes of these.
-        real: Each judge's features of these.
+        held_out: Latents of the held-out rows.
+        labels: Classes of the held-out rows.
+        real: Each judge's features of the held-out rows.
     """
 
     train: LatentStore
@@ -112,7 +112,7 @@ class World(Protocol):
     real: Sequence[Tensor]
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each modality's features and class, as its judge sees them."""
+        """Return each modality's features and class by its judge."""
         ...
 
 
@@ -134,7 +134,7 @@ class Digits:
         code = (x - x.mean(0)) @ vectors[:, -self.COMPONENTS :] / values[-1].sqrt()
         dim = NUM_MODALITIES * self.COMPONENTS
         rotation, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        self.scale = torch.logspace(-0.5, 0.5, dim)  # of the latent's dimensions
+        self.scale = torch.logspace(-0.5, 0.5, dim)  # scales of the latent's dimensions
         self.mix, self.unmix = rotation * self.scale, rotation.T / self.scale[:, None]
         self.lift = torch.randn(self.COMPONENTS, self.FEATURES, generator=generator)
         known, unseen = torch.randperm(len(x), generator=generator).split([50_000, 10_000])
@@ -188,7 +188,7 @@ class Digits:
 
 
 class Pictures:
-    """PolyMNIST by the benchmark's stage 1, with the bench's judges."""
+    """PolyMNIST with the benchmark's stage 1 and judges."""
 
     def __init__(self, data: Path, bench: Path, judges: Path, results: Path, steps: int) -> None:
         pictures = load_pictures(data, "train")
@@ -226,7 +226,7 @@ def _encoded(model: ShaLa, x: Mapping[str, Tensor], file: Path) -> LatentStore:
 
 
 def rows_of(x: Mapping[str, Tensor]) -> Rows:
-    """Rows without labels that have every modality."""
+    """Return unlabelled rows with every modality."""
     count = len(next(iter(x.values())))
     keys = tuple(map(str, range(count)))
     presence = torch.ones(count, len(x), dtype=torch.bool)
@@ -243,7 +243,7 @@ class Study:
         self.whiten, _ = whitening(moments.z_covariance_DD, 10**9)
 
     def run(self, variant: Variant, rows: int, seed: int) -> dict[str, float]:
-        """Train and score."""
+        """Train and score a variant."""
         torch.manual_seed(seed)
         store, table = self.world.train, structure({**BASE_PRIOR, **variant.prior}, Prior)
         prior = PRIORS[variant.kind].from_table(
@@ -265,7 +265,7 @@ class Study:
         return {**self.score(prior.eval()), "CPU s": seconds}
 
     def score_mixture(self, num_components: int = 10) -> dict[str, float]:
-        """Of the control."""
+        """Score the control."""
         store = self.world.train
         dim, num_modalities, feature_dim = store.mean_ND.shape[1], *store.h_NMF.shape[1:]
         prior = DiffusionPrior(latent_dim=dim, num_modalities=num_modalities, feature_dim=feature_dim)
@@ -275,7 +275,7 @@ class Study:
 
     @torch.no_grad()
     def sample(self, prior: DiffusionPrior, seed: int, *, given_one: bool = False) -> Tensor:
-        """Latents of joint samples, or of one for each held-out row given one of its modalities by turns."""
+        """Sample joint latents, or one for each held-out row given one of its modalities in turn."""
         h_NMF = self.world.held_out.h_NMF
         subset = torch.zeros(h_NMF.shape[:2], dtype=torch.bool)
         if given_one:
@@ -285,12 +285,12 @@ class Study:
         return prior.restore(sample_heun(denoise, noise, karras_sigmas(18, 0.01, 40.0)))
 
     def turns(self) -> Tensor:
-        """The modality given in each held-out row."""
+        """Return the modality given in each held-out row."""
         count, modalities = self.world.held_out.h_NMF.shape[:2]
         return torch.arange(count) % modalities
 
     def score(self, prior: DiffusionPrior) -> dict[str, float]:
-        """Every column of the table."""
+        """Return every column of the table."""
         figures = {"denoising": self.denoising(prior, 0), "given 1": self.denoising(prior, 1)}
         figures |= self.score_joint(self.sample(prior, 0))
         hits, distances = [], []
@@ -302,7 +302,7 @@ class Study:
         return figures
 
     def score_joint(self, z_ND: Tensor) -> dict[str, float]:
-        """Of joint samples."""
+        """Return the columns of joint samples."""
         judged = self.world.judged(z_ND)
         classes = torch.stack([found for _, found in judged])
         features = [found for found, _ in judged]
@@ -316,18 +316,18 @@ class Study:
         }
 
     def unit(self, z_ND: Tensor) -> Tensor:
-        """Latents in a unit that is the same for all variants."""
+        """Convert latents to a unit that is the same for all variants."""
         return (z_ND - self.z_mean) @ self.whiten
 
     def draws(self, seed: int) -> Tensor:
-        """Of q(z|x) of the held-out rows."""
+        """Draw from q(z|x) of the held-out rows."""
         generator = torch.Generator().manual_seed(seed)
         held_out = self.world.held_out
         return held_out.sample(torch.randn(held_out.mean_ND.shape, generator=generator))
 
     @torch.no_grad()
     def denoising(self, prior: DiffusionPrior, size: int) -> float:
-        """Held-out error, in a unit that is the same for all variants."""
+        """Return the held-out error, in a unit that is the same for all variants."""
         generator = torch.Generator().manual_seed(size)
         clean = self.draws(2)
         h_NMF = self.world.held_out.h_NMF

@@ -1,4 +1,4 @@
-"""Changes of the prior that the framework does not have, or does not have by default, for prior_study.py.
+"""Variants of the prior that the framework does not have, or not by default, for prior_study.py.
 
 Shapes: B batch, D latent_dim.
 """
@@ -15,14 +15,14 @@ from shala_framework.prior import DiffusionPrior
 
 
 class StudiedPrior(DiffusionPrior):
-    """The framework's."""
+    """The framework's prior."""
 
     def noise(self, clean_BD: Tensor) -> Tensor:
-        """What is added to latents in training."""
+        """Return the noise that is added to latents in training."""
         return torch.randn_like(clean_BD)
 
     def weighted(self, error_B: Tensor, sigma_B: Tensor) -> Tensor:
-        """The loss of rows by their squared errors."""
+        """Return the loss of rows from their squared errors."""
         return error_B * (sigma_B.square() + 1) / sigma_B.square()
 
     def loss(
@@ -48,7 +48,7 @@ class StudiedPrior(DiffusionPrior):
 
 
 class UngatedSkip(StudiedPrior):
-    """The components of the skip connection keep their probabilities, whatever is given."""
+    """A skip connection whose components keep their probabilities, whatever is given."""
 
     def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)
@@ -72,7 +72,7 @@ class UncertaintyWeight(StudiedPrior):
 
 
 class Coupling(StudiedPrior):
-    """Noise is given to the latents of a batch that it is nearest to (Tong et al. 2024), in parts of 64 rows."""
+    """Assigns noise to the nearest latents of a batch (Tong et al. 2024), in groups of 64 rows."""
 
     def noise(self, clean_BD: Tensor) -> Tensor:
         noise_BD = torch.randn_like(clean_BD)

@@ -1,4 +1,4 @@
-"""Makes the fake plugin of tests/fakes findable, exactly as an installed one is: by its dist-info on the path."""
+"""Make the fake plugins of tests/fakes findable like installed ones: by a dist-info folder on the path."""
 
 import os
 import sys
@@ -42,7 +42,7 @@ hidden_dim = 32
 num_blocks = 1
 
 [train]
-precision = "float32"   # one process and several, and every machine, then agree to rounding
+precision = "float32"   # then one process, several processes and all machines agree to rounding
 
 [train.autoencoder]
 steps = 60
@@ -92,7 +92,7 @@ def command_environment() -> dict[str, str]:
 
 
 class Clock:
-    """The clock of retries, which runs only while they wait."""
+    """The clock of retries, which advances only while they wait."""
 
     def __init__(self):
         self.now, self.waits = 0.0, []

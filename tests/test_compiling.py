@@ -1,4 +1,4 @@
-"""Compiled networks: the same loss and gradients, the texture term's maps among them."""
+"""Compiled networks give the same loss and gradients, including the texture term's maps."""
 
 import shutil
 

@@ -66,14 +66,14 @@ def test_the_skip_connection_is_the_best_denoiser_of_its_mixture():
         expected = (share[:, None] * torch.stack(clean)).sum(0)
         torch.testing.assert_close(prior.denoise(z, sigma, condition)[n], expected, atol=2e-4, rtol=1e-3)
     with torch.no_grad():
-        prior.gate.bias.copy_(torch.tensor([50.0, 0.0]))  # as if what is given left the first component alone
+        prior.gate.bias.copy_(torch.tensor([50.0, 0.0]))  # as if the given features left only the first component
     alone = [mixture.means[0] + covariance[0] @ torch.linalg.solve(
         covariance[0] + sigma[n] ** 2 * torch.eye(3), z[n] - mixture.means[0]) for n in range(6)]  # fmt: skip
     torch.testing.assert_close(prior.denoise(z, sigma, condition), torch.stack(alone), atol=2e-4, rtol=1e-3)
 
 
 def test_whitened_latents_have_the_identity_as_covariance():
-    """They are restored exactly, the volume is the determinant's, and few rows leave no direction inflated."""
+    """Latents are restored exactly, the volume is the determinant's, and few rows inflate no direction."""
     torch.manual_seed(0)
     mixed = torch.randn(5, 5, dtype=torch.float64)
     covariance = mixed @ torch.diag(torch.tensor([4.0, 1.0, 1e-2, 1e-3, 1e-4], dtype=torch.float64)) @ mixed.T
@@ -188,7 +188,7 @@ def test_samplers_evaluate_the_denoiser_as_often_as_documented(sampler, expected
 
 
 def test_karras_levels():
-    """They run from sigma_max to sigma_min and end in zero, and nonsense is refused."""
+    """Levels run from sigma_max to sigma_min and end in zero; invalid values are refused."""
     levels = karras_sigmas(10, 0.01, 50.0)
     assert len(levels) == 11
     assert levels[-1] == 0
@@ -201,7 +201,7 @@ def test_karras_levels():
 
 
 def test_noise_of_a_row_does_not_depend_on_its_batch():
-    """Row 7 is the same alone, in a batch, and differs from row 8 and from another seed."""
+    """Row 7 is the same alone and in a batch, and differs from row 8 and from another seed."""
     batch = row_noise(3, range(10), 5)
     assert torch.equal(row_noise(3, [7], 5)[0], batch[7])
     assert not torch.equal(batch[7], batch[8])
@@ -210,7 +210,7 @@ def test_noise_of_a_row_does_not_depend_on_its_batch():
 
 
 def test_every_conditional_of_a_toy_is_sampled():
-    """p(z | x_S) of a toy whose conditionals are known, one of them a mixture of two far modes.
+    """p(z | x_S) of a toy model with known conditionals, one of them a mixture of two distant modes.
 
     z = (u, v), u ~ N(0, 1), v = s (1 + u / 4) + 0.1 e with s = +-1; modality A sees u, modality B sees v.
     """
@@ -237,14 +237,14 @@ def test_every_conditional_of_a_toy_is_sampled():
         assert abs(samples[:, 1].mean()) < 0.12
         assert abs(samples[:, 1].std() - (mode**2 + 0.01) ** 0.5) < 0.08
         share = [(samples[:, 1] > 0).float().mean(), (samples[:, 1].abs() < 0.3).float().mean()]
-        assert 0.4 < share[0] < 0.6  # both modes are there
-        assert share[1] < 0.03  # and nothing between them, where a Gaussian would put most
-        # Given both, one mode is left.
+        assert 0.4 < share[0] < 0.6  # both modes occur
+        assert share[1] < 0.03  # almost nothing lies between them, where a Gaussian would put most samples
+        # With both given, one mode remains.
         both = draw([value, -mode])
         assert abs(both[:, 1].mean() + mode) < 0.08
         assert both[:, 1].std() < 0.2
 
-    # Given v = 1.25 alone: u has prior N(0, 1) and likelihood N(1.25; 1 + u/4, 0.1^2).
+    # With only v = 1.25 given, u has prior N(0, 1) and likelihood N(1.25; 1 + u/4, 0.1^2).
     precision = 1 + (0.25 / 0.1) ** 2
     expected_mean, expected_std = (0.25 * 0.25 / 0.01) / precision, precision**-0.5
     samples = draw([None, 1.25])
@@ -257,7 +257,7 @@ def test_every_conditional_of_a_toy_is_sampled():
 
 @pytest.fixture
 def guided():
-    """A prior that says something, features of five rows of which the first is not given any, and noisy latents."""
+    """A prior with random weights, features of five rows, nothing given in the first one, and noisy latents."""
     torch.manual_seed(0)
     prior = DiffusionPrior(latent_dim=3, num_modalities=2, feature_dim=4, hidden_dim=16)
     for parameter in prior.parameters():
@@ -267,7 +267,7 @@ def guided():
 
 
 def test_guidance_interpolates_and_extrapolates(guided):
-    """Scale 0 is the poorer denoiser, 1 the plain one, and 2 as far beyond it, row by row."""
+    """Scale 0 is the poorer denoiser, 1 the plain one, and 2 extrapolates by the same distance, row by row."""
     prior, h, subset, z = guided
     sigma = torch.full((5,), 0.7)
 
@@ -286,7 +286,7 @@ def test_guidance_interpolates_and_extrapolates(guided):
 
 
 def test_both_kinds_of_guidance_share_the_greater_extent(guided):
-    """Of w - 1 = 1 and v - 1 = 2 the whole is 2, a third and two thirds of it; a row with nothing given has v alone."""
+    """w - 1 = 1 and v - 1 = 2 extrapolate by 2, a third and two thirds of it; a row with nothing given uses v."""
     prior, h, subset, z = guided
     sigma = torch.full((5,), 0.7)
     plain, without = prior.denoiser(h, subset)(z, sigma), prior.denoiser(h, torch.zeros_like(subset))(z, sigma)
@@ -297,7 +297,7 @@ def test_both_kinds_of_guidance_share_the_greater_extent(guided):
 
 
 def test_guidance_has_no_effect_outside_its_interval(guided):
-    """Within the limits, which count, it is as without them; elsewhere D is plain, and nothing else is asked."""
+    """Guidance applies within the interval, ends included; elsewhere D is plain, and no other denoiser is evaluated."""
     prior, h, subset, z = guided
     scales = {"guidance_scale": 3.0, "autoguidance_scale": 2.0}
     plain, everywhere = prior.denoiser(h, subset), prior.denoiser(h, subset, Guidance(**scales))
@@ -349,15 +349,15 @@ def test_mixture_density_is_the_closed_form():
 @pytest.mark.parametrize(
     "z",
     [
-        torch.zeros(40, 3),  # one point
+        torch.zeros(40, 3),  # a single point
         torch.eye(3).repeat(8, 1),  # fewer points than components
         torch.randn(5, 3),  # as many rows as components
-        torch.randn(40, 1) * torch.tensor([1.0, 1.0, 0.0]),  # a line
+        torch.randn(40, 1) * torch.tensor([1.0, 1.0, 0.0]),  # points on a line
         1e5 * torch.randn(40, 3),
     ],
 )
 def test_mixture_of_degenerate_data_is_finite(z):
-    """Rows at one point, on a line, or far apart, and fewer iterations than convergence takes."""
+    """Degenerate sets of points, and fewer iterations than convergence takes, are fitted without error."""
     mixture = GaussianMixture(5, 3)
     mixture.fit(z, seed=2**63 - 1, max_iterations=2)
     assert mixture.log_prob(z).isfinite().all()
@@ -366,7 +366,7 @@ def test_mixture_of_degenerate_data_is_finite(z):
 
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))
 def test_a_condition_tells_the_length_of_a_feature(condition):
-    """Features that differ by a factor alone are different conditions."""
+    """Features that differ only by a factor are different conditions."""
     torch.manual_seed(0)
     net = CONDITIONS[condition](num_modalities=1, feature_dim=4, hidden_dim=16).eval()
     h, there = torch.randn(1, 4), torch.ones(1, 1, dtype=torch.bool)

@@ -45,7 +45,7 @@ EVERY = ("--set", "train.autoencoder.log_every_steps=20", "--set", "train.prior.
 
 @pytest.fixture
 def told(tmp_path, monkeypatch):
-    """Install a distribution whose tracker writes down what it receives."""
+    """Install a distribution with a tracker that records what it receives."""
     site = tmp_path / "site"
     info = site / "acme_told-1.0.dist-info"
     info.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_trackers_are_told_what_the_metrics_say(two_spec):
     ]
     metrics = [json.loads(line) for line in Path("runs/two/metrics.jsonl").read_text().splitlines()]
     for line in metrics:
-        del line["crc32"]  # the file's own
+        del line["crc32"]  # added by the file
     expected = [[m.pop("stage"), m.pop("step"), m] for m in metrics if m["stage"] != "summary"]
     assert [entry for entry in found if entry[0] in ("autoencoder", "prior")] == expected
     assert len(expected) > 5

@@ -15,10 +15,10 @@ from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 from shala_framework.support.modes import evaluating
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.attention import FeatureAttention
-from shala_framework.distributed.processes import rows_rand
 from shala_framework.plugin.posterior import GaussianHead, GaussianPosterior
+from shala_framework.support.distributed.processes import rows_rand
 
 
 class ConcatenationPosterior(nn.Module):

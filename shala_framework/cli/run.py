@@ -48,12 +48,11 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Pat
     if dry_run:
         _describe(loaded)
         return
+    # Imported after the spec is read, so that a wrong spec is refused before torch is imported.
     from shala_framework.cli.progress_display import make_reporter
-    from shala_framework.distributed import (
-        processes,  # after the spec is read: a wrong spec is refused before torch is imported
-    )
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.run.experiment import Experiment
+    from shala_framework.support.distributed import processes
     from shala_framework.support.progress import Silent
 
     folder = out or Path("runs") / loaded.spec.name

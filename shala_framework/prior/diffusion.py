@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
 from shala_framework.prior.mixture_skip import MixtureSkip
 from shala_framework.prior.network import PriorNetwork
 from shala_framework.prior.sampling import Denoise
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 
 class DiffusionPrior(nn.Module):

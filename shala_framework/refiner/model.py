@@ -12,12 +12,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
 from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec.schema import Refine
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 # Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
 # network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a

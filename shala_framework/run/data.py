@@ -22,9 +22,9 @@ from shala_framework.data.streams import (
     stream_batches,
 )
 from shala_framework.data.tally import Tally
-from shala_framework.distributed import processes
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 

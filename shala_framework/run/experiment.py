@@ -12,7 +12,6 @@ import attrs
 from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import SPLITS, Split, split_urls
-from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.origin import read_origin
@@ -27,6 +26,7 @@ from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, 
 from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
 from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
@@ -141,7 +141,7 @@ class Experiment:
                 stages=[stage for stage in STAGES if origin is None or stage not in origin.stages],
             )
             self._timed("reading", READING, self._read)
-            self.training.split_decoders()
+            self.training.shard_decoders()
             self._fix_steps()
             self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
             self._timed("prior", STAGE_2, self.training.train_prior)

@@ -9,7 +9,6 @@ from typing import Any
 from shala_framework.data.identity import compare_shards, read_record, write_record
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.samples import SYNTHETIC
@@ -18,6 +17,7 @@ from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data
 from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.locking import LOCK_FILE

@@ -6,13 +6,13 @@ from pathlib import Path
 import attrs
 import torch
 
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.spec.schema import Train
 from shala_framework.support.checkpoint import DamagedFileError, write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.progress import Reporter

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.run.data import RunData, TrainingData
@@ -32,6 +31,7 @@ from shala_framework.run.training import RunTraining
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.making import IN_MEMORY, checked
 from shala_framework.spec.schema import Data, Train
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.hints import nearest
 from shala_framework.support.locking import FolderLock
@@ -125,7 +125,7 @@ def train(
                 reporter=reporter,
                 stages=stages,
             )
-            training.split_decoders()
+            training.shard_decoders()
             if spec.train.minutes is not None and not plan.steps:
                 plan = budgeted_plan(plan, spec.train, *training.measure(60 * spec.train.minutes))
                 keep_plan(plan, folder)

@@ -24,12 +24,12 @@ from shala_framework.data.latent_store import (
     latents_of,
 )
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.distributed import processes
-from shala_framework.distributed.split_layers import has_split_layers, shard_layers
-from shala_framework.distributed.split_tensors import whole
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
+from shala_framework.support.distributed import processes
+from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
+from shala_framework.support.distributed.sharded_tensors import full_tensor
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import unstructure
@@ -70,12 +70,12 @@ class RunTraining:
     reporter: Reporter
     stages: Sequence[str] = STAGES
 
-    def split_decoders(self) -> None:
-        """Split large layers of stage 1 among the processes, where the spec asks for it."""
+    def shard_decoders(self) -> None:
+        """Shard the large layers of decoders over the processes if the spec asks for it."""
         if self.model.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
             autoencoder = self.model.autoencoder
             count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
-            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
+            self.reporter.note(f"{count} layers of decoders are sharded over {processes.world_size()} processes")
 
     def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
         """Measure what the steps of the stages that are to be trained cost.
@@ -169,7 +169,7 @@ class RunTraining:
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
-        self._make_whole()
+        self._unshard()
         self.model.stages.add("autoencoder")
         self._save("autoencoder")
         return True
@@ -287,10 +287,10 @@ class RunTraining:
     def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
         return compiled(networks, self.device) if self.model.spec.train.compile else nullcontext()
 
-    def _make_whole(self) -> None:
-        """Where layers are split among the processes, give every process the trained networks as they are alone."""
-        if has_split_layers(self.model.autoencoder):
-            trained = {name: whole(value) for name, value in self.model.autoencoder.state_dict().items()}
+    def _unshard(self) -> None:
+        """Replace sharded networks by replicated ones with the trained weights."""
+        if has_sharded_layers(self.model.autoencoder):
+            trained = {name: full_tensor(value) for name, value in self.model.autoencoder.state_dict().items()}
             self.model.build().to(self.device)
             self.model.autoencoder.load_state_dict(trained)
 

@@ -1,4 +1,4 @@
-"""Stage 3 as the loop sees it: denoise what the decoders of a frozen stage 1 leave out.
+"""Training of stage 3: denoise the detail that the decoders of a frozen stage 1 leave out.
 
 Shapes: B batch, D latent_dim.
 """
@@ -13,26 +13,26 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
 from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
-from shala_framework.distributed.processes import mean_of
 from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.support.distributed.processes import mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.metrics import WEIGHT, weighted
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
-VALIDATION_PASSES = 4  # over the held-out rows, each with other noise
+VALIDATION_PASSES = 4  # number of passes over the held-out rows, each with other noise
 
 
 class RefinerTraining:
     """Stage 3: the denoising loss of residuals, with a moving average of the weights.
 
-    Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z of q(z | x) and decodes it. The loss is
-    the mean over modalities, elements and rows. With a texture weight, the encoders' convolutional maps of the
-    predicted clean x are compared with those of the data, by their statistics.
+    Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z from q(z | x) and decodes it. The loss is
+    the mean over modalities, elements and rows. With a texture weight, statistics of the encoders' convolutional maps
+    are compared between the predicted clean x and the data.
     """
 
     name = "refiner"
@@ -114,7 +114,7 @@ class RefinerTraining:
         return denoising + self.table.texture_weight * texture, {**terms, "texture": texture.detach()}
 
     def _decoded(self, rows: Rows) -> tuple[Tensor, dict[str, Likelihood]]:
-        """A draw of q(z | x) and p(x | z), without gradients."""
+        """Return a draw of q(z | x) and p(x | z) for it, without gradients."""
         with torch.no_grad(), evaluating(self.autoencoder):
             z_BD = self.autoencoder.fuse(self.autoencoder.encode(rows.x), rows.presence).sample()
             return z_BD, self.autoencoder.decode(z_BD)
@@ -133,10 +133,10 @@ class RefinerTraining:
         )
 
     def _terms(self, denoised: Mapping[str, Denoised], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss, and what is logged: the error of each modality over the rows that have it."""
+        """Return the mean loss and the logged terms: the error of each modality over the rows that have it."""
         total, terms = rows.presence.new_zeros((), dtype=torch.float32), {}
         for name, found in denoised.items():
-            # A product with zero, not a selection of rows: every rank touches every modality's parameters.
+            # Multiply by zero rather than select rows, so that every process uses every modality's parameters.
             present_B = rows.presence[:, self.autoencoder.names.index(name)]
             mean = (found.loss_B * present_B).mean()
             total = total + mean / len(denoised)
@@ -171,7 +171,7 @@ class RefinerTraining:
         if self.held_out is None:
             return {}
         self.module.eval()
-        torch.manual_seed(0)  # the same noise each time, so that figures compare
+        torch.manual_seed(0)  # the same noise in each validation, so that figures are comparable
         totals: dict[str, float] = {}
         with self.average.applied():
             for _ in range(VALIDATION_PASSES):

@@ -1,4 +1,4 @@
-"""Stage 1 as the loop sees it: what it minimises and what it measures on held-out rows."""
+"""Training of stage 1: its loss, and its figures on held-out rows."""
 
 from collections.abc import Mapping
 
@@ -15,14 +15,14 @@ from shala_framework.training.trainable import refilled
 
 
 class AutoencoderTraining:
-    """Stage 1: maximise what the method of inference says, the ELBO for the default one.
+    """Stage 1: maximise the objective of the method of inference; the ELBO for the default method.
 
-    The loss is divided by the (weighted) number of values in a row, so that it is nats a value and one learning rate
-    and one clipping norm suit a handful of joints and a long video alike. To it come the added terms. The default
-    method adds one of its own, in nats a latent dimension: it teaches the posterior of every subset, and so keeps each
-    feature informative on its own, without asking decoders for what a subset leaves open. (Hiding modalities from the
-    posterior while all are reconstructed also does the first, but inflates the learned scales: no latent of a skeleton
-    tells the colour of a shirt.)
+    The loss is divided by the (weighted) number of values in a row. It is then in nats a value, so that one learning
+    rate and one clipping norm suit both a handful of joints and a long video. The added terms are added to it. The
+    default method has a term of its own, in nats a latent dimension: it trains the posterior of every subset, which
+    keeps each feature informative on its own, and does not ask decoders for what a subset leaves open. (Hiding
+    modalities from the posterior while reconstructing all would also train subsets, but inflates the learned scales:
+    a skeleton does not tell the colour of a shirt.)
     """
 
     name = "autoencoder"
@@ -47,7 +47,7 @@ class AutoencoderTraining:
         self.loss_unit = sum(n * self.likelihood_weights[name] for name, n in num_values.items())
 
     def kl_weight(self, step: int | Tensor) -> float | Tensor:
-        """The KL term's weight at a step: linear from 0."""
+        """Return the KL term's weight at a step. It rises linearly from 0."""
         share = (step + 1) / max(1, self.settings.kl_warmup_steps)
         return self.settings.kl_weight * (share.clamp_max(1.0) if isinstance(share, Tensor) else min(1.0, share))
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from shala_framework.autoencoder.stage_pass import Pass
 from shala_framework.autoencoder.terms.base import Term
-from shala_framework.distributed.processes import gather_rows
 from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.distributed.processes import gather_rows
 
 
 class TextureTerm(Term):
