@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from shala_table import Table
 
 import shala_framework as shala
 
@@ -37,7 +36,7 @@ def test_missing_cells_have_calibrated_values() -> None:
 
     The label given the cells is right about as often as the best classifier is.
     """
-    Label = pytest.importorskip("shala_label").Label
+    Label, Table = pytest.importorskip("shala_label").Label, pytest.importorskip("shala_table").Table
     generator = np.random.default_rng(0)
     scale, origin = np.array([1e-3, 1.0, 50.0, 1e4]), np.array([0.0, 100.0, -3.0, 1e5])
     label, numbers, known = draw(4_000, generator)

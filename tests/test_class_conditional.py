@@ -51,6 +51,7 @@ learning_rate = 5e-3
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Entry points of the plugins that are only on the path, as in a checkout."""
+    pytest.importorskip("shala_label")
     pytest.importorskip("shala_table")
     there = {entry.name for entry in entry_points(group="shala.plugins")}
     if "folder" not in there:
