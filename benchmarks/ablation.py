@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="draw what guidance trades, from the sampling variants"
+        "--plot", type=Path, metavar="PNG", help="plot coherence against distance for the sampling variants"
     )
     parser.add_argument("--only", nargs="+", choices=[*TRAINED, "stage 2"], default=["stage 2", *TRAINED])
     args = parser.parse_args()

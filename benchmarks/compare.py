@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
     parser.add_argument("--keep", action="store_true", help="keep the samples, 200 MB each, beside the scores")
-    parser.add_argument("--dry-run", action="store_true", help="print the table of what is there")
+    parser.add_argument("--dry-run", action="store_true", help="print the table of the existing results")
     args = parser.parse_args()
     settings = Settings(
         bench=args.bench,

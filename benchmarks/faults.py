@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("campaign", choices=CAMPAIGNS)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="an absent folder, which is kept (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="keep the files in this new folder (default: a temporary one)")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FAKES), str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--of", required=True)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--samples", type=int, default=16, help="latents a row")
-    parser.add_argument("--rows", type=int, default=400, help="most rows, evenly spread over the split")
+    parser.add_argument("--rows", type=int, default=400, help="largest number of rows, evenly spread over the split")
     parser.add_argument("--shifts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--polymnist", type=Path, help="the benchmark's POLYMNIST.npz")
     parser.add_argument("--judge-data", type=Path, help="the benchmark's JUDGE_DATA.npz")
     parser.add_argument("--only", nargs="+", choices=tuple(DEADLINES), default=list(DEADLINES))
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no part is begun")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no part after this time")
     args = parser.parse_args()
     if len({path is None for path in (args.bench, args.polymnist, args.judge_data)}) > 1:
         parser.error("--bench, --polymnist and --judge-data belong together")

@@ -61,7 +61,8 @@ def passed(model: ShaLa, rows: Rows, device: torch.device, precision: Precision)
     with torch.no_grad(), precision.autocast(device):
         noise = torch.randn(len(rows), prior.latent_dim, generator=torch.Generator().manual_seed(1)).to(device)
         condition = prior.condition(list(h.values()), on_device.presence)
-        found["denoised"] = prior.denoise(noise, torch.full((len(rows),), 0.7, device=device), condition)
+        cluster = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        found["denoised"] = prior.denoise(noise, torch.full((len(rows),), 0.7, device=device), condition, cluster)
     autoencoder.zero_grad(set_to_none=True)
     return {name: value.detach().float().cpu() for name, value in found.items()}
 

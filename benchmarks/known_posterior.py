@@ -31,7 +31,7 @@ from torch import Tensor
 
 from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import shuffled_batches
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.machine import describe_machine
@@ -122,9 +122,13 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
     )
     settings = structure({"steps": steps, "batch_size": batch_size, "learning_rate": 3e-3}, PriorStage)
     prior = DiffusionPrior(
-        latent_dim=DIM, num_modalities=NUM_MODALITIES, feature_dim=FEATURE_DIM, hidden_dim=HIDDEN_DIM
+        latent_dim=DIM,
+        num_modalities=NUM_MODALITIES,
+        feature_dim=FEATURE_DIM,
+        hidden_dim=HIDDEN_DIM,
+        max_clusters=Prior().max_clusters,
     )
-    fit_to_latents(prior, GaussianMixture(10, DIM), store, seed=seed)
+    fit_to_latents(prior, store, seed=seed)
     stage = PriorTraining(prior, structure(PRIOR, Prior), settings, store)
 
     def batches(start: int) -> Iterator[Tensor]:
@@ -139,8 +143,9 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
 def sample(prior: DiffusionPrior, x: Tensor, subset: tuple[bool, ...], noise: Tensor, steps: int) -> Tensor:
     """Return draws of p(z | x_S) [count, D]."""
     h = features(x[None]).expand(len(noise), -1, -1).unbind(1)
-    denoise = prior.denoiser(list(h), torch.tensor(subset).expand(len(noise), -1))
-    return prior.restore(sample_heun(denoise, noise, karras_sigmas(steps, 0.002, 40.0))).double()
+    given = torch.tensor(subset).expand(len(noise), -1)
+    cluster = prior.draw_clusters(0, list(h), given)
+    return prior.sample(noise, list(h), given, cluster, karras_sigmas(steps, 0.002, 40.0)).double()
 
 
 def sample_perfectly(posterior: Mixture, noise: Tensor, steps: int) -> Tensor:

@@ -9,7 +9,8 @@ latent of 90 dimensions. "polymnist" trains the benchmark's stage 1 first, which
 2,000 training rows are held out and decide; test rows are never looked at. The result of each variant is kept in
 RESULTS, and a call continues where the last one stopped. Columns:
 
-    denoising    held-out loss given nothing at fixed noise levels; variants in another unit do not compare
+    denoising    held-out loss given nothing but the cluster, at fixed noise levels; variants with another unit or
+                 other clusters do not compare
     given 1      the same given one modality
     variance     mean variance of joint samples over all directions, in the unit of held-out draws of q(z|x): 1 is right
     latent FD    Frechet distance of joint samples to such draws, in that unit
@@ -17,6 +18,7 @@ RESULTS, and a call continues where the last one stopped. Columns:
     FD           Frechet distance in the judges' features, mean over modalities
     recall       share of held-out rows within the manifold of joint samples (Kynkaanniemi et al. 2019), likewise
     right 1      generated given one modality that the judges find right, and the Frechet distance of these
+    clusters     number of clusters that were found in the latents
     CPU s        processor time of training
 """
 
@@ -45,7 +47,8 @@ from shala_framework.data.latent_store import LatentStore, latent_statistics, la
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import precision_recall
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import DiffusionPrior
+from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
@@ -58,7 +61,7 @@ HELD_OUT, NUM_MODALITIES = 2_000, 5
 CPU = torch.device("cpu")
 COLUMNS = {
     "denoising": 4, "given 1": 4, "variance": 3, "latent FD": 2, "joint": 3, "FD": 2, "recall": 3, "right 1": 3,
-    "FD 1": 2, "CPU s": 0,
+    "FD 1": 2, "clusters": 0, "CPU s": 0,
 }  # fmt: skip
 
 
@@ -73,15 +76,11 @@ class Variant:
 
 BASE = {"batch_size": 512, "ema_halflife_steps": 150.0, "warmup_steps": 50}  # proportions of the recipe
 SMALL = {"batch_size": 128, "ema_halflife_steps": 600.0, "warmup_steps": 200}
-BASE_PRIOR = {"skip": "mixture", "whiten": True}  # variants are compared with this
-BEFORE = {"skip": "gaussian", "whiten": False}  # the defaults
 VARIANTS: dict[str, Variant] = {
-    "recipe": Variant(),
-    "gaussian skip, scaled by dimension": Variant(prior=BEFORE),
-    "gaussian skip": Variant(prior={"skip": "gaussian"}),
-    "scaled by dimension": Variant(prior={"whiten": False}),
-    "ungated skip": Variant(kind="ungated"),
-    "20 components": Variant(prior={"mixture_components": 20}),
+    "default": Variant(),
+    "one cluster": Variant(prior={"max_clusters": 1}),
+    "whitened": Variant(prior={"whiten": True}),
+    "one cluster, whitened": Variant(prior={"max_clusters": 1, "whiten": True}),
     "learning_rate 2e-3": Variant(stage={"learning_rate": 2e-3}),
     "batches of 128, learning_rate 2e-3": Variant(stage={**SMALL, "learning_rate": 2e-3}),
     "Muon": Variant(stage={"optimizer": "muon", "learning_rate": 1e-2}),
@@ -245,7 +244,7 @@ class Study:
     def run(self, variant: Variant, rows: int, seed: int) -> dict[str, float]:
         """Train and score a variant."""
         torch.manual_seed(seed)
-        store, table = self.world.train, structure({**BASE_PRIOR, **variant.prior}, Prior)
+        store, table = self.world.train, structure(variant.prior, Prior)
         prior = PRIORS[variant.kind].from_table(
             table,
             latent_dim=store.mean_ND.shape[1],
@@ -253,7 +252,7 @@ class Study:
             feature_dim=store.h_NMF.shape[2],
         )
         start = time.process_time()
-        fit_to_latents(prior, GaussianMixture(table.mixture_components, prior.latent_dim), store, seed=seed)
+        fit_to_latents(prior, store, seed=seed)
         keys = {**BASE, **variant.stage}
         steps = rows // keys["batch_size"]
         settings = structure({**keys, "steps": steps, "save_every_steps": steps}, PriorStage)
@@ -262,16 +261,18 @@ class Study:
         train(stage, settings, batches, seed=seed, matrix_dtype=torch.float32)
         seconds = time.process_time() - start
         stage.finish()
-        return {**self.score(prior.eval()), "CPU s": seconds}
+        clusters = prior.mixture.num_components
+        return {**self.score(prior.eval()), "clusters": clusters, "CPU s": seconds}
 
-    def score_mixture(self, num_components: int = 10) -> dict[str, float]:
-        """Score the control."""
+    def score_mixture(self) -> dict[str, float]:
+        """Return the figures of the control."""
         store = self.world.train
         dim, num_modalities, feature_dim = store.mean_ND.shape[1], *store.h_NMF.shape[1:]
-        prior = DiffusionPrior(latent_dim=dim, num_modalities=num_modalities, feature_dim=feature_dim)
-        mixture = GaussianMixture(num_components, dim)
-        fit_to_latents(prior, mixture, store, seed=0)
-        return self.score_joint(prior.restore(mixture.sample(0, range(HELD_OUT))))
+        sizes = {"latent_dim": dim, "num_modalities": num_modalities, "feature_dim": feature_dim}
+        prior = DiffusionPrior.from_table(Prior(), **sizes)
+        fit_to_latents(prior, store, seed=0)
+        figures = self.score_joint(prior.restore(prior.mixture.sample(0, range(HELD_OUT))))
+        return {**figures, "clusters": prior.mixture.num_components}
 
     @torch.no_grad()
     def sample(self, prior: DiffusionPrior, seed: int, *, given_one: bool = False) -> Tensor:
@@ -280,9 +281,8 @@ class Study:
         subset = torch.zeros(h_NMF.shape[:2], dtype=torch.bool)
         if given_one:
             subset[torch.arange(len(subset)), self.turns()] = True
-        denoise = prior.denoiser(list(h_NMF.unbind(1)), subset)
-        noise = row_noise(seed, range(len(h_NMF)), prior.latent_dim)
-        return prior.restore(sample_heun(denoise, noise, karras_sigmas(18, 0.01, 40.0)))
+        given = Given(h_MNF=list(h_NMF.unbind(1)), subset_NM=subset, row_K=torch.arange(len(h_NMF)))
+        return DiffusedPrior(prior, 0.01, 40.0).sample(seed, given, Sampling())
 
     def turns(self) -> Tensor:
         """Return the modality given in each held-out row."""
@@ -336,10 +336,11 @@ class Study:
         if size:
             subset[torch.arange(count), torch.randint(num, (count,), generator=generator)] = True
         condition = prior.condition(list(h_NMF.unbind(1)), subset)
+        cluster = prior.mixture.component_of(prior.standardise(clean))
         total, unit, levels = 0.0, prior.standardise(clean), torch.logspace(-1.2, 0.8, 9).tolist()
         for sigma in levels:
             noise = torch.randn(clean.shape, generator=generator)
-            denoised = prior.denoise(unit + sigma * noise, torch.full((count,), sigma), condition)
+            denoised = prior.denoise(unit + sigma * noise, torch.full((count,), sigma), condition, cluster)
             error = (prior.restore(denoised) - clean) @ self.whiten
             total += (sigma**2 + 1) / sigma**2 * float(error.square().mean())
         return total / len(levels)

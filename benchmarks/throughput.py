@@ -158,7 +158,8 @@ def sampling(args: argparse.Namespace) -> str:
         nn.init.normal_(parameter, std=0.05)
     number = 10_000
     h, nothing = [torch.zeros(number, 8)] * 2, torch.zeros(number, 2, dtype=torch.bool)
-    denoise = prior.denoiser(h, nothing)
+    cluster = torch.zeros(number, dtype=torch.int64)
+    denoise = prior.denoiser(h, nothing, cluster)
 
     @torch.no_grad()
     def own(steps: int = 18) -> Tensor:
@@ -171,7 +172,8 @@ def sampling(args: argparse.Namespace) -> str:
         z = row_noise(0, range(number), LATENT_DIM).float() * scheduler.init_noise_sigma
         for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             scaled = scheduler.scale_model_input(z, t)
-            raw = prior.network(scaled, (sigma.log() / 4).expand(number).float(), prior.condition(h, nothing))
+            level = (sigma.log() / 4).expand(number).float()
+            raw = prior.network(scaled, level, prior.condition(h, nothing), cluster)
             z = scheduler.step(raw, t, z).prev_sample
         return z
 

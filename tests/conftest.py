@@ -1,5 +1,6 @@
 """Make the fake plugins of tests/fakes findable like installed ones: by a dist-info folder on the path."""
 
+import importlib
 import os
 import sys
 import threading
@@ -114,3 +115,25 @@ def clock(monkeypatch):
     monkeypatch.setattr(retrying, "_clock", lambda: clock.now)
     monkeypatch.setattr(retrying, "_answered", set())
     return clock
+
+
+@pytest.fixture
+def install_distribution(tmp_path, monkeypatch):
+    """Return a function that puts a distribution on the path as pip would: a module, and a dist-info folder."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(distribution, code, offers, version="0.1"):
+        module = distribution.replace("-", "_")
+        (site / f"{module}.py").write_text(code)
+        info = site / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = "".join(f"{name} = {module}\n" for name in offers)
+        (info / "entry_points.txt").write_text(f"[shala.plugins]\n{lines}")
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return module
+
+    return install

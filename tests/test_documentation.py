@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import tomli
+import torch
 from PIL import Image
 
 import shala_framework
@@ -21,6 +23,8 @@ from shala_framework.cli.main import main, parse
 from shala_framework.plugin import encode_npy
 from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
+
+from two_floats import ConvolvedFloats, RefinedFloats  # isort: skip
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -204,3 +208,26 @@ class TestVectorsOfTheGuide(ModalitySuite):
     def sample_fields(self, index):
         generator = np.random.default_rng(index)
         return {"npy": encode_npy((generator.normal(size=6) * 20 + 5).astype(np.float32))}
+
+
+def test_every_figure_of_training_is_documented(tmp_path):
+    """The page names each figure that the three stages log, in training and on held-out rows."""
+    torch.manual_seed(0)
+    x = {name: torch.randn(24, 2) for name in "ab"}
+    modalities = {"a": ConvolvedFloats(field="a"), "b": RefinedFloats(field="b")}
+    model = shala_framework.ShaLa(modalities, latent_dim=2, feature_dim=8, refine={"texture_weight": 0.1})
+    settings = {"steps": 2, "batch_size": 8, "refiner": {"steps": 2}, "device": "cpu"}
+    shala_framework.train(model, x, validation=x, out=tmp_path / "run", **settings)
+    logged = {}
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        logged.setdefault(entry["stage"], set()).update(entry.keys() - {"stage", "step", "crc32"})
+    page = (ROOT / "docs" / "command_line.md").read_text().partition("## What the figures mean")[2]
+    rows = re.findall(r"^\| (\w+) \| (`.*?) \|", page, re.MULTILINE)
+    documented = {(stage, name) for stage, names in rows for name in re.findall(r"`(.+?)`", names)}
+    assert logged.keys() == {"autoencoder", "prior", "refiner"}
+    for stage, names in logged.items():
+        for name in names:
+            general = re.sub(r"/given_\d+$", "/given_K", re.sub(r"/[ab]$", "/NAME", name.removeprefix("validation_")))
+            assert {(stage, general), ("all", general)} & documented, f"{stage}: {name}"
+    assert ("autoencoder", "elbo") in documented

@@ -53,7 +53,7 @@ def assert_equal(a: LatentStore, b: LatentStore) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 20])
-def test_any_rows_are_read_whoever_wrote_them(tmp_path, rows, world_size):
+def test_any_rows_are_read_for_any_number_of_writers(tmp_path, rows, world_size):
     """Rows are read in any order and repeatedly; statistics equal those of rows in memory to the last bit."""
     files = write(tmp_path / "latents", rows, world_size)
     assert len(files) == NUM_ROWS

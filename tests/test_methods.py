@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 
 import pytest
 import torch
@@ -65,22 +64,14 @@ def shala_register_posteriors(register):
 '''
 OFFERED = [name for name in sorted({o.name for o in installed_offers()}) if kind_of(load_offer(name)) == "method"]
 FEW_STEPS = ("train.autoencoder.steps=2", "train.prior.steps=2", "train.autoencoder.batch_size=8")
+ENOUGH = 4  # latent dimensions, for methods that have shared ones and some for each of two modalities
 SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_dim": 8, "num_blocks": 1}}
 
 
 @pytest.fixture
-def average(tmp_path, monkeypatch):
-    """Put the method on the path as pip would."""
-    site = tmp_path / "site"
-    info = site / "acme_average-0.1.dist-info"
-    info.mkdir(parents=True)
-    (site / "acme_average.py").write_text(AVERAGE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-average\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[shala.plugins]\naverage = acme_average\n")
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    monkeypatch.delitem(sys.modules, "acme_average", raising=False)
-    return importlib.import_module("acme_average").Average
+def average(install_distribution):
+    """Install the method, and return its class."""
+    return importlib.import_module(install_distribution("acme-average", AVERAGE, ["average"])).Average
 
 
 def pair():
@@ -90,14 +81,14 @@ def pair():
 def trained(method, **posterior):
     torch.manual_seed(0)
     x = {name: torch.randn(24, 2) for name in "ab"}
-    model = shala.ShaLa(pair(), method=method, seed=1, **SMALL, **posterior)
+    model = shala.ShaLa(pair(), method=method, seed=1, **(SMALL | posterior))
     return shala.train(model, x, steps=2, batch_size=8, device="cpu"), x
 
 
 def works(model, x):
     """A trained model embeds, samples each prior, and gives finite densities."""
     few = {"b": x["b"][:3]}
-    assert model.embed(x).shape == (24, 2)
+    assert model.embed(x).shape == (24, model.spec.posterior.latent_dim)
     assert model.elbo({n: v[:3] for n, v in x.items()}, num_samples=2).isfinite().all()
     for prior, given in (
         ("posterior", few),
@@ -109,14 +100,14 @@ def works(model, x):
         shape = (3, 2, 2) if given else (2, 2)
         out = model.generate(2, given=given, prior=prior, num_steps=2)
         assert all(v.shape == shape and v.isfinite().all() for v in out.values())
-    z = model.sample_latents(2, given=few, prior="posterior").view(3, 2, 2)
+    z = model.sample_latents(2, given=few, prior="posterior").view(3, 2, -1)
     assert model.log_prob(z, given=few, prior="posterior").isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
     """Every method trains with all added terms and priors; the loaded model gives the same results to the last bit."""
-    model, x = trained(method)
+    model, x = trained(method, latent_dim=ENOUGH, feature_dim=ENOUGH // 2)
     works(model, x)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition", "texture"}
     model.save(tmp_path)
@@ -131,6 +122,7 @@ def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
 def test_every_method_trains_from_a_spec(method, two_spec):
     """Rows that lack a modality are trained on, unless the method needs complete rows."""
     overrides = [f"posterior.method={method}", *FEW_STEPS]
+    overrides += [f"posterior.latent_dim={ENOUGH}", f"posterior.feature_dim={ENOUGH // 2}"]
     if method != "shala" and load_offer(method).needs_complete_rows:
         with pytest.raises(shala.DataError, match=f"the method '{method}' trains on complete rows alone, but the row"):
             run(two_spec, "gaps", *overrides)
@@ -166,6 +158,64 @@ def test_terms_are_added_to_and_removed_from_any_method(average):
     model, x = trained(average, texture_weight=0.0)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition"}
     works(model, x)
+
+
+def test_decoders_see_the_dimensions_that_a_method_shows_them(average):
+    """Others have no gradient and no effect; a group shares a decoder of that size, and wrong numbers are an error."""
+
+    class Private(average):
+        shown = ([0, 1], [0, 2])
+
+        def decoder_dimensions(self, modality):
+            return self.shown[modality]
+
+    sizes = SMALL | {"latent_dim": 3}
+    for groups in ({}, {"a": "g", "b": "g"}):
+        model = shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, groups=groups, **sizes).build()
+        z = torch.randn(5, 3, requires_grad=True)
+        for name, shown in zip("ab", Private.shown, strict=True):
+            likelihood = model.autoencoder.decode(z)[name]
+            (slope,) = torch.autograd.grad(likelihood.log_prob(torch.zeros(5, 2)).sum(), z)
+            assert slope[:, shown].all()
+            assert slope.count_nonzero() == 10
+    for shown in ([], [0, 0], [0, 3], [-1]):
+        Private.shown = (shown, [0])
+        with pytest.raises(PluginError, match=r"decoder_dimensions returned .* expected distinct numbers from 0 to 2"):
+            shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, **sizes).build()
+    Private.shown = ([0], [0, 1])
+    with pytest.raises(PluginError, match="shows 2 dimensions to modality 'b' and 1 to another of its group"):
+        shala.ShaLa({n: TwoFloats(field="f") for n in "ab"}, method=Private, groups=groups, **sizes).build()
+
+
+def test_a_method_brings_its_own_denoiser_of_latents(tmp_path, average):
+    """MLD learns one modality from the other, holds what is given, and is loaded again; the core's options refuse."""
+    mld = pytest.importorskip("shala_baselines").MLD
+    torch.manual_seed(0)
+    x = torch.randn(256, 2)
+    posterior = {"contrast_weight": 0.0, "texture_weight": 0.0, "recognition_weight": 0.0}
+    sizes = {"latent_dim": 4, "feature_dim": 2, "hidden_dim": 8} | posterior
+    two = {name: TwoFloats(field=name) for name in "ab"}
+    model = shala.ShaLa(two, method=mld, prior={"hidden_dim": 32, "num_blocks": 2}, **sizes)
+    shala.train(model, {"a": x, "b": x}, steps=400, batch_size=64, device="cpu")
+    given = {"b": x[:64]}
+    z = model.sample_latents(4, given=given, num_steps=8).view(64, 4, 4)
+    clean = model.embed(given)[:, None, 2:].expand(-1, 4, -1)
+    torch.testing.assert_close(z[..., 2:], clean, rtol=1e-3, atol=1e-3)
+    drawn = model.generate(4, given=given, num_steps=8)["a"]
+    error, shuffled = ((drawn - other[:, None]).square().mean() for other in (x[:64], x[:64].roll(1, 0)))
+    assert error < 0.25 * shuffled
+    model.save(tmp_path)
+    again = shala.load(tmp_path, classes=[mld])
+    assert torch.equal(again.sample_latents(4, given=given, num_steps=8).view(64, 4, 4), z)
+    with pytest.raises(SpecError, match=r"prior\.whiten: expected false with MLD"):
+        shala.ShaLa(two, method=mld, prior={"whiten": True}, **sizes).build()
+
+    class Wrong(average):
+        def latent_denoiser(self, sizes):
+            return torch.nn.Linear(2, 2)
+
+    with pytest.raises(PluginError, match=r"Wrong\.latent_denoiser returned Linear; expected a LatentDenoiser"):
+        shala.ShaLa(two, method=Wrong, **SMALL).build()
 
 
 def test_wrong_methods_are_one_clear_error(average):

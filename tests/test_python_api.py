@@ -187,7 +187,7 @@ def test_a_fitted_text_learns_from_tokens(tmp_path):
         (lambda x: pair_model().elbo({"a": x["a"]}), r"every modality of \['a', 'b'\]"),
     ],
 )
-def test_misuse_is_said_in_words(x, call, message):
+def test_misuse_gives_clear_errors(x, call, message):
     with pytest.raises((ValueError, TypeError, SpecError, DataError), match=message):
         call(x)
 

@@ -71,7 +71,7 @@ def test_a_silent_server_is_asked_three_times(clock):
         (DataError("a package is missing"), True, 0, 0),
     ],
 )
-def test_what_no_waiting_changes_is_an_error_soon(clock, error, known, least, most):
+def test_permanent_errors_are_raised_soon(clock, error, known, least, most):
     """Each error is retried for its own time, and ends as OSError or as the user's error."""
     with pytest.raises((OSError, DataError)):
         asking_again(URL, server(clock, away=1e9, error=error), has_answered=known)

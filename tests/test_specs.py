@@ -187,6 +187,12 @@ FEW = {
 RAW = {  # data set, folder of real files, options for packing a few of them, smaller modalities
     "digits5": ("digits", ".", ("train=24", "validation=4", "test=4"), {}),
     "polymnist": ("polymnist", ".", ("train=24", "validation=4", "test=4"), {}),
+    "polymnist_quadrant": (
+        "polymnist-quadrant",
+        ".",
+        ("train=24", "validation=4", "test=4", "side=32"),
+        {f"m{number}.options.{size}": "32" for number in range(3) for size in ("height", "width")},
+    ),
     "nw_ucla_skeleton_text": ("nw-ucla", "nw_ucla", (), {}),
     "cub_image_caption": ("cub", "cub10", ("captions=1",), {"image.options.height": "32", "image.options.width": "32"}),
     "covid_cxr_notes": (
@@ -228,7 +234,7 @@ def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, 
     shala(
         "run", str(spec), "--out", "run", *(a for key, value in settings.items() for a in ("--set", f"{key}={value}"))
     )
-    names = list(tomli.loads(spec.read_text())["modality"])
+    names = list(read_spec(spec).spec.modality)
     files = [path.name for path in (tmp_path / "run" / "samples" / "joint").iterdir()]
     for modality in names:
         assert [file for file in files if file.startswith(f"000.{modality}.")], f"no joint sample of {modality}"

@@ -35,9 +35,15 @@ if TYPE_CHECKING:
     "  shala evaluate runs/ntu_rgb_skeleton\n"
     "  shala evaluate runs/mine --split test --set 'data.test=shards/mine/test-*.tar'\n"
     "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n"
+    "  shala evaluate runs/mine --suite multimodal-vae\n"
     "  shala evaluate runs/mine --set evaluate.likelihood=annealed --set 'evaluate.group=P[0-9]+'\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@option(
+    "--suite",
+    type=click.Choice(["standard", "multimodal-vae"]),
+    help="Figures to measure, in place of the spec's evaluate.suite.",
+)
 @option("--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to measure the run on.")
 @set_option("Override a key of [evaluate], [generate] or [data].")
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of judges and samples.")
@@ -45,7 +51,13 @@ if TYPE_CHECKING:
 @allow_pipe_flag
 @json_flag("all results")
 def evaluate(
-    run: Path, split: Literal["validation", "test"], overrides: tuple[str, ...], seed: int, device: str, as_json: bool
+    run: Path,
+    suite: str | None,
+    split: Literal["validation", "test"],
+    overrides: tuple[str, ...],
+    seed: int,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Measure a trained run: coherence, distances, diversity, calibration, likelihoods and the latent space."""
     from shala_framework.cli.progress_display import make_reporter
@@ -55,7 +67,7 @@ def evaluate(
     from shala_framework.support.machine import resolve_device
 
     model = load(run, device=resolve_device(device))
-    model.spec = with_overrides(model.spec, overrides)
+    model.spec = with_overrides(model.spec, (*overrides, *([f"evaluate.suite={suite}"] if suite else [])))
     settings = model.spec.evaluate
     with closing(make_reporter()) as reporter:
         evaluation = evaluate_run(

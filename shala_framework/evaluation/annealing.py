@@ -152,7 +152,8 @@ def annealed_log_likelihood(
         targets: Modalities whose x is scored.
         given: Modalities that z is conditioned on.
         prior: As for `log_weights`. "diffusion" gives the likelihood of the sampler with the spec's number of
-            steps, by Heun's method and without guidance.
+            steps, by Heun's method and without guidance, of each row together with its likeliest cluster: a lower
+            bound that is tight where the row leaves no doubt about that.
         num_chains: Number of weighted chains of a row.
         num_steps: Number of distributions that each chain goes through.
         seed: Seed of the chains.
@@ -188,7 +189,9 @@ def _annealed(
 ) -> Tensor:
     """Return log-weights of all chains of some rows at once."""
     dim, all_chains = model.autoencoder.latent_dim, num_chains + NUM_TUNING
-    unit = _unit(model, rows, given, prior, all_chains)
+    known = {name: rows.x[name] for name in (*given, *targets)}
+    drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
+    unit = _unit(model, rows, given, prior, drawn_KD.to(model.device))
     x = {name: rows.x[name].to(model.device).repeat_interleave(all_chains, 0) for name in targets}
 
     def log_joint(u_NCD: Tensor) -> Tensor:
@@ -199,8 +202,6 @@ def _annealed(
             log_prob_K = log_prob_K + model.autoencoder.decoders[target](z_KD).log_prob(x_K)
         return log_prob_K.cpu().view(len(rows), all_chains)
 
-    known = {name: rows.x[name] for name in (*given, *targets)}
-    drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
     u_NCD = unit.from_latent(drawn_KD.to(model.device)).cpu().unflatten(0, (len(rows), all_chains))
     generator = torch.Generator().manual_seed(mix_seed(seed, 11))
     proposal = fit_proposal(log_joint, u_NCD, generator=generator).widened(INFLATION)
@@ -325,13 +326,13 @@ class _Unit:
     log_prob: Callable[[Tensor], Tensor]
 
 
-def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, num_chains: int) -> _Unit:
-    """Return the space for p(z | x_given) of each row, for a number of chains each."""
+def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, drawn_KD: Tensor) -> _Unit:
+    """Return the space for p(z | x_given) of each row, for a chain for each of its draws of the posterior."""
 
     def normal(u_KD: Tensor) -> Tensor:
         return -0.5 * (u_KD.square().sum(1) + u_KD.shape[1] * math.log(2 * math.pi))
 
-    condition = _given(model, rows, given, num_chains)
+    condition = _given(model, rows, given, len(drawn_KD) // len(rows))
     if prior == "mixture":  # there is no map from noise, but the density has a gradient
         source = model.priors["mixture"]
         return _Unit(lambda u: u, lambda z: z, lambda u: source.log_prob(u, condition))
@@ -344,13 +345,28 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, num_
         return _Unit(lambda u: mean_KD + scale_KD * u, lambda z: (z - mean_KD) / scale_KD, normal)
     table, diffusion = model.spec.prior, model.prior
     sigmas = karras_sigmas(model.spec.generate.num_steps, table.sigma_min, table.sigma_max)
-    denoise = diffusion.denoiser([h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K])
+    # The likelihood is summed over clusters; the posterior's draws tell the only one that counts.
+    shares_NCK = diffusion.mixture.log_joint(diffusion.standardise(drawn_KD)).softmax(1).unflatten(0, (len(rows), -1))
+    cluster_N = shares_NCK.mean(1).argmax(1)
+    log_probs_NC = diffusion.cluster_log_probs(condition.h_MNF, condition.subset_NM)
+    log_prob_K = log_probs_NC.gather(1, cluster_N[:, None])[row_K, 0]
+    h_MKF, subset_KM = [h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K]
+    cluster_K = cluster_N[row_K]
+    denoise = diffusion.mixture.steady(diffusion.denoiser(h_MKF, subset_KM, cluster_K), cluster_K)
+
+    def to_latent(u_KD: Tensor) -> Tensor:
+        return diffusion.sample(u_KD, h_MKF, subset_KM, cluster_K, sigmas)
 
     def from_latent(z_KD: Tensor) -> Tensor:
         rising = sigmas[:-1].flip(0)
-        return sample_heun(denoise, diffusion.standardise(z_KD) / rising[0], rising) / rising[-1]
+        lowest_K = z_KD.new_full((len(z_KD),), float(rising[0]))
+        steady_KD = diffusion.mixture.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
+        return sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
 
-    return _Unit(lambda u: diffusion.restore(sample_heun(denoise, u, sigmas)), from_latent, normal)
+    def log_prob(u_KD: Tensor) -> Tensor:
+        return log_prob_K + normal(u_KD)
+
+    return _Unit(to_latent, from_latent, log_prob)
 
 
 def _given(model: ShaLa, rows: Rows, given: Sequence[str], num_chains: int) -> Given:

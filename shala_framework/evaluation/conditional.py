@@ -92,7 +92,7 @@ def measure_conditional(
         reporter: Receives progress.
         parts: Keeps the figures of each method and size.
     """
-    real = _Real(_given_rows(panel, num_rows), panel, second, settings.group)
+    real = _Real(given_rows(panel, num_rows), panel, second, settings.group)
     depends = [
         num_rows,
         settings.num_row_samples,
@@ -122,7 +122,7 @@ def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
 
     Means over modalities; empty if there are too few such rows.
     """
-    size = len(_given_rows(panel, num_rows))
+    size = len(given_rows(panel, num_rows))
     distances, kernels, count = [], [], size
     for name, features in panel.reference.items():
         count = min(count, len(features))
@@ -138,7 +138,7 @@ def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
     }
 
 
-def _given_rows(panel: Panel, num_rows: int) -> Rows:
+def given_rows(panel: Panel, num_rows: int) -> Rows:
     """Return the held-out rows to generate from: at most this many, all with a label."""
     labelled = torch.tensor([label is not None for label in panel.held_out.labels])
     return panel.held_out.take(torch.nonzero(labelled)[:, 0]).spread(num_rows)

@@ -1,11 +1,13 @@
 """The metrics of an evaluation as one flat list, for comparisons of runs and seeds."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
 
+from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.intervals import Figure
+from shala_framework.evaluation.one_to_many import OneToManyFigures
 from shala_framework.evaluation.suite import Evaluation
 
 Better = Literal["higher", "lower", ""]
@@ -15,10 +17,14 @@ JOINT, GIVEN, LIKELIHOOD, STAGE_1 = (
     "log-likelihood, nats a row",
     "reconstruction and shared latent",
 )
-SECTIONS = (JOINT, GIVEN, LIKELIHOOD, STAGE_1)
+ONE_TO_MANY, COST = "all others from one modality", "cost"
+SECTIONS = (JOINT, GIVEN, ONE_TO_MANY, LIKELIHOOD, STAGE_1, COST)
 COHERENCE, DISTANCE = "coherence", "Frechet"
 REAL_ROWS, RECONSTRUCTIONS = "real rows", "reconstructions"
 """Methods that generate nothing: real data as a reference, and rows reconstructed by stage 1."""
+CHANCE, TRAINING, INDEPENDENT = "by chance", "training", "a latent for each target"
+REFERENCES = frozenset({REAL_ROWS, CHANCE})
+"""Methods that others are compared with and that are never the best."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +90,7 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     for calibrated in evaluation.calibration:
         column = f"spread / error of z, {calibrated.num_given} given"
         yield from _measured(GIVEN, calibrated.method, [(column, "", calibrated.ratio)])
+    yield from _one_to_many(evaluation.one_to_many)
     for title, likelihood in evaluation.log_likelihood.items():
         question, _, prior = title.rpartition(", ")
         for name, figure in ((question, likelihood.estimate), (f"{question}, ELBO", likelihood.elbo)):
@@ -105,6 +112,33 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
         ("active dimensions", "", Figure(value=latent.active, count=evaluation.rows)),
     )
     yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
+    if evaluation.cost is not None:
+        yield from _cost(evaluation.cost)
+
+
+def _one_to_many(found: Sequence[OneToManyFigures]) -> Iterator[Measurement]:
+    seen = set()
+    for many in found:
+        coherence, variation = f"{COHERENCE}, {many.given} given", f"total variation, {many.given} given"
+        if many.given not in seen:  # what all methods of a run have in common is one figure
+            yield from _measured(ONE_TO_MANY, REAL_ROWS, [(coherence, "higher", many.real)])
+            yield from _measured(ONE_TO_MANY, CHANCE, [(variation, "lower", many.variation_by_chance)])
+            seen.add(many.given)
+        columns: tuple[tuple[str, Better, Figure | None], ...] = (
+            (coherence, "higher", many.coherence),
+            (variation, "lower", many.variation),
+        )
+        yield from _measured(ONE_TO_MANY, many.method, columns)
+        control = f"{many.method}, {INDEPENDENT}"
+        yield from _measured(ONE_TO_MANY, control, [(coherence, "higher", many.independent)])
+
+
+def _cost(cost: CostFigures) -> Iterator[Measurement]:
+    columns = [("parameters, million", sum(cost.parameters.values()) / 1e6), ("hours of training", cost.hours)]
+    for name, value in columns:
+        if value is not None:
+            metric = Metric(section=COST, name=name, better="lower")
+            yield Measurement(metric=metric, method=TRAINING, figure=Figure(value=value, count=1))
 
 
 def _measured(section: str, method: str, columns: Iterable[tuple[str, Better, Figure | None]]) -> Iterator[Measurement]:

@@ -13,6 +13,7 @@ from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import Calibration, CalibrationFigures
 from shala_framework.evaluation.conditional import ConditionalFigures, conditional_reference, measure_conditional
+from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.counts import Counts
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
@@ -21,6 +22,7 @@ from shala_framework.evaluation.judges import Panel, class_indices
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
 from shala_framework.evaluation.likelihood_figures import LikelihoodFigures, measure_log_likelihoods
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
+from shala_framework.evaluation.one_to_many import OneToManyFigures, measure_one_to_many
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
@@ -96,6 +98,9 @@ class Evaluation:
         latent: Figures of the shared latent.
         refinement: Refined modality to the density of its rows, with and without stage 3; empty without stage 3.
         notes: Sentences on what could not be measured, or not well, with the reason.
+        one_to_many: Figures of each method and given modality, in the suite "multimodal-vae"; empty without judges of
+            two other modalities.
+        cost: Cost of the model, in that suite; otherwise None.
     """
 
     rows: int
@@ -110,6 +115,8 @@ class Evaluation:
     latent: LatentFigures
     notes: list[str]
     refinement: dict[str, RefinedFigures] = attrs.field(factory=dict)
+    one_to_many: list[OneToManyFigures] = attrs.field(factory=list)
+    cost: CostFigures | None = None
 
 
 def evaluate(
@@ -189,6 +196,7 @@ def evaluate(
     joint: list[JointFigures] = []
     conditional: list[ConditionalFigures] = []
     conditional_real: dict[str, Figure] = {}
+    one_to_many: list[OneToManyFigures] = []
     counts = Counts(model, panel, second, settings, pace, parts, notes)
     if judges:
         num_samples = counts.joint_samples()
@@ -204,6 +212,10 @@ def evaluate(
                 model, panel, second, settings, num_rows, seed=seed, reporter=reporter, parts=parts
             )
             conditional_real = conditional_reference(panel, num_rows) if conditional else {}
+            if settings.suite == "multimodal-vae":
+                one_to_many = measure_one_to_many(
+                    model, panel, train, settings, num_rows, seed=seed, reporter=reporter, parts=parts
+                )
     for part in ("joint", "conditional"):
         pace.finish(part)
     metric = latents_of(model.autoencoder, train.spread(MOST_METRIC_ROWS), model.device).posterior
@@ -226,6 +238,7 @@ def evaluate(
         latent=latent,
         notes=notes,
         refinement=refinement,
+        one_to_many=one_to_many,
     )
 
 

@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
 from shala_framework.plugin.modality import Likelihood
 
 
@@ -336,6 +337,27 @@ class PosteriorMethod(nn.Module, abc.ABC):
     def fuse_subset(self, h_MBF: list[Tensor], subset_BM: Tensor) -> AnyPosterior:
         """q(z | x_S) of a subset of what rows would have; the same as `fuse` unless a method tells them apart."""
         return self.fuse(h_MBF, subset_BM)
+
+    def decoder_dimensions(self, modality: int) -> Sequence[int] | None:
+        """Return the dimensions of z that the decoder of a modality sees; the default, None, shows all of them.
+
+        A method with latents that belong to one modality hides them from the decoders of the others this way.
+
+        Args:
+            modality: Index of the modality, in the order of presence's columns.
+        """
+        return None
+
+    def latent_denoiser(self, sizes: DenoiserSizes) -> LatentDenoiser | None:
+        """Make a network for stage 2; the default, None, uses the core's network.
+
+        The core calls it twice: for the denoiser and for the guide. Stage 2 then standardises each dimension of z
+        separately, refuses prior.whiten, and knows a single cluster.
+
+        Args:
+            sizes: Sizes of the network.
+        """
+        return None
 
     @abc.abstractmethod
     def objective(self, batch: EncodedRows) -> Objective:

@@ -100,6 +100,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
         )
     yield from _joint_tables(evaluation.joint)
     yield from _conditional_tables(evaluation)
+    yield from _one_to_many_tables(evaluation)
     if evaluation.calibration:
         shares = list(evaluation.calibration[0].intervals)
         yield (
@@ -260,6 +261,36 @@ def _conditional_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[
                     for given, found in f.pairs.items()
                 ],
             )
+
+
+def _one_to_many_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    if evaluation.one_to_many:
+        yield (
+            "all others from one modality: agreement of those whose judges can tell the classes, beside that with a "
+            "latent for each and of real rows; total variation of their classes from those of training rows of the "
+            "same given value",
+            ["", "given", "coherence", "a latent for each", "real rows", "open values", "variation", "by chance"],
+            [
+                [
+                    f.method,
+                    f.given,
+                    show(f.coherence),
+                    show(f.independent, bounds=False),
+                    show(f.real, bounds=False),
+                    str(f.num_values),
+                    show(f.variation),
+                    show(f.variation_by_chance),
+                ]
+                for f in evaluation.one_to_many
+            ],
+        )
+    if evaluation.cost is not None:
+        counts, hours = evaluation.cost.parameters, evaluation.cost.hours
+        yield (
+            "cost: parameters of each stage, and hours of training",
+            [*counts, "hours"],
+            [[*(f"{count:,}" for count in counts.values()), "" if hours is None else f"{hours:.2f}"]],
+        )
 
 
 def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:

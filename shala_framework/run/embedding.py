@@ -27,7 +27,7 @@ from shala_framework.support.errors import DataError, PluginError
 from shala_framework.support.progress import Reporter
 
 KINDS = (".parquet", ".npz", ".csv")
-BATCH_ROWS = 256  # in memory at once
+BATCH_ROWS = 256  # rows in memory at once
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -12,10 +12,12 @@ from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.streams import load_rows_in_workers
+from shala_framework.evaluation.cost import measure_cost
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.report.plots import draw_evaluation
+from shala_framework.run.folder import RunFolder
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.checkpoint import write_file
@@ -23,6 +25,7 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.json_files import dump_json
 from shala_framework.support.machine import describe_machine
 from shala_framework.support.progress import Reporter, Silent
+from shala_framework.training.metrics import training_seconds
 from shala_framework.training.precision import choose_precision
 
 EVALUATION_FOLDER, PARTS_FOLDER = "evaluation", "parts"
@@ -93,6 +96,9 @@ def evaluate_run(
     except KeyboardInterrupt:
         reporter.warn("stopped while evaluating; finished parts are kept, and the same command resumes there")
         raise
+    if settings.suite == "multimodal-vae":
+        seconds_trained = training_seconds(RunFolder(folder, model.fingerprint, reporter).metrics, model.fingerprint)
+        evaluation = attrs.evolve(evaluation, cost=measure_cost(model, seconds_trained))
     description = {
         "run": folder.name,
         "split": split,

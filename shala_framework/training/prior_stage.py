@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
-from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.distributed.processes import copied_from_first, rows_randn
 from shala_framework.support.machine import to_device
@@ -24,16 +24,17 @@ from shala_framework.training.trainable import refilled
 LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # number of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
 AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # prefixes in the names of the extra state
+CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
-def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Latents, *, seed: int) -> None:
-    """Fit what stage 2 needs before its first step: the scale of latents, and the mixture (control, skip connection).
+def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> None:
+    """Fit what stage 2 needs before its first step: the scale of latents, and their clusters.
 
     Args:
-        prior: Takes the scale, and the mixture if it has one as its skip connection.
-        mixture: Fitted to draws of the aggregate posterior at the prior's scale; several draws a row if rows are few.
+        prior: Takes the scale, and the clusters of draws of the aggregate posterior; several draws a row if rows are
+            few.
         latents: Latents of the training rows.
-        seed: Seed of the draws and of the mixture's start.
+        seed: Seed of the draws and of k-means.
     """
     device = prior.z_mean.device
     prior.set_statistics(*latent_statistics(latents))
@@ -41,11 +42,9 @@ def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Lat
         torch.manual_seed(seed)
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
-        # Each component's covariance is estimated as with D more training rows of covariance I, as in whitening.
-        rows_of_identity = prior.latent_dim * len(rows) / len(latents)
-        mixture.fit(draws_ND, seed=seed, rows_of_identity=rows_of_identity)
-    if prior.skip is not None:
-        prior.skip.take(mixture)
+        prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
+        fitted = copied_from_first(dict(prior.mixture.named_buffers()))
+        prior.mixture.load_state_dict(fitted)
 
 
 class PriorTraining:
@@ -76,6 +75,7 @@ class PriorTraining:
         keeps_best = settings.keep == "best" and held_out is not None
         self.best: dict[str, Tensor] = _copies(self.average.shadow) if keeps_best else {}
         self._record = _Record()
+        self._cluster_record = _Record()  # which learns faster, and so has a best step of its own
 
     def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
         device = self.prior.z_mean.device
@@ -89,8 +89,19 @@ class PriorTraining:
         rows = self.latents.take(batch).to(self.prior.z_mean.device)
         with self.precision.autocast(rows.mean_ND.device):
             own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
-        # The two share no parameter, so each gets the gradient of its own loss.
-        return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
+            terms = {"denoising": own.detach(), "guide_denoising": guide.detach()}
+            loss = own + guide
+            if self.prior.mixture.num_components > 1:
+                clusters = self._cluster_loss(rows)
+                loss, terms["clusters"] = loss + clusters, clusters.detach()
+        # They share no parameter, so each gets the gradient of its own loss.
+        return loss, terms
+
+    def _cluster_loss(self, rows: LatentStore) -> Tensor:
+        z_ND = rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device))
+        subset_NM = random_subsets(rows.presence_NM)
+        noise = self.table.feature_noise
+        return self.prior.cluster_loss(z_ND, rows.h_NMF.unbind(1), subset_NM, feature_noise=noise).mean()
 
     def _loss(self, rows: LatentStore, *, guide: bool = False) -> Tensor:
         table = self.table
@@ -110,7 +121,7 @@ class PriorTraining:
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
-        self._record.step = step + 1
+        self._record.step = self._cluster_record.step = step + 1
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -122,17 +133,24 @@ class PriorTraining:
             return {}
         self.module.eval()
         with self.average.applied():
-            errors_N, sizes_N = self._held_out_errors(self.held_out)
+            errors_N, surprise_N, sizes_N = self._held_out_errors(self.held_out)
         figures = {"denoising": float(errors_N.mean())}
         for size in sizes_N.unique().tolist():
             figures[f"denoising/given_{size}"] = float(errors_N[sizes_N == size].mean())
-        if self._record.add(figures["denoising"]) and self.best:
-            for name, value in self.average.shadow.items():
-                self.best[name].copy_(value)
+        improved = [self._record.add(figures["denoising"]), False]
+        if self.prior.mixture.num_components > 1 and bool(sizes_N.any()):
+            figures["clusters"] = float(surprise_N[sizes_N > 0].mean())
+            improved[1] = self._cluster_record.add(figures["clusters"])
+        for name, kept in self.best.items():
+            if improved[name.startswith(CLUSTERS)]:
+                kept.copy_(self.average.shadow[name])
         return figures
 
-    def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor]:
-        """Return the error of each held-out row, repeated with other noise, and the size of its given subset."""
+    def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each held-out row's denoising error and cluster loss, and the size of its given subset.
+
+        Rows are repeated with other noise.
+        """
         device, table = held_out.mean_ND.device, self.table
         rows = held_out.take(torch.arange(len(held_out)).repeat(max(1, HELD_OUT_DRAWS // len(held_out))))
         count = len(rows)
@@ -147,7 +165,9 @@ class PriorTraining:
         subset = subset.to(device)
         condition = self.prior.condition(rows.h_NMF.unbind(1), subset)
         sigma = log_sigma.exp().to(device)
-        return self.prior.errors(rows.sample(posterior_noise), sigma, noise, condition), subset.sum(1)
+        z = rows.sample(posterior_noise)
+        surprise = self.prior.cluster_loss(z, rows.h_NMF.unbind(1), subset)
+        return self.prior.errors(z, sigma, noise, condition), surprise, subset.sum(1)
 
     def settled(self) -> bool:
         """Return whether held-out rows have not improved for `patience` validations."""
@@ -180,14 +200,15 @@ class PriorTraining:
         return {
             **{AVERAGE + name: value for name, value in self.average.shadow.items()},
             **{BEST + name: value for name, value in self.best.items()},
-            FIGURES: self._record.as_tensor(),
+            FIGURES: torch.stack([self._record.as_tensor(), self._cluster_record.as_tensor()]),
         }
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, own in ((AVERAGE, self.average.shadow), (BEST, self.best)):
             for name, value in own.items():
                 value.copy_(tensors[prefix + name])
-        self._record.load(tensors[FIGURES])
+        for record, values in zip((self._record, self._cluster_record), tensors[FIGURES], strict=True):
+            record.load(values)
 
 
 class _Record:

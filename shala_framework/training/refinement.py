@@ -3,7 +3,7 @@
 Shapes: B batch, D latent_dim.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,14 @@ from shala_framework.spec.schema import Refine, RefinerStage
 from shala_framework.support.distributed.processes import mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
-from shala_framework.training.metrics import WEIGHT, weighted
+from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.trainable import refilled
+from shala_framework.training.row_batches import RowBatches
 
 VALIDATION_PASSES = 4  # number of passes over the held-out rows, each with other noise
 
 
-class RefinerTraining:
+class RefinerTraining(RowBatches):
     """Stage 3: the denoising loss of residuals, with a moving average of the weights.
 
     Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z from q(z | x) and decodes it. The loss is
@@ -48,10 +48,11 @@ class RefinerTraining:
         *,
         precision: Precision = FLOAT32,
     ) -> None:
+        super().__init__(device)
         self.refiner, self.autoencoder = refiner, autoencoder
         self.module: nn.Module = refiner
         self.table, self.settings = table, settings
-        self.device, self.held_out, self.precision = device, held_out, precision
+        self.held_out, self.precision = held_out, precision
         self.average = MovingAverage(refiner, settings.ema_halflife_steps)
         autoencoder.eval()
         self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
@@ -95,13 +96,6 @@ class RefinerTraining:
             if sums[f"{name} values"] > 0
         }
         self.refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
-
-    def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
-        return batch.to(self.device, copy=copy)
-
-    def refill(self, placed: Rows, batch: Rows) -> bool:
-        pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
-        return refilled(pairs)
 
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
@@ -160,9 +154,6 @@ class RefinerTraining:
                 )
         return torch.stack(distances).mean() if distances else rows.presence.new_zeros((), dtype=torch.float32)
 
-    def split(self, batch: Rows, parts: int) -> Sequence[Rows]:
-        return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]
-
     def after_step(self, step: int) -> None:
         self.average.update(step)
 
@@ -172,16 +163,13 @@ class RefinerTraining:
             return {}
         self.module.eval()
         torch.manual_seed(0)  # the same noise in each validation, so that figures are comparable
-        totals: dict[str, float] = {}
         with self.average.applied():
-            for _ in range(VALIDATION_PASSES):
-                for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
-                    rows = self.held_out.take(index).to(self.device)
-                    _, terms = self._terms(self._denoised(rows), rows)
-                    for name, value in terms.items():
-                        totals[name] = totals.get(name, 0.0) + float(value) * len(index)
-        count = VALIDATION_PASSES * len(self.held_out)
-        return weighted({name: total / count for name, total in totals.items()})
+            return self.means(
+                self.held_out,
+                self.settings.batch_size,
+                lambda rows: self._terms(self._denoised(rows), rows)[1],
+                passes=VALIDATION_PASSES,
+            )
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.average.shadow

@@ -11,6 +11,10 @@ has two modalities. With more, q(z | x_S) of a proper subset of several is the p
 is no part of the paper but what its users do. The joint encoder has two hidden layers on the features h, which the
 unimodal ones share, where the paper's are networks of their own.
 
+No code of the authors was found to check the settings against. alpha 0.1 is MultiVae's default
+(github.com/AgatheSenellart/MultiVae), which anneals the KL terms over its first 10 epochs and says that beta is not in
+the paper.
+
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 """
 

@@ -15,6 +15,11 @@ Rows that lack modalities take part: their mixture is of the experts that they h
 and the prior is fixed, N(0, I), on which stage 2 builds; the paper's main experiments have Laplace ones, and a prior of
 learned scale. A kl_weight other than 1 weights log q(z | X) - log p(z) in w. The cost of a step is M K decodings.
 
+Settings in the authors' code (github.com/iffsid/mmvae) for the paper's models: DReG with the mean over experts outside
+the logarithm, which its option --looser names and which the bound above is; K = 30 and 20 latent dimensions for MNIST
+and SVHN, K = 50 and 64 for CUB; no annealing; MNIST's likelihood weighted by the ratio of the modalities' sizes, 3.92,
+as train.autoencoder.likelihood_rescaling does; Adam with AMSGrad at 1e-3 and batches of 128 and 64.
+
 Shapes: B batch, K draws, M modalities, D latent_dim.
 """
 

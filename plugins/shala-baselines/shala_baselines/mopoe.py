@@ -17,6 +17,11 @@ here.
 Rows that lack modalities take part: the mixture is over the subsets of what they have. q(z | x_S) of given modalities S
 is the product of their experts, as the paper has it; of everything a row has it is the mixture.
 
+Settings in the authors' code (github.com/thomassutter/MoPoE) for PolyMNIST: beta 2.5 without annealing, 512 latent
+dimensions, Laplace likelihoods of fixed scale 0.75, Adam at 5e-4, batches of 256 and 300 epochs. That code multiplies
+the product of all modalities, and of no smaller subset, by the prior as well; the equations above have no such factor,
+and neither has this one.
+
 Shapes: B batch, C subsets, M modalities, D latent_dim.
 """
 

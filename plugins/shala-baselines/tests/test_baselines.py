@@ -9,11 +9,11 @@ import math
 
 import pytest
 import torch
-from shala_baselines import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from shala_baselines import JMVAE, MLD, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
 from shala_baselines.experts import product
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from shala_framework.plugin import EncodedRows, GaussianPosterior, MethodSizes, MixturePosterior, Normal
+from shala_framework.plugin import DenoiserSizes, EncodedRows, GaussianPosterior, MethodSizes, MixturePosterior, Normal
 
 M, F, D, B, X = 3, 4, 2, 5, 3
 NAMES = ("a", "b", "c")
@@ -37,7 +37,7 @@ class Bench:
 
     def rows(self):
         def decode(z):
-            return {name: Normal(z @ self.matrix[name].T, torch.tensor(SCALE).log()) for name in NAMES}
+            return {n: Normal(self.seen(n, z) @ self.matrix[n].T, torch.tensor(SCALE).log()) for n in NAMES}
 
         def randn(*shape, device):
             self.normal.append(torch.randn(*shape, generator=self.generator))
@@ -58,11 +58,15 @@ class Bench:
             training=True, decode=decode, randn=randn, rand=rand, random_subsets=random_subsets,
         )  # fmt: skip
 
+    def seen(self, name, z):
+        """What the decoder of a modality sees of z."""
+        return z
+
     def log_prob(self, row, z, subset):
         """Weighted sum of log N(x_i; W_i z, s^2 I) over the modalities of a subset."""
         total = 0.0
         for name in (NAMES[i] for i in subset):
-            x, mean = self.x[name][row].double(), self.matrix[name].double() @ z
+            x, mean = self.x[name][row].double(), self.matrix[name].double() @ self.seen(name, z)
             total += WEIGHTS[name] * MultivariateNormal(mean, SCALE**2 * torch.eye(X).double()).log_prob(x)
         return total
 
@@ -229,6 +233,164 @@ def test_mmvae_follows_doubly_reparametrised_gradients():
         torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
 
 
+Z, P = 2, 1  # dimensions of z and of each private latent
+PRIVATE = MethodSizes(num_modalities=M, feature_dim=F, hidden_dim=8, latent_dim=Z + M * P)
+
+
+class PrivateBench(Bench):
+    """With decoders of z and their own private latent."""
+
+    def __init__(self):
+        super().__init__()
+        shape = (X, Z + P)
+        self.matrix = {n: torch.randn(shape, generator=self.generator).requires_grad_() for n in NAMES}
+
+    def seen(self, name, z):
+        own = Z + P * NAMES.index(name)
+        return torch.cat([z[..., :Z], z[..., own : own + P]], -1)
+
+
+def diagonal(mean, log_var):
+    return MultivariateNormal(mean, torch.diag(log_var.exp()))
+
+
+def private_experts(method, bench, row, i):
+    """q(z | x_i) and q(w_i | x_i) from the very weights."""
+    q = head_gaussian(method.heads[i], list(bench.h.values())[i][row].double())
+    log_var = q.covariance_matrix.diag().log()
+    return diagonal(q.mean[:Z], log_var[:Z]), diagonal(q.mean[Z:], log_var[Z:])
+
+
+def held(q):
+    return MultivariateNormal(q.mean.detach(), q.covariance_matrix.detach())
+
+
+def standard(value):
+    return -0.5 * (value.square() + math.log(2 * math.pi)).sum()
+
+
+@pytest.mark.parametrize("gradient", ["iwae", "dreg"])
+def test_mmvaeplus_draws_private_latents_of_others_from_auxiliary_priors(gradient):
+    """The bound and its gradient in every parameter: of the encoders, of the decoders and of the auxiliary scales."""
+    options = MMVAEPlus.Options(num_samples=3, gradient=gradient, beta=1.5)
+    bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(options, PRIVATE))
+    assert (method.shared_dim, method.private_dim) == (Z, P)
+    objective = method.objective(bench.rows())
+    objective.value_B.sum().backward()
+    parameters = [*bench.matrix.values(), *method.parameters()]
+    found = [p.grad.clone() for p in parameters]
+    for p in parameters:
+        p.grad = None
+    values, followed = [], 0.0
+    for row in range(B):
+        present = bench.present(row)
+        experts = {i: private_experts(method, bench, row, i) for i in present}
+        density = {i: (held(q), held(r)) for i, (q, r) in experts.items()} if gradient == "dreg" else experts
+        total = 0.0
+        for m in present:
+
+            def log_weight(own, noise, m=m, density=density, row=row):
+                auxiliary = method.log_scale_MP.exp().double() * noise[Z:].view(M, P)
+                private = [own[Z:] if n == m else auxiliary[n] for n in range(M)]
+                log_prob = bench.log_prob(row, torch.cat([own[:Z], *private]), bench.present(row))
+                mixture = torch.stack([q.log_prob(own[:Z]) for q, _ in density.values()]).logsumexp(0)
+                ratio = standard(own) - (mixture - math.log(len(density))) - density[m][1].log_prob(own[Z:])
+                return log_prob + 1.5 * KL_WEIGHT * ratio
+
+            noises = bench.normal[m][row].double()
+            parts = (noises[:, :Z], noises[:, Z:].view(-1, M, P)[:, m])
+            own = [
+                torch.cat([drawn(q, noise) for q, noise in zip(experts[m], pair, strict=True)])
+                for pair in zip(*parts, strict=True)
+            ]
+            if gradient == "dreg":
+                leaves = [value.detach().requires_grad_() for value in own]
+                weights = torch.stack([log_weight(*pair) for pair in zip(leaves, noises, strict=True)])
+                share = weights.detach().softmax(0)
+                for value, leaf, weight, r in zip(own, leaves, weights, share, strict=True):
+                    (slope,) = torch.autograd.grad(weight, leaf, retain_graph=True)
+                    followed = followed + (r**2 * slope * value).sum() / len(present)
+                followed = followed + (share * weights).sum() / len(present)
+            else:
+                weights = torch.stack([log_weight(*pair) for pair in zip(own, noises, strict=True)])
+                followed = followed + (weights.logsumexp(0) - math.log(len(weights))) / len(present)
+            total += (weights.logsumexp(0) - math.log(len(weights))).detach() / len(present)
+        values.append(total)
+    torch.testing.assert_close(objective.value_B, torch.stack(values).float(), rtol=2e-5, atol=2e-5)
+    followed.backward()
+    for mine, p in zip(found, parameters, strict=True):
+        torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_mmvaeplus_infers_private_latents_of_what_is_given_alone():
+    """The mixture's density is that of z times those of the private latents, N(0, I) of what is not given."""
+    bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(MMVAEPlus.Options(), PRIVATE))
+    q = method.fuse(list(bench.h.values()), PRESENCE)
+    u = torch.randn(B, Z + M * P)
+    for row in range(B):
+        present = bench.present(row)
+        experts = {i: private_experts(method, bench, row, i) for i in present}
+        z, w = u[row, :Z].double(), u[row, Z:].view(M, P).double()
+        log_z = torch.stack([of_z.log_prob(z) for of_z, _ in experts.values()]).logsumexp(0) - math.log(len(present))
+        log_w = sum(experts[i][1].log_prob(w[i]) if i in present else standard(w[i]) for i in range(M))
+        torch.testing.assert_close(q.log_prob(u)[row], (log_z + log_w).float(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="expected a latent_dim above 3, which 3 private latents of 1 dimensions take"):
+        MMVAEPlus(MMVAEPlus.Options(), MethodSizes(num_modalities=3, feature_dim=4, hidden_dim=8, latent_dim=3))
+
+
+WHOLE = MethodSizes(num_modalities=M, feature_dim=F, hidden_dim=8, latent_dim=M * F)
+
+
+def test_mld_decodes_each_feature_without_noise():
+    """Its stage 1 is the log-likelihood of each modality given its own feature, and draws nothing."""
+    bench = Bench(torch.ones(B, M, dtype=torch.bool))
+    method = MLD(MLD.Options(), WHOLE)
+    seen = {name: list(method.decoder_dimensions(i)) for i, name in enumerate(NAMES)}
+    bench.seen = lambda name, z: z[..., seen[name]]
+    bench.matrix = {name: torch.randn(X, F, generator=bench.generator) for name in NAMES}
+    objective = method.objective(bench.rows())
+    for row in range(B):
+        z = torch.cat([bench.h[name][row] for name in NAMES]).double()
+        torch.testing.assert_close(objective.value_B[row], bench.log_prob(row, z, range(M)).float())
+    assert not bench.normal
+    q = method.fuse(list(bench.h.values()), PRESENCE)
+    given = PRESENCE.repeat_interleave(F, 1)
+    assert torch.equal(q.mean_BD[given], torch.cat(list(bench.h.values()), 1)[given])
+    assert q.log_var_BD[given].max() < -13
+    assert not q.mean_BD[~given].any()
+    with pytest.raises(ValueError, match="expected latent_dim = 12, as the features of 3 modalities of feature_dim 4"):
+        MLD(MLD.Options(), SIZES)
+
+
+def test_mld_denoises_what_is_not_given_and_keeps_what_is():
+    """Given latents enter clean whatever noise stands in their place, and leave as they are; others see sigma."""
+    torch.manual_seed(0)
+    method = MLD(MLD.Options(), WHOLE)
+    network = method.latent_denoiser(DenoiserSizes(hidden_dim=8, num_blocks=2, dropout=0.0))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h, noisy = [torch.randn(B, F) for _ in range(M)], torch.randn(B, M * F)
+    sigma = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])[:, None]
+    total = (sigma.square() + 1).sqrt()
+    given = PRESENCE.repeat_interleave(F, 1)
+
+    def denoised(z, h, subset=PRESENCE, level=sigma):
+        raw = network(z / total, level.log()[:, 0] / 4, network.features(h, subset))
+        return z / total.square() + sigma / total * raw
+
+    found, clean = denoised(noisy, h), torch.cat(h, 1)
+    torch.testing.assert_close(found[given], clean[given], rtol=1e-4, atol=1e-4)
+    elsewhere = torch.where(given, 7 * torch.randn(B, M * F), noisy)
+    torch.testing.assert_close(denoised(elsewhere, h), found, rtol=1e-4, atol=1e-4)
+    hidden = [value.masked_fill(~PRESENCE[:, i, None], 9.0) for i, value in enumerate(h)]
+    assert torch.equal(denoised(noisy, hidden), found)
+    # The others depend on the value of what is given, on which it is, and on the level.
+    changed = [value + 1 for value in h]
+    some = ~PRESENCE.all(1)
+    for other in (denoised(noisy, changed), denoised(noisy, h, PRESENCE & False), denoised(noisy, h, level=2 * sigma)):
+        assert ((other - found).abs() * ~given).sum(1)[some].min() > 1e-4
+
+
 def test_a_product_is_the_normalised_product_of_densities():
     """Its log density and the sum of the factors' differ by the same constant at every z; nothing gives the prior."""
     torch.manual_seed(0)
@@ -243,12 +405,14 @@ def test_a_product_is_the_normalised_product_of_densities():
     assert not q.log_var_BD[3].any()
 
 
-@pytest.mark.parametrize("kind", [JMVAE, MMVAE, MoPoE, MVAE, MVTCAE])
+@pytest.mark.parametrize("kind", [JMVAE, MLD, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
 def test_absent_features_leave_no_trace(kind):
     """In the posterior of every subset, the empty one included, and in the objective of rows that lack them."""
     complete = kind.needs_complete_rows
-    method, bench = with_fixed_weights(kind(kind.Options(), SIZES)), Bench()
-    assert complete == (kind is JMVAE)
+    private = kind is MMVAEPlus
+    sizes, bench = (PRIVATE, PrivateBench()) if private else (WHOLE if kind is MLD else SIZES, Bench())
+    method = with_fixed_weights(kind(kind.Options(), sizes))
+    assert complete == (kind in (JMVAE, MLD))
     other = [h.masked_fill(~PRESENCE[:, i, None], 7.0) for i, h in enumerate(bench.h.values())]
     bits = PRESENCE.clone()
     bits[2] = False
@@ -265,6 +429,18 @@ def test_absent_features_leave_no_trace(kind):
             bench.generator.manual_seed(3)
             values.append(method.objective(bench.rows()).value_B)
         torch.testing.assert_close(*values)
+
+
+def test_defaults_are_the_published_settings():
+    """As each module's docstring says where they were read."""
+    assert MVAE.Options() == MVAE.Options(num_subsets=1, beta=1.0)
+    assert MMVAEPlus.Options() == MMVAEPlus.Options(private_dim=None, num_samples=1, gradient="iwae", beta=2.5)
+    published = MethodSizes(num_modalities=5, feature_dim=F, hidden_dim=8, latent_dim=192)
+    assert MMVAEPlus(MMVAEPlus.Options(), published).private_dim == 32
+    assert MMVAE.Options() == MMVAE.Options(num_samples=30, beta=1.0)
+    assert MoPoE.Options() == MoPoE.Options(beta=2.5)
+    assert MVTCAE.Options() == MVTCAE.Options(alpha=5 / 6, beta=2.5)
+    assert JMVAE.Options() == JMVAE.Options(alpha=0.1, beta=1.0)
 
 
 def test_mopoe_refuses_more_subsets_than_it_can_compute():

@@ -12,12 +12,13 @@ from shala_datasets.ntu import NTU
 from shala_datasets.ntu_synthetic import NTUSynthetic
 from shala_datasets.nw_ucla import NWUCLA
 from shala_datasets.polymnist import PolyMNIST
+from shala_datasets.polymnist_quadrant import PolyMNISTQuadrant
 from shala_datasets.ucf101 import UCF101
 from shala_framework.plugin import hookimpl
 
 __all__ = [
     "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "MultipleFeatures", "NTU", "NTUSynthetic", "NWUCLA",
-    "PolyMNIST", "UCF101", "shala_register_datasets",
+    "PolyMNIST", "PolyMNISTQuadrant", "UCF101", "shala_register_datasets",
 ]  # fmt: skip
 
 
@@ -34,4 +35,5 @@ def shala_register_datasets(register: Any) -> None:
     register("ntu-synthetic", NTUSynthetic)
     register("nw-ucla", NWUCLA)
     register("polymnist", PolyMNIST)
+    register("polymnist-quadrant", PolyMNISTQuadrant)
     register("ucf101", UCF101)

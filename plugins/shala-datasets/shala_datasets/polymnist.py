@@ -109,8 +109,12 @@ def compose(
     return fields | {"json": json.dumps(facts).encode()}
 
 
-def read_background(path: Path) -> NDArray[np.uint8]:
+def read_background(path: Path, side: int = _SIDE) -> NDArray[np.uint8]:
     """Read a background as a uint8 RGB array [H, W, 3].
+
+    Args:
+        path: Path of the picture.
+        side: Height and width of a crop.
 
     Raises:
         DataError: The file is missing, not a picture, truncated, smaller than a crop, or larger than any camera's
@@ -119,9 +123,9 @@ def read_background(path: Path) -> NDArray[np.uint8]:
     data = read(path)
     try:
         with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(data)) as image:
-            if min(image.size) < _SIDE or image.width * image.height > _LARGEST_BACKGROUND:
+            if min(image.size) < side or image.width * image.height > _LARGEST_BACKGROUND:
                 raise DataError(
-                    f"{printable(path)}: expected a picture of at least {_SIDE} x {_SIDE} and at most "
+                    f"{printable(path)}: expected a picture of at least {side} x {side} and at most "
                     f"{_LARGEST_BACKGROUND} pixels, got {image.width} x {image.height}"
                 )
             return np.asarray(image.convert("RGB"))

@@ -1,0 +1,130 @@
+"""Methods of inference with every prior, at equal training rows: one table, by `shala sweep` and `shala compare` alone.
+
+    python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
+        [--methods shala mvae mmvae mmvaeplus mopoe mvtcae jmvae mld] [--set KEY=VALUE]... [--part I/N] [--dry-run]
+
+Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
+spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
+mixture and N(0, I). The same command resumes, and --part does one part of each sweep, as in a job array. Without it the
+command ends with the table: RESULTS/table.csv and RESULTS/table.tex, and printed.
+
+Two methods need sizes of their own: MMVAE+ has 32 dimensions that are shared and 32 for each modality, and MLD has 160
+for each, as published for PolyMNIST (--private-dim and --mld-dim). The terms that this framework adds to stage 1 are
+for its own method alone. MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest;
+--mmvae-samples lowers that number, and the table then is not of the published setting.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from shala_framework.spec import read_spec
+from shala_framework.spec.schema import Spec
+
+OWN = "shala"
+METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "mopoe", "mvtcae", "jmvae", "mld")
+WITHOUT_TERMS = {f"posterior.{term}_weight": "0" for term in ("contrast", "recognition", "texture")}
+WARMUP_SHARE = 0.1  # of the steps of stage 1, over which kl_weight grows
+MLD_JOINT_SHARE = "0.8"  # of the rows of stage 2 in which nothing is given, as published
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What the methods have in common, and the sizes of those that need their own.
+
+    Attributes:
+        spec: Path of the spec.
+        out: Folder of the sweeps and of the table.
+        rows: Rows of stage 1.
+        seeds: Seeds, separated by commas.
+        changes: Further overrides of the spec, each as `KEY=VALUE`.
+        part: Part of each sweep, as `I/N`.
+        private_dim: Dimensions of MMVAE+'s shared latent and of each private one.
+        mld_dim: Dimensions of each modality's latent of MLD.
+        mmvae_samples: Draws K of each expert of MMVAE.
+    """
+
+    spec: Path
+    out: Path
+    rows: int
+    seeds: str
+    changes: Sequence[str]
+    part: str
+    private_dim: int
+    mld_dim: int
+    mmvae_samples: int
+
+    def overrides(self, method: str, spec: Spec) -> dict[str, str]:
+        """Keys and values that a method's sweep has."""
+        steps = max(1, self.rows // spec.train.autoencoder.batch_size)
+        count = len(spec.modality)
+        own: Mapping[str, Mapping[str, str]] = {
+            "mmvae": {"posterior.options": f"{{num_samples={self.mmvae_samples}}}"},
+            "mmvaeplus": {"posterior.latent_dim": str(self.private_dim * (count + 1))},
+            "mld": {
+                "posterior.feature_dim": str(self.mld_dim),
+                "posterior.latent_dim": str(self.mld_dim * count),
+                "prior.unconditional_share": MLD_JOINT_SHARE,
+            },
+        }
+        return {
+            "posterior.method": method,
+            "seed": self.seeds,
+            "train.autoencoder.steps": str(steps),
+            "train.autoencoder.kl_warmup_steps": str(max(1, int(WARMUP_SHARE * steps))),
+            "evaluate.suite": "multimodal-vae",
+            **({} if method == OWN else WITHOUT_TERMS),
+            **own.get(method, {}),
+            **dict(text.split("=", 1) for text in self.changes),
+        }
+
+    def sweep(self, method: str, spec: Spec) -> list[str]:
+        """Arguments of `shala` that train and evaluate a method's runs."""
+        sets = [part for key, value in self.overrides(method, spec).items() for part in ("--set", f"{key}={value}")]
+        return ["sweep", str(self.spec), *sets, "--out", str(self.out / method), "--part", self.part]
+
+    def comparison(self, methods: Sequence[str]) -> list[str]:
+        """Arguments of `shala` that put all evaluated runs into one table."""
+        runs = [path.parents[1] for name in methods for path in self.out.glob(f"{name}/*/evaluation/validation.json")]
+        tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
+        return ["compare", *map(str, sorted(runs)), "--by", "posterior.method", *tables]
+
+
+def shala(arguments: Sequence[str], *, dry_run: bool) -> None:
+    """Run the command, or print it."""
+    if dry_run:
+        print(shlex.join(["shala", *arguments]))
+    else:
+        subprocess.run([sys.executable, "-m", "shala_framework", *arguments], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument("--part", default="1/1", metavar="I/N")
+    parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+'s shared latent and each private one")
+    parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
+    parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
+    given = vars(parser.parse_args())
+    methods, dry_run = given.pop("methods"), given.pop("dry_run")
+    settings = Settings(**given)
+    spec = read_spec(settings.spec, settings.changes).spec
+    for method in methods:
+        shala(settings.sweep(method, spec), dry_run=dry_run)
+    if settings.part == "1/1":
+        shala(settings.comparison(methods), dry_run=dry_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The diffusion prior around a network that a method of inference brings for stage 2.
+
+Shapes: B batch, D latent_dim, W width of the condition.
+"""
+
+import attrs
+from torch import Tensor
+
+from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
+from shala_framework.plugin.posterior import PosteriorMethod
+from shala_framework.prior import DiffusionPrior
+from shala_framework.spec.schema import Prior
+from shala_framework.support.errors import PluginError, Problem, SpecError
+
+
+class BroughtPrior(DiffusionPrior):
+    """The prior whose denoiser is the method's network behind EDM's skip connection, as the contract says.
+
+    It has one cluster, as the network knows none.
+    """
+
+    def denoise(
+        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
+    ) -> Tensor:
+        sigma_B1 = sigma_B[:, None]
+        total_B1 = (sigma_B1.square() + 1).sqrt()
+        network = self.guide if guide else self.network
+        raw_BD: Tensor = network(z_BD / total_B1, sigma_B.log() / 4, condition_BW)
+        return z_BD / total_B1.square() + sigma_B1 / total_B1 * raw_BD
+
+
+def make_prior(
+    method: PosteriorMethod, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int
+) -> DiffusionPrior:
+    """Make the prior that a spec's [prior] describes, with the networks of the method if the method brings any.
+
+    Args:
+        method: The method of inference.
+        table: [prior].
+        latent_dim: Dimensions of z.
+        num_modalities: Number of modalities.
+        feature_dim: Dimensions of a feature h.
+
+    Raises:
+        SpecError: [prior] asks for what only the networks of the core can do.
+        PluginError: The method does not keep its contract.
+    """
+    sizes = {"latent_dim": latent_dim, "num_modalities": num_modalities, "feature_dim": feature_dim}
+    network = method.latent_denoiser(
+        DenoiserSizes(hidden_dim=table.hidden_dim, num_blocks=table.num_blocks, dropout=table.dropout)
+    )
+    if network is None:
+        return DiffusionPrior.from_table(table, **sizes)
+    name = type(method).__name__
+    if table.whiten:
+        message = f"expected false with {name}, which brings its own denoiser"
+        raise SpecError([Problem(path="prior.whiten", message=message)])
+    guide = method.latent_denoiser(
+        DenoiserSizes(hidden_dim=table.guide_hidden_dim, num_blocks=table.guide_num_blocks, dropout=table.dropout)
+    )
+    prior = BroughtPrior.from_table(attrs.evolve(table, max_clusters=1), **sizes)
+    for key, found in (("network", network), ("guide", guide)):
+        if not isinstance(found, LatentDenoiser):
+            raise PluginError(
+                f"{name}.latent_denoiser returned {type(found).__name__}; expected a LatentDenoiser each time, or None"
+            )
+        prior.add_module(key, found)
+    return prior

@@ -1,0 +1,57 @@
+"""The benchmark of methods at equal rows: its commands, and a table of a tiny one."""
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shala_framework import load
+
+FAKES, SCRIPT = Path(__file__).parent / "fakes", Path(__file__).parent.parent / "benchmarks" / "equal_rows.py"
+TINY = (
+    *("train.autoencoder.batch_size=8", "train.prior.steps=4", "generate.num_steps=3", "evaluate.num_seeds=1"),
+    *("evaluate.num_samples=40", "evaluate.num_rows=4", "evaluate.judge_steps=10", "evaluate.calibration_rows=0"),
+    *("evaluate.likelihood_rows=2", "evaluate.likelihood=elbo", "evaluate.guidance_scales=[1.0]"),
+)
+
+
+def benchmark(*arguments):
+    path = os.pathsep.join([str(FAKES), *filter(None, [os.environ.get("PYTHONPATH")])])
+    line = [sys.executable, str(SCRIPT), *arguments]
+    found = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
+    lines = benchmark(str(two_spec), "--out", "r", "--rows", "800", "--dry-run", "--set", TINY[0]).splitlines()
+    sweeps = [shlex.split(line) for line in lines if line.startswith("shala sweep")]
+    sets = [dict(text.split("=", 1) for text in sweep if "=" in text) for sweep in sweeps]
+    assert {found["train.autoencoder.steps"] for found in sets} == {"100"}
+    by_method = {found["posterior.method"]: found for found in sets}
+    assert set(by_method) == {"shala", "mvae", "mmvae", "mmvaeplus", "mopoe", "mvtcae", "jmvae", "mld"}
+    assert by_method["mmvaeplus"]["posterior.latent_dim"] == "96"
+    assert by_method["mld"]["posterior.latent_dim"] == "320"
+    assert [name for name, found in by_method.items() if "posterior.contrast_weight" not in found] == ["shala"]
+    assert lines[-1].startswith("shala compare")
+    parts = benchmark(str(two_spec), "--out", "r", "--dry-run", "--part", "1/3").splitlines()
+    assert all("--part 1/3" in line for line in parts)
+
+
+def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
+    """CSV and LaTeX of both methods under each prior, from runs of equal steps."""
+    pytest.importorskip("shala_baselines")
+    changes = [part for text in (*TINY, "data.stand_in.options.missing=0.0") for part in ("--set", text)]
+    benchmark(str(two_spec), "--out", "r", "--rows", "32", "--seeds", "3", "--methods", "shala", "mvtcae", *changes)
+    rows = list(csv.DictReader(Path("r/table.csv").read_text().splitlines()))
+    priors = {"diffusion", "mixture", "normal"}
+    found = {(row["posterior.method"], row["method"]) for row in rows if row["metric"] == "coherence"}
+    assert {(method, prior) for method in ("shala", "mvtcae") for prior in priors} <= found
+    assert {row["metric"] for row in rows} >= {"parameters, million", "hours of training", "Frechet, 1 given"}
+    assert r"\begin{tabular}" in Path("r/table.tex").read_text()
+    runs = [path.parent for path in Path("r").glob("*/*/spec.json")]
+    assert {load(run).spec.train.autoencoder.steps for run in runs} == {4}
