@@ -126,7 +126,7 @@ def test_links_lead_somewhere():
                 assert not anchor or anchor in anchors(found), f"{named(page)} links to {target}#{anchor}"
 
 
-PACKAGES = {"shala_image", "shala_text", "shala_datasets"}
+PACKAGES = {"shala_image", "shala_table", "shala_text", "shala_datasets"}
 STEPS = re.compile(r"\b(?:steps=[\d_]+|minutes=\d+)")
 
 

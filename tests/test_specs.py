@@ -54,7 +54,7 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     x = {
         name: torch.randn((3, *m.shape)).to(m.dtype)
         if m.dtype.is_floating_point
-        else torch.randint(0, 255, (3, *m.shape), dtype=m.dtype)
+        else torch.randint(0, 255 if m.dtype == torch.uint8 else 10, (3, *m.shape), dtype=m.dtype)  # tokens, classes
         for name, m in model.modalities.items()
     }
     presence = torch.ones(3, len(x), dtype=torch.bool)
