@@ -30,13 +30,13 @@ def test_nothing_given_is_joint_and_a_file_gives_the_others(tried):
     assert [panel.title for panel in panels] == ["sample 1", "sample 2"]
     assert [cell.caption for cell in panels[0].cells] == ["first", "second"]
     Path("one.a").write_text("[3.5, 0.5]")
-    panels, archive = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3))
+    panels, archive = answer(model, rows, Request(given={"first": Path("one.a")}, num_samples=3))
     assert [panel.title for panel in panels] == ["given", "sample 1", "sample 2", "sample 3"]
     assert [cell.caption for cell in panels[1].cells] == ["second"]
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         assert sorted(file.namelist()) == [f"{n:03d}.second.json" for n in range(3)]
-    again = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3))[1]
-    other = answer(model, rows, Request(files={"first": Path("one.a")}, num_samples=3, seed=1))[1]
+    again = answer(model, rows, Request(given={"first": Path("one.a")}, num_samples=3))[1]
+    other = answer(model, rows, Request(given={"first": Path("one.a")}, num_samples=3, seed=1))[1]
     contents = [
         [zipfile.ZipFile(io.BytesIO(data)).read(f"{n:03d}.second.json") for n in range(3)]
         for data in (archive, again, other)
@@ -52,7 +52,7 @@ def test_a_row_gives_what_is_asked_of_it_and_own_files_go_before(tried):
     assert given.presence.tolist() == [[False, True]]
     assert torch.equal(given.x["second"][0], rows.x["second"][whole])
     Path("one.b").write_text("[3.5, 0.5]")
-    own = given_of(model, rows, Request(files={"second": Path("one.b")}, row=whole, from_row=("second",)))
+    own = given_of(model, rows, Request(given={"second": Path("one.b")}, row=whole, from_row=("second",)))
     assert own.presence.tolist() == [[False, True]]
     assert not torch.equal(own.x["second"][0], rows.x["second"][whole])
     assert given_of(model, rows, Request(row=whole)) is None
@@ -64,7 +64,7 @@ def test_what_cannot_be_done_is_reported(tried):
     whole = int(torch.nonzero(rows.presence.all(1))[0])
     Path("bad.a").write_text("[")
     for request, message in (
-        (Request(files={"first": Path("bad.a")}), "expected a JSON array"),
+        (Request(given={"first": Path("bad.a")}), "expected a JSON array"),
         (Request(row=lacking, from_row=("second",)), "has no second"),
         (Request(row=whole, from_row=("first", "second")), "every modality is given"),
     ):

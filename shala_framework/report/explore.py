@@ -18,11 +18,11 @@ import attrs
 import jinja2
 import torch
 
-from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
 from shala_framework.plugin.options import at_least, between
 from shala_framework.report.data_uris import media_of
+from shala_framework.report.given import given_row
 from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.spec.limits import MOST_GUIDANCE
@@ -41,9 +41,10 @@ class Request:
     """What a person requests on the page.
 
     Attributes:
-        files: Files that the person provides, by modality.
+        given: Files and typed texts that the person provides, by modality.
         row: Held-out row that gives the modalities of `from_row`, or None.
-        from_row: Modalities to take from that row. Provided files take precedence.
+        from_row: Modalities to take from that row. What the person provides takes precedence.
+        impute: Whether to generate the given modalities too.
         num_samples: Number of samples.
         guidance_scale: Guidance towards the given modalities.
         autoguidance_scale: Guidance away from the errors of the weaker denoiser.
@@ -51,9 +52,10 @@ class Request:
         seed: Seed of the samples.
     """
 
-    files: Mapping[str, Path] = attrs.field(factory=dict)
+    given: Mapping[str, Path | str] = attrs.field(factory=dict)
     row: int | None = None
     from_row: Sequence[str] = ()
+    impute: bool = False
     num_samples: int = attrs.field(default=4, validator=between(1, MOST_SAMPLES))
     guidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
     autoguidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
@@ -124,24 +126,23 @@ def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
     """Return the row that a request gives, or None for joint samples.
 
     Raises:
-        DataError: A file cannot be used, the row lacks a requested modality, or nothing is left to generate.
+        DataError: A file or a text cannot be used, the row lacks a requested modality, or nothing is left to generate.
     """
-    from_row = [name for name in request.from_row if name not in request.files]
+    own = given_row(model.modalities, request.given) if request.given else None
+    from_row = [name for name in request.from_row if name not in request.given]
     if rows is None or request.row is None or not from_row:
-        return given_row(model.modalities, request.files) if request.files else None
-    chosen = rows.take(torch.tensor([request.row]))
-    lacking = [name for name in from_row if not chosen.presence[0, model.names.index(name)]]
-    if lacking:
-        raise DataError(f"row {chosen.keys[0]!r} has no {lacking[0]}; choose another row or leave it out")
-    own = given_row(model.modalities, request.files) if request.files else None
-    given = [name in from_row or name in request.files for name in model.names]
-    if all(given):
-        raise DataError("every modality is given; leave out the ones to generate")
-    return attrs.evolve(
-        chosen,
-        x={name: own.x[name] if own is not None and name in request.files else chosen.x[name] for name in model.names},
-        presence=torch.tensor([given]),
-    )
+        found = own
+    else:
+        chosen = rows.take(torch.tensor([request.row]))
+        lacking = [name for name in from_row if not chosen.presence[0, model.names.index(name)]]
+        if lacking:
+            raise DataError(f"row {chosen.keys[0]!r} has no {lacking[0]}; choose another row or leave it out")
+        x = {name: own.x[name] if own is not None and name in request.given else chosen.x[name] for name in model.names}
+        given = [name in from_row or name in request.given for name in model.names]
+        found = attrs.evolve(chosen, x=x, presence=torch.tensor([given]))
+    if found is not None and bool(found.presence.all()) and not request.impute:
+        raise DataError("every modality is given; leave out the ones to generate, or tick that they are generated too")
+    return found
 
 
 def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[SignalGroup], bytes]:
@@ -175,10 +176,17 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Sign
                 [Cell(name, media_of(model.modalities[name].preview(given.x[name][0])), "given") for name in there],
             )
         )
-    wanted = [name for name in model.names if name not in there]
+    wanted = [name for name in model.names if request.impute or name not in there]
     with zipfile.ZipFile(archive, "w") as file:
         for n in range(request.num_samples):
-            cells = [Cell(name, media_of(model.modalities[name].preview(x[name][n])), "generated") for name in wanted]
+            cells = [
+                Cell(
+                    f"{name}, the model's version" if name in there else name,
+                    media_of(model.modalities[name].preview(x[name][n])),
+                    "generated",
+                )
+                for name in wanted
+            ]
             panels.append(SignalGroup(f"sample {n + 1}", cells))
             for name in wanted:
                 for extension, content in model.modalities[name].write(x[name][n]).items():
@@ -230,7 +238,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
     ) -> tuple[str, str | None, str]:  # fmt: skip
         try:
             request = Request(
-                files={name: Path(file) for name, file in zip(names, files, strict=True) if file},
+                given={name: Path(file) for name, file in zip(names, files, strict=True) if file},
                 row=None if row == NOTHING else labels.index(row),
                 from_row=from_row,
                 num_samples=int(count),
