@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small_runs import run
 
 from shala_framework import DataError, load
 from shala_framework.cli.main import main
+from shala_framework.model.given import field_of
 
 
 @pytest.fixture
@@ -100,3 +102,26 @@ def test_python_takes_texts_and_files(typed_run):
             model.generate(given=given)
     with pytest.raises(DataError, match=r"absent\.a: cannot be read"):
         model.generate(given={"first": Path("absent.a")})
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "field"),
+    [
+        (("jpg", "png"), "a.PNG", "png"),
+        (("left.png",), "a.left.png", "left.png"),
+        (("left.png",), "a.png", "left.png"),
+        (("left.png",), "a.webp", "left.png"),
+        (("left.png", "right.png"), "a.right.png", "right.png"),
+        (("left.png", "right.png"), "a.png", "left.png"),
+        (("wav", "mp4"), "a.mp3", "wav"),
+        (("wav", "mp4"), "a.webm", "mp4"),
+        (("wav",), "a.png", None),
+        (("npy",), "png", None),
+        (("npy",), "npy", None),
+        (("npy",), "a.txt", None),
+    ],
+)
+def test_a_file_of_a_persons_own_needs_no_new_name(fields, name, field):
+    """Its field is the one that its name ends in, else one of its last extension, else one of its kind of media."""
+    modality = SimpleNamespace(fields=fields)
+    assert field_of(modality, Path("folder.jpg") / name) == field

@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from shala_framework.plugin.media import FILM_FIELDS
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
 from shala_framework.support.hints import shortened
 
+MediaKind = Literal["picture", "sound", "clip"]
+_MEDIA: dict[MediaKind, tuple[str, ...]] = {
+    "picture": ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"),
+    "sound": ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff"),
+    "clip": FILM_FIELDS,
+}
 GivenValue = Tensor | str | Path | Sequence[str | Path]
 """Rows of one modality: a tensor [N, ...], one text or file, or N of them. A str is text, a Path names a file."""
 
@@ -96,13 +104,27 @@ def read_text(name: str, modality: Modality, text: str) -> Tensor:
 def field_of(modality: Modality, path: Path) -> str | None:
     """Return the field that the end of a file's name determines, or None.
 
-    A field such as "left.png" is also found by its last part, if it is the only field of the modality with that part,
-    so that a picture from elsewhere needs no new name.
+    A person's own file needs no new name: a picture, a sound or a clip of any format counts as the modality's first
+    field of that kind, and any file as the only field with its last extension. `read` refuses formats that it lacks.
     """
     name = path.name.lower()
     whole = next((field for field in modality.fields if name.endswith("." + field.lower())), None)
     last = [field for field in modality.fields if name.endswith("." + field.lower().rpartition(".")[2])]
-    return whole or (last[0] if len(last) == 1 else None)
+    if whole or len(last) == 1:
+        return whole or last[0]
+    kind = media_kind(name.rpartition(".")[2]) if "." in name else None
+    return next((field for field in modality.fields if kind is not None and media_kind(field) == kind), None)
+
+
+def media_kind(field: str) -> MediaKind | None:
+    """Return what a field such as "left.png" holds by its last part, or None for anything but known media.
+
+    Example:
+        >>> media_kind("left.png"), media_kind("wav"), media_kind("mp4"), media_kind("npy")
+        ('picture', 'sound', 'clip', None)
+    """
+    last = field.lower().rpartition(".")[2]
+    return next((kind for kind, endings in _MEDIA.items() if last in endings), None)
 
 
 def _read_fields(name: str, modality: Modality, fields: Mapping[str, bytes], source: str, noun: str) -> Tensor:
