@@ -6,6 +6,7 @@ from shala_datasets.cub import CUB
 from shala_datasets.digits import Digits
 from shala_datasets.emoji import Emoji
 from shala_datasets.folder import Folder
+from shala_datasets.huggingface import HuggingFace
 from shala_datasets.mimic_cxr import MIMICCXR
 from shala_datasets.ntu import NTU
 from shala_datasets.ntu_synthetic import NTUSynthetic
@@ -15,8 +16,8 @@ from shala_datasets.ucf101 import UCF101
 from shala_framework.plugin import hookimpl
 
 __all__ = [
-    "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST", "UCF101",
-    "shala_register_datasets",
+    "CUB", "Digits", "Emoji", "Folder", "HuggingFace", "MIMICCXR", "NTU", "NTUSynthetic", "NWUCLA", "PolyMNIST",
+    "UCF101", "shala_register_datasets",
 ]  # fmt: skip
 
 
@@ -27,6 +28,7 @@ def shala_register_datasets(register: Any) -> None:
     register("digits", Digits)
     register("emoji", Emoji)
     register("folder", Folder)
+    register("huggingface", HuggingFace)
     register("mimic-cxr", MIMICCXR)
     register("ntu", NTU)
     register("ntu-synthetic", NTUSynthetic)
