@@ -8,8 +8,9 @@ import pytest
 import torch
 from small_runs import run
 
-from shala_framework import DataError, load
+from shala_framework import DataError, load, rows
 from shala_framework.cli.main import main
+from shala_framework.data.rows import load_rows
 from shala_framework.model.given import field_of
 
 
@@ -125,3 +126,21 @@ def test_a_file_of_a_persons_own_needs_no_new_name(fields, name, field):
     """Its field is the one that its name ends in, else one of its last extension, else one of its kind of media."""
     modality = SimpleNamespace(fields=fields)
     assert field_of(modality, Path("folder.jpg") / name) == field
+
+
+def test_rows_of_a_split_are_iterated(typed_run):
+    """In the order of the shards, with keys and labels, without missing modalities; an absent split is named."""
+    folder, model = typed_run
+    found = list(rows(folder, "validation"))
+    loaded = load_rows(sorted(str(path) for path in folder.glob("data/validation-*.tar")), model.modalities)
+    assert [(row.key, row.label) for row in found] == list(zip(loaded.keys, loaded.labels, strict=True))
+    assert {len(row.x) for row in found} == {1, 2}
+    for n, row in enumerate(found):
+        assert list(row.x) == [name for name, there in zip(model.names, loaded.presence[n], strict=True) if there]
+        assert all(torch.equal(value, loaded.x[name][n]) for name, value in row.x.items())
+    again = next(rows(model, "train", folder=folder))
+    assert again.key == "train_0000"
+    with pytest.raises(DataError, match=r"the spec has no data\.test"):
+        next(rows(folder, "test"))
+    with pytest.raises(DataError, match="expected the folder of the run, because it trained on a stand-in"):
+        next(rows(model))
