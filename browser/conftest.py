@@ -83,7 +83,10 @@ options = { height = 32, width = 32, frames = 4 }
 
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run on a picture, a text, a sound and a clip a sample; `files` beside `runs` has the files."""
+    """The report of a run on a picture, a text, a sound and a clip a sample; `files` beside `runs` has the files.
+
+    A third of the samples has no label.
+    """
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "files").mkdir()
     for number in range(30):
@@ -94,8 +97,12 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stem.with_suffix(".png").write_bytes(encode_png(frame))
         stem.with_suffix(".txt").write_text(f"a {('red', 'green', 'blue')[number % 3]} square")
         stem.with_suffix(".wav").write_bytes(encode_wav(tone, 8_000))
+        if number % 3:
+            stem.with_suffix(".cls").write_text(("red", "green", "blue")[number % 3])
         stem.with_suffix(".mp4").write_bytes(encode_mp4(np.stack([frame] * 8), 8))
-    subprocess.run([*SHALA, "pack", "folder", "files", "shards"], cwd=folder, check=True)
+    subprocess.run(
+        [*SHALA, "pack", "folder", "files", "shards", "--set", "validation_share=0.4"], cwd=folder, check=True
+    )
     (folder / "kinds.toml").write_text(KINDS)
     return train(folder, "kinds", ["generate.num_joint=2", "generate.num_rows=1"], folder / "kinds.toml")
 
