@@ -1,14 +1,14 @@
-"""What each default of the PolyMNIST recipe is worth: one change at a time, three seeds, a short budget.
+"""The contribution of each default of the PolyMNIST recipe: one change at a time, three seeds, a short budget.
 
     python benchmarks/ablation.py BENCH POLYMNIST.npz JUDGES.pt --results RESULTS [--seconds 120] [--only NAME ...]
 
-Every variant trains within the budget on all training rows but the last 2,000, and is scored on the last 1,000: test
-rows are never looked at. The recipe's stage 2 needs more steps than a short budget holds, so that here it learns twice
-as fast from batches of a quarter; a row of the table has it as it is for 900 s. Variants of stage 2 stand on the
-recipe's stage 1 of the same seed, variants of sampling on its whole model. BENCH is the folder of the benchmark, whose
-judges score as they do in compare.py. Results are kept in RESULTS, one file a variant and seed, and a call goes on
-where the last one stopped; the table, in Markdown, has means and the lowest and highest seed. Two calls with one thread
-and different --only may fill the same folder.
+Every variant trains within the budget on all training rows except the last 2,000, and is scored on the last 1,000; test
+rows are never used. The recipe's stage 2 needs more steps than fit into a short budget, so here it learns twice
+as fast from batches of a quarter of the size; one row of the table has the original for 900 s. Variants of stage 2 use
+the recipe's stage 1 of the same seed, variants of sampling its whole model. BENCH is the folder of the benchmark, whose
+judges score as in compare.py. RESULTS keeps one file for each variant and seed, from which a later call resumes. The
+table, in Markdown, has means and the lowest and highest seed. Two calls with one thread and different --only may fill
+the same folder.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COLUMNS = ("joint", "joint mixture", "given 1", "Frechet", "Frechet given 1", "r
 
 
 def changed(table: str, **values: Any) -> Callable[[Recipe], Recipe]:
-    """The recipe with some keys of a table changed."""
+    """Return the recipe with other values in a table."""
 
     def change(recipe: Recipe) -> Recipe:
         changes: dict[str, Any] = {table: {**getattr(recipe, table), **values}}
@@ -47,7 +47,7 @@ def changed(table: str, **values: Any) -> Callable[[Recipe], Recipe]:
 
 
 def with_(**values: Any) -> Callable[[Recipe], Recipe]:
-    """The recipe with some of its own fields changed."""
+    """Return the recipe with other values in its own fields."""
     return lambda recipe: attrs.evolve(recipe, **values)
 
 
@@ -91,7 +91,7 @@ SAMPLED: dict[str, Callable[[Recipe], Recipe]] = {
 
 
 class Scorer:
-    """The benchmark's judges on held-out rows."""
+    """Scores held-out rows with the benchmark's judges."""
 
     def __init__(self, script: Path, judges: Path, x: Mapping[str, Tensor], labels: np.ndarray) -> None:
         self.script = load_script(script)
@@ -117,7 +117,7 @@ class Scorer:
         return float(self.script.frechet(features.double().numpy(), self.real[i].double().numpy()))
 
     def joint(self, samples: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Coherence and mean Frechet distance of joint samples."""
+        """Return coherence and mean Frechet distance of joint samples."""
         features = [self._features(i, x) for i, x in enumerate(samples.values())]
         digits = torch.stack([self._digits(i, f) for i, f in enumerate(features)])
         return float((digits == digits[0]).all(0).float().mean()), mean(
@@ -125,7 +125,7 @@ class Scorer:
         )
 
     def score(self, model: ShaLa, recipe: Recipe) -> dict[str, float]:
-        """Every column of the table."""
+        """Return every column of the table."""
         figures: dict[str, float] = {}
         figures["joint"], figures["Frechet"] = self.joint(sample(model, recipe, 0))
         figures["joint mixture"], _ = self.joint(sample(model, recipe, 0, prior="mixture"))
@@ -144,7 +144,7 @@ class Scorer:
 
 @attrs.frozen(kw_only=True)
 class Study:
-    """Where the rows are, how long a training is, and where its figures go."""
+    """Trains and scores variants, and keeps their figures."""
 
     x: Mapping[str, Tensor]
     scorer: Scorer
@@ -167,13 +167,13 @@ class Study:
         print(seed, variant, figures, flush=True)
 
     def train_whole(self, variant: str, seed: int) -> None:
-        """A variant of stage 1, with its own stage 2."""
+        """Train and score a variant of stage 1, with its own stage 2."""
         if self.missing({variant: TRAINED[variant]}, seed):
             recipe = TRAINED[variant](self.recipe(seed))
             self.score(variant, seed, recipe, *train_both(recipe, self.x))
 
     def train_second(self, variants: Mapping[str, Callable[[Recipe], Recipe]], seed: int) -> None:
-        """The variants of stage 2 and of sampling, all on one stage 1."""
+        """Train and score the variants of stage 2 and of sampling, all on one stage 1."""
         wanted = self.missing(variants, seed)
         if not wanted:
             return
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="draw what guidance trades, from the sampling variants"
+        "--plot", type=Path, metavar="PNG", help="plot coherence against distance for the sampling variants"
     )
     parser.add_argument("--only", nargs="+", choices=[*TRAINED, "stage 2"], default=["stage 2", *TRAINED])
     args = parser.parse_args()
@@ -228,7 +228,7 @@ def main() -> None:
         results=args.results,
         seconds=args.seconds,
     )
-    for seed in range(args.seeds):  # a table with every variant as early as can be
+    for seed in range(args.seeds):  # seeds are the outer loop, so that a table with every variant is complete early
         for name in args.only:
             if name == "stage 2":
                 study.train_second({**SECOND, **SAMPLED}, seed)
@@ -251,7 +251,7 @@ def main() -> None:
 
 
 def draw_guidance(found: Mapping[str, list[dict[str, float]]], path: Path) -> None:
-    """Coherence against Frechet distance: of joint samples by autoguidance, given one modality by both scales."""
+    """Plot coherence against Frechet distance: of joint samples by autoguidance, given one modality by both scales."""
     canvas = Figure(figsize=(10, 4.2), layout="constrained")
     joint, given = canvas.subplots(1, 2)
     scales = (1.0, 2.0, 3.0, 4.0)

@@ -1,13 +1,13 @@
-"""This framework and its peers on PolyMNIST, at equal training time, with equal layers, scored by one judge.
+"""This framework and its peers on PolyMNIST, with equal training time and equal layers, scored by one judge.
 
     python benchmarks/compare.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
         [--seconds 900] [--threads 2] [--seeds 3] [--only shala mvtcae ...] [--keep] [--dry-run]
 
-BENCH is the folder of the benchmark: judge.py scores, peers.py has the peers' models and training. PEERS is a virtual
-environment with `multivae` installed; a system that is not installed there is left out with a note. JUDGES.pt is what
-`judge.py train` made. Systems run one after another; a result that is in RESULTS is not made again, so that the same
-command goes on where it stopped. Every system runs with seed 0, this one and the best peer (by joint coherence plus
-coherence given one modality; the MLD-style baseline is one) with the other seeds as well. The table is Markdown.
+BENCH is the folder of the benchmark: judge.py scores, and peers.py has the peers' models and training. PEERS is a
+virtual environment with `multivae` installed; systems that are not installed there are left out with a note. JUDGES.pt
+is written by `judge.py train`. Systems run one after another. RESULTS keeps their results, so that the same
+command resumes. Every system runs with seed 0; this one and the best peer (by joint coherence plus
+coherence given one modality; the MLD-style baseline is one) also with the other seeds. The table is Markdown.
 """
 
 import argparse
@@ -39,7 +39,7 @@ COLUMNS = {
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What every training is given."""
+    """Arguments of every training."""
 
     bench: Path
     data: Path
@@ -56,7 +56,7 @@ def result_file(settings: Settings, name: str, seed: int) -> Path:
 
 
 def command(settings: Settings, name: str, seed: int, stem: Path) -> tuple[list[str], dict[str, Path]]:
-    """What trains a system, and the samples that it writes by their title."""
+    """The command that trains a system, and its files of samples by their title."""
     common = ["--seconds", str(settings.seconds), "--seed", str(seed), "--threads", str(settings.threads)]
     if name in PEERS:
         line = [str(settings.peers_python), str(HERE / "peer.py"), str(settings.bench / "peers.py"), name]
@@ -71,7 +71,7 @@ def command(settings: Settings, name: str, seed: int, stem: Path) -> tuple[list[
 
 
 def run(settings: Settings, name: str, seed: int) -> Mapping[str, Any] | None:
-    """A system's scores: of an earlier call, or trained and scored now; None where it cannot be run."""
+    """Return a system's scores, from an earlier call or by training it now; None if it cannot run."""
     path = result_file(settings, name, seed)
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
@@ -102,7 +102,7 @@ def run(settings: Settings, name: str, seed: int) -> Mapping[str, Any] | None:
 
 
 def best_peer(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str | None:
-    """Of the others that ran, the one whose better sampler has most coherence."""
+    """Return the other system whose better sampler has the highest coherence."""
     scores = {
         name: max(s["joint_coherence"] + s["coherence_given_1"] for s in by_seed[0]["scores"].values())
         for name, by_seed in found.items()
@@ -112,7 +112,7 @@ def best_peer(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str | Non
 
 
 def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
-    """Means over seeds, with the lowest and highest where there are several."""
+    """Format means over seeds, with the lowest and highest if there are several."""
     lines = [["", "seeds", *COLUMNS, "rows a second"]]
     ceiling: Mapping[str, float] | None = None
     for name, by_seed in found.items():
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
     parser.add_argument("--keep", action="store_true", help="keep the samples, 200 MB each, beside the scores")
-    parser.add_argument("--dry-run", action="store_true", help="print the table of what is there")
+    parser.add_argument("--dry-run", action="store_true", help="print the table of the existing results")
     args = parser.parse_args()
     settings = Settings(
         bench=args.bench,
@@ -166,7 +166,7 @@ def main() -> None:
 
     for name in args.only:
         take(name, 0)
-    every_peer = all(name in found for name in ("mld", *PEERS))  # before that, nobody knows which is best
+    every_peer = all(name in found for name in ("mld", *PEERS))  # the best one is not known before
     for name in filter(None, ("shala" if "shala" in args.only else None, best_peer(found) if every_peer else None)):
         for seed in range(1, args.seeds):
             take(name, seed)

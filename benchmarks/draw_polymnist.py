@@ -1,4 +1,4 @@
-"""Joint samples of PolyMNIST above real test rows: one column a sample, one row a modality, none picked.
+"""Draw joint samples of PolyMNIST above real test rows: one column a sample, one row a modality, not selected.
 
 python benchmarks/draw_polymnist.py SAMPLES.npz POLYMNIST.npz --out docs/polymnist.png [--columns 14]
 """

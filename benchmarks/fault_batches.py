@@ -1,4 +1,4 @@
-"""Many small trials in a child process, so that a crash, a hang and a lack of memory are counted and end nothing."""
+"""Run many small trials in a child process, so that a crash, a hang or too little memory does not end them."""
 
 import json
 import os
@@ -19,13 +19,13 @@ Begin = Callable[[str], None]
 def in_child(
     count: int, trial: Callable[[int, Begin], Trial], *, patience: float, memory: int = 3 << 30
 ) -> Iterator[Trial]:
-    """Trials by their numbers; each has to begin by its kind.
+    """Run trials by their numbers. Each must first report its kind.
 
     Args:
         count: Number of trials.
-        trial: Does one. What it raises is a traceback, MemoryError included.
-        patience: Seconds after which a trial hangs.
-        memory: Bytes of address space that trials may take beside what this process has.
+        trial: Runs one. An exception counts as a traceback, including MemoryError.
+        patience: Seconds after which a trial counts as hanging.
+        memory: Bytes of address space for trials, beyond that of this process.
     """
     number = 0
     while number < count:

@@ -1,4 +1,4 @@
-"""Small sound files of every kind that a modality reads, and ways of damaging bytes."""
+"""Small media files of every kind that a modality reads, and ways to damage bytes."""
 
 import io
 import json
@@ -27,7 +27,7 @@ STRUCTURE = (b"[", b"]", b"{", b"}", b",", b"\n", b" ", b"\0", b"\xff", b"\xe2\x
 
 
 def sound_files() -> dict[str, list[tuple[str, bytes]]]:
-    """For each kind of file, some fields with their bytes."""
+    """Return some fields with their bytes for each kind of file."""
     return {
         "jpg": [("jpg", data) for data in _jpgs()],
         "png": [("png", data) for data in _pngs()],
@@ -63,7 +63,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _jpgs() -> list[bytes]:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned
+    exif[0x0112] = 6  # rotated
     picture = Image.fromarray(_scene())
     return [
         _encoded(picture, "JPEG", exif=exif),
@@ -84,7 +84,7 @@ def _grey16() -> np.ndarray:
 
 
 def _film(container: str, codec: str, sound: str) -> bytes:
-    """A second of picture at 12 frames a second, and of sound where a codec is named."""
+    """Make a second of video at 12 frames a second, with sound if a codec is named."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
         stream = out.add_stream(codec, rate=12)
@@ -134,7 +134,7 @@ def _wav(channels: int) -> bytes:
 
 
 def _waving() -> np.ndarray:
-    """Float [T, J, 3]: a chain of four joints that swings."""
+    """Make float [T, J, 3]: a swinging chain of four joints."""
     time, along = np.linspace(0, 6, 12)[:, None], np.arange(4)[None]
     sway = 0.2 * along * np.sin(time)
     return np.stack([sway + 0.1, np.broadcast_to(0.3 * along, sway.shape), sway * 0.5 + 3.0], axis=2)
@@ -157,7 +157,7 @@ def _ntu(bodies: int) -> bytes:
 
 
 def tar(samples: Shard, form: int = tarfile.GNU_FORMAT) -> bytes:
-    """A shard."""
+    """Write a shard."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as file:
         for key, fields in samples:
@@ -168,23 +168,23 @@ def tar(samples: Shard, form: int = tarfile.GNU_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
-# Damage: from a source of chance, bytes and those of another file to bytes.
+# Damage: functions of a random generator, bytes and those of another file, to bytes.
 
 
 def flipped(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """One flipped bit."""
+    """Flip one bit."""
     found = bytearray(data)
     found[rng.randrange(len(found))] ^= 1 << rng.randrange(8)
     return bytes(found)
 
 
 def cut(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """Without its end."""
+    """Cut off the end."""
     return data[: rng.randrange(len(data))]
 
 
 def changed(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """Some bytes set, mostly near the start, where headers are."""
+    """Set some bytes, mostly near the start, where headers are."""
     found = bytearray(data)
     for _ in range(rng.randint(2, 12)):
         place = rng.randrange(min(len(found), 200)) if rng.random() < 0.5 else rng.randrange(len(found))
@@ -193,21 +193,21 @@ def changed(rng: random.Random, data: bytes, _: bytes) -> bytes:
 
 
 def repeated(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """A piece once more or many times, anywhere."""
+    """Repeat a piece once or many times, anywhere."""
     start, place = rng.randrange(len(data)), rng.randrange(len(data))
     piece = data[start : start + rng.choice([1, 8, 100, 1_000])] * rng.choice([1, 1, 2, 50])
     return data[:place] + piece + data[place:]
 
 
 def without_a_piece(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """Some bytes dropped or zeroed."""
+    """Drop some bytes or set them to zero."""
     start, size = rng.randrange(len(data)), rng.choice([1, 4, 64, 1_000])
     middle = bytes(len(data[start : start + size])) if rng.random() < 0.5 else b""
     return data[:start] + middle + data[start + size :]
 
 
 def spliced(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """The start of one file and the end of another, or one within the other."""
+    """Join the start of one file to the end of another, or insert one into the other."""
     place, begin = rng.randrange(len(data)), rng.randrange(len(other))
     if rng.random() < 0.5:
         return data[:place] + other[begin:]
@@ -215,7 +215,7 @@ def spliced(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def lying(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """Extreme numbers where a size, a count or a coordinate may be."""
+    """Write extreme numbers in places that may hold a size, a count or a coordinate."""
     found = bytearray(data)
     numbers = list(NUMBER.finditer(data))
     if numbers and rng.random() < (0.9 if max(data) < 128 or data[1:6] == b"NUMPY" else 0.1):

@@ -1,4 +1,4 @@
-"""Trials of the campaigns in which something goes wrong, what becomes of them, and the table that counts them."""
+"""Trials of the fault campaigns, their outcomes, and the table that counts them."""
 
 import random
 from collections import Counter
@@ -15,12 +15,12 @@ OUTCOMES = (*GOOD, "lost", "silent", "traceback", "hang")
 
 @attrs.frozen
 class Trial:
-    """One fault and what came of it.
+    """One fault and its outcome.
 
     Attributes:
-        kind: What was done to what.
+        kind: The fault.
         outcome: One of OUTCOMES.
-        detail: What to look at where the outcome is bad.
+        detail: What to examine if the outcome is bad.
     """
 
     kind: str
@@ -30,12 +30,12 @@ class Trial:
 
 @attrs.frozen
 class Setting:
-    """What a campaign has.
+    """Settings of a campaign.
 
     Attributes:
-        rng: Source of everything random in it.
+        rng: Random generator.
         count: Number of trials.
-        folder: An empty folder of its own.
+        folder: An empty folder for the campaign.
     """
 
     rng: random.Random
@@ -44,7 +44,7 @@ class Setting:
 
 
 def table(trials: list[Trial]) -> str:
-    """How many trials of each kind ended how."""
+    """Count the trials of each kind by outcome."""
     kinds = sorted({trial.kind for trial in trials})
     counts = Counter((trial.kind, trial.outcome) for trial in trials)
     lines = [["", "trials", *OUTCOMES]]

@@ -1,6 +1,6 @@
-"""Verbs of `shala` in forks of this process, and the undisturbed results that theirs are compared with.
+"""Run verbs of `shala` in forks of this process, and compare their results with undisturbed ones.
 
-Importing torch takes most of the time of a small run, which is why a campaign forks. The data are the two floats of
+Importing torch takes most of the time of a small run, so a campaign forks. The data are the two floats of
 tests/fakes.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 from fault_trials import Setting, Trial
 
-PATIENCE = 60.0  # seconds after which a verb is taken to hang
+PATIENCE = 60.0  # seconds after which a verb counts as hanging
 SPEC = """\
 schema = 1
 name = "two"
@@ -70,14 +70,14 @@ importance_samples = 2
 
 @attrs.frozen
 class Ended:
-    """How a verb ended: its exit status (negative: a signal; None: it was killed for hanging) and what it printed."""
+    """The end of a verb: its exit status (negative: a signal; None: killed for hanging) and its output."""
 
     code: int | None
     text: str
 
     @property
     def bad(self) -> str:
-        """The bad outcome that it shows, if it does."""
+        """Return the bad outcome that it shows, if any."""
         if self.code is None:
             return "hang"
         return "traceback" if "Traceback" in self.text or self.code not in (0, 2) else ""
@@ -87,8 +87,8 @@ class Forked:
     """A verb of `shala` in a fork of this process.
 
     Args:
-        arguments: Of the command line.
-        log: File for what it prints.
+        arguments: Arguments of the command line.
+        log: File for the output.
         prepare: Called in the fork before the verb.
     """
 
@@ -120,12 +120,12 @@ class Forked:
             os._exit(code)
 
     def poll(self) -> int | None:
-        """The exit status, once there is one."""
+        """Return the exit status; None while it runs."""
         found, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if found else None
 
     def wait(self, seconds: float = PATIENCE, until: Callable[[], bool] = lambda: False) -> Ended | None:
-        """How it ended; None where something came to be so first."""
+        """Wait for the end; return None if a condition came true before."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             code = self.poll()
@@ -145,40 +145,40 @@ class Forked:
             os.waitpid(self.pid, 0)
 
     def children(self) -> list[int]:
-        """Its worker processes."""
+        """Return its worker processes."""
         return [pid for pid in children_of(self.pid) if "spawn_main" in command_of(pid)]
 
 
 def _end_children() -> None:
-    """What multiprocessing does at the end of a process, which `os._exit` leaves out."""
+    """Do what multiprocessing does at the end of a process, which `os._exit` skips."""
     from multiprocessing import util
 
-    util._exit_function()  # type: ignore[attr-defined]  # no public name does this
+    util._exit_function()  # type: ignore[attr-defined]  # there is no public name for this
 
 
 def children_of(pid: int) -> list[int]:
-    """Processes that a process has started."""
+    """Return the child processes of a process."""
     with suppress(OSError):
         return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def command_of(pid: int) -> str:
-    """Command line of a process; empty where it is gone."""
+    """Return the command line of a process; empty if it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
 
 
 def do(arguments: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Ended:
-    """A verb to its end."""
+    """Run a verb to its end."""
     ended = Forked(arguments, log, prepare).wait()
     assert ended is not None
     return ended
 
 
 def result_of(run: Path) -> dict[str, str]:
-    """Digest of everything that a run is for, and its figures without times."""
+    """Return a digest of a run's results, and its figures without times."""
     files = [run / "autoencoder.safetensors", run / "prior.safetensors", *sorted((run / "samples").rglob("*"))]
     found = {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()
@@ -194,17 +194,17 @@ def result_of(run: Path) -> dict[str, str]:
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder of shards."""
+    """Return every file of a folder of shards."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
 
 
 def different(one: Mapping[str, object], other: Mapping[str, object]) -> str:
-    """Names of what differs between two results."""
+    """Return the names of what differs between two results."""
     return ", ".join(sorted(name for name in {**one, **other} if one.get(name) != other.get(name)))
 
 
 def judge(kind: str, ended: Ended, differs: str) -> Trial:
-    """The outcome of a verb whose result differs so from what it should be."""
+    """Return the outcome of a verb by the differences between its result and the expected one."""
     if ended.bad:
         return Trial(kind, ended.bad, ended.text[-600:])
     warned = ended.code == 2 or any(word in ended.text for word in ("damaged", "another run", "began with"))
@@ -224,34 +224,34 @@ class Bench:
     def spec(
         self, name: str, *, in_memory: bool = True, workers: int = 0, steps: int = 16, data: str = "shards"
     ) -> str:
-        """Path of a spec, which is written."""
+        """Write a spec and return its path."""
         path = self.folder / f"{name}.toml"
         text = SPEC.format(data=self.folder / data, in_memory=str(in_memory).lower(), workers=workers, steps=steps)
         path.write_text(text)
         return str(path)
 
     def pack_line(self, out: Path, *more: str) -> list[str]:
-        """Arguments that pack the made data."""
+        """Return the arguments that pack the made data."""
         sets = ["--set", "train=60", "--set", "validation=8", "--set", "missing=0.2"]
         return ["pack", "two-floats-made", "-", str(out), *sets, "--shard-samples", "20", *more]
 
     @property
     def log(self) -> Path:
-        """For what verbs print."""
+        """File for the output of verbs."""
         return self.folder / "log"
 
     def must(self, arguments: list[str]) -> None:
-        """Do what has to work."""
+        """Run a verb that must succeed."""
         ended = do(arguments, self.log)
         if ended.code != 0:
             raise SystemExit(f"{arguments} failed: {ended.text}")
 
 
 def bench(setting: Setting) -> Bench:
-    """Packed shards in a campaign's folder, and all that verbs need, imported."""
+    """Pack shards in a campaign's folder, and import everything that verbs need."""
     import torch
 
-    torch.set_num_threads(1)  # a fork has no threads of the process that it is of
+    torch.set_num_threads(1)  # a fork does not inherit the threads of its process
     for name in ("run.experiment", "report.page", "cli.run", "cli.pack", "cli.sample", "cli.report", "cli.evaluate"):
         importlib.import_module(f"shala_framework.{name}")
     found = Bench(setting.folder)
@@ -260,7 +260,7 @@ def bench(setting: Setting) -> Bench:
 
 
 def reference(here: Bench, name: str, spec: str) -> tuple[dict[str, str], float]:
-    """The result of an undisturbed run and the seconds that it took, made once."""
+    """Return the result of an undisturbed run and the seconds that it took; made once."""
     out = here.folder / f"whole-{name}"
     seconds = out.with_suffix(".seconds")
     if not seconds.exists():

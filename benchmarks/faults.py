@@ -1,16 +1,16 @@
-"""What becomes of runs and shards that are killed, damaged or written to a full disk; a campaign with a seed.
+"""The outcomes of runs and shards that are killed, damaged or written to a full disk; a campaign with a seed.
 
     python benchmarks/faults.py kills [--trials 60] [--seed 0]
     python benchmarks/faults.py damage [--trials 600]
     python benchmarks/faults.py disk [--trials 20]
     python benchmarks/faults.py specs|media|server ...
 
-A trial ends in one of six ways. Good ones are `right` (the result of an undisturbed run, byte for byte) and `message`
-(exit status 2 and one message, or a warning beside the result). Bad ones are `lost` (what was done cannot be resumed),
-`silent` (another result, without a word), `traceback` and `hang`. The table counts them by kind, and the exit status is
-1 if there is a bad one.
+A trial has one of six outcomes. Good ones are `right` (the result of an undisturbed run, byte for byte) and `message`
+(exit status 2 and one message, or a warning next to the result). Bad ones are `lost` (finished work cannot be resumed),
+`silent` (another result without a message), `traceback` and `hang`. The table counts them by kind, and the exit status
+is 1 if there is a bad one.
 
-A campaign is a file `faults_<name>.py` beside this one, with a function `trials` from a `Setting` to trials and their
+A campaign is a file `faults_<name>.py` next to this one, with a function `trials` from a `Setting` to trials and their
 number COUNT.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("campaign", choices=CAMPAIGNS)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="an absent folder, which is kept (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="keep the files in this new folder (default: a temporary one)")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FAKES), str(ROOT), os.environ.get("PYTHONPATH"))))

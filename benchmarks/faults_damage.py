@@ -1,4 +1,4 @@
-"""Damaged files of runs, of shards and of packs; a campaign of faults.py."""
+"""Damaged files of runs, shards and packs; a campaign of faults.py."""
 
 import random
 import shutil
@@ -14,7 +14,7 @@ COUNT = 600
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """One damaged file of a run's folder or of a folder of shards, and then a verb."""
+    """Damage one file of a run's folder or of a folder of shards, and then run a verb."""
     here, rng = bench(setting), setting.rng
     spec, streamed = here.spec("run"), here.spec("streamed", in_memory=False)
     templates = {"finished run": here.folder / "whole-run"}
@@ -36,7 +36,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
 
 
 def _stop_in(here: Bench, spec: str, templates: dict[str, Path], stage: str, name: str) -> None:
-    """A run that was killed once a stage had saved two states."""
+    """Make a run that was killed after a stage had saved two states."""
     out = here.folder / name.replace(" ", "-")
     process = Forked(["run", spec, "--out", str(out)], here.log)
     if process.wait(until=lambda: (out / "state" / f"{stage}.previous.safetensors").exists()) is None:
@@ -44,7 +44,7 @@ def _stop_in(here: Bench, spec: str, templates: dict[str, Path], stage: str, nam
     if not (out / "state" / f"{stage}.previous.safetensors").exists():
         raise SystemExit(f"no run was stopped in stage {stage}; repeat with another --seed")
     if stage == "autoencoder":
-        (out / "autoencoder.safetensors").unlink(missing_ok=True)  # it may have got so far before the kill
+        (out / "autoencoder.safetensors").unlink(missing_ok=True)  # it may have been written before the kill
         shutil.rmtree(out / "state" / "latents", ignore_errors=True)
         for path in (out / "state").glob("prior*"):
             path.unlink()
@@ -53,7 +53,7 @@ def _stop_in(here: Bench, spec: str, templates: dict[str, Path], stage: str, nam
 
 
 def spoil(path: Path, rng: random.Random, others: list[Path]) -> str:
-    """Damage a file; returns how."""
+    """Damage a file, and return how."""
     content = bytearray(path.read_bytes())
     how = rng.choice(["a flipped bit"] * 3 + ["cut short", "zeros", "empty", "other bytes", "another file"])
     if not content:
@@ -115,7 +115,7 @@ def _damage_run(
 
 
 def _sort(relative: Path) -> str:
-    """The kind of a run's file."""
+    """Return the kind of a run's file."""
     if relative.parts[:2] == ("state", "latents"):
         return "latents"
     if relative.parts[0] == "state":
@@ -126,7 +126,7 @@ def _sort(relative: Path) -> str:
 
 
 def _damage_shards(here: Bench, rng: random.Random, spec: str, expected: dict[str, str]) -> Trial:
-    """Shards under a streamed run; sometimes the files of a pack that was stopped, which is then resumed."""
+    """Damage shards under a streamed run, or the files of a stopped pack, which is then resumed."""
     shards, kept = here.folder / "shards", here.folder / "shards-kept"
     if rng.random() < 0.3:
         return _damage_pack(here, rng)

@@ -1,4 +1,4 @@
-"""Runs on a disk that fills up; a campaign of faults.py."""
+"""Runs on a disk that becomes full; a campaign of faults.py."""
 
 import resource
 import shutil
@@ -16,7 +16,7 @@ COUNT = 20
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """A run on a disk that fills up at several levels, and again once there is room."""
+    """Run on a disk that becomes full at several levels, and again when there is room."""
     here = bench(setting)
     spec = here.spec("run")
     expected, _ = reference(here, "run", spec)

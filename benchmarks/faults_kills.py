@@ -1,4 +1,4 @@
-"""Runs, workers, ranks and packs that are killed; a campaign of faults.py."""
+"""Killed runs, workers, processes under torchrun and packs; a campaign of faults.py."""
 
 import os
 import random
@@ -33,7 +33,7 @@ COUNT = 60
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """Runs, workers, ranks and packs that are killed, and then given the same command again."""
+    """Kill runs, workers, processes under torchrun and packs, and then repeat the same command."""
     here, rng = bench(setting), setting.rng
     kinds = {
         "run, at any moment": _kill_run,
@@ -51,7 +51,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
 
 
 def _finish(here: Bench, kind: str, line: list[str], out: Path, expected: dict[str, str]) -> Trial:
-    """The same command again, to its end."""
+    """Run the same command to its end."""
     ended = do(line, here.log)
     if ended.code == 2:
         return Trial(kind, "lost", ended.text[-600:])
@@ -81,7 +81,7 @@ def _is_over(moment: float) -> bool:
 
 
 def _kill_writing(here: Bench, rng: random.Random, kind: str) -> Trial:
-    """At the moment when a partial file is seen, after a random number of others; the first is that of spec.json."""
+    """Kill when a partial file appears, after a random number of others; the first is that of spec.json."""
     spec = here.spec("run")
     expected, _ = reference(here, "run", spec)
     out = here.folder / "cut"
@@ -102,7 +102,7 @@ def _kill_writing(here: Bench, rng: random.Random, kind: str) -> Trial:
         return Trial(kind, ended.bad or "lost", ended.text[-600:])
     if rng.random() < 0.5 and not (out / "spec.json").exists():
         out.mkdir(exist_ok=True)
-        (out / "spec.json.partial").write_bytes(b'{"checksum": "0')  # what the kill may leave
+        (out / "spec.json.partial").write_bytes(b'{"checksum": "0')  # a kill may leave this
     return _finish(here, kind, line, out, expected)
 
 
@@ -205,7 +205,7 @@ def _kill_rank(here: Bench, rng: random.Random, kind: str) -> Trial:
         with suppress(ProcessLookupError):
             os.kill(ranks[killed], signal.SIGKILL)
     ended = end(process, 60.0)
-    # torchrun's own report has a traceback and status 1; our processes are to end with a message.
+    # torchrun's own report has a traceback and status 1; our processes must end with a message.
     ours = any("shala_framework/" in part for part in ended.text.split("Traceback")[1:])
     if ended.code is None or ours:
         return Trial(kind, "hang" if ended.code is None else "traceback", ended.text[-1500:])
@@ -214,7 +214,7 @@ def _kill_rank(here: Bench, rng: random.Random, kind: str) -> Trial:
         return Trial(kind, "hang", ended.text[-600:])
     if ended.code:
         return Trial(kind, "lost", ended.text[-600:])
-    # Sums since the last line of metrics are lost with the rank; the trained weights are the same.
+    # Sums since the last line of metrics are lost with the process; the trained weights are the same.
     differs = [name for name in different(result_of(out), result_of(whole)).split(", ") if name != "metrics.jsonl"]
     shutil.rmtree(out)
     return judge(kind, Ended(0, ""), "".join(differs))

@@ -1,9 +1,9 @@
-"""Damaged media, skeletons, texts and shards: an x as declared, nothing, or one message; a campaign of faults.py.
+"""Damaged media, skeletons, texts and shards give an x as declared, nothing, or one message; a campaign of faults.py.
 
-What a reader gives has to have the shape and type of its modality and finite values. Where the right end is known
-without asking the reader, another one is `silent`: a file that is cut short or a text that is no UTF-8 is an error, a
+A reader's result must have the shape and type of its modality and finite values. If the right outcome is known
+without asking the reader, any other is `silent`: a truncated file or a text that is not UTF-8 is an error, a
 single flipped bit of a file with checksums (PNG, an indexed shard, a tar header) is an error or changes nothing, and
-what a plain tar file holds is what Python's tarfile says.
+a plain tar file has the content that Python's tarfile reads.
 """
 
 import functools
@@ -32,7 +32,7 @@ SHARES_THAT_MAY_BE_LEFT = {
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """Files of every kind with bytes changed, cut, doubled and exchanged."""
+    """Run trials with files of every kind whose bytes are changed, cut, doubled and exchanged."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
@@ -50,7 +50,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
 
 
 def _modalities() -> dict[str, list[Any]]:
-    """Those that read each kind of file."""
+    """Return the modalities that read each kind of file."""
     from shala_audio import Audio
     from shala_image import Image
     from shala_skeleton import Skeleton
@@ -86,7 +86,7 @@ def _modalities() -> dict[str, list[Any]]:
 
 
 def _read(modalities: list[Any], sample: dict[str, bytes]) -> list[Any]:
-    """What each modality makes of a sample: an x, or None for what a file may lack."""
+    """Read a sample with each modality: an x, or None if the file may lack it."""
     return [modality.read(sample) for modality in modalities]
 
 
@@ -117,7 +117,7 @@ def _trial(
 
 
 def _known(kind: str, how: str, data: bytes, damaged: bytes) -> str:
-    """What is known of the right end: "error", "error or the same", or "" for nothing."""
+    """Return the known outcome: "error", "error or the same", or "" if it is not known."""
     if kind == "txt" and damaged and not _is_utf8(damaged):
         return "error"
     if how == "cut" and len(damaged) <= SHARES_THAT_MAY_BE_LEFT.get(kind, 0) * len(data):
@@ -209,13 +209,13 @@ def _shard_trial(rng: random.Random, kind: str, how: str, folder: Path) -> Trial
     if indexed or packed or how in ("cut", "flipped"):
         return Trial(kind, "silent", f"{'indexed' if indexed else 'packed' if packed else 'plain'}: {found}"[:500])
     theirs, ours = _by_tarfile(damaged), [content for _, fields in found for content in fields.values()]
-    if ours[: len(theirs)] != theirs:  # it takes some damage for the end
+    if ours[: len(theirs)] != theirs:  # it mistakes some damage for the end
         return Trial(kind, "silent", f"{ours} {theirs}"[:900])
     return Trial(kind, "right")
 
 
 def _between_members(rng: random.Random, data: bytes) -> bytes | None:
-    """Cut where a member begins, which loses the others without a trace but the end mark's."""
+    """Cut where a member begins. Only the missing end mark reveals the loss."""
     starts = [place for place in range(512, len(data), 512) if data[place + 257 : place + 262] == b"ustar"]
     return data[: rng.choice(starts)] if starts else None
 
@@ -227,7 +227,7 @@ def _header_flipped(rng: random.Random, data: bytes) -> bytes:
 
 
 def _sums_made_right(data: bytes) -> bytes:
-    """Headers whose sizes lie and whose sums do not."""
+    """Recompute the checksums of headers, so that a wrong size is not detected by them."""
     found = bytearray(data)
     for start in range(0, len(found) - 511, 512):
         if found[start + 257 : start + 262] == b"ustar":
@@ -237,12 +237,12 @@ def _sums_made_right(data: bytes) -> bytes:
 
 
 def _by_tarfile(data: bytes) -> list[bytes]:
-    """Contents of the files that are fields, as Python's reader has them; nothing where it reads nothing."""
+    """Return the contents of files that are fields, by Python's reader; None if it cannot read them."""
     from shala_framework.data.tar import split_name
 
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             named = [(info.name, tar.extractfile(info)) for info in tar if info.isreg()]
             return [file.read() for name, file in named if split_name(name)[0] and file is not None]
-    except tarfile.ReadError:  # as for an owner that is no number
+    except tarfile.ReadError:  # such as an owner that is not a number
         return []

@@ -1,9 +1,9 @@
-"""Shards behind a loopback server that stalls, lies and hangs up; a campaign of faults.py.
+"""Shards on a loopback server that stalls, lies and hangs up; a campaign of faults.py.
 
-A trial reads three shards in order, with an index or without one, with copies or in pieces. From one of its requests
-on, or at that one alone, the server does something wrong. Reading has to give what the shards hold, or one message,
-within a time that the client sets. What nobody could notice is left out: without an index, consistent bytes of another
-file.
+A trial reads three shards in order, with or without an index, as copies or in pieces. From one of its requests
+on, or at that one alone, the server misbehaves. Reading must give the content of the shards, or one message,
+within a time that the client sets. Faults that cannot be detected are left out: without an index, consistent bytes of
+another file.
 """
 
 import functools
@@ -26,22 +26,22 @@ from fault_trials import Setting, Trial
 
 COUNT = 2_000
 PATIENCE = 20.0  # seconds
-SILENCE = 0.25  # seconds after which the client gives a server up; 30 by default
+SILENCE = 0.25  # seconds until the client gives up; 30 by default
 MOST_SAID = 3_000
 NUM_SHARDS = 3
 
 
 @attrs.frozen
 class Plan:
-    """What goes wrong in a trial; it stands in the URL, so that the server needs no other word.
+    """The fault of a trial. It is part of the URL, so that the server needs no other information.
 
     Attributes:
         trial: Number of the trial.
-        fault: Number of one of FAULTS.
-        at: Number of the first request at which it happens.
-        times: How often; 99 for ever.
+        fault: Index of one of FAULTS.
+        at: Number of the first request with the fault.
+        times: Number of faulty requests; 99 for all.
         bare: Whether there is no index.
-        ending: Of the files that it happens to; empty for all.
+        ending: Ending of the affected files; empty for all.
     """
 
     trial: int
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves a folder, whole or in pieces, until it is a plan's turn."""
+    """Serves a folder, completely or in pieces, with the fault of the plan."""
 
     protocol_version = "HTTP/1.1"
     folder: ClassVar[Path]
@@ -87,7 +87,7 @@ class Server(BaseHTTPRequestHandler):
                 FAULTS[NAMES[plan.fault]](self, content)
             else:
                 self.give(content)
-        except OSError:  # the client has gone
+        except OSError:  # the client has hung up
             pass
 
     def give(
@@ -101,15 +101,15 @@ class Server(BaseHTTPRequestHandler):
         in_pieces: bool = True,
         encoding: str = "",
     ) -> None:
-        """Answer a request, honestly by default.
+        """Answer a request, correctly by default.
 
         Args:
-            content: Of the file; None where there is none.
-            sent: What is sent of a body.
-            length: The stated length.
-            shift: Where a piece begins, beside where it should.
-            stated_shift: The same, of what the header says.
-            in_pieces: Whether pieces are given.
+            content: Content of the file; None if there is none.
+            sent: Part of the body to send.
+            length: Length in the header.
+            shift: Error in the position of a piece.
+            stated_shift: Error in the position in the header.
+            in_pieces: Whether to serve pieces.
             encoding: A Content-Encoding.
         """
         if content is None:
@@ -135,18 +135,18 @@ class Server(BaseHTTPRequestHandler):
             self.wfile.write(sent(body))
 
     def wait(self) -> None:
-        """Say nothing until the client has gone."""
+        """Send nothing until the client hangs up."""
         self.wfile.flush()
         select.select([self.connection], [], [], 60)
 
     def other(self) -> bytes:
-        """The next file of the folder of the same kind."""
+        """Return the next file of the folder of the same kind."""
         path = self.folder / self.path.split("/")[-1]
         alike = sorted(self.folder.glob(f"*{path.suffix}"))
         return alike[(alike.index(path) + 1) % len(alike)].read_bytes() if path in alike else b""
 
     def page(self, status: int = 200) -> None:
-        """What portals and error handlers send in the place of a file."""
+        """Send what portals and error handlers send in place of a file."""
         body = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
         self.send_response(status)
         self.send_header("Content-Type", "text/html")
@@ -162,7 +162,7 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
 
     def endless(self, content: bytes | None) -> None:
-        """A body that never ends."""
+        """Send a body that never ends."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -208,7 +208,7 @@ NAMES = list(FAULTS)
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """Three shards from a server with a fault."""
+    """Read three shards from a server with a fault."""
     from shala_framework.data.shard_index import write_index
 
     folder = setting.folder / "shards"
@@ -227,7 +227,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
 
 
 def _serve(folder: Path) -> tuple[int, int]:
-    """A process that serves, and its port; threads of this one would not be those of its children."""
+    """Start a server process and return its port; threads of this process would be missing in its forks."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     server.daemon_threads = True
     Server.folder = folder

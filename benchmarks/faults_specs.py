@@ -1,7 +1,7 @@
-"""Mutated specs: each is read as it says or refused in one message, soon; a campaign of faults.py.
+"""Mutated specs are read as written or refused with one message, quickly; a campaign of faults.py.
 
-A spec that is accepted has to say what its file says: each value of the TOML text stands under the same key of the
-spec, or the message is missing. It has to be the same spec again by way of a checkpoint's JSON.
+An accepted spec must have the content of its file: each value of the TOML text is under the same key of the
+spec, or a message says otherwise. Reading it from a checkpoint's JSON must give the same spec.
 """
 
 import functools
@@ -18,7 +18,7 @@ from fault_batches import Begin, in_child
 from fault_trials import ROOT, Setting, Trial
 
 COUNT = 100_000
-PATIENCE = 10.0  # seconds; the largest specs that are allowed take two or three
+PATIENCE = 10.0  # seconds; the largest specs allowed take two or three
 MOST_SAID = 60_000  # characters of a message
 ODD_TEXTS = (
     "",
@@ -93,11 +93,11 @@ TOKENS = (
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    """Specs with bytes, tokens, values and tables changed."""
+    """Run trials with specs whose bytes, tokens, values and tables are changed."""
     import shala_framework.plugin.loading as plugins
     from shala_framework.spec import read_spec
 
-    # Which packages are installed does not change, and asking takes most of the time of a small spec.
+    # Installed packages do not change, and looking them up takes most of the time of a small spec.
     plugins.entry_points = functools.cache(plugins.entry_points)  # type: ignore[attr-defined]
     os.chdir(setting.folder)
     texts = [path.read_text() for path in sorted((ROOT / "specs").glob("*.toml"))]
@@ -137,7 +137,7 @@ def _trial(base: float, texts: list[str], folder: Path, number: int, begin: Begi
 
 
 def _differs(loaded: Any, data: bytes, *, compared: bool) -> str:
-    """What an accepted spec says otherwise than its file does."""
+    """Return the differences between an accepted spec and its file."""
     from shala_framework.spec.reading import resolve_spec
     from shala_framework.support.structuring import unstructure
 
@@ -162,7 +162,7 @@ def _missing(written: Any, read: Any, path: str) -> Iterator[str]:
         yield f"{path}: {written!r} was read as {read!r}"
 
 
-# Mutations: from a source of chance and the texts of sound specs to the bytes of a file.
+# Mutations: functions of a random generator and the texts of valid specs, to the bytes of a file.
 
 
 def _bytes(rng: random.Random, texts: list[str]) -> bytes:
@@ -191,7 +191,7 @@ def _tokens(rng: random.Random, texts: list[str]) -> bytes:
 
 
 def _lines(rng: random.Random, texts: list[str]) -> bytes:
-    """Lines doubled, dropped, moved, cut, and those of another spec among them."""
+    """Double, drop, move and cut lines, or insert those of another spec."""
     lines = rng.choice(texts).split("\n")
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(lines))
@@ -234,7 +234,7 @@ def _value(rng: random.Random) -> str:
 
 
 def _near(rng: random.Random, value: str) -> str:
-    """A number nearby or far away, where it is a number, or an odd value."""
+    """Return a number nearby or far away for a number, else an odd value."""
     try:
         number = float(value)
         int(number)
@@ -253,7 +253,7 @@ def _values(rng: random.Random, texts: list[str]) -> bytes:
 
 
 def _keys(rng: random.Random, texts: list[str]) -> bytes:
-    """Misspelt, unknown, quoted, dotted and odd ones."""
+    """Write misspelt, unknown, quoted, dotted and odd keys."""
 
     def other(key: str) -> str:
         place = rng.randrange(len(key))
@@ -276,7 +276,7 @@ def _keys(rng: random.Random, texts: list[str]) -> bytes:
 
 
 def _tables(rng: random.Random, texts: list[str]) -> bytes:
-    """Headers doubled, renamed, made arrays of tables, with braces, and tables of a thousand keys."""
+    """Double and rename headers, make them arrays of tables, add braces, or write tables of a thousand keys."""
 
     def other(header: str) -> str:
         name = header.strip("[]")
@@ -310,7 +310,7 @@ def _unicode(rng: random.Random, texts: list[str]) -> bytes:
 
 
 def _braces(rng: random.Random, texts: list[str]) -> bytes:
-    """In the names of shards."""
+    """Change the names of shards."""
     pieces = ["{", "}", ",", "..", "0", "9", "999", "{0..9}", "{a..e}", "{0..999}", "{x,{1..3}}", "\\\\", "*", "[", "]",
               "?", "http://h/", "pipe:", "/", ".tar", ":"]  # fmt: skip
     name = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
@@ -319,7 +319,7 @@ def _braces(rng: random.Random, texts: list[str]) -> bytes:
 
 
 def _large(rng: random.Random, texts: list[str]) -> bytes:
-    """Long lists, deep tables, long texts, many lines: of a size that still has to be read within seconds."""
+    """Write long lists, deep tables, long texts or many lines, of a size that must still be read within seconds."""
     size = rng.choice([100, 1_000, 10_000])
     text = rng.choice(texts)
     addition = rng.choice(
@@ -372,7 +372,7 @@ def _override(rng: random.Random) -> str:
 
 
 def _complete(loaded: Any) -> str:
-    """The TOML text of a spec with every key that it may have, each with its value."""
+    """Return the TOML text of a spec with every key that it may have, each with its value."""
     from shala_framework.support.structuring import unstructure
 
     values = {key: value for key, value in unstructure(loaded.spec).items() if value is not None}

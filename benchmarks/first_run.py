@@ -1,10 +1,10 @@
-"""README's first command in a fresh environment, phase by phase, on this machine and on one with AVX2 alone.
+"""The README's first command in a fresh environment, phase by phase, on this machine and with AVX2 only.
 
     python benchmarks/first_run.py [--only "as it is" ...] [--installed] [--keep FOLDER]
 
 The second setting hides AVX-512 and bfloat16 units from torch and oneDNN (ATEN_CPU_CAPABILITY=avx2,
-ONEDNN_MAX_CPU_ISA=AVX2), so that a newer processor computes as an older one would. It does not make the processor
-slower otherwise. One run each; a machine that does other work shows that in its seconds.
+ONEDNN_MAX_CPU_ISA=AVX2), so that a newer processor computes like an older one. It does not slow down the processor
+otherwise. There is one run of each; other work on the machine shows in the seconds.
 """
 
 import argparse
@@ -30,7 +30,7 @@ COMMAND = ("specs/ntu_rgb_skeleton.toml",)
 
 
 def install(folder: Path) -> tuple[Path, float]:
-    """A fresh environment with the core and all plugins: its bin folder, and the seconds that it took."""
+    """Make a fresh environment with the core and all plugins; return its bin folder and the seconds that it took."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     plugins = sorted(str(path) for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
@@ -39,7 +39,7 @@ def install(folder: Path) -> tuple[Path, float]:
 
 
 def first_command(binaries: Path, environment: dict[str, str], out: Path) -> dict[str, Any]:
-    """Run the command; seconds by phase, peak memory of the process, and what its evaluation found."""
+    """Run the command; return seconds by phase, peak memory of the process, and the figures of its evaluation."""
     start = time.perf_counter()
     line = [str(binaries / "shala-run"), *COMMAND, "--out", str(out)]
     subprocess.run(line, cwd=ROOT, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--installed", action="store_true", help="use this environment in place of a fresh one")
-    parser.add_argument("--keep", type=Path, help="folder for the runs, which are removed without it")
+    parser.add_argument("--keep", type=Path, help="keep the runs in this folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)

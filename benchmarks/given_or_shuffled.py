@@ -1,12 +1,12 @@
-"""Whether one modality tells something of another: its log-likelihood given the right row against given another row.
+"""Whether one modality is informative about another: its log-likelihood given the right row and given another row.
 
     python benchmarks/given_or_shuffled.py runs/cub --given image --of caption [--split test]
 
 The score of a row is log p(x_of | z) averaged over samples of z from p(z | x_given) (in probability, not in log),
-divided by the number of the row's tokens where x_of is integer ids padded by 0, and by the number of values
-elsewhere. The control scores the same x_of under latents of other rows, a mean over several shifts of the whole
-split. Rows that share the given x or the scored one (captions of one picture, pictures of one report) are no
-independent evidence: shifts are chosen that hardly make them each other's control, and the bootstrap draws them
+divided by the number of the row's tokens if x_of is integer ids padded by 0, and by the number of values
+otherwise. The control scores the same x_of under latents of other rows, as a mean over several shifts of the whole
+split. Rows that share the given x or the scored one (captions of one picture, pictures of one report) are not
+independent. Therefore shifts are chosen that rarely make them each other's control, and the bootstrap draws them
 together.
 """
 
@@ -24,7 +24,7 @@ from shala_framework.support.machine import describe_machine
 
 
 def clusters(*x: Tensor) -> Tensor:
-    """A number for each row [N], the same for rows that share an x with each other or with a row between them."""
+    """Return a group number for each row [N]; rows that share an x, directly or through other rows, have one number."""
     group = torch.arange(len(x[0]))
     for _ in range(len(group)):
         before = group.clone()
@@ -38,9 +38,9 @@ def clusters(*x: Tensor) -> Tensor:
 
 
 def control_shifts(groups: Tensor, count: int) -> list[int]:
-    """Shifts spread over the whole split that put few rows beside one of their own group.
+    """Return shifts spread over the whole split that put few rows beside one of their own group.
 
-    Neighbouring rows are often of one class, and groups of one size can line up with an evenly chosen shift.
+    Neighbouring rows are often of one class, and groups of one size can line up with an evenly spaced shift.
     """
     num_rows = len(groups)
     chosen = []
@@ -52,7 +52,7 @@ def control_shifts(groups: Tensor, count: int) -> list[int]:
 
 
 def bootstrap_interval(values: Tensor, groups: Tensor, seed: int, draws: int = 2_000) -> tuple[float, float]:
-    """95 % interval of the mean of values [N], whose groups [N] are drawn with replacement."""
+    """Return the 95 % interval of the mean of values [N]; the bootstrap draws whole groups [N]."""
     _, index = groups.unique(return_inverse=True)
     num_groups = int(index.max()) + 1
     totals, sizes = (torch.zeros(num_groups).index_add(0, index, v) for v in (values, torch.ones_like(values)))
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--of", required=True)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--samples", type=int, default=16, help="latents a row")
-    parser.add_argument("--rows", type=int, default=400, help="most rows, evenly spread over the split")
+    parser.add_argument("--rows", type=int, default=400, help="largest number of rows, evenly spread over the split")
     parser.add_argument("--shifts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

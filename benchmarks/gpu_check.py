@@ -1,13 +1,13 @@
-"""What a GPU does with this framework, in one call of at most eight minutes: a table, and JSON of every part.
+"""Check this framework on a GPU, in one call of at most eight minutes: a table, and JSON of every part.
 
     python benchmarks/gpu_check.py --out CHECK [--device auto] [--only PART ...] [--minutes 8]
         [--bench BENCH --polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
 
-Parts, each in a process of its own with its own deadline, so that one that fails or hangs does not end the others:
+Each part is a process with its own deadline, so that one that fails or hangs does not end the others:
 
-    equality    encoders, decoders, log-likelihoods, gradients and latents of all five plugins, beside the CPU's
+    equality    encoders, decoders, log-likelihoods, gradients and latents of all five plugins, compared with the CPU
     waits       places in a training step and in sampling at which the processor waits for the device
-    graphs      steps of both stages taken as one CUDA graph, beside the same steps launched kernel by kernel
+    graphs      steps of both stages as one CUDA graph, compared with the same steps launched kernel by kernel
     nccl        a step whose gradients are exchanged by NCCL, in a group of one process
     rates       rows a second of stage 1 of three specs, by batch and number format, and how busy the device is
     shards      rows a second from memory and from prepared shards
@@ -15,7 +15,7 @@ Parts, each in a process of its own with its own deadline, so that one that fail
     run         a whole run that is killed and resumed, then `shala sample` and `shala evaluate`
     polymnist   PolyMNIST in a minute of training, scored by BENCH's judge; needs BENCH and the data
 
-It runs on a CPU too, with small sizes, to see that it works. docs/gpu_check.md says how to take it to a machine without
+It also runs on a CPU, with small sizes, as a test. docs/gpu_check.md says how to take it to a machine without
 a network.
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 
 from scripts import markdown
 
-# Part: most seconds that it may take on a GPU. In order of what one wants to know first.
+# Part: longest time in seconds on a GPU. The most important parts come first.
 DEADLINES = {
     "equality": 60,
     "waits": 60,
@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 
 
 def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """A part in a process of its own: what it wrote until its end or its deadline, and how it ended."""
+    """Run a part in a process of its own; return what it wrote until its end or deadline, and how it ended."""
     path = args.out / f"{name}.json"
     path.unlink(missing_ok=True)
     line = [sys.executable, str(HERE / "gpu_parts.py"), name, str(path), "--device", args.device]
@@ -70,7 +70,7 @@ def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, A
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """All figures, a line each, under how each part ended."""
+    """Format all figures, one a line, under the outcome of each part."""
     lines = [["part", "figure", "value"]]
     for name, part in found.items():
         lines.append([f"**{name}**", part["outcome"], f"{part['seconds']} s"])
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--polymnist", type=Path, help="the benchmark's POLYMNIST.npz")
     parser.add_argument("--judge-data", type=Path, help="the benchmark's JUDGE_DATA.npz")
     parser.add_argument("--only", nargs="+", choices=tuple(DEADLINES), default=list(DEADLINES))
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no part is begun")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no part after this time")
     args = parser.parse_args()
     if len({path is None for path in (args.bench, args.polymnist, args.judge_data)}) > 1:
         parser.error("--bench, --polymnist and --judge-data belong together")

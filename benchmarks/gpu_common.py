@@ -1,4 +1,4 @@
-"""What the parts of gpu_check.py work with: figures, a clock, models and rows of noise."""
+"""Tools for the parts of gpu_check.py: figures, a clock, models and rows of noise."""
 
 import contextlib
 import json
@@ -33,14 +33,14 @@ SEED = 0
 
 @attrs.define(eq=False)
 class Check:
-    """What every part works with.
+    """Settings of every part.
 
     Attributes:
-        device: That is checked.
-        path: Of the figures.
-        bench: Folder of the judge, where it is at hand.
-        polymnist: Its data, likewise.
-        judge_data: What the judges learn from, likewise.
+        device: Device to check.
+        path: File of the figures.
+        bench: Folder of the judge, if available.
+        polymnist: Data of the judge, if available.
+        judge_data: Training data of the judges, if available.
     """
 
     device: torch.device
@@ -52,27 +52,27 @@ class Check:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether sizes are those of a GPU."""
+        """Whether to use the sizes for a GPU."""
         return self.device.type == "cuda"
 
     def say(self, name: str, value: Any) -> None:
-        """Keep a figure, at once in the file."""
+        """Keep a figure, and write it to the file at once."""
         self.figures[name] = f"{value:.4g}" if isinstance(value, float) else value
         self.path.write_text(json.dumps({"machine": describe_machine(self.device), "figures": self.figures}))
         print(name, self.figures[name], flush=True)
 
     def wait(self) -> None:
-        """Until the device has done what it was asked for."""
+        """Wait until the device has finished its work."""
         if self.is_gpu:
             torch.cuda.synchronize()
 
 
 class OverError(Exception):
-    """A measurement is over."""
+    """Ends a measurement."""
 
 
 class Clock(Silent):
-    """Ends a training after some seconds and knows how many steps it took in each of them."""
+    """Ends a training after some seconds and counts the steps in each of them."""
 
     WARM_UP = 8
 
@@ -90,7 +90,7 @@ class Clock(Silent):
 
 
 def model_of(name: str, **changes: Any) -> ShaLa:
-    """The model of a shipped spec with its settings for real data, without any; keys of options may be changed."""
+    """Make the model of a shipped spec with its settings for real data, but without data; options may be changed."""
     raw = tomli.loads((SPECS / f"{name}.toml").read_text())
     raw["data"].pop("stand_in", None)
     for path, value in changes.items():
@@ -103,7 +103,7 @@ def model_of(name: str, **changes: Any) -> ShaLa:
 
 
 def random_rows(model: ShaLa, count: int) -> Rows:
-    """Rows of every modality, of noise."""
+    """Make rows of noise for every modality."""
     generator = torch.Generator().manual_seed(SEED)
     x = {}
     for name, modality in model.modalities.items():
@@ -118,14 +118,14 @@ def random_rows(model: ShaLa, count: int) -> Rows:
 
 
 def stage_1(model: ShaLa, device: torch.device, precision: Precision) -> AutoencoderTraining:
-    """Stage 1 of a spec's model."""
+    """Make stage 1 of a spec's model."""
     model.to(device)
     return AutoencoderTraining(model.autoencoder, model.spec.train.autoencoder, device, precision=precision)
 
 
 @contextlib.contextmanager
 def products(name: str) -> Iterator[Precision]:
-    """A context in which products of matrices and convolutions are in a number format."""
+    """Compute matrix products and convolutions in a number format for the duration of a context."""
     tf32 = name == "TF32"
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -144,7 +144,7 @@ def batches_of(rows: Rows, batch_size: int, start: int) -> Iterator[Rows]:
 def step_of_prior(
     check: Check, model: ShaLa, *, batch_size: int, on_device: bool, num_rows: int = 4_096
 ) -> tuple[PriorTraining, Callable[[int], None]]:
-    """Stage 2 on latents of noise, and a step of it."""
+    """Make stage 2 on latents of noise, and a function that takes a step of it."""
     latent_dim, feature_dim, count = model.prior.latent_dim, model.autoencoder.feature_dim, len(model.names)
     torch.manual_seed(SEED)
     store = LatentStore(
@@ -169,7 +169,7 @@ def step_of_prior(
 
 
 def rate_of(check: Check, step: Callable[[int], Any], seconds: float) -> float:
-    """Calls a second."""
+    """Return calls a second."""
     clock, number = Clock(check, seconds if check.is_gpu else 0.2), 0
     while True:
         step(number)
@@ -186,7 +186,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 @contextlib.contextmanager
 def reported(check: Check, name: str) -> Iterator[None]:
-    """A context whose failure is a figure, as that of too little memory."""
+    """Record a failure inside a context as a figure, such as too little memory."""
     try:
         yield
     except Exception as error:

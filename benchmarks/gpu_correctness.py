@@ -1,4 +1,4 @@
-"""Whether a GPU computes what a CPU does, and steps are what they should be: parts of gpu_check.py."""
+"""Whether a GPU computes the same as a CPU, and takes correct steps: parts of gpu_check.py."""
 
 import collections
 import tempfile
@@ -32,15 +32,15 @@ from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision
 from shala_framework.training.steps import take_step
 
-# Norm of a tensor's error over its own norm that a number format explains.
+# Norm of a tensor's error divided by its own norm, up to which a number format explains it.
 TOLERANCES = {"float32": 1e-3, "TF32": 5e-3, "bfloat16": 5e-2}
 
 
 def passed(model: ShaLa, rows: Rows, device: torch.device, precision: Precision) -> dict[str, Tensor]:
-    """Features, latents, parameters of decoders, gradients and samples of the same weights and rows on a device."""
+    """Compute features, latents, decoder outputs, gradients and samples of the same weights and rows on a device."""
     model.to(device)
     on_device = rows.to(device)
-    autoencoder, prior = model.autoencoder.eval(), model.prior.eval()  # in training some of it is random
+    autoencoder, prior = model.autoencoder.eval(), model.prior.eval()  # in training mode some parts are random
     found: dict[str, Tensor] = {}
     with precision.autocast(device):
         h = autoencoder.encode(on_device.x)
@@ -61,13 +61,14 @@ def passed(model: ShaLa, rows: Rows, device: torch.device, precision: Precision)
     with torch.no_grad(), precision.autocast(device):
         noise = torch.randn(len(rows), prior.latent_dim, generator=torch.Generator().manual_seed(1)).to(device)
         condition = prior.condition(list(h.values()), on_device.presence)
-        found["denoised"] = prior.denoise(noise, torch.full((len(rows),), 0.7, device=device), condition)
+        cluster = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        found["denoised"] = prior.denoise(noise, torch.full((len(rows),), 0.7, device=device), condition, cluster)
     autoencoder.zero_grad(set_to_none=True)
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 
 def equality(check: Check) -> None:
-    """Every plugin in both directions, against float32 on the CPU."""
+    """Compare every plugin in both directions with float32 on the CPU."""
     small = {
         "modality/rgb/options": {"frames": 8, "height": 32, "width": 32, "frames_per_second": 8},
         "modality/skeleton/options": {"frames": 16, "joints": 25, "bodies": 2, "frames_per_second": 16},
@@ -96,7 +97,7 @@ def equality(check: Check) -> None:
 
 
 def places_of_waits(work: Callable[[], Any]) -> dict[str, int]:
-    """Where the processor waited for the device, and how often."""
+    """Return where the processor waited for the device, and how often."""
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -111,7 +112,7 @@ def places_of_waits(work: Callable[[], Any]) -> dict[str, int]:
 
 
 def waits(check: Check) -> None:
-    """In a step of each stage, and in sampling."""
+    """Count waits in a step of each stage, and in sampling."""
     for spec in ("polymnist", "ntu_rgb_skeleton", "mimic_cxr", "digits5"):
         model = model_of(spec)
         stage = stage_1(model, check.device, BFLOAT16)
@@ -139,7 +140,7 @@ def waits(check: Check) -> None:
 
 
 def graphs(check: Check) -> None:
-    """That steps as one graph are the steps that are launched kernel by kernel, in each stage of four specs."""
+    """Check that steps as one graph equal steps launched kernel by kernel, in each stage of four specs."""
     for spec in ("mimic_cxr", "digits5", "polymnist", "ntu_rgb_skeleton"):
         found: dict[bool, dict[str, Tensor]] = {}
         for captured in (False, True):
@@ -153,7 +154,7 @@ def graphs(check: Check) -> None:
 
 
 def trained(check: Check, spec: str, *, captured: bool, num_steps: int = 12) -> dict[str, Tensor]:
-    """Losses and last weights of some steps of both stages in float32."""
+    """Return losses and last weights of some steps of both stages in float32."""
     model, found = model_of(spec), {}
     rows = random_rows(model, 64 if check.is_gpu else 4)
     first = stage_1(model, check.device, FLOAT32)
@@ -189,11 +190,11 @@ def trained(check: Check, spec: str, *, captured: bool, num_steps: int = 12) -> 
 
 
 def nccl(check: Check) -> None:
-    """A group of one: gradients and rows are exchanged as between many."""
+    """Exchange gradients and rows in a group of one process, as in a larger group."""
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from shala_framework.distributed.processes import _Gather, any_process
+    from shala_framework.support.distributed.processes import _Gather, any_process
     from shala_framework.training.parallel import _LossModule
 
     backend = "nccl" if check.is_gpu else "gloo"

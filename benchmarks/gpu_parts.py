@@ -1,4 +1,4 @@
-"""The parts of gpu_check.py: each writes its figures as it finds them.
+"""The parts of gpu_check.py. Each writes its figures as soon as it has them.
 
 python benchmarks/gpu_parts.py PART FIGURES.json [--device auto]
     [--bench BENCH --polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]

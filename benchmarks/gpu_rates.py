@@ -39,7 +39,7 @@ from shala_framework.training.steps import take_step
 
 
 def rate_of_loop(check: Check, model: ShaLa, rows: Rows, batch_size: int, precision: Precision) -> float:
-    """Steps a second of the framework's own loop."""
+    """Return steps a second of the framework's own loop."""
     stage = stage_1(model, check.device, precision)
     settings = attrs.evolve(
         model.spec.train.autoencoder, steps=10**6, batch_size=batch_size, save_every_steps=10**6, log_every_steps=50
@@ -58,7 +58,7 @@ def rate_of_loop(check: Check, model: ShaLa, rows: Rows, batch_size: int, precis
 
 
 def rate_of_bare_loop(check: Check, model: ShaLa, rows: Rows, batch_size: int, precision: Precision) -> float:
-    """Steps a second of forward, backward and optimiser on one batch that is on the device, kernel by kernel."""
+    """Return steps a second of forward, backward and optimiser on one batch on the device, kernel by kernel."""
     stage = stage_1(model, check.device, precision)
     optimizers = make_optimizers(stage.module, model.spec.train.autoencoder, matrix_dtype=precision.dtype)
     batch = rows.take(torch.arange(batch_size)).to(check.device)
@@ -74,7 +74,7 @@ def rate_of_bare_loop(check: Check, model: ShaLa, rows: Rows, batch_size: int, p
 
 
 def kernels_of_step(check: Check, model: ShaLa, rows: Rows, batch_size: int, precision: Precision) -> tuple[int, float]:
-    """Kernels that a step launches, and seconds that the device works on them."""
+    """Return the number of kernels in a step, and the seconds that the device works on them."""
     from torch.profiler import ProfilerActivity, profile
 
     stage = stage_1(model, check.device, precision)
@@ -94,7 +94,7 @@ def kernels_of_step(check: Check, model: ShaLa, rows: Rows, batch_size: int, pre
 
 
 def rates(check: Check) -> None:
-    """Of three specs in their real settings; small ones on a CPU."""
+    """Measure three specs with their real settings; with small ones on a CPU."""
     small = {
         "ntu_rgb_skeleton": {
             "modality/rgb/options": {"frames": 4, "height": 16, "width": 16, "channels": 8, "frames_per_second": 8}
@@ -131,7 +131,7 @@ def rates(check: Check) -> None:
 
 
 def shards(check: Check) -> None:
-    """The five pictures of PolyMNIST from memory, and from prepared shards by workers."""
+    """Measure the five pictures of PolyMNIST from memory, and from prepared shards by workers."""
     from pictures import modalities
     from reading_rates import Files, encoded, stored_modalities
 
@@ -177,7 +177,7 @@ def shards(check: Check) -> None:
 
 
 def prior(check: Check) -> None:
-    """Training and sampling: as they are, compiled and, of training, as a graph of all but the optimiser's rate."""
+    """Measure training and sampling: as they are, compiled and, for training, as a graph with a fixed learning rate."""
     for batch_size in (512, 4_096) if check.is_gpu else (16,):
         model = model_of("polymnist")
         _, step = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=20_000)
@@ -208,7 +208,7 @@ def prior(check: Check) -> None:
 
 
 def rate_of_prior_loop(check: Check, batch_size: int) -> float:
-    """Steps a second of the framework's own loop."""
+    """Return steps a second of the framework's own loop."""
     model, clock = model_of("polymnist"), Clock(check, 2.0 if check.is_gpu else 0.2)
     stage, _ = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=20_000)
     settings = attrs.evolve(model.spec.train.prior, steps=10**6, batch_size=batch_size, save_every_steps=10**6)
@@ -219,7 +219,7 @@ def rate_of_prior_loop(check: Check, batch_size: int) -> float:
 
 
 def rate_of_graph(check: Check, batch_size: int) -> float:
-    """Steps a second of forward, backward and optimiser as one CUDA graph, at a fixed learning rate."""
+    """Return steps a second of forward, backward and optimiser as one CUDA graph, at a fixed learning rate."""
     model = model_of("polymnist")
     stage, _ = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=20_000)
     settings = model.spec.train.prior

@@ -17,7 +17,7 @@ from scripts import load_script
 
 
 def run(check: Check) -> None:
-    """The first command's spec, cut short: killed, resumed, sampled and evaluated."""
+    """Kill, resume, sample and evaluate a shortened run of the first command's spec."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         count, minutes = (600, 0.5) if check.is_gpu else (48, 1.0)
@@ -56,7 +56,7 @@ def run(check: Check) -> None:
 
 
 def polymnist(check: Check) -> None:
-    """A minute of training, scored by judges that are trained here, on the device, as the benchmark trains them."""
+    """Train for a minute, and score by judges that are trained here on the device like those of the benchmark."""
     assert check.bench is not None
     assert check.polymnist is not None
     judge = load_script(check.bench / "judge.py")
@@ -75,7 +75,7 @@ def polymnist(check: Check) -> None:
 
 
 def train_judges(check: Check, judge: Any, out: Path, num_epochs: int = 5, batch_size: int = 128) -> None:
-    """The benchmark's judges by its own recipe, on the device."""
+    """Train the benchmark's judges by its own recipe, on the device."""
     assert check.judge_data is not None
     states = []
     with np.load(check.judge_data) as arrays:

@@ -1,11 +1,11 @@
-"""Whether a run that is killed again and again ends with the bytes of one that is left alone.
+"""Whether a run that is killed repeatedly ends with the same bytes as an undisturbed one.
 
     python benchmarks/kill.py SPEC [--kills 20] [--set KEY=VALUE ...] [--out runs/kill]
 
-Runs the spec once undisturbed, then again with `kill -9` after random times: spread over both stages, and every fourth
-one at the moment when a state file is being written. Every restart has to go on, and both checkpoints and every sample
-have to be equal at the end. One thread, as sums over several are not always in one order. Choose settings with which
-the undisturbed run takes a few minutes.
+Runs the spec once undisturbed, then again with `kill -9` at random times: spread over both stages, and every fourth
+one while a state file is being written. Every restart must resume, and both checkpoints and every sample
+must be equal at the end. It uses one thread, because sums over several are not always in one order. Choose settings
+with which the undisturbed run takes a few minutes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SHALA_RUN = Path(sys.executable).with_name("shala-run")
 
 
 def start(args: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
-    """The run, in a process group of its own, so that its workers are killed with it."""
+    """Start the run in a process group of its own, so that its workers are killed with it."""
     sets = [text for override in args.set for text in ("--set", override)]
     return subprocess.Popen(
         [str(SHALA_RUN), str(args.spec), "--out", str(out), *sets],
@@ -36,7 +36,7 @@ def start(args: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of what a run leaves, but for what has times in it."""
+    """Return SHA-256 of a run's results, except files that contain times."""
     files = [folder / "autoencoder.safetensors", folder / "prior.safetensors", *sorted((folder / "samples").rglob("*"))]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()
@@ -44,7 +44,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def wait(process: subprocess.Popen[bytes], until: Callable[[], bool], seconds: float) -> None:
-    """Until something is so, the process ends, or the time is over."""
+    """Wait until a condition is true, the process ends, or the time is over."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline and not until():
         time.sleep(0.0005)

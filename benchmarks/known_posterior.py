@@ -1,22 +1,22 @@
-"""Every conditional of a latent whose posteriors are known, against samples of the diffusion prior.
+"""Every conditional of a latent with known posteriors, compared with samples of the diffusion prior.
 
     python benchmarks/known_posterior.py [--steps 10000] [--rows 2000000] [--seeds 3] [--threads 1]
 
-The latent is z ~ N(0, I) in four dimensions. Three modalities see it: two are linear-Gaussian, x = A z + noise; the
-third is a mixture, x = A z + noise or x = -A z + noise with equal chance, so that it tells z only up to its sign in
-some directions. All eight p(z | x_S) are then mixtures of at most two Gaussians in closed form. Stage 2 is trained as
-in any run, by the same loop over a latent store, on pairs of z and features h_i, which here are the observations in a
-feature's first places. For each subset S and seed one row is observed, z is sampled 2,000 times without guidance, and
+The latent is z ~ N(0, I) in four dimensions. Three modalities observe it: two are linear-Gaussian, x = A z + noise; the
+third is a mixture, x = A z + noise or x = -A z + noise with equal probability, so that it determines z only up to its
+sign in some directions. All eight p(z | x_S) are then mixtures of at most two Gaussians in closed form. Stage 2 is
+trained as in any run, by the same loop over a latent store, on pairs of z and features h_i. Here a feature starts with
+the observation. For each subset S and seed, one row is observed, z is sampled 2,000 times without guidance, and
 compared with 2,000 draws of the exact p(z | x_S):
 
     mean         distance of the means, in the posterior's own standard deviations (Mahalanobis)
     covariance   largest relative error of a variance over all directions (generalised eigenvalues, less 1)
     p            two-sample test by kernel MMD (Gretton et al. 2012), Gaussian kernel, median distance, by permutation
 
-Beside them is the same of a perfect network, the exact denoiser of each posterior from the same noise by the same
-sampler, which shows what is chance and what the sampler's; and of as many exact draws, the least that 2,000 samples can
-show. A perfect sampler's p is uniform: of so many tests about 5 % fall below 0.05, which the last lines count. What all
-seeds say of a conditional together is their p by Fisher's method.
+Next to them are the figures of a perfect network, which is the exact denoiser of each posterior with the same noise and
+sampler; it shows the effects of chance and of the sampler. As many exact draws show the least that 2,000 samples can
+reach. A perfect sampler's p is uniform: about 5 % of the tests fall below 0.05, which the last lines count. Fisher's
+method combines the p of all seeds of a conditional.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import shuffled_batches
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import DiffusionPrior, karras_sigmas, row_noise, sample_heun
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.machine import describe_machine
@@ -40,27 +40,27 @@ from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 
 DIM, OBSERVED, FEATURE_DIM, NUM_MODALITIES = 4, 2, 16, 3
 NOISE = 0.7
-HIDDEN_DIM = 64  # the fewer weights, the closer so many rows bring them to the best ones
-# Some of these posteriors are four times narrower than the prior, so that noise levels below the default's matter more.
+HIDDEN_DIM = 64  # with fewer weights, training on this many rows comes closer to the best ones
+# Some of these posteriors are four times narrower than the prior, so lower noise levels matter more than usual.
 PRIOR = {"log_sigma_mean": -0.8, "log_sigma_std": 1.3, "unconditional_share": 0.2}
 
 
 @attrs.frozen(eq=False)
 class Mixture:
-    """Gaussians of one covariance: weights [K], means [K, D], covariance [D, D]."""
+    """A mixture of Gaussians of one covariance: weights [K], means [K, D], covariance [D, D]."""
 
     weights: Tensor
     means: Tensor
     covariance: Tensor
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws [count, D]."""
+        """Return draws [count, D]."""
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[component] + noise @ torch.linalg.cholesky(self.covariance).T
 
     def denoise(self, z_ND: Tensor, sigma_N: Tensor) -> Tensor:
-        """E[z | z + sigma * noise] under one sigma for all, the best that a network can learn: [N, D]."""
+        """Return E[z | z + sigma * noise] with one sigma for all, the best that a network can learn: [N, D]."""
         noisy = self.covariance + sigma_N[0].double() ** 2 * torch.eye(z_ND.shape[1], dtype=torch.float64)
         gap_NKD = z_ND.double()[:, None] - self.means
         solved_NKD = torch.linalg.solve(noisy, gap_NKD.mT).mT
@@ -69,7 +69,7 @@ class Mixture:
         return (share_NK[:, :, None] * denoised_NKD).sum(1).to(z_ND.dtype)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean [D] and covariance [D, D]."""
+        """Return mean [D] and covariance [D, D]."""
         mean = self.weights @ self.means
         gap = self.means - mean
         return mean, self.covariance + (self.weights[:, None] * gap).T @ gap
@@ -83,7 +83,7 @@ class World:
         self.loadings = torch.randn(NUM_MODALITIES, OBSERVED, DIM, generator=generator, dtype=torch.float64)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents [N, D] and observations [N, M, 2]."""
+        """Return latents [N, D] and observations [N, M, 2]."""
         z = torch.randn(count, DIM, generator=generator, dtype=torch.float64)
         x = torch.einsum("mod,nd->nmo", self.loadings, z)
         sign = torch.randint(0, 2, (count, 1), generator=generator) * 2 - 1
@@ -91,7 +91,7 @@ class World:
         return z, x + NOISE * torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
     def posterior(self, x: Tensor, subset: tuple[bool, ...]) -> Mixture:
-        """p(z | x_S) of one observation [M, 2]."""
+        """Return p(z | x_S) of one observation [M, 2]."""
         signs = (1.0, -1.0) if subset[2] else (1.0,)
         logits, means = [], []
         members = [i for i, there in enumerate(subset) if there]
@@ -104,27 +104,31 @@ class World:
             for i in members:
                 pull = pull + (sign if i == 2 else 1.0) * self.loadings[i].T @ x[i] / NOISE**2
             mean = covariance @ pull
-            logits.append(0.5 * pull @ mean)  # of the evidence, what depends on the sign
+            logits.append(0.5 * pull @ mean)  # the part of the evidence that depends on the sign
             means.append(mean)
         return Mixture(torch.stack(logits).softmax(0), torch.stack(means), covariance)
 
 
 def features(x: Tensor) -> Tensor:
-    """Observations [N, M, 2] in the first places of features [N, M, F]."""
+    """Put observations [N, M, 2] into the first places of features [N, M, F]."""
     return torch.nn.functional.pad(x.float(), (0, FEATURE_DIM - OBSERVED))
 
 
 def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int) -> DiffusionPrior:
-    """Stage 2 by the framework's own loop."""
+    """Train stage 2 by the framework's own loop."""
     z, x = world.draw(rows, torch.Generator().manual_seed(1_000 + seed))
     store = LatentStore(
         z.float(), torch.full((rows, DIM), -30.0), features(x), torch.ones(rows, NUM_MODALITIES, dtype=torch.bool)
     )
     settings = structure({"steps": steps, "batch_size": batch_size, "learning_rate": 3e-3}, PriorStage)
     prior = DiffusionPrior(
-        latent_dim=DIM, num_modalities=NUM_MODALITIES, feature_dim=FEATURE_DIM, hidden_dim=HIDDEN_DIM
+        latent_dim=DIM,
+        num_modalities=NUM_MODALITIES,
+        feature_dim=FEATURE_DIM,
+        hidden_dim=HIDDEN_DIM,
+        max_clusters=Prior().max_clusters,
     )
-    fit_to_latents(prior, GaussianMixture(10, DIM), store, seed=seed)
+    fit_to_latents(prior, store, seed=seed)
     stage = PriorTraining(prior, structure(PRIOR, Prior), settings, store)
 
     def batches(start: int) -> Iterator[Tensor]:
@@ -137,19 +141,20 @@ def train_prior(world: World, rows: int, steps: int, batch_size: int, seed: int)
 
 @torch.no_grad()
 def sample(prior: DiffusionPrior, x: Tensor, subset: tuple[bool, ...], noise: Tensor, steps: int) -> Tensor:
-    """Draws of p(z | x_S) [count, D]."""
+    """Return draws of p(z | x_S) [count, D]."""
     h = features(x[None]).expand(len(noise), -1, -1).unbind(1)
-    denoise = prior.denoiser(list(h), torch.tensor(subset).expand(len(noise), -1))
-    return prior.restore(sample_heun(denoise, noise, karras_sigmas(steps, 0.002, 40.0))).double()
+    given = torch.tensor(subset).expand(len(noise), -1)
+    cluster = prior.draw_clusters(0, list(h), given)
+    return prior.sample(noise, list(h), given, cluster, karras_sigmas(steps, 0.002, 40.0)).double()
 
 
 def sample_perfectly(posterior: Mixture, noise: Tensor, steps: int) -> Tensor:
-    """The same by the exact denoiser."""
+    """Return draws by the exact denoiser."""
     return sample_heun(posterior.denoise, noise, karras_sigmas(steps, 0.002, 40.0)).double()
 
 
 def mmd_test(a: Tensor, b: Tensor, permutations: int, generator: torch.Generator) -> float:
-    """p-value of the hypothesis that two samples come from one distribution."""
+    """Return the p-value of the hypothesis that two samples come from one distribution."""
     pooled = torch.cat([a, b])
     squared = torch.cdist(pooled, pooled).square()
     kernel = (-squared / squared[squared > 0].median()).exp()
@@ -165,7 +170,7 @@ def mmd_test(a: Tensor, b: Tensor, permutations: int, generator: torch.Generator
 
 
 def gaps(drawn: Tensor, posterior: Mixture) -> str:
-    """Distance of the means and greatest relative error of a variance, as the table has them."""
+    """Return the distance of the means and the greatest relative error of a variance, as in the table."""
     mean, covariance = posterior.moments()
     gap = drawn.mean(0) - mean
     distance = float((gap @ torch.linalg.solve(covariance, gap)).sqrt())
@@ -175,7 +180,7 @@ def gaps(drawn: Tensor, posterior: Mixture) -> str:
 
 
 def fisher(p_values: Sequence[float]) -> float:
-    """One p-value of several independent ones: of chi-squared with two degrees of freedom for each."""
+    """Combine independent p-values into one, by chi-squared with two degrees of freedom for each."""
     half = -sum(math.log(p) for p in p_values)
     return math.exp(-half) * sum(half**i / math.factorial(i) for i in range(len(p_values)))
 

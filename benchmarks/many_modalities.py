@@ -3,14 +3,14 @@
     python benchmarks/many_modalities.py BENCH RAW --results RESULTS [--modalities 2 5 10 20] [--steps 2000]
         [--peers-python PEERS/bin/python] [--only shala mvtcae jmvae]
 
-RAW holds mnist/ and polymnist_backgrounds/. Modality k shows a digit by a hand of its own over crops of background k
-% 5, whose colours are rotated and which is mirrored by k // 5, so that all 20 look different. Every training takes
+RAW holds mnist/ and polymnist_backgrounds/. Modality k shows its own handwriting of a digit over crops of background k
+% 5, with colours rotated and mirrored by k // 5, so that all 20 differ in appearance. Every training takes
 the same number of steps of the same number of rows. The layers are those of compare.py. Judges have the architecture
-of BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are compared by the
-judges of five neighbouring modalities on a circle (of two, where there are two), over all such windows: the joint
-coherence of any five. Coherence given one modality is that of the next one, over all. Of the peers, those whose cost
-grows with the number of modalities alone take part (MoPoE's grows with its subsets, MMVAE+'s with its square). A
-result that is in RESULTS is not made again.
+of BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are scored by the
+judges of five neighbouring modalities on a circle (two, if there are two), over all such windows: the joint
+coherence of any five. Coherence given one modality is that of the next one, over all. Only peers whose cost is
+linear in the number of modalities take part (MoPoE's grows with its subsets, MMVAE+'s with its square). Results
+in RESULTS are not computed again.
 """
 
 import argparse
@@ -44,7 +44,7 @@ PEERS = {"mvtcae": "MVTCAE", "jmvae": "JMVAE"}
 
 
 def backgrounds(folder: Path, count: int) -> list[NDArray[np.uint8]]:
-    """One for each modality."""
+    """Return one modality for each index."""
     originals = [read_background(folder / f"{number}.jpg") for number in range(1, 6)]
     made = []
     for k in range(count):
@@ -57,7 +57,7 @@ def backgrounds(folder: Path, count: int) -> list[NDArray[np.uint8]]:
 def compose(
     digits: MNISTDigits, labels: NDArray[np.int64], background: NDArray[np.uint8], rng: np.random.Generator
 ) -> Tensor:
-    """uint8 [N, 3, 28, 28]: for each label a digit of its class, inverted over a crop."""
+    """Return uint8 [N, 3, 28, 28]: for each label a digit of its class, inverted over a crop."""
     rows = [digits.of_class(label) for label in range(10)]
     out = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
     for i, label in enumerate(labels):
@@ -70,7 +70,7 @@ def compose(
 
 
 def train_judge(net: nn.Sequential, x: Tensor, labels: Tensor, batch_size: int = 128) -> nn.Sequential:
-    """By cross-entropy, as the benchmark does."""
+    """Train a judge by cross-entropy, like the benchmark."""
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     steps = JUDGE_EPOCHS * -(-len(labels) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
@@ -86,14 +86,14 @@ def train_judge(net: nn.Sequential, x: Tensor, labels: Tensor, batch_size: int =
 
 @torch.no_grad()
 def verdicts(judges: Sequence[nn.Sequential], x: Sequence[Tensor]) -> Tensor:
-    """Classes [M, N]."""
+    """Return classes [M, N]."""
     return torch.stack(
         [judge(of_modality.float() / 255).argmax(1) for judge, of_modality in zip(judges, x, strict=True)]
     )
 
 
 def window_agreement(digits_MN: Tensor, size: int = 5) -> float:
-    """Share of rows in which `size` neighbouring modalities agree, mean over all windows on the circle."""
+    """Return the share of rows in which `size` neighbouring modalities agree, as a mean over all windows."""
     count = len(digits_MN)
     size = min(size, count)
     windows = [digits_MN[[(start + j) % count for j in range(size)]] for start in range(count)]
@@ -102,7 +102,7 @@ def window_agreement(digits_MN: Tensor, size: int = 5) -> float:
 
 @attrs.frozen(eq=False)
 class Study:
-    """The rows, those who judge, and how long a training is."""
+    """The rows, the judges, and the length of a training."""
 
     train_x: Sequence[Tensor]
     held_out_x: Sequence[Tensor]
@@ -116,15 +116,15 @@ class Study:
         return self.results / f"{name}-{count}-{self.steps}-{self.prior_steps}-seed{seed}.json"
 
     def five(self, x: Sequence[Tensor]) -> float:
-        """Joint coherence of any five of some pictures."""
+        """Return the joint coherence of any five of some pictures."""
         return window_agreement(verdicts(self.judges[: len(x)], x))
 
     def hit(self, target: int, x: Tensor) -> float:
-        """Share of the rows whose picture shows their digit."""
+        """Return the share of the rows whose picture shows their digit."""
         return float((verdicts([self.judges[target]], [x])[0] == self.labels).float().mean())
 
     def own(self, count: int, seed: int) -> dict[str, Any]:
-        """This framework's figures."""
+        """Return this framework's figures."""
         recipe = Recipe(seed=seed, steps=self.steps, prior_steps=self.prior_steps)
         model, training = train_both(recipe, {f"m{i}": x for i, x in enumerate(self.train_x[:count])})
         plain = attrs.evolve(recipe, autoguidance=1.0)
@@ -141,7 +141,7 @@ class Study:
         return {**figures, "given 1": mean(hits), "training": training}
 
     def peer(self, python: Path, bench: Path, name: str, count: int, seed: int, threads: int) -> dict[str, Any]:
-        """A peer's, after as many rows."""
+        """Return a peer's figures after the same number of rows."""
         with tempfile.TemporaryDirectory() as folder:
             rows, samples = Path(folder) / "rows.npz", Path(folder) / "samples.npz"
             np.savez(rows, train_x=_pixels_last(self.train_x[:count]), test_x=_pixels_last(self.held_out_x[:count]))
@@ -165,7 +165,7 @@ def _pixels_last(x: Sequence[Tensor]) -> NDArray[np.uint8]:
 
 
 def load_judges(path: Path, script: ModuleType, make: Callable[[], list[nn.Sequential]]) -> list[nn.Sequential]:
-    """Those of an earlier call, or trained now and kept."""
+    """Return figures of an earlier call, or train now and keep them."""
     if not path.exists():
         torch.save([judge.state_dict() for judge in make()], path)
     judges = []

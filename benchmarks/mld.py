@@ -2,10 +2,10 @@
 
     python benchmarks/mld.py POLYMNIST.npz --seconds 900 --out SAMPLES.npz [--seed 0] [--threads 2]
 
-Each modality has an autoencoder of its own, with the benchmark's layers and a squared error; nothing is shared but the
-diffusion. One denoiser sees all latents, those of a random subset clean and the others noisy, together with which is
-which, and learns to denoise the others; it then generates any from any. Optimisers, schedule, preconditioning and
-sampler are those of this framework, so that the difference is the shared latent.
+Each modality has an autoencoder of its own, with the benchmark's layers and a squared error; only the diffusion is
+shared. One denoiser gets all latents, those of a random subset clean and the others noisy, together with a mask that
+marks the clean ones. It learns to denoise the others, and so generates any from any. Optimisers, schedule,
+preconditioning and sampler are those of this framework, so that the shared latent is the only difference.
 
 Reference: Bounoua et al. 2024, "Multi-modal Latent Diffusion".
 """
@@ -41,7 +41,7 @@ NUM_JOINT, SAMPLER_STEPS, UNCONDITIONAL_SHARE = 2_000, 18, 0.5
 
 
 class Autoencoders(nn.Module):
-    """One for each modality, latents [N, M, D]."""
+    """Deterministic autoencoders, one for each modality, with latents [N, M, D]."""
 
     def __init__(self, count: int, latent_dim: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Autoencoders(nn.Module):
 
 
 class InMemory:
-    """What both stages are to the loop beside their losses: batches stay where they are."""
+    """What both stages provide to the loop beside their losses. Batches stay where they are."""
 
     def placed(self, batch: Any, *, copy: bool = False) -> Any:
         return batch
@@ -97,7 +97,7 @@ class ReconstructionTraining(InMemory):
 
 
 class MaskedDenoiser(nn.Module):
-    """D(z; sigma, which are given) over standardised latents [N, M * D], EDM preconditioned."""
+    """D(z; sigma, mask of given latents) over standardised latents [N, M * D], with EDM preconditioning."""
 
     z_mean: Tensor
     z_std: Tensor
@@ -129,7 +129,7 @@ class MaskedDenoiser(nn.Module):
 
 
 class MaskedDiffusionTraining(InMemory):
-    """Stage 2: the denoising error of what is not given."""
+    """Stage 2: the denoising error of the latents that are not given."""
 
     name = "masked diffusion"
 
@@ -162,7 +162,7 @@ class MaskedDiffusionTraining(InMemory):
 
 
 class Model:
-    """Both stages, and how samples come of them."""
+    """Both stages, and sampling from them."""
 
     def __init__(self, count: int, latent_dim: int) -> None:
         self.autoencoders = Autoencoders(count, latent_dim)
@@ -170,13 +170,13 @@ class Model:
 
     @torch.no_grad()
     def encode(self, x: Mapping[str, Tensor]) -> Tensor:
-        """Latents [N, M * D]."""
+        """Return latents [N, M * D]."""
         index = torch.arange(len(next(iter(x.values())))).split(250)
         return torch.cat([self.autoencoders.encode([v[rows] for v in x.values()]) for rows in index]).flatten(1)
 
     @torch.no_grad()
     def sample(self, clean_NE: Tensor, given: tuple[int, ...], seed: int) -> dict[str, Tensor]:
-        """Every modality of each row, given some of its standardised latents."""
+        """Generate every modality of each row, given some of its standardised latents."""
         denoiser, count = self.denoiser, len(clean_NE)
         mask = torch.zeros(count, denoiser.count, dtype=torch.bool)
         mask[:, list(given)] = True
@@ -194,7 +194,7 @@ class Model:
 def train_within(
     stage: Trainable[Any], settings: Stage, batches: Callable[[int], Iterator[Any]], seconds: float, seed: int
 ) -> int:
-    """Train for a time; a few steps that do not count fix how many it holds. Returns the number of steps."""
+    """Train for a time. A few untimed steps determine the number of steps, which is returned."""
     start, dtype = time.perf_counter(), choose_precision("auto", torch.device("cpu")).dtype
     cost = measure_stage(stage, settings, batches, matrix_dtype=dtype, seconds=TIMED_SHARE * seconds)
     steps = int((seconds - (time.perf_counter() - start)) / cost.step_seconds)
@@ -207,7 +207,7 @@ def train_within(
 
 
 def train(args: argparse.Namespace, x: Mapping[str, Tensor]) -> tuple[Model, dict[str, float]]:
-    """Both stages within the budget."""
+    """Train both stages within the budget."""
     model = Model(len(x), args.latent_dim)
     start = time.perf_counter()
     num_rows = len(next(iter(x.values())))
@@ -243,8 +243,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--first-share", type=float, default=0.5, help="of the budget, for the autoencoders")
-    parser.add_argument("--latent-dim", type=int, default=32, help="of each modality")
+    parser.add_argument("--first-share", type=float, default=0.5, help="share of the budget for the autoencoders")
+    parser.add_argument("--latent-dim", type=int, default=32, help="dimensions of each modality's latent")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

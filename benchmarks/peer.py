@@ -2,9 +2,9 @@
 
     PEERS_ENVIRONMENT/bin/python benchmarks/peer.py PEERS.py MODEL POLYMNIST.npz OUT_STEM --seconds 900 [--seed 0]
 
-Runs in an environment of its own, with multivae installed. PEERS.py is the benchmark's script, whose models, layers and
-training are used as they are; here only the seed is free and one training serves both samplers, which differ in their
-joint samples alone. Writes OUT_STEM.prior.npz and OUT_STEM.gmm.npz.
+It runs in an environment of its own, with multivae installed. PEERS.py is the benchmark's script, whose models, layers
+and training are used unchanged. Only the seed can be chosen, and one training serves both samplers, which differ only
+in their joint samples. Writes OUT_STEM.prior.npz and OUT_STEM.gmm.npz.
 """
 
 import argparse

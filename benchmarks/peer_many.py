@@ -3,9 +3,10 @@
     PEERS_ENVIRONMENT/bin/python benchmarks/peer_many.py PEERS.py MODEL ROWS.npz SAMPLES.npz --steps 1000 [--seed 0]
 
 ROWS.npz holds uint8 train_x and test_x [M, N, 28, 28, 3]. Layers, optimiser, schedule and settings are those of
-PEERS.py, the benchmark's script, which is written for five modalities: here M is free, MVTCAE's alpha is M / (M + 1),
-which is its 5 / 6 at five, and a training lasts so many steps of 128 rows. SAMPLES.npz holds joint samples of both
-samplers, prior/I and mixture/I, and given/I, modality I + 1 (on the circle) of every test row from modality I.
+PEERS.py, the benchmark's script, which is written for five modalities. Here M is free, MVTCAE's alpha is M / (M + 1),
+which equals its 5 / 6 at five, and a training takes the given number of steps of 128 rows. SAMPLES.npz holds joint
+samples of both samplers, prior/I and mixture/I, and given/I, modality I + 1 (on the circle) of every test row from
+modality I.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""PolyMNIST as the benchmarks see it: arrays of pictures, and a modality with prescribed layers.
+"""PolyMNIST for the benchmarks: arrays of pictures, and a modality with prescribed layers.
 
-Encoder and decoder have the layers and widths that every system compared on this benchmark has, so that what is
-compared is how they are joined and trained. Some layers have their channels last: a CPU is faster so. Shapes: N rows, B
+Encoder and decoder have the layers and widths of every system compared on this benchmark, so that the comparison is of
+fusion and training. Some layers have their channels last, which is faster on a CPU. Shapes: N rows, B
 batch, F feature_dim, D latent_dim.
 """
 
@@ -30,7 +30,7 @@ SIDE, FEATURE_DIM = 28, 256
 
 
 class Encoder(nn.Module):
-    """uint8 [B, 3, 28, 28] to features: three strided convolutions (24, 48, 64 channels) and a layer of 256."""
+    """Maps uint8 [B, 3, 28, 28] to features: three strided convolutions (24, 48, 64 channels) and a layer of 256."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to a Gaussian over pixels of learned scale: a linear layer and three transposed convolutions."""
+    """Maps latents to a Gaussian over pixels of learned scale: a linear layer and three transposed convolutions."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -67,18 +67,18 @@ class Decoder(nn.Module):
         return Pixels(Normal(self.mean(z_BD).float(), self.log_scale()))
 
     def mean(self, z_BD: Tensor) -> Tensor:
-        """Of the pixels, [B, 3, 28, 28]."""
+        """Return the mean of the pixels, [B, 3, 28, 28]."""
         h_BCHW = self.small(self.smallest(z_BD).contiguous(memory_format=torch.channels_last))
         x_BCHW: Tensor = self.large(h_BCHW.contiguous())
         return x_BCHW
 
 
 class Picture(Modality):
-    """One of the five: an 8-bit colour picture of 28 x 28."""
+    """One of the five modalities: an 8-bit colour picture of 28 x 28."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """None."""
+        """There are no options."""
 
     shape, dtype, fields = (3, SIDE, SIDE), torch.uint8, ("png",)
 
@@ -103,19 +103,19 @@ class Picture(Modality):
 
 
 def modalities(count: int) -> dict[str, Picture]:
-    """So many picture modalities, m0, m1, ..."""
+    """Return a number of picture modalities, m0, m1, ..."""
     return {f"m{i}": Picture(Picture.Options()) for i in range(count)}
 
 
 def load_pictures(path: Path, split: str) -> dict[str, Tensor]:
-    """uint8 [N, 3, 28, 28] of each modality, from the arrays that the benchmark's data set is stored as."""
+    """Return uint8 [N, 3, 28, 28] of each modality, from the arrays of the benchmark's data set."""
     with np.load(path) as arrays:
         x = torch.from_numpy(arrays[f"{split}_x"]).permute(0, 1, 4, 2, 3)
     return {f"m{i}": of_modality.contiguous() for i, of_modality in enumerate(x)}
 
 
 def given_subsets(count: int, sizes: Sequence[int] = (1, 2, 4)) -> Iterator[tuple[int, ...]]:
-    """The subsets that are scored: windows on a circle of the modalities."""
+    """Return the subsets that are scored: windows on a circle of the modalities."""
     for size in sizes:
         for start in range(count):
             yield tuple(sorted((start + j) % count for j in range(size)))
@@ -127,7 +127,7 @@ def write_samples(
     joint: Callable[[], Mapping[str, Tensor]],
     conditional: Callable[[tuple[int, ...]], Mapping[str, Tensor]],
 ) -> None:
-    """Write what the judge scores.
+    """Write the samples for the judge.
 
     Args:
         path: The npz file.

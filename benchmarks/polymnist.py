@@ -3,12 +3,12 @@
     python benchmarks/polymnist.py POLYMNIST.npz --seconds 900 --out SAMPLES.npz [--seed 0] [--threads 2]
         [--device cpu]
 
-Encoders and decoders have the layers and widths of the systems compared with it; fusion, losses and prior are this
-framework's. The budget is the training time of all stages together; encoding the training set between them counts too.
-With --refiner-share or --refiner-steps a third stage refines the samples, and SAMPLES.modes.npz holds the same ones
-without it. SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control, with conditional ones. One
-line of JSON says what was done. The defaults were chosen on a validation split of the training rows (--validation 2000
-holds the last of them out, and never looks at the test rows).
+Encoders and decoders have the layers and widths of the other systems; fusion, losses and prior are this
+framework's. The budget is the training time of all stages together, including encoding the training set between them.
+With --refiner-share or --refiner-steps a third stage refines the samples, and SAMPLES.modes.npz holds the same samples
+without it. SAMPLES.mixture.npz holds joint samples by the Gaussian mixture, the control, with conditional ones. A
+line of JSON reports what was done. The defaults were chosen on a validation split of the training rows (--validation
+2000 holds out the last of them, and never uses the test rows).
 """
 
 import argparse
@@ -33,15 +33,15 @@ NUM_JOINT = 2_000
 
 @attrs.frozen(kw_only=True)
 class Recipe:
-    """How a model is trained and sampled; the tables are those of a spec, where they differ from its defaults.
+    """How a model is trained and sampled; the tables have the values that differ from a spec's defaults.
 
-    The schedules are written for the steps that 900 s hold on two cores, and keep their proportion to the steps.
+    The schedules are for the steps that fit into 900 s on two cores, and scale with the number of steps.
     """
 
     seconds: float = 900.0
     first_share: float = 0.65
     steps: int = 0  # steps of stage 1, in place of its share of the time
-    prior_steps: int = 0  # steps of stage 2, likewise
+    prior_steps: int = 0  # steps of stage 2, in place of its share of the time
     refiner_share: float = 0.0  # share of the seconds that stage 3 has; 0 leaves it out
     refiner_steps: int = 0  # steps of stage 3, in place of its share of the time
     seed: int = 0
@@ -62,7 +62,7 @@ class Recipe:
     sampler_steps: int = 18
 
     def model(self, count: int) -> ShaLa:
-        """A model of so many modalities."""
+        """Make a model with a number of modalities."""
         sizes = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim, "feature_dim": FEATURE_DIM}
         return ShaLa(modalities(count), prior=self.prior, refine=self.refine, seed=self.seed, **sizes, **self.posterior)
 
@@ -78,7 +78,7 @@ def train_stage(
     }[stage]
     table = {**settings, **({"steps": steps} if steps else {})}
     table["save_every_steps"] = table["steps"]
-    # Layers as small as these gain nothing from bfloat16 on a CPU.
+    # layers of this size gain nothing from bfloat16 on a CPU
     precision = "float32" if stage != "prior" and device == "cpu" else "auto"
     minutes = None if steps else seconds / 60
     start = time.perf_counter()
@@ -88,7 +88,7 @@ def train_stage(
 
 
 def train_both(recipe: Recipe, x: Mapping[str, Tensor], device: str = "cpu") -> tuple[ShaLa, dict[str, float]]:
-    """The stages within the budget."""
+    """Train the stages within the budget."""
     model, start = recipe.model(len(x)), time.perf_counter()
     seconds = recipe.seconds * (1 - recipe.refiner_share)
     figures = train_stage(model, "autoencoder", recipe, x, seconds * recipe.first_share, device)
@@ -110,7 +110,7 @@ def sample(
     *,
     refine: bool = True,
 ) -> dict[str, Tensor]:
-    """Joint samples, or one sample for each row of some given modalities; refined where a third stage is trained."""
+    """Generate joint samples, or one sample for each row from given modalities; refined if stage 3 is trained."""
     autoguidance = recipe.given_autoguidance if given else recipe.autoguidance
     z_ND = model.sample_latents(
         1 if given else num_joint,
@@ -128,7 +128,7 @@ def sample(
 def sample_given(
     model: ShaLa, recipe: Recipe, x: Mapping[str, Tensor], given: tuple[int, ...], seed: int, *, refine: bool = True
 ) -> dict[str, Tensor]:
-    """A sample for each row, given the modalities of some numbers."""
+    """Generate a sample for each row, given the modalities with these numbers."""
     return sample(model, recipe, seed, {f"m{i}": x[f"m{i}"] for i in given}, refine=refine)
 
 

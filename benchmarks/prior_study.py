@@ -9,7 +9,8 @@ latent of 90 dimensions. "polymnist" trains the benchmark's stage 1 first, which
 2,000 training rows are held out and decide; test rows are never looked at. The result of each variant is kept in
 RESULTS, and a call continues where the last one stopped. Columns:
 
-    denoising    held-out loss given nothing at fixed noise levels; variants in another unit do not compare
+    denoising    held-out loss given nothing but the cluster, at fixed noise levels; variants with another unit or
+                 other clusters do not compare
     given 1      the same given one modality
     variance     mean variance of joint samples over all directions, in the unit of held-out draws of q(z|x): 1 is right
     latent FD    Frechet distance of joint samples to such draws, in that unit
@@ -17,6 +18,7 @@ RESULTS, and a call continues where the last one stopped. Columns:
     FD           Frechet distance in the judges' features, mean over modalities
     recall       share of held-out rows within the manifold of joint samples (Kynkaanniemi et al. 2019), likewise
     right 1      generated given one modality that the judges find right, and the Frechet distance of these
+    clusters     number of clusters that were found in the latents
     CPU s        processor time of training
 """
 
@@ -45,7 +47,8 @@ from shala_framework.data.latent_store import LatentStore, latent_statistics, la
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import precision_recall
-from shala_framework.prior import DiffusionPrior, GaussianMixture, karras_sigmas, row_noise, sample_heun
+from shala_framework.prior import DiffusionPrior
+from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
@@ -58,13 +61,13 @@ HELD_OUT, NUM_MODALITIES = 2_000, 5
 CPU = torch.device("cpu")
 COLUMNS = {
     "denoising": 4, "given 1": 4, "variance": 3, "latent FD": 2, "joint": 3, "FD": 2, "recall": 3, "right 1": 3,
-    "FD 1": 2, "CPU s": 0,
+    "FD 1": 2, "clusters": 0, "CPU s": 0,
 }  # fmt: skip
 
 
 @attrs.frozen(kw_only=True)
 class Variant:
-    """What differs from the defaults of a spec: keys of [prior] and [train.prior], and the class of the prior."""
+    """Values that differ from a spec's defaults: keys of [prior] and [train.prior], and the class of the prior."""
 
     prior: dict[str, Any] = attrs.field(factory=dict)
     stage: dict[str, Any] = attrs.field(factory=dict)
@@ -73,15 +76,11 @@ class Variant:
 
 BASE = {"batch_size": 512, "ema_halflife_steps": 150.0, "warmup_steps": 50}  # proportions of the recipe
 SMALL = {"batch_size": 128, "ema_halflife_steps": 600.0, "warmup_steps": 200}
-BASE_PRIOR = {"skip": "mixture", "whiten": True}  # what variants are compared with
-BEFORE = {"skip": "gaussian", "whiten": False}  # the defaults
 VARIANTS: dict[str, Variant] = {
-    "recipe": Variant(),
-    "gaussian skip, scaled by dimension": Variant(prior=BEFORE),
-    "gaussian skip": Variant(prior={"skip": "gaussian"}),
-    "scaled by dimension": Variant(prior={"whiten": False}),
-    "ungated skip": Variant(kind="ungated"),
-    "20 components": Variant(prior={"mixture_components": 20}),
+    "default": Variant(),
+    "one cluster": Variant(prior={"max_clusters": 1}),
+    "whitened": Variant(prior={"whiten": True}),
+    "one cluster, whitened": Variant(prior={"max_clusters": 1, "whiten": True}),
     "learning_rate 2e-3": Variant(stage={"learning_rate": 2e-3}),
     "batches of 128, learning_rate 2e-3": Variant(stage={**SMALL, "learning_rate": 2e-3}),
     "Muon": Variant(stage={"optimizer": "muon", "learning_rate": 1e-2}),
@@ -97,13 +96,13 @@ VARIANTS: dict[str, Variant] = {
 
 
 class World(Protocol):
-    """Latents, and judges of what they stand for.
+    """Latents, and judges of what they represent.
 
     Attributes:
         train: Latents of the training rows.
-        held_out: Of the held-out ones.
-        labels: Classes of these.
-        real: Each judge's features of these.
+        held_out: Latents of the held-out rows.
+        labels: Classes of the held-out rows.
+        real: Each judge's features of the held-out rows.
     """
 
     train: LatentStore
@@ -112,7 +111,7 @@ class World(Protocol):
     real: Sequence[Tensor]
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each modality's features and class, as its judge sees them."""
+        """Return each modality's features and class by its judge."""
         ...
 
 
@@ -134,7 +133,7 @@ class Digits:
         code = (x - x.mean(0)) @ vectors[:, -self.COMPONENTS :] / values[-1].sqrt()
         dim = NUM_MODALITIES * self.COMPONENTS
         rotation, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        self.scale = torch.logspace(-0.5, 0.5, dim)  # of the latent's dimensions
+        self.scale = torch.logspace(-0.5, 0.5, dim)  # scales of the latent's dimensions
         self.mix, self.unmix = rotation * self.scale, rotation.T / self.scale[:, None]
         self.lift = torch.randn(self.COMPONENTS, self.FEATURES, generator=generator)
         known, unseen = torch.randperm(len(x), generator=generator).split([50_000, 10_000])
@@ -188,7 +187,7 @@ class Digits:
 
 
 class Pictures:
-    """PolyMNIST by the benchmark's stage 1, with the bench's judges."""
+    """PolyMNIST with the benchmark's stage 1 and judges."""
 
     def __init__(self, data: Path, bench: Path, judges: Path, results: Path, steps: int) -> None:
         pictures = load_pictures(data, "train")
@@ -226,7 +225,7 @@ def _encoded(model: ShaLa, x: Mapping[str, Tensor], file: Path) -> LatentStore:
 
 
 def rows_of(x: Mapping[str, Tensor]) -> Rows:
-    """Rows without labels that have every modality."""
+    """Return unlabelled rows with every modality."""
     count = len(next(iter(x.values())))
     keys = tuple(map(str, range(count)))
     presence = torch.ones(count, len(x), dtype=torch.bool)
@@ -243,9 +242,9 @@ class Study:
         self.whiten, _ = whitening(moments.z_covariance_DD, 10**9)
 
     def run(self, variant: Variant, rows: int, seed: int) -> dict[str, float]:
-        """Train and score."""
+        """Train and score a variant."""
         torch.manual_seed(seed)
-        store, table = self.world.train, structure({**BASE_PRIOR, **variant.prior}, Prior)
+        store, table = self.world.train, structure(variant.prior, Prior)
         prior = PRIORS[variant.kind].from_table(
             table,
             latent_dim=store.mean_ND.shape[1],
@@ -253,7 +252,7 @@ class Study:
             feature_dim=store.h_NMF.shape[2],
         )
         start = time.process_time()
-        fit_to_latents(prior, GaussianMixture(table.mixture_components, prior.latent_dim), store, seed=seed)
+        fit_to_latents(prior, store, seed=seed)
         keys = {**BASE, **variant.stage}
         steps = rows // keys["batch_size"]
         settings = structure({**keys, "steps": steps, "save_every_steps": steps}, PriorStage)
@@ -262,35 +261,36 @@ class Study:
         train(stage, settings, batches, seed=seed, matrix_dtype=torch.float32)
         seconds = time.process_time() - start
         stage.finish()
-        return {**self.score(prior.eval()), "CPU s": seconds}
+        clusters = prior.mixture.num_components
+        return {**self.score(prior.eval()), "clusters": clusters, "CPU s": seconds}
 
-    def score_mixture(self, num_components: int = 10) -> dict[str, float]:
-        """Of the control."""
+    def score_mixture(self) -> dict[str, float]:
+        """Return the figures of the control."""
         store = self.world.train
         dim, num_modalities, feature_dim = store.mean_ND.shape[1], *store.h_NMF.shape[1:]
-        prior = DiffusionPrior(latent_dim=dim, num_modalities=num_modalities, feature_dim=feature_dim)
-        mixture = GaussianMixture(num_components, dim)
-        fit_to_latents(prior, mixture, store, seed=0)
-        return self.score_joint(prior.restore(mixture.sample(0, range(HELD_OUT))))
+        sizes = {"latent_dim": dim, "num_modalities": num_modalities, "feature_dim": feature_dim}
+        prior = DiffusionPrior.from_table(Prior(), **sizes)
+        fit_to_latents(prior, store, seed=0)
+        figures = self.score_joint(prior.restore(prior.mixture.sample(0, range(HELD_OUT))))
+        return {**figures, "clusters": prior.mixture.num_components}
 
     @torch.no_grad()
     def sample(self, prior: DiffusionPrior, seed: int, *, given_one: bool = False) -> Tensor:
-        """Latents of joint samples, or of one for each held-out row given one of its modalities by turns."""
+        """Sample joint latents, or one for each held-out row given one of its modalities in turn."""
         h_NMF = self.world.held_out.h_NMF
         subset = torch.zeros(h_NMF.shape[:2], dtype=torch.bool)
         if given_one:
             subset[torch.arange(len(subset)), self.turns()] = True
-        denoise = prior.denoiser(list(h_NMF.unbind(1)), subset)
-        noise = row_noise(seed, range(len(h_NMF)), prior.latent_dim)
-        return prior.restore(sample_heun(denoise, noise, karras_sigmas(18, 0.01, 40.0)))
+        given = Given(h_MNF=list(h_NMF.unbind(1)), subset_NM=subset, row_K=torch.arange(len(h_NMF)))
+        return DiffusedPrior(prior, 0.01, 40.0).sample(seed, given, Sampling())
 
     def turns(self) -> Tensor:
-        """The modality given in each held-out row."""
+        """Return the modality given in each held-out row."""
         count, modalities = self.world.held_out.h_NMF.shape[:2]
         return torch.arange(count) % modalities
 
     def score(self, prior: DiffusionPrior) -> dict[str, float]:
-        """Every column of the table."""
+        """Return every column of the table."""
         figures = {"denoising": self.denoising(prior, 0), "given 1": self.denoising(prior, 1)}
         figures |= self.score_joint(self.sample(prior, 0))
         hits, distances = [], []
@@ -302,7 +302,7 @@ class Study:
         return figures
 
     def score_joint(self, z_ND: Tensor) -> dict[str, float]:
-        """Of joint samples."""
+        """Return the columns of joint samples."""
         judged = self.world.judged(z_ND)
         classes = torch.stack([found for _, found in judged])
         features = [found for found, _ in judged]
@@ -316,18 +316,18 @@ class Study:
         }
 
     def unit(self, z_ND: Tensor) -> Tensor:
-        """Latents in a unit that is the same for all variants."""
+        """Convert latents to a unit that is the same for all variants."""
         return (z_ND - self.z_mean) @ self.whiten
 
     def draws(self, seed: int) -> Tensor:
-        """Of q(z|x) of the held-out rows."""
+        """Draw from q(z|x) of the held-out rows."""
         generator = torch.Generator().manual_seed(seed)
         held_out = self.world.held_out
         return held_out.sample(torch.randn(held_out.mean_ND.shape, generator=generator))
 
     @torch.no_grad()
     def denoising(self, prior: DiffusionPrior, size: int) -> float:
-        """Held-out error, in a unit that is the same for all variants."""
+        """Return the held-out error, in a unit that is the same for all variants."""
         generator = torch.Generator().manual_seed(size)
         clean = self.draws(2)
         h_NMF = self.world.held_out.h_NMF
@@ -336,10 +336,11 @@ class Study:
         if size:
             subset[torch.arange(count), torch.randint(num, (count,), generator=generator)] = True
         condition = prior.condition(list(h_NMF.unbind(1)), subset)
+        cluster = prior.mixture.component_of(prior.standardise(clean))
         total, unit, levels = 0.0, prior.standardise(clean), torch.logspace(-1.2, 0.8, 9).tolist()
         for sigma in levels:
             noise = torch.randn(clean.shape, generator=generator)
-            denoised = prior.denoise(unit + sigma * noise, torch.full((count,), sigma), condition)
+            denoised = prior.denoise(unit + sigma * noise, torch.full((count,), sigma), condition, cluster)
             error = (prior.restore(denoised) - clean) @ self.whiten
             total += (sigma**2 + 1) / sigma**2 * float(error.square().mean())
         return total / len(levels)

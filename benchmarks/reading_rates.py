@@ -33,11 +33,11 @@ from shala_framework.plugin.modality import Modality
 
 
 class Stored(Picture):
-    """A picture in a field of a sample."""
+    """A modality that reads a picture from a field of a sample."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """Which field."""
+        """The field."""
 
         field: str
 
@@ -53,11 +53,11 @@ class Stored(Picture):
 
 
 class Files(Dataset):
-    """Samples of files that are at hand."""
+    """A data set of given samples."""
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """None."""
+        """There are no options."""
 
     needs_source: ClassVar[bool] = False
 
@@ -71,7 +71,7 @@ class Files(Dataset):
 
 
 def encoded(picture_HWC: np.ndarray, kind: str) -> bytes:
-    """A picture as Pillow writes it."""
+    """Encode a picture with Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(picture_HWC).save(buffer, kind)
     return buffer.getvalue()
@@ -93,7 +93,7 @@ def pack_pictures(data: Path, folder: Path, *, prepared: bool, count: int, shard
 
 
 def stream(args: argparse.Namespace) -> str:
-    """Training from memory and from shards, and reading alone."""
+    """Measure training from memory and from shards, and reading alone."""
     with tempfile.TemporaryDirectory() as folder:
         urls = {
             what: pack_pictures(args.data, Path(folder) / what, prepared=ready, count=6_000, shard_samples=500)
@@ -116,7 +116,7 @@ def stream(args: argparse.Namespace) -> str:
             return batches
 
         def alone(what: str) -> float:
-            """Rows a second of reading by itself."""
+            """Return rows a second of reading by itself."""
             source, start = shards(what, 0)(0), time.perf_counter()
             count = sum(len(batch) for batch in islice(source, 30))
             return count / (time.perf_counter() - start)
@@ -136,7 +136,7 @@ def stream(args: argparse.Namespace) -> str:
 
 
 def moving_clip(seed: int) -> np.ndarray:
-    """Frames uint8 [60, 240, 320, 3] of a picture of smooth noise that moves, with grain of its own in each."""
+    """Return frames uint8 [60, 240, 320, 3] of a moving picture of smooth noise, with independent grain in each."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (18, 24, 3), dtype=np.uint8)).resize(
         (480, 360), Image.Resampling.BICUBIC
@@ -147,13 +147,13 @@ def moving_clip(seed: int) -> np.ndarray:
 
 
 def by_pillow(content: bytes) -> None:
-    """Decode a picture and scale its middle, as it is read here."""
+    """Decode a picture and scale its middle, like the modality."""
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     picture.resize((64, 64), Image.Resampling.BICUBIC, (40, 0, 280, 240))
 
 
 def by_pyav(content: bytes) -> None:
-    """Decode every frame of a clip, and do nothing with it."""
+    """Decode every frame of a clip, and discard it."""
     with av.open(io.BytesIO(content)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         for _ in container.decode(video=0):
@@ -161,7 +161,7 @@ def by_pyav(content: bytes) -> None:
 
 
 def rate_of_decoding(decode: Callable[[bytes], None], contents: Sequence[bytes]) -> float:
-    """Files a second of a library alone."""
+    """Return files a second of a library alone."""
     begun = time.perf_counter()
     for content in contents:
         decode(content)
@@ -169,7 +169,7 @@ def rate_of_decoding(decode: Callable[[bytes], None], contents: Sequence[bytes])
 
 
 def rate_of_reading(urls: Sequence[str], modality: Modality, count: int) -> float:
-    """Files a second from shards of so many, in eight batches."""
+    """Return files a second from shards of this many files, in eight batches."""
     found = index_shards(list(urls))
     assert found is not None
     order = SampleOrder(found.counts, seed=0, interleave=8, window=512)
@@ -181,7 +181,7 @@ def rate_of_reading(urls: Sequence[str], modality: Modality, count: int) -> floa
 
 
 def decoding(args: argparse.Namespace) -> str:
-    """Modalities that decode, beside the libraries that they decode with."""
+    """Compare modalities with the libraries that they decode with."""
     clips = [moving_clip(seed) for seed in range(32)]
     kinds: list[tuple[str, str, str, Callable[[bytes], None], list[bytes]]] = [
         ("image", "jpg", "Pillow", by_pillow, [encoded(frame, "jpeg") for clip in clips for frame in clip[::3]]),

@@ -1,14 +1,14 @@
-"""How many steps of the sampler a run's prior needs: Frechet distance in latent space, by steps.
+"""How many sampler steps a run's prior needs: Frechet distance in latent space, by number of steps.
 
     python benchmarks/sampler_steps.py RUN [--num 10000] [--steps 5 9 18 36 256] [--seeds 3]
 
-Joint latents of the diffusion prior, without guidance and with the run's own sampler, against as many draws of the
-posteriors of training rows, in standard deviations of those. "ratio" compares each number of steps with the greatest.
-"posterior draws" is the distance of two sets of draws of the same rows' posteriors. Seeds are those of the noise; means
-over seeds, with the least and the greatest.
+Joint latents of the diffusion prior, without guidance and with the run's own sampler, are compared with as many draws
+of the posteriors of training rows, in standard deviations of those. "ratio" divides by the figure of the largest number
+of steps. "posterior draws" is the distance between two sets of draws of the same rows' posteriors. Seeds are those of
+the noise; figures are means over seeds, with the least and the greatest.
 
-The second table needs no network: what the run's noise levels make of the variance of a Gaussian, whose denoiser is
-known, by both samplers and about as many evaluations. 1 is exact.
+The second table needs no network: it shows the effect of the run's noise levels on the variance of a Gaussian, whose
+denoiser is known, for both samplers with about as many evaluations. 1 is exact.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from shala_framework.prior.sampling import SAMPLERS, num_evaluations
 from shala_framework.run.loading import load
 from shala_framework.support.machine import describe_machine
 
-DEVIATIONS = (1.0, 0.5, 0.25, 0.1)  # of the Gaussians, in those of the latent
+DEVIATIONS = (1.0, 0.5, 0.25, 0.1)  # deviations of the Gaussians, in those of the latent
 
 
 def variance_ratio(sampler: str, sigmas: Tensor, deviation: float) -> float:
-    """Variance of what a sampler draws of N(0, deviation^2) by its exact denoiser, over the true one."""
+    """Return the variance of a sampler's draws of N(0, deviation^2) by its exact denoiser, relative to the true one."""
 
     def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
         return z_ND * (deviation**2 / (deviation**2 + sigma_N**2))[:, None]

@@ -1,4 +1,4 @@
-"""What the benchmarks' scripts share, without the framework: some run where it is not installed."""
+"""Functions that the benchmarks' scripts share. They do not need the framework, because some scripts run without it."""
 
 import importlib.util
 import sys
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def load_script(path: Path) -> ModuleType:
-    """A Python file outside this folder, as a module."""
+    """Load a Python file outside this folder as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -19,20 +19,20 @@ def load_script(path: Path) -> ModuleType:
 
 
 def cell(values: Sequence[float]) -> str:
-    """A table's entry: the mean over seeds, with the lowest and highest where there are several."""
+    """Format a table's entry: the mean over seeds, with the lowest and highest if there are several."""
     digits = 3 if max(values) < 2 else 0
     text = f"{mean(values):.{digits}f}"
     return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else text
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first line is its head."""
+    """Format a table; the first line is its head."""
     head, *body = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body))
 
 
 def by_turns(measure: Mapping[str, Callable[[], float]], repeats: int, bases: Sequence[str], unit: str) -> str:
-    """A table of what takes turns: medians, and each one's ratio to some of them, with the least and greatest."""
+    """Format a table of things that took turns: medians, and ratios to some of them, with the least and greatest."""
     found: dict[str, list[float]] = {name: [] for name in measure}
     for _ in range(repeats):
         for name, call in measure.items():

@@ -63,7 +63,7 @@ def main() -> None:
     encoder, decoder = text.encoder(64), text.decoder(args.latent_dim)
     to_posterior = nn.Linear(64, 2 * args.latent_dim)
     with torch.no_grad():
-        to_posterior.bias[args.latent_dim :] = -2.0  # begins with little noise
+        to_posterior.bias[args.latent_dim :] = -2.0  # little noise at the start
         to_posterior.weight[args.latent_dim :] = 0.0
     networks = nn.ModuleList([encoder, decoder, to_posterior]).train()
     optimiser = torch.optim.AdamW(networks.parameters(), lr=args.learning_rate, fused=True)

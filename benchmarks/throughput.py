@@ -1,4 +1,4 @@
-"""Rates of training, reading and sampling, each beside what it is to be compared with, in one call.
+"""Rates of training, reading and sampling, each next to a reference, in one call.
 
     python benchmarks/throughput.py BENCH POLYMNIST.npz [--peers-python PEERS/bin/python] [--only SECTION ...]
         [--repeats 5] [--seconds 15] [--threads 2]
@@ -6,8 +6,8 @@
 Sections:
     stage1      rows a second of stage 1 on the five PolyMNIST modalities, with layers and batch of BENCH's peers.py:
                 this framework's loop in float32, without its contrastive terms and in the format that precision =
-                "auto" takes on this machine, a bare loop around
-                the same loss and optimiser, and MVTCAE and MoPoE of MultiVae; and the most that the same layers could
+                "auto" chooses on this machine, a bare loop with
+                the same loss and optimiser, and MVTCAE and MoPoE of MultiVae; and the rate that the same layers would
                 reach in float32 if they ran as fast as large matrix products
     stream      rows a second of stage 1 from memory, from prepared shards and from PNG files in shards
     decoding    files a second of JPEG pictures and H.264 clips, read from shards as modalities, and by Pillow and PyAV
@@ -16,8 +16,8 @@ Sections:
     sampling    seconds for 10,000 latents: 18 Heun steps here, and diffusers' EDM scheduler around the same network
     start       seconds from the command to the first training step with 100 shards, and of --help
 
-Everything that is compared takes turns, so that a busy machine is busy for all. Figures are medians, and a ratio is the
-median of the ratios of each turn.
+Everything in a comparison takes turns, so that other work on the machine affects all alike. Figures are medians, and a
+ratio is the median of the ratios of each turn.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def stage1(args: argparse.Namespace) -> str:
 
 
 def measure_step(count: int, steps: int, threads: int) -> dict[str, float]:
-    """Seconds of a step of 32 rows of so many modalities, and the process's peak memory."""
+    """Return seconds of a step of 32 rows with this many modalities, and the process's peak memory."""
     torch.set_num_threads(threads)
     stage, settings = new_stage(count)
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype())
@@ -130,7 +130,7 @@ def many(args: argparse.Namespace) -> str:
     counts = (2, 4, 8, 16, 32)
     found: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     for _ in range(args.repeats):
-        for count in counts:  # a process each, whose peak memory is its own
+        for count in counts:  # one process each, to measure its peak memory
             line = [sys.executable, __file__, "--step", str(count), "--threads", str(args.threads), "-", "-"]
             output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[count].append(json.loads(output))
@@ -158,7 +158,8 @@ def sampling(args: argparse.Namespace) -> str:
         nn.init.normal_(parameter, std=0.05)
     number = 10_000
     h, nothing = [torch.zeros(number, 8)] * 2, torch.zeros(number, 2, dtype=torch.bool)
-    denoise = prior.denoiser(h, nothing)
+    cluster = torch.zeros(number, dtype=torch.int64)
+    denoise = prior.denoiser(h, nothing, cluster)
 
     @torch.no_grad()
     def own(steps: int = 18) -> Tensor:
@@ -171,7 +172,8 @@ def sampling(args: argparse.Namespace) -> str:
         z = row_noise(0, range(number), LATENT_DIM).float() * scheduler.init_noise_sigma
         for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             scaled = scheduler.scale_model_input(z, t)
-            raw = prior.network(scaled, (sigma.log() / 4).expand(number).float(), prior.condition(h, nothing))
+            level = (sigma.log() / 4).expand(number).float()
+            raw = prior.network(scaled, level, prior.condition(h, nothing), cluster)
             z = scheduler.step(raw, t, z).prev_sample
         return z
 

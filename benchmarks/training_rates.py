@@ -24,11 +24,11 @@ BATCH_SIZE, LATENT_DIM = 128, 64
 
 
 class OutOfTimeError(Exception):
-    """The measurement is over."""
+    """Ends a measurement."""
 
 
 class Clock(Silent):
-    """Stops a training after some seconds and knows its rate; the first steps do not count."""
+    """Stops a training after some seconds and returns its rate; the first steps do not count."""
 
     WARM_UP = 5
 
@@ -45,14 +45,14 @@ class Clock(Silent):
 
 
 def matrix_dtype() -> torch.dtype:
-    """In which Muon multiplies matrices on this machine."""
+    """Return the number format in which Muon multiplies matrices on this machine."""
     return choose_precision("auto", torch.device("cpu")).dtype
 
 
 def new_stage(
     count: int, *, precision: Precision = FLOAT32, **posterior: Any
 ) -> tuple[AutoencoderTraining, AutoencoderStage]:
-    """Stage 1 as a run would have it, on so many picture modalities."""
+    """Make stage 1 as in a run, on a number of picture modalities."""
     torch.manual_seed(0)
     sizes = {"latent_dim": LATENT_DIM, "feature_dim": FEATURE_DIM, "hidden_dim": 256}
     table = structure({**sizes, **posterior}, Posterior)
@@ -66,7 +66,7 @@ def new_stage(
 def rate_of_loop(
     batches: Callable[[int], Iterator[Rows]], seconds: float, *, precision: Precision = FLOAT32, **posterior: Any
 ) -> float:
-    """Rows a second of the framework's own loop, in a number format."""
+    """Return rows a second of the framework's own loop, in a number format."""
     stage, settings = new_stage(5, precision=precision, **posterior)
     clock = Clock(seconds)
     with contextlib.suppress(OutOfTimeError):
@@ -75,20 +75,20 @@ def rate_of_loop(
 
 
 def rate_of_compiled_loop(rows: Rows, seconds: float) -> float:
-    """Rows a second of the bare loop, once encoders and decoders are compiled."""
+    """Return rows a second of the bare loop with compiled encoders and decoders."""
     stage, settings = new_stage(5)
     with compiled(stage.autoencoder.networks, torch.device("cpu")):
         return rate_of_steps(stage, settings, rows, seconds)
 
 
 def rate_of_bare_loop(rows: Rows, seconds: float, **posterior: Any) -> float:
-    """Rows a second of forward, backward and optimiser step on one batch, with nothing around them."""
+    """Return rows a second of forward, backward and optimiser step on one batch, and nothing else."""
     stage, settings = new_stage(5, **posterior)
     return rate_of_steps(stage, settings, rows, seconds)
 
 
 def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: Rows, seconds: float) -> float:
-    """Of a batch taken again and again; the first steps do not count."""
+    """Return rows a second of repeating one batch; the first steps do not count."""
     optimizers = make_optimizers(stage.module, settings, matrix_dtype=matrix_dtype())
     batch, step, start = rows.take(torch.arange(BATCH_SIZE)), 0, 0.0
     while True:
@@ -106,7 +106,7 @@ def rate_of_steps(stage: AutoencoderTraining, settings: AutoencoderStage, rows: 
 
 
 def operations_per_row(rows: Rows, **posterior: Any) -> int:
-    """Floating-point operations of the matrix products and convolutions, forward and backward."""
+    """Return floating-point operations of the matrix products and convolutions, forward and backward."""
     stage, _ = new_stage(5, **posterior)
     with FlopCounterMode(display=False) as counter:
         loss, _ = stage.loss(rows.take(torch.arange(BATCH_SIZE)), 0)
@@ -115,7 +115,7 @@ def operations_per_row(rows: Rows, **posterior: Any) -> int:
 
 
 def rate_of_products(seconds: float, size: int = 2048) -> float:
-    """Floating-point operations a second of large float32 matrix products, the most that a layer could have."""
+    """Return floating-point operations a second of large float32 matrix products, the most that a layer could reach."""
     a, b = torch.randn(2, size, size)
     count, start = 0, 0.0
     while True:

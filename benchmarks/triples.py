@@ -2,18 +2,18 @@
 
     python benchmarks/triples.py OUT [--rows 300] [--seed 0] [--set KEY=VALUE ...]
 
-A made set: a picture shows one shape in one colour, its caption names both, and its tone tells the shape alone, by its
-pitch. Colours are even and independent of shapes, so that captions sampled for one tone have to spread evenly over the
-five colours. A prior that has learned its rows by heart names one. `shala-run` trains on so many rows (a fifth as many,
-at most 300, are held out), and of each of 60 test tones 64 samples are drawn without guidance:
+A synthetic set: a picture shows one shape in one colour, its caption names both, and the pitch of its tone tells only
+the shape. Colours are uniform and independent of shapes, so captions sampled for one tone must spread evenly over the
+five colours. A prior that has memorised its rows names one. `shala-run` trains on this many rows (a fifth as many,
+at most 300, are held out), and 64 samples are drawn without guidance for each of 60 test tones:
 
-    colour, total variation   of the captions' colours for one tone to the even distribution, in the mean over tones;
-                              64 draws of that distribution itself have the figure beside it
+    colour, total variation   distance of the captions' colours for one tone from the uniform distribution, mean over
+                              tones; next to it the figure of 64 draws of that distribution itself
     shape                     share of captions that name the tone's shape
     agreement                 share of samples whose picture has the colour that the caption names
 
---set changes the spec, for both stages; OUT keeps the run, and the same command only samples again. One line of JSON
-says what was found.
+--set changes the spec, for both stages. OUT keeps the run, and the same command only samples again. A line of JSON
+reports the figures.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COLOURS = {
     "red": (210, 45, 45), "green": (50, 170, 60), "blue": (50, 80, 210), "yellow": (225, 205, 50),
     "purple": (150, 60, 180),
 }  # fmt: skip
-SHAPES = {"circle": 300.0, "square": 520.0, "triangle": 900.0}  # and the pitch of their tones in Hz
+SHAPES = {"circle": 300.0, "square": 520.0, "triangle": 900.0}  # with the pitch of their tones in Hz
 SIDE, RATE_HZ, SECONDS = 32, 8_000, 0.4
 NUM_TONES, NUM_SAMPLES, NUM_TEST = 60, 64, 60
 SPEC = """\
@@ -99,7 +99,7 @@ at_end = false
 
 
 def sample(rng: np.random.Generator) -> dict[str, bytes]:
-    """The fields of one row."""
+    """Return the fields of one row."""
     colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(list(SHAPES)))
     texts = ("a {} {}", "one {} {}", "this is a {} {}", "a {} {} on grey")
     caption = texts[rng.integers(len(texts))].format(colour, shape)
@@ -125,7 +125,7 @@ def _picture(colour: str, shape: str, rng: np.random.Generator) -> bytes:
 
 
 def _tone(pitch_hz: float, rng: np.random.Generator) -> bytes:
-    """With a pitch, loudness, overtone, beginning and noise of its own."""
+    """Make a tone with a pitch and random loudness, overtone, beginning and noise."""
     t = np.arange(int(RATE_HZ * SECONDS)) / RATE_HZ
     pitch = pitch_hz * rng.uniform(0.92, 1.08)
     x = np.sin(2 * np.pi * pitch * t) + rng.uniform(0, 0.5) * np.sin(4 * np.pi * pitch * t)
@@ -141,7 +141,7 @@ def _tone(pitch_hz: float, rng: np.random.Generator) -> bytes:
 
 
 def write_shard(path: Path, count: int, seed: int) -> None:
-    """So many rows, a function of the seed."""
+    """Make this many rows from a seed."""
     rng = np.random.default_rng(seed)
     with tarfile.open(path, "w") as tar:
         for number in range(count):
@@ -152,13 +152,13 @@ def write_shard(path: Path, count: int, seed: int) -> None:
 
 
 def named(text: str, words: list[str]) -> int:
-    """Which of the words a caption names; -1 where it is none, or several."""
+    """Return which of the words a caption names; -1 for none or several."""
     found = [number for number, word in enumerate(words) if word in text.split()]
     return found[0] if len(found) == 1 else -1
 
 
 def seen_colour(picture: NDArray[np.uint8]) -> int:
-    """The colour of a picture [3, H, W]: the nearest to its most colourful pixels."""
+    """Return the colour of a picture [3, H, W]: the nearest to its most colourful pixels."""
     pixels = picture.reshape(3, -1).T.astype(float)
     chroma = pixels.max(1) - pixels.min(1)
     mean = pixels[chroma >= np.quantile(chroma, 0.9)].mean(0)
@@ -166,7 +166,7 @@ def seen_colour(picture: NDArray[np.uint8]) -> int:
 
 
 def total_variation(counts: NDArray[np.int64]) -> float:
-    """Of counts [..., C] to the even distribution; what names no colour is a distance too."""
+    """Return the distance of counts [..., C] from the uniform distribution; captions without a colour count too."""
     shares = counts / NUM_SAMPLES
     missing = 1 - shares.sum(-1)
     return float((0.5 * (np.abs(shares - 1 / len(COLOURS)).sum(-1) + missing)).mean())

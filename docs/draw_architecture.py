@@ -27,8 +27,7 @@ WHAT = {
     "autoencoder": "stage 1",
     "spec": "TOML, schema, errors",
     "plugin": "what plugins import",
-    "distributed": "processes, DDP, FSDP2",
-    "support": "errors, files, URLs, seeds",
+    "support": "errors, files, processes",
 }
 HIDDEN = {"__main__", "plugin.testing"}  # one line, and a suite for the tests of plugins
 BLUE, GREEN, GREY, ORANGE = "#dbe9f6", "#dff0e0", "#eeeeee", "#fbe8d3"

@@ -1,5 +1,6 @@
-"""Makes the fake plugin of tests/fakes findable, exactly as an installed one is: by its dist-info on the path."""
+"""Make the fake plugins of tests/fakes findable like installed ones: by a dist-info folder on the path."""
 
+import importlib
 import os
 import sys
 import threading
@@ -42,7 +43,7 @@ hidden_dim = 32
 num_blocks = 1
 
 [train]
-precision = "float32"   # one process and several, and every machine, then agree to rounding
+precision = "float32"   # then one process, several processes and all machines agree to rounding
 
 [train.autoencoder]
 steps = 60
@@ -92,7 +93,7 @@ def command_environment() -> dict[str, str]:
 
 
 class Clock:
-    """The clock of retries, which runs only while they wait."""
+    """The clock of retries, which advances only while they wait."""
 
     def __init__(self):
         self.now, self.waits = 0.0, []
@@ -114,3 +115,25 @@ def clock(monkeypatch):
     monkeypatch.setattr(retrying, "_clock", lambda: clock.now)
     monkeypatch.setattr(retrying, "_answered", set())
     return clock
+
+
+@pytest.fixture
+def install_distribution(tmp_path, monkeypatch):
+    """Return a function that puts a distribution on the path as pip would: a module, and a dist-info folder."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(distribution, code, offers, version="0.1"):
+        module = distribution.replace("-", "_")
+        (site / f"{module}.py").write_text(code)
+        info = site / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = "".join(f"{name} = {module}\n" for name in offers)
+        (info / "entry_points.txt").write_text(f"[shala.plugins]\n{lines}")
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return module
+
+    return install

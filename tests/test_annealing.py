@@ -1,4 +1,4 @@
-"""Annealed importance sampling against closed forms, where plain importance weights rest on one sample."""
+"""Annealed importance sampling against closed forms for which plain importance weights depend on one sample."""
 
 import math
 
@@ -29,7 +29,7 @@ class LinearGaussian(nn.Module):
 
 
 def test_the_integral_of_a_known_target_is_found():
-    """A correlated Gaussian far from the start, 20 wide, times e^3 and e^-5 in two rows: unbiased weights find both."""
+    """Weights estimate the integral of a correlated Gaussian, 20 wide and far from the start, times e^3 or e^-5."""
     generator = torch.Generator().manual_seed(0)
     dim = 20
     root = torch.eye(dim) + 0.3 * torch.randn(dim, dim, generator=generator) / dim**0.5
@@ -53,7 +53,7 @@ def test_the_integral_of_a_known_target_is_found():
 
 
 class MeanField(nn.Module):
-    """q(z | x_S) as a trained one is: independent dimensions, about right for N(0, I), of which features are x."""
+    """q(z | x_S) like a trained one: independent dimensions, about right for N(0, I); the features are x."""
 
     def __init__(self, decoders):
         super().__init__()
@@ -71,7 +71,7 @@ class MeanField(nn.Module):
 
 
 def test_a_proposal_finds_a_correlated_posterior_from_far_off():
-    """Mean and covariance of a Gaussian in each row, from draws that are far too narrow and nowhere near."""
+    """The fit finds each row's mean and covariance, starting from draws that are far too narrow and far away."""
     generator = torch.Generator().manual_seed(0)
     root = torch.eye(6) + torch.randn(2, 6, 6, generator=generator) / 2
     mean = torch.randn(2, 6, generator=generator)
@@ -109,7 +109,7 @@ def model(two_spec, monkeypatch):
     ("prior", "given"), [("diffusion", ()), ("normal", ()), ("mixture", ()), ("posterior", ("first",))]
 )
 def test_log_likelihoods_are_the_closed_form(prior, given, model):
-    """Within .3 nats under every prior, where 256 importance weights miss by nats and the ELBO by more."""
+    """Estimates are within 0.3 nats under every prior. 256 importance weights miss by nats, and the ELBO by more."""
     torch.manual_seed(1)
     z = 2 * torch.randn(4, 16)
     with torch.no_grad():

@@ -19,9 +19,9 @@ import shala_framework.plugin
 ROOT = Path(__file__).parent.parent
 CORE = "shala_framework"
 LAYERS = (  # low to high; a module imports from its own layer and from lower ones; a dotted name comes before its part
-    {CORE, "support", "distributed.processes"},
+    {CORE, "support"},
     {"plugin", "spec"},
-    {"plugin.loading", "distributed"},
+    {"plugin.loading", "support.distributed"},  # needs torch, so spec and the rest of support do without it
     {"autoencoder", "prior", "refiner"},
     {"data", "model"},
     {"training", "evaluation", "report"},
@@ -31,21 +31,19 @@ LAYERS = (  # low to high; a module imports from its own layer and from lower on
 )
 MAY_IMPORT = {
     "support": set(),
-    "distributed": {"support"},
     "plugin": {"support"},
     "spec": {"support", "plugin"},
-    "autoencoder": {"distributed", "plugin", "spec", "support"},
-    "prior": {"autoencoder", "distributed", "plugin", "spec", "support"},
-    "refiner": {"distributed", "plugin", "prior", "spec", "support"},
+    "autoencoder": {"plugin", "spec", "support"},
+    "prior": {"autoencoder", "plugin", "spec", "support"},
+    "refiner": {"plugin", "prior", "spec", "support"},
     "data": {"autoencoder", "plugin", "spec", "support"},
     "model": {"autoencoder", "plugin", "prior", "refiner", "spec", "support"},
-    "training": {"autoencoder", "data", "distributed", "plugin", "prior", "refiner", "spec", "support"},
+    "training": {"autoencoder", "data", "plugin", "prior", "refiner", "spec", "support"},
     "evaluation": {"data", "model", "plugin", "prior", "refiner", "spec", "support", "training"},
     "report": {"data", "evaluation", "model", "plugin", "spec", "support", "training"},
     "run": {
         "autoencoder",
         "data",
-        "distributed",
         "evaluation",
         "model",
         "plugin",
@@ -54,11 +52,11 @@ MAY_IMPORT = {
         "support",
         "training",
     },
-    "cli": {"data", "distributed", "evaluation", "model", "plugin", "report", "run", "spec", "support", "training"},
+    "cli": {"data", "evaluation", "model", "plugin", "report", "run", "spec", "support", "training"},
     "plugin.testing": {"plugin", "spec", "support"},
     "__main__": {"cli"},
 }
-FACADE_NAMES = (CORE, "plugin")  # which resolve names on first use, on behalf of others
+FACADE_NAMES = (CORE, "plugin")  # resolve names on first use, on behalf of others
 UPWARD = {
     # The classes of a spec's plugins check its options. The function that calls them imports the loader, so that
     # broken TOML is reported before torch is loaded.
@@ -221,10 +219,10 @@ def test_no_two_classes_have_one_name():
 
 
 def test_the_package_can_be_looked_over():
-    """The top level has at most seventeen entries, and no module has more than four hundred lines."""
+    """The top level has at most sixteen entries, and no module has more than four hundred lines."""
     folders = [path for path in (ROOT / CORE).iterdir() if any(path.glob("*.py"))]  # a move may leave __pycache__
     entries = folders + [path for path in (ROOT / CORE).iterdir() if path.is_file()]
-    assert len(entries) <= 17, sorted(entries)
+    assert len(entries) <= 16, sorted(entries)
     long = {module.name: len(module.path.read_text().splitlines()) for module in CORE_MODULES}
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
 
@@ -238,10 +236,10 @@ def test_the_core_imports_no_plugin():
 
 
 def test_the_core_names_no_modality_and_no_data_set():
-    """No string of the core is the name of a plugin or of a kind of signal, wherever it stands.
+    """No string of the core is the name of a plugin or of a kind of signal.
 
-    So none can be compared with one, looked up by one or matched against one. Names of our plugins that are no everyday
-    words do not occur inside longer strings or identifiers either, but for the examples in the command line's help.
+    So the core can compare, look up or match none of them. Names of our plugins that are not everyday words do not
+    occur inside longer strings or identifiers either, except in the examples of the command line's help.
     """
     assert {"skeleton", "video"} <= OFFERED or not (ROOT / "plugins").exists()
     whole = OFFERED | SIGNALS
@@ -298,7 +296,7 @@ FACADES = (shala_framework, shala_framework.plugin)  # what users import, and wh
 
 @pytest.mark.parametrize(("facade", "name"), [(facade, name) for facade in FACADES for name in facade.__all__])
 def test_every_exported_name_is_there(facade, name):
-    """`from FACADE import NAME` works for each name in __all__, and type checkers and run time agree on its home."""
+    """`from FACADE import NAME` works for each name in __all__, and finds it where type checkers do."""
     home = importlib.import_module(f"{CORE}.{facade._HOME[name]}")
     assert getattr(facade, name) is getattr(home, name)
 

@@ -135,7 +135,7 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
     assert not (seen[0] & ~presence).any()
     assert seen[0].any(1).all()
     hidden = (seen[0] != presence).any(1)[:3000].float().mean()
-    assert abs(float(hidden) - 0.25) < 0.04  # half the rows, half of whose subsets are proper
+    assert abs(float(hidden) - 0.25) < 0.04  # half the rows, and half of their subsets are proper
     assert torch.equal(seen[1], presence)
 
 
@@ -151,7 +151,7 @@ def test_figures_are_of_the_rows_that_have_a_modality():
     for size in (2, 7):
         settings = structure({"batch_size": size}, AutoencoderStage)
         stage = AutoencoderTraining(autoencoder, settings, torch.device("cpu"), rows)
-        autoencoder.method.posterior.head.log_var.bias.data.fill_(-60.0)  # hardly a draw
+        autoencoder.method.posterior.head.log_var.bias.data.fill_(-60.0)  # almost no noise
         found.append(stage.validate())
     for name in ("elbo", "log_prob/a", "log_prob/b"):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-2)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.long
 
 MODALITIES = {name: MayBeBlank(TwoFloatsOptions(field=name)) for name in "ab"}
 EMPTY = {3, 4, 5, 11, 19}
-BLANK = {7}  # in one of two
+BLANK = {7}  # blank in one of the two fields
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_workers_read_the_same_rows_into_memory(shards, monkeypatch, limit):
     assert expected.tally.dropped.count
     assert expected.tally.skipped
     monkeypatch.setattr(data_streams, "ROWS_WORTH_A_WORKER", 1)
-    monkeypatch.setattr(data_streams, "ROWS_OF_A_WORKER", 2)  # samples 4 and 5 of all are a part of their own
+    monkeypatch.setattr(data_streams, "ROWS_OF_A_WORKER", 2)  # samples 4 and 5 then form a share of their own
     monkeypatch.setattr(data_streams, "available_cores", lambda: 3)
     monkeypatch.setattr(data_streams, "load_rows", None)
     for num_workers in (1, 3):

@@ -32,7 +32,7 @@ def offered() -> Iterator[type]:
         try:
             yield load_offer(offer.name).Options
         except PluginError:
-            continue  # one that is broken is none of this test's
+            continue  # other tests cover broken ones
 
 
 def numeric(kind: Any) -> set[type]:
@@ -74,7 +74,7 @@ def test_no_number_is_without_bounds(cls, field):
         assert any(finding.path[:1] in ((field.name,), ()) for finding in caught.value.findings), value
         if not isinstance(value, float) or get_origin(field.type) is tuple:
             continue
-        with pytest.raises(ValueError, match="expected"):  # without the spec's reader, as from Python
+        with pytest.raises(ValueError, match="expected"):  # without the spec's reader, as in Python code
             field.validator(None, field, value)
 
 

@@ -1,4 +1,4 @@
-"""Calibration on conditionals that are known: fair ones pass, and each way to be wrong is seen."""
+"""Calibration of known conditionals: exact ones pass, and each kind of error is detected."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def figures(samples, truth):
 
 
 def test_calibrated_conditionals_have_a_ratio_of_one_and_nominal_coverage():
-    """Within chance: two samples are as far apart as a sample and the truth, whatever each row's mean and width."""
+    """For any means and widths, two samples are as far apart as a sample and the truth, up to chance."""
     ratio, intervals, regions = figures(*forecasts())
     assert ratio == pytest.approx(1, abs=0.03)
     for found, tolerance in ((intervals, 0.02), (regions, 0.05)):
@@ -50,7 +50,7 @@ def test_calibrated_conditionals_have_a_ratio_of_one_and_nominal_coverage():
 
 
 def test_narrow_wide_and_shifted_samples_are_caught():
-    """.8 of the deviation has the ratio 2 * .64 / 1.64; wide samples cover too much, shifted ones too little."""
+    """0.8 of the deviation gives the ratio 2 * 0.64 / 1.64; wide samples cover too much, shifted ones too little."""
     ratio, intervals, regions = figures(*forecasts(width=0.8))
     assert ratio == pytest.approx(2 * 0.64 / 1.64, abs=0.03)
     assert intervals["50"] < 0.46
@@ -67,7 +67,7 @@ def test_narrow_wide_and_shifted_samples_are_caught():
 
 
 def test_a_sampler_that_shows_one_of_two_modes_is_caught():
-    """Each row's truth is in either of two places; samples that all choose one of them are right half of the time."""
+    """Each row's truth is in either of two places; samples that all choose one place are right half of the time."""
     generator = torch.Generator().manual_seed(0)
     places = torch.randn(NUM_ROWS, 2, DIM, generator=generator) * 3
 
@@ -87,7 +87,7 @@ def test_a_sampler_that_shows_one_of_two_modes_is_caught():
 
 @pytest.fixture
 def model(two_spec):
-    """q(z | x) = N(0, I) whatever x is, and a prior of stage 2 that is N(0, scale^2) before it is trained."""
+    """q(z | x) = N(0, I) for every x, and a stage-2 prior that equals N(0, scale^2) before training."""
     made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
     for posterior in (made.autoencoder.method.posterior, made.autoencoder.method.subset_posterior):
@@ -104,8 +104,10 @@ def scale_prior(model, scale):
 
 
 def test_a_model_is_measured_given_nothing_and_given_one(model):
-    """Latents that are N(0, I): the prior is calibrated at scale 1 and caught at .8; missing modalities are no row's
-    condition, and people are resampled together."""
+    """For latents from N(0, I), the prior is calibrated at scale 1 and rejected at 0.8.
+
+    Missing modalities are never given, and the rows of one person are resampled together.
+    """
     torch.manual_seed(0)
     x = {"first": torch.randn(200, 2), "second": torch.randn(200, 2)}
     presence = torch.ones(200, 2, dtype=torch.bool)

@@ -1,11 +1,11 @@
-"""README.md of a run: what it says of the model, and that text from data is text and nothing else."""
+"""README.md of a run: its statements about the model, and the escaping of text from data."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from markdown_it import MarkdownIt  # rich needs it, and so the core
+from markdown_it import MarkdownIt  # a dependency of rich, and so of the core
 from two_floats import TwoFloats
 
 import shala_framework
@@ -26,7 +26,7 @@ def run_verb(entry, *arguments):
 
 
 def rendered(card):
-    """The card's body as HTML; GitHub and others leave the front matter out."""
+    """Return the card's body as HTML; GitHub and others leave out the front matter."""
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
 
 
@@ -55,7 +55,7 @@ def test_a_run_ends_with_a_card_whose_figures_and_code_are_right(two_spec):
 
 
 def test_a_card_is_written_again_with_the_report(two_spec):
-    """Also where a run was not evaluated, which the card says; what somebody wrote into it is gone."""
+    """The card is complete without an evaluation and says that there is none. It overwrites changes by hand."""
     run_verb(main_run, two_spec)
     path = Path("runs/two") / CARD_FILE
     before = path.read_text()
@@ -83,14 +83,14 @@ def test_text_from_data_is_text_and_nothing_else(two_spec):
     assert "<img" not in html
     assert html.count("<h1>") == 1
     assert "<em>" not in html
-    assert html.count("</table>") == 3  # rows, modalities, training
+    assert html.count("</table>") == 3  # tables of rows, modalities and training
     assert "&lt;img src=x onerror=alert(1)&gt; [go](https" in html
     assert """shala sample 'runs/`a` $(b)'"'"''""" in html.replace("&quot;", '"')
     assert rendered("---\n---\n" + fenced("```\n# x", "toml")).count("<h1>") == 0
 
 
 def test_training_from_python_writes_a_card_too(tmp_path):
-    """With its steps and where its rows came from; with out=None there is no file at all."""
+    """A run from Python gets a card with its steps and the source of its rows; out=None writes no file."""
     x = {"first": torch.randn(64, 2), "second": torch.randn(64, 2)}
     model = shala_framework.ShaLa({name: TwoFloats() for name in x}, latent_dim=2, feature_dim=8, hidden_dim=8)
     shala_framework.train(model, x, steps=4, batch_size=16, out=tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Total variation of classes, and how much of it is chance."""
+"""Total variation of classes, and the part of it that is due to chance."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from shala_framework.evaluation.class_distribution import sampling_noise, total_
 
 
 def test_a_dropped_class_shows_and_chance_does_not():
-    """Ten classes: samples of nine of them are .1 away; those of all are as far as the noise says, at any size."""
+    """Samples of nine of ten classes have distance 0.1; samples of all ten have the distance of chance, at any size."""
     generator = torch.Generator().manual_seed(0)
     real = torch.randint(10, (400,), generator=generator)
     for size in (64, 2000):

@@ -1,4 +1,4 @@
-"""Agreement and votes on verdicts that are known."""
+"""Agreement and votes on known verdicts."""
 
 import pytest
 import torch
@@ -8,18 +8,18 @@ from shala_framework.evaluation.subsets import cyclic_subsets
 
 
 def test_agreement_counts_unanimous_samples():
-    """One judge that differs is enough."""
+    """A single judge that differs prevents agreement."""
     verdicts = {"a": torch.tensor([1, 2, 3, 4]), "b": torch.tensor([1, 2, 0, 0]), "c": torch.tensor([1, 0, 3, 4])}
     assert agreement(verdicts).tolist() == [True, False, False, False]
 
 
 def test_the_vote_is_the_most_frequent_class():
-    """Whatever the order, and the first of equals."""
+    """The vote does not depend on the order; of equally frequent classes the first wins."""
     assert votes(torch.tensor([[9, 1, 1], [2, 9, 2], [3, 3, 3], [7, 5, 6]])).tolist() == [1, 2, 3, 7]
 
 
 def test_cyclic_subsets_give_every_modality_equally_often():
-    """As many subsets as modalities, each name in as many as their size; all names are one subset."""
+    """There are as many subsets as modalities, each name is in as many as their size, and one has all names."""
     names = tuple("abcde")
     for size in range(1, 5):
         subsets = list(cyclic_subsets(names, size))

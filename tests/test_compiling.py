@@ -1,4 +1,4 @@
-"""Compiled networks: the same loss and gradients, the texture term's maps among them."""
+"""Compiled networks give the same loss and gradients, including the texture term's maps."""
 
 import shutil
 
@@ -39,7 +39,7 @@ def test_compiled_networks_compute_the_same():
     assert list(model.state_dict()) == keys
 
 
-def test_a_missing_compiler_is_said_at_once(monkeypatch):
+def test_a_missing_compiler_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     with (
         pytest.raises(CompilerError, match=r"train\.compile needs a C\+\+ compiler"),

@@ -58,7 +58,7 @@ def test_recognition_is_lowest_for_what_shows_its_row(contrast):
     h = [torch.zeros(4, 2), corners(4), corners(4)]
     right = contrast.recognition({0: corners(4)}, h, presence)
     wrong = contrast.recognition({0: corners(4).roll(1, 0)}, h, presence)
-    assert torch.allclose(contrast.recognition({0: corners(4)[:2]}, h, presence), right)  # of the first rows alone
+    assert torch.allclose(contrast.recognition({0: corners(4)[:2]}, h, presence), right)  # of the first rows only
     assert float(right.detach()) < 0.01
     assert float(wrong.detach()) > 10
 
@@ -82,6 +82,6 @@ def test_recognition_trains_decoders_and_nothing_that_recognises():
     assert all(p.grad is None for p in autoencoder.encoders.parameters())
     for weights, names in (
         ({"recognition_weight": 0.0}, {"subset_kl", "contrast"}),
-        ({"contrast_weight": 0.0}, {"subset_kl"}),  # whose projections recognition uses
+        ({"contrast_weight": 0.0}, {"subset_kl"}),  # recognition uses the same projections
     ):
         assert set(Autoencoder(modalities, attrs.evolve(table, **weights)).bound(x, presence).added) == names

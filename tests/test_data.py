@@ -1,4 +1,4 @@
-"""Shards and rows: round trips, hostile tar files, streaming without loss, and seeds."""
+"""Shards and rows: round trips, damaged tar files, streaming without loss, and seeds."""
 
 import io
 import tarfile
@@ -41,7 +41,7 @@ def test_what_is_packed_is_read(shards):
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 1024, 1536, 2048, 3000, 5120])
 def test_a_shard_cut_anywhere_is_an_error(tmp_path, cut):
-    """Also where the cut falls between two members, so that the last sample would merely lack a field."""
+    """This includes a cut between two members, after which the last sample would only lack a field."""
     path = tmp_path / "a.tar"
     pack(Made(MadeOptions(train=4)), None, tmp_path / "s")
     path.write_bytes((tmp_path / "s" / "train-000000.tar").read_bytes()[:cut])
@@ -66,7 +66,7 @@ def test_a_key_in_two_places_is_an_error(tmp_path):
 
 
 def test_hostile_shards_name_the_shard(tmp_path):
-    """Not a tar file, no file, and one file twice in a sample."""
+    """A file that is no tar file, a missing file, and one field twice in a sample are errors."""
     (tmp_path / "text.tar").write_text("hello " * 1000)
     doubled = make_tar(tmp_path / "d.tar", ["k.a", "k.a"])
     for url in (str(tmp_path / "text.tar"), str(tmp_path / "absent.tar"), doubled):
@@ -75,7 +75,7 @@ def test_hostile_shards_name_the_shard(tmp_path):
 
 
 def test_undecodable_fields_name_sample_and_modality(tmp_path):
-    """The message leads to the file: shard, key, modality and field."""
+    """The message names shard, key, modality and field."""
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
         member = tarfile.TarInfo("row7.a")
@@ -105,14 +105,14 @@ def test_labels_are_stripped(tmp_path, written):
     ],
 )
 def test_labels_that_say_nothing_name_shard_sample_and_field(tmp_path, label, got):
-    """A label that cannot be read is one message, not a traceback and not a class of its own."""
+    """An unreadable label gives one message, neither a traceback nor a class of its own."""
     shard = make_tar(tmp_path / "x.tar", ["k.a", "k.cls"], label)
     with pytest.raises(DataError, match=rf"x\.tar: sample 'k', field 'cls': expected the name of a class.*{got}"):
         load_rows([shard], MODALITIES)
 
 
 def test_brackets_in_the_name_of_a_folder_are_its_name(tmp_path):
-    """They are a glob's only where no file has them in its name."""
+    """Brackets and question marks form a glob only if no file has them in its name."""
     for folder in ("set [1]", "set 1", "other 1"):
         (tmp_path / folder).mkdir()
         make_tar(tmp_path / folder / "train-0.tar", ["k.a"])
@@ -121,7 +121,7 @@ def test_brackets_in_the_name_of_a_folder_are_its_name(tmp_path):
 
 
 def test_missing_modalities_are_zeros_with_presence(shards):
-    """presence says what is there, and x is zero where it is not."""
+    """`presence` marks the modalities of each row, and x is zero for missing ones."""
     rows = load_rows(shards, MODALITIES)
     assert rows.presence[:, 0].all()
     assert 5 < int((~rows.presence[:, 1]).sum()) < 40
@@ -131,7 +131,7 @@ def test_missing_modalities_are_zeros_with_presence(shards):
 
 @pytest.mark.parametrize("buffer_size", [1, 16, 1000])
 def test_a_streamed_epoch_holds_every_sample_once(shards, buffer_size):
-    """An epoch is a permutation of the set, and another one in the next epoch."""
+    """An epoch is a permutation of the set, and the next epoch is another one."""
     stream = ShardStream(shards, MODALITIES, batch_size=1, buffer_size=buffer_size, seed=3)
     keys = [rows.keys[0] for rows in islice(stream, 206)]
     assert sorted(keys[:103]) == sorted(keys[103:]) == sorted(s.key for s in read_shards(shards))
@@ -140,7 +140,7 @@ def test_a_streamed_epoch_holds_every_sample_once(shards, buffer_size):
 
 
 def test_a_stream_resumes_at_any_step(shards):
-    """Started at step 9, the stream gives what it would have given from there, bit for bit."""
+    """A stream started at step 9 gives the batches of step 9 and later, bit for bit."""
     settings = {"batch_size": 8, "buffer_size": 20, "seed": 5}
     whole = list(islice(ShardStream(shards, MODALITIES, **settings), 30))
     late = list(islice(ShardStream(shards, MODALITIES, **settings, start_step=9), 21))
@@ -149,10 +149,10 @@ def test_a_stream_resumes_at_any_step(shards):
         assert all(torch.equal(a.x[name], b.x[name]) for name in a.x)
 
 
-# The loader of torch may complain when its worker processes are dropped in the middle of an endless stream.
+# PyTorch's loader may complain when its worker processes are dropped in the middle of an endless stream.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_share_an_epoch_without_loss(shards):
-    """Two worker processes: nothing twice, nothing lost, and a late start continues the same order."""
+    """Two worker processes read each sample once, and a late start continues the same order."""
     stream = ShardStream(shards[:2], MODALITIES, batch_size=5, buffer_size=4, seed=1)
     batches = list(islice(stream_batches(stream, 2), 6))
     seen = Counter(key for rows in batches for key in rows.keys)
@@ -164,7 +164,7 @@ def test_workers_share_an_epoch_without_loss(shards):
 
 
 def test_shuffled_batches_are_a_function_of_the_step():
-    """Every epoch is a permutation less its remainder; a late start continues it; small sets fill a batch."""
+    """Every epoch is a permutation without its remainder; a late start continues it; small sets fill a batch."""
     batches = [b.tolist() for b in islice(shuffled_batches(10, 3, seed=7), 6)]
     assert len({i for b in batches[:3] for i in b}) == 9
     assert batches[:3] != batches[3:]

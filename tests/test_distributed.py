@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 RUNNER = """\
 import sys
 from shala_framework.cli.main import main_run
-from shala_framework.distributed import split_layers as sharding
+from shala_framework.support.distributed import sharded_layers as sharding
 sharding.LEAST_VALUES = 32
 if __name__ == "__main__":  # worker processes import this file
     main_run(sys.argv[1:])
@@ -67,7 +67,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
         process = start(processes, out, f"data.in_memory={in_memory}", *EVERY_STEP)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-        assert output.count("look at") == 1  # one process speaks
+        assert output.count("look at") == 1  # only one process writes messages
     for stage, count in (("autoencoder", 60), ("prior", 40)):
         alone, both = losses("alone", stage), losses("both", stage)
         assert len(alone) == len(both) == count
@@ -78,7 +78,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
+def test_sharded_decoders_train_like_replicated_ones(start, two_spec, share):
     """Two processes that hold half of each layer take the same steps as one, which can resume from their state."""
     # Latents wide enough for Muon to take the decoders' first layers.
     overrides = (*EVERY_STEP, "train.sharding='decoders'", "posterior.latent_dim=16")
@@ -91,7 +91,7 @@ def test_decoders_that_are_split_train_like_whole_ones(start, two_spec, share):
         process = start(processes, out, *overrides)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-    assert f"{2 if share else 4} layers of decoders are split among 2 processes" in output
+    assert f"{2 if share else 4} layers of decoders are sharded over 2 processes" in output
     for stage in ("autoencoder", "prior"):
         assert losses("both", stage) == pytest.approx(losses("alone", stage), abs=1e-5, rel=1e-5)
     alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))
@@ -138,7 +138,7 @@ def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
 
 def test_asked_to_stop_both_leave_with_their_state_saved(start):
     """After SIGTERM to the launcher, a line says how to resume, and the next call continues at the same step."""
-    # Their workers get the signal too, as torchrun passes it on to whole groups.
+    # The workers get the signal too, because torchrun passes it on to whole process groups.
     both = start(2, "r", *LONG, "data.in_memory=false", "data.num_workers=1")
     wait_for_step("r", 45)
     both.terminate()

@@ -1,8 +1,9 @@
-"""What the documentation tells users to write is accepted: specs, command lines, links."""
+"""What the documentation tells users to write is accepted: specs, command lines, code, links."""
 
 import ast
 import doctest
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import tomli
+import torch
 from PIL import Image
 
 import shala_framework
@@ -21,6 +23,8 @@ from shala_framework.cli.main import main, parse
 from shala_framework.plugin import encode_npy
 from shala_framework.plugin.testing import ModalitySuite
 from shala_framework.spec import read_spec
+
+from two_floats import ConvolvedFloats, RefinedFloats  # isort: skip
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -80,25 +84,25 @@ def commands():
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_a_command_of_the_documentation_is_one(line):
-    """Its verb and options exist; shala-run is `shala run`."""
+    """The verb and options of each documented command exist; shala-run stands for `shala run`."""
     program, *arguments = shlex.split(line)
     assert parse(arguments, program).command.name
 
 
 PLUGIN_PACKAGES = {path.parent.name for path in (ROOT / "plugins").glob("*/shala_*/__init__.py")}
-NOT_OURS = {"diffusers", "multivae"}  # of systems that are compared with, in an environment of theirs
+NOT_OURS = {"diffusers", "multivae"}  # imported by scripts for other systems, which run in an environment of their own
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=named)
 def test_what_a_benchmark_imports_is_there(path, monkeypatch):
-    """The scripts are run by hand and rarely: what they take from the framework and from each other must still be."""
+    """Names that the scripts import from the framework and from each other exist, although the scripts rarely run."""
     monkeypatch.syspath_prepend(str(path.parent))
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] not in NOT_OURS:
             try:
                 module = importlib.import_module(node.module)
             except ModuleNotFoundError as error:
-                if error.name in PLUGIN_PACKAGES:  # the core's tests are run without any plugin too
+                if error.name in PLUGIN_PACKAGES:  # the core's tests also run without plugins
                     continue
                 raise
             absent = [alias.name for alias in node.names if not hasattr(module, alias.name)]
@@ -106,13 +110,13 @@ def test_what_a_benchmark_imports_is_there(path, monkeypatch):
 
 
 def anchors(page):
-    """What a link can name of a page: its headings, as they stand in addresses."""
+    """Return the anchors of a page's headings, as they appear in addresses."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_lead_somewhere():
-    """To files of the repository, and to headings that they have."""
+    """Links lead to files of the repository and to existing headings."""
     assert len(set(commands())) > 20
     for page in PAGES:
         for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
@@ -145,7 +149,7 @@ def packed_shards(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_python_of_the_pages_runs(page, packed_shards, monkeypatch):
-    """All blocks of a page in order, in one namespace; with few steps, wherever the page says how many."""
+    """All code blocks of a page run in order, in one namespace, with few steps wherever the page sets their number."""
     few = "steps=6, batch_size=8"
     code = [STEPS.sub(few, text) for found, text in blocks("python") if found == page]
     if page == "README.md":
@@ -198,7 +202,7 @@ def test_the_first_half_hour_can_be_followed(tmp_path, monkeypatch, capsys):
 
 
 def test_the_readme_is_short():
-    """Whoever opens the repository reads what it is and how to begin; figures and reference have pages of their own."""
+    """The README says what the project is and how to begin; figures and reference have pages of their own."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
@@ -209,7 +213,7 @@ def test_every_page_is_in_the_menu():
 
 @pytest.mark.parametrize(("page", "facade"), [("api.md", shala_framework), ("api_plugin.md", shala_framework.plugin)])
 def test_the_reference_has_every_exported_name(page, facade):
-    """Once each; hooks and the contract tests are modules beside them."""
+    """Each exported name is documented once; hooks and the contract tests have modules beside them."""
     shown = re.findall(r"^::: (\S+)$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     beside = {f"{facade.__name__}.hookspecs", f"{facade.__name__}.testing.ModalitySuite"}
     assert sorted(set(shown) - beside) == sorted(f"{facade.__name__}.{name}" for name in facade.__all__)
@@ -217,7 +221,7 @@ def test_the_reference_has_every_exported_name(page, facade):
 
 
 def test_the_pictures_of_the_architecture_are_of_this_code(monkeypatch):
-    """`python docs/draw_architecture.py` writes them, the layers from MAY_IMPORT of the architecture's tests."""
+    """`python docs/draw_architecture.py` draws the committed pictures, the layers from MAY_IMPORT."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     drawing = importlib.import_module("draw_architecture")
     assert (ROOT / "docs" / "layers.svg").read_text() == drawing.layers()
@@ -231,7 +235,7 @@ def test_the_pictures_of_the_architecture_are_of_this_code(monkeypatch):
 
 
 class TestVectorsOfTheGuide(ModalitySuite):
-    """The module that the guide shows whole keeps the contract."""
+    """The complete module in the guide passes the contract tests."""
 
     written: ClassVar[dict[str, Any]] = {}
     exec(compile(VECTORS, "docs/plugins.md", "exec"), written)
@@ -241,3 +245,26 @@ class TestVectorsOfTheGuide(ModalitySuite):
     def sample_fields(self, index):
         generator = np.random.default_rng(index)
         return {"npy": encode_npy((generator.normal(size=6) * 20 + 5).astype(np.float32))}
+
+
+def test_every_figure_of_training_is_documented(tmp_path):
+    """The page names each figure that the three stages log, in training and on held-out rows."""
+    torch.manual_seed(0)
+    x = {name: torch.randn(24, 2) for name in "ab"}
+    modalities = {"a": ConvolvedFloats(field="a"), "b": RefinedFloats(field="b")}
+    model = shala_framework.ShaLa(modalities, latent_dim=2, feature_dim=8, refine={"texture_weight": 0.1})
+    settings = {"steps": 2, "batch_size": 8, "refiner": {"steps": 2}, "device": "cpu"}
+    shala_framework.train(model, x, validation=x, out=tmp_path / "run", **settings)
+    logged = {}
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        logged.setdefault(entry["stage"], set()).update(entry.keys() - {"stage", "step", "crc32"})
+    page = (ROOT / "docs" / "command_line.md").read_text().partition("## What the figures mean")[2]
+    rows = re.findall(r"^\| (\w+) \| (`.*?) \|", page, re.MULTILINE)
+    documented = {(stage, name) for stage, names in rows for name in re.findall(r"`(.+?)`", names)}
+    assert logged.keys() == {"autoencoder", "prior", "refiner"}
+    for stage, names in logged.items():
+        for name in names:
+            general = re.sub(r"/given_\d+$", "/given_K", re.sub(r"/[ab]$", "/NAME", name.removeprefix("validation_")))
+            assert {(stage, general), ("all", general)} & documented, f"{stage}: {name}"
+    assert ("autoencoder", "elbo") in documented

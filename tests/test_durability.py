@@ -148,7 +148,7 @@ def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, s
 
 
 def test_both_generations_damaged_is_an_error_that_says_what_to_do(two_spec):
-    """Nothing is trained from the start again unless requested."""
+    """Training starts from the beginning only if the user requests it."""
     with pytest.raises(KeyboardInterrupt):
         run(two_spec, "r", reporter=StopAt("autoencoder", 45))
     for path in Path("r/state").glob("autoencoder*"):
@@ -178,7 +178,7 @@ def test_metrics_survive_a_power_loss(tmp_path):
     again.write("summary", 0, {})
     again.rewind("a", 3, 3)
     assert [json.loads(line)["stage"] for line in metrics.path.read_text().splitlines()] == ["a", "a", "summary"]
-    assert "1 damaged lines" in told[0]
+    assert "1 of 4 lines are damaged" in told[0]
     assert "1 of the first 3 lines of stage a are gone" in told[1]
 
 
@@ -281,5 +281,5 @@ def test_a_state_of_other_networks_is_an_error(two_spec, monkeypatch):
     tensors, description = read_checkpoint(path)
     name = next(name for name in tensors if name.startswith("module."))
     write_checkpoint(path, {**tensors, name: torch.zeros(7)}, description)
-    with pytest.raises(CheckpointError, match="the saved state is of another version"):
+    with pytest.raises(CheckpointError, match="another version of the framework or its plugins wrote the saved state"):
         run(two_spec, "r")

@@ -1,4 +1,4 @@
-"""The evaluation of a run, from `shala evaluate` and at the end of `shala-run`, on the fake modality."""
+"""The evaluation of a run, by `shala evaluate` and at the end of `shala-run`, on the fake modality."""
 
 import io
 import json
@@ -33,7 +33,7 @@ LEARNED = (
 
 
 def trained(spec, *overrides):
-    """A model, its training and its validation rows."""
+    """Return a model with its training and validation rows."""
     folder = Path("r")
     Experiment(read_spec(spec, overrides), folder).run()
     model = load(folder)
@@ -50,7 +50,7 @@ def call(*arguments):
 
 
 def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
-    """Tables on the terminal, every figure as JSON, plots; and what was learned shows in them."""
+    """The evaluation prints tables, writes all figures as JSON and draws plots; figures show what was learned."""
     overrides = [text for override in LEARNED for text in ("--set", override)]
     with pytest.raises(SystemExit) as leaving:
         main_run([str(two_spec), "--set", "evaluate.at_end=true", "--set", "evaluate.num_samples=300", *overrides])
@@ -81,7 +81,7 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
     diversity = {
         method: conditional[method, 1]["diversity"]["value"] for method in ("diffusion", "diffusion, guidance 2")
     }
-    assert 0 < diversity["diffusion, guidance 2"] < diversity["diffusion"]  # what guidance costs
+    assert 0 < diversity["diffusion, guidance 2"] < diversity["diffusion"]  # guidance costs diversity
     likelihood = {title: figures["estimate"]["value"] for title, figures in found["log_likelihood"].items()}
     assert likelihood["second given first, diffusion"] > likelihood["second, diffusion"]
     for figures in found["log_likelihood"].values():
@@ -101,7 +101,7 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
 
 
 def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys):
-    """`shala evaluate` twice writes the same but for times; --set changes what it names and nothing else."""
+    """`shala evaluate` twice writes the same except for times; --set changes only the figures that depend on it."""
     folder = Path("r")
     Experiment(read_spec(two_spec), folder).run()
     assert not (folder / "evaluation").exists()
@@ -137,7 +137,7 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
     ],
 )
 def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, capsys):
-    """Status 2 and what to do, for a split that is not there and for settings that are wrong."""
+    """A missing split and wrong settings give status 2 and say what to do."""
     Experiment(
         read_spec(two_spec, ("train.autoencoder.steps=1", "data.stand_in.set={'train.prior.steps' = 1}")), Path("r")
     ).run()
@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, c
 
 
 def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
-    """No judges, no coherence; likelihoods, reconstruction and the latent's dimensions are there."""
+    """Without labels there are no judges and no coherence, but likelihoods, reconstruction and dimensions."""
     model, train, rows = trained(two_spec, "data.stand_in.options.missing=0.5")
     unlabelled = [type(r)(x=r.x, presence=r.presence, keys=r.keys, labels=(None,) * len(r)) for r in (train, rows)]
     evaluation = evaluate(model, *unlabelled, model.spec.evaluate)
@@ -159,7 +159,7 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
 
 
 def test_rows_of_a_person_are_resampled_together(two_spec):
-    """`evaluate.group` widens intervals where rows of a group are alike, leaves values alone, and notes few groups."""
+    """`evaluate.group` widens intervals if rows of a group are alike, keeps values, and notes too few groups."""
     model, train, rows = trained(two_spec)
     settings = attrs.evolve(model.spec.evaluate, likelihood_rows=0, num_samples=0, num_rows=0, calibration_rows=0)
     doubled = rows.take(torch.arange(len(rows)).repeat(4))
@@ -170,7 +170,7 @@ def test_rows_of_a_person_are_resampled_together(two_spec):
         name: judge.real.value for name, judge in alone.judges.items()
     }
     width, before = (found.latent.kl.high - found.latent.kl.low for found in (grouped, alone))
-    assert width == pytest.approx(2 * before, rel=0.25)  # four copies of a row are one
+    assert width == pytest.approx(2 * before, rel=0.25)  # four copies of a row count as one
     assert not any("groups" in note for note in grouped.notes)
     rough = evaluate(model, train, doubled, attrs.evolve(settings, group="P"))
     assert any("resample only 1 groups" in note for note in rough.notes)
@@ -178,7 +178,7 @@ def test_rows_of_a_person_are_resampled_together(two_spec):
 
 @pytest.mark.parametrize("share", ["all", "some"])
 def test_labels_that_training_never_saw_are_named(share, two_spec):
-    """A class that is spelt otherwise in held-out rows is named with its count, whether or not others are left."""
+    """A class with another spelling in held-out rows is named with its count, whether or not others remain."""
     model, train, rows = trained(two_spec)
     changed = [n for n, label in enumerate(rows.labels) if share == "all" or label == "left"]
     labels = tuple(f"{label}s" if n in changed else label for n, label in enumerate(rows.labels))
@@ -190,7 +190,7 @@ def test_labels_that_training_never_saw_are_named(share, two_spec):
 
 
 def test_judges_say_what_real_rows_are(two_spec):
-    """They learn the class; the panel compares samples with the real rows that have the modality."""
+    """Judges learn the class; the panel compares samples with the real rows that have the modality."""
     model, train, rows = trained(two_spec)
     judges = {
         name: train_judge(m, name, train, sorted(set(train.labels)), steps=200, learning_rate=1e-2)
@@ -208,7 +208,7 @@ def test_judges_say_what_real_rows_are(two_spec):
 
 
 def test_classes_that_a_modality_never_has_are_no_misses(two_spec):
-    """Judges number classes alike; of a class that one never saw, its verdicts count neither for nor against."""
+    """All judges number classes alike; verdicts on a class that a judge never saw are not counted."""
     model, train, rows = trained(two_spec, *LEARNED)
     train, rows = _without_second(train), _without_second(rows)
     classes = sorted(set(train.labels))
@@ -226,7 +226,7 @@ def test_classes_that_a_modality_never_has_are_no_misses(two_spec):
 
 
 def _without_second(rows):
-    """The same rows in three classes, of which those on the left lack the second modality."""
+    """Return the same rows in three classes; rows on the left lack the second modality."""
     heights = rows.x["first"][:, 1].tolist()
     labels = tuple(
         label if label == "left" else f"right, {'above' if y > 0 else 'below'}"
@@ -239,7 +239,7 @@ def _without_second(rows):
 
 @pytest.mark.parametrize("kept", ["one row", "no label of the second", "one label"])
 def test_little_is_measured_without_a_crash(kept, two_spec):
-    """What there is too little of is left out, with a note; the rest is there."""
+    """Figures for which there are too few rows are left out with a note; the others are complete."""
     model, train, rows = trained(two_spec)
     if kept == "one row":
         rows = rows.having(["first", "second"]).take(torch.tensor([0]))
@@ -257,13 +257,13 @@ def test_little_is_measured_without_a_crash(kept, two_spec):
 
 
 def test_evaluate_needs_a_run(two_spec, capsys):
-    """A folder without checkpoints is named."""
+    """The error for a folder without checkpoints names the folder."""
     assert dispatch(["evaluate", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
 class Watching(Silent):
-    """Keeps the titles of tasks, and interrupts when one begins."""
+    """Records the titles of tasks, and interrupts when a given one begins."""
 
     def __init__(self, stop_at: str = "") -> None:
         self.titles, self.stop_at, self.warnings = [], stop_at, []
@@ -278,7 +278,7 @@ class Watching(Silent):
 
 
 def test_a_stopped_evaluation_resumes(two_spec):
-    """Parts that were finished are not computed again; the figures are those of an undisturbed one."""
+    """Finished parts are not computed again, and the figures equal those of an undisturbed evaluation."""
     model, train, held_out = trained(two_spec)
     settings = model.spec.evaluate
 
@@ -308,7 +308,7 @@ def figures_without_times(evaluation):
 
 
 def test_parts_are_left_out_by_zero_and_by_time(two_spec):
-    """0 switches a part off, too little time what does not fit; both are noted. Numbers are always heeded."""
+    """A count of 0 switches a part off, and so does too little time; both are noted. Given counts are always kept."""
     model, train, held_out = trained(two_spec)
     none = {"judge_steps": 0, "likelihood_rows": 0, "calibration_rows": 0}
     off = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **none))
@@ -320,7 +320,7 @@ def test_parts_are_left_out_by_zero_and_by_time(two_spec):
     ]
     asked = attrs.evolve(model.spec.evaluate, num_samples=None, num_rows=0, calibration_rows=None, likelihood_rows=None)
     short = evaluate(model, train, held_out, asked, seconds=1e-3)
-    assert short.judges  # their steps are given
+    assert short.judges  # their number of steps is given
     assert (short.joint, short.conditional, short.log_likelihood) == ([], [], {})
     assert sum("raise evaluate.minutes" in note for note in short.notes) == 3
     kinds = ("judge_steps", "num_samples", "num_rows", "calibration_rows", "likelihood_rows")
@@ -331,7 +331,7 @@ def test_parts_are_left_out_by_zero_and_by_time(two_spec):
 
 
 def test_time_is_shared_and_handed_on():
-    """What one part leaves over goes to those after it; without a limit everything is worth its most."""
+    """Time that one part leaves over goes to later ones; without a limit, counts are as large as useful."""
     now = [0.0]
     pace = Pace(100.0 / (1 - RESERVE), clock=lambda: now[0])
     assert pace.seconds("judges") == pytest.approx(40)

@@ -102,10 +102,10 @@ def test_a_loaded_model_generates_what_was_trained(two_spec):
     folder = run(two_spec, "r")
     model = load(folder)
     assert model.synthetic
-    assert model.modalities["first"].state()["mean"][0] > 2  # what fit learned came back
+    assert model.modalities["first"].state()["mean"][0] > 2  # the state that `fit` learned is restored
     joint = model.generate(16)
     assert {name: tuple(x.shape) for name, x in joint.items()} == {"first": (16, 2), "second": (16, 2)}
-    torch.testing.assert_close(model.generate(3)["first"], joint["first"][:3])  # whatever the batch
+    torch.testing.assert_close(model.generate(3)["first"], joint["first"][:3])  # samples do not depend on the batch
     assert not torch.allclose(model.generate(3, seed=1)["first"], joint["first"][:3], atol=1e-2)
     given = {"second": torch.randn(5, 2)}
     conditional = model.generate(4, given=given, guidance_scale=1.5)

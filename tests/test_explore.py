@@ -1,4 +1,4 @@
-"""Answers of the explore page, without the page."""
+"""Answers of the explore page, tested without a browser."""
 
 import io
 import json

@@ -38,7 +38,7 @@ def stage_1(**settings):
 
 
 class ReplayedGraph:
-    """Stands for a captured step: replays by computing it, with the step's number and the rates as tensors."""
+    """Stands in for a captured step: a replay computes it, with the step's number and the rates as tensors."""
 
     def __init__(self, stage, settings, optimizers, step_loss, batch):
         self.batch, self.step = batch, torch.zeros((), dtype=torch.float64)
@@ -77,7 +77,7 @@ def as_tensors(optimizers, settings):
 
 
 def test_replayed_steps_are_those_taken_one_by_one(replayed):
-    """Schedules that a graph reads from tensors have the values that the loop would give them."""
+    """Schedules that a graph reads from tensors have the same values as in the loop."""
 
     def plainly(stage, settings, optimizers):
         loss = shared_loss(stage, CPU)
@@ -143,7 +143,7 @@ def test_a_batch_of_another_size_is_not_put_into_the_graph(replayed):
 
 
 def test_what_a_graph_reads_is_not_the_callers(replayed):
-    """Neither stage's placed copy shares memory with the batch that it was made of."""
+    """No stage's placed copy shares memory with the original batch."""
     stage, _ = stage_1()
     batch = rows()
     copied = stage.placed(batch, copy=True)

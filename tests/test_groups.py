@@ -1,4 +1,4 @@
-"""Tables that stand for many, and the encoder and decoder that they can share."""
+"""Tables that stand for several modalities, and the encoder and decoder that these can share."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def group_spec(two_spec):
 
 
 def test_braces_stand_for_tables(group_spec):
-    """Names and texts are filled in, --set reaches all of them or one, and errors lead to the line of the table."""
+    """Names and texts are filled in, --set reaches all modalities or one, and errors name the line of the table."""
     spec = read_spec(group_spec, ['modality."v_{a,b}".options.width=9', "modality.v_b.options.width=10"]).spec
     assert {name: table.options for name, table in spec.modality.items()} == {
         "v_a": {"field": "a", "width": 9},
@@ -49,7 +49,7 @@ def test_braces_stand_for_tables(group_spec):
     ],
 )
 def test_names_are_expanded_as_a_shell_would(group_spec, pattern, names):
-    """Ranges with leading zeros, lists, and several braces in one name."""
+    """Ranges with leading zeros, lists, and several braces in one name are expanded."""
     text = group_spec.read_text().replace("v_{a,b}", pattern).replace('field = "{a,b}"', 'field = "a"')
     group_spec.write_text(text)
     assert list(read_spec(group_spec).spec.modality) == names
@@ -68,7 +68,7 @@ def test_names_are_expanded_as_a_shell_would(group_spec, pattern, names):
     ],
 )
 def test_wrong_groups_are_errors(group_spec, old, new, expected):
-    """Each says what is wrong."""
+    """Each mistake has a message of its own."""
     group_spec.write_text(group_spec.read_text().replace(old, new))
     with pytest.raises(SpecError, match=expected):
         read_spec(group_spec)
@@ -94,7 +94,7 @@ TABLE = '{plugin = "two-floats", share = true, options = {field = "{a,b}"}}'
     ],
 )
 def test_overrides_obey_the_rules_of_a_file(group_spec, override, expected):
-    """What is refused in a modality table of the file is refused where --set writes it."""
+    """A value that is refused in the file's modality table is refused in --set too."""
     with pytest.raises(SpecError) as caught:
         read_spec(group_spec, [override])
     assert expected in "\n".join(map(str, caught.value.problems))
@@ -108,7 +108,7 @@ def test_overrides_obey_the_rules_of_a_file(group_spec, override, expected):
     ],
 )
 def test_a_stand_in_obeys_them_too(group_spec, line, expected):
-    """Its own overrides are refused at the line that has them."""
+    """Wrong overrides of the stand-in are refused at their line."""
     text = group_spec.read_text()
     group_spec.write_text(text.replace('set = { "train.prior.steps" = 40 }', f"[data.stand_in.set]\n{line}"))
     number = group_spec.read_text().splitlines().index(line) + 1
@@ -120,9 +120,9 @@ def test_a_stand_in_obeys_them_too(group_spec, line, expected):
 
 
 def test_overrides_share_and_part_as_a_file_would(group_spec):
-    """A table's group follows from what the spec is after all overrides, and braces are filled in those too.
+    """Members of a table share networks if they still agree after all overrides, in which braces are filled in too.
 
-    The stand-in's overrides reach the tables in the same way.
+    Overrides of the stand-in reach the tables in the same way.
     """
 
     def tables(*overrides):
@@ -149,7 +149,7 @@ def test_overrides_share_and_part_as_a_file_would(group_spec):
 
 
 def test_a_group_trains_with_one_encoder_and_one_decoder(group_spec):
-    """The run's checkpoint has them once, and a loaded model tells the members apart."""
+    """The checkpoint stores shared networks once, and a loaded model distinguishes the members."""
     Experiment(read_spec(group_spec), Path("r")).run()
     model = load(Path("r"))
     names = list(model.autoencoder.state_dict())
@@ -161,7 +161,7 @@ def test_a_group_trains_with_one_encoder_and_one_decoder(group_spec):
 
 
 def test_sharing_passes_gradients_and_costs_an_embedding_a_member():
-    """All parameters get a gradient, a frozen call gives none to the encoder, and members add as good as nothing."""
+    """All parameters get a gradient, a frozen call gives the encoder none, and members add almost no parameters."""
 
     def autoencoder(count, shared):
         names = [f"v{i}" for i in range(count)]

@@ -1,4 +1,4 @@
-"""What a panel says of samplers that are known to be fair, narrow, or short of a class."""
+"""Figures of a panel for samplers that are known to be calibrated, narrow, or short of a class."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CENTRES = 12 * torch.eye(4, 8)
 
 
 class Nearest(nn.Module):
-    """A judge whose features are x itself, and whose verdict is the nearest of four centres."""
+    """A judge with x itself as features and the nearest of four centres as verdict."""
 
     classes = ("0", "1", "2", "3")
 
@@ -47,7 +47,7 @@ def panel():
 
 
 def test_fair_samples_score_as_real_rows_do(panel):
-    """Every figure of 1,000 samples is that of 200 unseen real rows, within chance: sets are of one size."""
+    """Figures of 1,000 samples equal those of 200 unseen real rows up to chance, because sets have one size."""
     generator = torch.Generator().manual_seed(0)
     fair = panel.compare("a", drawn(torch.randint(4, (1000,), generator=generator), seed=3))
     real = panel.compare("a", panel.reference["a"])
@@ -62,7 +62,7 @@ def test_fair_samples_score_as_real_rows_do(panel):
 
 
 def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(panel):
-    """Three classes of four: a quarter of the real rows is not covered, and total variation is a quarter."""
+    """With three of four classes, a quarter of the real rows is not covered, and total variation is a quarter."""
     found = panel.compare("a", drawn(torch.arange(999) % 3, seed=3))
     fair = panel.compare("a", drawn(torch.arange(999) % 4, seed=3))
     assert found["recall"] < fair["recall"] - 0.2
@@ -73,7 +73,7 @@ def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(
 
 
 def test_a_narrowed_sampler_is_precise_and_has_little_spread(panel):
-    """Half of the deviation: precision rises, recall and spread fall, and the classes say nothing of it."""
+    """With half the deviation, precision rises, recall and spread fall, and the classes do not change."""
     fair, narrow = (panel.compare("a", drawn(torch.arange(1000) % 4, width, seed=3)) for width in (1.0, 0.5))
     assert narrow["precision"] > fair["precision"]
     assert narrow["recall"] < fair["recall"] - 0.3

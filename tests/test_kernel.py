@@ -1,4 +1,4 @@
-"""Kernel distance: unbiased at any number of rows, and felt where samples shrink or lose a mode."""
+"""The kernel distance is unbiased for any number of rows, and detects samples that shrink or lose a mode."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from shala_framework.evaluation.kernel import kernel_distance
 
 
 def test_few_rows_of_one_distribution_are_no_distance_apart():
-    """Its mean over trials is 0 within its error, at 20 rows as at 200; Frechet's distance is far above 0."""
+    """Its mean over trials is 0 within its error, with 20 rows and with 200; Frechet's distance is far above 0."""
     generator = torch.Generator().manual_seed(0)
     for size in (20, 200):
         pairs = [torch.randn(2, size, 16, generator=generator) for _ in range(100)]
@@ -18,7 +18,7 @@ def test_few_rows_of_one_distribution_are_no_distance_apart():
 
 
 def test_shrunken_features_do_not_win():
-    """At 60 rows of 64 features Frechet's distance prefers samples of .8 of the deviation; the kernel's does not."""
+    """With 60 rows of 64 features, Frechet's distance prefers 0.8 of the deviation; the kernel distance does not."""
     generator = torch.Generator().manual_seed(0)
     real, fair = torch.randn(2, 60, 64, generator=generator)
     assert frechet_distance(0.8 * fair, real) < frechet_distance(fair, real)
@@ -29,7 +29,7 @@ def test_shrunken_features_do_not_win():
 
 
 def test_it_is_the_closed_form_of_two_points():
-    """x at the origin, y at (1, 1): kernels 1 and 8 within the sets, 1 between them."""
+    """With x at the origin and y at (1, 1), kernels are 1 and 8 within the sets and 1 between them."""
     x, y = torch.zeros(5, 2), torch.ones(4, 2)
     assert kernel_distance(x, y) == pytest.approx(1 + 8 - 2)
     with pytest.raises(ValueError, match="at least 2 equal features"):

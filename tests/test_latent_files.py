@@ -1,4 +1,4 @@
-"""Latents in files: what was written is read, by any number of processes, after any interruption, or refused."""
+"""Latents in files are read as written, by any number of processes and after any interruption, or refused."""
 
 import json
 import shutil
@@ -53,8 +53,8 @@ def assert_equal(a: LatentStore, b: LatentStore) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 20])
-def test_any_rows_are_read_whoever_wrote_them(tmp_path, rows, world_size):
-    """In any order and more than once; statistics are those of rows in memory to the last bit."""
+def test_any_rows_are_read_for_any_number_of_writers(tmp_path, rows, world_size):
+    """Rows are read in any order and repeatedly; statistics equal those of rows in memory to the last bit."""
     files = write(tmp_path / "latents", rows, world_size)
     assert len(files) == NUM_ROWS
     assert_equal(files.take(torch.arange(NUM_ROWS)), rows)
@@ -67,7 +67,7 @@ def test_any_rows_are_read_whoever_wrote_them(tmp_path, rows, world_size):
 
 
 def test_what_is_written_is_not_encoded_again(tmp_path, rows):
-    """A process that was stopped goes on behind its whole files; what other numbers of processes began is removed."""
+    """A stopped process resumes after its complete files; files begun by another number of processes are removed."""
     folder = tmp_path / "latents"
     write_latents(folder, 1, 2, partial(share, rows, 1, 2))
     starts = []
@@ -84,14 +84,14 @@ def test_what_is_written_is_not_encoded_again(tmp_path, rows):
     assert not LatentFiles.exist(folder)
     write_latents(folder, 0, 1, encode)
     finish_latents(folder, 1)
-    assert starts == [0, 3]  # of two whole files of three batches the second may have been the end
+    assert starts == [0, 3]  # each file has three batches, and the second file may have been the end
     assert_equal(LatentFiles(folder).take(torch.arange(NUM_ROWS)), rows)
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["0-of-1"]
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "foreign", "swapped", "description"])
 def test_damaged_files_are_named(tmp_path, rows, damage):
-    """With what to do; never other rows than were written."""
+    """The error says what to do; other rows than the written ones are never read."""
     folder = tmp_path / "latents"
     write(folder, rows, 1)
     path = folder / "0-of-1" / "000002.safetensors"
@@ -120,7 +120,7 @@ def test_damaged_files_are_named(tmp_path, rows, damage):
 
 
 def test_a_prior_from_files_is_that_from_memory(two_spec, monkeypatch):
-    """Bit for bit, where latents are too many for memory and workers decode the rows that are encoded."""
+    """Training is the same bit for bit if latents are too many for memory and workers decode the rows."""
     found = []
     for name, most_bytes, workers in (("memory", 2**30, 0), ("files", 0, 2)):
         monkeypatch.setattr(training, "MOST_LATENT_BYTES", most_bytes)

@@ -30,7 +30,7 @@ class LinearGaussian(nn.Module):
         return Normal(self.linear(z), torch.tensor(0.5).log())
 
     def marginal(self, mean, variance):
-        """Of x under z ~ N(mean, diag variance)."""
+        """Log-density of x for z ~ N(mean, diag variance)."""
         weight = self.linear.weight
         covariance = weight @ torch.diag_embed(variance) @ weight.T + 0.25 * torch.eye(2)
         return torch.distributions.MultivariateNormal(self.linear(mean), covariance)
@@ -38,14 +38,14 @@ class LinearGaussian(nn.Module):
 
 @pytest.fixture
 def model(two_spec):
-    """Two linear-Gaussian decoders behind an inference model that is not trained, and so no true posterior."""
+    """Two linear-Gaussian decoders with an untrained inference model, whose q is not the true posterior."""
     made = ShaLa.from_spec(read_spec(two_spec)).build()
     made.stages.update(("autoencoder", "prior"))
     torch.manual_seed(0)
     for name in made.names:
         made.autoencoder.decoders[name] = LinearGaussian(made.autoencoder.latent_dim)
     for posterior in (made.autoencoder.method.posterior, made.autoencoder.method.subset_posterior):
-        nn.init.constant_(posterior.head.log_var.bias, -1.0)  # so that the latent's spread is felt
+        nn.init.constant_(posterior.head.log_var.bias, -1.0)  # a latent with enough spread to matter
     made.autoencoder.eval()
     for parameter in made.autoencoder.parameters():
         parameter.requires_grad_(False)
@@ -65,7 +65,7 @@ def posterior_of_first(model, rows):
 
 
 def test_conditional_log_likelihood_is_the_marginal_of_the_latent(model, rows):
-    """With z ~ N(m, v) and a linear decoder it is log N(x; W m + b, W diag(v) W^T + s^2 I)."""
+    """For z ~ N(m, v) and a linear decoder, the estimate is log N(x; W m + b, W diag(v) W^T + s^2 I)."""
     q = posterior_of_first(model, rows)
     for shift in (0, 2):
         index = (torch.arange(5) + shift) % 5
@@ -77,7 +77,7 @@ def test_conditional_log_likelihood_is_the_marginal_of_the_latent(model, rows):
 
 
 def test_importance_weighting_finds_the_marginal_whatever_the_posterior(model, rows):
-    """log p(X) under N(0, I), log p(x_second | x_first) under q(z | x_first): exact in the limit, for a bad q too."""
+    """log p(X) under N(0, I) and log p(x_second | x_first) under q(z | x_first) converge, also for a bad q."""
     dim = model.autoencoder.latent_dim
     first, second = (model.autoencoder.decoders[name].linear for name in ("first", "second"))
     weight, bias = torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
@@ -98,7 +98,7 @@ def test_importance_weighting_finds_the_marginal_whatever_the_posterior(model, r
 
 
 def test_the_elbo_is_below_by_the_divergence_of_the_posterior(model, rows):
-    """log p(X) - ELBO = KL(q || p(z | X)), in closed form for a linear-Gaussian decoder; samples of q suffice."""
+    """For a linear-Gaussian decoder, samples of q give the closed form of log p(X) - ELBO = KL(q || p(z | X))."""
     both = torch.cat([model.autoencoder.decoders[name].linear.weight for name in model.names])
     bias = torch.cat([model.autoencoder.decoders[name].linear.bias for name in model.names])
     x = torch.cat([rows.x["first"], rows.x["second"]], 1)
@@ -116,8 +116,10 @@ def test_the_elbo_is_below_by_the_divergence_of_the_posterior(model, rows):
 
 
 def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
-    """Its network gives 0 at the start, so that D(z; sigma) = z / (sigma^2 + 1): N(0, I) in the
-    standardised unit, and so a Gaussian of the latents' own mean and variances, whose Jacobian counts."""
+    """An untrained network gives D(z; sigma) = z / (sigma^2 + 1), that is N(0, I) in the standardised unit.
+
+    In the latents' unit this is a Gaussian with their mean and variances, whose Jacobian counts.
+    """
     dim = model.autoencoder.latent_dim
     covariance = torch.diag(torch.rand(dim) + 1)
     statistics = (torch.full((dim,), 0.3), covariance, model.prior.h_mean.clone(), model.prior.h_std.clone())
@@ -126,12 +128,12 @@ def test_an_untrained_diffusion_prior_has_a_known_density(model, rows):
     exact = torch.distributions.MultivariateNormal(statistics[0], covariance).log_prob(z)
     for given in (None, {"first": rows.x["first"]}):
         torch.testing.assert_close(model.log_prob(z, given=given, num_steps=200), exact, atol=0.02, rtol=0)
-    mixture = model.log_prob(z, prior="mixture")  # not fitted either: its components are all N(0, I)
+    mixture = model.log_prob(z, prior="mixture")  # the mixture is not fitted either: all components are N(0, I)
     torch.testing.assert_close(mixture, exact, atol=1e-4, rtol=0)
 
 
 def test_wrong_questions_are_named(model, rows):
-    """A target that is given too, none at all, an odd number of samples, and a row that lacks a modality."""
+    """A target that is also given, no target, an odd number of samples, and a row that lacks a modality are refused."""
     with pytest.raises(ValueError, match="targets that are not given"):
         log_weights(model, rows, ["first"], ["first"])
     with pytest.raises(ValueError, match="targets that are not given"):
@@ -144,7 +146,7 @@ def test_wrong_questions_are_named(model, rows):
 
 
 def test_gaussian_log_prob():
-    """Of a posterior: torch's own."""
+    """The posterior's log-density equals torch's."""
     q = GaussianPosterior(torch.randn(4, 3), torch.randn(4, 3))
     z = torch.randn(4, 3)
     exact = torch.distributions.Normal(q.mean_BD, (0.5 * q.log_var_BD).exp()).log_prob(z).sum(1)

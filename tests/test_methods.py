@@ -1,8 +1,7 @@
-"""Methods of inference as plugins: one written outside this repository, and every one that is installed."""
+"""Methods of inference as plugins: one written outside this repository, and all installed ones."""
 
 import importlib
 import json
-import sys
 
 import pytest
 import torch
@@ -69,18 +68,9 @@ SMALL = {"latent_dim": 2, "feature_dim": 8, "hidden_dim": 8, "prior": {"hidden_d
 
 
 @pytest.fixture
-def average(tmp_path, monkeypatch):
-    """The method on the path as pip would put it there."""
-    site = tmp_path / "site"
-    info = site / "acme_average-0.1.dist-info"
-    info.mkdir(parents=True)
-    (site / "acme_average.py").write_text(AVERAGE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-average\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[shala.plugins]\naverage = acme_average\n")
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    monkeypatch.delitem(sys.modules, "acme_average", raising=False)
-    return importlib.import_module("acme_average").Average
+def average(install_distribution):
+    """Install the method, and return its class."""
+    return importlib.import_module(install_distribution("acme-average", AVERAGE, ["average"])).Average
 
 
 def pair():
@@ -95,7 +85,7 @@ def trained(method, **posterior):
 
 
 def works(model, x):
-    """Embeds, samples each prior, and gives densities that are finite."""
+    """A trained model embeds, samples each prior, and gives finite densities."""
     few = {"b": x["b"][:3]}
     assert model.embed(x).shape == (24, 2)
     assert model.elbo({n: v[:3] for n, v in x.items()}, num_samples=2).isfinite().all()
@@ -115,7 +105,7 @@ def works(model, x):
 
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
-    """With all added terms and all priors on top; what is loaded embeds and samples to the last bit."""
+    """Every method trains with all added terms and priors; the loaded model gives the same results to the last bit."""
     model, x = trained(method)
     works(model, x)
     assert set(model.autoencoder.added_terms) == {"contrast", "recognition", "texture"}
@@ -129,7 +119,7 @@ def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
 
 @pytest.mark.parametrize("method", ["shala", *OFFERED])
 def test_every_method_trains_from_a_spec(method, two_spec):
-    """On rows that lack a modality, unless the method says that it needs complete ones."""
+    """Rows that lack a modality are trained on, unless the method needs complete rows."""
     overrides = [f"posterior.method={method}", *FEW_STEPS]
     if method != "shala" and load_offer(method).needs_complete_rows:
         with pytest.raises(shala.DataError, match=f"the method '{method}' trains on complete rows alone, but the row"):
@@ -141,7 +131,7 @@ def test_every_method_trains_from_a_spec(method, two_spec):
 
 
 def test_a_method_of_another_package_is_listed_and_trains(average, two_spec, capsys):
-    """Forty lines that import shala_framework.plugin alone; its options have errors at their lines."""
+    """Forty lines that import only shala_framework.plugin are a method; errors in its options name their lines."""
     with pytest.raises(SystemExit):
         main(["plugins", "--json"])
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -169,7 +159,7 @@ def test_terms_are_added_to_and_removed_from_any_method(average):
 
 
 def test_wrong_methods_are_one_clear_error(average):
-    """A name nobody offers, an option of the default method, settings of another method, a broken contract."""
+    """An unknown name, an option of another method, and a broken contract are refused."""
     wrong = {
         "no installed plugin offers 'avrage'": {"method": "avrage"},
         r"posterior\.options\.beta: unknown key \(the method 'shala' is set by keys of \[posterior\]": {
@@ -193,7 +183,7 @@ def test_wrong_methods_are_one_clear_error(average):
 
 
 def test_a_class_that_is_not_installed_is_loaded_by_the_caller(tmp_path):
-    """As a modality's class is."""
+    """A class can be given directly, as for a modality."""
     namespace = {"__name__": "elsewhere"}
     exec(compile(AVERAGE, "elsewhere.py", "exec"), namespace)
     model, x = trained(namespace["Average"])
@@ -212,7 +202,7 @@ def mixture(num_rows=6):
 
 
 def test_a_mixture_is_torch_distributions_mixture():
-    """Density, moments and draws, for rows with three components, two and none."""
+    """Density, moments and draws are right for rows with three, two and no components."""
     q, parts, _ = mixture()
     z = torch.randn(4, 6, 2)
     for row, chosen in ((0, [0, 1, 2]), (3, [0, 2])):
@@ -239,7 +229,7 @@ def test_a_mixture_is_torch_distributions_mixture():
 
 
 def test_latents_of_a_mixture_are_components_picked_by_the_rows_keys(average):
-    """The same whatever the batches, and each component about as often as it weighs."""
+    """Draws do not depend on batches, and components occur in proportion to their weights."""
 
     class Two(average):
         def fuse(self, h_MBF, presence_BM):
@@ -260,4 +250,4 @@ def test_latents_of_a_mixture_are_components_picked_by_the_rows_keys(average):
     found = [latents_of(model.autoencoder, rows, torch.device("cpu"), size).mean_ND for size in (64, 7)]
     assert torch.equal(*found)
     assert set(found[0].unique().tolist()) == {-1.0, 1.0}
-    assert abs(float(found[0][:, 0].mean())) < 0.2  # four standard errors
+    assert abs(float(found[0][:, 0].mean())) < 0.2  # within four standard errors

@@ -13,7 +13,7 @@ STEPS = "AUTOENCODER_STEPS, PRIOR_STEPS = 500, 1_000"
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, capsys):
-    """All code cells in order in one namespace; what is loaded at the end samples as the trained model did."""
+    """All code cells run in order in one namespace; the model loaded at the end samples like the trained one."""
     missing = PACKAGES - {entry.value for entry in entry_points(group="shala.plugins")}
     if missing:
         pytest.skip(f"plugins not installed: {sorted(missing)}")

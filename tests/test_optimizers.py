@@ -52,7 +52,7 @@ def test_a_first_step_is_the_orthogonal_direction_at_the_promised_size():
 
 
 def test_stacking_and_turning_do_not_change_a_step():
-    """A tall matrix steps like its transpose, whatever other matrices of its shape it is stacked with."""
+    """A tall matrix steps like its transpose, whatever other matrices it is stacked with."""
     torch.manual_seed(0)
     start, gradients = torch.randn(3, 20, 50), torch.randn(4, 3, 20, 50)
     alone = [nn.Parameter(w.clone()) for w in start]

@@ -17,7 +17,7 @@ def test_every_epoch_has_every_sample_once_and_no_position_needs_another(counts,
     epochs = [[order[p] for p in range(e * n, (e + 1) * n)] for e in range(3)]
     assert all(Counter(epoch) == everything for epoch in epochs)
     late = SampleOrder(counts, seed=3, interleave=interleave, window=6)
-    assert [late[p] for p in reversed(range(2 * n, 3 * n))] == epochs[2][::-1]  # no position needs those before it
+    assert [late[p] for p in reversed(range(2 * n, 3 * n))] == epochs[2][::-1]  # no position depends on earlier ones
     if n > 6:
         assert epochs[0] != epochs[1]
 

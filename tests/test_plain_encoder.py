@@ -1,4 +1,4 @@
-"""The encoder of second judges: every shape and dtype that a modality may have, and it learns."""
+"""The encoder of second judges accepts every shape and dtype of a modality, and learns."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from shala_framework.evaluation.plain_encoder import PlainEncoder
     ],
 )
 def test_any_shape_gives_features(shape, dtype):
-    """Finite features, of a network whose size is bounded, whatever one x is; other values give other features."""
+    """Features are finite for any shape, the network's size is bounded, and other values give other features."""
     torch.manual_seed(0)
     net = PlainEncoder(shape, dtype, 16)
     x = torch.zeros(3, *shape).to(dtype)
@@ -35,7 +35,7 @@ def test_any_shape_gives_features(shape, dtype):
 
 
 def test_it_tells_patterns_apart():
-    """Where a bright square stands among noise, which no mean over a picture tells."""
+    """It learns the position of a bright square in noise, which the picture's mean does not reveal."""
     torch.manual_seed(0)
     labels = torch.randint(4, (512,))
     x = torch.randint(60, (512, 16, 16, 1))

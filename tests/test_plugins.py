@@ -1,6 +1,5 @@
 """Plugins are found by name alone, and errors of a broken one name its distribution and the cause."""
 
-import importlib
 import json
 import re
 import subprocess
@@ -36,23 +35,11 @@ def shala_register_modalities(register):
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a distribution on the path as pip would: a module and a dist-info folder with its entry points."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
+def install(install_distribution: Install) -> Install:
+    """Install a distribution; by default a sound one that offers the modality "deep"."""
 
     def install(distribution: str, code: str = SOUND, offers: tuple[str, ...] = ("deep",), version: str = "2.1") -> str:
-        module = distribution.replace("-", "_")
-        (site / f"{module}.py").write_text(code)
-        info = site / f"{module}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        lines = "".join(f"{name} = {module}\n" for name in offers)
-        (info / "entry_points.txt").write_text(f"[shala.plugins]\n{lines}")
-        importlib.invalidate_caches()
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        return module
+        return install_distribution(distribution, code, offers, version)
 
     return install
 
@@ -193,7 +180,7 @@ def test_plugins_are_listed_by_kind_and_the_broken_say_why(install, capsys):
     out = capsys.readouterr().out
     modalities, _, broken = out.partition("cannot be loaded:\n")
     assert re.search(
-        r"^modality:\n(  .+\n)*  two-floats +Two floats, less their training mean\.  \(two-floats 1\.0\)$",
+        r"^modality:\n(  .+\n)*  two-floats +Two floats, with their training mean subtracted\.  \(two-floats 1\.0\)$",
         out,
         re.MULTILINE,
     )
@@ -218,7 +205,7 @@ def test_the_options_of_one_plugin_are_shown_as_toml_writes_them(install, capsys
     install("acme-deep", replaced("depth: int = 1", options))
     assert status_of(main, "plugins", "two-floats") == 0
     out = capsys.readouterr().out
-    assert out.startswith("two-floats, a modality: Two floats, less their training mean.\n")
+    assert out.startswith("two-floats, a modality: Two floats, with their training mean subtracted.\n")
     assert '  field                 string; default "a"\n' in out
     assert "  width                 int; default 32\n" in out
     assert "                Sample field that holds a JSON array of two numbers.\n" in out

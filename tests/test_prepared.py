@@ -128,7 +128,7 @@ def test_fitting_passes_over_what_cannot_be_read(tmp_path):
         preparation=preparation,
         on_fit=lambda *call: seen.append(call),
     )
-    assert report.samples == {"train": 19, "validation": 16}  # train_0007 has nothing else
+    assert report.samples == {"train": 19, "validation": 16}  # train_0007 has no other field
     assert report.fields["train"] == {"a.prepared.npy": 19, "b.prepared.npy": 17, "cls": 19}
     expected = [("b", "train_0003"), ("a", "train_0007"), ("b", "train_0007"), ("b", "train_0019")]
     assert len(report.notes) == len(report.left_out) == len(expected)
@@ -253,7 +253,7 @@ def test_a_real_modality_passes_over_a_file_and_takes_other_networks(tmp_path):
             load_preparation(urls, {"note": text(text.Options(**(options | {key: value})))})
 
 
-# Of each plugin, what reading or fitting depends on; every other option is one of the networks.
+# For each plugin, the options that reading or fitting depends on; all others concern networks.
 def test_fields_that_say_nothing_are_counted_and_listed(tmp_path):
     """Each report without the wanted sections is listed with its reason, and one note counts them."""
 
@@ -333,7 +333,7 @@ def test_shards_prepared_for_something_else_are_refused(tmp_path):
     report = pack(Made(MadeOptions(train=20)), None, tmp_path, preparation=Preparation(modalities()))
     urls = [str(path) for path in report.shards]
     described = json.loads((tmp_path / PREPARED_FILE).read_text())
-    del described["checksum"], described["version"]  # as version 1 was
+    del described["checksum"], described["version"]  # version 1 had neither
     described["a"]["options"]["field"] = "z"
     (tmp_path / PREPARED_FILE).write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"other options of 'a' .*'field': \('z', 'a'\)"):

@@ -1,4 +1,4 @@
-"""What stage 2 measures on held-out rows, and which weights it keeps."""
+"""Stage 2's figures on held-out rows, and its choice of weights."""
 
 import signal
 from functools import partial
@@ -26,7 +26,7 @@ SETTINGS = structure(
 
 
 def store(rows: int, seed: int) -> LatentStore:
-    """Latents about the corners of a cube, each with a feature that tells nothing but its row."""
+    """Latents around the corners of a cube, each with a feature that identifies only its row."""
     generator = torch.Generator().manual_seed(seed)
     mean, h = torch.randn(rows, 4, generator=generator).sign(), torch.randn(rows, 2, 8, generator=generator)
     mean = mean + 0.1 * torch.randn(rows, 4, generator=generator)
@@ -44,7 +44,7 @@ def stage(settings: PriorStage = SETTINGS, *, held_out: bool = True) -> PriorTra
 
 
 def run(one: PriorTraining, settings: PriorStage = SETTINGS, state: Path | None = None, **more) -> list[float]:
-    """Train; returns the held-out losses in order."""
+    """Train, and return the held-out losses in order."""
     losses, validate = [], one.validate
 
     def recorded():
@@ -59,13 +59,13 @@ def run(one: PriorTraining, settings: PriorStage = SETTINGS, state: Path | None 
 
 
 def test_the_best_average_on_held_out_rows_is_kept():
-    """Rows learned by heart make the held-out loss rise; the average of the lowest is kept, to the last bit."""
+    """Memorised rows make the held-out loss rise; the average of the lowest loss is kept, to the last bit."""
     one = stage()
     losses = run(one)
     best = min(range(len(losses)), key=losses.__getitem__)
     assert 0 < best < len(losses) - 3
     assert losses[-1] > 1.05 * losses[best]
-    shorter = stage()  # the same training, looked at after the best step
+    shorter = stage()  # the same training, evaluated after the best step
     seen = {}
 
     def stop_there(step):
@@ -86,7 +86,7 @@ def test_the_best_average_on_held_out_rows_is_kept():
 
 
 def test_patience_ends_the_stage():
-    """So many validations in a row without a lower loss are the last; a stage that is taken up again stays ended."""
+    """Training ends after this many validations without a lower loss, and a resumed stage stays ended."""
     settings = attrs.evolve(SETTINGS, patience=2)
     losses = run(stage(settings), settings)
     assert len(losses) < 12
@@ -96,7 +96,7 @@ def test_patience_ends_the_stage():
 
 @pytest.mark.parametrize("stopped_after", [7, 30, 60])
 def test_a_stopped_stage_keeps_what_an_undisturbed_one_keeps(tmp_path, stopped_after):
-    """Stopped between validations, at one, which it then makes up for, or at the end."""
+    """A stage stopped between validations, at one (which it then makes), or at the end resumes with the same result."""
     whole, state = stage(), tmp_path / "state.safetensors"
     losses = run(whole)
     first = stage()
@@ -122,7 +122,7 @@ def test_a_stopped_stage_keeps_what_an_undisturbed_one_keeps(tmp_path, stopped_a
 
 
 def test_held_out_losses_by_subset_size_add_up(tmp_path):
-    """Each size has a figure, what is known of a latent lowers it, and without held-out rows there is none."""
+    """Each size has a figure, given features lower it, and without held-out rows there is no figure."""
     one = stage()
     found = one.validate()
     assert sorted(found) == ["denoising", "denoising/given_0", "denoising/given_1", "denoising/given_2"]

@@ -64,7 +64,7 @@ def test_tensors_and_shards_train_the_model_of_the_spec(two_spec):
     assert_same(model, trained)
     assert_same(shala.load("mine"), trained)
     rows, held_out = (load_rows(urls, trained.modalities) for urls in shards)
-    other = shala.ShaLa(model.modalities, **sizes)  # whose modalities are fitted
+    other = shala.ShaLa(model.modalities, **sizes)  # its modalities are fitted already
     shala.train(other, rows.x, validation=held_out.x, **given)
     assert_same(other, trained)
 
@@ -76,16 +76,16 @@ def test_a_dataset_trains_as_its_rows_do(x):
     assert_same(whole, shala.train(pair_model(), Items(x, gaps=False), steps=6, **SETTINGS))
     gaps = shala.train(pair_model(), Items(x), steps=6, **SETTINGS)
     assert_same(gaps, shala.train(pair_model(), Items(x), steps=6, num_workers=2, **SETTINGS))
-    other = {**x, "b": torch.where((torch.arange(60) % 3 == 0)[:, None], 100.0, x["b"])}  # where b is absent
+    other = {**x, "b": torch.where((torch.arange(60) % 3 == 0)[:, None], 100.0, x["b"])}  # b is absent in these rows
     assert_same(gaps, shala.train(pair_model(), Items(other), steps=6, **SETTINGS))
-    shala.train(pair_model(), Items(x), validation=Items(other), steps=6, **SETTINGS)  # which may choose the weights
+    shala.train(pair_model(), Items(x), validation=Items(other), steps=6, **SETTINGS)  # these may choose the weights
     assert not torch.equal(
         weights(gaps)["method.posterior.head.mean.weight"], weights(whole)["method.posterior.head.mean.weight"]
     )
 
 
 def test_a_run_in_a_folder_resumes_and_refuses_other_data(x, tmp_path, monkeypatch):
-    """The same call finds its stages; other tensors or settings are another run; verbs open the folder."""
+    """The same call finds the trained stages, other tensors or settings are another run, and verbs open the folder."""
     monkeypatch.chdir(tmp_path)
     settings = {**SETTINGS, "validation": {n: v[:20] for n, v in x.items()}, "steps": 6}
     first = shala.train(pair_model(), x, out="r", **settings)
@@ -187,7 +187,7 @@ def test_a_fitted_text_learns_from_tokens(tmp_path):
         (lambda x: pair_model().elbo({"a": x["a"]}), r"every modality of \['a', 'b'\]"),
     ],
 )
-def test_misuse_is_said_in_words(x, call, message):
+def test_misuse_gives_clear_errors(x, call, message):
     with pytest.raises((ValueError, TypeError, SpecError, DataError), match=message):
         call(x)
 
@@ -202,16 +202,16 @@ def test_the_elbo_is_below_the_log_evidence_of_a_known_model(x):
 
 
 def test_stages_one_by_one_are_those_of_one_call(x, monkeypatch):
-    """Also within a time each; a stage that is trained again takes later ones with it."""
+    """A time budget works too, and training a stage again resets later stages."""
     torch.set_num_threads(1)
     whole = shala.train(pair_model(), x, steps=4, **SETTINGS)
     model = shala.train(pair_model(), x, stages=["autoencoder"], steps=4, **SETTINGS)
     assert model.stages == {"autoencoder"}
     assert_same(shala.train(model, x, stages=["prior"], steps=4, **SETTINGS), whole)
-    cost = StageCost(step_seconds=0.1)  # on any machine
+    cost = StageCost(step_seconds=0.1)  # independent of the machine
     monkeypatch.setattr(RunTraining, "measure", lambda self, seconds: (dict.fromkeys(self.stages, cost), 0.0))
     shala.train(model, x, stages=["prior"], minutes=0.01, **SETTINGS)
-    assert model.spec.train.prior.steps in (5, 6)  # by rounding
+    assert model.spec.train.prior.steps in (5, 6)  # up to rounding
     assert torch.equal(
         model.autoencoder.state_dict()["method.posterior.head.mean.bias"],
         whole.autoencoder.method.posterior.head.mean.bias,

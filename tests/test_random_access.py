@@ -54,7 +54,7 @@ def stream_of(urls, **settings):
 
 
 def test_samples_are_the_same_with_index_without_and_by_webdataset(shards, tmp_path):
-    """Fields agree byte for byte and in order."""
+    """Fields are equal byte for byte and in order."""
     expected = list(read_shards(shards))
     assert list(read_in_order(shards)) == expected
     bare = [shutil.copy(shard, tmp_path) for shard in shards]
@@ -93,9 +93,9 @@ def test_every_row_is_read_in_order(shards, two_spec, monkeypatch, indexed):
     for size, workers in ((1, 0), (1, 2), (3, 0), (20, 0)):
         spec = read_spec(two_spec, ["data.in_memory=false", f"data.num_workers={workers}"]).spec
         data = RunData(spec=spec, modalities=MODALITIES, train_urls=shards, validation_urls=[], reporter=Silent())
-        monkeypatch.setattr("shala_framework.distributed.processes.world_size", lambda size=size: size)
+        monkeypatch.setattr("shala_framework.support.distributed.processes.world_size", lambda size=size: size)
         for rank in range(size):
-            monkeypatch.setattr("shala_framework.distributed.processes.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("shala_framework.support.distributed.processes.rank", lambda rank=rank: rank)
             for start in (0, 2):
                 found = [list(rows.keys) for rows in data.in_order(8, start)]
                 assert found == expected[rank::size][start:]
@@ -107,7 +107,7 @@ def batched(samples, size):
 
 
 def test_an_error_of_a_stream_arrives_as_it_is(tmp_path):
-    """It is not the text of a traceback, which torch makes of a worker's error."""
+    """The message is the worker's error, not the traceback that torch makes of it."""
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
         member = tarfile.TarInfo("x.a")
@@ -154,7 +154,7 @@ def test_a_shard_that_is_not_what_its_index_says_is_an_error(shards, damage):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("urls", [slice(None), slice(0, 1)])
 def test_every_number_of_processes_has_the_same_steps(shards, urls, world_size):
-    """With fewer shards than processes too, a step's rows are the same, an epoch is the set, and none waits."""
+    """For any number of shards and processes, a step's rows are the same, an epoch is the set, and no process waits."""
     shards = shards[urls]
     num_samples = sum(1 for _ in read_shards(shards))
     alone = [set(rows.keys) for rows in islice(stream_of(shards), 40)]
@@ -166,7 +166,7 @@ def test_every_number_of_processes_has_the_same_steps(shards, urls, world_size):
     assert len(epoch) == num_samples
 
 
-# The loader of torch may complain when its worker processes are dropped in the middle of an endless stream.
+# PyTorch's loader may complain when its worker processes are dropped in the middle of an endless stream.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_workers_and_a_late_start_change_nothing(shards):
     """Two worker processes starting at step 5 give the same bits as one process."""
@@ -228,7 +228,7 @@ def test_shards_behind_http_are_read_by_number(shards, served, tmp_path, cached)
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeypatch):
-    """And one that hides what is not there, as object stores do, has no index."""
+    """A server that denies access to missing files, as object stores do, has no index."""
     monkeypatch.setattr(retrying, "SHORTEST_WAIT", 0.01)
     failures = dict.fromkeys((f"/{Path(shard).name}" for shard in shards), 1)
     honest = Server.do_GET
@@ -249,14 +249,14 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeyp
 
 @pytest.mark.parametrize("how", ["pieces", "copies", "no index"])
 def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, clock, tmp_path, monkeypatch, how):
-    """It goes after the index and the first batch were read; threads of one batch and a reader in order wait for it."""
+    """The shard is away after the index and first batch; threads of a batch and a reader in order wait for it."""
     honest, asked = Server.do_GET, []
     gone = threading.Event()
 
     def away(self):
         asked.append(self.path)
         if gone.is_set() and clock.now < 120:
-            self.close_connection = True  # without a word
+            self.close_connection = True  # hang up without an answer
         else:
             honest(self)
 
@@ -284,7 +284,7 @@ def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, c
 
 
 def test_a_batch_is_read_by_several_threads(shards, served, monkeypatch):
-    """Its shards are asked for at the same time, and its rows keep their order."""
+    """Several shards are requested at the same time, and rows keep their order."""
     honest, lock, counts = Server.do_GET, threading.Lock(), [0, 0]
 
     def slow(self):
@@ -308,7 +308,7 @@ def test_a_batch_is_read_by_several_threads(shards, served, monkeypatch):
 
 @pytest.mark.parametrize("in_pieces", [True, False])
 def test_a_file_that_is_read_in_order_is_resumed_at_its_position(tmp_path, clock, monkeypatch, in_pieces):
-    """The connection breaks in the middle; of servers that say that they give no pieces, the start is read again."""
+    """A broken connection is resumed; if the server gives no pieces, the start is read again."""
     content = bytes(range(256)) * (1 << 16)
     (tmp_path / "a.bin").write_bytes(content)
     monkeypatch.setattr(Server, "in_pieces", in_pieces)

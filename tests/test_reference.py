@@ -45,7 +45,7 @@ def test_keys_of_one_table_and_those_inside_it(capsys):
     assert "[train.prior]" in out
     assert "[prior]" not in out
     assert "learning_rate         float; default 0.001" in out.partition("[train.prior]")[2]  # not its parent's 0.01
-    assert "Peak of the schedule" in out.partition("[train.prior]")[2]  # but its parent's words
+    assert "Peak of the schedule" in out.partition("[train.prior]")[2]  # but the parent's words
     assert call("keys", "trian") == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Training rows that no judge has seen."""
+"""Training rows that judges are not trained on."""
 
 import torch
 
@@ -17,7 +17,7 @@ def rows_of(labels):
 
 
 def test_a_quarter_of_the_rows_is_kept_from_judges():
-    """Each row is on one side; rare classes keep half of their rows for judges; at most 1,000; again the same."""
+    """Each row is on one side, judges keep half of rare classes, and at most 1,000 rows are the reference."""
     labels = [*("often",) * 395, *("rare",) * 4, "once"]
     judges, reference = split_reference(rows_of(labels), None)
     assert len(reference) == 100
@@ -31,7 +31,7 @@ def test_a_quarter_of_the_rows_is_kept_from_judges():
 
 
 def test_a_person_is_on_one_side():
-    """Thirty people of twelve rows: seven of them, whole, are the reference; one person alone stays with the judges."""
+    """Of thirty people with twelve rows each, seven are the reference; a single person stays with the judges."""
     people = torch.arange(30).repeat_interleave(12)
     judges, reference = split_reference(rows_of(["a", "b"] * 180), people)
     sides = [{people[int(key)].item() for key in side.keys} for side in (judges, reference)]

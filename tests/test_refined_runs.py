@@ -1,4 +1,4 @@
-"""Stage 3 in runs: trained, resumed, saved, sampled and measured as the other stages are, or left out."""
+"""Stage 3 in runs: it is trained, resumed, saved, sampled and measured like the other stages, or left out."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 
 
 
 class Refined(RefinedFloats):
-    """Refined floats that learn nothing from raw samples."""
+    """Refined floats that need no fitting to raw samples."""
 
     fit = Modality.fit
 
@@ -35,7 +35,7 @@ class Plain(TwoFloats):
 
 @pytest.fixture
 def refined_spec(two_spec):
-    """The small spec with one modality that is refined and one that is not."""
+    """The small spec with one refined modality and one without a network for stage 3."""
     text = two_spec.read_text().replace('plugin = "two-floats"', 'plugin = "refined-floats"', 1)
     two_spec.write_text(text.replace("[generate]", "[train.refiner]\nsteps = 30\nsave_every_steps = 10\n\n[generate]"))
     return two_spec
@@ -53,7 +53,7 @@ def trained():
 
 
 def test_the_third_stage_changes_samples_alone(trained):
-    """Stages 1 and 2 are the same bit for bit with and without it, and so is what is not refined."""
+    """Stages 1 and 2 and the modality that is not refined are the same bit for bit with and without stage 3."""
     refined, bare, _ = trained
     assert refined.stages == {"autoencoder", "prior", "refiner"}
     assert bare.stages == {"autoencoder", "prior"}
@@ -67,7 +67,7 @@ def test_the_third_stage_changes_samples_alone(trained):
 
 
 def test_a_refined_sample_is_its_rows_own(trained):
-    """Whatever the batch and the number of samples; another seed gives another one."""
+    """A refined sample does not depend on the batch or the number of samples, only on the seed."""
     refined, _, x = trained
     first = refined.generate(7, seed=3)["a"]
     torch.testing.assert_close(refined.generate(4, seed=3, batch_size=3)["a"], first[:4])
@@ -78,7 +78,7 @@ def test_a_refined_sample_is_its_rows_own(trained):
 
 
 def test_a_saved_model_refines_as_before(trained, tmp_path):
-    """From its files; without the third one it samples modes."""
+    """A loaded model refines; if the third stage's file is missing, it returns modes."""
     refined, bare, _ = trained
     refined.save(tmp_path)
     loaded = load(tmp_path, classes=[Refined, Plain])
@@ -88,7 +88,7 @@ def test_a_saved_model_refines_as_before(trained, tmp_path):
 
 
 def test_a_run_resumes_in_its_third_stage(refined_spec):
-    """Stopped and started again it ends with the same bytes as an undisturbed run; metrics name its terms."""
+    """A stopped and resumed run ends with the same bytes as an undisturbed one; metrics name the stage's terms."""
     whole = run(refined_spec, "whole")
     with pytest.raises(KeyboardInterrupt):
         run(refined_spec, "cut", reporter=StopAt("refiner", 17))
@@ -101,7 +101,7 @@ def test_a_run_resumes_in_its_third_stage(refined_spec):
 
 
 def test_a_finished_run_gets_a_third_stage_later(refined_spec):
-    """[refine] and [train.refiner] are no part of a run's name: its other stages stay, and samples can go without."""
+    """[refine] and [train.refiner] do not identify a run: its other stages stay, and samples need no stage 3."""
     folder = run(refined_spec, "r", "train.refiner.steps=0")
     assert not (folder / "refiner.safetensors").exists()
     before = load(folder).prior.state_dict()
@@ -118,7 +118,7 @@ def test_a_finished_run_gets_a_third_stage_later(refined_spec):
 
 @pytest.mark.parametrize("trained", [("autoencoder", "prior", "refiner"), ("autoencoder", "prior")])
 def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
-    """train.minutes fixes their steps; a plan in which the third stage had no time leaves it out."""
+    """train.minutes fixes the steps of all stages; a plan in which the third had no time leaves it out."""
     costs = {stage: StageCost(step_seconds=0.01) for stage in trained}
     settings = Train(minutes=10, refiner=RefinerStage(steps=10_000))
     plan = budgeted_plan(TrainingPlan(precision="float32"), settings, costs, spent=100.0)
@@ -130,7 +130,7 @@ def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
 
 
 def test_refined_samples_are_measured_beside_modes(refined_spec):
-    """Both are methods of the evaluation, with their evaluations; the bound stands beside the decoder's density."""
+    """The evaluation has both methods with their cost, and the bound next to the decoder's density."""
     few = ["evaluate.num_samples=10", "evaluate.num_rows=6", "evaluate.judge_steps=5", "evaluate.num_seeds=1"]
     folder = run(refined_spec, "r", "evaluate.at_end=true", "evaluate.likelihood_rows=0", *few)
     found = json.loads((folder / "evaluation" / "validation.json").read_text())

@@ -1,4 +1,4 @@
-"""Stage 3: its bound against closed forms, what it leaves as it was, and that it learns what decoders cannot say."""
+"""Stage 3: its bound against closed forms, what it does not change, and learning what decoders cannot express."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ NUM_ROWS = 20_000
 
 
 class GaussianDenoiser(nn.Module):
-    """The best network for r | z ~ N(A z, C), by Bayes' rule; stage 3 sees it as any other."""
+    """The optimal network for r | z ~ N(A z, C), by Bayes' rule, in the form of any other network."""
 
     def __init__(self, weight: Tensor, covariance: Tensor) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class GaussianDenoiser(nn.Module):
 
 
 class Best(TwoFloats):
-    """A modality whose refiner is the best one."""
+    """A modality with the optimal refiner."""
 
     def __init__(self, weight: Tensor, covariance: Tensor) -> None:
         super().__init__(TwoFloatsOptions())
@@ -54,7 +54,7 @@ class Best(TwoFloats):
 
 
 def linear_gaussian(dim: int, correlated: bool) -> tuple[Refiner, Tensor, Tensor, Tensor]:
-    """A refiner that knows r | z ~ N(A z, C), with A, C and z of many rows."""
+    """Return a refiner that knows r | z ~ N(A z, C), with A, C and z of many rows."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     weight, z = (torch.randn(n, LATENT_DIM, generator=generator) for n in (dim, NUM_ROWS))
@@ -65,7 +65,7 @@ def linear_gaussian(dim: int, correlated: bool) -> tuple[Refiner, Tensor, Tensor
 
 @pytest.mark.parametrize("make", [Normal, Laplace])
 def test_the_bound_is_just_below_a_known_log_density(make):
-    """With the best denoiser, for a residual that depends on z and whose elements are correlated: within 2 %."""
+    """With the optimal denoiser, the bound is within 2 % for a correlated residual that depends on z."""
     refiner, weight, covariance, z = linear_gaussian(8, correlated=True)
     mean, log_scale = torch.linspace(-1, 1, 8).expand(len(z), -1), torch.tensor(-0.7)
     likelihood = make(mean, log_scale)
@@ -82,7 +82,7 @@ def test_the_bound_is_just_below_a_known_log_density(make):
 
 @pytest.mark.parametrize("log_scale", [-4.0, -2.5])
 def test_the_bound_of_pixels_is_just_below_their_log_mass(log_scale):
-    """8-bit values have a mass, whatever the scale is beside the distance of two levels."""
+    """8-bit values have probabilities, whatever the ratio of the scale to the distance of two levels."""
     refiner, weight, covariance, z = linear_gaussian(8, correlated=False)
     mean = torch.linspace(-0.3, 0.3, 8).expand(len(z), -1)
     likelihood = Pixels(Normal(mean, torch.tensor(log_scale)))
@@ -99,13 +99,13 @@ def test_the_bound_of_pixels_is_just_below_their_log_mass(log_scale):
 
 @pytest.mark.parametrize(("mean", "least"), [(0.0, 0.95), (0.9, 0.1)])
 def test_the_log_masses_of_the_levels_add_up_to_at_most_one(mean, least):
-    """The bound of each level is below its mass, at the ends of the range too, beyond which half a Gaussian may lie."""
+    """Each level's bound is below its probability, also at the ends of the range, which hold half a Gaussian."""
     refiner, _, _, z = linear_gaussian(1, correlated=False)
     levels, repeats = torch.arange(256, dtype=torch.uint8)[:, None], 256
     likelihood = Pixels(Normal(torch.full((256 * repeats, 1), mean), torch.tensor(-1.8)))
     refined = Refined(likelihood, refiner, "x", z[:1].expand(256 * repeats, -1), Refinement(num_levels=64))
     log_mass = refined.log_prob(levels.repeat(repeats, 1)).view(repeats, 256).mean(0)
-    assert least < float(log_mass.exp().sum()) < 1.02  # the noise of the estimates adds half its variance
+    assert least < float(log_mass.exp().sum()) < 1.02  # noise of the estimates adds half its variance
 
 
 def stage_1(count: int = 2) -> tuple[dict[str, TwoFloats], Autoencoder]:
@@ -131,7 +131,7 @@ def training(modalities, autoencoder, **table) -> RefinerTraining:
 
 
 def test_it_learns_what_the_decoder_cannot_say():
-    """Elements that are -1 or 1 come out as such, by a shared network; the bound beats the Gaussian's density."""
+    """A shared network learns elements that are -1 or 1; the bound exceeds the Gaussian's density."""
     modalities, autoencoder = stage_1()
     stage = training(modalities, autoencoder)
     assert stage.refiner.names == ("a", "b")
@@ -160,7 +160,7 @@ def test_it_learns_what_the_decoder_cannot_say():
 
 
 def test_draws_follow_their_generator_and_the_mode_stays():
-    """The same generator gives the same draw, another one another; the mode is the decoder's, to the bit."""
+    """A generator's seed determines the draw; the mode is the decoder's, to the bit."""
     modalities, autoencoder = stage_1(1)
     refiner = training(modalities, autoencoder).refiner
     z = torch.randn(3, LATENT_DIM)
@@ -174,7 +174,7 @@ def test_draws_follow_their_generator_and_the_mode_stays():
 
 
 def test_rows_that_lack_a_modality_do_not_matter():
-    """Neither the loss, nor a gradient, nor the statistics depend on what stands where nothing is."""
+    """Loss, gradients and statistics do not depend on the content of absent modalities."""
     found = []
     for filler in (0.0, 1e3):
         modalities, autoencoder = stage_1()
@@ -193,7 +193,7 @@ def test_rows_that_lack_a_modality_do_not_matter():
 
 
 def test_guidance_moves_away_from_the_denoiser_without_a_latent():
-    """At w = 0 it is the denoiser that does not see z, at 2 as far beyond the other."""
+    """At w = 0 the result is the denoiser without z, and at w = 2 it extrapolates by the same distance."""
     refiner, *_, z = linear_gaussian(3, correlated=True)
     residual = refiner.residual("x", Normal(torch.zeros(2, 3), torch.zeros(())))
     u, sigma = torch.randn(2, 3), torch.ones(2)
@@ -204,7 +204,7 @@ def test_guidance_moves_away_from_the_denoiser_without_a_latent():
 
 
 def test_a_likelihood_without_a_residual_space_is_refused():
-    """The error names the modality and what it would need."""
+    """The error names the modality and what it lacks."""
 
     @attrs.frozen
     class Bare:
@@ -217,7 +217,7 @@ def test_a_likelihood_without_a_residual_space_is_refused():
 
 
 def test_a_plugin_that_does_not_keep_the_contract_is_named():
-    """A likelihood that cannot be refined, and a network of another shape."""
+    """A likelihood that cannot be refined and a network of another shape are refused."""
 
     class Short(RefinedFloats):
         def refiner(self, latent_dim: int) -> nn.Module:

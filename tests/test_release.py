@@ -1,4 +1,4 @@
-"""What a release is made of: one version everywhere, and metadata that a package index takes."""
+"""The parts of a release: one version everywhere, and metadata that a package index accepts."""
 
 import re
 from datetime import date
@@ -32,13 +32,13 @@ def test_the_version_is_the_same_everywhere():
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.parent.name)
 def test_a_plugin_needs_a_core_that_has_what_it_imports(path):
-    """`shala_framework.plugin` exists from 0.2 on: with an older core pip has to refuse, not the first import."""
+    """`shala_framework.plugin` exists since 0.2, so pip must refuse an older core before any import fails."""
     assert "shala-framework>=0.2" in project(path)["dependencies"]
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
 def test_metadata_are_complete(path):
-    """A package index shows a page, a summary, a licence and the versions of Python (`nox -s wheels` asks twine)."""
+    """A package index shows a page, a summary, a licence and the Python versions (`nox -s wheels` runs twine)."""
     found = project(path)
     assert (path.parent / found["readme"]).read_text().startswith("# ")
     assert found["license"] == "Apache-2.0"

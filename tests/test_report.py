@@ -28,7 +28,7 @@ from shala_framework.training.plan import TrainingPlan
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, and the text outside of scripts and styles."""
+    """Collects elements with their attributes, and the text outside of scripts and styles."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How long a read over a network is tried again, on a clock of the test's own."""
+"""How long a read over a network is retried, measured on a clock of the test's own."""
 
 import logging
 
@@ -18,7 +18,7 @@ class StatusError(Exception):
 
 
 def server(clock, *, away, error):
-    """A read that fails until the clock says so."""
+    """A read that fails until a given time on the clock."""
 
     def read():
         if clock.now < away:
@@ -30,7 +30,7 @@ def server(clock, *, away, error):
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError("no"), TimeoutError(), StatusError(503), StatusError(429)])
 def test_a_server_that_was_there_is_waited_for(clock, caplog, error):
-    """Two minutes of absence end nothing; waits grow and differ, and the log says why, safe for a terminal."""
+    """Two minutes without a server end nothing; waits grow and vary, and the log escapes the reason."""
     assert asking_again(URL, lambda: "read") == "read"
     with caplog.at_level(logging.WARNING):
         assert asking_again(URL, server(clock, away=120.0, error=error)) == "read"
@@ -46,7 +46,7 @@ def test_a_server_that_was_there_is_waited_for(clock, caplog, error):
 
 
 def test_a_silent_server_is_asked_three_times(clock):
-    """Each try takes longer than the time that a server that has never answered gets."""
+    """Each attempt takes longer than the time allowed for a server that has never answered."""
     tries = []
 
     def silent():
@@ -71,8 +71,8 @@ def test_a_silent_server_is_asked_three_times(clock):
         (DataError("a package is missing"), True, 0, 0),
     ],
 )
-def test_what_no_waiting_changes_is_an_error_soon(clock, error, known, least, most):
-    """Each gets the time that it deserves, and ends as OSError, or as the user's error that it is."""
+def test_permanent_errors_are_raised_soon(clock, error, known, least, most):
+    """Each error is retried for its own time, and ends as OSError or as the user's error."""
     with pytest.raises((OSError, DataError)):
         asking_again(URL, server(clock, away=1e9, error=error), has_answered=known)
     assert least <= clock.now <= most + 1e-6

@@ -1,4 +1,4 @@
-"""Rows of one person vary together: groups by key, and the intervals of figures over them."""
+"""Rows of one person vary together: groups by key, and intervals of figures over them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from shala_framework.evaluation.row_groups import row_groups
 
 
 def test_groups_are_what_the_pattern_finds():
-    """The same text is one group, its parts in parentheses count alone, and rows without it stand alone."""
+    """Rows with the same text form a group, only parts in parentheses count, and rows without a match stand alone."""
     keys = ["S001P003R1", "S002P003R1", "S001P004R2", "other", "more"]
     assert row_groups(keys, r"P\d+").tolist() == [0, 0, 1, 2, 3]
     assert row_groups(keys[:3], r"S(\d+)P\d+R(\d)").tolist() == [0, 1, 2]
@@ -16,7 +16,7 @@ def test_groups_are_what_the_pattern_finds():
 
 
 def test_rows_that_say_the_same_of_a_person_do_not_narrow_an_interval():
-    """Twelve rows of each of thirty people, all alike: the interval is that of thirty rows, not of 360."""
+    """With twelve equal rows for each of thirty people, the interval is that of thirty rows, not of 360."""
     people = torch.bernoulli(torch.full((30,), 0.4), generator=torch.Generator().manual_seed(0))
     rows, groups = people.repeat_interleave(12), torch.arange(30).repeat_interleave(12)
     alone, grouped = mean_figure(people[None]), mean_figure(rows[None], groups)
@@ -27,7 +27,7 @@ def test_rows_that_say_the_same_of_a_person_do_not_narrow_an_interval():
 
 
 def test_a_ratio_is_of_means_and_its_interval_resamples_both():
-    """Proportional values give a ratio without any doubt, although each of them varies; NaN leaves a row out."""
+    """Proportional values give a ratio with an interval of zero width; NaN leaves a row out."""
     under = torch.rand(200, generator=torch.Generator().manual_seed(0)) + 0.1
     figure = ratio_figure(2 * under, under)
     assert (figure.value, figure.low, figure.high) == pytest.approx((2, 2, 2))

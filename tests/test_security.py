@@ -216,8 +216,8 @@ def test_each_verb_that_opens_shards_runs_commands_where_it_is_allowed_to(verb, 
     assert not Path("ran").exists()
     status, said = outcome(capsys, *arguments, "--allow-pipe")
     assert "allow it with --allow-pipe" not in said
-    assert status == (2 if verb == "explore" else 0), said  # Gradio may be absent, and port 1 is not to be had
-    assert Path("ran").exists() == (verb != "check")  # which looks into local shards alone
+    assert status == (2 if verb == "explore" else 0), said  # Gradio may be absent, and port 1 is not available
+    assert Path("ran").exists() == (verb != "check")  # `check` reads only local shards
     assert not urls_module.pipes_permitted()
 
 
@@ -542,7 +542,7 @@ def test_the_page_answers_its_own_requests_alone():
         assert not asked(host, origin=f"http://{host}".lower())
         assert asked(host, origin="http://evil.example")
         assert asked(host, origin="null")
-        assert asked(host, origin="http://localhost:3000")  # another program of this machine
+        assert asked(host, origin="http://localhost:3000")  # another program on this machine
         assert asked(host, sec_fetch_site="cross-site", sec_fetch_mode="no-cors")
         assert not asked(host, sec_fetch_site="cross-site", sec_fetch_mode="navigate")  # a link to the page
         assert not asked(host, sec_fetch_site="same-origin")
@@ -556,7 +556,7 @@ def test_the_page_answers_its_own_requests_alone():
         "a@b:1",
     ):
         assert asked(host)
-    assert not asked("192.168.0.7:7860", own="0.0.0.0")  # served to others, who come by an address
+    assert not asked("192.168.0.7:7860", own="0.0.0.0")  # served to other machines under an address
     assert asked("evil.example:7860", own="0.0.0.0")
     assert not asked("box.lan:7860", own="box.lan")
     assert OwnPageOnly(None, "127.0.0.1").refusal([])

@@ -1,4 +1,4 @@
-"""The shipped specs, with the plugins that they name: skipped where those are not installed."""
+"""The shipped specs with the plugins that they name; skipped if these are not installed."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ NTU = next(path for path in SPECS if path.stem == "ntu_rgb_skeleton")
 
 
 def need_plugins(path: Path) -> None:
-    """Skip where a plugin that the spec names is not installed."""
+    """Skip the test if a plugin of the spec is not installed."""
     spec = tomli.loads(path.read_text())
     wanted = {table["plugin"] for table in spec["modality"].values()}
     wanted |= {spec["data"]["stand_in"]["dataset"]} if "stand_in" in spec["data"] else set()
@@ -37,7 +37,7 @@ def need_plugins(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_the_shorter_run_that_a_spec_names_is_one(path, tmp_path, monkeypatch):
-    """Its settings are sound together, and no schedule outlasts it."""
+    """The settings fit together, and no schedule is longer than its stage."""
     need_plugins(path)
     named = [line for line in path.read_text().splitlines() if line.startswith("#     --set ")]
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def test_the_shorter_run_that_a_spec_names_is_one(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
-    """With the settings of its stand-in: a sound spec, a model, and a finite gradient for every parameter."""
+    """With its stand-in, the spec is valid, builds a model, and every parameter has a finite gradient."""
     need_plugins(path)
     monkeypatch.chdir(tmp_path)
     loaded = read_spec(path)
@@ -81,7 +81,7 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
 
 
 def test_the_real_settings_stay_real():
-    """What the stand-in overrides is not what the spec says for the data set itself."""
+    """The stand-in does not override values to which the spec sets the data set itself."""
     need_plugins(NTU)
     raw = tomli.loads(NTU.read_text())
     assert raw["modality"]["rgb"]["options"]["height"] == 64
@@ -116,7 +116,7 @@ SMALL = {
 @pytest.mark.real_data
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_real_ntu_files_from_raw_to_samples(real_data, tmp_path, monkeypatch, capsys, in_memory):
-    """`shala pack ntu` on five real recordings, four of which lack RGB; a run on them; RGB for a skeleton-only row."""
+    """`shala pack ntu` packs five real recordings, four without RGB; a run generates RGB for a skeleton-only row."""
     need_plugins(NTU)
     monkeypatch.chdir(tmp_path)
 
@@ -184,7 +184,7 @@ FEW = {
     "generate.num_rows": "2",
     "evaluate.at_end": "false",
 }
-RAW = {  # data set, folder of real files, options for packing few of them, shrunken modalities
+RAW = {  # data set, folder of real files, options for packing a few of them, smaller modalities
     "digits5": ("digits", ".", ("train=24", "validation=4", "test=4"), {}),
     "polymnist": ("polymnist", ".", ("train=24", "validation=4", "test=4"), {}),
     "nw_ucla_skeleton_text": ("nw-ucla", "nw_ucla", (), {}),
@@ -210,7 +210,7 @@ RAW = {  # data set, folder of real files, options for packing few of them, shru
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", [*RAW, "word_speech_pen"])
 def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, monkeypatch, capsys, name):
-    """Raw files become shards, a model and files of each modality; also by a spec that nobody shipped."""
+    """Raw files become shards, a model and generated files of each modality, also with a spec that is not shipped."""
     spec = next((path for path in SPECS if path.stem == name), tmp_path / "own.toml")
     (tmp_path / "own.toml").write_text(COMBINATION)
     need_plugins(spec)
@@ -237,7 +237,7 @@ def test_real_files_from_pack_to_samples_of_every_modality(real_data, tmp_path, 
 
 @pytest.mark.real_data
 def test_a_silent_clip_gets_a_sound_that_plays(real_data, tmp_path, monkeypatch, capsys):
-    """Real UCF101 clips in one shard, some silent: sound is missing there, and is generated from the pictures."""
+    """Real UCF101 clips, some of them silent: missing sound is generated from the pictures."""
     spec = next(path for path in SPECS if path.stem == "ucf101_video_audio")
     need_plugins(spec)
     monkeypatch.chdir(tmp_path)

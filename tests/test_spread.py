@@ -1,4 +1,4 @@
-"""How different samples are, beside real rows, in sets that are known."""
+"""Diversity of samples compared with real rows, for known sets."""
 
 import math
 
@@ -9,7 +9,7 @@ from shala_framework.evaluation.spread import class_spread, relative_class_sprea
 
 
 def test_samples_as_different_as_a_class_have_its_spread():
-    """The mean distance between two samples of a row, and between two rows of a class; equal samples have none."""
+    """Distances are means over two samples of a row and two rows of a class; equal samples have none."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(40, 30, 8, generator=generator)
     within = spread(features)
@@ -23,7 +23,7 @@ def test_samples_as_different_as_a_class_have_its_spread():
 
 
 def test_spread_within_classes_is_relative_to_real_rows_whatever_the_classes_share():
-    """A wide and a narrow class: equal spread is 1 also where the wide one is sampled too often, half of it is .5."""
+    """With a wide and a narrow class, equal spread is 1 even if the wide one is too frequent; half of it is 0.5."""
     generator = torch.Generator().manual_seed(0)
 
     def classes(wide, narrow, factor):

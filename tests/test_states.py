@@ -1,4 +1,4 @@
-"""The two generations of a stage's state, and what happens when one of them is damaged."""
+"""The two latest states of a stage, and what happens if one of them is damaged."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ def test_the_last_two_states_are_kept_and_the_older_one_is_taken_where_the_last_
     tensors, description = states.read(warnings.append)
     assert (tensors["x"].tolist(), description["step"]) == ([2.0, 2.0], 2)
     assert "prior.safetensors is damaged" in warnings[0]
-    assert "going on from the state before it" in warnings[0]
+    assert "resuming from the state before it" in warnings[0]
     (tmp_path / "prior.safetensors").unlink()  # killed between the two renames
     assert states.exist()
     assert states.read(warnings.append)[1]["step"] == 2
     (tmp_path / "prior.safetensors").write_bytes(b"\0" * 100)
     states.read(warnings.append)
-    states.write({"x": torch.full((2,), 4.0)}, {"step": 4})  # the damaged one takes the place of none that is sound
+    states.write({"x": torch.full((2,), 4.0)}, {"step": 4})  # replaces the damaged state and keeps the sound one
     (tmp_path / "prior.safetensors").unlink()
     assert states.read(warnings.append)[1]["step"] == 2
     with pytest.raises(CheckpointError, match="belongs to another run"):

@@ -35,7 +35,7 @@ def call(capsys, *words):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, two_spec_text):
-    """Folder with a spec and a sweep over two sizes and two seeds, in two parts; tests copy what they change."""
+    """A folder with a spec and a sweep over two sizes and two seeds, in two parts; tests change copies of it."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "two.toml").write_text(two_spec_text)
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def grid(swept, monkeypatch):
 
 
 def test_a_sweep_skips_what_is_finished_and_ends_with_the_table(grid, capsys):
-    """Each point has its folder; the same call trains and evaluates nothing, and prints means over seeds."""
+    """Each point has a folder; repeating the call trains and evaluates nothing, and prints means over seeds."""
     before = {path: path.stat().st_mtime_ns for path in Path("grid").rglob("*") if path.is_file()}
     status, out, err = call(capsys, "sweep", "two.toml", *GRID, "--out", "grid")
     assert status == 0
@@ -69,7 +69,7 @@ def test_a_sweep_skips_what_is_finished_and_ends_with_the_table(grid, capsys):
 
 
 def test_a_run_of_a_sweep_is_the_run_of_its_command(grid, tmp_path, capsys):
-    """--dry-run prints one command a run; the run in the sweep has the same weights as the run alone, bit for bit."""
+    """--dry-run prints one command for each run; a sweep's run has the same weights as the run alone, bit for bit."""
     status, out, _ = call(capsys, "sweep", "two.toml", *GRID, "--out", "grid", "--dry-run")
     assert status == 0
     lines = out.splitlines()
@@ -80,7 +80,7 @@ def test_a_run_of_a_sweep_is_the_run_of_its_command(grid, tmp_path, capsys):
 
 
 def test_a_failing_run_does_not_stop_the_others(grid, tmp_path, capsys):
-    """Its message, the runs that are done, and status 2; a wrong value is found before anything is trained."""
+    """A failing run gives its message, the finished runs and status 2; a wrong value is found before any training."""
     copied = tmp_path / "grid"
     shutil.copytree("grid", copied)
     (copied / FOLDERS[0] / "finished.json").write_text("{")
@@ -130,7 +130,7 @@ def test_commas_in_brackets_braces_and_quotes_are_part_of_a_value():
 
 
 def test_a_comparison_has_means_and_deviations_over_seeds(grid, tmp_path, capsys, monkeypatch):
-    """CSV, LaTeX, JSON and the plot hold what the evaluations say, and the keys that differ name the rows."""
+    """CSV, LaTeX, JSON and the plot contain the evaluations' figures; rows are named by the keys that differ."""
     monkeypatch.setenv("NO_COLOR", "1")
     files = [tmp_path / name for name in ("f.csv", "f.tex", "f.png")]
     words = [word for pair in zip(("--csv", "--latex", "--plot"), files, strict=True) for word in pair]
@@ -169,7 +169,7 @@ def test_a_comparison_has_means_and_deviations_over_seeds(grid, tmp_path, capsys
 
 
 def test_the_best_is_marked_and_real_rows_do_not_compete():
-    """Equal as printed is equally best; lower distances are better; what means something to LaTeX is escaped."""
+    """Values that print equally are equally best, lower distances are better, and LaTeX text is escaped."""
     distance = Metric(section=JOINT, name="Frechet", better="lower")
     groups = {
         (name,): [[Measurement(metric=distance, method=method, figure=Figure(value=value, count=9))]]
@@ -191,7 +191,7 @@ def test_the_best_is_marked_and_real_rows_do_not_compete():
 
 
 def test_runs_can_be_grouped_by_other_keys(grid, capsys):
-    """One row that pools different runs says so; a key that no spec has is answered with the nearest."""
+    """A row that pools different runs says so; an unknown key is answered with the nearest one."""
     status, _, err = call(capsys, "compare", *grid, "--by", "seed")
     assert status == 0
     assert "one row pools runs that differ in posterior.latent_dim" in err
@@ -206,7 +206,7 @@ def test_runs_can_be_grouped_by_other_keys(grid, capsys):
 
 
 def edited(source: Path, target: Path, **changes) -> Path:
-    """A copy of what a comparison reads of a run, with other values in its evaluation."""
+    """Copy the files of a run that a comparison reads, with other values in its evaluation."""
     (target / "evaluation").mkdir(parents=True)
     shutil.copy(source / "spec.json", target)
     found = parse_json((source / "evaluation/validation.json").read_bytes(), dict)
@@ -215,7 +215,7 @@ def edited(source: Path, target: Path, **changes) -> Path:
 
 
 def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_path):
-    """Other rows, other numbers of samples, other judges, another split: each is named with the runs that have it."""
+    """Other rows, numbers of samples, judges and splits are refused with the runs that have them."""
     found = parse_json((grid[0] / "evaluation/validation.json").read_bytes(), dict)
     fewer = json.loads(json.dumps(found))
     for method in fewer["joint"]:
@@ -236,7 +236,7 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
 
 
 def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):
-    """A folder without a spec, a run without this evaluation, a damaged file, a wrong ending: status 2 and no file."""
+    """A folder without a spec, a missing or damaged evaluation, and an unknown file type give status 2 and no file."""
     lacking, damaged = edited(grid[0], tmp_path / "lacking"), edited(grid[0], tmp_path / "damaged")
     (lacking / "evaluation/validation.json").unlink()
     path = damaged / "evaluation/validation.json"
@@ -258,7 +258,7 @@ def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):
 
 
 def test_a_run_takes_the_stages_whose_settings_agree(grid, tmp_path, capsys):
-    """Another prior on the same stage 1: it is copied, not trained; a resumed run needs the other run no longer."""
+    """With another prior, stage 1 is copied, not trained; resuming the run does not need the other run."""
     source, folder = tmp_path / "source", tmp_path / "wide"
     shutil.copytree(grid[2], source)
     words = ("run", "two.toml", "--set", "seed=0", "--set", "prior.hidden_dim=48", "--out", folder)
@@ -281,7 +281,7 @@ def test_a_run_takes_the_stages_whose_settings_agree(grid, tmp_path, capsys):
 
 
 def test_every_stage_is_taken_where_all_settings_agree(grid, tmp_path, capsys):
-    """Names, device and how often is logged do not count."""
+    """Names, device and logging intervals may differ."""
     words = ("--set", "name='b'", "--set", "train.prior.log_every_steps=7", "--set", "data.validation_samples=20")
     status, _, err = call(capsys, "run", "two.toml", *words, "--from", grid[2], "--out", tmp_path / "b")
     assert status == 0
@@ -291,7 +291,7 @@ def test_every_stage_is_taken_where_all_settings_agree(grid, tmp_path, capsys):
 
 
 def test_a_run_of_other_settings_gives_nothing_and_says_why(grid, tmp_path, capsys):
-    """Every key that stage 1 depends on is named with both values; nothing is written."""
+    """Every key that stage 1 depends on is named with both values, and nothing is written."""
     strange = tmp_path / "strange"
     shutil.copytree(grid[2], strange)
     stage = strange / "autoencoder.safetensors"
@@ -311,7 +311,7 @@ def test_a_run_of_other_settings_gives_nothing_and_says_why(grid, tmp_path, caps
 
 
 def test_embeddings_have_keys_and_labels(grid, tmp_path, capsys):
-    """CSV and .npz hold the posterior means of every row, in the order of the shards."""
+    """CSV and .npz contain the posterior means of every row, in the order of the shards."""
     table, arrays = tmp_path / "z.csv", tmp_path / "z.npz"
     for out in (table, arrays):
         status, said, err = call(capsys, "embed", grid[2], "--out", out)

@@ -315,7 +315,7 @@ def test_mutated_tar_files_give_what_tarfile_gives_or_an_error(tmp_path):
                 del data[place : place + rng.choice([1, 512])]
             else:
                 data[place:place] = data[rng.randrange(used) :][: rng.choice([1, 512])]
-        if rng.random() < 0.5:  # most changes of a header fail by its sum alone
+        if rng.random() < 0.5:  # the checksum detects most changes of a header
             for start in range(0, used, 512):
                 block = data[start : start + 512]
                 if block[257:262] == b"ustar":
@@ -329,12 +329,12 @@ def test_mutated_tar_files_give_what_tarfile_gives_or_an_error(tmp_path):
             continue
         try:
             theirs = members_by_tarfile(bytes(data))
-        except tarfile.ReadError:  # as for an owner that is no number, which does not matter here
+        except tarfile.ReadError:  # such as an owner that is not a number, which does not matter here
             outcomes["read here alone"] += 1
             continue
         outcomes["read"] += 1
         theirs = [content for name, content in theirs if split_name(name)[0]]
-        assert [content for _, content in found][: len(theirs)] == theirs  # it takes some damage for the end
+        assert [content for _, content in found][: len(theirs)] == theirs  # it mistakes some damage for the end
     assert outcomes["error"] > 300
     assert outcomes["read"] > 300
     assert outcomes["read here alone"] < 100

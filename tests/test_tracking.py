@@ -44,15 +44,9 @@ EVERY = ("--set", "train.autoencoder.log_every_steps=20", "--set", "train.prior.
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """Install a distribution whose tracker writes down what it receives."""
-    site = tmp_path / "site"
-    info = site / "acme_told-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "acme_told.py").write_text(CODE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-told\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[shala.plugins]\ntold = acme_told\n")
-    monkeypatch.syspath_prepend(str(site))
+def told(install_distribution):
+    """Install a distribution with a tracker that records what it receives."""
+    install_distribution("acme-told", CODE, ["told"])
 
 
 def status(*arguments):
@@ -66,7 +60,7 @@ def entries():
 
 
 @pytest.mark.usefixtures("told")
-def test_trackers_are_told_what_the_metrics_say(two_spec):
+def test_trackers_receive_the_content_of_metrics(two_spec):
     assert status(str(two_spec), *EVERY, "--set", "track.told.options={}") == 0
     found = entries()
     assert [entry for entry in found if len(entry) < 3 or entry[0] == "resume"] == [
@@ -76,7 +70,7 @@ def test_trackers_are_told_what_the_metrics_say(two_spec):
     ]
     metrics = [json.loads(line) for line in Path("runs/two/metrics.jsonl").read_text().splitlines()]
     for line in metrics:
-        del line["crc32"]  # the file's own
+        del line["crc32"]  # added by the file
     expected = [[m.pop("stage"), m.pop("step"), m] for m in metrics if m["stage"] != "summary"]
     assert [entry for entry in found if entry[0] in ("autoencoder", "prior")] == expected
     assert len(expected) > 5

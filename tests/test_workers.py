@@ -56,7 +56,7 @@ def test_a_worker_that_exits_is_an_error():
         list(islice(work(Numbers(exit_at=3), 2), 50))
 
 
-def test_batches_that_nobody_wants_any_more_end_the_workers():
+def test_discarded_batches_end_the_workers():
     """This holds whether or not some were taken; workers that ignore SIGTERM do not block the process's end."""
     batches = work(Numbers(), 2)
     next(batches)

@@ -1,10 +1,10 @@
-"""Simulated recordings of a sensor at a wrist, as a logger would write them: NAME.csv, NAME.txt with the activity.
+"""Simulate recordings of a sensor at a wrist, in a logger's format: NAME.csv, and NAME.txt with the activity.
 
     python make_recordings.py OUT [--count 2000] [--seed 0]
 
 The forearm is a rigid pendulum that swings about the elbow by the angle a sin(2 pi f t + p). The sensor at its end
-feels gravity turned by the angle, the tangential and the centripetal acceleration, and the angular velocity; its own
-axes are turned a little from wearer to wearer, its clock is uneven, and it is noisy. Amplitude a and frequency f depend
+measures gravity rotated by the angle, the tangential and the centripetal acceleration, and the angular velocity. Its
+axes are rotated a little for each wearer, its clock is uneven, and it is noisy. Amplitude a and frequency f depend
 on the activity. This is a demonstration, not data.
 """
 

@@ -1,1 +1,1 @@
-"""Stage 1: encoders, the posterior, decoders, and the terms of what is maximised."""
+"""Stage 1: encoders, the posterior, decoders, and the terms of the objective."""

@@ -1,4 +1,4 @@
-"""Self-attention among the features of those modalities that are there.
+"""Self-attention among the features of the present modalities.
 
 Shapes: B batch, M modalities, F feature_dim, W hidden_dim, T tokens: a query and one for each modality.
 """
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class FeatureAttention(nn.Module):
-    """One vector [B, W] from any subset of the modalities' features, the empty one included.
+    """One vector [B, W] from any subset of the modalities' features, including the empty one.
 
-    Features are taken as they are: a norm at the entry would hide how long they are.
+    Features are not normalised at the entry, because their length carries information.
     """
 
     NUM_LAYERS, NUM_HEADS = 2, 4
@@ -37,14 +37,14 @@ class FeatureAttention(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> Tensor:
-        """Attend.
+        """Attend to the features of the present modalities.
 
         Args:
             h_MBF: One feature tensor [B, F] for each modality; rows that lack it may hold anything finite.
-            presence_BM: Which of them to look at, bool or float [B, M].
+            presence_BM: Present modalities of each row, bool or float [B, M].
         """
         present_BM = presence_BM.bool()
-        # A row's absent modalities are masked, and zeroed so that whatever stands there leaves no trace.
+        # A row's absent modalities are masked, and set to zero so that their content has no effect.
         tokens = [
             project(h * present_BM[:, i, None])
             for i, (project, h) in enumerate(zip(self.projections, h_MBF, strict=True))

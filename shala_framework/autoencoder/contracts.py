@@ -1,4 +1,4 @@
-"""What plugins' modules have to keep, looked at before anything is trained."""
+"""Checks of the modules that plugins provide, made before training."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ from shala_framework.support.modes import evaluating
 
 
 def check_groups(groups: Mapping[str, str], modalities: Mapping[str, Modality]) -> None:
-    """Check that modalities which are to share an encoder and a decoder are of one kind.
+    """Check that modalities which share an encoder and a decoder are of one kind.
 
     Args:
-        groups: Name of a modality to that of its group.
+        groups: Group of each modality that has one, by name.
         modalities: Modalities by name.
 
     Raises:
-        SpecError: Two of a group differ in class, type or shape.
+        SpecError: Two members of a group differ in class, type or shape.
     """
     first: dict[str, str] = {}
     for name, group in groups.items():
@@ -37,7 +37,7 @@ def _kind(modality: Modality) -> str:
 
 
 def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]) -> None:
-    """Pass one batch through every plugin's modules, the method's included, and look at what comes out.
+    """Pass one batch through every plugin's modules, including the method's, and check the results.
 
     Raises:
         PluginError: An encoder, a decoder or the method does not keep its contract.
@@ -56,7 +56,7 @@ def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]
             relaxed = autoencoder.encoders[name](likelihood.relaxed()) if isinstance(likelihood, Relaxed) else h
         for what, got, expected in (
             ("encoder returned", tuple(h.shape), (num_rows, feature_dim)),
-            ("encoder made of its likelihood's relaxed form", tuple(relaxed.shape), (num_rows, feature_dim)),
+            ("encoder returned, for its likelihood's relaxed form,", tuple(relaxed.shape), (num_rows, feature_dim)),
             ("log_prob returned", tuple(log_prob.shape), (num_rows,)),
             ("mode returned", (mode.dtype, tuple(mode.shape)), (modality.dtype, tuple(x.shape))),
         ):
@@ -64,7 +64,7 @@ def check_contracts(autoencoder: Autoencoder, modalities: Mapping[str, Modality]
                 raise PluginError(f"modality {name!r}: its {what} {got}; expected {expected}")
     h_MBF = {name: torch.zeros(num_rows, feature_dim) for name in modalities}
     presence_BM = torch.zeros(num_rows, len(modalities), dtype=torch.bool)
-    presence_BM[0] = True  # and a row that has nothing
+    presence_BM[0] = True  # the second row has no modality
     for fuse in (autoencoder.fuse, autoencoder.fuse_subset):
         with evaluating(autoencoder), torch.no_grad():
             posterior = fuse(h_MBF, presence_BM)
@@ -82,7 +82,7 @@ def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor])
         N.
 
     Raises:
-        ValueError: There is none, a name is unknown, or rows, shapes or types do not fit.
+        ValueError: There is no tensor, a name is unknown, or rows, shapes or types do not fit.
     """
     unknown = sorted(set(given) - set(modalities))
     if unknown or not given:

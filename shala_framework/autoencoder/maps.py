@@ -1,4 +1,4 @@
-"""Statistics of the maps that an encoder's convolutions give.
+"""Statistics of the maps that an encoder's convolutions output.
 
 Shapes: B batch, T frames, C channels.
 Reference: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", for statistics of maps; means and
@@ -16,9 +16,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MapRecorder:
-    """Keeps what each convolution of an encoder gives, [B, C, ...], in order, while it is asked.
+    """Records the output [B, C, ...] of each convolution of an encoder, in order, on request.
 
-    The hooks stay, as a compiled encoder does not see those that come later.
+    The hooks stay registered, because a compiled encoder ignores hooks that are added later.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -33,7 +33,7 @@ class MapRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A context in which maps are put into the list."""
+        """Append maps to a list for the duration of a context."""
         maps: list[Tensor] = []
         self._maps = maps
         try:
@@ -43,16 +43,16 @@ class MapRecorder:
 
 
 def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:
-    """Mean and standard deviation of each channel over all places, of each map: [B, 2 C].
+    """Return mean and standard deviation of each channel over all places, for each map: [B, 2 C].
 
     Args:
-        maps: [B, C, ...], or [B * T, C, ...] of T frames of each row, over which statistics are averaged.
+        maps: [B, C, ...], or [B * T, C, ...] with T frames of each row, over which statistics are averaged.
         num_rows: B.
     """
     found = []
     for channels in maps:
         places = channels.float().flatten(2)
-        # Sums of products, as torch's own variance is slow on a CPU.
+        # Sums of products are faster on a CPU than torch's variance.
         mean = places.sum(2) / places.shape[2]
         centred = places - mean[:, :, None]
         variance = (centred * centred).sum(2) / places.shape[2]

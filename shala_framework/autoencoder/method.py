@@ -16,16 +16,16 @@ from shala_framework.spec.schema import Posterior
 
 @final
 class ShaLaMethod(PosteriorMethod):
-    """The ELBO of what a row has; a second network of q(z | x_S) is distilled from q(z | x_present).
+    """The ELBO of a row's present modalities; a second network for q(z | x_S) is distilled from q(z | x_present).
 
-    The distillation is KL(q(z | x_present) || q(z | x_S)) for a random subset S of each row's modalities. Only the
-    network of q(z | x_S) gets a gradient from it: neither the features nor q(z | x_present) do. The loss counts its
-    nats a latent dimension.
+    The distillation minimises KL(q(z | x_present) || q(z | x_S)) for a random subset S of each row's modalities. Only
+    the network of q(z | x_S) gets a gradient from it: neither the features nor q(z | x_present) do. The loss is in nats
+    a latent dimension.
     """
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """Keys of [posterior] that are this method's alone; `Posterior` says what they mean."""
+        """Keys of [posterior] that only this method has; `Posterior` describes them."""
 
         fusion: Literal["concatenation", "attention"]
         modality_dropout: float
@@ -40,7 +40,7 @@ class ShaLaMethod(PosteriorMethod):
 
     @classmethod
     def options_of(cls, table: Posterior) -> Options:
-        """The options in a spec's [posterior]."""
+        """Return the options in a spec's [posterior]."""
         return cls.Options(
             fusion=table.fusion, modality_dropout=table.modality_dropout, subset_weight=table.subset_weight
         )

@@ -1,4 +1,4 @@
-"""Making the method of inference that a spec names, and what a method has to keep.
+"""Make the method of inference that a spec names, and check that methods keep their contract.
 
 Shapes: B batch, D latent_dim.
 """
@@ -27,7 +27,7 @@ def method_of(table: Posterior, sizes: MethodSizes, kind: type[PosteriorMethod] 
     Args:
         table: The table.
         sizes: Sizes of the networks around the method.
-        kind: Class of the method; None takes the installed plugin's that the table names.
+        kind: Class of the method; None takes the class of the installed plugin that the table names.
 
     Raises:
         PluginError: No plugin offers the method.
@@ -43,7 +43,7 @@ def method_of(table: Posterior, sizes: MethodSizes, kind: type[PosteriorMethod] 
 
 
 def check_objective(objective: Any, method: str, num_rows: int) -> None:
-    """Look at what a method returned as its objective.
+    """Check the objective that a method returned.
 
     Raises:
         PluginError: It does not keep its contract.
@@ -58,7 +58,7 @@ def check_objective(objective: Any, method: str, num_rows: int) -> None:
 
 
 def check_posterior(posterior: Any, method: str, num_rows: int, latent_dim: int) -> None:
-    """Look at what a method made of features.
+    """Check the posterior that a method returned.
 
     Raises:
         PluginError: It does not keep its contract.

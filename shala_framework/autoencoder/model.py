@@ -15,10 +15,10 @@ from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 from shala_framework.support.modes import evaluating
 
 
@@ -27,7 +27,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         names: Modalities, in the order of every presence matrix's columns.
-        num_values: Numbers in one x of each modality.
+        num_values: Number of values in one x of each modality.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Autoencoder(nn.Module):
 
     @property
     def added_terms(self) -> dict[str, Term]:
-        """The terms that stage 1 adds to the method's objective, by name."""
+        """Return the terms that stage 1 adds to the method's objective, by name."""
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
 
     def _encoder(self, name: str, modality: Modality) -> nn.Module:
@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
         return SharedDecoder(self.shared_decoders[group], self.latent_dim)
 
     def _recorders(self) -> dict[str, MapRecorder]:
-        """By modality; those of a group have one."""
+        """Encoders by modality; members of a group have one."""
         of_groups = {group: MapRecorder(encoder) for group, encoder in self.shared_encoders.items()}
         return {
             name: of_groups[self.groups[name]] if name in self.groups else MapRecorder(encoder)
@@ -96,7 +96,7 @@ class Autoencoder(nn.Module):
 
     @property
     def networks(self) -> list[nn.Module]:
-        """Encoders and decoders; of a group, those that it shares."""
+        """Return encoders and decoders, shared ones once."""
         return [
             module
             for own, shared in ((self.encoders, self.shared_encoders), (self.decoders, self.shared_decoders))
@@ -108,19 +108,19 @@ class Autoencoder(nn.Module):
         return nullcontext([]) if recorder is None else recorder.recording()
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
+        """Return features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
         return {name: self.encoders[name](x[name]).float() for name in self.names if name in x}
 
     def fuse(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> AnyPosterior:
-        """q(z | x) of rows as the data have them: of all that is in h and present."""
+        """Return q(z | x) of rows as they are in the data, from all features in h that are present."""
         return self.method.fuse(*self._aligned(h, presence_BM))
 
     def fuse_subset(self, h: Mapping[str, Tensor], subset_BM: Tensor) -> AnyPosterior:
-        """q(z | x_S) of a subset of what rows would have."""
+        """Return q(z | x_S) of a subset of the modalities that rows have."""
         return self.method.fuse_subset(*self._aligned(h, subset_BM))
 
     def _aligned(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> tuple[list[Tensor], Tensor]:
-        """A feature of every modality, zeros for those not in h, and which are there."""
+        """Return a feature of every modality, zeros for those not in h, and their presence."""
         some = next(iter(h.values()))
         absent = some.new_zeros(len(presence_BM), self.feature_dim)
         known_BM = presence_BM.bool()
@@ -132,21 +132,21 @@ class Autoencoder(nn.Module):
         return [h.get(name, absent) for name in self.names], known_BM
 
     def decode(self, z_BD: Tensor) -> dict[str, Likelihood]:
-        """p(x_i | z) of every modality."""
+        """Return p(x_i | z) of every modality."""
         return {name: self.decoders[name](z_BD) for name in self.names}
 
     @torch.no_grad()
     def decoded_log_prob(
         self, x: Mapping[str, Tensor], name: str, z_KD: Tensor, rows_K: Tensor, *, batch_size: int = 64
     ) -> Tensor:
-        """Log p(x_name | z) of rows of x under latents, in evaluation mode and in nats: [K] on the CPU.
+        """Return log p(x_name | z) of rows of x under latents, in evaluation mode and in nats: [K] on the CPU.
 
         Args:
             x: Modality name to tensor [N, ...].
             name: Modality that is scored.
             z_KD: Latents.
             rows_K: int64, the row of x that each latent is scored on.
-            batch_size: Latents decoded at a time.
+            batch_size: Number of latents decoded at a time.
         """
         device = next(self.parameters()).device
         found = []
@@ -163,7 +163,7 @@ class Autoencoder(nn.Module):
         kl_weight: float | Tensor = 1.0,
         likelihood_weights: Mapping[str, float] | None = None,
     ) -> Bound:
-        """Estimate of the method's objective, and the values of the terms added to it.
+        """Estimate the method's objective, and compute the terms added to it.
 
         Args:
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
@@ -214,7 +214,7 @@ class Autoencoder(nn.Module):
         return Reencoded(h_QF, map_statistics(maps, num_rows))
 
     def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Features of every modality, and statistics of the maps of those whose encoders have recorders."""
+        """Return features of every modality, and statistics of the maps of encoders that have recorders."""
         h: dict[str, Tensor] = {}
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:

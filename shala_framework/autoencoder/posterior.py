@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.attention import FeatureAttention
-from shala_framework.distributed.processes import rows_rand
 from shala_framework.plugin.posterior import GaussianHead, GaussianPosterior
+from shala_framework.support.distributed.processes import rows_rand
 
 
 class ConcatenationPosterior(nn.Module):
@@ -32,11 +32,11 @@ class ConcatenationPosterior(nn.Module):
         self.head = GaussianHead(hidden_dim, latent_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
-        """Fuse.
+        """Fuse features.
 
         Args:
             h_MBF: One feature tensor [B, F] for each modality; rows that lack it may hold anything finite.
-            presence_BM: Which of them to look at, bool or float [B, M].
+            presence_BM: Modalities to use in each row, bool or float [B, M].
         """
         bits_BM = presence_BM.to(h_MBF[0].dtype)
         seen = [norm(h) * bits_BM[:, i, None] for i, (norm, h) in enumerate(zip(self.normalise, h_MBF, strict=True))]
@@ -47,7 +47,7 @@ class ConcatenationPosterior(nn.Module):
 class AttentionPosterior(nn.Module):
     """Fuses by self-attention among the present modalities.
 
-    Its size grows by one projection with each modality, where concatenation's first layer grows in width.
+    It grows by one projection for each modality, whereas the first layer of concatenation grows in width.
     """
 
     def __init__(self, num_modalities: int, feature_dim: int, hidden_dim: int, latent_dim: int) -> None:
@@ -57,7 +57,7 @@ class AttentionPosterior(nn.Module):
         self.head = GaussianHead(hidden_dim, latent_dim)
 
     def forward(self, h_MBF: list[Tensor], presence_BM: Tensor) -> GaussianPosterior:
-        """Fuse; arguments as for ConcatenationPosterior."""
+        """Fuse features. Arguments are those of ConcatenationPosterior."""
         seen = [norm(h) for norm, h in zip(self.normalise, h_MBF, strict=True)]
         posterior: GaussianPosterior = self.head(self.attention(seen, presence_BM))
         return posterior
@@ -71,9 +71,9 @@ FUSIONS: Final[dict[str, type[ConcatenationPosterior] | type[AttentionPosterior]
 
 
 def random_subsets(presence_BM: Tensor) -> Tensor:
-    """A random non-empty subset of each row's present modalities: size uniform, then members uniform.
+    """Return a random non-empty subset of each row's present modalities: size uniform, then members uniform.
 
-    Rows with nothing present stay empty.
+    Rows without present modalities get an empty subset.
     """
     num_B1 = presence_BM.sum(1, keepdim=True)
     device = presence_BM.device

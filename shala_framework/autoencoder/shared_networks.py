@@ -12,7 +12,7 @@ from shala_framework.plugin.modality import Likelihood
 
 
 class _Shared(nn.Module):
-    """Holds a module that is registered elsewhere, once for all that share it."""
+    """Holds a module that is registered elsewhere, once for all modalities that share it."""
 
     shared: nn.Module
 
@@ -52,7 +52,7 @@ class SharedDecoder(_Shared):
 
 
 def call_frozen(encoder: nn.Module, x: Any) -> Tensor:
-    """Features of x by an encoder that takes no gradient, but passes it on to x."""
+    """Return features of x by an encoder that gets no gradient, but passes it on to x."""
     if isinstance(encoder, SharedEncoder):
         return call_frozen(encoder.shared, x).float() * (1 + encoder.scale.detach()) + encoder.shift.detach()
     frozen = {name: p.detach() for name, p in encoder.named_parameters()}

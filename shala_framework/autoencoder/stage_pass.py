@@ -1,4 +1,4 @@
-"""One pass of a batch through stage 1: what the terms added to the objective are computed from, and what comes out.
+"""One pass of a batch through stage 1: inputs of the terms added to the objective, and its result.
 
 Shapes: B batch, M modalities, F feature_dim, D latent_dim, C channels.
 """
@@ -14,7 +14,7 @@ from shala_framework.plugin.modality import Likelihood
 
 @attrs.frozen(eq=False)
 class Reencoded:
-    """What a modality's encoder, with its weights held fixed, makes of a decoded x.
+    """Output of a modality's encoder, with fixed weights, for a decoded x.
 
     Attributes:
         h_QF: Features of the first Q rows, with gradients to the decoder and to z.
@@ -27,15 +27,15 @@ class Reencoded:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Pass:
-    """A batch, its features, and what decoders make of one draw of z.
+    """A batch, its features, and its decoded draws of z.
 
     Attributes:
         x: Every modality's tensor [B, ...].
         presence_BM: bool, the modalities that each row has.
         h: Features of every modality [B, F].
-        statistics: Statistics of the encoders' maps of x, without gradient; only of modalities with convolutions, and
-            only where a term uses them.
-        num_reencoded: Rows Q that `reencode` takes, the first of the batch.
+        statistics: Statistics of the encoders' maps of x, without gradient; only for modalities with convolutions, and
+            only if a term uses them.
+        num_reencoded: Number Q of rows that `reencode` uses, the first ones of the batch.
         training: Whether this is a training step, in which all processes take part.
     """
 
@@ -50,7 +50,7 @@ class Pass:
     _reencoded: dict[str, Reencoded | None] = attrs.field(factory=dict, init=False)
 
     def reencode(self, name: str) -> Reencoded | None:
-        """The decoded modality as its own encoder sees it; None where its likelihood cannot be differentiated."""
+        """Encode a decoded modality by its own encoder; return None if its likelihood cannot be differentiated."""
         if name not in self._reencoded:
             self._reencoded[name] = self._encode(name, self._decode()[name], self.num_reencoded)
         return self._reencoded[name]
@@ -61,7 +61,7 @@ class Bound:
     """The objective of each row, and the values of the terms that stage 1 adds to it.
 
     Attributes:
-        value_B: What is maximised, in nats; the evidence lower bound of the default method at weights of 1.
+        value_B: Objective to maximise, in nats; the evidence lower bound for the default method at weights of 1.
         log_prob: Modality name to log p(x_i | z) [B] in nats, 0 in rows that lack it.
         kl_B: KL(q(z | x) || N(0, I)) in nats, or an estimate of it.
         added: Scalar figure of each added term and of the method's own, by name.
@@ -75,7 +75,7 @@ class Bound:
     losses: dict[str, Tensor]
 
     def loss(self, unit: float) -> Tensor:
-        """What training minimises: the negative mean objective in a unit of nats, and the losses added to it."""
+        """Return the loss: the negative mean objective in a unit of nats, plus the added losses."""
         total = -self.value_B.mean() / unit
         for loss in self.losses.values():
             total = total + loss
@@ -83,5 +83,5 @@ class Bound:
 
 
 def share_of_rows(share: float, num_rows: int) -> int:
-    """Rows that make up a share of a batch, rounded up."""
+    """Return the number of rows that make up a share of a batch, rounded up."""
     return math.ceil(share * num_rows)

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
-from shala_framework.cli.completion import complete_spec_keys
+from shala_framework.cli.completion import complete_runs, complete_spec_keys
 from shala_framework.support.hints import shortened
 from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
@@ -136,6 +136,11 @@ def parse_seed(value: Any) -> int:
     if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
         raise click.BadParameter(f"expected a whole number from 0 to 2**63 - 1, got {shortened(text)}")
     return int(text)
+
+
+def from_option(help: str) -> Callable[[F], F]:  # noqa: A002
+    """Add the option --from, which is passed to the verb's function as `take_from`."""
+    return option("--from", "take_from", type=FILE, metavar="RUN", help=help, shell_complete=complete_runs)
 
 
 spec_argument = argument("spec", "TOML file of the experiment.", type=FILE)

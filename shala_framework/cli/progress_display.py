@@ -1,7 +1,8 @@
 """Display progress as one live line on a terminal, or as plain lines at intervals in a log."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
@@ -9,7 +10,7 @@ from rich.table import Column
 
 from shala_framework.cli.output import remark
 from shala_framework.support.escaping import printable
-from shala_framework.support.progress import Outlook
+from shala_framework.support.progress import Outlook, Reporter
 
 BAR_WIDTH = 24
 LEAST_WIDTH_WITH_BAR = 110  # columns; a narrower terminal shows the values without the bar
@@ -19,6 +20,16 @@ def make_reporter() -> "TerminalProgress | LogProgress":
     """Return a live display if standard error is a terminal, otherwise plain lines."""
     console = Console(stderr=True, highlight=False)
     return TerminalProgress(console) if console.is_terminal else LogProgress()
+
+
+@contextmanager
+def saying_how_to_resume(reporter: Reporter, command: str) -> Iterator[None]:
+    """Report the command that resumes the work if the user interrupts it within the context."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        reporter.warn(f"stopped; to resume: {command}")
+        raise
 
 
 class _Task:

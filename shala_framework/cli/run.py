@@ -11,13 +11,13 @@ from shala_framework.cli.commands import (
     FILE,
     allow_pipe_flag,
     flag,
+    from_option,
     option,
     set_option,
     spec_argument,
     verb,
     version_option,
 )
-from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 
@@ -32,14 +32,7 @@ from shala_framework.spec import LoadedSpec, read_spec, unstructure
 @set_option("Override a key of the spec.")
 @allow_pipe_flag
 @option("--out", type=FILE, metavar="DIR", help="Folder of the run. [default: runs/<name of the spec>]")
-@option(
-    "--from",
-    "take_from",
-    type=FILE,
-    metavar="RUN",
-    help="Take every stage from this run whose settings agree, and train the rest.",
-    shell_complete=complete_runs,
-)
+@from_option("Take every stage from this run whose settings agree, and train the rest.")
 @flag("--dry-run", "Print the resolved spec, parameter counts and shapes, and stop.")
 @version_option
 def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Path | None, dry_run: bool) -> None:
@@ -48,12 +41,11 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Pat
     if dry_run:
         _describe(loaded)
         return
-    from shala_framework.cli.progress_display import make_reporter
-    from shala_framework.distributed import (
-        processes,  # after the spec is read: a wrong spec is refused before torch is imported
-    )
+    # Imported after the spec is read, so that a wrong spec is refused before torch is imported.
+    from shala_framework.cli.progress_display import make_reporter, saying_how_to_resume
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.run.experiment import Experiment
+    from shala_framework.support.distributed import processes
     from shala_framework.support.progress import Silent
 
     folder = out or Path("runs") / loaded.spec.name
@@ -61,10 +53,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Pat
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; only the first one prints
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
-            summary = Experiment(loaded, folder, reporter, command=command, take_from=take_from).run()
-        except KeyboardInterrupt:
-            reporter.warn(f"stopped; to resume: {command}")
-            raise
+            with saying_how_to_resume(reporter, command):
+                summary = Experiment(loaded, folder, reporter, command=command, take_from=take_from).run()
         finally:
             processes.leave()
     if not first:

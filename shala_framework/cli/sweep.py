@@ -13,12 +13,12 @@ from shala_framework.cli.commands import (
     FILE,
     allow_pipe_flag,
     flag,
+    from_option,
     option,
     set_option,
     spec_argument,
     verb,
 )
-from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.hints import shortened
@@ -39,14 +39,7 @@ if TYPE_CHECKING:
 )
 @option("--out", type=FILE, metavar="DIR", help="Folder of the runs' folders. [default: runs/<name of the spec>_sweep]")
 @option("--part", default="1/1", metavar="I/N", help="Do the Ith of N equal parts of the runs, from 1 on.")
-@option(
-    "--from",
-    "take_from",
-    type=FILE,
-    metavar="RUN",
-    help="Take every stage from this run whose settings agree.",
-    shell_complete=complete_runs,
-)
+@from_option("Take every stage from this run whose settings agree.")
 @allow_pipe_flag
 @flag("--dry-run", "Print the command of each run, and stop.")
 def sweep(
@@ -75,7 +68,7 @@ def sweep(
 
 def _work(spec: Path, runs: Sequence["SweptRun"], total: int, take_from: Path | None) -> list[str]:
     """Work on runs one after another; return a line for each that failed."""
-    from shala_framework.cli.progress_display import make_reporter
+    from shala_framework.cli.progress_display import make_reporter, saying_how_to_resume
 
     failed = []
     for place, run in enumerate(runs, 1):
@@ -86,15 +79,12 @@ def _work(spec: Path, runs: Sequence["SweptRun"], total: int, take_from: Path | 
             remark(f"{title} is finished already")
             continue
         remark(title)
-        with closing(make_reporter()) as reporter:
+        with closing(make_reporter()) as reporter, saying_how_to_resume(reporter, shlex.join(["shala", *sys.argv[1:]])):
             try:
                 run.work(reporter, command=_command(spec, run, take_from), take_from=take_from)
             except ShalaError as error:
                 reporter.warn(f"{run.folder}: {error}")
                 failed.append(f"{run.folder}: {str(error).splitlines()[0]}")
-            except KeyboardInterrupt:
-                reporter.warn(f"stopped; to resume: {shlex.join(['shala', *sys.argv[1:]])}")
-                raise
     return failed
 
 

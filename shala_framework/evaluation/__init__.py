@@ -1,1 +1,1 @@
-"""What samples are worth: judges of class, and coherence between modalities."""
+"""Evaluation of trained models: judges, coherence, distances, likelihoods and calibration."""

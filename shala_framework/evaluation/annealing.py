@@ -1,12 +1,13 @@
 """Annealed importance sampling of log p(x_targets | x_given), by Hamiltonian Monte Carlo in a prior's noise.
 
-An importance weight of a 64-dimensional latent rests on one lucky sample, however many there are. Annealing walks
-instead from a proposal to the posterior over many distributions between them, and is unbiased for any number of steps.
+With importance sampling, the weight of a 64-dimensional latent depends on one lucky sample, however many there are.
+Annealing moves from a proposal to the posterior through many intermediate distributions, and is unbiased for any
+number of steps.
 
-It works in the unit u in which a prior is simple: the diffusion prior maps noise u ~ N(0, I) to z by its sampler, so
-that p(x | u) p(u) needs neither the sampler's inverse nor its divergence, and what is estimated is the likelihood of
-the very sampler. The proposal is a Gaussian of full covariance, fitted to each row's posterior from where stage 1's
-posterior lies in that unit.
+States u are in a space in which the prior is simple: the sampler of the diffusion prior maps noise u ~ N(0, I) to z, so
+p(x | u) p(u) needs neither the sampler's inverse nor its divergence, and the estimate is the likelihood of this very
+sampler. The proposal is a Gaussian of full covariance, fitted to each row's posterior; the fit starts at stage 1's
+posterior in that space.
 
 Shapes: N rows, C chains of a row, K = N * C chains, S draws of a row for fitting, D latent_dim, F feature_dim.
 Reference: Neal 2001, "Annealed Importance Sampling"; Wu et al. 2017, "On the Quantitative Analysis of Decoder-Based
@@ -31,14 +32,14 @@ from shala_framework.prior.priors import Given, SubsetPosterior
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
-NUM_TUNING = 2  # chains of each row that set its step size, and are not weighed
-ACCEPTANCE = 0.8  # that step sizes aim at
+NUM_TUNING = 2  # chains of each row that set its step size and get no weight
+ACCEPTANCE = 0.8  # target of the step sizes
 FIT_ROUNDS, FIT_DRAWS = 20, 2  # of a proposal: most Newton steps, and draws for each dimension
-SETTLED = 1.0  # nats by which bounds change no more once a proposal is fitted
-PRECISIONS = (0.1, 1e4)  # that a Newton step may give a direction, in the unit of the proposal before it
-LONGEST_STEP = 5.0  # deviations of a draw that it may move
+SETTLED = 1.0  # a proposal is fitted once bounds change by no more than this, in nats
+PRECISIONS = (0.1, 1e4)  # range of a Newton step's precision in any direction, relative to the proposal before it
+LONGEST_STEP = 5.0  # largest move of a draw, in deviations
 LEAST_DEVIATION = 1e-4
-INFLATION = 1.05  # of the proposal's deviations, which are rather too narrow where the posterior is no Gaussian
+INFLATION = 1.05  # factor of the proposal's deviations, which are too narrow if the posterior is not Gaussian
 SCHEDULE_WIDTH = 2.0
 CHAINS_AT_ONCE = 64
 
@@ -51,24 +52,25 @@ def annealed_log_weights(
     num_tuning: int = NUM_TUNING,
     generator: torch.Generator,
 ) -> Tensor:
-    """Log-weights of chains from N(0, I) to an unnormalised target; their mean weight is its integral, without bias.
+    """Return log-weights of chains from N(0, I) to an unnormalised target. Their mean weight estimates its integral.
 
-    A transition is one leapfrog step, and the momentum forgets itself over a unit of the way only, so that steps add up
-    to trajectories. Each row has its step size, which follows the acceptance of its tuning chains. As those are not
-    weighed, the transitions of the others do not depend on their own past, and leave their distribution invariant.
+    The estimate is unbiased. A transition is one leapfrog step, and the momentum decays over about a unit of length,
+    so that steps add up to trajectories. Each row has a step size, which follows the acceptance of its tuning chains.
+    These get no weight, so the transitions of the other chains do not depend on their own past and leave their
+    distribution invariant.
 
     Args:
         log_target: Differentiable log density of states [K, D]: [K], of row k // C each, in nats.
         start_NCD: Draws of N(0, I).
-        num_steps: Distributions after the first, each an evaluation of the gradient.
-        num_tuning: The first chains of each row, which are left out of the result; at least 1.
+        num_steps: Number of distributions after the first; each costs an evaluation of the gradient.
+        num_tuning: Number of tuning chains of each row, which the result leaves out; at least 1.
         generator: Generator of momenta and acceptance.
 
     Returns:
         float64 tensor [N, C - num_tuning].
 
     Raises:
-        ValueError: There is no tuning chain, or no other.
+        ValueError: There is no tuning chain, or no other chain.
     """
     num_rows, num_chains, dim = start_NCD.shape
     if not 1 <= num_tuning < num_chains:
@@ -110,14 +112,14 @@ def annealed_log_weights(
         state_KD = torch.where(accepted_K1, moved_KD, state_KD)
         slope_KD = torch.where(accepted_K1, moved_slope_KD, slope_KD)
         value_K = torch.where(accepted_K, moved_value_K, value_K)
-        momentum_KD = torch.where(accepted_K1, pushed_KD, -momentum_KD)  # a rejected step turns back
+        momentum_KD = torch.where(accepted_K1, pushed_KD, -momentum_KD)  # a rejected step reverses the momentum
         rate_N1 = gain_K.clamp_max(0).exp().view(num_rows, -1)[:, :num_tuning].mean(1, keepdim=True)
         step_N1 = step_N1 * (0.3 * (rate_N1 - ACCEPTANCE)).exp().float()
     return log_weight_K.view(num_rows, num_chains)[:, num_tuning:]
 
 
 def _levels(num_steps: int) -> list[float]:
-    """Weights of the target from 0 to 1, close to each other at either end: a sigmoid, as in Wu et al. 2017."""
+    """Return the target's exponents from 0 to 1. They follow a sigmoid, dense at both ends, as in Wu et al. 2017."""
     ramp = torch.linspace(-SCHEDULE_WIDTH, SCHEDULE_WIDTH, num_steps + 1, dtype=torch.float64).sigmoid()
     return [float(level) for level in (ramp - ramp[0]) / (ramp[-1] - ramp[0])]
 
@@ -142,17 +144,18 @@ def annealed_log_likelihood(
     num_steps: int = 100,
     seed: int = 0,
 ) -> Tensor:
-    """Log-weights of the chains of each row, whose mean weight is an unbiased estimate of p(x_targets | x_given).
+    """Return the log-weights of each row's chains. Their mean weight is an unbiased estimate of p(x_targets | x_given).
 
     Args:
-        model: Trained.
-        rows: Rows that have every modality named.
+        model: Trained model.
+        rows: Rows that have all these modalities.
         targets: Modalities whose x is scored.
         given: Modalities that z is conditioned on.
-        prior: As for `log_weights`; of "diffusion" it is the likelihood of the sampler with the spec's number of
-            steps, by Heun's method and without guidance.
-        num_chains: Chains of a row that are weighed.
-        num_steps: Distributions that each goes through.
+        prior: As for `log_weights`. "diffusion" gives the likelihood of the sampler with the spec's number of
+            steps, by Heun's method and without guidance, of each row together with its likeliest cluster: a lower
+            bound that is tight where the row leaves no doubt about that.
+        num_chains: Number of weighted chains of a row.
+        num_steps: Number of distributions that each chain goes through.
         seed: Seed of the chains.
 
     Returns:
@@ -184,21 +187,21 @@ def _annealed(
     num_steps: int,
     seed: int,
 ) -> Tensor:
-    """Log-weights of all chains of some rows at once."""
+    """Return log-weights of all chains of some rows at once."""
     dim, all_chains = model.autoencoder.latent_dim, num_chains + NUM_TUNING
-    unit = _unit(model, rows, given, prior, all_chains)
+    known = {name: rows.x[name] for name in (*given, *targets)}
+    drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
+    unit = _unit(model, rows, given, prior, drawn_KD.to(model.device))
     x = {name: rows.x[name].to(model.device).repeat_interleave(all_chains, 0) for name in targets}
 
     def log_joint(u_NCD: Tensor) -> Tensor:
-        """Log p(x_targets | u) p(u | x_given): [N, C]."""
+        """Return log p(x_targets | u) p(u | x_given): [N, C]."""
         u_KD = u_NCD.flatten(0, 1).to(model.device)
         z_KD, log_prob_K = unit.to_latent(u_KD), unit.log_prob(u_KD)
         for target, x_K in x.items():
             log_prob_K = log_prob_K + model.autoencoder.decoders[target](z_KD).log_prob(x_K)
         return log_prob_K.cpu().view(len(rows), all_chains)
 
-    known = {name: rows.x[name] for name in (*given, *targets)}
-    drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
     u_NCD = unit.from_latent(drawn_KD.to(model.device)).cpu().unflatten(0, (len(rows), all_chains))
     generator = torch.Generator().manual_seed(mix_seed(seed, 11))
     proposal = fit_proposal(log_joint, u_NCD, generator=generator).widened(INFLATION)
@@ -225,7 +228,7 @@ class Proposal:
     root_NDD: Tensor
 
     def states(self, noise_NCD: Tensor) -> Tensor:
-        """Standard Gaussian noise to draws [N, C, D]."""
+        """Turn standard Gaussian noise into draws [N, C, D]."""
         return self.mean_ND[:, None] + torch.einsum("nde,nce->ncd", self.root_NDD, noise_NCD)
 
     def log_volume(self) -> Tensor:
@@ -234,23 +237,23 @@ class Proposal:
         return log_volume_N
 
     def widened(self, factor: float) -> "Proposal":
-        """With deviations so many times as large."""
+        """Return the Gaussians with all deviations multiplied by a factor."""
         return Proposal(self.mean_ND, factor * self.root_NDD)
 
 
 def fit_proposal(
     log_joint: Callable[[Tensor], Tensor], u_NCD: Tensor, *, num_rounds: int = FIT_ROUNDS, generator: torch.Generator
 ) -> Proposal:
-    """Fit a Gaussian of full covariance to the posterior of each row: that of the best evidence lower bound.
+    """Fit to the posterior of each row the Gaussian of full covariance with the best evidence lower bound.
 
-    Each round draws from the Gaussian so far, regresses the gradients on the draws, whose slope is the mean Hessian,
-    and takes Newton's step. A Gaussian posterior is found in one round. Rounds end once no row's bound has changed by
-    a nat twice, and a row keeps whichever round had its best one.
+    Each round draws from the current Gaussian, regresses the gradients on the draws, whose slope is the mean Hessian,
+    and takes Newton's step. One round finds a Gaussian posterior. Rounds end when no row's bound has changed by a nat
+    in two rounds; each row keeps the round with its best bound.
 
     Args:
         log_joint: Differentiable log of the unnormalised posterior of states [N, C, D]: [N, C].
-        u_NCD: Some draws near the posterior, for the first mean and deviations.
-        num_rounds: Most Newton steps.
+        u_NCD: Draws near the posterior, for the first mean and deviations.
+        num_rounds: Largest number of Newton steps.
         generator: Generator of the draws.
 
     Reference: Opper and Archambeau 2009, "The Variational Gaussian Approximation Revisited", for the fixed point.
@@ -287,7 +290,7 @@ def fit_proposal(
 
 
 def _newton(proposal: Proposal, noise_NSD: Tensor, slope_NSD: Tensor) -> Proposal:
-    """The Gaussian whose precision is the negative mean Hessian and whose mean solves for a mean gradient of 0."""
+    """Return the Gaussian with the negative mean Hessian as precision and the zero of the mean gradient as mean."""
     dim = noise_NSD.shape[2]
     mean_N1D, mean_slope_N1D = noise_NSD.mean(1, keepdim=True), slope_NSD.mean(1, keepdim=True)
     centred_NSD = noise_NSD - mean_N1D
@@ -310,12 +313,12 @@ def _newton(proposal: Proposal, noise_NSD: Tensor, slope_NSD: Tensor) -> Proposa
 
 @attrs.frozen(eq=False)
 class _Unit:
-    """The unit in which a prior is simple.
+    """A space in which a prior is simple.
 
     Attributes:
-        to_latent: States [K, D] to latents, differentiable.
-        from_latent: Latents to states: the inverse.
-        log_prob: Log density [K] of states under the prior.
+        to_latent: Maps states [K, D] to latents, differentiable.
+        from_latent: Maps latents to states, the inverse.
+        log_prob: Returns the log density [K] of states under the prior.
     """
 
     to_latent: Callable[[Tensor], Tensor]
@@ -323,14 +326,14 @@ class _Unit:
     log_prob: Callable[[Tensor], Tensor]
 
 
-def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, num_chains: int) -> _Unit:
-    """Of p(z | x_given) of each row, for so many chains of each."""
+def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, drawn_KD: Tensor) -> _Unit:
+    """Return the space for p(z | x_given) of each row, for a chain for each of its draws of the posterior."""
 
     def normal(u_KD: Tensor) -> Tensor:
         return -0.5 * (u_KD.square().sum(1) + u_KD.shape[1] * math.log(2 * math.pi))
 
-    condition = _given(model, rows, given, num_chains)
-    if prior == "mixture":  # no map from noise, but a density that has a gradient
+    condition = _given(model, rows, given, len(drawn_KD) // len(rows))
+    if prior == "mixture":  # there is no map from noise, but the density has a gradient
         source = model.priors["mixture"]
         return _Unit(lambda u: u, lambda z: z, lambda u: source.log_prob(u, condition))
     if prior == "normal":
@@ -342,17 +345,32 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, num_
         return _Unit(lambda u: mean_KD + scale_KD * u, lambda z: (z - mean_KD) / scale_KD, normal)
     table, diffusion = model.spec.prior, model.prior
     sigmas = karras_sigmas(model.spec.generate.num_steps, table.sigma_min, table.sigma_max)
-    denoise = diffusion.denoiser([h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K])
+    # The likelihood is summed over clusters; the posterior's draws tell the only one that counts.
+    shares_NCK = diffusion.mixture.log_joint(diffusion.standardise(drawn_KD)).softmax(1).unflatten(0, (len(rows), -1))
+    cluster_N = shares_NCK.mean(1).argmax(1)
+    log_probs_NC = diffusion.cluster_log_probs(condition.h_MNF, condition.subset_NM)
+    log_prob_K = log_probs_NC.gather(1, cluster_N[:, None])[row_K, 0]
+    h_MKF, subset_KM = [h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K]
+    cluster_K = cluster_N[row_K]
+    denoise = diffusion.mixture.steady(diffusion.denoiser(h_MKF, subset_KM, cluster_K), cluster_K)
+
+    def to_latent(u_KD: Tensor) -> Tensor:
+        return diffusion.sample(u_KD, h_MKF, subset_KM, cluster_K, sigmas)
 
     def from_latent(z_KD: Tensor) -> Tensor:
         rising = sigmas[:-1].flip(0)
-        return sample_heun(denoise, diffusion.standardise(z_KD) / rising[0], rising) / rising[-1]
+        lowest_K = z_KD.new_full((len(z_KD),), float(rising[0]))
+        steady_KD = diffusion.mixture.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
+        return sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
 
-    return _Unit(lambda u: diffusion.restore(sample_heun(denoise, u, sigmas)), from_latent, normal)
+    def log_prob(u_KD: Tensor) -> Tensor:
+        return log_prob_K + normal(u_KD)
+
+    return _Unit(to_latent, from_latent, log_prob)
 
 
 def _given(model: ShaLa, rows: Rows, given: Sequence[str], num_chains: int) -> Given:
-    """Features of the given modalities, for so many chains of each row."""
+    """Return features of the given modalities, repeated for the chains of each row."""
     shape, device = (len(rows), model.autoencoder.feature_dim), model.device
     h = {name: torch.zeros(shape, device=device) for name in model.names}
     if given:

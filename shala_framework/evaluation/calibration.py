@@ -1,10 +1,10 @@
-"""Whether samples of p(z | x_S) are as uncertain about z as they should be, on held-out rows; no judge is needed.
+"""Calibration: whether samples of p(z | x_S) on held-out rows are as uncertain about z as they should be.
 
-Truth is a draw of q(z | X) given all that a row has. Were p(z | x_S) the mean of those posteriors over what x_S leaves
-open, the truth and samples would be exchangeable: two samples would be as far apart as a sample and the truth, and the
-truth would rank anywhere among samples, by whatever statistic. Each figure tests one consequence. All of them are in
-the metric that whitens training latents, so that no dimension drowns the others; fitted to the truths themselves, it
-would make them look too near to each other.
+It needs no judge. The truth is a draw of q(z | X) given all modalities of a row. If p(z | x_S) were the mean of those
+posteriors over everything that x_S leaves open, truth and samples would be exchangeable: two samples would be as far
+apart as a sample and the truth, and the truth would have a uniform rank among samples in any statistic. Each figure
+tests one consequence. All use the metric that whitens training latents, so that no dimension dominates. A
+metric fitted to the truths themselves would make them look too close to each other.
 
 Shapes: N rows, S samples a row, D latent_dim, P directions.
 Reference: Gneiting and Raftery 2007 for the two distances, which are the terms of the energy score; Gneiting et al.
@@ -31,24 +31,23 @@ from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import mix_seed
 
-NUM_DRAWS = 39  # with the truth these are 40 ranks, of which 50, 80 and 95 % are whole numbers
+NUM_DRAWS = 39  # with the truth these give 40 ranks; 50, 80 and 95 % of 40 are whole numbers
 NOMINAL = (0.5, 0.8, 0.95)
 NUM_DIRECTIONS = 16
 
 
 @attrs.frozen(kw_only=True)
 class CalibrationFigures:
-    """Samples of p(z | x_S) by one method, for subsets of one size.
+    """Calibration of p(z | x_S) by one method, for subsets of one size.
 
     Attributes:
         method: As for samples; "diffusion" is without guidance.
         num_given: Size of S; 0 is joint synthesis.
-        ratio: Mean squared distance between two samples of a row, over that between a sample and the truth. 1 where
-            samples are calibrated, less where they are too narrow or beside the truth, more where they are too wide.
+        ratio: Mean squared distance between two samples of a row, divided by that between a sample and the truth. 1 if
+            samples are calibrated, less if they are too narrow or miss the truth, more if they are too wide.
         intervals: Nominal share, such as "50", to the share of random projections in which the truth lies within the
             central interval of samples.
-        regions: Nominal share to the share of rows whose truth is as near to the samples as so many of them are to the
-            others.
+        regions: Nominal share to the share of rows whose truth lies in the central region of that share.
     """
 
     method: str
@@ -59,7 +58,7 @@ class CalibrationFigures:
 
 
 def squared_distances(samples_NSD: Tensor, truth_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared distance between two samples of a row, and between a sample and the truth: [N] each."""
+    """Return mean squared distances between two samples of a row, and between a sample and the truth: [N] each."""
     num_samples = samples_NSD.shape[1]
     centred_NSD = samples_NSD - samples_NSD.mean(1, keepdim=True)
     between_N = 2 * centred_NSD.square().sum((1, 2)) / (num_samples - 1)
@@ -67,17 +66,17 @@ def squared_distances(samples_NSD: Tensor, truth_ND: Tensor) -> tuple[Tensor, Te
 
 
 def interval_coverage(samples_NSD: Tensor, truth_ND: Tensor, directions_PD: Tensor) -> dict[str, Tensor]:
-    """Share of directions in which the truth lies within the central interval of samples: nominal share to [N].
+    """Return the share of directions in which the truth lies within the central interval: nominal share to [N].
 
     Args:
-        samples_NSD: Samples, of which with the truth each nominal share has a whole and even number of ranks outside.
+        samples_NSD: Samples. For each nominal share, an even number of the S + 1 ranks must lie outside.
         truth_ND: One truth a row.
-        directions_PD: Directions to project on.
+        directions_PD: Directions of projection.
     """
     truth_NP1 = (truth_ND @ directions_PD.T)[..., None]
     rank_NP = ((samples_NSD @ directions_PD.T).transpose(1, 2) < truth_NP1).sum(2)
     num_ranks = samples_NSD.shape[1] + 1
-    outside = {share: round(num_ranks * (1 - share) / 2) for share in NOMINAL}  # ranks at either end
+    outside = {share: round(num_ranks * (1 - share) / 2) for share in NOMINAL}  # number of ranks at either end
     return {
         _percent(share): ((rank_NP >= ranks) & (rank_NP < num_ranks - ranks)).double().mean(1)
         for share, ranks in outside.items()
@@ -85,10 +84,10 @@ def interval_coverage(samples_NSD: Tensor, truth_ND: Tensor, directions_PD: Tens
 
 
 def region_coverage(samples_NSD: Tensor, truth_ND: Tensor) -> dict[str, Tensor]:
-    """Whether the truth is as near to the samples as a nominal share of them are to all others: share to 0 or 1 [N].
+    """Return whether the truth lies in the central region of samples and truth: nominal share to 0 or 1 [N].
 
-    A point's distance is its mean distance from all others, the truth among them, so that truth and samples are
-    treated alike, and the region has its nominal share exactly if they are exchangeable.
+    Points of small mean distance from all other points, including the truth, are central. This treats truth and
+    samples alike, so that the region has exactly its nominal share if they are exchangeable.
     """
     points_NTD = torch.cat([truth_ND[:, None], samples_NSD], 1)
     distance_NT = torch.cdist(points_NTD, points_NTD).sum(2)
@@ -99,14 +98,14 @@ def region_coverage(samples_NSD: Tensor, truth_ND: Tensor) -> dict[str, Tensor]:
 
 @attrs.frozen
 class Calibration:
-    """What the calibration of a model is measured on.
+    """Measures the calibration of a model.
 
     Attributes:
-        model: With both stages trained.
+        model: Model with both stages trained.
         rows: Held-out rows.
-        z_ND: A draw of q(z | all present) of each of them, the truth.
-        training: q(z | all present) of training rows, whose aggregate has unit covariance in the metric.
-        settings: Methods.
+        z_ND: The truth: a draw of q(z | all present) of each row.
+        training: q(z | all present) of training rows; the metric gives their aggregate unit covariance.
+        settings: Methods to measure.
         groups_N: Groups of rows that are resampled together, or None.
         seed: Seed of the samples.
     """
@@ -120,7 +119,7 @@ class Calibration:
     seed: int
 
     def questions(self) -> Iterator[tuple[int, Method]]:
-        """Sizes of subsets, none and the powers of two that leave a modality out, with the methods of each."""
+        """Yield sizes of subsets, 0 and powers of two below the number of modalities, with the methods of each."""
         for method in joint_methods(self.settings):
             yield 0, method
         size = 1
@@ -130,10 +129,10 @@ class Calibration:
             size *= 2
 
     def measure(self, num_rows: int, reporter: Reporter, parts: Parts) -> list[CalibrationFigures]:
-        """Figures of each method for each size; those that no row can be measured for are left out.
+        """Return figures of each method for each size, except those that no row allows.
 
         Args:
-            num_rows: Most held-out rows.
+            num_rows: Largest number of held-out rows.
             reporter: Receives progress.
             parts: Keeps the figures of each method and size.
         """
@@ -152,7 +151,7 @@ class Calibration:
         return found
 
     def figures(self, method: Method, size: int, num_rows: int) -> CalibrationFigures | None:
-        """Of one method for subsets of one size; None where no row has such a subset and a modality beside it."""
+        """Return figures of one method for one size; None if no row has such a subset and another modality."""
         index_N, samples_NSD = self._samples(method, size, num_rows)
         if not len(index_N):
             return None
@@ -177,7 +176,7 @@ class Calibration:
         )
 
     def _samples(self, method: Method, size: int, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Rows [N] with samples given one subset of each, [N, S, D]: subsets take turns."""
+        """Return rows [N] and samples [N, S, D] given one subset of each row; subsets take turns."""
         draw = partial(
             self.model.sample_latents,
             prior=method.prior,
@@ -204,7 +203,7 @@ class Calibration:
         return torch.tensor(index, dtype=torch.int64), torch.cat(samples) if samples else torch.empty(0)
 
     def _subset_of(self, row: int, turn: int, subsets: list[tuple[str, ...]]) -> int | None:
-        """The first subset, from the one whose turn it is, that the row has, with a modality beside it."""
+        """Return the first subset, from the one whose turn it is, that the row has together with another modality."""
         has = {name for name, there in zip(self.rows.x, self.rows.presence[row].tolist(), strict=True) if there}
         for i in range(len(subsets)):
             number = (turn + i) % len(subsets)
@@ -213,11 +212,11 @@ class Calibration:
         return None
 
     def _spread(self, num_rows: int) -> Tensor:
-        """Index of at most so many rows from all over them."""
+        """Return indices of at most this many rows, evenly spaced over all."""
         return torch.tensor(spread_positions(len(self.rows), num_rows), dtype=torch.int64)
 
     def _whitening(self) -> Callable[[Tensor], Tensor]:
-        """Latents to the metric in which the training rows' aggregate posterior has unit covariance."""
+        """Map latents to the metric in which the training rows' aggregate posterior has unit covariance."""
         mean_ND = self.training.mean_BD.double()
         variance_D = self.training.log_var_BD.double().exp().mean(0)
         covariance_DD = mean_ND.T.cov(correction=0).reshape(len(variance_D), -1) + variance_D.diag()

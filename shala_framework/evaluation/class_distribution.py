@@ -1,4 +1,4 @@
-"""How far the classes of samples are from those of real rows, beside what chance alone would show.
+"""Distance between the classes of samples and of real rows, and the distance that chance alone would give.
 
 Shapes: N rows, K samples.
 """
@@ -6,15 +6,15 @@ Shapes: N rows, K samples.
 import torch
 from torch import Tensor
 
-MOST_DRAWS, MOST_VALUES = 200, 4_000_000  # random sets, and classes in all of them
+MOST_DRAWS, MOST_VALUES = 200, 4_000_000  # number of random sets, and of classes in all of them
 
 
 def total_variation(classes_K: Tensor, real_N: Tensor, num_classes: int) -> float:
-    """Half the sum of absolute differences between two sets' shares of each class: 0 for equal, 1 for disjoint ones.
+    """Return half the sum of absolute differences between two sets' class shares: 0 if equal, 1 if disjoint.
 
     Args:
         classes_K: Classes of samples, int64.
-        real_N: Classes of real rows, by the same judge, whose errors so cancel.
+        real_N: Classes of real rows, named by the same judge so that its errors cancel.
         num_classes: Number of classes.
 
     Example:
@@ -25,7 +25,7 @@ def total_variation(classes_K: Tensor, real_N: Tensor, num_classes: int) -> floa
 
 
 def sampling_noise(classes_K: Tensor, real_N: Tensor, num_classes: int, *, seed: int = 0) -> float:
-    """Mean total variation between two random sets of these sizes from one distribution, the mean of the two sets'.
+    """Return the mean total variation between two random sets of these sizes, both drawn from the two sets' mean.
 
     Args:
         classes_K: Classes of samples, int64.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def agreement(verdicts: Mapping[str, Tensor]) -> Tensor:
-    """Which samples the judges of all modalities name one class for: bool [K].
+    """Return for which samples the judges of all modalities name one class: bool [K].
 
     Args:
         verdicts: Class indices [K] of each modality.
@@ -20,10 +20,10 @@ def agreement(verdicts: Mapping[str, Tensor]) -> Tensor:
 
 
 def votes(verdicts_NS: Tensor) -> Tensor:
-    """Most frequent class of each row's samples [N], the first of equally frequent ones.
+    """Return the most frequent class of each row's samples [N]; of equally frequent ones the first.
 
-    A sample of p(x_i | x_given) shows how sure the model is, where a classifier gives the likeliest class alone; the
-    vote of several samples compares with it.
+    Samples of p(x_i | x_given) also show how sure the model is, whereas a classifier names the likeliest class only.
+    The vote of several samples is comparable with a classifier.
     """
     counts_NSS = (verdicts_NS[:, :, None] == verdicts_NS[:, None, :]).sum(2)
     return verdicts_NS.gather(1, counts_NSS.argmax(1, keepdim=True))[:, 0]

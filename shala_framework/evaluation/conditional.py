@@ -1,4 +1,4 @@
-"""Samples of absent modalities from given ones, for subsets of every size, beside q(z | x_given) without diffusion.
+"""Cross-modal samples for given subsets of every size, and those of q(z | x_given) without diffusion.
 
 Shapes: N rows, S samples a row, F features.
 """
@@ -31,27 +31,27 @@ from shala_framework.support.progress import Reporter
 
 @attrs.frozen(kw_only=True)
 class ConditionalFigures:
-    """Samples by one method, given subsets of one size; means over subsets and generated modalities.
+    """Figures of one method's samples given subsets of one size; means over subsets and generated modalities.
 
     Attributes:
         method: "diffusion", with its guidance scales, or "posterior": q(z | x_given) of stage 1.
         num_given: Size of the subsets.
         coherence: Share of samples that show the class of the row that they were generated from.
-        vote_coherence: The same of the most frequent class of a row's samples.
+        vote_coherence: The same for the most frequent class of a row's samples.
         second_coherence: As `coherence`, by the second judges.
-        frechet: Distance of sets of one sample of each row from the held-out rows in the judges' features.
+        frechet: Distance between sets of one sample of each row and the held-out rows, in the judges' features.
         kernel: The same by an unbiased kernel.
-        diversity: Mean distance between two samples of one row, over that between two real rows of its class; None
-            where a row has one sample, as for all figures below.
+        diversity: Mean distance between two samples of one row, divided by that between two real rows of its class;
+            None if a row has one sample, as for all figures below.
         agreement: Share of samples in which the judges of all generated modalities name one class, whether or not it
-            is the row's; None where only one is generated.
+            is the row's; None if only one is generated.
         changes: Share of pairs of samples of one row that show different classes.
-        misses: Share of samples that show another class than the judge names for the row's own signal. Samples that
-            are as uncertain as they should be have as many changes as misses; fewer are too sure.
-        calibration: Mean squared distance between two samples of a row, over that between a sample and the row's own
-            signal, in the judges' features: 1 for calibrated draws, less for narrow ones. What decoders average away
-            lowers it too.
-        pairs: Where one modality is given: given and then generated modality, to the coherence.
+        misses: Share of samples that show another class than the judge names for the row's own signal. Calibrated
+            samples have as many changes as misses; overconfident ones have fewer changes.
+        calibration: Mean squared distance between two samples of a row, divided by that between a sample and the row's
+            own signal, in the judges' features: 1 for calibrated draws, less for narrow ones. Detail that decoders
+            average away lowers it too.
+        pairs: If one modality is given: given and then generated modality, to the coherence.
     """
 
     method: str
@@ -80,17 +80,17 @@ def measure_conditional(
     reporter: Reporter,
     parts: Parts,
 ) -> list[ConditionalFigures]:
-    """Figures of each method for each size of subset; a size that no labelled row has is left out.
+    """Return figures of each method for each size of subset, except sizes that no labelled row has.
 
     Args:
-        model: With both stages trained.
+        model: Model with both stages trained.
         panel: The judges.
         second: The second judges.
-        settings: Scales of guidance, samples for each row, and what rows share.
-        num_rows: Most held-out rows whose modalities are given.
+        settings: Scales of guidance, samples for each row, and the pattern of groups.
+        num_rows: Largest number of held-out rows to generate from.
         seed: Seed of the samples.
         reporter: Receives progress.
-        parts: Where the figures of each method and size are kept.
+        parts: Keeps the figures of each method and size.
     """
     real = _Real(_given_rows(panel, num_rows), panel, second, settings.group)
     depends = [
@@ -118,9 +118,9 @@ def measure_conditional(
 
 
 def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
-    """Frechet and kernel distance of training rows that no judge has seen, in sets as large as those of samples.
+    """Return Frechet and kernel distance of training rows that no judge has seen, in sets as large as those of samples.
 
-    Means over modalities; nothing where there are too few such rows.
+    Means over modalities; empty if there are too few such rows.
     """
     size = len(_given_rows(panel, num_rows))
     distances, kernels, count = [], [], size
@@ -139,13 +139,13 @@ def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
 
 
 def _given_rows(panel: Panel, num_rows: int) -> Rows:
-    """The held-out rows whose modalities are given: at most so many, all with a label."""
+    """Return the held-out rows to generate from: at most this many, all with a label."""
     labelled = torch.tensor([label is not None for label in panel.held_out.labels])
     return panel.held_out.take(torch.nonzero(labelled)[:, 0]).spread(num_rows)
 
 
 class _Real:
-    """The rows whose modalities are given, and what judges see of them."""
+    """Rows to generate from, and the judges' features of them."""
 
     def __init__(self, rows: Rows, panel: Panel, second: Panel, group: str | None) -> None:
         self.rows, self.panel, self.second = rows, panel, second
@@ -161,7 +161,7 @@ class _Real:
 def _measure_size(
     model: ShaLa, real: _Real, method: Method, size: int, num_samples: int, seed: int
 ) -> ConditionalFigures | None:
-    """One method, given subsets of one size."""
+    """Return the figures of one method, given subsets of one size."""
     rows, tally = real.rows, _Tally(real)
     for given in cyclic_subsets(model.names, size):
         index = rows.index_having(given)
@@ -181,7 +181,7 @@ def _measure_size(
 
 
 class _Tally:
-    """What the judges say of samples, by subset and generated modality; NaN in rows that lack what is given."""
+    """Return the judges' figures by subset and generated modality; NaN in rows that lack what is given."""
 
     def __init__(self, real: _Real) -> None:
         self.real = real
@@ -199,7 +199,7 @@ class _Tally:
         self.kernels: list[float] = []
 
     def add(self, given: Sequence[str], index: Tensor, x: Mapping[str, Tensor]) -> None:
-        """Judge samples [N, S, ...] of the other modalities, made from the rows of an index."""
+        """Judge samples [N, S, ...] of the other modalities, generated from the rows of an index."""
         verdicts = {}
         for name, judge in self.real.panel.judges.items():
             if name in x:
@@ -218,7 +218,7 @@ class _Tally:
     def _add_modality(
         self, given: Sequence[str], name: str, index: Tensor, features_NSF: Tensor, verdicts_NS: Tensor
     ) -> None:
-        """Figures of one generated modality; of classes that the judge knows."""
+        """Return figures of one generated modality, for classes that the judge knows."""
         real = self.real
         targets_N = self._targets(real.panel, name, index)
         if not (targets_N >= 0).any():
@@ -248,7 +248,7 @@ class _Tally:
             kept.append(self._spread_out(torch.where(has_N, values, math.nan)[None], index))
 
     def figures(self, method: str, size: int) -> ConditionalFigures | None:
-        """Means over subsets and modalities; None where nothing was added."""
+        """Return the means over subsets and modalities; None if nothing was added."""
         if not self.hits:
             return None
         rows, groups_N = self.real.rows, self.real.groups_N
@@ -277,23 +277,23 @@ class _Tally:
         return panel.judges[name].targets([self.real.rows.labels[i] for i in index.tolist()])
 
     def _spread_out(self, values_SN: Tensor, index: Tensor) -> Tensor:
-        """Values of some rows in the columns of all: float [S, all rows]."""
+        """Put values of some rows into the columns of all rows: float [S, all rows]."""
         wide = torch.full((len(values_SN), len(self.real.rows)), math.nan)
         wide[:, index] = values_SN
         return wide
 
 
 def _hits(verdicts_SN: Tensor, targets_N: Tensor) -> Tensor:
-    """Whether a verdict is the row's class: float [S, N], NaN where the judge does not know that class."""
+    """Return whether a verdict is the row's class: float [S, N], NaN if the judge does not know that class."""
     return torch.where(targets_N >= 0, (verdicts_SN == targets_N).float(), math.nan)
 
 
 def _known(values: Sequence[Tensor]) -> list[Tensor]:
-    """Those that have a number: no class may have two real rows, or a row only one sample."""
+    """Leave out values that are NaN throughout: no class has two real rows, or each row has one sample."""
     return [value for value in values if not value.isnan().all()]
 
 
 def _mean(values: Sequence[Tensor], groups_N: Tensor | None) -> Figure | None:
-    """The mean of what is known, over subsets and modalities first, and then over samples and rows."""
+    """Return the mean of known values, over subsets and modalities first, then over samples and rows."""
     known = _known(values)
     return mean_figure(torch.stack(known).nanmean(0), groups_N) if known else None

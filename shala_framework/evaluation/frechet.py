@@ -1,7 +1,7 @@
 """Frechet distance between samples and real rows in a judge's features.
 
 Reference: Heusel et al. 2017 (FID), with the features of a modality's own judge in place of Inception's. Distances
-depend on the number of rows and on the judge: compare only those of one evaluation, and always say n.
+depend on the number of rows and on the judge: compare only those of one evaluation, and always state n.
 Shapes: N rows, F features.
 """
 
@@ -14,7 +14,7 @@ def frechet_distance(x_NF: Tensor, y_NF: Tensor) -> float:
 
     Args:
         x_NF: Features of one set, float, at least 2 rows.
-        y_NF: Features of the other, the numbers of rows may differ.
+        y_NF: Features of the other set; the numbers of rows may differ.
 
     Raises:
         ValueError: A set has fewer than two rows, or the features differ in number.
@@ -23,7 +23,7 @@ def frechet_distance(x_NF: Tensor, y_NF: Tensor) -> float:
         >>> x = torch.tensor([[0.0], [2.0], [4.0]])
         >>> round(frechet_distance(x, x + 3), 6)  # another mean
         9.0
-        >>> round(frechet_distance(x, 2 * x - 2), 6)  # the same, with a deviation of 4 in place of 2
+        >>> round(frechet_distance(x, 2 * x - 2), 6)  # the same mean, a deviation of 4 in place of 2
         4.0
     """
     if min(len(x_NF), len(y_NF)) < 2 or x_NF.shape[1:] != y_NF.shape[1:]:

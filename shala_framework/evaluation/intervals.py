@@ -1,4 +1,4 @@
-"""Figures with what is known of their chance: bootstrap intervals over rows or groups, and the spread over seeds.
+"""Figures with their uncertainty: bootstrap intervals over rows or groups, and the spread over seeds.
 
 Shapes: S seeds, N rows, G groups.
 """
@@ -17,8 +17,8 @@ class Figure:
     Attributes:
         value: The figure.
         low: Lower end of its interval, if it has one.
-        high: Upper end.
-        count: Rows or samples that it is of, those of all seeds.
+        high: Upper end of its interval.
+        count: Number of rows or samples behind it, over all seeds.
         seeds: Its value under each seed of the samples.
     """
 
@@ -30,14 +30,14 @@ class Figure:
 
 
 def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
-    """A mean over seeds and rows, with the 95 % percentile interval of a bootstrap that draws whole rows or groups.
+    """Return a mean over seeds and rows, with a 95 % percentile interval from a bootstrap over rows or groups.
 
-    What the seeds say of one row stays together, because its difficulty is common to them; and so do the rows of one
-    group, such as the recordings of one person.
+    The values of one row under all seeds stay together, because the row's difficulty affects all of them. The rows of
+    one group, such as the recordings of one person, stay together too.
 
     Args:
-        values_SN: What each row gave under each seed, float; NaN where a row gave nothing.
-        groups_N: Number of each row's group, int64; None where every row is a group of its own.
+        values_SN: Value of each row under each seed, float; NaN if a row has none.
+        groups_N: Number of each row's group, int64; None if every row is a group of its own.
         seed: Seed of the resampling.
 
     Raises:
@@ -60,11 +60,11 @@ def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int 
 
 
 def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
-    """Ratio of two means over rows, with the interval of a bootstrap that draws a row's two values together.
+    """Return the ratio of two means over rows, with a bootstrap interval that draws a row's two values together.
 
     Args:
-        over_N: Values whose mean is divided, float; NaN in either of a row's values leaves the row out.
-        under_N: Values whose mean it is divided by, at least 0.
+        over_N: Values of the numerator, float; NaN in either of a row's values leaves the row out.
+        under_N: Values of the denominator, at least 0.
         groups_N: As for `mean_figure`.
         seed: Seed of the resampling.
 
@@ -84,12 +84,12 @@ def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None
 
 
 def _interval(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the ratio of sums over resampled groups, none of which is without a denominator."""
+    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator."""
     if groups_N is not None:
         number_N = groups_N.unique(return_inverse=True)[1]
         zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
         over_N, under_N = (zeros_G.index_add(0, number_N, values) for values in (over_N, under_N))
-    some_N = under_N > 0  # others would be drawn in vain
+    some_N = under_N > 0
     over_N, under_N = over_N[some_N], under_N[some_N]
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(over_N)
@@ -102,11 +102,11 @@ def _interval(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: in
 
 
 def spread_figure(values: list[float], count: int) -> Figure:
-    """The mean of a figure that has no value of a single row, such as a distance, with the least and greatest seed's.
+    """Return the mean of a figure that single rows do not have, such as a distance, with the range over seeds.
 
     Args:
-        values: One a seed.
-        count: Rows or samples behind each.
+        values: One value for each seed.
+        count: Number of rows or samples behind each.
     """
     low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
     return Figure(value=sum(values) / len(values), low=low, high=high, count=count, seeds=tuple(values))

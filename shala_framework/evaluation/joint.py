@@ -1,4 +1,4 @@
-"""Joint samples beside real rows and the controls: coherence, distances, diversity, and their cost.
+"""Joint samples compared with real rows and the controls: coherence, distances, diversity and cost.
 
 Shapes: K samples.
 """
@@ -25,24 +25,24 @@ from shala_framework.support.seeds import mix_seed
 
 @attrs.frozen(kw_only=True)
 class JointFigures:
-    """Joint samples by one method; every dict is by modality, in the features of its judge.
+    """Figures of joint samples by one method; every dict is by modality, in the features of its judge.
 
     Attributes:
-        method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows", training rows that no
-            judge was trained on, which show what the distances of real data are.
-        coherence: Share of samples for which all judges name one class; None of one judge.
+        method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows": training rows that no
+            judge was trained on, which show the distances of real data.
+        coherence: Share of samples for which all judges name one class; None with one judge.
         frechet: Distance from the held-out rows, of sets of `count` samples.
         kernel: The same by an unbiased kernel, of all samples.
         precision: Share of samples that look real.
         recall: Share of held-out rows that sets of `count` samples cover.
-        spread: Distance between two samples of a class over that between two held-out rows of it; 1 is as diverse.
+        spread: Distance between two samples of a class divided by that between two held-out rows; 1 is as diverse.
         classes: Total variation between the classes of samples and of held-out rows.
-        classes_noise: What that is by chance alone.
+        classes_noise: The total variation that chance alone would give.
         second_coherence: As `coherence`, by the second judges.
         second_frechet: As `frechet`, by the second judges.
         second_kernel: As `kernel`, by the second judges.
         evaluations: Evaluations of a denoiser for one sample; 0 without diffusion.
-        milliseconds: For one sample with all its modalities, drawn many at a time.
+        milliseconds: Time for one sample with all its modalities, drawn many at a time.
     """
 
     method: str
@@ -72,17 +72,17 @@ def measure_joint(
     reporter: Reporter,
     parts: Parts,
 ) -> list[JointFigures]:
-    """Figures of each method's samples under each seed.
+    """Return figures of each method's samples under each seed.
 
     Args:
-        model: With both stages trained.
+        model: Model with both stages trained.
         panel: The judges.
         second: The second judges.
         settings: Scales of autoguidance, and the number of seeds.
-        num_samples: Samples a seed.
+        num_samples: Number of samples for each seed.
         seed: Seed of the samples.
         reporter: Receives progress.
-        parts: Where the figures of each method are kept.
+        parts: Keeps the figures of each method.
     """
     depends = [
         num_samples,
@@ -142,7 +142,7 @@ def _measure_method(
 
 
 def measure_real(panel: Panel, second: Panel) -> JointFigures:
-    """What held-out rows agree in, and how far training rows that no judge has seen are from them."""
+    """Return coherence of held-out rows, and distances between them and training rows that no judge has seen."""
     views = [_View(panel), _View(second)]
     for view in views:
         view.compare(view.panel.reference)
@@ -151,7 +151,7 @@ def measure_real(panel: Panel, second: Panel) -> JointFigures:
 
 
 def real_coherence(panel: Panel) -> Figure | None:
-    """Share of held-out rows for which all judges name one class; None of one judge, or without complete rows."""
+    """Return the share of complete held-out rows for which all judges name one class; None if there is none."""
     index = panel.held_out.index_having(list(panel.judges))
     if len(panel.judges) < 2 or not len(index):
         return None
@@ -165,7 +165,7 @@ _BY_MODALITY = ("frechet", "kernel", "precision", "recall", "spread", "classes",
 
 
 class _View:
-    """What the judges of one panel say of samples under each seed."""
+    """Collects one panel's figures of samples under each seed."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
@@ -188,11 +188,11 @@ class _View:
                 self.found[what].setdefault(name, []).append(figure)
 
     def coherence(self) -> Figure | None:
-        """Over all seeds."""
+        """Return the coherence over all seeds."""
         return mean_figure(_apart(torch.stack(self.agreed).float())) if self.agreed else None
 
     def figures(self, what: str) -> dict[str, Figure]:
-        """By modality."""
+        """Return the figures by modality."""
         return {name: spread_figure(by_seed, self.counts[name]) for name, by_seed in self.found[what].items()}
 
 
@@ -225,7 +225,7 @@ def _figures(
 
 
 def _apart(values_SK: Tensor) -> Tensor:
-    """A column for every sample of every seed, as samples of two seeds have nothing in common: [S, S * K]."""
+    """Put every sample of every seed into a column of its own, because two seeds share no sample: [S, S * K]."""
     num_seeds, num_samples = values_SK.shape
     apart = torch.full((num_seeds, num_seeds, num_samples), math.nan)
     apart[torch.arange(num_seeds), torch.arange(num_seeds)] = values_SK

@@ -1,8 +1,8 @@
 """Judges: classifiers of a modality, trained supervised on the training split.
 
-The first judge of a modality has the plugin's own encoder, which the model shares; the second has `PlainEncoder`, which
-nothing of the model resembles, so that samples which please the first by what encoders of its kind overlook are found
-out. A judge's verdict on generated x counts for no more than its accuracy on real held-out x, which is always shown.
+The first judge of a modality has the plugin's own encoder, which the model has too. The second has `PlainEncoder`,
+which differs from all networks of the model, and so detects samples that only look right to the first kind.
+A judge's verdict on generated x is worth no more than its accuracy on real held-out x, which is always reported.
 Shapes: N rows, K samples, F feature_dim.
 """
 
@@ -24,7 +24,7 @@ from shala_framework.evaluation.plain_encoder import PlainEncoder
 from shala_framework.evaluation.spread import class_spread, relative_class_spread
 from shala_framework.plugin.modality import Modality
 
-NEGLIGIBLE_SPREAD = 0.01  # of the distance between rows of any class
+NEGLIGIBLE_SPREAD = 0.01  # share of the distance between rows of any class
 Architecture = Literal["plugin", "plain"]
 
 
@@ -33,8 +33,8 @@ class Judge(nn.Module):
 
     Attributes:
         classes: Class names, in the order of the outputs; the same for the judges of all modalities, so that their
-            verdicts compare.
-        known: Those of them that it has seen: some may have no row with the modality.
+            verdicts are comparable.
+        known: Classes that it was trained on; some classes may have no row with the modality.
         steps: Number of optimiser steps of its training.
     """
 
@@ -62,48 +62,48 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor, batch_size: int = 128) -> Tensor:
-        """What the last layer sees of each x [N, ...]: float [N, F], normalised."""
+        """Return the normalised input of the last layer for each x [N, ...]: float [N, F]."""
         self.eval()
         return torch.cat([self.head[0](self.encoder(batch)) for batch in x.split(batch_size)])
 
     @torch.no_grad()
     def classify(self, x: Tensor, batch_size: int = 128) -> Tensor:
-        """Index of the class of each x [N, ...]: int64 [N]."""
+        """Return the class index of each x [N, ...]: int64 [N]."""
         self.eval()
         return torch.cat([self(batch).argmax(1) for batch in x.split(batch_size)])
 
     @torch.no_grad()
     def verdicts(self, features: Tensor) -> Tensor:
-        """Index of the class by what `features` gave [..., F]: int64 [...]."""
+        """Return the class index of each output of `features` [..., F]: int64 [...]."""
         classes: Tensor = self.head[1:](features).argmax(-1)
         return classes
 
     def targets(self, labels: Sequence[str | None]) -> Tensor:
-        """Class index of each label, -1 for one that the judge does not know: int64 [N]."""
+        """Return the class index of each label, -1 if the judge does not know it: int64 [N]."""
         return class_indices([label if label in self.known else None for label in labels], self.classes)
 
     def accuracy(self, rows: Rows, name: str) -> float:
-        """Share of labelled rows that have the modality and are classified as their label."""
+        """Return the accuracy on labelled rows that have the modality."""
         targets = self.targets(rows.labels)
         usable = rows.presence[:, list(rows.x).index(name)] & (targets >= 0)
         return float((self.classify(rows.x[name][usable]) == targets[usable]).float().mean())
 
 
 def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tensor:
-    """Place of each label among the classes, -1 for one that is none of them: int64 [N]."""
+    """Return the index of each label among the classes, -1 if it is none of them: int64 [N]."""
     index = {name: i for i, name in enumerate(classes)}
     return torch.tensor([-1 if label is None else index.get(label, -1) for label in labels], dtype=torch.int64)
 
 
 class Panel:
-    """The judges of all modalities, and what they see of real rows.
+    """The judges of all modalities, and their features of real rows.
 
     Attributes:
-        judges: By modality.
+        judges: Judges by modality.
         held_out: Rows that samples are compared with.
         groups_N: Groups of held-out rows that are resampled together, or None.
         real: Modality to its judge's features of the held-out rows that have it, float [N, F].
-        real_classes: Modality to the classes that its judge names for those, int64 [N].
+        real_classes: Modality to the classes that its judge names for those rows, int64 [N].
         reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F].
     """
 
@@ -124,13 +124,13 @@ class Panel:
         }
 
     def description(self) -> dict[str, str]:
-        """What tells these judges from others, as JSON values: a hash of the weights of each."""
+        """Return a hash of each judge's weights, as JSON values, which identifies the judges."""
         return {name: _digest(judge) for name, judge in self.judges.items()}
 
     def class_spread(self, name: str) -> float:
-        """Mean distance between two real rows of one class in a judge's features.
+        """Return the mean distance between two real rows of one class in a judge's features.
 
-        NaN where no two rows share a class, or those that do are as good as equal, like the word for a class.
+        NaN if no two rows share a class, or if those that do are nearly equal, like the word for a class.
         """
         targets_N = self.judges[name].targets(self.held_out.having([name]).labels)
         known = targets_N >= 0
@@ -138,19 +138,19 @@ class Panel:
         return within if self._varies(name, within) else math.nan
 
     def set_size(self, name: str, num_samples: int) -> int:
-        """Rows of each set for distances that depend on their number: what samples and reference rows both have."""
+        """Return the size of sets for distances that depend on it: that of samples or reference rows."""
         num_reference = len(self.reference.get(name, ()))
         return min(num_samples, num_reference) if num_reference > NUM_NEIGHBOURS else num_samples
 
     def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:
-        """Every figure of samples' features beside those of held-out rows; none of sets that are too small.
+        """Return every figure of samples' features compared with those of held-out rows; empty if sets are too small.
 
-        Frechet distance, precision and recall depend on the number of samples: they are means over sets of as many as
-        there are reference rows, with which they so compare.
+        Frechet distance, precision and recall depend on the number of samples. They are means over sets as large as the
+        reference rows, and so comparable with these.
 
         Returns:
             "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
-            variation) and "classes_noise" (what chance alone would show).
+            variation) and "classes_noise" (total variation by chance alone).
         """
         real_NF, judge = self.real[name], self.judges[name]
         size = self.set_size(name, len(samples_KF))
@@ -172,7 +172,7 @@ class Panel:
         return found
 
     def _varies(self, name: str, within: float) -> bool:
-        """Whether a distance within classes is more than a trace of that between rows of any class."""
+        """Return whether a distance within classes is more than negligible beside that between rows of any class."""
         all_rows = class_spread(self.real[name], torch.zeros(len(self.real[name])))
         return within > NEGLIGIBLE_SPREAD * all_rows
 

@@ -1,6 +1,6 @@
 """Kernel distance between samples and real rows in a judge's features.
 
-Unlike Frechet's distance, its expectation does not depend on the number of rows, so that few samples give a noisy
+Unlike that of Frechet's distance, its expectation does not depend on the number of rows, so few samples give a noisy
 figure but no flattering one. Reference: Binkowski et al. 2018, "Demystifying MMD GANs" (KID), with the features of a
 modality's own judge in place of Inception's. Shapes: N rows, F features.
 """
@@ -13,10 +13,10 @@ def kernel_distance(x_NF: Tensor, y_NF: Tensor) -> float:
 
     Args:
         x_NF: Features of one set, float, at least 2 rows.
-        y_NF: Features of the other, the numbers of rows may differ.
+        y_NF: Features of the other set; the numbers of rows may differ.
 
     Returns:
-        0 in the mean for two sets of one distribution, and so negative in about half of such cases.
+        The estimate. For two sets of one distribution its mean is 0, so it is negative in about half of these cases.
 
     Raises:
         ValueError: A set has fewer than two rows, or the features differ in number.

@@ -1,4 +1,4 @@
-"""What the shared latent holds: whether classes can be read off it linearly, and how many dimensions it uses.
+"""Content of the shared latent: how well a linear probe finds classes, and how many dimensions are in use.
 
 Shapes: N rows, D latent_dim.
 """
@@ -14,14 +14,14 @@ ACTIVE_VARIANCE = 0.01
 def linear_probe(
     z_ND: Tensor, classes_N: Tensor, held_out_ND: Tensor, *, weight_decay: float = 1e-3, max_iterations: int = 200
 ) -> Tensor:
-    """Classes that a logistic regression, fitted to some latents, reads off others.
+    """Fit a logistic regression to some latents, and return the classes that it predicts for others.
 
     Args:
-        z_ND: Latents to fit, standardised here.
+        z_ND: Latents to fit; they are standardised here.
         classes_N: Their classes, int64.
         held_out_ND: Latents to classify [K, D].
         weight_decay: Half the weight of the squared coefficients, in nats a row.
-        max_iterations: Most iterations of L-BFGS; what they reach is taken.
+        max_iterations: Largest number of L-BFGS iterations; the result need not have converged.
 
     Returns:
         int64 [K].
@@ -42,7 +42,7 @@ def linear_probe(
 
 
 def active_dimensions(mean_ND: Tensor) -> int:
-    """Dimensions whose posterior mean varies over rows by more than 0.01 (Burda et al. 2016)."""
+    """Return the number of dimensions whose posterior mean has a variance over rows above 0.01 (Burda et al. 2016)."""
     return int((mean_ND.var(0, correction=0) > ACTIVE_VARIANCE).sum())
 
 

@@ -18,20 +18,20 @@ from shala_framework.support.seeds import mix_seed
 
 @attrs.frozen(eq=False)
 class LogWeights:
-    """Log p(x_targets | z) p(z | x_given) / r(z) of each row's samples of z, in nats; r differs between the two.
+    """Log p(x_targets | z) p(z | x_given) / r(z) for samples z of each row, in nats; r differs between the two.
 
     Attributes:
-        posterior_NK: Under samples of q(z | everything known), the first half of all samples: r is q itself.
-        mixture_NS: Of all samples: r is half q and half p(z | x_given) itself. The first finds what explains a
-            picture, the second keeps weights bounded where the first is too narrow. None where samples of q alone
-            were asked for.
+        posterior_NK: Values for samples of q(z | everything known), the first half of all samples; r is q itself.
+        mixture_NS: Values for all samples; r is half q and half p(z | x_given). q finds the z that explain an
+            x, and p(z | x_given) keeps weights bounded if q is too narrow. None if only samples of q were
+            requested.
     """
 
     posterior_NK: Tensor
     mixture_NS: Tensor | None
 
     def elbo(self) -> Tensor:
-        """The evidence lower bound of each row, by its samples of q: [N]."""
+        """Return the evidence lower bound of each row, from its samples of q: [N]."""
         return self.posterior_NK.mean(1)
 
 
@@ -48,19 +48,19 @@ def log_weights(
     seed: int = 0,
     batch_size: int = 64,
 ) -> LogWeights:
-    """Weights of samples of z from the posterior of all that a row tells, targets included, and from p(z | x_given).
+    """Return log-weights of samples of z from the posterior of all known modalities, and from p(z | x_given).
 
     Args:
-        model: Trained.
-        rows: Rows that have every modality named.
+        model: Trained model.
+        rows: Rows that have all these modalities.
         targets: Modalities whose x is scored.
         given: Modalities that z is conditioned on.
-        prior: Where p(z | x_given) comes from: "diffusion"; without `given` also "mixture" or "normal", with it also
-            "posterior".
-        num_samples: Samples of z a row, half from each part of r.
+        prior: Source of p(z | x_given): "diffusion"; also "mixture" or "normal" without `given`, or "posterior" with
+            it.
+        num_samples: Number of samples of z for each row, half from each part of r.
         mixture: Whether to draw the half from p(z | x_given) too.
         seed: Seed of the samples.
-        batch_size: Latents decoded at a time.
+        batch_size: Number of latents decoded at a time.
 
     Raises:
         ValueError: No targets, a target is given as well, a row lacks one of either, or num_samples is odd.
@@ -84,7 +84,7 @@ def log_weights(
                 seed=mix_seed(seed, 5),
                 guidance_scale=1,
                 autoguidance_scale=1,
-                num_steps=DENSITY_STEPS,  # the very flow whose density divides it, whatever the spec samples by
+                num_steps=DENSITY_STEPS,  # the same flow as for the density, whatever sampler the spec has
                 sampler="heun",
             )
         )
@@ -102,7 +102,7 @@ def log_weights(
 
 
 def check_question(rows: Rows, targets: Sequence[str], given: Sequence[str]) -> None:
-    """Refuse a question about log p(x_targets | x_given) that rows cannot answer.
+    """Check that rows can answer a question about log p(x_targets | x_given).
 
     Raises:
         ValueError: No targets, a target is given as well, or a row lacks one of either.
@@ -115,7 +115,7 @@ def check_question(rows: Rows, targets: Sequence[str], given: Sequence[str]) -> 
 
 
 def log_mean_weight(log_weight_NS: Tensor) -> Tensor:
-    """Estimate [N], nats, of log p(x_targets | x_given) of each row from log-weights [N, S].
+    """Estimate log p(x_targets | x_given) of each row [N], in nats, from log-weights [N, S].
 
     Its expectation is a lower bound that rises with S.
     """
@@ -123,7 +123,7 @@ def log_mean_weight(log_weight_NS: Tensor) -> Tensor:
 
 
 def effective_samples(log_weight_NS: Tensor) -> Tensor:
-    """Number [N] of equal weights that are worth as much as the given ones, 1 to S (Kong 1992).
+    """Return the effective number [N] of samples behind weights, from 1 to S (Kong 1992).
 
     Example:
         >>> effective_samples(torch.tensor([[0.0, 0.0], [0.0, -30.0]])).round().tolist()
@@ -145,21 +145,21 @@ def conditional_log_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """Estimate of log p(x_target | x_given) of each row: log of the mean of p(x_target | z) over z ~ p(z | x_given).
+    """Estimate log p(x_target | x_given) of each row as the log of the mean of p(x_target | z) over z ~ p(z | x_given).
 
-    Its expectation is a lower bound, by Jensen's inequality, that rises with the number of samples. What z is sampled
-    from does not know x_target, so that scores under another row's z compare with those under its own.
+    By Jensen's inequality, its expectation is a lower bound, which rises with the number of samples. z does not depend
+    on x_target, so that scores under another row's z are comparable with those under its own.
 
     Args:
-        model: Trained.
+        model: Trained model.
         rows: Rows that have both modalities.
         given: Modality that z is sampled from.
         target: Modality whose x is scored.
-        num_samples: Samples of z a row.
+        num_samples: Number of samples of z for each row.
         prior: "diffusion" or "posterior".
-        shift: Score each x_target under the z of the row so many places on; 0 is its own, others are a control.
+        shift: Score each x_target under the z of the row this many places further; 0 is its own, others are a control.
         seed: Seed of the samples.
-        batch_size: Latents decoded at a time.
+        batch_size: Number of latents decoded at a time.
 
     Returns:
         float tensor [N], nats.
@@ -171,7 +171,7 @@ def conditional_log_likelihood(
 
 
 def _decoded_log_prob(model: ShaLa, rows: Rows, target: str, z_NSD: Tensor, batch_size: int) -> Tensor:
-    """Log p(x_target | z) of each row under each of its latents: [N, S], on the CPU."""
+    """Return log p(x_target | z) of each row under each of its latents: [N, S], on the CPU."""
     num_rows, num_samples, _ = z_NSD.shape
     rows_K = torch.arange(num_rows).repeat_interleave(num_samples)
     z_KD = z_NSD.flatten(0, 1)

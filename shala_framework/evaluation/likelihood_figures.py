@@ -21,7 +21,7 @@ from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 
-FEW_SAMPLES = 2.0  # effective ones, with which a weighted estimate says little
+FEW_SAMPLES = 2.0  # effective samples, below which a weighted estimate is unreliable
 MOST_ROWS = 16
 JOINT_PRIORS: tuple[PriorName, ...] = ("diffusion", "mixture", "normal")
 CONDITIONAL_PRIORS: tuple[PriorName, ...] = ("diffusion", "posterior")
@@ -33,9 +33,9 @@ class LikelihoodFigures:
 
     Attributes:
         elbo: The evidence lower bound, nats a row.
-        estimate: The importance-weighted bound or the annealed estimate, by the evaluation's method; None of "elbo".
-        gap: How far the estimate is above the bound, nats a row.
-        effective_samples: Samples or chains on which the estimate of the median row rests.
+        estimate: The importance-weighted bound or the annealed estimate, by the evaluation's method; None for "elbo".
+        gap: Difference between estimate and bound, nats a row.
+        effective_samples: Effective number of samples or chains behind the estimate of the median row.
     """
 
     elbo: Figure
@@ -49,10 +49,10 @@ class _Question:
     """A log-likelihood to estimate.
 
     Attributes:
-        title: What it is called.
+        title: Title in tables.
         targets: Modalities whose x is scored.
         given: Modalities that z is conditioned on.
-        prior: Where p(z | x_given) comes from.
+        prior: Source of p(z | x_given).
     """
 
     title: str
@@ -73,7 +73,7 @@ def _questions(names: tuple[str, ...]) -> Iterator[_Question]:
 
 
 def _scored(model: ShaLa, settings: Evaluate, seed: int, rows: Rows, question: _Question) -> LikelihoodFigures:
-    """The answer to a question on some rows."""
+    """Answer a question on some rows."""
     method, num_samples = settings.likelihood, settings.importance_samples
     asked = (model, rows, question.targets, question.given)
     mixed = method == "importance"
@@ -107,16 +107,16 @@ def measure_log_likelihoods(
     pace: Pace,
     parts: Parts,
 ) -> dict[str, LikelihoodFigures]:
-    """What is scored under which prior, such as "photo given caption, diffusion", to its figures.
+    """Return figures by what is scored under which prior, such as "photo given caption, diffusion".
 
     Args:
-        model: With both stages trained.
-        held_out: Rows, of which those with every modality are scored.
+        model: Model with both stages trained.
+        held_out: Held-out rows; those with every modality are scored.
         settings: Method and counts.
         seed: Seed of the samples.
         reporter: Receives progress.
-        notes: Takes what is left out, and which estimates are loose.
-        pace: The time that there is.
+        notes: Receives sentences on what is left out and which estimates are loose.
+        pace: Time limit.
         parts: Keeps each figure.
     """
     rows = held_out.having(model.names)
@@ -169,7 +169,7 @@ def measure_log_likelihoods(
 
 
 def _loose(figures: dict[str, LikelihoodFigures], settings: Evaluate) -> list[str]:
-    """A note of estimates that rest on too few samples, with what can help."""
+    """Return a note on estimates that have too few effective samples, with a remedy."""
     loose = [
         title
         for title, found in figures.items()

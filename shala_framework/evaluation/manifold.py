@@ -1,4 +1,4 @@
-"""Precision and recall of samples: how many look real, and how much of the real they cover.
+"""Precision and recall of samples: how many look real, and how much of the real data they cover.
 
 Reference: Kynkaanniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models", in the
 features of a judge. Shapes: N real rows, K samples, F features.
@@ -11,7 +11,7 @@ NUM_NEIGHBOURS = 3
 
 
 def precision_recall(samples_KF: Tensor, real_NF: Tensor, num_neighbours: int = NUM_NEIGHBOURS) -> tuple[float, float]:
-    """Share of samples within the real set's manifold, and of real rows within the samples'.
+    """Return the share of samples within the real set's manifold, and of real rows within the samples' manifold.
 
     A set's manifold is the union of balls around its points, each as wide as the distance to the point's k-th nearest
     neighbour in the set. Both figures depend on the sizes of the sets: compare only those of one evaluation.
@@ -33,6 +33,6 @@ def precision_recall(samples_KF: Tensor, real_NF: Tensor, num_neighbours: int = 
 
 
 def _covered(points_AF: Tensor, by_BF: Tensor, num_neighbours: int) -> float:
-    """Share of points within the manifold of another set."""
+    """Return the share of points within the manifold of another set."""
     radius_B = torch.cdist(by_BF, by_BF).kthvalue(num_neighbours + 1, dim=1).values  # the nearest is the point itself
     return float((torch.cdist(points_AF, by_BF) <= radius_B).any(1).double().mean())

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation as one flat list, so that runs and seeds can be put side by side."""
+"""The metrics of an evaluation as one flat list, for comparisons of runs and seeds."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
@@ -23,12 +23,12 @@ REAL_ROWS, RECONSTRUCTIONS = "real rows", "reconstructions"
 
 @attrs.frozen(kw_only=True)
 class Metric:
-    """What is measured: one column of a comparison.
+    """A metric: one column of a comparison.
 
     Attributes:
         section: One of SECTIONS.
         name: Title of the column.
-        better: Which values are better; empty where neither high nor low ones are.
+        better: Which values are better; empty if neither high nor low ones are.
         digits: Decimal places to show.
     """
 
@@ -43,8 +43,8 @@ class Measurement:
     """One figure of an evaluation.
 
     Attributes:
-        metric: What was measured.
-        method: Of what: a way to sample z with its guidance, a control, or real rows.
+        metric: The metric.
+        method: What was measured: a way to sample z with its guidance, a control, or real rows.
         figure: The figure.
     """
 
@@ -54,7 +54,7 @@ class Measurement:
 
 
 def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
-    """Every figure that an evaluation has, in the order of the columns of a comparison."""
+    """Return every figure of an evaluation, in the order of the columns of a comparison."""
     for joint in evaluation.joint:
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (COHERENCE, "higher", joint.coherence),
@@ -114,7 +114,7 @@ def _measured(section: str, method: str, columns: Iterable[tuple[str, Better, Fi
 
 
 def _over_modalities(figures: Mapping[str, Figure], *, factor: float = 1.0) -> Figure | None:
-    """The mean over modalities, which has no interval; None of no modality."""
+    """Return the mean over modalities, which has no interval; None without modalities."""
     if not figures:
         return None
     values = [factor * figure.value for figure in figures.values()]

@@ -1,4 +1,4 @@
-"""The methods whose samples are compared: the diffusion prior under each guidance, and its controls."""
+"""The sampling methods that an evaluation compares: the diffusion prior under each guidance, and its controls."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from shala_framework.spec.schema import Evaluate, Generate, Spec
 
 @attrs.frozen(kw_only=True)
 class Method:
-    """How z is sampled.
+    """A way to sample z.
 
     Attributes:
-        prior: As `ShaLa.generate` takes it.
-        guidance_scale: Towards what is given; 1 is none.
-        autoguidance_scale: Away from what a poorer denoiser gets wrong; 1 is none.
-        refine: Whether stage 3 refines what is decoded.
+        prior: As for `ShaLa.generate`.
+        guidance_scale: Extrapolates towards the given modalities; 1 is no guidance.
+        autoguidance_scale: Extrapolates away from a poorer denoiser; 1 is no autoguidance.
+        refine: Whether stage 3 refines decoded samples.
     """
 
     prior: PriorName
@@ -30,13 +30,13 @@ class Method:
 
     @property
     def title(self) -> str:
-        """The prior and every guidance, such as "diffusion, guidance 2, autoguidance 3"."""
+        """Name of the method with its guidance, such as "diffusion, guidance 2, autoguidance 3"."""
         scales = {"guidance": self.guidance_scale, "autoguidance": self.autoguidance_scale}
         parts = [self.prior, *(f"{name} {scale:g}" for name, scale in scales.items() if scale != 1)]
         return ", ".join([*parts, "refined"] if self.refine else parts)
 
     def num_evaluations(self, sampling: Generate, refinement: Refinement) -> int:
-        """Evaluations of denoisers for one sample, the refiner's of one modality included; 0 without diffusion."""
+        """Return denoiser evaluations for one sample, including the refiner's of one modality; 0 without diffusion."""
         refining = refinement.num_evaluations if self.refine else 0
         if self.prior != "diffusion":
             return refining
@@ -44,12 +44,12 @@ class Method:
         return passes * num_evaluations(sampling.sampler, sampling.num_steps) + refining
 
     def settings(self, spec: Spec) -> list[Any]:
-        """Tables that the samples depend on, as JSON values."""
+        """Return the spec's tables that the samples depend on, as JSON values."""
         return [unstructure(spec.generate), *([unstructure(spec.refine)] if self.refine else [])]
 
 
 def joint_methods(settings: Evaluate, *, refined: bool = False) -> Iterator[Method]:
-    """No guidance, each autoguidance scale, both also refined where there is a third stage, and the controls."""
+    """Return no guidance, each autoguidance scale, both also refined if there is a third stage, and the controls."""
     guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in settings.autoguidance_scales]
     yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="mixture")
@@ -57,7 +57,7 @@ def joint_methods(settings: Evaluate, *, refined: bool = False) -> Iterator[Meth
 
 
 def conditional_methods(settings: Evaluate, sampling: Generate, *, refined: bool = False) -> Iterator[Method]:
-    """No guidance, each guidance scale at the spec's autoguidance, both also refined, and q(z | x_given) of stage 1."""
+    """Return no guidance, each guidance scale at the spec's autoguidance, both also refined, and q(z | x_given)."""
     guided = [
         Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
         for scale in settings.guidance_scales
@@ -67,7 +67,7 @@ def conditional_methods(settings: Evaluate, sampling: Generate, *, refined: bool
 
 
 def _with_refinement(methods: Sequence[Method], *, refined: bool) -> Iterator[Method]:
-    """Each method once; where there is a third stage, with and without it."""
+    """Return each method once; if there is a third stage, both with and without it."""
     for method in dict.fromkeys(methods):
         yield method
         if refined:

@@ -1,4 +1,4 @@
-"""The finished parts of an evaluation, each kept in a file, so that one that was stopped resumes where it was."""
+"""The finished parts of an evaluation, each kept in a file, from which a stopped evaluation resumes."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from shala_framework.support.checkpoint import load_module, read_checkpoint, wri
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
-FORMAT = 3  # of what is kept, part of every part's name: parts of another one are computed again
+FORMAT = 3  # version of the files, included in every part's name: parts of other versions are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Parts:
-    """Values and trained judges by what they depend on.
+    """Values and trained judges, stored by everything that they depend on.
 
-    A part is used again only where its name, its settings and the context are those that it was computed with; a
-    damaged file is computed again.
+    A part is reused only if its name, settings and context are the same as before; a damaged file is computed
+    again.
 
     Args:
-        folder: Where they are kept; None keeps nothing.
-        context: What all parts depend on, as JSON values: the model, the rows and the seed.
+        folder: Folder of the files; None keeps nothing.
+        context: Dependencies of all parts, as JSON values: the model, the rows and the seed.
     """
 
     def __init__(self, folder: Path | None = None, context: Any = None) -> None:
@@ -35,13 +35,13 @@ class Parts:
         self.converter = cattrs.Converter()
 
     def value(self, name: str, settings: Any, kind: Any, compute: Callable[[], Value]) -> Value:
-        """A value of an attrs class, or of any type that JSON can hold.
+        """Return a value of an attrs class, or of any type that JSON can hold.
 
         Args:
-            name: What it is.
-            settings: What it depends on beside the context, as JSON values.
-            kind: Its type.
-            compute: Makes it where it is not kept.
+            name: Name of the value.
+            settings: Dependencies beside the context, as JSON values.
+            kind: Type of the value.
+            compute: Computes the value if it is not stored.
         """
         path = self._path(name, settings, ".json")
         if path is not None and path.exists():
@@ -50,7 +50,7 @@ class Parts:
                 if found["file"] != path.name:
                     raise ValueError("it is another part's")
                 kept: Value = self.converter.structure(found["value"], kind)
-            except Exception:  # computed again, whatever is wrong with the file
+            except Exception:  # whatever is wrong with the file, compute the value again
                 path.unlink(missing_ok=True)
             else:
                 return kept
@@ -61,13 +61,13 @@ class Parts:
         return computed
 
     def module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
-        """A trained module.
+        """Return a trained module.
 
         Args:
-            name: What it is.
+            name: Name of the module.
             settings: As for `value`.
-            build: Makes it with weights of no account.
-            train: Makes it trained, where it is not kept.
+            build: Makes the module with arbitrary weights.
+            train: Makes the trained module if it is not stored.
         """
         path = self._path(name, settings, ".safetensors")
         if path is not None and path.exists():

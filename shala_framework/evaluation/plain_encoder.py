@@ -1,8 +1,8 @@
 """The encoder of second judges: plain convolutions with max-pooling, for any modality.
 
-It knows a modality by shape and dtype alone: axes of at least eight values are places, shorter ones channels. It shares
-neither code nor structure with a plugin's encoder (those are residual, with group norm and strides), and so not its
-blind spots, but for those that all convolutions have. Shapes: B batch; an ellipsis is that of one x.
+It depends only on shape and dtype of a modality: axes of at least eight values are spatial, shorter ones are channels.
+It has neither code nor structure in common with a plugin's encoder (those are residual, with group norm and strides),
+and so only the blind spots of all convolutions. Shapes: B batch; an ellipsis is that of one x.
 """
 
 import math
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 SHORTEST_PLACES = 8  # axes with fewer values are channels
 LONGEST_PLACES = {1: 8_192, 2: 128, 3: 32}  # by the number of such axes; longer ones are averaged in bins
-WIDTHS = (16, 32, 64)  # channels after each layer, the last ones repeated
+WIDTHS = (16, 32, 64)  # channels after each layer; the last number repeats
 KERNEL = {1: 9, 2: 5, 3: 3}
-FEW_PLACES = 4  # along an axis, below which it is not pooled
+FEW_PLACES = 4  # an axis shorter than this is not pooled
 NUM_TOKENS, TOKEN_DIM = 4_096, 32
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -24,12 +24,12 @@ _POOLS: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.Ma
 
 
 class PlainEncoder(nn.Module):
-    """x [B, ...] to features [B, feature_dim].
+    """Maps x [B, ...] to features [B, feature_dim].
 
     Args:
         shape: Shape of one x.
         dtype: Type of x. Integers of more than eight bits are tokens, which are embedded by their remainder.
-        feature_dim: Features.
+        feature_dim: Number of features.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, feature_dim: int) -> None:
@@ -63,7 +63,7 @@ class PlainEncoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(flat, feature_dim), nn.ReLU(), nn.Linear(feature_dim, feature_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of x [B, ...]: float [B, feature_dim]."""
+        """Return the features of x [B, ...]: float [B, feature_dim]."""
         x = x.float() if self.embedding is None else self.embedding(x.long().remainder(NUM_TOKENS))
         if self.is_bytes:
             x = x / 127.5 - 1
@@ -77,7 +77,7 @@ class PlainEncoder(nn.Module):
 
 
 def _binned(x: Tensor, axis: int, size: int) -> Tensor:
-    """Means of so many bins along an axis, none of them empty."""
+    """Return means of a number of bins along an axis, none of them empty."""
     moved = x.movedim(axis, -1)
     binned = nn.functional.adaptive_avg_pool1d(moved.reshape(-1, 1, moved.shape[-1]), size)
     return binned.reshape(*moved.shape[:-1], size).movedim(-1, axis)

@@ -1,7 +1,7 @@
-"""Training rows that no judge learns from: what real rows score, where a judge has seen neither set.
+"""Training rows that no judge is trained on, from which the distances of real data are measured.
 
-A judge's features of rows that it was trained on lie apart from those of others, so that distances between the two
-flatter whatever is compared with them.
+A judge separates rows that it was trained on from others in its features, so distances between the two are larger and
+would flatter any samples compared with them.
 """
 
 import hashlib
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 
-SHARE = 4  # one row in so many is kept from the judges
+SHARE = 4  # one row in this many is kept from the judges
 MOST_ROWS = 1_000
 
 
 def split_reference(rows: Rows, groups_N: Tensor | None, *, seed: int = 0) -> tuple[Rows, Rows]:
-    """Training rows for judges, and others for reference: a quarter of them, and at most 1,000.
+    """Divide training rows into those for judges and those for reference: a quarter of them, at most 1,000.
 
-    Whole groups go to one side, so that judges know no person of the reference either; and judges keep at least half
-    of each class's rows.
+    Whole groups go to one side, so that judges know no person of the reference. Judges keep at least half of each
+    class's rows.
 
     Args:
         rows: Training rows.
-        groups_N: Number of each row's group; None where every row is a group of its own.
-        seed: Seed of the choice, which depends on it and on the rows alone.
+        groups_N: Number of each row's group; None if every row is a group of its own.
+        seed: Seed of the choice, which depends only on it and on the rows.
 
     Returns:
-        Rows for judges and rows for reference, each in the order of `rows`; there may be none of the latter.
+        Rows for judges and rows for reference, each in the order of `rows`; the latter may be empty.
     """
     groups_N = torch.arange(len(rows)) if groups_N is None else groups_N
     members: dict[int, list[int]] = {}

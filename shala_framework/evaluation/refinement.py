@@ -1,4 +1,4 @@
-"""The density of refined modalities: the bound of stage 3 beside stage 1's density, and beside that of another latent.
+"""Density of refined modalities: stage 3's bound, compared with stage 1's density and with another latent.
 
 Shapes: N rows, D latent_dim.
 """
@@ -18,12 +18,12 @@ MOST_ROWS = 64  # a bound takes as many passes as it has noise levels
 
 @attrs.frozen(kw_only=True)
 class RefinedFigures:
-    """What stage 3 says of one modality's held-out rows, in nats a value of x.
+    """Stage 3's density of one modality's held-out rows, in nats a value of x.
 
     Attributes:
         decoder: log p(x | z) of stage 1, z ~ q(z | all present).
         refined: The refiner's lower bound of the same.
-        gain: How much lower that bound is at another row's latent; above 0 where the refiner uses the latent.
+        gain: Loss of that bound under another row's latent; above 0 if the refiner uses the latent.
     """
 
     decoder: Figure
@@ -35,13 +35,13 @@ class RefinedFigures:
 def measure_refinement(
     model: ShaLa, held_out: Rows, z_ND: Tensor, *, batch_size: int = 32
 ) -> dict[str, RefinedFigures]:
-    """Figures of every modality that is refined, where two rows or more have it.
+    """Return figures of every refined modality that at least two rows have.
 
     Args:
-        model: With its stages trained.
-        held_out: Rows.
-        z_ND: A draw of q(z | x) of each.
-        batch_size: Latents decoded at a time.
+        model: Model with all stages trained.
+        held_out: Held-out rows.
+        z_ND: A draw of q(z | x) of each row.
+        batch_size: Number of latents decoded at a time.
     """
     figures = {}
     for name in model.refined_names:
@@ -61,7 +61,7 @@ def measure_refinement(
 
 
 def _bounds(model: ShaLa, name: str, x: Tensor, z_ND: Tensor, batch_size: int) -> Tensor:
-    """The bound of each row at its latent: [N] on the CPU."""
+    """Return the bound of each row at its latent: [N] on the CPU."""
     found = []
     with evaluating(model.autoencoder):
         for rows in torch.arange(len(x)).split(batch_size):

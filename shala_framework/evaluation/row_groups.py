@@ -1,4 +1,4 @@
-"""Groups of rows that are not independent, such as the recordings of one person, by the rows' keys.
+"""Groups of dependent rows, such as the recordings of one person, found from the rows' keys.
 
 Shapes: N rows.
 """
@@ -11,13 +11,12 @@ from torch import Tensor
 
 
 def row_groups(keys: Sequence[str], pattern: str | None) -> Tensor | None:
-    """Number of each row's group: int64 [N]; None where every row is a group of its own.
+    """Return the number of each row's group: int64 [N]; None if every row is a group of its own.
 
     Args:
         keys: Keys of the rows.
-        pattern: Regular expression. Rows in whose keys it finds the same text are of one group; its own groups in
-            parentheses, where it has any, say which part of the text counts. A row in whose key it finds nothing is a
-            group of its own.
+        pattern: Regular expression. Rows form a group if it finds the same text in their keys. If it has groups in
+            parentheses, only their text counts. A row without a match is a group of its own.
 
     Example:
         >>> row_groups(["S001P003", "S002P003", "S001P004"], "P[0-9]+").tolist()

@@ -1,4 +1,4 @@
-"""How different samples are: those of one row from each other, and those of one class, beside real rows.
+"""Diversity of samples: of one row, and of one class compared with real rows.
 
 Shapes: N rows, S samples a row, K samples, F features.
 """
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def spread(features_NSF: Tensor) -> Tensor:
-    """Mean distance between two samples of one row, in a judge's features: [N]; S is at least 2."""
+    """Return the mean distance between two samples of one row, in a judge's features: [N]; S is at least 2."""
     distances_NSS = torch.cdist(features_NSF, features_NSF)
     num_samples = features_NSF.shape[1]
     return distances_NSS.sum((1, 2)) / (num_samples * (num_samples - 1))
 
 
 def class_spread(features_NF: Tensor, classes_N: Tensor) -> float:
-    """Mean distance between two real rows of one class; NaN where no class has two rows."""
+    """Return the mean distance between two real rows of one class; NaN if no class has two rows."""
     total, count = 0.0, 0
     for label in classes_N.unique().tolist():
         members_CF = features_NF[classes_N == label]
@@ -25,10 +25,9 @@ def class_spread(features_NF: Tensor, classes_N: Tensor) -> float:
 
 
 def relative_class_spread(samples_KF: Tensor, classes_K: Tensor, real_NF: Tensor, real_classes_N: Tensor) -> float:
-    """Spread of samples within a class over that of real rows: 1 where they vary alike, less where samples vary less.
+    """Return the spread of samples within a class divided by that of real rows: 1 if they vary alike.
 
-    Each class weighs by its number of real rows, whatever its number of samples, so that a class that is sampled too
-    often changes nothing.
+    Each class is weighted by its number of real rows, so that the classes' shares among samples have no effect.
 
     Args:
         samples_KF: Features of samples.
@@ -37,7 +36,7 @@ def relative_class_spread(samples_KF: Tensor, classes_K: Tensor, real_NF: Tensor
         real_classes_N: Their classes, by the same judge.
 
     Returns:
-        NaN where no class has two samples and two real rows.
+        The ratio; NaN if no class has two samples and two real rows.
     """
     over = under = 0.0
     for label in real_classes_N.unique().tolist():

@@ -1,12 +1,12 @@
-"""Which subsets of the modalities are given, so that every modality is given and generated equally often."""
+"""Choose subsets of given modalities such that every modality is given and generated equally often."""
 
 from collections.abc import Iterator, Sequence
 
 
 def cyclic_subsets(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Windows of `size` neighbours on a circle of the names: as many as there are names, each in the names' order.
+    """Yield windows of `size` neighbours on a circle of the names: one for each name, in the names' order.
 
-    All subsets would be 2^M. A window of all names is one subset.
+    There are 2^M subsets, too many to measure all. The window of all names is one subset.
 
     Raises:
         ValueError: Unless 1 <= size <= number of names.

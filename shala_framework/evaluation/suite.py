@@ -1,4 +1,4 @@
-"""Everything that is measured of a trained model, each figure beside its controls."""
+"""All measurements of a trained model, each with its controls."""
 
 import math
 from collections import Counter
@@ -35,19 +35,19 @@ from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
 
-MOST_METRIC_ROWS = 2_000  # training rows whose latents give the metric of calibration
-FEW_GROUPS = 10  # whose bootstrap says little
-_NAMED_LABELS = 5  # in a note
+MOST_METRIC_ROWS = 2_000  # training rows whose latents define the metric of calibration
+FEW_GROUPS = 10  # a bootstrap over fewer groups is unreliable
+_NAMED_LABELS = 5  # largest number of labels in a note
 
 
 @attrs.frozen(kw_only=True)
 class JudgeFigures:
-    """What a judge is worth, and what it says of reconstructions.
+    """Accuracy of a judge, on real rows and on reconstructions.
 
     Attributes:
         real: Accuracy on held-out rows.
         reconstructed: Accuracy on their reconstructions from z ~ q(z | all present).
-        second_real: Accuracy of the modality's second judge on held-out rows; None where it has none.
+        second_real: Accuracy of the modality's second judge on held-out rows; None if it has none.
         second_reconstructed: The same on reconstructions.
         steps: Number of optimiser steps of the first judge's training; None in files of earlier versions.
     """
@@ -61,12 +61,12 @@ class JudgeFigures:
 
 @attrs.frozen(kw_only=True)
 class LatentFigures:
-    """The shared latent itself.
+    """Figures of the shared latent.
 
     Attributes:
-        probe: Share of held-out rows whose class a linear classifier reads off the posterior mean; None without labels.
+        probe: Accuracy of a linear classifier of the posterior mean on held-out rows; None without labels.
         dimensions: D.
-        active: Dimensions whose posterior mean varies.
+        active: Number of dimensions whose posterior mean varies.
         effective: Participation ratio of the posterior means' covariance.
         kl: KL(q(z | x) || N(0, I)) of held-out rows, nats.
     """
@@ -83,19 +83,19 @@ class Evaluation:
     """Every figure of one evaluation; `attrs.asdict` makes it JSON.
 
     Attributes:
-        rows: Held-out rows.
-        judges: By modality; empty where the data have no labels.
-        joint: Real rows, and then one a method; empty without judges.
-        conditional: One a method and size of subset; empty without judges.
+        rows: Number of held-out rows.
+        judges: Judges by modality; empty if the data have no labels.
+        joint: Figures of real rows and then of each method; empty without judges.
+        conditional: Figures of each method and size of subset; empty without judges.
         conditional_real: "frechet" and "kernel" of as many training rows that no judge has seen, means over
-            modalities, beside which those of `conditional` are to be read; empty without such rows.
-        calibration: Latents, one a method and size of subset; needs no classes.
-        likelihood: How log-likelihoods are estimated: "elbo", "importance" or "annealed".
-        log_likelihood: What is scored under which prior, such as "photo given caption, diffusion".
+            modalities, for comparison with `conditional`; empty without such rows.
+        calibration: Calibration of latents by method and size of subset; needs no classes.
+        likelihood: Method of log-likelihoods: "elbo", "importance" or "annealed".
+        log_likelihood: Figures by what is scored under which prior, such as "photo given caption, diffusion".
         reconstruction: Modality to log p(x | z), z ~ q(z | all present), in nats a value of x.
-        latent: Of the shared latent.
-        refinement: Modality that is refined to the density of its rows, with and without stage 3; empty without it.
-        notes: What could not be measured or not well, and why.
+        latent: Figures of the shared latent.
+        refinement: Refined modality to the density of its rows, with and without stage 3; empty without stage 3.
+        notes: Sentences on what could not be measured, or not well, with the reason.
     """
 
     rows: int
@@ -127,15 +127,15 @@ def evaluate(
     """Measure a model.
 
     Args:
-        model: With both stages trained.
+        model: Model with both stages trained.
         train: Training rows, for judges and the linear probe.
-        held_out: Rows that every figure is of.
-        settings: How much is drawn and given.
-        seconds: That counts which the settings leave open are fitted to; None is without a limit.
+        held_out: Held-out rows, on which everything is measured.
+        settings: Settings of the evaluation.
+        seconds: Time from which counts follow that the settings leave open; None is no limit.
         seed: Seed of judges and samples.
         reporter: Receives progress.
-        parts: Where finished parts are kept, and taken from; None keeps none.
-        precision: In which judges are trained.
+        parts: Keeps finished parts and provides them to a resumed call; None keeps nothing.
+        precision: Number format in which judges are trained.
 
     Raises:
         CheckpointError: A stage is not trained.
@@ -150,7 +150,7 @@ def evaluate(
             f"intervals resample only {len(groups_N.unique())} groups, as evaluate.group finds no more in the keys of "
             f"held-out rows (such as {held_out.keys[0]!r}): they are rough, and rather too narrow"
         )
-    # What always takes its time comes first, so that the rest is fitted to what is left.
+    # Parts of fixed cost come first; the rest is fitted to the time that is left.
     q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
@@ -230,7 +230,7 @@ def evaluate(
 
 
 def _unseen_labels(classes: Sequence[str], held_out: Rows) -> list[str]:
-    """A note of the held-out rows' labels that no training row has, if there are any."""
+    """Return a note on held-out rows' labels that no training row has; empty if there are none."""
     unseen = Counter(label for label in held_out.labels if label is not None and label not in classes)
     if not classes or not unseen:
         return []
@@ -259,7 +259,7 @@ def _judge_figures(model: ShaLa, panel: Panel, second: Panel, z_ND: Tensor) -> d
 
 
 def _accuracies(model: ShaLa, panel: Panel, name: str, z_ND: Tensor) -> tuple[Figure, Figure]:
-    """A judge's accuracy on held-out rows and on their reconstructions."""
+    """Return a judge's accuracy on held-out rows and on their reconstructions."""
     judge = panel.judges[name]
     index = panel.held_out.index_having([name])
     targets_N = judge.targets([panel.held_out.labels[i] for i in index.tolist()])

@@ -20,7 +20,7 @@ STAGES: Final = ("autoencoder", "prior", "refiner")
 
 
 def checkpoint_file(folder: Path, stage: str) -> Path:
-    """File of a trained stage."""
+    """Return the file of a trained stage."""
     return folder / f"{stage}.safetensors"
 
 
@@ -30,7 +30,7 @@ def write_stages(folder: Path, stages: Mapping[str, Mapping[str, nn.Module]], de
     Args:
         folder: Folder of the files.
         stages: Networks of each stage, by the first part of their tensors' names; "" adds none.
-        description: What every file says of itself.
+        description: Metadata of every file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stage in (stage for stage in STAGES if stage in stages):
@@ -49,8 +49,8 @@ def read_stage(
         folder: Folder of the file.
         stage: Name of the stage.
         networks: Networks by the first part of their tensors' names, as for `write_stages`.
-        fingerprint: Name of the run that the file has to belong to.
-        autoencoder_digest: Name of the weights of stage 1 that the stage has to have been trained on; None for stage 1.
+        fingerprint: Fingerprint of the run that the file must belong to.
+        autoencoder_digest: Digest of the stage-1 weights that the stage was trained on; None for stage 1.
 
     Raises:
         CheckpointError: The file is damaged, belongs to another run, or to another stage 1.

@@ -1,4 +1,4 @@
-"""From latents to samples: the mode or a draw of each likelihood, or what stage 3 makes of it.
+"""From latents to samples: the mode or a draw of each likelihood, or a refined draw.
 
 Shapes: N rows, D latent_dim, B rows of a batch.
 """
@@ -26,17 +26,17 @@ def decode_latents(
     seed: int,
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """Every modality of some latents, on the CPU.
+    """Return every modality of some latents, on the CPU.
 
     Args:
         autoencoder: Stage 1.
         z_ND: Latents.
         refiner: Stage 3.
-        refined: Modalities whose draws it refines; each depends on (seed, row) and its latent alone.
-        refinement: How.
+        refined: Modalities to refine; each draw depends only on (seed, row) and its latent.
+        refinement: Settings of the refinement.
         draw: Whether to draw from the other likelihoods; otherwise their modes are returned.
         seed: Seed of the draws.
-        batch_size: Latents decoded at a time.
+        batch_size: Number of latents decoded at a time.
     """
     device = next(autoencoder.parameters()).device
     generator = torch.Generator(device).manual_seed(mix_seed(seed, 2))

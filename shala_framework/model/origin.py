@@ -13,13 +13,13 @@ ORIGIN_FILE = "taken.json"
 
 @attrs.frozen(kw_only=True)
 class StageOrigin:
-    """Where stages of a run are from.
+    """The source of stages that a run took from another one.
 
     Attributes:
         source: Folder of the run that trained them, as it was named on the command line.
         stages: The stages.
-        source_fingerprint: Name of that run.
-        autoencoder_digest: Name of the weights of stage 1.
+        source_fingerprint: Fingerprint of that run.
+        autoencoder_digest: Digest of the weights of stage 1.
     """
 
     source: str
@@ -33,7 +33,7 @@ class StageOrigin:
 
 
 def read_origin(folder: Path) -> StageOrigin | None:
-    """Read where stages of a run are from; None if the run trained all of them.
+    """Read where stages of a run come from; None if the run trained all of them.
 
     Raises:
         CheckpointError: The record is damaged.

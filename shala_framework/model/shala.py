@@ -321,7 +321,7 @@ class ShaLa(Staged):
         table = self.spec.prior
         return {
             "diffusion": DiffusedPrior(self.prior, table.sigma_min, table.sigma_max),
-            "mixture": MixturePrior(self.mixture, self.prior),
+            "mixture": MixturePrior(self.prior),
             "normal": NormalPrior(self.autoencoder),
             "posterior": SubsetPosterior(self.autoencoder),
         }

@@ -1,4 +1,4 @@
-"""A model as its stages: what it is described by, its networks, and the files that hold them."""
+"""A model as its stages: its spec, its networks, and the files that hold them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.model.checkpoints import STAGES, read_stage, write_stages
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import PosteriorMethod
-from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior import DiffusionPrior
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
@@ -28,7 +28,6 @@ class Staged:
         modalities: Modalities by name.
         autoencoder: Stage 1.
         prior: Stage 2; its weights are the moving average once it is trained.
-        mixture: The Gaussian-mixture control, over standardised latents.
         refiner: Stage 3, of the modalities that offer a network; its weights are the moving average too.
         stages: Stages that are trained: "autoencoder", "prior", "refiner".
         synthetic: Whether the training data were made by a stand-in.
@@ -51,7 +50,7 @@ class Staged:
         self.describe(spec)
 
     def describe(self, spec: Spec) -> None:
-        """Take the spec of a run, which names it; sizes and modalities are those that the model has."""
+        """Set the spec of a run, from which the fingerprint follows; sizes and modalities stay those of the model."""
         self.spec: Spec = spec
         self.fingerprint = run_fingerprint({"spec": unstructure(spec), "stand_in_used": self.synthetic})
 
@@ -61,7 +60,7 @@ class Staged:
         return "autoencoder" in self.__dict__
 
     def build(self) -> Self:
-        """Make the networks, once every modality is fitted or has its state; initialised from the spec's seed.
+        """Make the networks, initialised from the spec's seed. Every modality must be fitted or have its state.
 
         Raises:
             PluginError: A modality's encoder or decoder, or the method, does not keep its contract.
@@ -78,7 +77,6 @@ class Staged:
                 num_modalities=len(self.modalities),
                 feature_dim=spec.posterior.feature_dim,
             )
-            self.mixture = GaussianMixture(spec.prior.mixture_components, spec.posterior.latent_dim)
             check_contracts(self.autoencoder, self.modalities)
             # Made last, so that the other stages start from the same weights with and without it.
             self.refiner = Refiner(self.modalities, latent_dim=spec.posterior.latent_dim, share=spec.refine.share)
@@ -86,7 +84,7 @@ class Staged:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("autoencoder", "prior", "mixture", "refiner"):
+        if name in ("autoencoder", "prior", "refiner"):
             waiting = [other for other, modality in self.modalities.items() if needs_fit(modality)]
             raise RuntimeError(
                 f"this model has no networks yet, as {waiting} learn from training samples first; train it on shards, "
@@ -96,17 +94,17 @@ class Staged:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Modalities, in the spec's order."""
+        """Names of the modalities, in the spec's order."""
         return tuple(self.modalities)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.prior.z_mean.device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the networks; returns self."""
-        for module in (self.autoencoder, self.prior, self.mixture, self.refiner):
+        """Move the networks, and return self."""
+        for module in (self.autoencoder, self.prior, self.refiner):
             module.to(device)
         return self
 
@@ -122,7 +120,7 @@ class Staged:
         return self.refiner.names if "refiner" in self.stages else ()
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says of itself: the resolved spec and what `fit` learned."""
+        """Return the metadata of a checkpoint: the resolved spec and what `fit` learned."""
         return {
             "format": 2,
             "fingerprint": self.fingerprint,
@@ -132,7 +130,7 @@ class Staged:
         }
 
     def autoencoder_digest(self) -> str:
-        """A name of stage 1's weights, which files that depend on them contain."""
+        """Return a digest of stage 1's weights, which identifies files that depend on them."""
         return digest(self.autoencoder.state_dict())
 
     def save(self, folder: str | Path) -> None:
@@ -141,7 +139,7 @@ class Staged:
         write_stages(Path(folder), {stage: self._networks(stage) for stage in self.stages}, described)
 
     def load_stage(self, folder: Path, stage: str) -> None:
-        """Take the weights of a stage from a folder; later stages have to have been trained on this very stage 1.
+        """Load the weights of a stage from a folder; later stages must have been trained on this stage 1.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run or another stage 1.
@@ -151,9 +149,9 @@ class Staged:
         self.stages.add(stage)
 
     def _networks(self, stage: str) -> dict[str, nn.Module]:
-        """What the checkpoint of a stage holds, by the first part of its tensors' names."""
+        """Return the networks in the checkpoint of a stage, by the first part of their tensors' names."""
         if stage == "autoencoder":
             return {"": self.autoencoder}
         if stage == "refiner":
             return {"": self.refiner}
-        return {"prior": self.prior, "mixture": self.mixture}
+        return {"prior": self.prior}

@@ -1,4 +1,4 @@
-"""What stage 3 asks of a likelihood: where its mean lies, how large the residual is, and how x becomes numbers.
+"""What stage 3 requires of a likelihood: its mean, the scale of the residual, and the conversion of x to numbers.
 
 Stage 3 learns the residual between x and the decoder's mean. It works in a space of real numbers, as x may be bytes. A
 decoder whose likelihood is `Refinable` can be refined; `Normal`, `Laplace` and `Pixels` are.

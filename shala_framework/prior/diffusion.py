@@ -1,9 +1,11 @@
 """The conditional diffusion prior p(z | h_S) for every subset S of the modalities, including the empty one.
 
-Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim.
+Shapes: B batch, M modalities, F feature_dim, D latent_dim, W hidden_dim, K clusters.
 From the paper: a second-stage diffusion model closes the gap between the aggregate posterior and N(0, I). This
-project's choice: one denoiser is conditioned on the features of a random subset and therefore samples every
-conditional.
+project's choices: one denoiser is conditioned on the features of a random subset and therefore samples every
+conditional. Latents fall into clusters, mostly classes, between which a denoiser that has not learned them well puts
+samples that are of no class. A sample therefore first draws its cluster, from p(k | h_S), and then its latent, from
+p(z | k, h_S). The skip connection is the best denoiser of the cluster's Gaussian, and the network learns the rest.
 Reference: Karras et al. 2022 (EDM) for preconditioning, loss weight and noise distribution, with sigma_data = 1 because
 z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", for autoguidance: the
 errors that a small network makes beyond those of the large one show the direction towards likely latents.
@@ -15,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
-from shala_framework.prior.mixture_skip import MixtureSkip
-from shala_framework.prior.network import PriorNetwork
-from shala_framework.prior.sampling import Denoise
+from shala_framework.prior.mixture import GaussianMixture, draw_components
+from shala_framework.prior.network import ClusterNetwork, PriorNetwork
+from shala_framework.prior.sampling import Denoise, Sampler, sample_heun
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 
 class DiffusionPrior(nn.Module):
@@ -29,6 +31,8 @@ class DiffusionPrior(nn.Module):
 
     Attributes:
         network: Raw network of the denoiser.
+        cluster_network: Network of the clusters' probabilities.
+        mixture: The clusters, each with its Gaussian, over standardised latents; initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
@@ -51,8 +55,7 @@ class DiffusionPrior(nn.Module):
         dropout: float = 0.0,
         condition: str = "sum",
         whiten: bool = False,
-        skip: str = "gaussian",
-        mixture_components: int = 10,
+        max_clusters: int = 1,
     ) -> None:
         super().__init__()
         self.latent_dim, self.whiten = latent_dim, whiten
@@ -65,14 +68,14 @@ class DiffusionPrior(nn.Module):
                 num_blocks=depth,
                 dropout=dropout,
                 condition=condition,
+                max_clusters=max_clusters,
             )
             for width, depth in ((hidden_dim, num_blocks), (guide_hidden_dim, guide_num_blocks))
         )
-        self.skip = MixtureSkip(mixture_components, latent_dim) if skip == "mixture" else None
-        self.gate = nn.Linear(hidden_dim, mixture_components) if skip == "mixture" else None
-        if self.gate is not None:
-            nn.init.zeros_(self.gate.weight)
-            nn.init.zeros_(self.gate.bias)
+        self.cluster_network = ClusterNetwork(
+            num_modalities=num_modalities, feature_dim=feature_dim, hidden_dim=hidden_dim, max_clusters=max_clusters
+        )
+        self.mixture = GaussianMixture(max_clusters, latent_dim)
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
         self.register_buffer("z_restore", torch.eye(latent_dim))
@@ -93,8 +96,7 @@ class DiffusionPrior(nn.Module):
             dropout=table.dropout,
             condition=table.condition,
             whiten=table.whiten,
-            skip=table.skip,
-            mixture_components=table.mixture_components,
+            max_clusters=table.max_clusters,
         )
 
     def set_statistics(
@@ -136,22 +138,42 @@ class DiffusionPrior(nn.Module):
             guide: Whether the vector is for the guide.
             feature_noise: Standard deviation of the noise that is added to the standardised features.
         """
-        scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
-        if feature_noise:
-            scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
+        scaled = self._scaled(h_MBF, feature_noise)
         vector: Tensor = (self.guide if guide else self.network).features(scaled, subset_BM)
         return vector
 
-    def denoise(self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, *, guide: bool = False) -> Tensor:
-        """D(z; sigma, h_S): the expected clean latent in standardised units, by the network or by the guide."""
+    def _scaled(self, h_MBF: Sequence[Tensor], feature_noise: float = 0.0) -> list[Tensor]:
+        scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
+        if feature_noise:
+            scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
+        return scaled
+
+    def cluster_log_probs(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, feature_noise: float = 0.0) -> Tensor:
+        """Return log p(k | h_S): [B, K]. Rows without any given modality have the clusters' shares of the training set.
+
+        Args:
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities.
+            feature_noise: Standard deviation of the noise that is added to the standardised features.
+        """
+        log_weights_K = self.mixture.weights[: self.mixture.num_components].log()
+        logits_BK = self.cluster_network(self._scaled(h_MBF, feature_noise), subset_BM)[:, : len(log_weights_K)]
+        given_BK = (log_weights_K + logits_BK.float()).log_softmax(1)
+        return torch.where(subset_BM.any(1, keepdim=True), given_BK, log_weights_K)
+
+    def draw_clusters(self, seed: int, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> Tensor:
+        """Draw a cluster for each row, int64 [B]; draw b depends only on (seed, b) and its features."""
+        return draw_components(seed, self.cluster_log_probs(h_MBF, subset_BM), range(len(subset_BM)))
+
+    def denoise(
+        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
+    ) -> Tensor:
+        """D(z; sigma, h_S, k): the expected clean latent in standardised units, by the network or by the guide."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
-        raw: Tensor = (self.guide if guide else self.network)(z_BD / total, sigma_B.log() / 4, condition_BW)
-        if guide or self.skip is None or self.gate is None:
-            skipped_BD = z_BD / total.square()
-        else:
-            skipped_BD = self.skip(z_BD, sigma_B, self.gate(condition_BW))
-        return skipped_BD + sigma_B1 / total * raw
+        network = self.guide if guide else self.network
+        raw: Tensor = network(z_BD / total, sigma_B.log() / 4, condition_BW, cluster_B)
+        return self.mixture.denoise(z_BD, sigma_B, cluster_B) + sigma_B1 / total * raw
 
     def loss(
         self,
@@ -199,16 +221,62 @@ class DiffusionPrior(nn.Module):
             guide: Whether to compute the guide's error.
         """
         clean_BD = self.standardise(z_BD)
-        denoised_BD = self.denoise(clean_BD + sigma_B[:, None] * noise_BD, sigma_B, condition_BW, guide=guide)
+        noisy_BD, cluster_B = clean_BD + sigma_B[:, None] * noise_BD, self.mixture.component_of(clean_BD)
+        denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, cluster_B, guide=guide)
         weight_B = (sigma_B.square() + 1) / sigma_B.square()
         return weight_B * (denoised_BD - clean_BD).square().mean(1)
 
-    def denoiser(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, guidance: Guidance = NO_GUIDANCE) -> Denoise:
-        """Return D(z; sigma) for fixed features, with or without guidance.
+    def cluster_loss(
+        self, z_BD: Tensor, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, feature_noise: float = 0.0
+    ) -> Tensor:
+        """Return -log p(k | h_S) of each row's own cluster, in nats: [B].
+
+        Args:
+            z_BD: Latents, not standardised.
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities.
+            feature_noise: Standard deviation of the noise on the standardised features.
+        """
+        cluster_B = self.mixture.component_of(self.standardise(z_BD))
+        return nn.functional.nll_loss(
+            self.cluster_log_probs(h_MBF, subset_BM, feature_noise=feature_noise), cluster_B, reduction="none"
+        )
+
+    def sample(
+        self,
+        noise_BD: Tensor,
+        h_MBF: Sequence[Tensor],
+        subset_BM: Tensor,
+        cluster_B: Tensor,
+        sigmas: Tensor,
+        *,
+        sampler: Sampler = sample_heun,
+        guidance: Guidance = NO_GUIDANCE,
+    ) -> Tensor:
+        """Turn noise into samples of p(z | h_S, k), in the units of stage 1: [B, D].
+
+        Args:
+            noise_BD: Standard Gaussian noise.
+            h_MBF: Features of every modality. Those outside the subset may have any finite values.
+            subset_BM: bool, the given modalities. Rows without any are unconditional.
+            cluster_B: int64, the cluster of each row, as `draw_clusters` returns it.
+            sigmas: Decreasing noise levels, the last of which is 0.
+            sampler: Solver of the probability-flow ODE.
+            guidance: Guidance to apply.
+        """
+        denoise = self.mixture.steady(self.denoiser(h_MBF, subset_BM, cluster_B, guidance), cluster_B)
+        steady_BD = sampler(denoise, noise_BD / sigmas[0].to(noise_BD), sigmas)
+        return self.restore(self.mixture.from_steady(steady_BD, steady_BD.new_zeros(len(steady_BD)), cluster_B))
+
+    def denoiser(
+        self, h_MBF: Sequence[Tensor], subset_BM: Tensor, cluster_B: Tensor, guidance: Guidance = NO_GUIDANCE
+    ) -> Denoise:
+        """Return D(z; sigma) for fixed features and clusters, with or without guidance.
 
         Args:
             h_MBF: Features of every modality. Those outside the subset may have any finite values.
             subset_BM: bool, the given modalities. Rows without any are unconditional.
+            cluster_B: int64, the cluster of each row.
             guidance: Guidance to apply. Each kind costs an extra evaluation at the noise levels where it has an effect.
         """
         given_BW = self.condition(h_MBF, subset_BM)
@@ -225,12 +293,12 @@ class DiffusionPrior(nn.Module):
             others.append((extent_B1, self.condition(h_MBF, subset_BM, guide=True), True))
 
         def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
-            plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW)
+            plain_ND = guided_ND = self.denoise(z_ND, sigma_N, given_BW, cluster_B)
             if not others or not guidance.has_effect(sigma_N):
                 return plain_ND
             share_N1 = guidance.share(sigma_N)[:, None]
             for extent_N1, condition_BW, guide in others:
-                other_ND = self.denoise(z_ND, sigma_N, condition_BW, guide=guide)
+                other_ND = self.denoise(z_ND, sigma_N, condition_BW, cluster_B, guide=guide)
                 guided_ND = guided_ND + extent_N1 * share_N1 * (plain_ND - other_ND)
             return guided_ND
 

@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
 
 
 class PriorNetwork(nn.Module):
-    """F(c_in z; c_noise, h_S) of EDM, [B, D] to [B, D]."""
+    """F(c_in z; c_noise, h_S, cluster) of EDM, [B, D] to [B, D]."""
 
     def __init__(
         self,
@@ -85,10 +85,12 @@ class PriorNetwork(nn.Module):
         num_blocks: int,
         dropout: float,
         condition: str = "sum",
+        max_clusters: int = 1,
     ) -> None:
         super().__init__()
         self.noise = NoiseEmbedding(hidden_dim)
         self.features = CONDITIONS[condition](num_modalities, feature_dim, hidden_dim)
+        self.clusters = nn.Embedding.from_pretrained(torch.zeros(max_clusters, hidden_dim), freeze=False)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
         self.enter = nn.Linear(latent_dim, hidden_dim)
         self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, dropout) for _ in range(num_blocks))
@@ -97,10 +99,27 @@ class PriorNetwork(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, z_BD: Tensor, c_noise_B: Tensor, condition_BW: Tensor) -> Tensor:
-        c_BW = self.mix(self.noise(c_noise_B) + condition_BW)
+    def forward(self, z_BD: Tensor, c_noise_B: Tensor, condition_BW: Tensor, cluster_B: Tensor) -> Tensor:
+        c_BW = self.mix(self.noise(c_noise_B) + condition_BW + self.clusters(cluster_B))
         x_BW = self.enter(z_BD)
         for block in self.blocks:
             x_BW = block(x_BW, c_BW)
         raw: Tensor = self.leave(self.norm(x_BW))
         return raw
+
+
+class ClusterNetwork(nn.Module):
+    """Logits of the clusters given the features of a subset: [B, K]. Initially 0, whatever is given."""
+
+    def __init__(self, *, num_modalities: int, feature_dim: int, hidden_dim: int, max_clusters: int) -> None:
+        super().__init__()
+        self.features = FeatureCondition(num_modalities, feature_dim, hidden_dim)
+        self.enter = nn.Linear(hidden_dim, hidden_dim)
+        self.leave = nn.Linear(hidden_dim, max_clusters)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, h_MBF: list[Tensor], subset_BM: Tensor) -> Tensor:
+        hidden_BW = self.enter(nn.functional.silu(self.features(h_MBF, subset_BM)))
+        logits: Tensor = self.leave(nn.functional.silu(hidden_BW))
+        return logits

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, either_posterior
-from shala_framework.prior.controls import GaussianMixture
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
 from shala_framework.prior.guidance import Guidance
@@ -26,6 +25,7 @@ from shala_framework.support.seeds import mix_seed
 SamplerName = Literal["heun", "dpm"]
 DENSITY_STEPS = 36  # steps of Heun's method, which follow the diffusion prior's ODE closely enough for a density
 DENSITY_ROWS = 512  # rows whose density is computed at a time
+LEAST_SHARE = 1e-4  # of a latent's density, in clusters for which it is computed
 
 
 @attrs.frozen(kw_only=True)
@@ -121,14 +121,13 @@ class MixturePrior:
 
     stage: ClassVar[str] = "prior"
     given: ClassVar[bool | None] = False
-    mixture: GaussianMixture
-    prior: DiffusionPrior  # the mixture is in its standardised units
+    prior: DiffusionPrior
 
     def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
-        return self.prior.restore(self.mixture.sample(seed, range(len(given.row_K))))
+        return self.prior.restore(self.prior.mixture.sample(seed, range(len(given.row_K))))
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
-        return _restored(self.mixture.log_prob(self.prior.standardise(z_KD)), self.prior)
+        return _restored(self.prior.mixture.log_prob(self.prior.standardise(z_KD)), self.prior)
 
 
 @attrs.frozen(eq=False)
@@ -188,19 +187,49 @@ class DiffusedPrior:
         h_MKF, subset_KM = [h[given.row_K] for h in given.h_MNF], given.subset_NM[given.row_K]
         sigmas = karras_sigmas(sampling.num_steps, self.sigma_min, self.sigma_max)
         with evaluating(self.prior):
-            denoise = self.prior.denoiser(h_MKF, subset_KM, sampling.guidance)
-            return self.prior.restore(SAMPLERS[sampling.sampler](denoise, noise_KD, sigmas))
+            cluster_K = self.prior.draw_clusters(mix_seed(seed, 7), h_MKF, subset_KM)
+            return self.prior.sample(
+                noise_KD,
+                h_MKF,
+                subset_KM,
+                cluster_K,
+                sigmas,
+                sampler=SAMPLERS[sampling.sampler],
+                guidance=sampling.guidance,
+            )
 
     def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
         unit_KD = self.prior.standardise(z_KD)
-        sigmas = karras_sigmas(num_steps, self.sigma_min, self.sigma_max)
-        found = []
         with evaluating(self.prior):
-            for draws in torch.arange(len(z_KD), device=z_KD.device).split(DENSITY_ROWS):
-                rows = given.row_K[draws]
-                denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows])
-                found.append(log_density(denoise, unit_KD[draws], sigmas))
-        return _restored(torch.cat(found), self.prior)
+            draw_P, cluster_P, log_prob_P = self._possible_clusters(unit_KD, given)
+            sigmas = karras_sigmas(num_steps, self.sigma_min, self.sigma_max)
+            for pairs in torch.arange(len(draw_P), device=z_KD.device).split(DENSITY_ROWS):
+                log_prob_P[pairs] += self._log_density(unit_KD, given, draw_P[pairs], cluster_P[pairs], sigmas)
+        by_cluster_KC = unit_KD.new_full((len(z_KD), self.prior.mixture.num_components), -math.inf)
+        by_cluster_KC[draw_P, cluster_P] = log_prob_P
+        return _restored(by_cluster_KC.logsumexp(1), self.prior)
+
+    def _log_density(self, unit_KD: Tensor, given: Given, draw_P: Tensor, cluster_P: Tensor, sigmas: Tensor) -> Tensor:
+        """Return log p(z | h_S, cluster) of pairs of a latent and a cluster."""
+        mixture, rows = self.prior.mixture, given.row_K[draw_P]
+        denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows], cluster_P)
+        sigma_P = unit_KD.new_full((len(draw_P),), float(sigmas[sigmas > 0].min()))
+        steady_PD = mixture.to_steady(unit_KD[draw_P], sigma_P, cluster_P)
+        log_scale_P = 0.5 * (mixture.variances[cluster_P] + sigma_P[:, None].square()).log().sum(1)
+        return log_density(mixture.steady(denoise, cluster_P), steady_PD, sigmas, last_variance=1.0) - log_scale_P
+
+    def _possible_clusters(self, unit_KD: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pairs [P] of a latent and a cluster that it may be of, and log p(cluster | h_S).
+
+        Clusters whose Gaussians leave them less than LEAST_SHARE of the density are left out.
+        """
+        log_probs_NC = self.prior.cluster_log_probs(given.h_MNF, given.subset_NM)
+        log_probs_KC = log_probs_NC[given.row_K]
+        mixture = self.prior.mixture
+        log_weights_C = mixture.weights[: mixture.num_components].log()
+        log_joint_KC = mixture.log_joint(unit_KD) - log_weights_C + log_probs_KC
+        draw_P, cluster_P = (log_joint_KC.softmax(1) >= LEAST_SHARE).nonzero(as_tuple=True)
+        return draw_P, cluster_P, log_probs_KC[draw_P, cluster_P]
 
 
 def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, trained: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Stage 3: a conditional diffusion of what the decoder's mean leaves out."""
+"""Stage 3: a conditional diffusion of the detail that the decoder's mean leaves out."""
 
 from shala_framework.refiner.contracts import check_refiner
 from shala_framework.refiner.likelihood import Refined

@@ -1,4 +1,4 @@
-"""What plugins' networks of stage 3 have to keep, looked at before training. Shapes: B batch, D latent_dim."""
+"""Checks of plugins' networks for stage 3, made before training. Shapes: B batch, D latent_dim."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ from shala_framework.support.modes import evaluating
 
 @torch.no_grad()
 def check_refiner(refiner: Refiner, decoders: nn.ModuleDict, modalities: Mapping[str, Modality]) -> None:
-    """Denoise one batch of every modality that is refined, and look at what comes out.
+    """Denoise one batch of every refined modality, and check the results.
 
     Args:
-        refiner: Whose networks.
-        decoders: Stage 1's, by modality.
+        refiner: The refiner.
+        decoders: Stage 1's decoders, by modality.
         modalities: Modalities by name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""p(x | z) with the refiner: the likelihood that a decoder and stage 3 make together. Shapes: B batch, D latent_dim."""
+"""p(x | z) with the refiner: the likelihood of a decoder and stage 3 together. Shapes: B batch, D latent_dim."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from shala_framework.support.modes import evaluating
 class Refined:
     """A decoder's likelihood whose draws are refined, and whose log_prob is the diffusion's variational bound.
 
-    `mode` stays stage 1's. Every call estimates the bound with the same noise, so the same rows have the same bound and
-    two latents differ by their bounds and not by the noise.
+    `mode` is stage 1's. Every call estimates the bound with the same noise, so the same rows have the same bound, and
+    the difference between two latents does not depend on the noise.
     """
 
     is_bound = True
@@ -30,7 +30,7 @@ class Refined:
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """A lower bound of the log-likelihood of x [B, ...] in nats: [B]."""
+        """Return a lower bound of the log-likelihood of x [B, ...] in nats: [B]."""
         settings, refiner = self.refinement, self.refiner
         residual = refiner.residual(self.name, self.likelihood)
         with evaluating(refiner):

@@ -12,12 +12,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.distributed.processes import rows_rand, rows_randn
 from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
 from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec.schema import Refine
+from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 # Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
 # network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a
@@ -26,24 +26,24 @@ SKIP_SPREAD, OUT_GAIN = 0.25, 2.0
 
 
 def skip_and_out(sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out of EDM at a noise level, for data of the spread SKIP_SPREAD."""
+    """Return c_skip and c_out of EDM at a noise level, for data of the spread SKIP_SPREAD."""
     total = sigma.square() + SKIP_SPREAD**2
     return SKIP_SPREAD**2 / total, OUT_GAIN * SKIP_SPREAD * sigma / total.sqrt()
 
 
 @attrs.frozen(kw_only=True)
 class Refinement:
-    """How draws are refined, and how their density is bounded.
+    """Settings for refining draws and for bounding their density.
 
     Attributes:
-        num_steps: Steps of the sampler.
-        sampler: Its name.
-        guidance_scale: w in D_dropped + w (D - D_dropped), where z is dropped; 1 is no guidance.
+        num_steps: Number of sampler steps.
+        sampler: Name of the sampler.
+        guidance_scale: w in D_dropped + w (D - D_dropped), where D_dropped does not see z; 1 is no guidance.
         sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
-        sigma_max: Highest one.
-        num_levels: Noise levels of each row in the bound.
-        bound_sigma_min: Lowest noise level of the bound; that of discrete x follows from its values.
-        bound_sigma_max: Highest one.
+        sigma_max: Highest noise level of the sampler.
+        num_levels: Number of noise levels of each row in the bound.
+        bound_sigma_min: Lowest noise level of the bound; for discrete x it follows from the distance of values.
+        bound_sigma_max: Highest noise level of the bound.
     """
 
     num_steps: int = 5
@@ -57,7 +57,7 @@ class Refinement:
 
     @classmethod
     def from_table(cls, table: Refine) -> "Refinement":
-        """What a spec's [refine] says."""
+        """Return the settings of a spec's [refine]."""
         return cls(
             num_steps=table.num_steps,
             sampler=table.sampler,
@@ -69,13 +69,13 @@ class Refinement:
 
     @property
     def num_evaluations(self) -> int:
-        """Of the network for one draw."""
+        """Return the denoiser evaluations for one draw."""
         return num_evaluations(self.sampler, self.num_steps) * (1 if self.guidance_scale == 1 else 2)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Denoised:
-    """What the refiner makes of noisy residuals of one modality.
+    """The refiner's result for noisy residuals of one modality.
 
     Attributes:
         loss_B: Weighted denoising error of each row, averaged over elements.
@@ -92,8 +92,8 @@ class Refiner(nn.Module):
     """D(u; sigma, mean, z) of every modality that offers a network.
 
     Attributes:
-        names: The modalities that are refined.
-        networks: By the name of the modality, or of the first of those that share one.
+        names: Names of the refined modalities.
+        networks: Networks by the name of the modality, or of the first modality that shares the network.
     """
 
     z_mean: Tensor
@@ -105,8 +105,8 @@ class Refiner(nn.Module):
 
         Args:
             modalities: Modalities by name.
-            latent_dim: Dimensions of z.
-            share: Whether modalities of one class and shape share a network where theirs are alike.
+            latent_dim: Number of dimensions of z.
+            share: Whether modalities of one class and shape share a network if theirs are alike.
         """
         super().__init__()
         self.latent_dim = latent_dim
@@ -134,14 +134,14 @@ class Refiner(nn.Module):
         self.register_buffer("spread", torch.ones(len(self.names)))
 
     def set_statistics(self, z_mean: Tensor, z_std: Tensor, spread: Mapping[str, float]) -> None:
-        """Take the latents' mean and standard deviation [D], and the residuals' in units of the likelihoods' scales."""
+        """Set mean and deviation of latents [D], and the residuals' deviations in units of the likelihoods' scales."""
         self.z_mean.copy_(z_mean)
         self.z_std.copy_(z_std.clamp_min(1e-6))
         for i, name in enumerate(self.names):
             self.spread[i] = max(1e-6, spread.get(name, 1.0))
 
     def residual(self, name: str, likelihood: object) -> ResidualUnit:
-        """Coordinates of the residual of a modality.
+        """Return the residual's coordinates for a modality.
 
         Raises:
             TypeError: The likelihood is not `Refinable`.
@@ -151,7 +151,7 @@ class Refiner(nn.Module):
         return ResidualUnit(likelihood.residual_space(), self.spread[self.names.index(name)])
 
     def condition(self, name: str, z_BD: Tensor, dropped_B: Tensor | None = None) -> Tensor:
-        """What a network is told of z: [B, D]."""
+        """Return the network's input from z: [B, D]."""
         told_BD = (z_BD - self.z_mean) / self.z_std
         if dropped_B is not None:
             told_BD = torch.where(dropped_B[:, None], self.dropped, told_BD)
@@ -178,7 +178,7 @@ class Refiner(nn.Module):
         latent_noise: float,
         latent_dropout: float,
     ) -> dict[str, Denoised]:
-        """Noise the residuals of every modality and denoise them; modalities that share a network pass it together.
+        """Add noise to every modality's residual and denoise it; modalities that share a network form one batch.
 
         Args:
             z_BD: Draws of q(z | x).
@@ -186,8 +186,8 @@ class Refiner(nn.Module):
             x: Every modality's tensor [B, ...]; rows that lack it may hold anything finite.
             log_sigma_mean: P_mean of EDM.
             log_sigma_std: P_std of EDM.
-            latent_noise: Noise of z that the network sees, in its standard deviations.
-            latent_dropout: Probability that it does not see z.
+            latent_noise: Noise added to the z that the network sees, in deviations of z.
+            latent_dropout: Probability that the network does not see z.
         """
         noise_BD = rows_randn(*z_BD.shape, device=z_BD.device)
         seen_BD = z_BD + latent_noise * self.z_std * noise_BD
@@ -210,7 +210,7 @@ class Refiner(nn.Module):
         return {name: found[name] for name in self.names}
 
     def _members(self) -> list[Sequence[str]]:
-        """Modalities of each network."""
+        """Return the modalities of each network."""
         return [[name for name in self.names if self.home[name] == home] for home in self.networks]
 
     def _noised(
@@ -232,7 +232,7 @@ class Refiner(nn.Module):
         return residual, r, u, sigma_B, residual.mean, self.condition(name, z_BD, dropped_B)
 
     def denoiser(self, name: str, residual: ResidualUnit, z_BD: Tensor, guidance_scale: float = 1.0) -> Denoise:
-        """D(u; sigma) for fixed latents: D_dropped + w (D - D_dropped), where z is dropped; w = 1 is no guidance."""
+        """D(u; sigma) for fixed latents: D_dropped + w (D - D_dropped); D_dropped does not see z."""
         told_BD, mean = self.condition(name, z_BD), residual.mean
         every_B = torch.ones(len(z_BD), dtype=torch.bool, device=z_BD.device)
         untold_BD = self.condition(name, z_BD, every_B)
@@ -246,12 +246,12 @@ class Refiner(nn.Module):
         return denoise
 
     def sample(self, name: str, likelihood: Likelihood, z_BD: Tensor, noise: Tensor, refinement: Refinement) -> Tensor:
-        """Refined draws x [B, ...] of p(x | z), in the dtype and range of `Modality.read`.
+        """Return refined draws x [B, ...] of p(x | z), in the dtype and range of `Modality.read`.
 
         Args:
             name: The modality.
             likelihood: Stage 1's p(x | z).
-            z_BD: Its latents.
+            z_BD: Latents of the rows.
             noise: Standard Gaussian noise in the shape of x.
             refinement: Sampler and levels.
         """
@@ -266,7 +266,7 @@ def _kind(modality: Modality) -> tuple[type[Modality], torch.dtype, tuple[int, .
 
 
 def _are_alike(network: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks have the same parameters, but for their values, and the same constants."""
+    """Return whether two networks have parameters of the same names and shapes, and equal constants."""
     mine, theirs = ({name: p.shape for name, p in n.named_parameters()} for n in (network, other))
     constants = [dict(n.named_buffers()) for n in (network, other)]
     return (

@@ -16,7 +16,7 @@ from shala_framework.plugin.refining import ResidualSpace
 from shala_framework.prior.sampling import Denoise
 
 _Noise = Callable[[], Tensor]
-REACH = 7.0  # standard deviations beyond which a value's share of a Gaussian is nothing
+REACH = 7.0  # standard deviations beyond which the mass of a Gaussian is negligible
 
 
 @attrs.frozen(eq=False)
@@ -24,7 +24,7 @@ class ResidualUnit:
     """One modality's residual space, in which r has a standard deviation of about 1.
 
     Attributes:
-        space: The likelihood's.
+        space: Residual space of the likelihood.
         spread: Standard deviation of the data around the mean, in units of the likelihood's own scale.
     """
 
@@ -33,24 +33,24 @@ class ResidualUnit:
 
     @property
     def mean(self) -> Tensor:
-        """Of x in the space, float [B, ...]."""
+        """Mean of x in the space, float [B, ...]."""
         return self.space.mean.float()
 
     @property
     def scale(self) -> Tensor:
-        """The unit of r, which broadcasts to the mean."""
+        """Unit of r, which broadcasts to the mean."""
         return torch.exp(self.space.log_scale.float()) * self.spread
 
     def of(self, x: Tensor) -> Tensor:
-        """The residual of x [B, ...]."""
+        """Return the residual of x [B, ...]."""
         return (self.space.to_space(x).float() - self.mean) / self.scale
 
     def restore(self, r: Tensor) -> Tensor:
-        """From r back to x in its space, neither rounded nor clamped."""
+        """Convert r back to x in its space, neither rounded nor clamped."""
         return self.mean + self.scale * r
 
     def x(self, r: Tensor) -> Tensor:
-        """Observations x in the dtype and range of `Modality.read`."""
+        """Convert to observations x in the dtype and range of `Modality.read`."""
         return self.space.from_space(self.restore(r))
 
     def bound(
@@ -95,7 +95,7 @@ class ResidualUnit:
         return log_prob_B
 
     def _reconstruction(self, r: Tensor, sigma: float, noise: _Noise) -> Tensor:
-        """E log p(x | u) at the lowest level; p(x | u) is N(x; u, sigma^2), for discrete x among its values: [B]."""
+        """E log p(x | u) at the lowest level; p(x | u) is N(x; u, sigma^2), normalised if x is discrete: [B]."""
         levels = self.space.levels
         if levels is None:
             one = -0.5 * (1 + math.log(2 * math.pi * sigma**2)) - self.scale.log()

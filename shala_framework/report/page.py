@@ -140,7 +140,7 @@ class Report:
         return path
 
     def _origin(self) -> StageOrigin | None:
-        """Where stages are from that the run did not train itself."""
+        """Name the sources of stages that the run did not train itself."""
         try:
             return read_origin(self.folder)
         except CheckpointError as error:
@@ -270,7 +270,7 @@ def _joint(model: ShaLa) -> list[SignalGroup]:
 
 
 def _modes(model: ShaLa, num_samples: int, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The same samples as the decoders alone make them, of the modalities that are refined."""
+    """Collect the samples of refined modalities as decoded without stage 3."""
     names = [name for name in model.refined_names if name not in (given or {})]
     if not names:
         return {}

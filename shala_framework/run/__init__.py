@@ -1,1 +1,1 @@
-"""A run of a spec: its data, its phases, and what it leaves in its folder."""
+"""A run of a spec: its data, its phases, and the content of its folder."""

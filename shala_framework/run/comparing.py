@@ -34,12 +34,12 @@ _MOST_LISTED = 4
 
 @attrs.frozen(kw_only=True)
 class EvaluatedRun:
-    """A run's folder, as far as a comparison needs it.
+    """The part of a run's folder that a comparison needs.
 
     Attributes:
         folder: Folder of the run.
         spec: The run's spec, as JSON values.
-        saved: Its evaluation.
+        saved: The run's evaluation.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class EvaluatedRun:
     saved: SavedEvaluation
 
     def value(self, key: KeyPath) -> Any:
-        """Value of a key of the spec; None where it has none."""
+        """Return the value of a key of the spec; None if the spec lacks the key."""
         found: Any = self.spec
         for part in key:
             found = found.get(part) if isinstance(found, dict) else None
@@ -109,7 +109,7 @@ def read_evaluated_run(folder: Path, split: str) -> EvaluatedRun:
 
 
 def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Raise CheckpointError where evaluations have other rows, other numbers or other judges than the others."""
+    """Raise CheckpointError if evaluations differ in rows, numbers of samples or judges."""
     digests = all(run.saved.held_out is not None for run in runs)
     protocols = [_protocol(run, digests=digests) for run in runs]
     lines = []
@@ -130,7 +130,7 @@ def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
-    """What figures depend on beside the model, by name; None for what was not measured."""
+    """Return by name what figures depend on beside the model; None for what was not measured."""
     saved, evaluation, settings = run.saved, run.saved.evaluation, run.saved.settings
     names = sorted(evaluation.reconstruction)
     joint = next((list(found.frechet.values()) for found in evaluation.joint[1:] if found.frechet), [])
@@ -161,7 +161,7 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
 
 
 def _differing_keys(runs: Sequence[EvaluatedRun]) -> list[KeyPath]:
-    """Keys in which the specs differ and that may change figures, in the order of the specs."""
+    """Return the keys in which the specs differ and that may change figures, in the order of the specs."""
     keys = dict.fromkeys(path for run in runs for path, _ in _leaves(run.spec))
     return [
         key
@@ -173,7 +173,7 @@ def _differing_keys(runs: Sequence[EvaluatedRun]) -> list[KeyPath]:
 
 
 def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value that is no table, by its path."""
+    """Return every value that is not a table, by its path."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _leaves(inner, (*path, key))
@@ -195,7 +195,7 @@ def _known_key(text: str, runs: Sequence[EvaluatedRun]) -> KeyPath:
 
 
 def _nearest_key(key: str, known: Iterable[str]) -> str:
-    """The nearest key, or where to find all of them, which are too many for a message."""
+    """Return the nearest key, or where to find all keys, which are too many for a message."""
     hint = nearest(key, known, "keys")
     return hint if hint.startswith("did") else "`shala keys` lists them"
 
@@ -212,7 +212,7 @@ def _listed(names: Sequence[str]) -> str:
 def _notes(
     runs: Sequence[EvaluatedRun], groups: Mapping[tuple[str, ...], Sequence[EvaluatedRun]], others: Sequence[KeyPath]
 ) -> Iterator[str]:
-    """What a reader has to know of the rows."""
+    """Return notes on the rows of the table."""
     if any(run.saved.synthetic for run in runs):
         yield f"{SYNTHETIC}: these figures say nothing about real data"
     for found in groups.values():

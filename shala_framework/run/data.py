@@ -1,4 +1,4 @@
-"""A run's rows: the training set in batches, in order or whole, and the held-out rows."""
+"""A run's rows: the training set in batches, in order or in memory, and the held-out rows."""
 
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 
+from shala_framework.data.identity import describe_shards
 from shala_framework.data.order import SampleOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
@@ -22,18 +23,18 @@ from shala_framework.data.streams import (
     stream_batches,
 )
 from shala_framework.data.tally import Tally
-from shala_framework.distributed import processes
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
-DEVICE_SHARE = 0.25  # of a CUDA device's free memory, that the training set may take
+DEVICE_SHARE = 0.25  # largest share of a CUDA device's free memory that the training set may take
 
 
 class TrainingData(Protocol):
-    """Training and held-out rows, wherever they are."""
+    """Training and held-out rows from any source."""
 
     def fit(self, modalities: Mapping[str, Modality]) -> None:
         """Fit modalities that learn from training samples.
@@ -44,64 +45,64 @@ class TrainingData(Protocol):
         ...
 
     def check_presence(self, *, resumed: bool) -> None:
-        """Look for a modality that no training sample has; a resumed run need not look again where that takes time.
+        """Check that every modality is in some training sample. A resumed run skips a check that takes long.
 
         Raises:
-            DataError: There is one.
+            DataError: No training sample has some modality.
         """
         ...
 
     def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
-        """Shuffled training batches without end from a step on; each process gets its share of every batch.
+        """Return endless shuffled training batches from a step on; each process gets its share of every batch.
 
         Args:
             start_step: The step.
-            batch_size: Rows of a batch, over all processes; None takes stage 1's.
+            batch_size: Number of rows of a batch over all processes; None takes stage 1's.
         """
         ...
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
-        """Every training row once, in order: of batches of so many rows by turns, those of this process.
+        """Return this process's share of all training rows, in order. Processes take batches in turn.
 
         Args:
-            num_rows: Rows of a batch; the last one may have fewer.
-            start: How many of this process's batches are left out.
+            num_rows: Number of rows of a batch; the last one may have fewer.
+            start: Number of this process's batches to skip.
         """
         ...
 
     def num_train_rows(self) -> int | None:
-        """Rows of the training set; None where nobody has counted them."""
+        """Return the number of training rows; None if it is not known."""
         ...
 
     def held_out(self) -> Rows | None:
-        """Validation rows in memory; None where there are none."""
+        """Return the validation rows in memory; None if there are none."""
         ...
 
 
 def shuffled_rows(rows: Rows, batch_size: int, seed: int, start_step: int) -> Iterator[Rows]:
-    """Shuffled batches of a set in memory, as `TrainingData.batches` returns them."""
+    """Return shuffled batches of a set in memory, like `TrainingData.batches`."""
     order = shuffled_batches(len(rows), batch_size, seed, start_step)
     return (rows.take(index[processes.rank() :: processes.world_size()]) for index in order)
 
 
 def rows_in_order(rows: Rows, num_rows: int, start: int) -> Iterator[Rows]:
-    """Batches of a set in memory, as `TrainingData.in_order` returns them."""
+    """Return batches of a set in memory, like `TrainingData.in_order`."""
     own = torch.arange(len(rows)).split(num_rows)[processes.rank() :: processes.world_size()]
     return (rows.take(index) for index in own[start:])
 
 
 @attrs.define(kw_only=True, eq=False)
 class RunData:
-    """What a run's spec says of its data, with its modalities as they are fitted.
+    """The data of a run's spec, read by fitted modalities.
 
     Attributes:
-        spec: The run's.
-        modalities: Those that decode the rows.
+        spec: Spec of the run.
+        modalities: Modalities that decode the rows.
         train_urls: Shards of the training split.
-        validation_urls: Those of the validation split; none where there is none.
+        validation_urls: Shards of the validation split; may be empty.
         reporter: Receives progress.
         device: Device of the model.
-        given_held_out: Held-out rows that were not read from shards.
+        given_held_out: Held-out rows that do not come from shards.
     """
 
     spec: Spec
@@ -118,6 +119,13 @@ class RunData:
     def cache(self) -> Path | None:
         """Folder for copies of remote shards."""
         return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+
+    def describe_shards(self) -> dict[str, Any]:
+        """Describe the shards of both splits, for `RunFolder.check_shards`."""
+        return {
+            "train": describe_shards(self.train_urls, self.cache),
+            "validation": describe_shards(self.validation_urls, self.cache),
+        }
 
     def fit(self, modalities: Mapping[str, Modality]) -> None:
         """Fit modalities to the training shards, unless these were prepared with fitted ones."""
@@ -140,7 +148,7 @@ class RunData:
                 self.reporter.warn(f"data.train: {sentence}")
 
     def train(self) -> Rows:
-        """The training set in memory, read on first use."""
+        """Return the training set in memory, read on first use."""
         if self._train is None:
             self.reporter.begin("reading", None, "sample")
             self._train = load_rows_in_workers(
@@ -157,20 +165,20 @@ class RunData:
         return self._train
 
     def _near(self, rows: Rows) -> Rows:
-        """The rows on the device that computes, where they take a small part of its free memory."""
+        """Move rows to the model's device if they take a small part of its free memory."""
         if self.device.type != "cuda" or rows.num_bytes > DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             return rows
         return rows.to(self.device)
 
     def num_train_rows(self) -> int | None:
-        """Rows of the training set; None of shards that have no index and are not in memory."""
+        """Return the number of training rows; None for shards that have no index and are not in memory."""
         if self.spec.data.in_memory:
             return len(self.train())
         shards = index_shards(self.train_urls, self.cache)
         return len(shards) if shards is not None else None
 
     def held_out(self) -> Rows | None:
-        """Validation rows in memory, read on first use; None where there are none."""
+        """Return the validation rows in memory, read on first use; None if there are none."""
         if self.given_held_out is not None:
             return self.given_held_out
         if self._held_out is None and self.validation_urls:
@@ -180,7 +188,7 @@ class RunData:
         return self._held_out
 
     def few_train(self) -> Rows:
-        """As many training rows as would be held out."""
+        """Return as many training rows as would be held out."""
         return self._few(self.train_urls)
 
     def _few(self, urls: list[str]) -> Rows:
@@ -195,12 +203,12 @@ class RunData:
         )
 
     def _say(self, where: str, tally: Tally | None) -> None:
-        """Note what was passed over."""
+        """Report the samples and fields that were skipped."""
         for sentence in tally.sentences() if tally is not None else ():
             self.reporter.note(f"{where}: {sentence}")
 
     def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
-        """Shuffled training batches without end from a step on, of which each process has its share."""
+        """Return endless shuffled training batches from a step on; each process gets its share."""
         batch_size, data = batch_size or self.spec.train.autoencoder.batch_size, self.spec.data
         if data.in_memory:
             return shuffled_rows(self._near(self.train()), batch_size, self.spec.seed, start_step)
@@ -237,12 +245,12 @@ class RunData:
         return self._saying(stream_batches(stream, data.num_workers), first, epoch_steps)
 
     def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
-        """The same batches; notes what they passed over after some of them and, if there is more, after an epoch.
+        """Pass batches on, and report what they skipped after some of them and, if there is more, after an epoch.
 
         Args:
-            batches: Of a stream.
-            first: After how many batches it is noted first.
-            last: Number of batches of an epoch, after which no more is said; None where it is not known.
+            batches: Batches of a stream.
+            first: Number of batches before the first report.
+            last: Number of batches of an epoch, after which nothing is reported; None if it is not known.
         """
         tally, noted = Tally(), 0
         for number, rows in enumerate(batches, 1):
@@ -255,11 +263,11 @@ class RunData:
                 self._say(f"data.train (the first {number} steps{share})", tally)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
-        """Every training row once, in order: of batches of so many rows by turns, those of this process.
+        """Return this process's share of all training rows, in order. Processes take batches in turn.
 
         Args:
-            num_rows: Of a batch; the last one may have fewer.
-            start: How many of this process's batches are left out.
+            num_rows: Number of rows of a batch; the last one may have fewer.
+            start: Number of this process's batches to skip.
         """
         rank, size = processes.rank(), processes.world_size()
         if self.spec.data.in_memory:
@@ -271,8 +279,8 @@ class RunData:
         return stream_batches(stream, self.spec.data.num_workers)
 
     def _read_in_order(self, num_rows: int, start: int) -> Iterator[Rows]:
-        """The same of shards without an index, of which every process reads all."""
-        tally = Tally()  # said while training
+        """Do the same for shards without an index, which every process reads completely."""
+        tally = Tally()  # already reported in training
         samples = read_in_order(
             self.train_urls, self.cache, max_field_bytes=self.spec.data.max_field_bytes, tally=tally
         )
@@ -282,6 +290,6 @@ class RunData:
 
 
 def describe_rows(rows: Rows) -> str:
-    """How many rows there are and how many have each modality."""
+    """Describe the number of rows and how many have each modality."""
     counts = ", ".join(f"{name} {int(n)}" for name, n in zip(rows.x, rows.presence.sum(0), strict=True))
     return f"training set: {len(rows)} rows ({counts})"

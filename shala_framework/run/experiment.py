@@ -1,4 +1,4 @@
-"""One run of a spec, from shards to samples, in a folder in which it can be taken up again."""
+"""One run of a spec, from shards to samples, in a folder from which it can be resumed."""
 
 import resource
 import shutil
@@ -9,10 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import Rows
 from shala_framework.data.splits import SPLITS, Split, split_urls
-from shala_framework.distributed import processes
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.origin import read_origin
@@ -23,31 +21,31 @@ from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
-from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
-from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.metrics import MetricsFile, training_seconds
 
 STAND_IN, READING, STAGE_1, STAGE_2, STAGE_3 = "stand-in data", "reading", "autoencoder", "prior", "refiner"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
-EVALUATION_SHARE = 0.25  # of the training time, for an evaluation that the spec does not give a time
+EVALUATION_SHARE = 0.25  # share of the training time, for an evaluation without a time in the spec
 
 
 @attrs.frozen(kw_only=True)
 class RunSummary:
-    """What a run leaves behind, for whoever started it.
+    """The results of a run, for its caller.
 
     Attributes:
         folder: The run's folder.
         seconds: Wall time by phase; phases that were already done are absent.
         peak_memory_gib: Largest resident set of this process.
-        synthetic: Whether the training data were made by a stand-in.
-        evaluation: What was measured at the end; None where that is not asked for, or held-out rows have no labels.
+        synthetic: Whether the training data come from a stand-in.
+        evaluation: The evaluation at the end; None if the spec asks for none or held-out rows have no labels.
     """
 
     folder: Path
@@ -58,7 +56,7 @@ class RunSummary:
 
 
 class Experiment:
-    """The phases of a run: stages whose files are there are not trained again, samples and figures are made anew."""
+    """The phases of a run. Stages with a checkpoint are not trained again; samples and figures are made again."""
 
     def __init__(
         self,
@@ -79,8 +77,8 @@ class Experiment:
         """Do everything that is not done yet; under torchrun, in all processes together.
 
         Raises:
-            ShalaError: Something that the user can mend.
-            Interrupted: Somebody asked to stop; the same call goes on.
+            ShalaError: Something that the user can fix.
+            Interrupted: The user asked to stop; the same call resumes.
         """
         with processes.naming_lost_process(), ExitStack() as stack:
             return self._run(stack)
@@ -95,10 +93,7 @@ class Experiment:
         taken = plan_taking(self.take_from, self.place, described, self.reporter)
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
-            if processes.rank() == 0:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock = stack.enter_context(FolderLock(self.folder, on_wait=self.reporter.note))
-            self.place.claim(described)
+            self.lock = claim_folder(self.place, described, stack, self.reporter)
             if self.loaded.stand_in_used:
                 self._timed("stand_in", STAND_IN, self._make_stand_in)
         self.metrics = self._open_metrics()
@@ -114,14 +109,10 @@ class Experiment:
         )
         with processes.first_before_others():
             if processes.rank() == 0:
-                train = describe_shards(self.data.train_urls, self.data.cache)
-                validation = describe_shards(self.data.validation_urls, self.data.cache)
-                self.place.check_shards(
-                    {"train": train, "validation": validation},
-                    last_stage=STAGE_3 if self._refines else STAGE_2,
-                )
+                shards = self.data.describe_shards()
+                self.place.check_shards(shards, last_stage=STAGE_3 if self._refines else STAGE_2)
                 if taken is not None:
-                    check_same_shards(taken, train, self.reporter)
+                    check_same_shards(taken, shards["train"], self.reporter)
                     take_stages(taken, self.place, described, self.reporter)
                     self.phases.remove(taken.stages)
             unfinished = prepare_model(self.model, self.data, self.place, self.reporter)
@@ -141,7 +132,7 @@ class Experiment:
                 stages=[stage for stage in STAGES if origin is None or stage not in origin.stages],
             )
             self._timed("reading", READING, self._read)
-            self.training.split_decoders()
+            self.training.shard_decoders()
             self._fix_steps()
             self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
             self._timed("prior", STAGE_2, self.training.train_prior)
@@ -167,7 +158,7 @@ class Experiment:
         return processes.rank() == 0 and self.place.make_stand_in(self.spec.data)
 
     def _phase_titles(self) -> list[str]:
-        """What is still to be done, in order."""
+        """Return the titles of the remaining phases, in order."""
         missing = [
             (STAND_IN, self.loaded.stand_in_used and not self.place.has_stand_in),
             (READING, self.spec.data.in_memory),
@@ -182,7 +173,7 @@ class Experiment:
 
     @property
     def _refines(self) -> bool:
-        """Whether the spec may have a third stage: networks can only be asked for once modalities are fitted."""
+        """Whether the spec may have a third stage. Networks are known only after modalities are fitted."""
         offered = any(type(m).refiner is not Modality.refiner for m in self.model.modalities.values())
         return offered and self.spec.train.refiner.steps > 0
 
@@ -202,11 +193,11 @@ class Experiment:
         return MetricsFile(self.place.metrics, trackers, self.reporter.warn, self.place.fingerprint)
 
     def _timed(self, name: str, title: str, work: Callable[[], bool]) -> None:
-        """Do a phase's work, if any is left, and keep the seconds that it took."""
+        """Do the remaining work of a phase, and record its seconds."""
         if title not in self.phases.titles:
             return
         start = time.perf_counter()
-        if processes.rank() == 0:
+        if self.lock is not None:
             self.lock.check()
         with self.phases.phase(title):
             done = work()
@@ -214,7 +205,7 @@ class Experiment:
             self.seconds[name] = round(time.perf_counter() - start, 2)
 
     def _read(self) -> bool:
-        """Read the training set, where it is kept in memory and a stage is still to be trained."""
+        """Read the training set if it is kept in memory and a stage is still to be trained."""
         if set(self.model.planned_stages) <= self.model.stages:
             return False
         self.data.train()
@@ -224,7 +215,7 @@ class Experiment:
         return split_urls(self.spec.data, split, self.folder if self.loaded.stand_in_used else None)
 
     def _check_shards(self) -> None:
-        """Raise DataError where shards are not there, before a file is written; a run does without its test split."""
+        """Raise DataError if shards are missing, before any file is written; only the test split may be missing."""
         if self.loaded.stand_in_used:
             return
         for split in SPLITS:
@@ -256,23 +247,17 @@ class Experiment:
             raise SpecError(problems)
 
     def _fix_steps(self) -> None:
-        """Fix the number of steps of every stage, where the spec gives a time in place of it."""
-        settings = self.spec.train
-        if settings.minutes is not None and not self.plan.steps:
-            self.plan = budgeted_plan(self.plan, settings, *self.training.measure(60 * settings.minutes))
-            keep_plan(self.plan, self.place)
-        if self.plan.steps:
-            self.reporter.note(self.plan.describe())
-        self.spec = attrs.evolve(self.spec, train=self.plan.applied(settings))
-        self.model.spec = self.spec
+        """Fix the number of steps of every stage, report doubtful settings and estimate the time of the phases."""
+        self.plan = self.training.fix_steps(self.plan)
+        self.spec = self.model.spec
         for sentence in doubts(self.spec):
             self.reporter.warn(sentence)
         self._expect()
 
     def _expect(self) -> None:
-        """Say what is known of how long the phases will take."""
+        """Report the expected time of each phase."""
         expected = {name: steps * self.plan.costs[name].step_seconds for name, steps in self.plan.steps.items()}
-        # Compiling a network takes minutes, which an estimate is not worth.
+        # Compiling a network takes minutes, too long for an estimate.
         if not expected and "prior" not in self.model.stages and not self.spec.train.compile:
             settings = self.spec.train.prior
             cost = self.training.measure_prior(seconds=0.0)
@@ -312,7 +297,7 @@ class Experiment:
         return True
 
     def _write_report(self) -> bool:
-        from shala_framework.report.page import Report  # seconds of imports that training need not wait for
+        from shala_framework.report.page import Report  # seconds of imports, which training does not need
 
         held_out = self.data.held_out()
         self.report = Report(self.model, self.folder, held_out, command=self.command, reporter=self.reporter)
@@ -320,18 +305,18 @@ class Experiment:
         return True
 
     def _rows_to_evaluate(self) -> Rows | None:
-        """The held-out rows, where they have labels and the spec ends the run with their evaluation; else None."""
+        """Return the held-out rows if they have labels and the spec asks for an evaluation at the end; else None."""
         rows = self.data.held_out() if self.spec.evaluate.at_end else None
         return rows if rows is not None and any(rows.labels) else None
 
     def _evaluation_seconds(self) -> float | None:
-        """Time for what the spec leaves open: what it says, or a quarter of the training; None if no stage trained."""
+        """Return the evaluation's time: the spec's, or a quarter of the training; None if no stage was trained."""
         minutes = self.spec.evaluate.minutes
         trained = training_seconds(self.place.metrics, self.place.fingerprint)
         return 60 * minutes if minutes is not None else EVALUATION_SHARE * trained or None
 
     def _measure(self) -> bool:
-        """Evaluate on validation rows, where they have labels; the test split is for `shala evaluate`."""
+        """Evaluate on validation rows if they have labels; the test split is for `shala evaluate`."""
         rows = self._rows_to_evaluate()
         if rows is None:
             if self.data.held_out() is not None:

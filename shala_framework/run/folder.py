@@ -1,4 +1,4 @@
-"""A run's folder: the names of what is in it, whose it is, and what it was begun with."""
+"""A run's folder: the names of its files, the run that it belongs to, and the shards that the run began with."""
 
 import shutil
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any
 from shala_framework.data.identity import compare_shards, read_record, write_record
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.samples import SYNTHETIC
@@ -18,13 +17,14 @@ from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data
 from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.locking import LOCK_FILE
 from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import format_path
 
-# What a run that was killed at its very beginning may have left.
+# Files that a run leaves if it is killed at its very beginning.
 _OWN_BEGINNINGS = (f"{SPEC_FILE}.{PARTIAL}", LOCK_FILE)
 
 
@@ -32,9 +32,9 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: Where it is.
-        fingerprint: Of the run that it is to hold.
-        state: Folder of what a run resumes from.
+        path: Path of the folder.
+        fingerprint: Fingerprint of the run.
+        state: Folder of the files from which a run resumes.
         latents: Folder of the training set's latents.
         samples: Folder of the samples.
         metrics: File of the metrics.
@@ -48,28 +48,28 @@ class RunFolder:
         self.samples, self.metrics = path / "samples", path / "metrics.jsonl"
 
     def checkpoint(self, stage: str) -> Path:
-        """File of a stage that is trained."""
+        """Return the file of a trained stage."""
         return self.path / f"{stage}.safetensors"
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is trained."""
+        """Return whether a stage is trained."""
         return self.checkpoint(stage).exists()
 
     def has_begun(self) -> bool:
-        """Whether any stage is trained or has a saved state."""
+        """Return whether any stage is trained or has a saved state."""
         return any(self.has(stage) or any(self.state.glob(f"{stage}.*")) for stage in STAGES)
 
     def state_file(self, stage: str) -> Path:
-        """File of a stage that is being trained."""
+        """Return the state file of a stage in training."""
         return self.state / f"{stage}.safetensors"
 
     @property
     def has_stand_in(self) -> bool:
-        """Whether the synthetic data set is made."""
+        """Whether the synthetic data set is complete."""
         return (self.path / STAND_IN_FOLDER).exists()
 
     def claim(self, described: dict[str, Any]) -> None:
-        """Write spec.json, or make sure that the folder's is this one.
+        """Write spec.json, or check that the folder belongs to this spec.
 
         Args:
             described: The content of spec.json.
@@ -93,10 +93,10 @@ class RunFolder:
             write_file(path, dump_json(mine, indent=2))
 
     def _read_spec(self, path: Path) -> dict[str, Any] | None:
-        """The folder's spec.json; None where it is damaged, and states in the folder say that it was this spec.
+        """Read the folder's spec.json; None if it is damaged and states in the folder belong to this spec.
 
         Raises:
-            CheckpointError: It is damaged, and the folder's states are of another spec, or there are none.
+            CheckpointError: It is damaged, and the folder's states belong to another spec, or there are none.
         """
         try:
             found: dict[str, Any] = read_json(
@@ -110,7 +110,7 @@ class RunFolder:
             return None
 
     def _fingerprints(self) -> set[str]:
-        """Of the runs that the folder's states and checkpoints belong to; damaged ones say nothing."""
+        """Return the fingerprints in the folder's states and checkpoints, except damaged ones."""
         found = set()
         for file in (*self.path.glob("*.safetensors"), *self.state.glob("*.safetensors")):
             with suppress(CheckpointError):
@@ -118,7 +118,7 @@ class RunFolder:
         return found
 
     def make_stand_in(self, data: Data) -> bool:
-        """Make the synthetic data set in place of shards that are not there, once; returns whether it did."""
+        """Make the synthetic data set in place of missing shards, once; return whether it was made now."""
         stand_in = data.stand_in
         assert stand_in is not None
         self.reporter.warn(
@@ -147,8 +147,8 @@ class RunFolder:
         """Compare the shards with those that the run began with, and keep a record of them.
 
         Args:
-            now: Each split's shards, as `describe_shards` has them.
-            last_stage: Stage that is trained last.
+            now: Shards of each split, as returned by `describe_shards`.
+            last_stage: The stage that is trained last.
 
         Raises:
             CheckpointError: Training has begun on other training shards, and is not done.
@@ -173,13 +173,13 @@ class RunFolder:
 
 
 def reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Whether the modalities, otherwise the same, come in another order, which is that of the networks' inputs."""
+    """Return whether two specs differ only in the order of modalities, which is that of the networks' inputs."""
     before, now = (list(described["spec"]["modality"]) for described in (old, new))
     return [("order of the modality tables", before, now)] if before != now else []
 
 
 def differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
-    """Every key in which two descriptions differ, with both values; keys of a spec are named without the `spec`."""
+    """Return every key in which two descriptions differ, with both values; a spec's keys are named without `spec`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [d for key in keys for d in differences(old.get(key), new.get(key), (*path, key))]

@@ -17,7 +17,7 @@ from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
 
 SPEC_FILE = "spec.json"
-SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # of spec.json
+SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # shape of spec.json
 
 
 def load(
@@ -59,7 +59,7 @@ def load(
 
 
 def _given_anew(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of a spec with what a finished run was given anew, by its spec.json; none where checkpoints lie alone."""
+    """Return the tables of a spec that a finished run may change, from its spec.json; empty if there is none."""
     if not path.exists():
         return {}
     advice = "run the same spec into this folder again, which writes it"
@@ -68,5 +68,5 @@ def _given_anew(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path} belongs to another run than the checkpoints beside it; {advice}")
     spec = found["spec"]
     free = {table: spec[table] for table in FREE_TO_CHANGE if table in spec}
-    data = {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}  # earlier versions had fewer
+    data = {key: spec["data"][key] for key in FREE_DATA_KEYS if key in spec["data"]}  # earlier versions had fewer keys
     return free | {"data": description["spec"]["data"] | data}

@@ -1,24 +1,49 @@
-"""What comes before the first step of training: fitted modalities, networks, number format and numbers of steps."""
+"""Preparations for training: the folder, fitted modalities, networks, number format and numbers of steps."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.spec.schema import Train
 from shala_framework.support.checkpoint import DamagedFileError, write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.locking import FolderLock
 from shala_framework.support.progress import Reporter
 from shala_framework.training.budget import StageCost, stages_of, steps_within
 from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import choose_precision, doubt_precision
+
+
+def claim_folder(
+    folder: RunFolder, described: dict[str, Any], stack: ExitStack, reporter: Reporter
+) -> FolderLock | None:
+    """Make a run's folder, lock it, and check that it belongs to this run; the first process must call this first.
+
+    Args:
+        folder: The folder.
+        described: What identifies the run, as for `RunFolder.claim`.
+        stack: Holds the lock.
+        reporter: Receives notes while another process holds the lock.
+
+    Returns:
+        The lock, in the first process only.
+    """
+    lock = None
+    if processes.rank() == 0:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(FolderLock(folder.path, on_wait=reporter.note))
+    folder.claim(described)
+    return lock
 
 
 def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, reporter: Reporter) -> list[str]:
@@ -63,7 +88,7 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
 
 
 def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: str, reporter: Reporter) -> bool:
-    """Give the modalities the states of an earlier call; False where they are damaged or another run's."""
+    """Load the states of an earlier call into the modalities; return False if they are damaged or another run's."""
     try:
         shape = {"fingerprint": str, "states": dict.fromkeys(modalities, dict)}
         found = read_json(path, shape, error=CheckpointError, advice="it is made again from the training samples")
@@ -78,12 +103,12 @@ def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: st
 
 
 def begin_plan(settings: Train, device: torch.device, folder: RunFolder | None, reporter: Reporter) -> TrainingPlan:
-    """The plan of a run that has begun, or a new one with its number format.
+    """Read the plan of a run that has begun, or make a new one with its number format.
 
     Args:
         settings: [train] of the spec.
         device: Device of the model.
-        folder: Folder of the run, in which the plan is kept.
+        folder: Folder of the run, which keeps the plan.
         reporter: Receives progress.
 
     Raises:
@@ -102,12 +127,12 @@ def begin_plan(settings: Train, device: torch.device, folder: RunFolder | None, 
 
 
 def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, StageCost], spent: float) -> TrainingPlan:
-    """A plan with the steps that fit into train.minutes.
+    """Return a plan with the steps that fit into train.minutes.
 
     Args:
         plan: The plan so far.
         settings: [train] of the spec, with a time.
-        costs: What a step of each stage that is trained takes.
+        costs: Cost of a step of each stage that is trained.
         spent: Seconds of the time that measuring took and encoding the training set will take.
 
     Raises:

@@ -15,10 +15,10 @@ from torch.utils.data import Dataset, IterableDataset
 from shala_framework.autoencoder.contracts import check_given
 from shala_framework.data.rows import Decoded, Rows, collate, shuffled_batches
 from shala_framework.data.streams import stream_batches
-from shala_framework.distributed import processes
 from shala_framework.plugin.modality import Modality
 from shala_framework.run.data import rows_in_order, shuffled_rows
 from shala_framework.support.checkpoint import digest
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 
 Item = Mapping[str, Tensor | None]

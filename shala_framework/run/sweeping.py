@@ -27,9 +27,9 @@ class SweptRun:
     """One run of a sweep.
 
     Attributes:
-        folder: Its folder.
-        overrides: What distinguishes it, each as `KEY=VALUE`.
-        loaded: Its spec.
+        folder: Folder of the run.
+        overrides: Values that distinguish the run, each as `KEY=VALUE`.
+        loaded: Spec of the run.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class SweptRun:
     loaded: LoadedSpec
 
     def is_finished(self) -> bool:
-        """Whether it is trained and evaluated by this very spec."""
+        """Return whether the run is trained and evaluated by this spec."""
         path = self.folder / FINISHED_FILE
         if not path.is_file():
             return False
@@ -50,11 +50,11 @@ class SweptRun:
         return bool(found["spec"] == self._spec()) and trained
 
     def is_evaluated(self) -> bool:
-        """Whether it has an evaluation to compare."""
+        """Return whether it has an evaluation to compare."""
         return (self.folder / EVALUATION_FOLDER / "validation.json").is_file()
 
     def work(self, reporter: Reporter, *, command: str = "", take_from: Path | None = None) -> None:
-        """Train what is not trained yet, sample, write the report and evaluate on validation rows.
+        """Train the stages that are not trained yet, sample, write the report and evaluate on validation rows.
 
         Args:
             reporter: Receives progress.

@@ -1,4 +1,4 @@
-"""Stages that a run takes from another one, which was trained with the same settings, so that it trains the rest."""
+"""Take stages from another run that was trained with the same settings, and train only the rest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ _WITHOUT_EFFECT = {  # keys of a table that do not change the weights of any sta
     "train": ("device", "compile", "sharding"),
 }
 _WITHOUT_EFFECT_IN_STAGE = ("log_every_steps", "save_every_steps", "save_every_minutes")
-_MOST_SHOWN = 80  # characters of a value
+_MOST_SHOWN = 80  # characters of a value in a message
 
 
 @attrs.frozen(kw_only=True)
 class TakenStages:
-    """What a run takes from another one.
+    """The stages that a run takes from another one.
 
     Attributes:
         source: Folder of the other run.
         stages: Stages that are taken, in order.
-        reason: Why the next stage is not taken; empty if every stage is.
+        reason: Reason why the next stage is not taken; empty if every stage is.
     """
 
     source: Path
@@ -44,15 +44,15 @@ class TakenStages:
 def plan_taking(
     source: Path | None, folder: RunFolder, described: Mapping[str, Any], reporter: Reporter
 ) -> TakenStages | None:
-    """Decide what a run takes from another one; None where nothing is left to take.
+    """Decide what a run takes from another one; return None if there is nothing to take.
 
-    A run that has begun keeps the stages that it has, and needs the other run no longer.
+    A run that has begun keeps its stages and no longer needs the other run.
 
     Args:
-        source: Folder of the other run; None where nothing is asked for.
-        folder: Folder of the run, whether it is there yet or not.
+        source: Folder of the other run; None if the user names none.
+        folder: Folder of the run, which may not exist yet.
         described: The content of the run's spec.json.
-        reporter: Receives a note where the run trains stages of its own.
+        reporter: Receives a note if the run trains stages of its own.
 
     Raises:
         CheckpointError: As for `stages_to_take`; or the other run is this one.
@@ -175,16 +175,16 @@ def take_stages(taken: TakenStages, folder: RunFolder, described: Mapping[str, A
 
 
 def _what_differs(stage: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Keys that the weights of a stage depend on and that differ, with both values."""
+    """Return the keys that the weights of a stage depend on and that differ, with both values."""
     found = differences(_part(theirs, stage), _part(mine, stage)) or list(reordered(theirs, mine))
     return [(key, _brief(old), _brief(new)) for key, old, new in found]
 
 
 def _part(described: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What the weights of a stage depend on: everything but later stages and keys without effect."""
+    """Return everything that the weights of a stage depend on, without later stages and keys without effect."""
     part = fixed_part(described)
     spec = {key: value for key, value in part["spec"].items() if key not in ("name", "schema")}
-    # What the stand-in sets is in the spec's own keys already; one that is not used does nothing.
+    # The spec's own keys already have the values that a stand-in sets; an unused stand-in has no effect.
     stand_in = spec["data"].get("stand_in") if described["stand_in_used"] else None
     spec["data"] = spec["data"] | {"stand_in": _without(stand_in or {}, ("set",))}
     later = STAGES[STAGES.index(stage) + 1 :]

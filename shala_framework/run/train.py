@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shala_framework.data.identity import describe_shards
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
-from shala_framework.distributed import processes
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.run.data import RunData, TrainingData
 from shala_framework.run.folder import RunFolder
-from shala_framework.run.preparing import begin_plan, budgeted_plan, keep_plan, prepare_model
+from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.python_data import (
     HeldInMemory,
     Item,
@@ -32,9 +30,9 @@ from shala_framework.run.training import RunTraining
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.making import IN_MEMORY, checked
 from shala_framework.spec.schema import Data, Train
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.hints import nearest
-from shala_framework.support.locking import FolderLock
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Logged, Reporter
 from shala_framework.training.budget import resized, stages_of
@@ -104,12 +102,7 @@ def train(
         rows = _training_data(model, data, validation, device, reporter)
         with processes.first_before_others():
             if folder is not None and isinstance(rows, RunData) and processes.rank() == 0:
-                folder.check_shards(
-                    {
-                        "train": describe_shards(rows.train_urls, rows.cache),
-                        "validation": describe_shards(rows.validation_urls, rows.cache),
-                    }
-                )
+                folder.check_shards(rows.describe_shards())
             prepare_model(model, rows, folder, reporter)
             model.to(device)
             plan = begin_plan(spec.train, device, folder, reporter)
@@ -125,12 +118,8 @@ def train(
                 reporter=reporter,
                 stages=stages,
             )
-            training.split_decoders()
-            if spec.train.minutes is not None and not plan.steps:
-                plan = budgeted_plan(plan, spec.train, *training.measure(60 * spec.train.minutes))
-                keep_plan(plan, folder)
-                reporter.note(plan.describe())
-            model.spec = attrs.evolve(spec, train=plan.applied(spec.train))
+            training.shard_decoders()
+            training.fix_steps(plan)
             training.train_autoencoder()
             training.train_prior()
             training.train_refiner()
@@ -142,7 +131,7 @@ def train(
 
 
 def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, batch_size: int | None) -> Spec:
-    """The model's spec with the settings of this call."""
+    """Return the model's spec with the settings of this call."""
     known = {field.name for field in attrs.fields(Train)} | set(DATA_KEYS)
     for name in settings:
         if name not in known:
@@ -167,13 +156,10 @@ def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, bat
 
 
 def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> RunFolder:
-    """The folder of the run, which this call has to itself."""
+    """Return the folder of the run, locked for this call."""
     folder = RunFolder(path, model.fingerprint, reporter)
     with processes.first_before_others():
-        if processes.rank() == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FolderLock(path, on_wait=reporter.note))
-        folder.claim({"spec": unstructure(model.spec), "stand_in_used": model.synthetic})
+        claim_folder(folder, {"spec": unstructure(model.spec), "stand_in_used": model.synthetic}, stack, reporter)
     return folder
 
 
@@ -182,7 +168,8 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
 
     Raises:
         ValueError: A stage is unknown, or one that is left out is not trained.
-        CheckpointError: The folder's run would begin with weights that it cannot begin with again.
+        CheckpointError: The folder is new and the model is already trained, so that a resumed run could not start
+            from the same weights.
     """
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
@@ -194,14 +181,14 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
     begun = folder is not None and (folder.has(STAGES[0]) or folder.state_file(STAGES[0]).exists())
     if model.stages and folder is not None and not begun:
         raise CheckpointError(
-            f"expected a model that is not trained yet for the new run {folder.path}, as a resumed run starts from the "
-            "first weights again; make the model again, or train it further without out="
+            f"expected a model that is not trained yet for the new run {folder.path}, because a resumed run starts "
+            "from the first weights again; make the model again, or train it further without out="
         )
-    model.stages -= set(STAGES[first:])  # later stages belong to the earlier ones' old weights
+    model.stages -= set(STAGES[first:])  # later stages were trained on the old weights
 
 
 def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:
-    """The spec with the names of the data: shards, or what tells tensors from others."""
+    """Return the spec with the names of the data: shards, or a name that identifies tensors."""
     if data is None:
         if validation is not None:
             raise ValueError("expected data beside validation, got None")
@@ -218,7 +205,7 @@ def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyD
 def _training_data(
     model: ShaLa, data: AnyData | None, validation: AnyData | None, device: torch.device, reporter: Reporter
 ) -> TrainingData:
-    """The data of a run whose spec the model has."""
+    """Return the data of a run whose spec the model has."""
     spec = model.spec
     if isinstance(data, Mapping | Dataset):
         _check_fitted(model.modalities, reporter)
@@ -258,10 +245,10 @@ def _training_data(
 
 
 def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> None:
-    """Look for modalities that learn from raw samples and have not, as tensors cannot teach them.
+    """Check that modalities which learn from raw samples are fitted, because tensors cannot fit them.
 
     Raises:
-        ValueError: One cannot be used without what it learns.
+        ValueError: A modality cannot be used without being fitted.
     """
     for name, modality in modalities.items():
         if not needs_fit(modality):
@@ -279,7 +266,7 @@ def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> Non
 
 
 def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str, ...]:
-    """What the spec has in data.train: names of shards, or in place of them a name that other tensors do not have."""
+    """Return the value of data.train: names of shards, or a name that no other tensors have."""
     if isinstance(data, Mapping):
         return f"{IN_MEMORY} {describe_rows(rows_of_tensors(data, modalities))}"
     if isinstance(data, Dataset):

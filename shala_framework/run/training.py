@@ -1,4 +1,4 @@
-"""The training of a model's stages, and what it will take."""
+"""The training of a model's stages, and measurements of its cost."""
 
 import hashlib
 import json
@@ -24,12 +24,13 @@ from shala_framework.data.latent_store import (
     latents_of,
 )
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.distributed import processes
-from shala_framework.distributed.split_layers import has_split_layers, shard_layers
-from shala_framework.distributed.split_tensors import whole
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.preparing import budgeted_plan, keep_plan
+from shala_framework.support.distributed import processes
+from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
+from shala_framework.support.distributed.sharded_tensors import full_tensor
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import unstructure
@@ -37,13 +38,14 @@ from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stag
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
+from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import Precision
 from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import AutoencoderTraining
 
-MOST_LATENT_BYTES = 4 * 2**30  # of latents in memory; more are read from their files
-MEASURED_ROWS = 1_024  # whose latents and residuals give stage 3 its units
+MOST_LATENT_BYTES = 4 * 2**30  # latents that take more memory are read from their files
+MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -70,18 +72,36 @@ class RunTraining:
     reporter: Reporter
     stages: Sequence[str] = STAGES
 
-    def split_decoders(self) -> None:
-        """Split large layers of stage 1 among the processes, where the spec asks for it."""
+    def shard_decoders(self) -> None:
+        """Shard the large layers of decoders over the processes if the spec asks for it."""
         if self.model.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
             autoencoder = self.model.autoencoder
             count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
-            self.reporter.note(f"{count} layers of decoders are split among {processes.world_size()} processes")
+            self.reporter.note(f"{count} layers of decoders are sharded over {processes.world_size()} processes")
 
-    def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
-        """Measure what the steps of the stages that are to be trained cost.
+    def fix_steps(self, plan: TrainingPlan) -> TrainingPlan:
+        """Fix the number of steps of every stage if the spec gives a time, and apply the plan to the model's spec.
 
         Args:
-            seconds: Time budget, of which the timed steps take a small share.
+            plan: The plan so far; the steps of a resumed run stay.
+
+        Raises:
+            SpecError: Not one step of some stage fits into the time.
+        """
+        settings = self.model.spec.train
+        if settings.minutes is not None and not plan.steps:
+            plan = budgeted_plan(plan, settings, *self.measure(60 * settings.minutes))
+            keep_plan(plan, self.folder)
+        if plan.steps:
+            self.reporter.note(plan.describe())
+        self.model.spec = attrs.evolve(self.model.spec, train=plan.applied(settings))
+        return plan
+
+    def measure(self, seconds: float) -> tuple[dict[str, StageCost], float]:
+        """Measure the cost of a step of each stage that is to be trained.
+
+        Args:
+            seconds: Time budget; the timed steps take a small share of it.
 
         Returns:
             The cost of each stage, and the seconds that measuring took and encoding the training set will take.
@@ -116,7 +136,7 @@ class RunTraining:
         return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
 
     def measure_prior(self, seconds: float) -> StageCost:
-        """What a step of stage 2 costs, on made latents: the real ones come of stage 1."""
+        """Measure a step of stage 2 on artificial latents, because real ones need a trained stage 1."""
         table, settings = self.model.spec.posterior, self.model.spec.train.prior
         count, modalities = settings.batch_size, len(self.model.names)
         latents = LatentStore(
@@ -136,7 +156,7 @@ class RunTraining:
             )
 
     def measure_refiner(self, seconds: float) -> StageCost:
-        """What a step of stage 3 costs, with stage 1 as it is."""
+        """Measure a step of stage 3 with the present stage 1."""
         with self._compiled(list(self.model.refiner.networks.values())):
             return measure_stage(
                 self._refiner_stage(),
@@ -147,7 +167,7 @@ class RunTraining:
             )
 
     def train_autoencoder(self) -> bool:
-        """Stage 1; returns whether there was anything to do.
+        """Train stage 1; return whether there was anything to do.
 
         Raises:
             DataError: A modality is in no training sample.
@@ -169,18 +189,18 @@ class RunTraining:
                 metrics=self.metrics,
                 reporter=self.reporter,
             )
-        self._make_whole()
+        self._unshard()
         self.model.stages.add("autoencoder")
         self._save("autoencoder")
         return True
 
     def train_prior(self) -> bool:
-        """Stage 2, and the control beside it; returns whether there was anything to do."""
+        """Train stage 2, and fit its control; return whether there was anything to do."""
         if "prior" in self.model.stages or "prior" not in self.stages:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        fit_to_latents(prior, self.model.mixture, latents, seed=self.model.spec.seed)
+        fit_to_latents(prior, latents, seed=self.model.spec.seed)
         stage = PriorTraining(
             prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
         )
@@ -206,13 +226,13 @@ class RunTraining:
         return True
 
     def train_refiner(self) -> bool:
-        """Stage 3, where a modality offers a network and the spec asks for steps; returns whether it was trained."""
+        """Train stage 3 if a modality offers a network and the spec gives it steps; return whether it was trained."""
         asked = "refiner" in self.stages and "refiner" in self.model.planned_stages
         if "refiner" in self.model.stages or not asked:
             return False
         stage, settings = self._refiner_stage(), self.model.spec.train.refiner
         state_file = self._state_file("refiner")
-        if state_file is None or not state_file.exists():  # a state has the units
+        if state_file is None or not state_file.exists():  # a state contains the units
             few = max(1, MEASURED_ROWS // settings.batch_size)
             with torch.random.fork_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
                 torch.manual_seed(self.model.spec.seed)
@@ -249,7 +269,7 @@ class RunTraining:
         return self.data.batches(start_step, self.model.spec.train.refiner.batch_size)
 
     def _refiner_name(self) -> str:
-        """A name for the tables that a state of stage 3 depends on; they are no part of the run's own name."""
+        """Identify the tables of stage 3, on which its state depends and the run's fingerprint does not."""
         tables = [unstructure(self.model.spec.refine), unstructure(self.model.spec.train.refiner)]
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -263,7 +283,7 @@ class RunTraining:
         )
 
     def _batches(self, start_step: int) -> Iterator[Rows]:
-        """Batches of stage 1.
+        """Return the batches of stage 1.
 
         Raises:
             DataError: A row lacks a modality, and the method needs all of them.
@@ -280,22 +300,22 @@ class RunTraining:
             yield batch
 
     def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
-        """Endless row numbers of stage 2's steps, of which each process has its share."""
+        """Return endless row numbers for stage 2's steps; each process gets its share."""
         batches = shuffled_batches(num_rows, self.model.spec.train.prior.batch_size, self.model.spec.seed, start_step)
         return (index[processes.rank() :: processes.world_size()] for index in batches)
 
     def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
         return compiled(networks, self.device) if self.model.spec.train.compile else nullcontext()
 
-    def _make_whole(self) -> None:
-        """Where layers are split among the processes, give every process the trained networks as they are alone."""
-        if has_split_layers(self.model.autoencoder):
-            trained = {name: whole(value) for name, value in self.model.autoencoder.state_dict().items()}
+    def _unshard(self) -> None:
+        """Replace sharded networks by replicated ones with the trained weights."""
+        if has_sharded_layers(self.model.autoencoder):
+            trained = {name: full_tensor(value) for name, value in self.model.autoencoder.state_dict().items()}
             self.model.build().to(self.device)
             self.model.autoencoder.load_state_dict(trained)
 
     def _latents(self) -> Latents:
-        """Posterior and features of every training row: each process encodes and writes a share, and reads all."""
+        """Return posterior and features of all training rows. Each process encodes and writes a share."""
         if self.folder is None:
             self.reporter.begin("latents", None, "row")
             latents = join_latents(list(self._encoded(BATCH_ROWS, 0)))
@@ -320,7 +340,7 @@ class RunTraining:
         return files.take(torch.arange(len(files))).to(self.device)
 
     def _read_latents(self, folder: Path, name: str) -> LatentFiles | None:
-        """The latents of an earlier call; None, for all processes, where one found them damaged: they are removed."""
+        """Read the latents of an earlier call. If a process finds them damaged, remove them and return None."""
         files, reason = None, "another process found them damaged"
         try:
             files = LatentFiles(folder, fingerprint=name)

@@ -13,7 +13,7 @@ from shala_framework.support.structuring import Finding, InvalidValueError, stru
 
 @attrs.frozen(kw_only=True)
 class MethodTable:
-    """What a [posterior] table says of its method.
+    """The part of a [posterior] table that concerns its method.
 
     Attributes:
         kind: Class of the method; None for the default, which needs no plugin, or after an error.

@@ -147,9 +147,6 @@ class Prior:
             denoiser is trained. It keeps the denoiser from memorising a small training set.
         whiten: Whether latents are rotated and scaled so that their covariance is close to the identity; otherwise
             each dimension is only scaled.
-        skip: Skip connection of the denoiser: the optimal denoiser of a single "gaussian", as in EDM, or of a Gaussian
-            "mixture", which is fitted before training and whose component weights depend on what is given. The mixture
-            helps short trainings most.
         condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
             "attention" among them.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
@@ -157,8 +154,8 @@ class Prior:
         sigma_min: Lowest noise level of the sampler, in standard deviations of the latent.
         sigma_max: Highest noise level of the sampler, in standard deviations of the latent.
         unconditional_share: Share of training rows whose subset S is empty.
-        mixture_components: Number of components of the Gaussian mixture, which serves as a control and as the skip
-            connection.
+        max_clusters: Largest number of clusters of the latents, one of which each sample draws first. There are as many
+            as make latents of other rows most likely, if each cluster is a Gaussian, which may be one alone.
     """
 
     hidden_dim: int = attrs.field(default=256, validator=at_least(1, at_most=MOST_WIDE))
@@ -168,14 +165,13 @@ class Prior:
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
     feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
     whiten: bool = False
-    skip: Literal["gaussian", "mixture"] = "gaussian"
     condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.2, validator=above(0, at_most=10))
     sigma_min: float = attrs.field(default=0.01, validator=between(1e-6, 1e4))
     sigma_max: float = attrs.field(default=40.0, validator=between(1e-6, 1e4))
     unconditional_share: float = attrs.field(default=0.5, validator=between(0, 1))
-    mixture_components: int = attrs.field(default=10, validator=at_least(1, at_most=10_000))
+    max_clusters: int = attrs.field(default=50, validator=at_least(1, at_most=1_000))
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_max <= self.sigma_min:

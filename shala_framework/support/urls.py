@@ -60,7 +60,7 @@ CLIENTS: Final[dict[str, tuple[str, str]]] = {
 
 
 class _Permission:
-    """What this process may open; see `permit_pipes`."""
+    """Permissions of this process; see `permit_pipes`."""
 
     pipes = False
 

@@ -1,1 +1,1 @@
-"""The loop that both stages share, the stages, and what is told of their progress."""
+"""The training loop that all stages share, the stages themselves, and their metrics."""

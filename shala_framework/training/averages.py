@@ -1,4 +1,4 @@
-"""Moving averages of weights, which are sampled from in place of the last step's weights."""
+"""Moving averages of weights, from which the model samples in place of the last step's weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import nn
 class MovingAverage:
     """Exponential moving average of a module's parameters.
 
-    The half-life grows with the steps taken, up to its setting, so that early weights are soon forgotten.
+    The half-life grows with the number of steps, up to its setting, so that early weights are soon forgotten.
     Reference: Karras et al. 2022 (EDM), whose training code ramps the half-life in the same way.
     """
 
@@ -22,7 +22,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step."""
+        """Update the average with the weights after a step."""
         halflife = min(self.halflife_steps, max(1.0, step * self.RAMP))
         decay = 0.5 ** (1 / halflife)
         names = [name for name, _ in self.module.named_parameters()]
@@ -30,14 +30,14 @@ class MovingAverage:
         torch._foreach_lerp_([self.shadow[name] for name in names], current, 1 - decay)
 
     def copy_to_module(self) -> None:
-        """Give the module the averaged weights."""
+        """Copy the averaged weights into the module."""
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(self.shadow[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """A context in which the module has the averaged weights."""
+        """Give the module the averaged weights for the duration of a context."""
         kept = {name: p.detach().clone() for name, p in self.module.named_parameters()}
         self.copy_to_module()
         try:

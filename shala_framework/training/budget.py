@@ -1,6 +1,6 @@
-"""A time budget in place of numbers of steps: what a step of each stage costs, and how many fit.
+"""Turn a time budget into numbers of steps: measure a step of each stage, and count how many fit.
 
-A few steps are taken, timed and undone, so that training then is exactly that of a spec with these numbers of steps.
+The measured steps are undone, so that training equals that of a spec with these numbers of steps.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import attrs
 import torch
 
-from shala_framework.distributed.processes import largest
 from shala_framework.spec.schema import Stage, Train
+from shala_framework.support.distributed.processes import largest
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture
@@ -24,7 +24,7 @@ from shala_framework.training.parallel import shared_loss
 from shala_framework.training.trainable import Trainable
 
 LEAST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 20
-TIMED_SHARE = 0.01  # of the budget, that the timed steps of a stage may take
+TIMED_SHARE = 0.01  # largest share of the budget that the timed steps of a stage may take
 
 Batch = TypeVar("Batch")
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -32,7 +32,7 @@ AnyStage = TypeVar("AnyStage", bound=Stage)
 
 @attrs.frozen(kw_only=True)
 class StageCost:
-    """What a stage takes on this machine.
+    """What a stage costs on this machine.
 
     Attributes:
         step_seconds: Seconds of one step.
@@ -51,14 +51,14 @@ def measure_stage(
     matrix_dtype: torch.dtype,
     seconds: float,
 ) -> StageCost:
-    """Take some steps of a stage, and undo them; all processes have to measure together.
+    """Time some steps of a stage, and undo them. All processes must call this together.
 
     Args:
-        stage: Whose module, random state and extra state are as before afterwards.
+        stage: The stage. Its module, random state and extra state are restored afterwards.
         settings: Batch size, optimiser and schedule.
-        batches: As `train` takes it.
-        matrix_dtype: In which the optimiser multiplies matrices.
-        seconds: That the timed steps may take.
+        batches: Makes the batches from a step on, as for `train`.
+        matrix_dtype: Number format in which the optimiser multiplies matrices.
+        seconds: Time for the timed steps.
     """
     module = stage.module
     weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -77,7 +77,7 @@ def measure_stage(
             _wait(device)
             return time.perf_counter() - start
 
-        for step in range(steps.num_untimed):  # which set up memory and kernels
+        for step in range(steps.num_untimed):  # these set up memory and kernels
             timed(step)
         times = [timed(steps.num_untimed + n) for n in range(LEAST_TIMED_STEPS)]
         more = int(seconds / largest(median(times), device)) - len(times)
@@ -90,7 +90,7 @@ def measure_stage(
     module.load_state_dict(weights)
     stage.load_extra_state(extra)
     return StageCost(
-        step_seconds=largest(median(times), device),  # a moment's other work is in the mean, and not in the training
+        step_seconds=largest(median(times), device),  # a short load by other programs would raise the mean
         validation_seconds=largest(validation_seconds, device),
     )
 
@@ -103,16 +103,16 @@ def _wait(device: torch.device) -> None:
 def steps_within(
     seconds: float, stages: Mapping[str, Stage], costs: Mapping[str, StageCost], *, minutes: float
 ) -> dict[str, int]:
-    """How many steps of each stage fit into a time.
+    """Return how many steps of each stage fit into a time.
 
     Args:
-        seconds: For all stages together.
-        stages: Settings by name; `time_share` says how they share the time.
+        seconds: Time for all stages together.
+        stages: Settings by name; `time_share` divides the time among them.
         costs: Cost of each stage.
-        minutes: What the spec says, for the error.
+        minutes: The time in the spec, for the error message.
 
     Raises:
-        SpecError: Not one step of some stage fits; says what a step takes.
+        SpecError: The time is too short for one step of some stage. The message says what a step takes.
     """
     total = sum(stage.time_share for stage in stages.values())
     found, lacking = {}, []
@@ -142,9 +142,9 @@ def steps_within(
 
 
 def resized(settings: AnyStage, steps: int) -> AnyStage:
-    """A stage's settings for another number of steps: warm-ups, intervals and half-life keep their proportion to it.
+    """Return a stage's settings for another number of steps, with warm-ups, intervals and half-life scaled alike.
 
-    A stage that is left out, with no step, stays so.
+    A stage with 0 steps keeps 0.
     """
     if not settings.steps:
         return settings
@@ -159,5 +159,5 @@ def resized(settings: AnyStage, steps: int) -> AnyStage:
 
 
 def stages_of(settings: Train) -> dict[str, Stage]:
-    """The settings of every stage, by name, in the order in which they are trained."""
+    """Return the settings of every stage by name, in the order of training."""
     return {"autoencoder": settings.autoencoder, "prior": settings.prior, "refiner": settings.refiner}

@@ -1,4 +1,4 @@
-"""Networks compiled by torch.compile while they are trained, in place, so that names of parameters stay as they are."""
+"""Compile networks with torch.compile while they are trained, in place, so that parameter names stay the same."""
 
 import logging
 import shutil
@@ -13,12 +13,12 @@ from shala_framework.support.errors import ShalaError
 
 
 class CompilerError(ShalaError):
-    """Nothing here can compile."""
+    """The machine has no compiler."""
 
 
 @contextmanager
 def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """A context in which of each network what can be compiled is, when it is first called; the rest runs as it is.
+    """Compile the networks for the duration of a context. Parts that cannot be compiled run in eager mode.
 
     Raises:
         CompilerError: The device is a CPU and there is no C++ compiler.
@@ -28,7 +28,7 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
     config, logger = torch._dynamo.config, logging.getLogger("torch._dynamo")
     before = config.suppress_errors, logger.level
     config.suppress_errors = True
-    logger.setLevel(logging.ERROR)  # parts that cannot be compiled run as they are, which needs no warning
+    logger.setLevel(logging.ERROR)  # silence the message for parts that fall back to eager mode
     members = list(networks)
     for network in members:
         network.compile()
@@ -36,13 +36,13 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
         yield
     finally:
         for network in members:
-            network._compiled_call_impl = None  # sampling, without gradients, would be compiled once more
+            network._compiled_call_impl = None  # sampling, without gradients, would compile again
         config.suppress_errors = before[0]
         logger.setLevel(before[1])
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """A context in which everything runs as it is, as for a validation, for which it would be compiled once more."""
+    """Run compiled networks in eager mode within a context, because validation would compile them again."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

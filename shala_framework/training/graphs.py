@@ -1,9 +1,9 @@
-"""Steps that a CUDA device takes as one graph, in place of thousands of kernels that the processor launches one by one.
+"""Run a training step on a CUDA device as one graph, instead of launching thousands of kernels one by one.
 
-A step of five small networks is 5,000 kernels, which a GPU works off in a tenth of the time that launching them takes.
-The first steps run as always; then one is captured, and from there on a step is one launch. A step can be captured if
-it never waits for the device and its shapes do not depend on the data, which a step under torch's debugging of
-synchronisations finds out; a stage that cannot be captured is trained kernel by kernel.
+A step of five small networks launches 5,000 kernels. Launching them takes ten times as long as computing them.
+The first steps run as usual. Then one step is captured, and each later step is a single launch. A step can be captured
+if it never waits for the device and its shapes do not depend on the data; torch's debug mode for synchronisation finds
+out whether it waits. If a stage cannot be captured, its kernels are launched one by one.
 """
 
 import warnings
@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.processes import world_size
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.processes import world_size
 from shala_framework.training.steps import change_weights, set_rate, take_step
 from shala_framework.training.trainable import Loss, Trainable
 
@@ -24,7 +24,7 @@ Notes = Callable[[str], None]
 
 
 def can_capture(stage: Trainable[Any], settings: Stage) -> bool:
-    """Whether steps may be captured: on one CUDA device, in one part, with networks that are not compiled."""
+    """Return whether steps may be captured: on one CUDA device, without micro-batches and compiled networks."""
     modules = stage.module.modules()
     return (
         next(stage.module.parameters()).is_cuda
@@ -35,13 +35,13 @@ def can_capture(stage: Trainable[Any], settings: Stage) -> bool:
 
 
 class Steps(Generic[Batch]):
-    """Takes the steps of a stage, as a graph as soon as it can.
+    """Takes the steps of a stage, as a CUDA graph as soon as possible.
 
     Attributes:
-        num_untimed: First steps that take longer than those that follow.
+        num_untimed: Number of first steps that are slower than later ones.
     """
 
-    WARM_UP = 3  # steps that set up memory and kernels; the last one is watched for waits
+    WARM_UP = 3  # steps that set up memory and kernels; the last one is checked for waits
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Steps(Generic[Batch]):
         self._graph: _Graph[Batch] | None = None
 
     def take(self, batch: Batch, step: int, before_change: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
-        """One step; arguments and result as of `take_step`."""
+        """Take one step. Arguments and result are those of `take_step`."""
         if not self.captured:
             return self._take_plainly(batch, step, before_change)
         batch = self.stage.placed(batch)
@@ -85,10 +85,10 @@ class Steps(Generic[Batch]):
         return take_step(self.stage, self.settings, self.optimizers, self.step_loss, batch, step, before_change)
 
     def _take_watched(self, batch: Batch, step: int, before_change: Callable[[], None]) -> dict[str, Tensor]:
-        """A step in which waiting for the device is an error, and if it waits, the same step as always.
+        """Take a step in which waiting for the device is an error; if it waits, take the step again as usual.
 
-        It is watched until its weights change, so that it can be taken again; capturing finds out the rest, and changes
-        nothing.
+        The check ends before the weights change, so that the step can be repeated. Capturing tests the remaining part
+        of the step, and changes nothing.
         """
 
         def unwatched() -> None:
@@ -107,11 +107,11 @@ class Steps(Generic[Batch]):
 
     def _capture(self, batch: Batch) -> "_Graph[Batch] | None":
         try:
-            torch.cuda.empty_cache()  # what the warm-up used is not what the graph will use
+            torch.cuda.empty_cache()  # the graph has memory of its own and cannot use that of the first steps
             return _Graph(
                 self.stage, self.settings, self.optimizers, self.step_loss, self.stage.placed(batch, copy=True)
             )
-        except RuntimeError as error:  # of too little memory too
+        except RuntimeError as error:  # including too little memory
             self._give_up(str(error).splitlines()[0])
             torch.cuda.empty_cache()
             return None
@@ -127,7 +127,7 @@ class _Graph(Generic[Batch]):
     """A captured step.
 
     Attributes:
-        batch: What the step reads; to be filled anew before each replay.
+        batch: Input of the step; refill it before each replay.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class _Graph(Generic[Batch]):
             self.names, self.values = tuple(found), torch.stack([value.float() for value in found.values()])
 
     def replay(self, step: int) -> dict[str, Tensor]:
-        """Take the step that has this number, with what is in `batch`."""
+        """Take the step of this number on the current content of `batch`."""
         self.step.fill_(step)
         self.graph.replay()
         return dict(zip(self.names, self.values.clone().unbind(), strict=True))

@@ -1,7 +1,7 @@
-"""The training loop that both stages share.
+"""The training loop that all stages share.
 
-Every step seeds torch's global generator from (seed, stage, step), and batches are a function of the step, so that
-a state file needs no random state and a stage that goes on takes exactly the steps it would have taken.
+Every step seeds torch's global generator from (seed, stage, step), and each batch depends only on the step number.
+Therefore a state file needs no random state, and a resumed stage takes exactly the steps of an uninterrupted one.
 """
 
 import math
@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
-from shala_framework.distributed.split_layers import has_split_layers
-from shala_framework.distributed.split_tensors import split_like, whole
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
+from shala_framework.support.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
+from shala_framework.support.distributed.sharded_layers import has_sharded_layers
+from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
@@ -38,7 +38,7 @@ Batch = TypeVar("Batch")
 
 
 class TrainingError(ShalaError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 def train(
@@ -54,27 +54,27 @@ def train(
     reporter: Reporter | None = None,
     settled: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train one stage to its last step, going on from its state file where there is one.
+    """Train one stage to its last step, and resume from its state file if there is one.
 
     Args:
-        stage: What is trained; its module is left with the last step's weights.
+        stage: The stage to train; its module ends with the last step's weights.
         settings: Steps, batch size, optimiser, intervals.
-        batches: Given a step, the endless batches from that step on.
-        seed: Seed of everything random in the loop.
-        matrix_dtype: In which the optimiser multiplies matrices.
-        state_file: Where the state is saved, at intervals, at the end and when interrupted; None saves none.
-        fingerprint: What the state belongs to; another one's is refused.
-        metrics: Where figures go; None keeps none.
+        batches: Makes the endless batches from a given step on.
+        seed: Seed of all random draws in the loop.
+        matrix_dtype: Number format in which the optimiser multiplies matrices.
+        state_file: File for the state, written at intervals, at the end and when interrupted; None saves nothing.
+        fingerprint: Identifies the run; a state of another run is refused.
+        metrics: Receives figures; None keeps none.
         reporter: Receives progress.
-        settled: Asked after each validation whether the stage ends before its last step.
+        settled: Called after each validation; returning True ends the stage before its last step.
 
     Raises:
         TrainingError: The loss is no longer finite.
-        Interrupted: Somebody asked to stop; the state is saved.
+        Interrupted: The user asked to stop; the state is saved.
         CheckpointError: The state file is damaged or belongs to another spec.
     """
     module = stage.module
-    split = has_split_layers(module)
+    sharded = has_sharded_layers(module)
     captured = can_capture(stage, settings)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
     start, window, num_lines, measured = 0, _Window(), 0, True
@@ -95,14 +95,14 @@ def train(
     remaining = partial(batches, start) if start < settings.steps else partial(iter, ())
 
     def measure(step: int) -> bool:
-        """Validate after a step; returns whether the stage ends there."""
+        """Validate after a step, and return whether the stage ends there."""
         torch.manual_seed(mix_seed(stage_seed, step))
-        _validate(stage, step, split, clock, metrics, reporter)
+        _validate(stage, step, sharded, clock, metrics, reporter)
         rest.measured = True
         return _ends(settled, device)
 
     def save(step: int) -> None:
-        """Write the state after a step, at which the stage is at rest."""
+        """Write the state after a step."""
         if states is None:
             return
         with clock.stopped():
@@ -122,7 +122,7 @@ def train(
         stream.check()
         if measured:
             ended = _ends(settled, device)
-        else:  # it was stopped between a step and its validation, and makes up for it
+        else:  # it was stopped between a step and its validation, which is done now
             ended = measure(start)
             save(start)
         for step in range(start, start if ended else settings.steps):
@@ -148,15 +148,15 @@ def train(
             asked, late, failed = any_process((bool(request.signal_number), late, stream.failed), device)
             stopping = asked or failed
             rest.measured = not due
-            if due and not stopping:  # before the state, which holds what was measured; else the resumed run measures
+            if due and not stopping:  # before saving, because the state includes it; a resumed run makes up for it
                 ended = measure(done)
             if due or late or stopping:
                 save(done)
                 saved_at = time.monotonic()
-            if done == settings.steps:  # there may have been time to ask while the last step was measured
+            if done == settings.steps:  # a stop may have been requested during the last validation
                 (stopping,) = any_process((bool(request.signal_number),), device)
             if stopping:
-                barrier()  # nobody leaves before the state is written
+                barrier()  # no process leaves before the state is written
                 if failed and not asked:
                     saved = "is saved" if states is not None else "is not saved"
                     reporter.warn(f"the state after step {done} of stage {stage.name} {saved}")
@@ -171,18 +171,18 @@ def train(
 
 
 def _ends(settled: Callable[[], bool], device: torch.device) -> bool:
-    """Whether a stage ends before its last step; one process, which measures, says so for all."""
+    """Return whether a stage ends before its last step. The process that validates decides for all."""
     (ended,) = any_process((settled(),), device)
     return ended
 
 
 def _validate(
-    stage: Trainable[Batch], done: int, split: bool, clock: "_Clock", metrics: MetricsFile, reporter: Reporter
+    stage: Trainable[Batch], done: int, sharded: bool, clock: "_Clock", metrics: MetricsFile, reporter: Reporter
 ) -> None:
-    """Measure the stage on held-out rows, and say so; split layers need all processes for it."""
+    """Measure the stage on held-out rows and report it. With sharded layers, all processes must take part."""
     with clock.stopped():
         with uncompiled():
-            held_out = stage.validate() if rank() == 0 or split else {}
+            held_out = stage.validate() if rank() == 0 or sharded else {}
         barrier()
         stage.module.train()
     if held_out:
@@ -193,7 +193,7 @@ def _validate(
 
 @contextmanager
 def closed_after(begin: Callable[[], Iterator[Batch]]) -> Iterator[Iterator[Batch]]:
-    """A context in which batches are drawn, and whose end stops the processes that make them, whatever ends it."""
+    """Draw batches within a context, and stop the worker processes that make them when it ends, also after an error."""
     stream = begin()
     try:
         yield stream
@@ -204,7 +204,7 @@ def closed_after(begin: Callable[[], Iterator[Batch]]) -> Iterator[Iterator[Batc
 
 
 class _Ahead:
-    """The next batch, or the error in its place, which waits until all processes know and the state is saved."""
+    """Fetches the next batch. An error is kept until all processes know of it and the state is saved."""
 
     def __init__(self, stream: Iterator[Any]) -> None:
         self.stream = stream
@@ -212,7 +212,7 @@ class _Ahead:
         self.error: ShalaError | None = None
 
     def fetch(self, seed: int) -> None:
-        """Get the next batch, where there is one; reading may draw from torch's generator."""
+        """Get the next batch, if there is one. Reading may draw from torch's generator."""
         torch.manual_seed(seed)
         try:
             self.batch = next(self.stream, self.batch)
@@ -221,20 +221,20 @@ class _Ahead:
 
     @property
     def failed(self) -> bool:
-        """Whether there is an error in place of a batch."""
+        """Whether reading the batch failed."""
         return self.error is not None
 
     def check(self) -> None:
-        """Raise the error in place of the batch."""
+        """Raise the error, if reading the batch failed."""
         if self.error is not None:
             raise self.error
 
 
 class _Rest:
-    """Where a stage is between two steps.
+    """The position of a stage between two steps.
 
     Attributes:
-        step: The step after which it is at rest; None while its weights change.
+        step: Number of steps taken; None while weights change.
         measured: Whether the validation that is due after this step has been made.
     """
 
@@ -243,7 +243,7 @@ class _Rest:
         self.measured = True
 
     def begin_change(self) -> None:
-        """The weights are about to change."""
+        """Mark that the weights are about to change."""
         self.step = None
 
 
@@ -255,19 +255,19 @@ def _saving_where_lost(
     rest: _Rest,
     metrics: MetricsFile,
 ) -> Iterator[None]:
-    """Save the state where another process is lost; sums since the last line of metrics need them all, and go."""
+    """Save the state if another process is lost, without the sums since the last line, which need all processes."""
     try:
         yield
     except RuntimeError as error:
-        whole_here = rank() == 0 and not has_split_layers(stage.module)
-        if is_lost_process(error) and whole_here and states is not None and rest.step is not None:
+        has_all_weights = rank() == 0 and not has_sharded_layers(stage.module)
+        if is_lost_process(error) and has_all_weights and states is not None and rest.step is not None:
             tensors, description = _state(stage, optimizers, rest, _Window())
             states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
         raise
 
 
 class _Window:
-    """Sums of the terms of the steps since the last line of metrics; nothing leaves the device before `mean`."""
+    """Sums of the logged terms since the last line of metrics. They stay on the device until `mean`."""
 
     def __init__(self, totals: dict[str, Tensor] | None = None, count: int = 0) -> None:
         self.totals, self.count = totals or {}, count
@@ -278,12 +278,12 @@ class _Window:
             self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def mean(self) -> dict[str, float]:
-        """Of the window's steps and of all processes; nothing where there was none."""
+        """Return means over the window's steps and all processes; empty if there was no step."""
         return weighted({name: float(value) / self.count for name, value in mean_of(self.totals).items()})
 
 
 class _Clock:
-    """Rate of steps since the last question, without the time for saving and validating."""
+    """Measures the rate of steps since the last call, without the time for saving and validating."""
 
     def __init__(self) -> None:
         self.last, self.done, self.pause = time.perf_counter(), 0, 0.0
@@ -306,7 +306,7 @@ def _check_finite(stage: str, step: int, figures: Mapping[str, float]) -> None:
     if bad:
         raise TrainingError(
             f"stage {stage}: not finite by step {step}: {bad}; lower train.{stage}.learning_rate, "
-            "or look at the data for values far out of range"
+            "or check the data for values far out of range"
         )
 
 
@@ -315,12 +315,12 @@ def _state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     names = {id(p): name for name, p in stage.module.named_parameters()}
     moments = {
-        f"{names[id(p)]}.{moment}": _whole_in_first(value)
+        f"{names[id(p)]}.{moment}": _full_in_first(value)
         for optimizer in optimizers
         for p, state in optimizer.state.items()
         for moment, value in state.items()
     }
-    weights = {name: _whole_in_first(value) for name, value in stage.module.state_dict().items()}
+    weights = {name: _full_in_first(value) for name, value in stage.module.state_dict().items()}
     tensors = {
         **prefixed(weights, "module"),
         **prefixed(moments, "optimizer"),
@@ -335,22 +335,22 @@ def _state(
     }
 
 
-def _whole_in_first(value: Tensor) -> Tensor:
-    """The whole of a tensor; of a split one in the first process's memory, so that no device holds it twice."""
-    full = whole(value)
+def _full_in_first(value: Tensor) -> Tensor:
+    """Return the full tensor. A sharded one is gathered in the first process's main memory, not on a device."""
+    full = full_tensor(value)
     if full is value:
         return value
     return full.cpu() if rank() == 0 else full.new_empty(0)
 
 
 def _check_names(stage: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where a sound state is that of other networks than this version of the plugins makes."""
+    """Raise CheckpointError if an undamaged state has other names or shapes than this version's networks."""
     shapes = [n for n in found if isinstance(expected.get(n), Tensor) and expected[n].shape != found[n].shape]
     wrong = sorted({*(found.keys() ^ expected.keys()), *shapes})
     if wrong:
         raise CheckpointError(
-            f"stage {stage}: the saved state is of another version of the framework or its plugins, as {wrong[0]!r} "
-            "shows; install those, or remove the run's state/ to train again"
+            f"stage {stage}: another version of the framework or its plugins wrote the saved state, as {wrong[0]!r} "
+            "shows; install that version, or remove the run's state/ to train again"
         )
 
 
@@ -363,7 +363,7 @@ def _restore(
     current = stage.module.state_dict()
     weights = part(tensors, "module")
     _check_names(stage.name, weights, current)
-    stage.module.load_state_dict({n: split_like(v, current[n]) for n, v in weights.items()})
+    stage.module.load_state_dict({n: shard_like(v, current[n]) for n, v in weights.items()})
     stage.load_extra_state(part(tensors, "extra"))
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in part(tensors, "optimizer").items():
@@ -375,7 +375,7 @@ def _restore(
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             for moment, value in states.get(names[id(p)], {}).items():
                 own = value.to(p.device)
-                optimizer.state[p][moment] = split_like(own, p) if own.shape == p.shape else own
+                optimizer.state[p][moment] = shard_like(own, p) if own.shape == p.shape else own
     device = next(stage.module.parameters()).device
     totals = {name: value.to(device) for name, value in part(tensors, "window").items()}
     return int(description["step"]), _Window(totals, int(description["window_steps"]))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, in the order of training; and the trackers that are told the same."""
+"""metrics.jsonl: one JSON object a line, in the order of training. Trackers receive the same figures."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -9,14 +9,15 @@ from shala_framework.plugin.tracker import Tracker
 from shala_framework.support.checkpoint import naming_file, write_file
 from shala_framework.support.json_files import dump_line, join_lines, parse_lines
 
-WEIGHT = "weight/"  # begins the name of a term that another term's mean is divided by
+WEIGHT = "weight/"  # prefix of the name of a term by whose mean another term's mean is divided
 
 
 def weighted(means: Mapping[str, float]) -> dict[str, float]:
-    """Means over the rows that count: a term is divided by its companion `weight/NAME`, or left out where that is 0.
+    """Turn means over all rows into means over the rows that count.
 
-    Of a modality that few rows have, the mean log-likelihood and the share of rows are both taken over all rows, so
-    that their quotient is of the rows that have it, however they fall into batches, micro-batches and processes.
+    A term is divided by its companion `weight/NAME`, or left out if that is 0. For a modality that few rows have, the
+    mean log-likelihood and the share of rows are both means over all rows. Their quotient is the mean over the rows
+    that have the modality, however these are distributed over batches, micro-batches and processes.
 
         >>> weighted({"kl": 2.0, "log_prob/a": -3.0, "weight/log_prob/a": 0.5})
         {'kl': 2.0, 'log_prob/a': -6.0}
@@ -30,23 +31,23 @@ def weighted(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def read_metrics(path: Path, owner: str = "", warn: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that are sound, in order.
+    """Return the undamaged lines of a run's metrics, in order.
 
     Args:
-        path: Path of the file, which need not be there.
-        owner: Fingerprint of the run; lines of others count as damaged.
-        warn: Called with a sentence where lines are damaged; the last one may have been cut short by a crash.
+        path: Path of the file, which may be missing.
+        owner: Fingerprint of the run; lines of other runs count as damaged.
+        warn: Called with a sentence if lines are damaged; a crash may have cut the last one short.
     """
     if not path.exists():
         return []
     entries, damaged = parse_lines(path.read_bytes(), {"stage": str, "step": int}, owner)
     if damaged:
-        warn(f"{path}: {damaged} damaged lines are left out of {len(entries) + damaged}")
+        warn(f"{path}: {damaged} of {len(entries) + damaged} lines are damaged and left out")
     return entries
 
 
 def training_seconds(path: Path, owner: str = "") -> float:
-    """Seconds that a run's stages have trained, those of earlier calls included, without saving and validating."""
+    """Return the seconds that a run's stages have trained, including earlier calls, without saving and validating."""
     total, last = 0.0, dict[str, int]()
     for entry in read_metrics(path, owner):
         rate = entry.get("steps_per_second")
@@ -58,12 +59,12 @@ def training_seconds(path: Path, owner: str = "") -> float:
 
 
 class MetricsFile:
-    """Appends to a run's metrics; lines past the step at which a stage goes on are dropped.
+    """Appends to a run's metrics. When a stage resumes, lines past its step are dropped.
 
     Args:
         path: Path of the file; None writes nothing, for all processes but the first.
         trackers: Receive the same figures.
-        warn: Told of a tracker that fails, which is then left out, and of damaged lines.
+        warn: Receives a sentence if a tracker fails, which is then left out, or if lines are damaged.
         owner: Fingerprint of the run.
     """
 
@@ -75,15 +76,15 @@ class MetricsFile:
         owner: str = "",
     ) -> None:
         self.path, self.trackers, self.warn, self.owner = path, list(trackers), warn, owner
-        self.num_lines: Counter[str] = Counter()  # by stage
+        self.num_lines: Counter[str] = Counter()  # number of lines by stage
 
     def rewind(self, stage: str, step: int, num_lines: int = 0) -> None:
-        """Drop what a stage wrote after a step, and damaged lines.
+        """Drop the lines that a stage wrote after a step, and damaged lines.
 
         Args:
             stage: Name of the stage.
-            step: Step from which the stage goes on.
-            num_lines: How many lines the stage had written when that step was saved.
+            step: Step from which the stage resumes.
+            num_lines: Number of lines that the stage had written when that step was saved.
         """
         self._tell(lambda tracker: tracker.resume(stage, step))
         if self.path is None:
@@ -101,7 +102,7 @@ class MetricsFile:
             write_file(self.path, join_lines(kept, self.owner))
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line; trackers are told the numbers of a stage."""
+        """Append one line. Trackers receive the numbers of a stage."""
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         if step:
             self._tell(lambda tracker: tracker.log(stage, step, numbers))
@@ -110,21 +111,21 @@ class MetricsFile:
         with naming_file(self.path), self.path.open("ab+") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - 1))
-            torn = file.read(1) not in (b"", b"\n")  # a line that a crash cut short stays a line of its own
+            torn = file.read(1) not in (b"", b"\n")  # keep a line that a crash cut short apart from the next one
             self.num_lines[stage] += 1
             file.write(
                 (b"\n" if torn else b"") + dump_line({"stage": stage, "step": step, **values}, self.owner).encode()
             )
 
     def close(self) -> None:
-        """Let trackers finish."""
+        """Close the trackers."""
         self._tell(lambda tracker: tracker.close())
 
     def _tell(self, say: Callable[[Tracker], None]) -> None:
         for tracker in list(self.trackers):
             try:
                 say(tracker)
-            except Exception as error:  # whatever a tracker meets, a network that fails at night too, training goes on
+            except Exception as error:  # no failure of a tracker, such as that of a network, ends training
                 self.trackers.remove(tracker)
                 self.warn(
                     f"the tracker {type(tracker).__name__} failed and is left out: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The optimisers of both stages: Muon for the weights of linear and convolutional layers, AdamW for all else.
+"""The optimisers of all stages: Muon for the weights of linear and convolutional layers, AdamW for all others.
 
 Muon's step is the nearest semi-orthogonal matrix to the gradient's moving average, so that every direction in which a
 layer can change gets the same share of it. Shapes: K matrices of one shape, R rows, C columns, R <= C.
@@ -14,25 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shala_framework.distributed.split_layers import MATRIX_LAYERS
-from shala_framework.distributed.split_tensors import by_kind, split_like, whole
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.sharded_layers import MATRIX_LAYERS
+from shala_framework.support.distributed.sharded_tensors import full_tensor, group_by_sharding, shard_like
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
-GRAM_ASPECT = 2  # columns to rows from which iterating on Gram matrices takes fewer products
+GRAM_ASPECT = 2  # ratio of columns to rows from which iterating on Gram matrices takes fewer products
 
 
 def make_optimizers(
     module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype, capturable: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers that together train every parameter of a module.
+    """Make the optimisers that together train every parameter of a module.
 
     Args:
-        module: What is trained.
+        module: Module to train.
         settings: Optimiser, learning rate and weight decay.
-        matrix_dtype: In which Muon computes; bfloat16 pays where matrix units are made for it.
-        capturable: Whether steps are to become part of a CUDA graph; the rates are tensors then.
+        matrix_dtype: Number format of Muon's products; bfloat16 pays off on devices with units for it.
+        capturable: Whether steps will become part of a CUDA graph; learning rates are then tensors.
 
     Returns:
         One or two optimisers whose rates all start at `settings.learning_rate`.
@@ -42,9 +42,9 @@ def make_optimizers(
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
     groups = [
-        {"params": of_kind, "weight_decay": settings.weight_decay if matrix else 0.0}
-        for matrix in (True, False)  # the others are biases, norms and scales
-        for of_kind in by_kind([p for p in rest if (p.ndim >= 2) == matrix])
+        {"params": alike, "weight_decay": settings.weight_decay if matrix else 0.0}
+        for matrix in (True, False)  # biases, norms and scales have no weight decay
+        for alike in group_by_sharding([p for p in rest if (p.ndim >= 2) == matrix])
     ]
     rate: float | Tensor = settings.learning_rate
     if capturable:
@@ -58,7 +58,7 @@ def make_optimizers(
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:
-    """Weights that map vectors to vectors; embeddings and positions are tables of vectors, and left to AdamW."""
+    """Return the weights that map vectors to vectors. Embeddings and positions are tables of vectors, left to AdamW."""
     found: list[Tensor] = []
     for layer in module.modules():
         if isinstance(layer, MATRIX_LAYERS) and layer.weight.requires_grad:
@@ -69,17 +69,17 @@ def _matrices(module: nn.Module) -> list[Tensor]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are made orthogonal; matrices of one shape are treated together.
+    """Momentum with orthogonalised steps; matrices of one shape are processed together.
 
-    PyTorch's own Muon takes two-dimensional parameters one by one; here kernels of convolutions are matrices too
-    (output channels by all else), and stacking equal shapes makes up for the cost of many small products.
+    PyTorch's own Muon takes two-dimensional parameters one by one. This one also treats convolution kernels as matrices
+    (output channels by all other axes), and stacks equal shapes, which is faster than many small products.
 
     Args:
         params: Weights of at least two dimensions, in one group.
         lr: Learning rate; a step's root mean square is about 0.2 of it, like AdamW's.
-        momentum: Momentum of the gradient's moving average, in Nesterov's form.
-        weight_decay: Decoupled.
-        dtype: Type of the products.
+        momentum: Decay of the gradient's moving average, in Nesterov's form.
+        weight_decay: Decoupled weight decay.
+        dtype: Number format of the products.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take one step; a parameter without a gradient stays."""
+        """Take one step. A parameter without a gradient does not change."""
         assert closure is None
         (group,) = self.param_groups
         parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
@@ -108,13 +108,13 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         ahead: dict[int, Tensor] = {}
-        for of_kind in by_kind(parameters):
-            gradients = [p.grad for p in of_kind if p.grad is not None]
-            averages = [self.state[p]["momentum"] for p in of_kind]
+        for alike in group_by_sharding(parameters):
+            gradients = [p.grad for p in alike if p.grad is not None]
+            averages = [self.state[p]["momentum"] for p in alike]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, averages, group["momentum"])
-            ahead |= {id(p): whole(direction) for p, direction in zip(of_kind, directions, strict=True)}
-            torch._foreach_mul_(of_kind, 1 - group["lr"] * group["weight_decay"])
+            ahead |= {id(p): full_tensor(direction) for p, direction in zip(alike, directions, strict=True)}
+            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
         for (_, columns), members in self.shapes.items():
             moved = [p for p in members if id(p) in ahead]
             if not moved:
@@ -124,7 +124,7 @@ class Muon(torch.optim.Optimizer):
             for p, step_RC in zip(moved, steps_KRC, strict=True):
                 rows, width = _matrix_shape(p)
                 turned = step_RC if rows <= width else step_RC.mT
-                _add(p, split_like(turned.reshape(p.shape), p), -0.2 * group["lr"] * columns**0.5)
+                _add(p, shard_like(turned.reshape(p.shape), p), -0.2 * group["lr"] * columns**0.5)
 
 
 def _add(parameter: Tensor, direction: Tensor, extent: float | Tensor) -> None:
@@ -135,24 +135,24 @@ def _add(parameter: Tensor, direction: Tensor, extent: float | Tensor) -> None:
 
 
 def _matrix_shape(parameter: Tensor) -> tuple[int, int]:
-    """Rows and columns of a weight as a matrix: output channels (or a transposed kernel's inputs) by all else."""
+    """Return rows and columns of a weight as a matrix: output channels (inputs if transposed) by all other axes."""
     return parameter.shape[0], parameter.numel() // parameter.shape[0]
 
 
 def _wide(parameter: Tensor) -> Tensor:
-    """A weight as a matrix with no more rows than columns."""
+    """Return a weight as a matrix with no more rows than columns."""
     matrix = parameter.flatten(1)
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def orthogonalise(x_KRC: Tensor) -> Tensor:
-    """Matrices with the singular vectors of x and all singular values near 1, from about 0.7 to 1.2.
+    """Return matrices with the singular vectors of x and singular values of about 0.7 to 1.2.
 
-    Five steps of a Newton-Schulz iteration with Jordan et al.'s quintic, whose slope at 0 is steep: small singular
-    values grow fast, and none has to end at exactly 1.
+    Five steps of a Newton-Schulz iteration use Jordan et al.'s quintic. Its slope at 0 is steep, so small singular
+    values grow fast; they need not end at exactly 1.
 
     Args:
-        x_KRC: Matrices [K, R, C] with R <= C; a matrix of zeros stays one.
+        x_KRC: Matrices [K, R, C] with R <= C; a matrix of zeros stays zero.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x_KRC = x_KRC / (torch.linalg.matrix_norm(x_KRC, keepdim=True) + 1e-7)
@@ -163,8 +163,8 @@ def orthogonalise(x_KRC: Tensor) -> Tensor:
             polynomial_KRR = torch.baddbmm(gram_KRR, gram_KRR, gram_KRR, beta=b, alpha=c)
             x_KRC = torch.baddbmm(x_KRC, polynomial_KRR, x_KRC, beta=a)
         return x_KRC
-    # Every iterate is a polynomial of the first Gram matrix times x, and such polynomials commute: x, which is wide, is
-    # needed at the start and at the end alone. Not in bfloat16, as errors of the Gram matrix grow with each step.
+    # Every iterate is a polynomial of the first Gram matrix times x, and such polynomials commute, so the wide matrix x
+    # is needed only at the start and at the end. Not so in bfloat16, where errors of the Gram matrix grow too much.
     gram_KRR = x_KRC @ x_KRC.mT
     identity_RR = torch.eye(rows, device=x_KRC.device)
     turned_KRR = identity_RR

@@ -1,4 +1,4 @@
-"""A stage's loss and gradient, of this process's rows or of those of all that train together."""
+"""Loss and gradient of a stage, for the rows of one process or of all processes that train together."""
 
 import inspect
 from contextlib import nullcontext
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shala_framework.distributed.processes import world_size
-from shala_framework.distributed.split_tensors import is_split
+from shala_framework.support.distributed.processes import world_size
+from shala_framework.support.distributed.sharded_tensors import is_sharded
 from shala_framework.training.trainable import Loss, Trainable
 
 _SYNC_BUFFERS = (  # its name up to torch 2.13, deprecated since
@@ -20,7 +20,7 @@ _SYNC_BUFFERS = (  # its name up to torch 2.13, deprecated since
 
 
 class _LossModule(nn.Module):
-    """A stage as a module whose forward is its loss, which is what DistributedDataParallel wants."""
+    """Wraps a stage as a module whose forward pass returns the loss, as DistributedDataParallel requires."""
 
     def __init__(self, stage: Trainable[Any]) -> None:
         super().__init__()
@@ -32,26 +32,27 @@ class _LossModule(nn.Module):
 
 
 def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradients: bool = True) -> Loss:
-    """What computes a step: given a batch, the step and a number of parts, it leaves gradients behind.
+    """Make the function that computes a step's loss and gradients.
 
-    The parts of a batch are gone through one by one, which takes less memory; gradients are those of the parts' mean,
-    and of the mean over processes, exchanged once.
+    It processes the micro-batches of a batch one after the other, which takes less memory. Gradients are means over
+    micro-batches and processes, and are exchanged once.
 
     Args:
-        stage: Whose loss it is.
+        stage: The stage.
         device: Device of its parameters.
         exchange_gradients: False keeps each process's own gradients, for steps that are measured and undone.
 
     Returns:
-        A function to the mean loss and terms of this process's parts, detached.
+        A function of a batch, the step and the number of micro-batches. It returns the mean loss and the terms of
+        this process's rows, detached, and leaves gradients in the parameters.
     """
     compute: Any = stage.loss
     exchanged = exchange_gradients and world_size() > 1
     if exchanged:
         module = _LossModule(stage)
-        # Layers that are split among the processes exchange their gradients themselves.
-        split = [name for name, p in module.named_parameters() if is_split(p)]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, split)
+        # Sharded layers reduce their gradients themselves.
+        sharded = [name for name, p in module.named_parameters() if is_sharded(p)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, sharded)
         options: Any = {_SYNC_BUFFERS: False}
         compute = DistributedDataParallel(
             module, device_ids=[device.index] if device.type == "cuda" else None, **options

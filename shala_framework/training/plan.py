@@ -1,4 +1,4 @@
-"""What a run decides once, at its first start, and keeps whenever it is resumed: number format and numbers of steps."""
+"""Decisions that a run makes once, at its first start, and keeps when resumed: number format and numbers of steps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from shala_framework.support.structuring import structure, unstructure
 from shala_framework.training.budget import StageCost, resized
 from shala_framework.training.precision import Precision, PrecisionName
 
-PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder; nothing else knows what it says
+PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder
 
 
 @attrs.frozen(kw_only=True)
@@ -21,11 +21,11 @@ class TrainingPlan:
     """The decisions of a run.
 
     Attributes:
-        precision: In which it computes.
-        reason: Why that one.
-        minutes: The budget that the steps were fixed for; None where the spec gives them.
-        steps: Steps of each stage, where there is a budget.
-        costs: What was measured of each stage for it.
+        precision: Number format.
+        reason: Reason for the number format.
+        minutes: Time budget from which the steps follow; None if the spec gives the steps.
+        steps: Steps of each stage if there is a budget.
+        costs: Measured cost of each stage if there is a budget.
     """
 
     precision: PrecisionName
@@ -38,15 +38,15 @@ class TrainingPlan:
     def read(
         cls, state: Path, fingerprint: str | None = None, warn: Callable[[str], None] = lambda _: None
     ) -> "TrainingPlan | None":
-        """The plan in a run's state folder; None where there is none yet.
+        """Read the plan in a run's state folder; None if there is none yet.
 
         Args:
             state: The folder.
-            fingerprint: The run's; None takes any.
-            warn: Called with a sentence where the file is damaged and its copy is not.
+            fingerprint: Fingerprint of the run; None accepts any.
+            warn: Called with a sentence if the file is damaged and its copy is not.
 
         Raises:
-            CheckpointError: Both are damaged, or another run's.
+            CheckpointError: Both files are damaged or belong to another run.
         """
         reasons = []
         for path in (state / PLAN_FILE, state / PLAN_COPY):
@@ -58,12 +58,12 @@ class TrainingPlan:
                 reasons.append(str(error))
                 continue
             if reasons:
-                warn(f"{reasons[0]}; {path} is taken in its place")
+                warn(f"{reasons[0]}; {path} replaces it")
             return plan
         if reasons:
             raise CheckpointError(
-                f"{reasons[0]}; it fixes how the run goes on: restore it, remove the run's folder, or choose another "
-                "--out"
+                f"{reasons[0]}; the run cannot resume without it: restore it, remove the run's folder, or choose "
+                "another --out"
             )
         return None
 
@@ -75,18 +75,18 @@ class TrainingPlan:
         try:
             return structure(found["plan"], cls)
         except ShalaError as error:
-            raise CheckpointError(f"{path} is of another version: {error}") from error
+            raise CheckpointError(f"{path} was written by another version: {error}") from error
 
     def write(self, state: Path, fingerprint: str) -> None:
-        """Save it, and a copy."""
+        """Save the plan and a copy of it."""
         content = dump_json({"fingerprint": fingerprint, "plan": unstructure(self)}, indent=2)
         for name in (PLAN_COPY, PLAN_FILE):
             write_file(state / name, content)
 
     def applied(self, settings: Train) -> Train:
-        """The settings that the run trains with: as if the spec had said what was decided."""
+        """Return the settings of a spec with the decisions filled in."""
         first, second, third = settings.autoencoder, settings.prior, settings.refiner
-        left_out = bool(self.steps) and "refiner" not in self.steps  # its time was not part of the budget
+        left_out = bool(self.steps) and "refiner" not in self.steps  # it had no share in the time budget
         return attrs.evolve(
             settings,
             precision=self.precision,
@@ -99,11 +99,11 @@ class TrainingPlan:
         )
 
     def number_format(self) -> Precision:
-        """The format, as training takes it."""
+        """Return the number format in the form that training needs."""
         return Precision(name=self.precision, reason=self.reason)
 
     def describe(self) -> str:
-        """The budget's outcome, in a sentence."""
+        """Describe the outcome of the time budget in a sentence."""
         stages = ", ".join(
             f"{name} {steps:,} steps of {self.costs[name].step_seconds:.3g} s" for name, steps in self.steps.items()
         )

@@ -1,7 +1,7 @@
-"""Which number format the products of training run in: bfloat16 where this device is faster with it, else float32.
+"""Number format of training: bfloat16 if this device multiplies matrices faster with it, else float32.
 
-A capability flag alone does not decide: a virtual machine or an environment variable can hide units that the processor
-reports. On a processor without such units bfloat16 is emulated and can be a hundred times slower than float32.
+A capability flag alone does not decide, because a virtual machine or an environment variable can hide or feign units.
+A processor without such units emulates bfloat16, which can be a hundred times slower than float32.
 """
 
 import math
@@ -16,21 +16,21 @@ import torch
 from shala_framework.support.errors import Problem, SpecError
 
 PrecisionName = Literal["float32", "bfloat16"]
-LEAST_SPEEDUP = 1.1  # of bfloat16 products; below it the loss of digits buys nothing
-TIMED_SECONDS = 0.1  # in both formats together
+LEAST_SPEEDUP = 1.1  # least speedup by bfloat16 that is worth its loss of digits
+TIMED_SECONDS = 0.1  # for both formats together
 LEAST_TURNS, MOST_TURNS = 3, 200
-SIDES = {"cpu": 256, "cuda": 4096}  # of the square matrices that are multiplied
+SIDES = {"cpu": 256, "cuda": 4096}  # sides of the square matrices that are multiplied
 OLDEST_CUDA = 8  # compute capability with bfloat16 units
 
 
 @attrs.frozen(kw_only=True)
 class Precision:
-    """The format that a run computes in.
+    """Number format in which a run computes.
 
     Attributes:
         name: "float32" or "bfloat16".
-        reason: Why it was chosen, for the log.
-        speedup: Seconds of a float32 product over those of a bfloat16 one on this device; None where not measured.
+        reason: Reason for the choice, for the log.
+        speedup: Time of a float32 product divided by that of a bfloat16 one on this device; None if not measured.
     """
 
     name: PrecisionName = "float32"
@@ -39,11 +39,11 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The format as torch names it."""
+        """The format as a torch dtype."""
         return torch.bfloat16 if self.name == "bfloat16" else torch.float32
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """A context in which layers compute in this format; parameters stay in float32."""
+        """Make layers compute in this format for the duration of a context. Parameters stay in float32."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.name == "bfloat16")
 
 
@@ -51,7 +51,7 @@ FLOAT32 = Precision(name="float32")
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device reports bfloat16 units: CUDA from compute capability 8, AVX-512-BF16, AMX or Arm's BF16."""
+    """Return whether the device reports bfloat16 units: CUDA from compute capability 8, AVX-512-BF16, AMX or Arm."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= OLDEST_CUDA
     try:
@@ -63,10 +63,10 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 @lru_cache(maxsize=8)
 def bfloat16_speedup(device: torch.device) -> float:
-    """Seconds of a float32 matrix product over those of a bfloat16 one, measured once for each device.
+    """Return the time of a float32 matrix product divided by that of a bfloat16 one, measured once for each device.
 
-    The two take turns, each by its fastest call and on a CPU in one thread, so that other work on the machine, whose
-    threads these would wait for, does not decide.
+    The two formats take turns, each is rated by its fastest call, and a CPU uses one thread, so that other programs on
+    the machine do not affect the result.
     """
     side = SIDES[device.type]
     matrix = torch.randn(side, side, device=device, generator=torch.Generator(device).manual_seed(0))
@@ -75,7 +75,7 @@ def bfloat16_speedup(device: torch.device) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for operand in matrices:  # the first call of each sets things up
+        for operand in matrices:  # the first call of each does the setup
             _seconds_of_product(operand)
         start = time.perf_counter()
         for turn in range(1, MOST_TURNS + 1):
@@ -97,11 +97,11 @@ def _seconds_of_product(matrix: torch.Tensor) -> float:
 
 
 def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """The format for a device.
+    """Choose the format for a device.
 
     Args:
-        asked: `train.precision`; "auto" measures where the device has units for bfloat16.
-        device: That computes.
+        asked: `train.precision`; "auto" measures both formats if the device has units for bfloat16.
+        device: Device of the computation.
 
     Raises:
         SpecError: "bfloat16" on a CUDA device that has no units for it.
@@ -120,7 +120,7 @@ def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
 
 
 def check_precision(asked: str, device: torch.device) -> None:
-    """Check that a device can compute in the format that was asked for.
+    """Check that a device can compute in the requested format.
 
     Raises:
         SpecError: "bfloat16" on a CUDA device that has no units for it.
@@ -132,7 +132,7 @@ def check_precision(asked: str, device: torch.device) -> None:
 
 
 def doubt_precision(precision: Precision) -> str:
-    """A sentence for a run whose spec insists on a slower format; empty otherwise."""
+    """Return a warning if the spec insists on the slower format, else an empty string."""
     if precision.name != "bfloat16" or precision.speedup is None or precision.speedup >= 1:
         return ""
     return (

@@ -1,8 +1,8 @@
-"""Stage 2 as the loop sees it: the denoising loss over stored latents, and what decides which weights are kept.
+"""Training of stage 2: the denoising loss over stored latents, and the choice of the weights to keep.
 
-A small training set is learned by heart: the conditional prior then gives each row its own latent, while held-out rows
-fare worse. Held-out rows therefore decide. At each validation the moving average is measured on them, and the weights
-of the lowest loss are kept beside it, in the state files too.
+A network can memorise a small training set: the conditional prior then returns each row's own latent, and the loss on
+held-out rows rises. Therefore each validation measures the moving average on held-out rows and, by default, keeps the
+weights of the lowest loss, also in the state files.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,28 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
-from shala_framework.distributed.processes import copied_from_first, rows_randn
-from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
+from shala_framework.support.distributed.processes import copied_from_first, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
-LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # of latents that the mixture is fitted to
-HELD_OUT_DRAWS = 4_096  # at most about so many rows, repeated, have their error measured in a validation
-AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # in the names of the extra state
+LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # number of latents that the mixture is fitted to
+HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
+AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # prefixes in the names of the extra state
+CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
-def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Latents, *, seed: int) -> None:
-    """Learn what stage 2 needs before its first step: its unit, and the mixture that is control and skip at once.
+def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> None:
+    """Fit what stage 2 needs before its first step: the scale of latents, and their clusters.
 
     Args:
-        prior: Takes the statistics, and the mixture as its skip connection if it has one.
-        mixture: Fitted to draws of the aggregate posterior, in the prior's unit; several a row where rows are few.
+        prior: Takes the scale, and the clusters of draws of the aggregate posterior; several draws a row if rows are
+            few.
         latents: Latents of the training rows.
-        seed: Seed of the draws and of the mixture's start.
+        seed: Seed of the draws and of k-means.
     """
     device = prior.z_mean.device
     prior.set_statistics(*latent_statistics(latents))
@@ -41,19 +42,17 @@ def fit_to_latents(prior: DiffusionPrior, mixture: GaussianMixture, latents: Lat
         torch.manual_seed(seed)
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
-        # Each component's covariance is estimated as with D more training rows of covariance I, as whitening's is.
-        rows_of_identity = prior.latent_dim * len(rows) / len(latents)
-        mixture.fit(draws_ND, seed=seed, rows_of_identity=rows_of_identity)
-    if prior.skip is not None:
-        prior.skip.take(mixture)
+        prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
+        fitted = copied_from_first(dict(prior.mixture.named_buffers()))
+        prior.mixture.load_state_dict(fitted)
 
 
 class PriorTraining:
     """Stage 2: the denoising loss over the latent store, with a moving average of the weights.
 
     Attributes:
-        average: The moving average of the weights.
-        best: The average with the lowest held-out loss so far, where that is kept.
+        average: Moving average of the weights.
+        best: Average with the lowest held-out loss so far; empty if it is not kept.
     """
 
     name = "prior"
@@ -76,6 +75,7 @@ class PriorTraining:
         keeps_best = settings.keep == "best" and held_out is not None
         self.best: dict[str, Tensor] = _copies(self.average.shadow) if keeps_best else {}
         self._record = _Record()
+        self._cluster_record = _Record()  # which learns faster, and so has a best step of its own
 
     def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
         device = self.prior.z_mean.device
@@ -89,8 +89,19 @@ class PriorTraining:
         rows = self.latents.take(batch).to(self.prior.z_mean.device)
         with self.precision.autocast(rows.mean_ND.device):
             own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
-        # They share no parameter, so that the gradient of each is its own.
-        return own + guide, {"denoising": own.detach(), "guide_denoising": guide.detach()}
+            terms = {"denoising": own.detach(), "guide_denoising": guide.detach()}
+            loss = own + guide
+            if self.prior.mixture.num_components > 1:
+                clusters = self._cluster_loss(rows)
+                loss, terms["clusters"] = loss + clusters, clusters.detach()
+        # They share no parameter, so each gets the gradient of its own loss.
+        return loss, terms
+
+    def _cluster_loss(self, rows: LatentStore) -> Tensor:
+        z_ND = rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device))
+        subset_NM = random_subsets(rows.presence_NM)
+        noise = self.table.feature_noise
+        return self.prior.cluster_loss(z_ND, rows.h_NMF.unbind(1), subset_NM, feature_noise=noise).mean()
 
     def _loss(self, rows: LatentStore, *, guide: bool = False) -> Tensor:
         table = self.table
@@ -110,35 +121,42 @@ class PriorTraining:
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
-        self._record.step = step + 1
+        self._record.step = self._cluster_record.step = step + 1
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The moving average's loss on held-out rows: of all subsets, mixed as in training, and by their size.
+        """Return the moving average's loss on held-out rows, for subsets as in training and for each size of subset.
 
-        The noise is the same each time, so that figures compare.
+        The noise is the same in each validation, so that figures are comparable.
         """
         if self.held_out is None:
             return {}
         self.module.eval()
         with self.average.applied():
-            errors_N, sizes_N = self._held_out_errors(self.held_out)
+            errors_N, surprise_N, sizes_N = self._held_out_errors(self.held_out)
         figures = {"denoising": float(errors_N.mean())}
         for size in sizes_N.unique().tolist():
             figures[f"denoising/given_{size}"] = float(errors_N[sizes_N == size].mean())
-        if self._record.add(figures["denoising"]) and self.best:
-            for name, value in self.average.shadow.items():
-                self.best[name].copy_(value)
+        improved = [self._record.add(figures["denoising"]), False]
+        if self.prior.mixture.num_components > 1 and bool(sizes_N.any()):
+            figures["clusters"] = float(surprise_N[sizes_N > 0].mean())
+            improved[1] = self._cluster_record.add(figures["clusters"])
+        for name, kept in self.best.items():
+            if improved[name.startswith(CLUSTERS)]:
+                kept.copy_(self.average.shadow[name])
         return figures
 
-    def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor]:
-        """Error of each held-out row, several times with other noise, and the size of the subset given with it."""
+    def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each held-out row's denoising error and cluster loss, and the size of its given subset.
+
+        Rows are repeated with other noise.
+        """
         device, table = held_out.mean_ND.device, self.table
         rows = held_out.take(torch.arange(len(held_out)).repeat(max(1, HELD_OUT_DRAWS // len(held_out))))
         count = len(rows)
-        generator = torch.Generator().manual_seed(0)  # of the processor: the same draws on any device
+        generator = torch.Generator().manual_seed(0)  # on the CPU: the same draws for any device
         posterior_noise, noise = (torch.randn(rows.mean_ND.shape, generator=generator).to(device) for _ in range(2))
-        # Levels at evenly spaced quantiles of their distribution, in random order: less chance than free draws.
+        # Levels at evenly spaced quantiles of their distribution, in random order, have less variance than free draws.
         quantiles = (torch.randperm(count, generator=generator).double() + 0.5) / count
         log_sigma = table.log_sigma_mean + table.log_sigma_std * torch.special.ndtri(quantiles).float()
         with torch.random.fork_rng():
@@ -147,10 +165,12 @@ class PriorTraining:
         subset = subset.to(device)
         condition = self.prior.condition(rows.h_NMF.unbind(1), subset)
         sigma = log_sigma.exp().to(device)
-        return self.prior.errors(rows.sample(posterior_noise), sigma, noise, condition), subset.sum(1)
+        z = rows.sample(posterior_noise)
+        surprise = self.prior.cluster_loss(z, rows.h_NMF.unbind(1), subset)
+        return self.prior.errors(z, sigma, noise, condition), surprise, subset.sum(1)
 
     def settled(self) -> bool:
-        """Whether held-out rows have gained nothing for so long that more steps are not worth it."""
+        """Return whether held-out rows have not improved for `patience` validations."""
         patience = self.settings.patience
         return bool(self.best) and patience > 0 and self._record.num_since >= patience
 
@@ -158,7 +178,7 @@ class PriorTraining:
         """Give the module the weights to sample from, the same in every process.
 
         Returns:
-            What the held-out rows decided, in a sentence; nothing where there is nothing to say.
+            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
         """
         record = self._record
         chosen = self.best if self.best and record.best_step else self.average.shadow
@@ -180,26 +200,27 @@ class PriorTraining:
         return {
             **{AVERAGE + name: value for name, value in self.average.shadow.items()},
             **{BEST + name: value for name, value in self.best.items()},
-            FIGURES: self._record.as_tensor(),
+            FIGURES: torch.stack([self._record.as_tensor(), self._cluster_record.as_tensor()]),
         }
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, own in ((AVERAGE, self.average.shadow), (BEST, self.best)):
             for name, value in own.items():
                 value.copy_(tensors[prefix + name])
-        self._record.load(tensors[FIGURES])
+        for record, values in zip((self._record, self._cluster_record), tensors[FIGURES], strict=True):
+            record.load(values)
 
 
 class _Record:
-    """What held-out rows have said so far.
+    """Losses of held-out rows so far.
 
     Attributes:
-        step: Steps that were taken.
-        last_step: Steps after which the last validation was made; 0 before the first.
+        step: Number of steps taken.
+        last_step: Number of steps at the last validation; 0 before the first.
         best: Lowest loss.
-        best_step: Steps after which it was measured; 0 before the first validation.
+        best_step: Number of steps at the lowest loss; 0 before the first validation.
         last: Loss of the last validation.
-        num_since: Validations since the lowest loss.
+        num_since: Number of validations since the lowest loss.
     """
 
     def __init__(self) -> None:
@@ -207,7 +228,7 @@ class _Record:
         self.best = self.last = 0.0
 
     def add(self, loss: float) -> bool:
-        """Take another validation's loss, once for each step; returns whether it is the lowest."""
+        """Add the loss of another validation, once for each step, and return whether it is the lowest."""
         if self.best_step and self.last_step == self.step:
             return False
         self.last, self.last_step = loss, self.step
@@ -221,11 +242,11 @@ class _Record:
     LOSSES: ClassVar = ("best", "last")
 
     def as_tensor(self) -> Tensor:
-        """The same as float64 numbers, which hold steps exactly."""
+        """Return the record as float64 numbers, which represent steps exactly."""
         return torch.tensor([getattr(self, name) for name in (*self.COUNTS, *self.LOSSES)], dtype=torch.float64)
 
     def load(self, values: Tensor) -> None:
-        """Take back what `as_tensor` gave."""
+        """Restore the record from the result of `as_tensor`."""
         for name, value in zip((*self.COUNTS, *self.LOSSES), values.tolist(), strict=True):
             setattr(self, name, int(value) if name in self.COUNTS else value)
 

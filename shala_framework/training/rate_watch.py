@@ -1,4 +1,4 @@
-"""Notices that training has slowed down, as when something else uses the processor."""
+"""Detects that training has slowed down, for example because another program uses the processor."""
 
 import os
 
@@ -6,17 +6,17 @@ from shala_framework.support.machine import available_cores
 
 
 class RateWatch:
-    """Notices that a stage has become far slower than it was at first, as when something else uses the cores."""
+    """Detects that a stage has become far slower than at first, for example because another program uses the cores."""
 
-    SLOW = 0.5  # of the first rate
-    WINDOWS = 3  # one after the other that are slow
+    SLOW = 0.5  # share of the first rate
+    WINDOWS = 3  # number of slow windows in a row
 
     def __init__(self) -> None:
         self.first: float | None = None
         self.slow = 0
 
     def see(self, rate: float) -> str:
-        """Take the rate of another window of steps; returns a sentence when there is something to say, once."""
+        """Add the rate of another window of steps, and return a warning, once, if training has slowed down."""
         if self.first is None:
             self.first = rate
         self.slow = self.slow + 1 if rate < self.SLOW * self.first else 0
@@ -24,6 +24,6 @@ class RateWatch:
             return ""
         load = f"; the machine's load is {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         return (
-            f"a step takes {1 / rate:.3g} s, and took {1 / self.first:.3g} s at first: something else uses the "
+            f"a step takes {1 / rate:.3g} s, and took {1 / self.first:.3g} s at first: another program uses the "
             f"processor or the disk{load}, and this process may use {available_cores()} cores"
         )

@@ -1,9 +1,9 @@
-"""Stage 3 as the loop sees it: denoise what the decoders of a frozen stage 1 leave out.
+"""Training of stage 3: denoise the detail that the decoders of a frozen stage 1 leave out.
 
 Shapes: B batch, D latent_dim.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +13,26 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
 from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
-from shala_framework.distributed.processes import mean_of
 from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.support.distributed.processes import mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
-from shala_framework.training.metrics import WEIGHT, weighted
+from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.trainable import refilled
+from shala_framework.training.row_batches import RowBatches
 
-VALIDATION_PASSES = 4  # over the held-out rows, each with other noise
+VALIDATION_PASSES = 4  # number of passes over the held-out rows, each with other noise
 
 
-class RefinerTraining:
+class RefinerTraining(RowBatches):
     """Stage 3: the denoising loss of residuals, with a moving average of the weights.
 
-    Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z of q(z | x) and decodes it. The loss is
-    the mean over modalities, elements and rows. With a texture weight, the encoders' convolutional maps of the
-    predicted clean x are compared with those of the data, by their statistics.
+    Stage 1 is frozen and in evaluation mode: it encodes each batch, draws z from q(z | x) and decodes it. The loss is
+    the mean over modalities, elements and rows. With a texture weight, statistics of the encoders' convolutional maps
+    are compared between the predicted clean x and the data.
     """
 
     name = "refiner"
@@ -48,10 +48,11 @@ class RefinerTraining:
         *,
         precision: Precision = FLOAT32,
     ) -> None:
+        super().__init__(device)
         self.refiner, self.autoencoder = refiner, autoencoder
         self.module: nn.Module = refiner
         self.table, self.settings = table, settings
-        self.device, self.held_out, self.precision = device, held_out, precision
+        self.held_out, self.precision = held_out, precision
         self.average = MovingAverage(refiner, settings.ema_halflife_steps)
         autoencoder.eval()
         self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
@@ -96,13 +97,6 @@ class RefinerTraining:
         }
         self.refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
 
-    def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
-        return batch.to(self.device, copy=copy)
-
-    def refill(self, placed: Rows, batch: Rows) -> bool:
-        pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
-        return refilled(pairs)
-
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
         with self.precision.autocast(self.device):
@@ -114,7 +108,7 @@ class RefinerTraining:
         return denoising + self.table.texture_weight * texture, {**terms, "texture": texture.detach()}
 
     def _decoded(self, rows: Rows) -> tuple[Tensor, dict[str, Likelihood]]:
-        """A draw of q(z | x) and p(x | z), without gradients."""
+        """Return a draw of q(z | x) and p(x | z) for it, without gradients."""
         with torch.no_grad(), evaluating(self.autoencoder):
             z_BD = self.autoencoder.fuse(self.autoencoder.encode(rows.x), rows.presence).sample()
             return z_BD, self.autoencoder.decode(z_BD)
@@ -133,10 +127,10 @@ class RefinerTraining:
         )
 
     def _terms(self, denoised: Mapping[str, Denoised], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss, and what is logged: the error of each modality over the rows that have it."""
+        """Return the mean loss and the logged terms: the error of each modality over the rows that have it."""
         total, terms = rows.presence.new_zeros((), dtype=torch.float32), {}
         for name, found in denoised.items():
-            # A product with zero, not a selection of rows: every rank touches every modality's parameters.
+            # Multiply by zero rather than select rows, so that every process uses every modality's parameters.
             present_B = rows.presence[:, self.autoencoder.names.index(name)]
             mean = (found.loss_B * present_B).mean()
             total = total + mean / len(denoised)
@@ -160,9 +154,6 @@ class RefinerTraining:
                 )
         return torch.stack(distances).mean() if distances else rows.presence.new_zeros((), dtype=torch.float32)
 
-    def split(self, batch: Rows, parts: int) -> Sequence[Rows]:
-        return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]
-
     def after_step(self, step: int) -> None:
         self.average.update(step)
 
@@ -171,17 +162,14 @@ class RefinerTraining:
         if self.held_out is None:
             return {}
         self.module.eval()
-        torch.manual_seed(0)  # the same noise each time, so that figures compare
-        totals: dict[str, float] = {}
+        torch.manual_seed(0)  # the same noise in each validation, so that figures are comparable
         with self.average.applied():
-            for _ in range(VALIDATION_PASSES):
-                for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
-                    rows = self.held_out.take(index).to(self.device)
-                    _, terms = self._terms(self._denoised(rows), rows)
-                    for name, value in terms.items():
-                        totals[name] = totals.get(name, 0.0) + float(value) * len(index)
-        count = VALIDATION_PASSES * len(self.held_out)
-        return weighted({name: total / count for name, total in totals.items()})
+            return self.means(
+                self.held_out,
+                self.settings.batch_size,
+                lambda rows: self._terms(self._denoised(rows), rows)[1],
+                passes=VALIDATION_PASSES,
+            )
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.average.shadow

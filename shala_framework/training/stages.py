@@ -1,4 +1,4 @@
-"""Stage 1 as the loop sees it: what it minimises and what it measures on held-out rows."""
+"""Training of stage 1: its loss, and its figures on held-out rows."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.stage_pass import Bound
 from shala_framework.data.rows import Rows
 from shala_framework.spec.schema import AutoencoderStage
-from shala_framework.training.metrics import WEIGHT, weighted
+from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.trainable import refilled
+from shala_framework.training.row_batches import RowBatches
 
 
-class AutoencoderTraining:
-    """Stage 1: maximise what the method of inference says, the ELBO for the default one.
+class AutoencoderTraining(RowBatches):
+    """Stage 1: maximise the objective of the method of inference; the ELBO for the default method.
 
-    The loss is divided by the (weighted) number of values in a row, so that it is nats a value and one learning rate
-    and one clipping norm suit a handful of joints and a long video alike. To it come the added terms. The default
-    method adds one of its own, in nats a latent dimension: it teaches the posterior of every subset, and so keeps each
-    feature informative on its own, without asking decoders for what a subset leaves open. (Hiding modalities from the
-    posterior while all are reconstructed also does the first, but inflates the learned scales: no latent of a skeleton
-    tells the colour of a shirt.)
+    The loss is divided by the (weighted) number of values in a row. It is then in nats a value, so that one learning
+    rate and one clipping norm suit both a handful of joints and a long video. The added terms are added to it. The
+    default method has a term of its own, in nats a latent dimension: it trains the posterior of every subset, which
+    keeps each feature informative on its own, and does not ask decoders for what a subset leaves open. (Hiding
+    modalities from the posterior while reconstructing all would also train subsets, but inflates the learned scales:
+    a skeleton does not tell the colour of a shirt.)
     """
 
     name = "autoencoder"
@@ -36,10 +36,11 @@ class AutoencoderTraining:
         *,
         precision: Precision = FLOAT32,
     ) -> None:
+        super().__init__(device)
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
         self.settings = settings
-        self.device, self.held_out, self.precision = device, held_out, precision
+        self.held_out, self.precision = held_out, precision
         num_values = autoencoder.num_values
         largest = max(num_values.values())
         rescaling = self.settings.likelihood_rescaling
@@ -47,16 +48,9 @@ class AutoencoderTraining:
         self.loss_unit = sum(n * self.likelihood_weights[name] for name, n in num_values.items())
 
     def kl_weight(self, step: int | Tensor) -> float | Tensor:
-        """The KL term's weight at a step: linear from 0."""
+        """Return the KL term's weight at a step. It rises linearly from 0."""
         share = (step + 1) / max(1, self.settings.kl_warmup_steps)
         return self.settings.kl_weight * (share.clamp_max(1.0) if isinstance(share, Tensor) else min(1.0, share))
-
-    def placed(self, batch: Rows, *, copy: bool = False) -> Rows:
-        return batch.to(self.device, copy=copy)
-
-    def refill(self, placed: Rows, batch: Rows) -> bool:
-        pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
-        return refilled(pairs)
 
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
@@ -71,9 +65,6 @@ class AutoencoderTraining:
             terms[WEIGHT + f"log_prob/{name}"] = presence_BM[:, i].float().mean()
         return terms
 
-    def split(self, batch: Rows, parts: int) -> list[Rows]:
-        return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]
-
     def after_step(self, step: int) -> None: ...
 
     @torch.no_grad()
@@ -81,14 +72,11 @@ class AutoencoderTraining:
         if self.held_out is None:
             return {}
         self.module.eval()
-        totals: dict[str, float] = {}
-        for index in torch.arange(len(self.held_out)).split(self.settings.batch_size):
-            rows = self.held_out.take(index).to(self.device)
-            bound = self.autoencoder.bound(rows.x, rows.presence)
-            terms = {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
-            for name, value in terms.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(index)
-        return weighted({name: total / len(self.held_out) for name, total in totals.items()})
+        return self.means(self.held_out, self.settings.batch_size, self._held_out_terms)
+
+    def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
+        bound = self.autoencoder.bound(rows.x, rows.presence)
+        return {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
 
     def extra_state(self) -> dict[str, Tensor]:
         return {}

@@ -1,4 +1,4 @@
-"""The files from which a stage goes on: the last saved state, and the one before for when the last is damaged."""
+"""The files from which a stage resumes: the last saved state, and the one before in case the last is damaged."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,34 +12,34 @@ from shala_framework.support.errors import CheckpointError
 
 
 class StateFiles:
-    """Two generations of a stage's state.
+    """The two latest states of a stage.
 
     Args:
         path: Path of the latest state; the one before has ".previous" in its name.
-        fingerprint: What the states belong to.
+        fingerprint: Fingerprint of the run.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
-        self.damaged = False  # then the next one takes its place, and the one before is kept
+        self.damaged = False  # if so, the next state replaces it and the one before is kept
         self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
 
     def exist(self) -> bool:
-        """Whether there is anything to go on from."""
+        """Return whether there is a state to resume from."""
         return self.path.exists() or self.previous.exists()
 
     def write(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-        """Save a state; the last one becomes the one before. At no moment is there none."""
+        """Save a state, and keep the last one as the one before. There is a state on disk at every moment."""
         if self.path.exists() and not self.damaged:
             os.replace(self.path, self.previous)
         self.damaged = False
         write_checkpoint(self.path, tensors, {**description, "fingerprint": self.fingerprint})
 
     def read(self, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The last state, or the one before where the last is absent, damaged or another run's.
+        """Read the last state, or the one before if the last is missing, damaged or another run's.
 
         Raises:
-            CheckpointError: Neither can be read, or they belong to something else.
+            CheckpointError: Neither can be read, or they belong to another run.
         """
         if not self.path.exists():
             return self._read(self.previous)
@@ -53,7 +53,7 @@ class StateFiles:
             except CheckpointError as other:
                 raise CheckpointError(f"{error}\n{other}") from error
             self.damaged = True
-            warn(f"{error}; going on from the state before it")
+            warn(f"{error}; resuming from the state before it")
             return found
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

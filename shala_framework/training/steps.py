@@ -1,4 +1,4 @@
-"""One step of a stage, at its place in the schedule."""
+"""One training step of a stage, with the learning rate of its schedule."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,15 +7,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from shala_framework.distributed.split_layers import clip_gradients
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed.sharded_layers import clip_gradients
 from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine from 1 to 0 over what remains; step counts from 0."""
+    """Linear warm-up, then a cosine from 1 to 0 over the remaining steps; step counts from 0."""
     warmup = min(1.0, (step + 1) / (warmup_steps + 1))
     remaining = max(1, num_steps - warmup_steps)
     progress = min(1.0, max(0.0, (step - warmup_steps) / remaining))
@@ -23,7 +23,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], settings: Stage, step: int) -> None:
-    """Give every group of parameters the learning rate of a step; in place where it is a tensor, which graphs read."""
+    """Set the learning rate of every group of parameters; a tensor is changed in place, because graphs read it."""
     rate = settings.learning_rate * learning_rate_factor(step, settings.steps, settings.warmup_steps)
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         if isinstance(group["lr"], Tensor):
@@ -41,7 +41,7 @@ def take_step(
     step: int,
     before_change: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """One optimiser step at its place in the schedule; arguments and result as of `change_weights`."""
+    """Take one step with the learning rate of its schedule. Arguments and result are those of `change_weights`."""
     set_rate(optimizers, settings, step)
     terms = change_weights(stage, settings, optimizers, step_loss, batch, step, before_change)
     stage.after_step(step)
@@ -57,16 +57,16 @@ def change_weights(
     step: int | Tensor,
     before_change: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """What a step does on the device: gradients of a batch, clipped, and the optimisers' change by them.
+    """Do the device's part of a step: compute the gradients of a batch, clip them, and update the weights.
 
     Args:
-        stage: Whose weights.
+        stage: The stage.
         settings: Micro-batches and the gradient's largest norm.
-        optimizers: With their learning rates set.
-        step_loss: As `shared_loss` makes it.
+        optimizers: Optimisers with their learning rates set.
+        step_loss: Function made by `shared_loss`.
         batch: Batch of this process.
-        step: Its number, on which the stage's schedules depend.
-        before_change: Called once the gradients are there, before weights change.
+        step: Number of the step, on which the stage's schedules depend.
+        before_change: Called when the gradients are ready, before weights change.
 
     Returns:
         The loss, the gradient's norm and the stage's terms, detached.

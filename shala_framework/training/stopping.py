@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end training after the step under way, with its state saved."""
+"""Stop on request: Ctrl-C and SIGTERM end training after the current step, with its state saved."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training has stopped because it was asked to, and can be taken up again.
+    """Training has stopped on request and can be resumed.
 
     Attributes:
-        signal_number: Who asked.
+        signal_number: Number of the signal.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -21,9 +21,9 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def raising_signals() -> Iterator[None]:
-    """A context in which SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt, so that work is put in order.
+    """Make SIGTERM raise Interrupted for the duration of a context, like Ctrl-C, so that cleanup code runs.
 
-    Outside the main thread it changes nothing.
+    Has no effect outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,10 +40,10 @@ def raising_signals() -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether somebody has asked.
+    """Records a request to stop.
 
     Attributes:
-        signal_number: The first signal that came, 0 before.
+        signal_number: Number of the first signal; 0 before one arrives.
     """
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class StopRequest:
 
     def _take(self, number: int, _: FrameType | None) -> None:
         if self.signal_number and number == signal.SIGINT:
-            raise KeyboardInterrupt  # who presses Ctrl-C twice does not want to wait for the step
+            raise KeyboardInterrupt  # pressing Ctrl-C twice stops without waiting for the step
         self.signal_number = self.signal_number or number
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """A context in which SIGINT and SIGTERM are noted; outside the main thread nothing is, and they do as before."""
+    """Record SIGINT and SIGTERM for the duration of a context. Outside the main thread they keep their usual effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

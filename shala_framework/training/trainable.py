@@ -1,4 +1,4 @@
-"""What a stage is to the loop that trains it."""
+"""What the training loop requires of a stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -12,47 +12,47 @@ Loss = Callable[[Any, int | Tensor, int], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Trainable(Protocol[Batch]):
-    """One stage, as the loop sees it."""
+    """One stage as the training loop uses it."""
 
     name: str
     module: nn.Module
 
     def loss(self, batch: Batch, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and detached terms worth logging, which are means over rows (of some: `weighted`).
+        """Return the loss, and detached terms to log: means over rows, some of them weighted (see `weighted`).
 
-        The step is a tensor where a CUDA graph takes it, so that each replay has its own.
+        The step is a tensor inside a CUDA graph, so that each replay has its own value.
         """
         ...
 
     def placed(self, batch: Batch, *, copy: bool = False) -> Batch:
-        """A batch on the device that computes; with `copy` in memory of its own."""
+        """Return a batch on the stage's device; with `copy`, in new memory."""
         ...
 
     def refill(self, placed: Batch, batch: Batch) -> bool:
-        """Copy a batch into a placed one; False, and nothing copied, where its shapes are others."""
+        """Copy a batch into a placed one. If shapes differ, copy nothing and return False."""
         ...
 
     def after_step(self, step: int) -> None:
-        """Called once the optimiser has stepped."""
+        """Called after the optimiser's step."""
 
     def validate(self) -> dict[str, float]:
-        """Figures on held-out rows; empty where there are none."""
+        """Return figures on held-out rows; empty if there are none."""
         ...
 
     def split(self, batch: Batch, parts: int) -> Sequence[Batch]:
-        """A batch in equal parts, for a step that goes through them one by one."""
+        """Split a batch into equal micro-batches."""
         ...
 
     def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside the module's that going on needs."""
+        """Return the tensors that resuming needs beside the module's."""
         ...
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take them back."""
+        """Restore the tensors."""
 
 
 def refilled(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Copy the second of each two tensors into the first; False, and nothing copied, where shapes differ."""
+    """Copy the second tensor of each pair into the first. If shapes differ, copy nothing and return False."""
     if any(mine.shape != theirs.shape for mine, theirs in pairs):
         return False
     for mine, theirs in pairs:

@@ -1,4 +1,4 @@
-"""A modality of two floats, and a data set of it: proof that the core needs no real one."""
+"""A modality of two floats, and a data set of it. They show that the core needs no real modality."""
 
 import json
 import math
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
 
 
 class TwoFloats(Modality):
-    """Two floats, less their training mean."""
+    """Two floats, with their training mean subtracted."""
 
     Options = TwoFloatsOptions
     network_options = frozenset({"width"})
@@ -142,7 +142,7 @@ class TypedFloats(TwoFloats):
 
 
 class ConvolutionEncoder(nn.Module):
-    """Two floats as a signal of one channel."""
+    """Two floats as a signal with one channel."""
 
     def __init__(self, feature_dim):
         super().__init__()
@@ -153,7 +153,7 @@ class ConvolutionEncoder(nn.Module):
 
 
 class ConvolvedFloats(TwoFloats):
-    """TwoFloats whose encoder has maps."""
+    """TwoFloats with a convolutional encoder, which has maps for the texture term."""
 
     def encoder(self, feature_dim):
         return ConvolutionEncoder(feature_dim)
@@ -174,7 +174,7 @@ class FloatsRefiner(nn.Module):
 
 
 class RefinedFloats(TwoFloats):
-    """TwoFloats that stage 3 refines."""
+    """TwoFloats with a network for stage 3."""
 
     def refiner(self, latent_dim: int) -> nn.Module:
         return FloatsRefiner(latent_dim)

@@ -26,18 +26,18 @@ from shala_inertial.recording import read_recording, write_recording
 
 @final
 class Inertial(Modality):
-    """Some seconds of a recording, x float32 [T, C], in the unit of the files."""
+    """A few seconds of a recording: x float32 [T, C], in the unit of the files."""
 
     @attrs.frozen(kw_only=True)
     class Options:
         """Options of the modality.
 
         Attributes:
-            channels: Columns of the files that are read.
+            channels: Columns of the files to read.
             time: Column of seconds; samples need not be evenly spaced.
-            seconds: Length of x, from the middle of the recording; beyond a shorter one's ends its first and last
-                values stand.
-            rate_hz: Steps a second of x.
+            seconds: Length of x, from the middle of the recording; a shorter one is extended by its first and last
+                values.
+            rate_hz: Steps of x per second.
             fields: Sample fields to look for, in this order.
             width: Channels of the networks, a multiple of 8.
         """
@@ -57,7 +57,7 @@ class Inertial(Modality):
 
         @property
         def steps(self) -> int:
-            """T."""
+            """Number of steps T."""
             return round(self.seconds * self.rate_hz)
 
     options: Options
@@ -79,7 +79,7 @@ class Inertial(Modality):
         """Read the first of `fields` that the sample has: float32 [T, C].
 
         Raises:
-            DataError: It is no CSV file with these columns, or holds something that is no signal.
+            DataError: The field is no CSV file with these columns, or has values that cannot be a signal.
         """
         field = self.first_field(sample)
         if field is None:
@@ -89,13 +89,13 @@ class Inertial(Modality):
         return torch.from_numpy(recording.window(options.steps, options.rate_hz).astype(np.float32))
 
     def write(self, x: Tensor) -> dict[str, bytes]:
-        """A recording under "csv" and a plot of it under "png"."""
+        """Write a recording under "csv" and a plot of it under "png"."""
         options = self.options
         csv = write_recording(x.float().cpu().numpy(), options.rate_hz, options.time, options.channels)
         return {"csv": csv, "png": encode_png(self._drawn(x))}
 
     def preview(self, x: Tensor) -> Preview:
-        """A plot: a line for each channel, one above the other."""
+        """Plot one line for each channel, one above the other."""
         return Preview(frames=self._drawn(x)[None])
 
     def _drawn(self, x: Tensor) -> np.ndarray:
@@ -118,7 +118,7 @@ class Inertial(Modality):
         self._standardise.fit(map(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
-        """Mean and standard deviation of each channel."""
+        """Return mean and standard deviation of each channel."""
         return self._standardise.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Convolutional encoder and decoder of a signal over time.
 
-Channels are standardised by what was learned from the training samples, but the likelihood is one of the values as they
-are: mean and log-scale of the Gaussian are transformed instead.
+Networks see channels standardised by the statistics of training samples. The likelihood is one of the values in their
+own unit: the mean and log-scale of the Gaussian are transformed back.
 
 Shapes: B batch, T steps, C channels, F feature_dim, D latent_dim, W width.
 """
@@ -13,7 +13,7 @@ from shala_framework.plugin import LogScale, Normal, Residual, Standardise, grou
 
 
 class SeriesEncoder(nn.Module):
-    """Values [B, T, C] to features [B, F]; steps are folded 4 to 1 on the way."""
+    """Maps values [B, T, C] to features [B, F]; the convolutions reduce 4 steps to 1."""
 
     def __init__(self, standardise: Standardise, steps: int, width: int, feature_dim: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class SeriesEncoder(nn.Module):
             Residual(nn.Conv1d(width, width, 3, padding=1)),
             *(group_norm(width), nn.SiLU(), nn.Flatten()),
         )
-        # Each channel's mean goes past the norms, which do not let a level through.
+        # Each channel's mean bypasses the norms, which would remove it.
         self.head = nn.Linear(width * ((steps + self.padding) // 4) + channels, feature_dim)
         initialise(self)
 
@@ -38,7 +38,7 @@ class SeriesEncoder(nn.Module):
 
 
 class SeriesDecoder(nn.Module):
-    """Latents [B, D] to a Gaussian over values [B, T, C] of one learned scale, in deviations of each channel."""
+    """Maps latents [B, D] to a Gaussian over values [B, T, C] with one learned scale, in deviations of each channel."""
 
     def __init__(self, standardise: Standardise, steps: int, width: int, latent_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Recordings of a sensor as loggers write them: CSV with a header, a column of seconds and one for each channel."""
+"""Recordings of a sensor in a logger's format: CSV with a header, a column of seconds and one for each channel."""
 
 import csv
 import difflib
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from shala_framework.plugin import DataError
 
-LARGEST = 1e9  # beyond it lie flipped bits
+LARGEST = 1e9  # larger values come from flipped bits
 
 
 @attrs.frozen(eq=False)
 class Recording:
-    """Values [N, C] at times [N], seconds, which increase but need not be even."""
+    """Values [N, C] at times [N] in seconds, which increase but need not be evenly spaced."""
 
     times: NDArray[np.float64]
     values: NDArray[np.float64]
 
     def window(self, steps: int, rate_hz: float) -> NDArray[np.float64]:
-        """Its middle at an even rate: [steps, C], between samples linear, beyond the ends as at the ends."""
+        """Return the middle part at an even rate: [steps, C], interpolated linearly; end values continue."""
         middle = (self.times[0] + self.times[-1]) / 2
         wanted = middle + (np.arange(steps) - (steps - 1) / 2) / rate_hz
         return np.stack([np.interp(wanted, self.times, channel) for channel in self.values.T], axis=1)
@@ -33,13 +33,13 @@ def read_recording(data: bytes, field: str, time: str, channels: Sequence[str]) 
     """Read a CSV file.
 
     Args:
-        data: Its bytes.
-        field: What errors call it.
+        data: Content of the file.
+        field: Name of the field, for errors.
         time: Name of the column of seconds.
-        channels: Names of the columns to read, in this order; others are passed over.
+        channels: Names of the columns to read, in this order; other columns are ignored.
 
     Raises:
-        DataError: It is no such file; the message has the line.
+        DataError: The file is not of this form; the message has the line.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -63,7 +63,7 @@ def read_recording(data: bytes, field: str, time: str, channels: Sequence[str]) 
 
 
 def write_recording(values: NDArray[np.float32], rate_hz: float, time: str, channels: Sequence[str]) -> bytes:
-    """The CSV file of values [T, C] at an even rate, from 0 seconds; `read_recording` gets the same floats back."""
+    """Return the CSV file of values [T, C] at an even rate, from 0 seconds. `read_recording` reads the same floats."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([time, *channels])
@@ -73,7 +73,7 @@ def write_recording(values: NDArray[np.float32], rate_hz: float, time: str, chan
 
 
 def _rows(text: str, field: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines that are not empty, with their numbers."""
+    """Yield the non-empty lines with their numbers."""
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         yield from ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))

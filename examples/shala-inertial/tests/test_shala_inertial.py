@@ -1,4 +1,4 @@
-"""The contract of a modality, what is this one's own, and a run in which it meets another modality."""
+"""The contract of a modality, the specifics of this one, and a run together with another modality."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent.parent
 
 
 def recording(times: np.ndarray, header: str = "time,ax,ay,note") -> bytes:
-    """A CSV file in which ax is the time and ay its negative."""
+    """Return a CSV file in which ax is the time and ay its negative."""
     return "\n".join([header, *(f"{t:.6f},{t:.6f},{-t:.6f},x" for t in times)]).encode()
 
 
@@ -79,7 +79,7 @@ class TestInertial(ModalitySuite):
 
 
 def test_the_tutorial_trains_and_words_steer_what_is_sampled(tmp_path: Path) -> None:
-    """Its commands, with fewer steps: recordings sampled from "run" move more than those sampled from "rest"."""
+    """The README's commands run, with fewer steps: recordings sampled from "run" move more than those from "rest"."""
 
     def call(*line: str) -> None:
         done = subprocess.run(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

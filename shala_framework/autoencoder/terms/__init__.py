@@ -13,7 +13,7 @@ TERMS: tuple[type[Term], ...] = (ContrastTerm, RecognitionTerm, TextureTerm)
 
 
 def make_terms(table: Posterior, sizes: MethodSizes) -> nn.ModuleDict:
-    """The terms that a spec's [posterior] asks for, by name."""
+    """Make the terms that a spec's [posterior] asks for, by name."""
     made: dict[str, Term] = {}
     for kind in TERMS:
         term = kind.from_table(table, sizes, made)

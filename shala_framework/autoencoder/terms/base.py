@@ -1,4 +1,4 @@
-"""What a term is that stage 1 adds to the objective of any method."""
+"""The base class of terms that stage 1 adds to the objective of any method."""
 
 import abc
 from typing import ClassVar, Self
@@ -29,18 +29,18 @@ class Term(nn.Module, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_table(cls, table: Posterior, sizes: MethodSizes, others: "dict[str, Term]") -> Self | None:
-        """The term that a spec's [posterior] asks for; None where it asks for none.
+        """Make the term that a spec's [posterior] asks for; return None if it asks for none.
 
         Args:
-            table: Its weights.
-            sizes: MethodSizes of the networks.
+            table: Weights of the terms.
+            sizes: Sizes of the networks.
             others: Terms made so far, by name; a term may use another one's parameters.
         """
 
     @abc.abstractmethod
     def forward(self, batch: Pass) -> Tensor | None:
-        """The term's value, a scalar to minimise; None where this batch gives none."""
+        """Return the term's value, a scalar to minimise; None if the batch does not determine it."""
 
     def loss(self, value: Tensor) -> Tensor:
-        """What is added to the loss, from the value that `forward` returned."""
+        """Return the part of the loss, from the value that `forward` returned."""
         return self.weight * value

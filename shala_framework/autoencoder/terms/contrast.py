@@ -1,9 +1,9 @@
-"""The contrastive term of stage 1: features of one row's modalities are to be told from those of other rows.
+"""The contrastive term of stage 1: features of one row's modalities are distinguished from those of other rows.
 
-What modalities share is what tells their rows apart across modalities. The term therefore puts it into every feature
-h_i early, and in a form that the prior can read, whatever share of the pixels it explains.
+Only shared content can match rows across modalities. The term therefore brings it into every feature h_i early, in
+a form that the prior can read, however few pixels it explains.
 
-Shapes: B batch, Q rows that are asked for, M modalities, F feature_dim, P projection.
+Shapes: B batch, Q rows that are matched, M modalities, F feature_dim, P projection.
 Reference: van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (CLIP) for the learned temperature.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from shala_framework.autoencoder.stage_pass import Pass
 from shala_framework.autoencoder.terms.base import Term
-from shala_framework.distributed.processes import gather_rows
 from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.distributed.processes import gather_rows
 
 
 class ContrastTerm(Term):
@@ -43,14 +43,14 @@ class ContrastTerm(Term):
         return self.between(list(batch.h.values()), batch.presence_BM)
 
     def between(self, h_MBF: Sequence[Tensor], presence_BM: Tensor) -> Tensor:
-        """Mean over ordered pairs of modalities of -log p(the row | a feature of the one, features of the other).
+        """Return the mean over ordered pairs of modalities of -log p(row | a feature of one, features of the other).
 
         Args:
             h_MBF: One feature tensor [B, F] for each modality; rows that lack it may hold anything finite.
-            presence_BM: bool [B, M]; a row without one of a pair is neither asked nor an answer.
+            presence_BM: bool [B, M]; a row that lacks one of a pair is neither a query nor a candidate.
 
         Returns:
-            Scalar in nats; log B less it is a lower bound of the pairs' mean mutual information. 0 where no row of the
+            Scalar in nats; log B minus it is a lower bound of the pairs' mean mutual information. 0 if no row of the
             batch has two modalities.
         """
         unit_MBP = torch.stack([self._gathered(self._project(i, h)) for i, h in enumerate(h_MBF)])
@@ -58,12 +58,12 @@ class ContrastTerm(Term):
         return self._nats(dict(enumerate(unit_MBP)), unit_MBP, presence_BM, presence_BM, self.log_scale)
 
     def recognition(self, decoded: Mapping[int, Tensor], h_MBF: Sequence[Tensor], presence_BM: Tensor) -> Tensor:
-        """The same with features of decoded modalities as questions, whatever is present.
+        """Return the same with features of decoded modalities as queries, whatever is present.
 
-        Neither the projections nor the features h get a gradient, only what was decoded.
+        Only the decoded features get a gradient, neither the projections nor the features h.
 
         Args:
-            decoded: Number of a modality to features [Q, F] of what its decoder made of the first Q rows' latents.
+            decoded: Index of a modality to features [Q, F] of the decoded first Q rows.
             h_MBF: As for `between`.
             presence_BM: As for `between`.
         """
@@ -80,7 +80,7 @@ class ContrastTerm(Term):
         return self._nats(asked, answers_MBP, torch.ones_like(presence_BM), presence_BM, self.log_scale.detach())
 
     def _gathered(self, x: Tensor) -> Tensor:
-        """The rows of all processes while they train together: a question finds its row among all of them."""
+        """Return the rows of all processes in training, because a query is matched among all of them."""
         return gather_rows(x) if self.training else x
 
     def _project(self, i: int, h_BF: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class ContrastTerm(Term):
         presence_BM: Tensor,
         log_scale: Tensor,
     ) -> Tensor:
-        with torch.autocast(answers_MBP.device.type, enabled=False):  # logits of 100 have steps of 0.5 in bfloat16
+        with torch.autocast(answers_MBP.device.type, enabled=False):  # in bfloat16, logits of 100 have steps of 0.5
             scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
             total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
             for i, asked_QP in asked.items():
@@ -104,5 +104,5 @@ class ContrastTerm(Term):
                 nats_MQ = logits_QMB.logsumexp(2).T - logits_QMB.diagonal(dim1=0, dim2=2)
                 both_MQ = both_MB[:, : len(asked_QP)]
                 mean_M = (nats_MQ * both_MQ).sum(1) / both_MQ.sum(1).clamp_min(1)
-                total = total + mean_M.sum() - mean_M[i]  # no modality is asked for itself
+                total = total + mean_M.sum() - mean_M[i]  # no modality is matched with itself
         return total / max(1, num_pairs)

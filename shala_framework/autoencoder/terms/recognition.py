@@ -1,7 +1,7 @@
-"""The recognition term of stage 1: a decoded modality shows what its row's other modalities show.
+"""The recognition term of stage 1: a decoded modality shows the content of its row's other modalities.
 
-A likelihood of independent pixels is content with a blur in which nothing can be recognised. This term asks the
-encoders, as they are, to find the row of a decoded modality among the other modalities' features.
+A likelihood of independent pixels reproduces content with a blur in which nothing can be recognised. This term requires
+that the encoders, with fixed weights, match a decoded modality with the other modalities' features of its row.
 
 Shapes: as in contrast.py.
 """

@@ -1,8 +1,8 @@
-"""The texture term of stage 1: decoded modalities have the statistics that the encoder's convolutions see in the data.
+"""The texture term of stage 1: decoded modalities have the same statistics of convolutional maps as the data.
 
-A likelihood of independent pixels is best served by a blur where the latent cannot tell where a stripe is. The latent
-can tell that there are stripes, how many and how strong. Means and standard deviations over all places of each channel
-of an encoder's convolutional maps say this, whatever the places. The term needs no other network and no label.
+If the latent does not determine the place of a stripe, a likelihood of independent pixels prefers a blur. But the
+latent can determine that there are stripes, how many and how strong. Means and standard deviations over all places of
+each channel of an encoder's convolutional maps measure this. The term needs no other network and no label.
 
 Shapes: B batch, Q rows that are compared, C channels, K statistics.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from shala_framework.autoencoder.stage_pass import Pass
 from shala_framework.autoencoder.terms.base import Term
-from shala_framework.distributed.processes import gather_rows
 from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.distributed.processes import gather_rows
 
 
 class TextureTerm(Term):
@@ -37,19 +37,19 @@ class TextureTerm(Term):
                 count = batch.num_reencoded
                 real = [statistics[:count] for statistics in batch.statistics[name]]
                 present_Q = batch.presence_BM[:count, i]
-                # A validation is one process's alone.
+                # A single process validates.
                 distances.append(texture_distance(again.statistics, real, present_Q, gathered=batch.training))
         return torch.stack(distances).mean() if distances else None
 
 
 def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor, *, gathered: bool = False) -> Tensor:
-    """Squared distance of the statistics of two sets of maps, in the deviations of the real ones over rows.
+    """Return the squared distance between statistics of two sets of maps, in deviations of the real ones over rows.
 
     Args:
-        decoded: `map_statistics` of what was decoded.
+        decoded: `map_statistics` of decoded rows.
         real: Statistics of the data in the same rows, without gradient.
-        present_B: Which rows have the modality; the others do not count.
-        gathered: Whether deviations are over the rows of all processes, which then have to ask together.
+        present_B: Rows that have the modality; the others do not count.
+        gathered: Whether deviations are over the rows of all processes, which must then call this together.
 
     Returns:
         Scalar, a mean over rows, channels and maps.
@@ -63,7 +63,7 @@ def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tenso
 
 
 def _deviation(values_BK: Tensor, weight_B1: Tensor) -> Tensor:
-    """Standard deviation [K] over the rows of weight 1; 0 where there is none."""
+    """Return the standard deviation [K] over the rows of weight 1; 0 if there is none."""
     count = weight_B1.sum().clamp_min(1)
     mean_K = (values_BK * weight_B1).sum(0) / count
     return (((values_BK - mean_K).square() * weight_B1).sum(0) / count).sqrt()

@@ -9,8 +9,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from shala_framework.distributed.processes import world_size
-from shala_framework.distributed.split_tensors import by_kind, is_split, own_part, whole
+from shala_framework.support.distributed.processes import world_size
+from shala_framework.support.distributed.sharded_tensors import (
+    full_tensor,
+    group_by_sharding,
+    is_sharded,
+    local_shard,
+)
 
 MATRIX_LAYERS = (  # layers whose weights map vectors to vectors
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -42,17 +47,17 @@ def shard_layers(modules: Iterable[nn.Module], device: torch.device) -> int:
     return count
 
 
-def has_split_layers(module: nn.Module) -> bool:
+def has_sharded_layers(module: nn.Module) -> bool:
     """Return whether any of its parameters is sharded."""
-    return any(map(is_split, module.state_dict().values()))  # which using a layer does not change
+    return any(map(is_sharded, module.state_dict().values()))  # which using a layer does not change
 
 
 def clip_gradients(module: nn.Module, largest_norm: float) -> Tensor:
     """Scale gradients down to a norm over all of them, and return the original norm."""
-    kinds = by_kind([p.grad for p in module.parameters() if p.grad is not None])
-    norms = [whole(nn.utils.get_total_norm(of_kind)) for of_kind in kinds]
+    groups = group_by_sharding([p.grad for p in module.parameters() if p.grad is not None])
+    norms = [full_tensor(nn.utils.get_total_norm(group)) for group in groups]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     factor = (largest_norm / (norm + 1e-6)).clamp_max(1.0)
-    for of_kind in kinds:
-        torch._foreach_mul_([own_part(g) for g in of_kind], factor)
+    for group in groups:
+        torch._foreach_mul_([local_shard(g) for g in group], factor)
     return norm

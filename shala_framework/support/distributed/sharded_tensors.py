@@ -6,28 +6,28 @@ from typing import Any
 from torch import Tensor
 
 
-def is_split(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Return whether a tensor is sharded, that is a DTensor, without importing DTensor."""
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a complete tensor. For a sharded tensor, all processes must call this."""
-    split: Any = tensor
-    full: Tensor = split.full_tensor() if is_split(tensor) else tensor
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor. For a sharded tensor, all processes must call this."""
+    maybe_sharded: Any = tensor
+    full: Tensor = maybe_sharded.full_tensor() if is_sharded(tensor) else tensor
     return full
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a tensor."""
-    split: Any = tensor
-    local: Tensor = split.to_local() if is_split(tensor) else tensor
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor; a replicated tensor is returned as it is."""
+    maybe_sharded: Any = tensor
+    local: Tensor = maybe_sharded.to_local() if is_sharded(tensor) else tensor
     return local
 
 
-def split_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Shard a replicated tensor like a parameter, if the parameter is sharded."""
-    if not is_split(parameter):
+    if not is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -36,7 +36,7 @@ def split_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return replicated.redistribute(placements=parameter.placements)
 
 
-def by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+def group_by_sharding(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     """Group tensors into replicated and sharded ones, because fused operations do not mix them. No list is empty."""
-    kinds = [[t for t in tensors if is_split(t) == split] for split in (False, True)]
-    return [of_kind for of_kind in kinds if of_kind]
+    groups = [[t for t in tensors if is_sharded(t) == sharded] for sharded in (False, True)]
+    return [group for group in groups if group]
