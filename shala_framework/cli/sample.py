@@ -161,11 +161,12 @@ def _given_rows(model: "ShaLa", given: tuple[str, ...]) -> "Rows":
         rows = given_row(model.modalities, values)
     except DataError as error:
         raise DataError(f"--given: {error}") from error
-    for name, value in values.items():
-        if isinstance(value, str):
+    for name, given_value in values.items():
+        if isinstance(given_value, str):
             read = model.modalities[name].preview(rows.x[name][0]).text
-            changed = "" if read is None or read == value.strip() else f", which the model reads as {shortened(read)}"
-            remark(f"given {name}: the text {shortened(value)}{changed}")
+            same = read is None or read == given_value.strip()
+            changed = "" if same else f", which the model reads as {shortened(str(read))}"
+            remark(f"given {name}: the text {shortened(given_value)}{changed}")
     return rows
 
 
