@@ -83,6 +83,41 @@ def test_clips_move_by_themselves_while_they_are_seen(ntu: Path, browser: Browse
     page.close()
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_players_are_whole_and_titles_are_not_covered(width: int, kinds: Path, browser: Browser) -> None:
+    """Every player is wide enough for its controls and lies within its card; Plotly's bar lies below the title."""
+    page, _ = opened(browser, kinds, width)
+    page.wait_for_selector(".chart .gtitle")
+    wide = page.evaluate("""[...document.querySelectorAll("audio")].map(audio => {
+      const own = audio.getBoundingClientRect(), card = audio.closest(".panel").getBoundingClientRect();
+      return own.width >= 200 && own.left >= card.left && own.right <= card.right;
+    })""")
+    assert len(wide) > 10
+    assert all(wide)
+    for number in range(page.locator(".charts .chart").count()):
+        chart = page.locator(".charts .chart").nth(number)
+        chart.scroll_into_view_if_needed()
+        chart.hover()
+        title, bar = chart.locator(".gtitle").bounding_box(), chart.locator(".modebar").bounding_box()
+        assert title is not None
+        assert bar is not None
+        assert title["y"] + title["height"] <= bar["y"] + 1
+        assert title["x"] >= 0
+        assert title["x"] + title["width"] <= width
+    page.close()
+
+
+def test_rows_without_a_label_are_no_class_of_the_map(kinds: Path, browser: Browser) -> None:
+    """The legend has the classes alone; all rows are drawn."""
+    page, _ = opened(browser, kinds, 1440)
+    page.wait_for_selector("#map .scatterlayer .point")
+    assert sorted(page.locator("#map .legendtext").all_text_contents()) == ["blue", "green"]
+    labels = page.evaluate("map.labels")
+    assert "" in labels
+    assert page.locator("#map .scatterlayer .point").count() == len(labels)
+    page.close()
+
+
 @pytest.mark.parametrize("run", ["ntu", "digits"])
 def test_the_map_answers_pointer_and_keys(run: str, browser: Browser, request: pytest.FixtureRequest) -> None:
     page, wrong = opened(browser, request.getfixturevalue(run), 1440)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shala_framework.model import ShaLa
     from shala_framework.run.loading import load
+    from shala_framework.run.split_rows import rows
     from shala_framework.run.train import train
     from shala_framework.spec.schema import Spec
     from shala_framework.support.errors import CheckpointError, DataError, PluginError, Problem, ShalaError, SpecError
@@ -20,6 +21,7 @@ _HOMES = {
     "support.errors": ("CheckpointError", "DataError", "PluginError", "Problem", "ShalaError", "SpecError"),
     "model": ("ShaLa",),
     "run.loading": ("load",),
+    "run.split_rows": ("rows",),
     "run.train": ("train",),
     "spec.schema": ("Spec",),
 }
@@ -27,7 +29,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CheckpointError", "DataError", "PluginError", "Problem", "ShaLa", "ShalaError", "Spec", "SpecError", "load",
-    "train",
+    "rows", "train",
 ]  # fmt: skip
 
 

@@ -257,7 +257,7 @@ def test_the_core_names_no_modality_and_no_data_set():
 
 def test_help_alone_names_plugins():
     """The command line names plugins only in examples of commands, and never branches on a name."""
-    names = (OFFERED | SIGNALS) - {"digits", "folder"} - CORE_WORDS  # everyday words of help and messages
+    names = (OFFERED | SIGNALS) - {"digits", "folder", "text"} - CORE_WORDS  # everyday words of help and messages
     pattern = re.compile(rf"\b({'|'.join(sorted(names))})\b")
     for module in CORE_MODULES:
         for line in [line for text in strings(module) for line in text.splitlines() if module.part == "cli"]:

@@ -11,7 +11,7 @@ from shala_framework.plugin.loading import installed_offers, load_offer
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.schema import Spec
 from shala_framework.support.errors import PluginError
-from shala_framework.support.hints import shortened
+from shala_framework.support.hints import nearest, shortened
 from shala_framework.support.structuring import InvalidValueError, structure
 
 
@@ -76,6 +76,12 @@ def test_no_number_is_without_bounds(cls, field):
             continue
         with pytest.raises(ValueError, match="expected"):  # without the spec's reader, as in Python code
             field.validator(None, field, value)
+
+
+def test_long_lists_of_names_are_cut():
+    """A message with a hundred mistakes stays readable with a hundred plugins installed."""
+    assert nearest("qqq", [f"p{number:02}" for number in range(22)], "plugins").endswith("p18, p19 and 2 more")
+    assert nearest("qqq", ["a", "b"], "plugins") == "known plugins: a, b"
 
 
 def test_there_are_many_of_them():

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import attrs
 import click
 import pytest
 import torch
@@ -16,6 +17,7 @@ from rich.console import Console
 from shala_framework.cli import progress_display
 from shala_framework.cli.main import VERBS, dispatch, main, main_run, parse
 from shala_framework.cli.progress_display import LogProgress, TerminalProgress, make_reporter
+from shala_framework.plugin import Sample
 
 
 def call(*arguments: str) -> object:
@@ -378,6 +380,35 @@ def test_raw_files_are_asked_for_only_where_they_are_needed(source, status, tmp_
     assert call("pack", "two-floats-made", source, "out") == status
     err = capsys.readouterr().err
     assert (f"expected a folder of raw files for 'two-floats-made', got {source!r}" in err) == (status == 2)
+
+
+def test_pack_takes_a_file_and_keys_of_a_table(tmp_path, monkeypatch, capsys):
+    """Where the data set says so, the source may be a file; an option that is a table is set whole or key by key."""
+    from two_floats import Made
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        columns: dict[str, str] = attrs.field(factory=dict)
+
+    seen = []
+
+    def samples(self, source, account):
+        seen.append((source, self.options.columns))
+        yield Sample(key="a", split="train", fields={"a": b"1"})
+
+    monkeypatch.setattr(Made, "Options", Options)
+    monkeypatch.setattr(Made, "samples", samples)
+    monkeypatch.setattr(Made, "needs_source", True)
+    monkeypatch.setattr(Made, "takes_file", True)
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").touch()
+    for number, sets in enumerate((("columns={a='x', b='y'}",), ("columns.a=x", "columns.b=y"))):
+        options = [part for text in sets for part in ("--set", text)]
+        assert call("pack", "two-floats-made", "rows.csv", f"out{number}", *options) == 0
+    assert set(map(str, seen)) == {str((Path("rows.csv"), {"a": "x", "b": "y"}))}
+    capsys.readouterr()
+    assert call("pack", "two-floats-made", "rows.csv", "out3", "--set", "columns=1", "--set", "columns.b=y") == 2
+    assert "--set: columns.b: columns is set to a value that has no keys" in capsys.readouterr().err
 
 
 def test_pack_names_the_list_of_what_it_left_out(tmp_path, monkeypatch, capsys):

@@ -164,6 +164,43 @@ def test_python_of_the_pages_runs(page, packed_shards, monkeypatch):
     assert names["z"].shape == ((16, 64) if page == "README.md" else (10, 16))
 
 
+def test_the_first_half_hour_can_be_followed(tmp_path, monkeypatch, capsys):
+    """Its code and commands in order, with a few steps of training; the sweep, which trains twice, is only parsed."""
+    missing = PACKAGES - {entry.value for entry in entry_points(group="shala.plugins")}
+    if missing:
+        pytest.skip(f"plugins not installed: {sorted(missing)}")
+    monkeypatch.chdir(tmp_path)
+    found = BLOCK.findall((ROOT / "docs" / "first_hour.md").read_text())
+    few = [f"train.{stage}.{key}=4" for stage in ("autoencoder", "prior") for key in ("steps", "batch_size")]
+    few += ["train.autoencoder.warmup_steps=1", "train.prior.warmup_steps=1", "train.autoencoder.kl_warmup_steps=1"]
+    few += ["evaluate.at_end=false", "generate.num_joint=1", "generate.num_rows=1"]
+    ran = []
+    for kind, text in found:
+        if kind == "toml":
+            Path("shapes.toml").write_text(text)
+        elif kind == "python":
+            exec(compile(text, "docs/first_hour.md", "exec"), {})
+        for line in text.splitlines() if kind == "bash" else ():
+            program, *arguments = shlex.split(line)
+            if program == "shala-run":
+                arguments = ["run", *arguments, *(part for override in few for part in ("--set", override))]
+            if program == "pip" or arguments[0] in ("sweep", "compare"):
+                continue
+            with pytest.raises(SystemExit) as leaving:
+                main(arguments)
+            assert leaving.value.code == 0, f"{line}: {capsys.readouterr().err}"
+            ran.append(arguments[0])
+    assert ran == ["pack", "check", "run", "sample", "sample", "embed"]
+    out = capsys.readouterr().out
+    for text in (text for kind, text in found if kind == "text"):
+        for line in text.splitlines():
+            if line.startswith(("train:", "test:", "validation:")):
+                assert line in out
+    assert len(list(Path("from_text/given_caption").glob("*.photo.png"))) == 4
+    assert len(list(Path("captions/given_photo").glob("*.caption.txt"))) == 4
+    assert len(Path("z.csv").read_text().splitlines()) == 29
+
+
 def test_the_readme_is_short():
     """The README says what the project is and how to begin; figures and reference have pages of their own."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200

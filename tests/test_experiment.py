@@ -185,6 +185,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     folder = run(two_spec, "r")
     Path("one.a").write_text("[3.5, 0.5]")
     Path("bad.a").write_text("[")
+    Path("one.b").write_text("[3.5, 0.5]")
 
     def shala(*arguments: str) -> subprocess.CompletedProcess:
         code = "from shala_framework.cli.main import main; main()"
@@ -214,11 +215,12 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     ]
     for arguments, message in (
         (("--given", "first=bad.a"), "expected a JSON array"),
-        (("--given", "first=absent.a"), "cannot be read"),
-        (("--given", "one.a"), "expected --given MODALITY=FILE, such as first=FILE, got 'one.a'"),
+        (("--given", "first=absent.a"), "in one of ['a'], got no such file, and first cannot be typed"),
+        (("--given", "first=@absent.a"), "cannot be read: No such file"),
+        (("--given", "one.a"), "expected --given MODALITY=FILE or MODALITY=TEXT, such as first=FILE, got 'one.a'"),
         (("--given", "frist=one.a"), "--given frist=one.a: did you mean 'first'?"),
         (("--given", "second=one.a"), "ending in one of ['b'], got one ending in .a"),
-        (("--given", "first=one.a", "--want", "first"), "expected --want of a modality that is not given, got first"),
+        (("--given", "first=one.a", "--given", "second=one.b"), "every modality is given; leave out the ones to gen"),
         (("--num", "0"), "expected --num of 1 to 4096"),
         (("--num", "1000000000"), "expected --num of 1 to 4096"),
         (("--guidance", "-1"), "--guidance: expected a number of at least 0, got -1.0"),

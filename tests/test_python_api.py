@@ -183,7 +183,10 @@ def test_a_fitted_text_learns_from_tokens(tmp_path):
         (lambda x: shala.train(pair_model(), Items({"a": x["a"], "b": x["a"][:, :1]})), r"item \d+, 'b': expected"),
         (lambda x: shala.train(pair_model(), Items({"a": x["a"], "d": x["a"]}, gaps=False)), r"got \['d'\]"),
         (lambda x: shala.train(pair_model(), Items({"a": x["a"]}, gaps=False)), r"none of \['b'\]"),
-        (lambda x: pair_model().embed({"a": x["a"], "b": None}), "expected a tensor of 'b', got NoneType; leave out"),
+        (
+            lambda x: pair_model().embed({"a": x["a"], "b": None}),
+            "expected a tensor of 'b', .*, got NoneType; leave out",
+        ),
         (lambda x: pair_model().elbo({"a": x["a"]}), r"every modality of \['a', 'b'\]"),
     ],
 )

@@ -7,7 +7,9 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import pytest
@@ -70,7 +72,10 @@ def given(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(retrying, "LEAST_TRIES", 1)
-    monkeypatch.setitem(sys.modules, "gradio", None)  # an installed Gradio would serve the page for ever
+    gradio = ModuleType("gradio")  # `explore` looks for it first; the true one would serve its page for ever
+    gradio.__spec__ = ModuleSpec("gradio", None)
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    monkeypatch.setattr("shala_framework.report.explore.build_page", no_page)
 
     def give(folder="given", **data) -> Path:
         target = tmp_path / folder
@@ -129,6 +134,10 @@ def spec_text(**data) -> str:
         for name, field in (("first", "a"), ("second", "b"))
     )
     return f'schema = 1\nname = "two"\n[data]\n{lines}\n{tables}'
+
+
+def no_page(*_):
+    raise DataError("this page is not served")
 
 
 def no_program(*_, **__):

@@ -1,7 +1,9 @@
 """`shala explore`: serve a local page for trying a run."""
 
+import importlib.util
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, NoReturn
 from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, option, verb
 from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
-from shala_framework.support.errors import DataError
+from shala_framework.support.errors import DataError, ShalaError
 
 _UPLOADS = "GRADIO_TEMP_DIR"  # the folder of Gradio's uploads; Gradio reads this variable on import
 
@@ -26,6 +28,10 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
     """Serve a local page to try a run: give some modalities and get the others."""
     if not 1 <= port <= 65_535:
         raise DataError(f"expected --port of 1 to 65535, got {port}")
+    if importlib.util.find_spec("gradio") is None:
+        raise ShalaError("shala explore needs Gradio: pip install '.[explore]' in the checkout")
+    _check_free(host, port)
+    remark(f"loading {run}; the page opens in a few seconds")
     from shala_framework.cli.held_out import held_out_rows
     from shala_framework.report.explore import OwnPageOnly, build_page
     from shala_framework.run.loading import load
@@ -49,6 +55,22 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
             prevent_thread_lock=False,
             app_kwargs={"middleware": [(OwnPageOnly, (), {"host": host})]},
         )
+
+
+def _check_free(host: str, port: int) -> None:
+    """Check the address before the model is loaded, which takes a while.
+
+    Raises:
+        DataError: This machine has no such address, or another program serves on it.
+    """
+    try:
+        socket.create_server(
+            (host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
+    except OSError as error:
+        raise DataError(
+            f"cannot serve on {host}, port {port}: {error.strerror or error}; choose another --port or --host"
+        ) from error
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from shala_framework.support.urls import permit_pipes
 
 if TYPE_CHECKING:
     from shala_framework.data.prepared import Preparation
+    from shala_framework.plugin.dataset import Dataset
+    from shala_framework.spec.overrides import Override
     from shala_framework.support.progress import Reporter
 
 MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
@@ -26,6 +28,7 @@ MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
 @verb(
     "  shala pack ntu raw/nturgbd shards/ntu120\n"
     "  shala pack ntu raw/nturgbd shards/ntu60 --set version=60 --set protocol=cross-view\n"
+    "  shala pack folder rows.csv shards/rows --set 'columns={caption = \"txt\"}' --set 'path_columns={photo = \"\"}'\n"
     "  shala pack ntu-synthetic - shards/made --set train=1000\n"
     "  shala pack ntu raw/nturgbd shards/ntu120 --for specs/ntu_rgb_skeleton.toml --workers 8\n"
     "  shala pack ntu raw/nturgbd shards/ntu120 --part $SLURM_ARRAY_TASK_ID/100\n"
@@ -33,7 +36,7 @@ MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
 @argument("dataset", "Name of a data set plugin.", shell_complete=complete_plugins)
 @argument(
     "source",
-    "Folder of raw files, or - for a data set that needs none.",
+    "Folder of raw files, a table where the data set takes one, or - for a data set that needs none.",
     metavar="RAW_DIR",
     type=click.Path(readable=False),
 )
@@ -69,10 +72,9 @@ def pack(
     dataset_class = load_dataset(dataset)
     table: dict[str, object] = {}
     for text in overrides:
-        override = parse_override(text)
-        table[format_path(override.path)] = override.value
+        _set(table, parse_override(text))
     options = structure_set(table, dataset_class.Options)
-    folder = _source(source, dataset_class.needs_source, dataset)
+    folder = _source(source, dataset_class, dataset)
     if shard_samples < 1:
         raise DataError(f"expected --shard-samples of at least 1, got {shard_samples}")
     if out.exists() and not out.is_dir():
@@ -154,8 +156,20 @@ def _preparation(path: Path) -> "Preparation":
     return Preparation({name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality})
 
 
-def _source(text: str, needed: bool, dataset: str) -> Path | None:
-    """Return the folder of raw files, or None for a data set that needs none."""
+def _set(table: dict[str, object], override: "Override") -> None:
+    """Set an option, or a key of an option that is a table, such as `columns.caption=txt`."""
+    *parents, last = override.path
+    for parent in parents:
+        inner = table.setdefault(str(parent), {})
+        if not isinstance(inner, dict):
+            raise DataError(f"--set: {format_path(override.path)}: {parent} is set to a value that has no keys")
+        table = inner
+    table[str(last)] = override.value
+
+
+def _source(text: str, kind: "type[Dataset]", dataset: str) -> Path | None:
+    """Return the folder or file of raw data, or None for a data set that needs none."""
+    needed = kind.needs_source
     if text == "-":
         if needed:
             raise DataError(
@@ -163,6 +177,6 @@ def _source(text: str, needed: bool, dataset: str) -> Path | None:
             )
         return None
     path = Path(text)
-    if needed and not path.is_dir():
+    if needed and not path.is_dir() and not (kind.takes_file and path.is_file()):
         raise DataError(f"expected a folder of raw files for {dataset!r}, got {text!r}, which is not a folder")
     return path if needed else None

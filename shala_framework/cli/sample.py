@@ -1,4 +1,4 @@
-"""`shala sample`: sample from a trained run, jointly or given some files."""
+"""`shala sample`: sample from a trained run, jointly or given some files and texts."""
 
 import json
 from contextlib import closing
@@ -9,15 +9,16 @@ import attrs
 
 from shala_framework.cli.commands import FILE, argument, device_option, json_flag, option, parse_seed, verb
 from shala_framework.cli.completion import complete_runs
-from shala_framework.cli.output import say
+from shala_framework.cli.output import remark, say
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Generate
 from shala_framework.support.errors import DataError
-from shala_framework.support.hints import nearest
+from shala_framework.support.hints import nearest, shortened
 
 if TYPE_CHECKING:
     from shala_framework.data.rows import Rows
     from shala_framework.model import ShaLa
+    from shala_framework.plugin.modality import Modality
 
 MANIFEST = "manifest.json"
 MOST_SAMPLES = 4096
@@ -26,10 +27,21 @@ MOST_SAMPLES = 4096
 @verb(
     "  shala sample runs/ntu_rgb_skeleton --num 16 --out samples\n"
     "  shala sample runs/ntu_rgb_skeleton --given skeleton=a.skeleton --num 8\n"
+    "  shala sample runs/mine --given caption='a red circle' --given photo=a.jpg --want caption\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
-@option("--given", multiple=True, metavar="MODALITY=FILE", help="File to condition on. Repeatable.")
-@option("--want", multiple=True, metavar="MODALITY", help="Write only files of this modality. Repeatable.")
+@option(
+    "--given",
+    multiple=True,
+    metavar="MODALITY=VALUE",
+    help="File to condition on, or the text of a modality that can be typed; @FILE is always a file. Repeatable.",
+)
+@option(
+    "--want",
+    multiple=True,
+    metavar="MODALITY",
+    help="Write only files of this modality; of one that is given, the model's own version. Repeatable.",
+)
 @option("--num", type=int, default=8, metavar="N", help="Number of samples.")
 @option("--out", type=FILE, default=Path("samples"), metavar="DIR", help="Folder for the files.")
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of the samples.")
@@ -53,7 +65,7 @@ def sample(
     device: str,
     as_json: bool,
 ) -> None:
-    """Generate from a trained run: all modalities jointly, or the others from given files."""
+    """Generate from a trained run: all modalities jointly, or the others from given files and texts."""
     if not 1 <= num <= MOST_SAMPLES:
         raise DataError(
             f"expected --num of 1 to {MOST_SAMPLES}, because all samples are kept in memory, got {num}; "
@@ -73,8 +85,11 @@ def sample(
     rows = _given_rows(model, given) if given else None
     presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
     names = [name for name, there in zip(model.names, presence, strict=True) if there]
-    if wanted and set(wanted) <= set(names):
-        raise DataError(f"expected --want of a modality that is not given, got {', '.join(wanted)}")
+    if len(names) == len(model.names) and not wanted:
+        raise DataError(
+            f"every modality is given; leave out the ones to generate, or name with --want those of which you want the "
+            f"model's own version, such as --want {names[0]}"
+        )
     model.spec = attrs.evolve(model.spec, generate=settings)
     with closing(make_reporter()) as reporter:
         writer = SampleWriter(model=model, folder=out, on_file=reporter.advance, wanted=wanted, refine=refine)
@@ -84,6 +99,9 @@ def sample(
         else:
             writer.joint(num, seed=seed)
         reporter.finish()
+        for name in names:
+            if name in (wanted or ()):
+                reporter.note(f"{name} is given and wanted: its files hold the model's own version of it")
         if model.synthetic:
             reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
     manifest = {
@@ -124,20 +142,69 @@ def _wanted(model: "ShaLa", names: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _given_rows(model: "ShaLa", given: tuple[str, ...]) -> "Rows":
-    """Read the given files into one row."""
-    from shala_framework.data.given import given_row
+    """Read the given files and texts into one row."""
+    from shala_framework.report.given import given_row
 
-    files: dict[str, Path] = {}
+    values: dict[str, Path | str] = {}
     for item in given:
-        name, equals, file = item.partition("=")
+        name, equals, value = item.partition("=")
         if not equals:
-            raise DataError(f"expected --given MODALITY=FILE, such as {model.names[0]}=FILE, got {item!r}")
+            raise DataError(
+                f"expected --given MODALITY=FILE or MODALITY=TEXT, such as {model.names[0]}=FILE, got {shortened(item)}"
+            )
         if name not in model.modalities:
             raise DataError(f"--given {item}: {nearest(name, model.names, 'modalities of this run')}")
-        if name in files:
-            raise DataError(f"expected one file for {name!r}, got two")
-        files[name] = Path(file)
+        if name in values:
+            raise DataError(f"expected one value for {name!r}, got two")
+        values[name] = _file_or_text(name, value, model.modalities[name])
     try:
-        return given_row(model.modalities, files)
+        rows = given_row(model.modalities, values)
     except DataError as error:
         raise DataError(f"--given: {error}") from error
+    for name, given_value in values.items():
+        if isinstance(given_value, str):
+            read = model.modalities[name].preview(rows.x[name][0]).text
+            same = read is None or read == given_value.strip()
+            changed = "" if same else f", which the model reads as {shortened(str(read))}"
+            remark(f"given {name}: the text {shortened(given_value)}{changed}")
+    return rows
+
+
+def _file_or_text(name: str, value: str, modality: "Modality") -> Path | str:
+    """Decide whether a value of --given names a file or is the text itself.
+
+    Raises:
+        DataError: It can be neither, or it is not clear which.
+    """
+    from shala_framework.model.given import field_of
+
+    if value.startswith("@@"):
+        value = value[1:]
+    elif value.startswith("@"):
+        return Path(value[1:])
+    elif _is_file(value):
+        path = Path(value)
+        if field_of(modality, path) is None and modality.typed(value) is not None:
+            raise DataError(
+                f"--given {name}={value}: a file of this name is here, but it ends in none of {list(modality.fields)}; "
+                f"rename it to give the file, or start the text with a space to give the text: {name}=' {value}'"
+            )
+        return path
+    kinds = f"expected a file ending in one of {list(modality.fields)}"
+    if modality.typed(value) is None:
+        raise DataError(f"--given {name}={shortened(value)}: {kinds}, got no such file, and {name} cannot be typed")
+    if field_of(modality, Path(value)) is not None and not any(map(str.isspace, value)):
+        raise DataError(
+            f"--given {name}={shortened(value)}: {kinds}, got no such file; start the value with a space "
+            "if it is meant as text"
+        )
+    if not value.strip():
+        raise DataError(f"--given {name}=: {kinds}, or a text, got nothing")
+    return value
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # no name of a file: too long, or with a null character
+        return False

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shala_framework.autoencoder.contracts import check_given
 from shala_framework.model.decoding import decode_latents
+from shala_framework.model.given import GivenValue, read_given
 from shala_framework.model.staged import Staged
 from shala_framework.plugin.loading import load_method, name_of_class
 from shala_framework.plugin.modality import Modality, needs_fit
@@ -106,12 +107,31 @@ class ShaLa(Staged):
         model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used, method=loaded.method_class)
         return model
 
+    def read(self, given: Mapping[str, GivenValue]) -> dict[str, Tensor]:
+        """Tensors of what a person gives: `model.read({"caption": "a red circle", "photo": Path("a.jpg")})`.
+
+        Args:
+            given: Modality name to a text, to the Path of a file, to a list of texts or paths, or to a tensor [N, ...],
+                which stays as it is. A str is always the text itself, never the name of a file.
+
+        Returns:
+            Modality name to tensor [N, ...], N = 1 for a single text or file.
+
+        Raises:
+            DataError: A text or a file does not hold the modality.
+            ValueError: A name is unknown, rows differ in number, or a text is given for a modality that has none.
+        """
+        x = read_given(self.modalities, given)
+        check_given(self.modalities, x)
+        return x
+
     @torch.no_grad()
-    def posterior(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> AnyPosterior:
+    def posterior(self, x: Mapping[str, GivenValue], *, batch_size: int = 64) -> AnyPosterior:
         """q(z | x) given any subset of the modalities.
 
         Args:
-            x: Modality name to tensor [N, ...]; every row has each of them.
+            x: Modality name to what `read` takes: a tensor [N, ...], a text, or the Path of a file. Every row has each
+                of them.
             batch_size: Rows at a time.
 
         Returns:
@@ -119,21 +139,23 @@ class ShaLa(Staged):
 
         Raises:
             ValueError: x names no modality of this model, or rows differ in number.
+            DataError: A text or a file does not hold its modality.
         """
-        num_rows = check_given(self.modalities, x)
+        x = self.read(x)
+        num_rows = len(next(iter(x.values())))
         h_MNF = self._features(x, num_rows, batch_size)
         return SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows)).to("cpu")
 
-    def embed(self, x: Mapping[str, Tensor], *, batch_size: int = 64) -> Tensor:
+    def embed(self, x: Mapping[str, GivenValue], *, batch_size: int = 64) -> Tensor:
         """Posterior mean of z: float [N, D] on the CPU; arguments and errors are those of `posterior`."""
         return self.posterior(x, batch_size=batch_size).mean_BD
 
     @torch.no_grad()
-    def elbo(self, x: Mapping[str, Tensor], *, num_samples: int = 1, seed: int = 0, batch_size: int = 64) -> Tensor:
+    def elbo(self, x: Mapping[str, GivenValue], *, num_samples: int = 1, seed: int = 0, batch_size: int = 64) -> Tensor:
         """Lower bound of log p(x_1, ..., x_M) of complete rows under stage 1 and N(0, I), in nats: [N].
 
         Args:
-            x: Every modality's tensor [N, ...].
+            x: Every modality, as `read` takes it.
             num_samples: Draws of z a row, over which the bound is averaged.
             seed: Seed of the draws.
             batch_size: Latents decoded at a time.
@@ -143,6 +165,7 @@ class ShaLa(Staged):
         """
         if set(x) != set(self.names):
             raise ValueError(f"expected every modality of {list(self.names)}, got {list(x)}")
+        x = self.read(x)
         q = self.posterior(x)
         rows_K = torch.arange(len(q.mean_BD)).repeat_interleave(num_samples)
         z_KD = posterior_draws(q.take(rows_K), seed)
@@ -158,7 +181,7 @@ class ShaLa(Staged):
         self,
         num_samples: int = 1,
         *,
-        given: Mapping[str, Tensor] | None = None,
+        given: Mapping[str, GivenValue] | None = None,
         guidance_scale: float | None = None,
         autoguidance_scale: float | None = None,
         num_steps: int | None = None,
@@ -172,7 +195,8 @@ class ShaLa(Staged):
 
         Args:
             num_samples: Joint samples, or samples for each row of `given`.
-            given: Modality name to tensor [N, ...]; None or empty for joint synthesis.
+            given: Modality name to what `read` takes: a tensor [N, ...], a text, or the Path of a file; None or empty
+                for joint synthesis.
             guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
             autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
             num_steps: Sampler steps; None takes the spec's.
@@ -185,11 +209,12 @@ class ShaLa(Staged):
             batch_size: Latents decoded at a time.
 
         Returns:
-            Every modality, those given included, in the dtype and range of its plugin, on the CPU:
-            [num_samples, ...], or [N, num_samples, ...] with `given`.
+            Every modality in the dtype and range of its plugin, on the CPU: [num_samples, ...], or [N, num_samples,
+            ...] with `given`. A given modality is included too, in the version that the model generates.
 
         Raises:
             ValueError: Arguments do not fit the model or each other.
+            DataError: A text or a file does not hold its modality.
             CheckpointError: The stage that is asked for is not trained.
         """
         z_ND = self.sample_latents(
@@ -211,7 +236,7 @@ class ShaLa(Staged):
         self,
         num_samples: int,
         *,
-        given: Mapping[str, Tensor] | None = None,
+        given: Mapping[str, GivenValue] | None = None,
         guidance_scale: float | None = None,
         autoguidance_scale: float | None = None,
         num_steps: int | None = None,
@@ -225,8 +250,9 @@ class ShaLa(Staged):
         """
         if num_samples < 1:
             raise ValueError(f"expected num_samples >= 1, got {num_samples}")
-        num_rows = check_given(self.modalities, given) if given else 1
-        source, settings = self._prior(prior, given), self.spec.generate
+        x = self.read(given) if given else {}
+        num_rows = len(next(iter(x.values()))) if x else 1
+        source, settings = self._prior(prior, given=bool(x)), self.spec.generate
         sampling = Sampling(
             guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
             autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
@@ -235,14 +261,14 @@ class ShaLa(Staged):
             num_steps=num_steps or settings.num_steps,
             sampler=sampler or settings.sampler,
         )
-        return source.sample(seed, self._given(given or {}, num_rows, num_samples), sampling)
+        return source.sample(seed, self._given(x, num_rows, num_samples), sampling)
 
     @torch.no_grad()
     def log_prob(
         self,
         z_NSD: Tensor,
         *,
-        given: Mapping[str, Tensor] | None = None,
+        given: Mapping[str, GivenValue] | None = None,
         num_steps: int = DENSITY_STEPS,
         prior: PriorName = "diffusion",
     ) -> Tensor:
@@ -261,12 +287,13 @@ class ShaLa(Staged):
             ValueError: Arguments do not fit the model or each other.
             CheckpointError: The stage that is asked for is not trained.
         """
-        num_rows = check_given(self.modalities, given) if given else len(z_NSD)
+        x = self.read(given) if given else {}
+        num_rows = len(next(iter(x.values()))) if x else len(z_NSD)
         if len(z_NSD) != num_rows:
             raise ValueError(f"expected latents of {num_rows} given rows, got {len(z_NSD)}")
-        known = self._given(given or {}, num_rows, z_NSD.shape[1])
+        known = self._given(x, num_rows, z_NSD.shape[1])
         z_KD = z_NSD.flatten(0, 1).to(self.device)
-        return self._prior(prior, given).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
+        return self._prior(prior, given=bool(x)).log_prob(z_KD, known, num_steps).cpu().view(num_rows, -1)
 
     @torch.no_grad()
     def decode(
@@ -299,9 +326,9 @@ class ShaLa(Staged):
             "posterior": SubsetPosterior(self.autoencoder),
         }
 
-    def _prior(self, name: PriorName, given: Mapping[str, Tensor] | None) -> LatentPrior:
-        """The prior of a name, if it is trained and suits what is given."""
-        check_choice(name, self.priors, given=bool(given), trained=self.stages)
+    def _prior(self, name: PriorName, *, given: bool) -> LatentPrior:
+        """The prior of a name, if it is trained and suits whether anything is given."""
+        check_choice(name, self.priors, given=given, trained=self.stages)
         return self.priors[name]
 
     def _given(self, given: Mapping[str, Tensor], num_rows: int, num_samples: int) -> Given:

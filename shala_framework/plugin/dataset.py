@@ -120,11 +120,13 @@ class Dataset(abc.ABC):
         Options: Frozen attrs class of the options.
         synthetic: True if the samples are generated rather than recorded. Every output of a run on them says so.
         needs_source: True if `samples` reads a folder of raw files.
+        takes_file: True if `samples` also reads a single file, such as a table, in place of a folder.
     """
 
     Options: ClassVar[type[Any]]
     synthetic: ClassVar[bool] = False
     needs_source: ClassVar[bool] = True
+    takes_file: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -134,7 +136,7 @@ class Dataset(abc.ABC):
         """Yield every sample of every split, in an order that depends only on the files and the options.
 
         Args:
-            source: Folder of raw files; None for a data set that needs none.
+            source: Folder of raw files, or a file if `takes_file`; None for a data set that needs none.
             account: Receives notes and what is left out, and says which samples are needed.
 
         Raises:

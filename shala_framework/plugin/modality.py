@@ -140,6 +140,17 @@ class Modality(abc.ABC):
         """Say why `read` returns None for a sample that has one of the fields, such as "nobody is tracked"."""
         return "nothing is in it"
 
+    def typed(self, text: str) -> dict[str, bytes] | None:
+        """Return the fields of a sample for what a person typed, as `read` takes them; None if that makes no sense.
+
+        A modality that returns fields can be given as text: `shala sample RUN --given caption="a red circle"`, a text
+        box of the explore page, and a str in Python.
+
+        Args:
+            text: The text as it was typed. `read` may still refuse the fields with a DataError.
+        """
+        return None
+
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode one x of `shape` as files that a person can open: file extension to bytes."""

@@ -9,20 +9,22 @@ import io
 import ipaddress
 import socket
 import zipfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import attrs
 import jinja2
 import torch
 
-from shala_framework.data.given import given_row
 from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
+from shala_framework.model.given import MediaKind, media_kind
+from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.options import at_least, between
 from shala_framework.report.data_uris import media_of
+from shala_framework.report.given import given_row
 from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.spec.limits import MOST_GUIDANCE
@@ -41,9 +43,10 @@ class Request:
     """What a person requests on the page.
 
     Attributes:
-        files: Files that the person provides, by modality.
+        given: Files and typed texts that the person provides, by modality.
         row: Held-out row that gives the modalities of `from_row`, or None.
-        from_row: Modalities to take from that row. Provided files take precedence.
+        from_row: Modalities to take from that row. What the person provides takes precedence.
+        impute: Whether to generate the given modalities too.
         num_samples: Number of samples.
         guidance_scale: Guidance towards the given modalities.
         autoguidance_scale: Guidance away from the errors of the weaker denoiser.
@@ -51,9 +54,10 @@ class Request:
         seed: Seed of the samples.
     """
 
-    files: Mapping[str, Path] = attrs.field(factory=dict)
+    given: Mapping[str, Path | str] = attrs.field(factory=dict)
     row: int | None = None
     from_row: Sequence[str] = ()
+    impute: bool = False
     num_samples: int = attrs.field(default=4, validator=between(1, MOST_SAMPLES))
     guidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
     autoguidance_scale: float = attrs.field(default=1.0, validator=between(0, MOST_GUIDANCE))
@@ -124,24 +128,23 @@ def given_of(model: ShaLa, rows: Rows | None, request: Request) -> Rows | None:
     """Return the row that a request gives, or None for joint samples.
 
     Raises:
-        DataError: A file cannot be used, the row lacks a requested modality, or nothing is left to generate.
+        DataError: A file or a text cannot be used, the row lacks a requested modality, or nothing is left to generate.
     """
-    from_row = [name for name in request.from_row if name not in request.files]
+    own = given_row(model.modalities, request.given) if request.given else None
+    from_row = [name for name in request.from_row if name not in request.given]
     if rows is None or request.row is None or not from_row:
-        return given_row(model.modalities, request.files) if request.files else None
-    chosen = rows.take(torch.tensor([request.row]))
-    lacking = [name for name in from_row if not chosen.presence[0, model.names.index(name)]]
-    if lacking:
-        raise DataError(f"row {chosen.keys[0]!r} has no {lacking[0]}; choose another row or leave it out")
-    own = given_row(model.modalities, request.files) if request.files else None
-    given = [name in from_row or name in request.files for name in model.names]
-    if all(given):
-        raise DataError("every modality is given; leave out the ones to generate")
-    return attrs.evolve(
-        chosen,
-        x={name: own.x[name] if own is not None and name in request.files else chosen.x[name] for name in model.names},
-        presence=torch.tensor([given]),
-    )
+        found = own
+    else:
+        chosen = rows.take(torch.tensor([request.row]))
+        lacking = [name for name in from_row if not chosen.presence[0, model.names.index(name)]]
+        if lacking:
+            raise DataError(f"row {chosen.keys[0]!r} has no {lacking[0]}; choose another row or leave it out")
+        x = {name: own.x[name] if own is not None and name in request.given else chosen.x[name] for name in model.names}
+        given = [name in from_row or name in request.given for name in model.names]
+        found = attrs.evolve(chosen, x=x, presence=torch.tensor([given]))
+    if found is not None and bool(found.presence.all()) and not request.impute:
+        raise DataError("every modality is given; leave out the ones to generate, or choose to generate them too")
+    return found
 
 
 def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[SignalGroup], bytes]:
@@ -175,10 +178,17 @@ def answer(model: ShaLa, rows: Rows | None, request: Request) -> tuple[list[Sign
                 [Cell(name, media_of(model.modalities[name].preview(given.x[name][0])), "given") for name in there],
             )
         )
-    wanted = [name for name in model.names if name not in there]
+    wanted = [name for name in model.names if request.impute or name not in there]
     with zipfile.ZipFile(archive, "w") as file:
         for n in range(request.num_samples):
-            cells = [Cell(name, media_of(model.modalities[name].preview(x[name][n])), "generated") for name in wanted]
+            cells = [
+                Cell(
+                    f"{name}, the model's version" if name in there else name,
+                    media_of(model.modalities[name].preview(x[name][n])),
+                    "generated",
+                )
+                for name in wanted
+            ]
             panels.append(SignalGroup(f"sample {n + 1}", cells))
             for name in wanted:
                 for extension, content in model.modalities[name].write(x[name][n]).items():
@@ -199,6 +209,12 @@ def refusal_as_html(error: Exception) -> str:
     return f"<p><strong>Cannot be done.</strong> {html.escape(printable(str(error)))}</p>"
 
 
+def waiting_as_html(num_samples: int) -> str:
+    """Format what the page says at once when a person asks for samples."""
+    noun = "sample" if num_samples == 1 else "samples"
+    return f'<p role="status">Generating {num_samples} {noun} ...</p>'
+
+
 def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
     """Build the Gradio page.
 
@@ -208,12 +224,10 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
         folder: Folder for archives to download.
 
     Raises:
-        ShalaError: Gradio is not installed.
+        ImportError: Gradio is not installed.
     """
-    try:
-        import gradio
-    except ImportError as error:
-        raise ShalaError("shala explore needs Gradio: pip install '.[explore]' in the checkout") from error
+    import gradio
+
     settings, names = model.spec.generate, model.names
     labels = (
         []
@@ -223,16 +237,23 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
             for n, (key, label) in enumerate(zip(rows.keys, rows.labels, strict=True))
         ]
     )
+    typed = {name for name in names if model.modalities[name].typed("") is not None}
 
     def respond(
-        row: str, from_row: list[str], count: float, guidance: float, autoguidance: float, steps: float, seed: float,
-        *files: str | None,
-    ) -> tuple[str, str | None, str]:  # fmt: skip
+        row: str, from_row: list[str], impute: bool, count: float, guidance: float, autoguidance: float, steps: float,
+        seed: float, *given: str | None,
+    ) -> Iterator[tuple[str, str | None, str]]:  # fmt: skip
+        yield "", None, waiting_as_html(int(count))
         try:
             request = Request(
-                files={name: Path(file) for name, file in zip(names, files, strict=True) if file},
+                given={
+                    name: value if name in typed else Path(value)
+                    for name, value in zip(names, given, strict=True)
+                    if value is not None and value.strip()
+                },
                 row=None if row == NOTHING else labels.index(row),
                 from_row=from_row,
+                impute=impute,
                 num_samples=int(count),
                 guidance_scale=guidance,
                 autoguidance_scale=autoguidance,
@@ -241,10 +262,11 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
             )
             panels, archive = answer(model, rows, request)
         except (ShalaError, ValueError, OverflowError) as error:  # the last two for values that no slider offers
-            return "", None, refusal_as_html(error)
+            yield "", None, refusal_as_html(error)
+            return
         path = Path(folder) / FILES
         write_file(path, archive)
-        return panels_as_html(panels), str(path), ""
+        yield panels_as_html(panels), str(path), ""
 
     with gradio.Blocks(title=f"{model.spec.name}: explore", analytics_enabled=False) as page:
         gradio.Markdown(
@@ -254,17 +276,10 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
             gradio.Markdown(f"**{SYNTHETIC}**: this model has seen no real recording.")
         with gradio.Row():
             with gradio.Column(scale=1):
-                files = [
-                    gradio.File(
-                        label=f"{name}: your own file ({', '.join(model.modalities[name].fields)})",
-                        file_types=[f".{field.rpartition('.')[2]}" for field in model.modalities[name].fields],
-                        elem_id=f"file-{name}",
-                        height=110,
-                    )
-                    for name in names
-                ]
+                given = [_input(gradio, name, model.modalities[name]) for name in names]
                 row = gradio.Dropdown([NOTHING, *labels], value=NOTHING, label="or a held-out row", elem_id="row")
                 from_row = gradio.CheckboxGroup(list(names), label="modalities of this row", elem_id="from-row")
+                impute = gradio.Checkbox(False, label="also generate what is given", elem_id="impute")
                 count = gradio.Slider(1, MOST_SAMPLES, value=4, step=1, label="samples")
                 guidance = gradio.Slider(0, 5, value=settings.guidance_scale, step=0.1, label="guidance")
                 autoguidance = gradio.Slider(0, 5, value=settings.autoguidance_scale, step=0.1, label="autoguidance")
@@ -277,7 +292,39 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
                 archive = gradio.File(label="files of the samples", interactive=False, elem_id="archive")
         go.click(
             respond,
-            [row, from_row, count, guidance, autoguidance, steps, seed, *files],
+            [row, from_row, impute, count, guidance, autoguidance, steps, seed, *given],
             [shown, archive, message],
+            show_progress="minimal",
         )
     return page
+
+
+def input_kind(modality: Modality) -> MediaKind | Literal["typed", "file"]:
+    """Return how a person gives a modality on the page: as text, as media of its first field's kind, or as a file."""
+    if modality.typed("") is not None:
+        return "typed"
+    return media_kind(modality.fields[0]) or "file"
+
+
+def _input(gradio: Any, name: str, modality: Modality) -> Any:
+    """Build the component that takes a modality. All but the text box return the path of a file."""
+    kind, identity = input_kind(modality), f"given-{name}"
+    if kind == "typed":
+        return gradio.Textbox(label=name, placeholder="type or paste here", lines=2, elem_id=identity)
+    if kind == "sound":
+        return gradio.Audio(label=name, type="filepath", sources=["upload", "microphone"], elem_id=identity)
+    if kind == "clip":
+        return gradio.Video(label=name, sources=["upload", "webcam"], height=260, elem_id=identity)
+    if kind == "picture":
+        sources = ["upload", "webcam", "clipboard"]
+        picture = gradio.Image(label=name, type="filepath", sources=sources, height=220, elem_id=identity)
+        # Gradio's own method opens the picture, re-encodes it, and fails with a message of its own. The modality reads
+        # the bytes that the person gave, and says what is wrong with them.
+        picture.preprocess = lambda payload: None if payload is None else payload.path
+        return picture
+    return gradio.File(
+        label=f"{name}: a file ({', '.join(modality.fields)})",
+        file_types=[f".{field.rpartition('.')[2]}" for field in modality.fields],
+        height=110,
+        elem_id=identity,
+    )

@@ -72,6 +72,8 @@ class SampleWriter:
     ) -> None:
         """Generate all modalities from some: `given_<names>/<key>_0.mp4` (or png) next to real data, and a sheet.
 
+        A given modality is generated too if `wanted` names it.
+
         Args:
             rows: Rows that have every given modality.
             given: Modalities to generate from.
@@ -81,7 +83,7 @@ class SampleWriter:
         """
         model, name = self.model, _file_stem("given_" + "_".join(given))
         x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed, refine=self.refine)
-        wanted = [m for m in model.names if m not in given]
+        wanted = [m for m in model.names if m not in given or m in (self.wanted or ())]
         groups = []
         for n, key in enumerate(rows.keys):
             label = f" ({_caption(rows.labels[n] or '')})" if rows.labels[n] else ""

@@ -7,7 +7,6 @@ import csv
 import importlib
 import importlib.util
 import io
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,15 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.latent_store import latents_of
-from shala_framework.data.prepared import check_preparation
-from shala_framework.data.random_access import read_in_order
-from shala_framework.data.rows import collate, read_filled
-from shala_framework.data.splits import Split, split_urls
+from shala_framework.data.rows import collate
+from shala_framework.data.splits import Split
 from shala_framework.data.tally import Tally
 from shala_framework.model import ShaLa
+from shala_framework.run.split_rows import decoded_chunks
 from shala_framework.support.errors import DataError, PluginError
 from shala_framework.support.progress import Reporter
 
 KINDS = (".parquet", ".npz", ".csv")
-BATCH_ROWS = 256  # rows in memory at once
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -72,22 +69,12 @@ def embed_split(model: ShaLa, folder: Path, split: Split, reporter: Reporter) ->
     Raises:
         DataError: The run has no shards of the split, or they cannot be read.
     """
-    data = model.spec.data
-    urls = split_urls(data, split, folder if model.synthetic else None)
-    if not urls:
-        raise DataError(
-            f"expected shards of the {split} split, got none: the spec has no data.{split}; name them with "
-            f"--set data.{split}=..., or choose another --split"
-        )
-    check_preparation(urls, model.modalities)
-    cache, tally = Path(data.cache) if data.cache is not None else None, Tally()
-    raws = read_in_order(urls, cache, max_field_bytes=data.max_field_bytes, tally=tally)
+    tally = Tally()
     keys: list[str] = []
     labels: list[str | None] = []
     parts = []
     reporter.begin(f"embedding {split}", None, "row")
-    while chunk := list(islice(raws, BATCH_ROWS)):
-        decoded = read_filled(chunk, model.modalities, tally)
+    for decoded in decoded_chunks(model, folder, split, tally):
         if decoded:
             rows = collate(decoded, model.modalities)
             parts.append(latents_of(model.autoencoder, rows, model.device).posterior)

@@ -3,14 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 20  # known names in a message, of which there may be a hundred
+
 
 def nearest(name: str, known: Iterable[str], noun: str) -> str:
-    """Return a hint with the known name nearest to a misspelt one, or with all known names."""
+    """Return a hint with the known name nearest to a misspelt one, or with the known names, the first of many."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known {noun}: {', '.join(choices)}" if choices else f"there are no {noun}"
+    more = f" and {len(choices) - MOST_LISTED} more" if len(choices) > MOST_LISTED else ""
+    return f"known {noun}: {', '.join(choices[:MOST_LISTED])}{more}" if choices else f"there are no {noun}"
 
 
 def shortened(text: str, most: int = 100) -> str:

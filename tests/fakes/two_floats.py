@@ -130,6 +130,17 @@ class Made(Dataset):
                 yield Sample(key=f"{split}_{n:04d}", split=split, fields=fields, label="left" if a[0] < 3 else "right")
 
 
+class TypedFloats(TwoFloats):
+    """TwoFloats that a person can type as two numbers, the second of which is read with a precision of 0.1."""
+
+    def typed(self, text: str) -> dict[str, bytes]:
+        return {self.options.field: f"[{text}]".encode()}
+
+    def preview(self, x: Tensor) -> Preview:
+        first, second = (x + torch.tensor(self.mean)).tolist()
+        return Preview(text=f"{first:g}, {second:.1f}")
+
+
 class ConvolutionEncoder(nn.Module):
     """Two floats as a signal with one channel."""
 
@@ -173,6 +184,7 @@ class RefinedFloats(TwoFloats):
 def shala_register_modalities(register: Any) -> None:
     register("refined-floats", RefinedFloats)
     register("two-floats", TwoFloats)
+    register("typed-floats", TypedFloats)
     register("convolved-floats", ConvolvedFloats)
 
 

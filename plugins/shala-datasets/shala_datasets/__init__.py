@@ -6,6 +6,7 @@ from shala_datasets.cub import CUB
 from shala_datasets.digits import Digits
 from shala_datasets.emoji import Emoji
 from shala_datasets.folder import Folder
+from shala_datasets.huggingface import HuggingFace
 from shala_datasets.mfeat import MultipleFeatures
 from shala_datasets.mimic_cxr import MIMICCXR
 from shala_datasets.ntu import NTU
@@ -17,7 +18,7 @@ from shala_datasets.ucf101 import UCF101
 from shala_framework.plugin import hookimpl
 
 __all__ = [
-    "CUB", "Digits", "Emoji", "Folder", "MIMICCXR", "MultipleFeatures", "NTU", "NTUSynthetic", "NWUCLA",
+    "CUB", "Digits", "Emoji", "Folder", "HuggingFace", "MIMICCXR", "MultipleFeatures", "NTU", "NTUSynthetic", "NWUCLA",
     "PolyMNIST", "PolyMNISTQuadrant", "UCF101", "shala_register_datasets",
 ]  # fmt: skip
 
@@ -29,6 +30,7 @@ def shala_register_datasets(register: Any) -> None:
     register("digits", Digits)
     register("emoji", Emoji)
     register("folder", Folder)
+    register("huggingface", HuggingFace)
     register("mfeat", MultipleFeatures)
     register("mimic-cxr", MIMICCXR)
     register("ntu", NTU)

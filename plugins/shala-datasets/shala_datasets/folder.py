@@ -1,39 +1,40 @@
 """Any folder of files. Files with the same stem form one sample, such as 0001.jpg, 0001.txt and 0001.wav.
 
 The stem is the path within the folder without extensions. The extension, in lower case, is the name of the field. A
-table of comma-separated values may add label, split, group and text of each sample. A file with the extension cls
-contains the label. Folders named train, val and test define the splits. Hidden files, files left by operating systems,
-and files that describe the set, such as README.md, are left out.
+table in CSV or Parquet may add label, split, group and fields of each sample, or hold the samples itself, one a row: it
+does where it is the only file, where its columns name the files, or where it is what is packed. A file with the
+extension cls contains the label. Folders named train, val and test define the splits. Hidden files, files left by
+operating systems, and files that describe the set, such as README.md, are left out.
 """
 
-import hashlib
 import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import attrs
 
+from shala_datasets.cells import FIELD, LONGEST_FIELD, check_fields, text_of
 from shala_datasets.files import check_folder, count, examples, listed, printable, read_or_leave_out, walk
-from shala_datasets.folder_names import describes_the_set, left_by_a_system, split_folders, split_of
-from shala_datasets.folder_table import SPLITS, Facts, choose_columns, read_facts
+from shala_datasets.folder_names import describes_the_set, left_by_a_system, safe_key, split_folders, split_of
+from shala_datasets.folder_rows import TableRows, samples_of_rows
+from shala_datasets.folder_table import SPLITS, Columns, Facts, choose_columns, read_facts
+from shala_datasets.parquet import RowTable, is_table, open_table
 from shala_datasets.splits import check_share, divide_by_hash
-from shala_datasets.tables import MISSING, CsvTable, cell
+from shala_datasets.tables import MISSING
 from shala_framework.plugin import Account, DataError, Dataset, Sample
 
 LAYOUT = "files that share a name within a sample, such as 0001.jpg and 0001.txt"
 
-_FIELD = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_LONGEST_FIELD = 16
-_LONGEST_KEY = 80  # with a field's name below 100 characters, the limit of a tar header
 _LABEL_FIELD = "cls"
 _RARE = 0.01  # share of samples below which a field gets no note of its own
 
 
 class Folder(Dataset):
-    """A folder of files as samples. The fields are the files' extensions, and txt if a table gives the text."""
+    """A folder of files, or a table, as samples. Fields are the files' extensions, and those that columns become."""
+
+    takes_file = True
 
     @attrs.frozen(kw_only=True)
     class Options:
@@ -44,9 +45,19 @@ class Folder(Dataset):
             ignore_folders: Whether to pair files by name alone, for layouts such as images/0001.jpg and
                 reports/0001.txt.
             label_from_folder: Whether a sample's folder gives its label if neither the table nor a cls file does.
-            table: File of comma-separated values with a header row, relative to the folder; it may end in .gz.
+            table: File of comma-separated values with a header row (.csv, .tsv, and both with .gz), or a Parquet file
+                (.parquet, which needs pyarrow), relative to the folder. A table that is packed itself, as in
+                `shala pack folder rows.csv OUT`, needs no name.
             key_column: Column that identifies a row's sample by its stem or by the name of one of its files. By default
-                the column named "key" or "file".
+                the column named "key" or "file". Where each row is a sample, the column of its name, by default "key"
+                or else the number of the row.
+            columns: Column to the field that its cells become, such as { caption = "txt", price = "value" }. Several
+                columns may share a field: one that ends in "json" becomes an object, one that ends in "npy" a vector,
+                and any other one line for each. "*" stands for all columns that no option names. A blank cell is a
+                missing field.
+            path_columns: Column of paths to the field that the files become, such as { photo = "", mask = "mask.png" };
+                "" takes the extension. Paths are relative to the folder and stay in it. Each row is then a sample.
+                Columns of a Parquet file may hold the files themselves.
             label_column: Column of labels. A blank cell means no label.
             split_column: Column of "train", "validation" or "test". If a table has this column, it alone determines the
                 splits, and samples without a row are left out.
@@ -67,6 +78,8 @@ class Folder(Dataset):
         label_from_folder: bool = False
         table: str = ""
         key_column: str = ""
+        columns: dict[str, str] = attrs.field(factory=dict)
+        path_columns: dict[str, str] = attrs.field(factory=dict)
         label_column: str = "label"
         split_column: str = "split"
         group_column: str = ""
@@ -82,9 +95,11 @@ class Folder(Dataset):
                 raise ValueError(f"expected validation_share and test_share below 1 together, got {total}")
             if self.ignore_folders and self.label_from_folder:
                 raise ValueError("expected only one of ignore_folders and label_from_folder, got both")
-            needs = [name for name in ("key_column", "group_column", "text_columns") if getattr(self, name)]
-            if needs and not self.table:
-                raise ValueError(f"expected a table for {needs[0]}, got none: set table to the name of the CSV file")
+            check_fields("columns", self.columns)
+            check_fields("path_columns", self.path_columns, blank=True)
+            twice = sorted({*self.columns, *self.text_columns} & set(self.path_columns))
+            if twice:
+                raise ValueError(f"expected each column in one of columns and path_columns, got {twice[0]!r} in both")
 
     options: Options
 
@@ -92,28 +107,49 @@ class Folder(Dataset):
         """Yield the samples in order of their stems. The account records what is left out or unusual.
 
         Args:
-            source: Folder of the files.
+            source: Folder of the files, or a table.
             account: Receives notes and what is left out.
 
         Raises:
             DataError: The folder or the table cannot be used, or gives no sample.
         """
+        if source is not None and source.is_file():
+            if not is_table(source):
+                raise DataError(
+                    f"{printable(source)}: expected a folder, or a table in .csv, .tsv or .parquet, got a file"
+                )
+            if self.options.table:
+                raise DataError(f"expected no option table where a table is packed, got {self.options.table!r}")
+            yield from self._samples_of_rows(source, source.parent, account)
+            return
         source = check_folder(source, LAYOUT)
+        options = self.options
+        needs = [
+            n for n in ("key_column", "group_column", "text_columns", "columns", "path_columns") if getattr(options, n)
+        ]
+        if needs and not options.table:
+            raise DataError(
+                f"expected a table for {needs[0]}, got none: set table to the name of the CSV or Parquet file"
+            )
+        alone = options.table and all(self._entry(path)[2] for path in self._paths(source))
+        if options.path_columns or alone:
+            yield from self._samples_of_rows(self._table_path(source), source, account)
+            return
         found, splits = self._find(source, account)
         facts = self._facts(source, found, account)
         divided = self._divide(facts, splits, account)
         keys: set[str] = set()
         tally: Counter[str] = Counter()
         fields_of: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         for stem, paths in found.items():
             if stem not in divided:
                 continue
             contents = {field: read_or_leave_out(path, source, account) for field, path in paths.items()}
             fields = {field: content for field, content in contents.items() if content is not None}
             label = self._label(facts[stem], fields, next(iter(paths.values())), source, account, bool(splits))
-            if facts[stem].text:
-                tally["texts replaced"] += "txt" in fields
-                fields["txt"] = facts[stem].text.encode()
+            replaced.update(fields.keys() & facts[stem].fields.keys())
+            fields |= facts[stem].fields
             if not fields:
                 account.leave_out("no readable file other than a label", stem, noun="sample")
                 continue
@@ -121,12 +157,43 @@ class Folder(Dataset):
             tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
             tally["labels"] += label is not None
             fields_of.update(fields.keys())
-            key = _safe_key(stem, keys)
+            key = safe_key(stem, keys)
             keys.add(key)
             yield Sample(key=key, split=split, fields=fields, label=label)
         if not tally["samples"]:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *account.notes]))
-        self._note(tally, fields_of, found, account)
+        self._note(tally, fields_of, replaced, found, account)
+
+    def _samples_of_rows(self, path: Path, folder: Path, account: Account) -> Iterator[Sample]:
+        """Yield a sample for each row of a table."""
+        options = self.options
+        if options.label_from_folder or options.ignore_folders:
+            name = "label_from_folder" if options.label_from_folder else "ignore_folders"
+            raise DataError(f"expected no option {name} where each row of {printable(path)} is a sample")
+        table = open_table(path)
+        columns = self._columns(table, by_row=True)
+        self._note_missing_cells(account, table, columns)
+        rows = TableRows(table=table, columns=columns, folder=folder, missing=options.missing_cells, account=account)
+        shares = {"train": 1.0, "validation": options.validation_share, "test": options.test_share}
+        expected = [split for split, share in shares.items() if share]
+        yield from samples_of_rows(rows, lambda facts: self._divide(facts, {}, account), expected)
+
+    def _columns(self, table: RowTable, *, by_row: bool = False) -> Columns:
+        """Select the columns that the options name."""
+        options = self.options
+        return choose_columns(
+            table,
+            key=options.key_column,
+            label=options.label_column,
+            split=options.split_column,
+            group=options.group_column,
+            text=options.text_columns,
+            fields=options.columns,
+            paths=options.path_columns,
+            missing=options.missing_cells,
+            optional=("label", "split"),
+            by_row=by_row,
+        )
 
     def _find(self, source: Path, account: Account) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
         """Return files by stem and field, in order of stems and paths, and the splits that folders define, by stem."""
@@ -156,9 +223,15 @@ class Folder(Dataset):
         for stem in [stem for stem, paths in found.items() if describes_the_set(stem, paths)]:
             for path in found.pop(stem).values():
                 account.leave_out("describes the set by its name, not a sample", str(path.relative_to(source)))
-        with_csv = [stem for stem, fields in found.items() if "csv" in fields]
-        if len(with_csv) == 1 < len(found) and len(found[with_csv[0]]) == 1:
-            (path,) = found.pop(with_csv[0]).values()
+        tables = [stem for stem, paths in found.items() if len(paths) == 1 and any(map(is_table, paths.values()))]
+        if len(tables) == len(found) == 1:
+            (path,) = found[tables[0]].values()
+            raise DataError(
+                f"{source}: expected {LAYOUT}, got one table; to pack its rows, name what its columns become, such as "
+                f"--set table={path.relative_to(source)} --set 'columns={{caption = \"txt\"}}'"
+            )
+        if len(tables) == 1:
+            (path,) = found.pop(tables[0]).values()
             account.leave_out("is it a table? then set table to its path", str(path.relative_to(source)))
         if not found:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no such file", *account.notes]))
@@ -180,9 +253,9 @@ class Folder(Dataset):
         field = extension.lower()
         if not dot:
             return "", "", "no extension, which would name its field"
-        if not _FIELD.fullmatch(field) or len(field) > _LONGEST_FIELD:
+        if not FIELD.fullmatch(field) or len(field) > LONGEST_FIELD:
             cure = ' (for names with dots in them set stem_ends_at = "last dot")' if "." in field else ""
-            return "", "", f"the extension is not up to {_LONGEST_FIELD} letters and digits{cure}"
+            return "", "", f"the extension is not up to {LONGEST_FIELD} letters and digits{cure}"
         return name, field, ""
 
     def _divide(self, facts: Mapping[str, Facts], splits: Mapping[str, str], account: Account) -> dict[str, str]:
@@ -207,22 +280,14 @@ class Folder(Dataset):
 
     def _facts(self, source: Path, found: Mapping[str, Mapping[str, Path]], account: Account) -> dict[str, Facts]:
         """Return the facts of every used sample. Samples without a row are left out if the table determines splits."""
-        nothing = Facts(label=None, split=None, group="", text="")
+        nothing = Facts()
         options = self.options
         if not options.table:
             return dict.fromkeys(found, nothing)
-        table = CsvTable.open(self._table_path(source))
-        columns = choose_columns(
-            table,
-            key=options.key_column,
-            label=options.label_column,
-            split=options.split_column,
-            group=options.group_column,
-            text=options.text_columns,
-            optional=("label", "split"),
-        )
+        table = open_table(self._table_path(source))
+        columns = self._columns(table)
         facts = read_facts(table, columns, found, source, account, options.missing_cells)
-        self._note_missing_cells(account, table, {columns.label, columns.group, *columns.text} - {""})
+        self._note_missing_cells(account, table, columns)
         if not facts:
             few = [str(path.relative_to(source)) for paths in found.values() for path in paths.values()][:10]
             raise DataError(
@@ -243,23 +308,24 @@ class Folder(Dataset):
             account.note(f"{count(len(absent), 'sample')} without a row in {options.table}: {examples(absent)}")
         return dict.fromkeys(found, nothing) | facts
 
-    def _note_missing_cells(self, account: Account, table: CsvTable, columns: Collection[str]) -> None:
+    def _note_missing_cells(self, account: Account, table: RowTable, columns: Columns) -> None:
         """Note which non-empty cells count as blank, because they might be names of classes."""
+        names = {columns.label, columns.group, *columns.fields.columns, *columns.paths} - {""}
         said = Counter(
-            row[column].strip()
+            row[name].strip()
             for _, row in table
-            for column in columns
-            if row[column].strip() and not cell(row[column], self.options.missing_cells)
+            for name in names
+            if isinstance(row[name], str) and row[name].strip() and not text_of(row[name], self.options.missing_cells)
         )
         if said:
             few = examples([f"{text!r} ({number})" for text, number in sorted(said.items())])
-            account.note(f"{self.options.table}: cells taken as blank (option missing_cells): {few}")
+            account.note(f"{table.path.name}: cells taken as blank (option missing_cells): {few}")
 
     def _table_path(self, source: Path) -> Path:
         path = source / self.options.table
         if path.is_file():
             return path
-        tables = [name.name for name in listed(source) if name.name.lower().endswith((".csv", ".csv.gz", ".tsv"))]
+        tables = [path.name for path in listed(source) if is_table(path)]
         there = f"the folder has {examples(tables)}" if tables else "the folder has no .csv file"
         raise DataError(f"{printable(path)}: expected the table that option table names, got no such file; {there}")
 
@@ -281,6 +347,7 @@ class Folder(Dataset):
         self,
         tally: Counter[str],
         fields_of: Counter[str],
+        replaced: Counter[str],
         found: Mapping[str, Mapping[str, Path]],
         account: Account,
     ) -> None:
@@ -305,22 +372,14 @@ class Folder(Dataset):
             rare = [f"{field} ({number})" for field, number in sorted(fields_of.items()) if field not in usual]
             if rare:
                 account.note(f"fields of less than {_RARE:.0%} of {samples}: {examples(rare)}")
-        dotted = sorted(field for field in fields_of if "." in field)
+        dotted = sorted(field for field in fields_of if "." in field and field not in options.columns.values())
         if dotted:
             account.note(f'fields with a dot: {examples(dotted)}; unless they are meant, set stem_ends_at = "last dot"')
         if 0 < tally["labels"] < tally["samples"]:
             account.note(f"{tally['samples'] - tally['labels']} of {samples} without label")
-        if tally["texts replaced"]:
-            account.note(f"{count(tally['texts replaced'], 'txt file')} not used: the table has the text")
+        for field, number in sorted(replaced.items()):
+            what = "text" if field == "txt" else "field"
+            account.note(f"{count(number, f'{field} file')} not used: the table has the {what}")
         for split, share in (("train", 1.0), ("validation", options.validation_share), ("test", options.test_share)):
             if share and not tally[split]:
                 account.note(f"none of {samples} is in {split}")
-
-
-def _safe_key(stem: str, taken: Collection[str]) -> str:
-    """Return an unused key of letters, digits, "_" and "-". It ends in a hash for long or unusual stems."""
-    key = re.sub(r"[^A-Za-z0-9_-]", "-", stem.replace("/", "_"))
-    if key in taken or len(key) > _LONGEST_KEY:
-        digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()[:12]
-        key = f"{key[: _LONGEST_KEY - 13]}-{digest}"
-    return key

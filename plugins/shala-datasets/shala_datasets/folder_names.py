@@ -1,5 +1,6 @@
 """Interpret names in a folder of files: which files are not samples, and which folders are splits."""
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -8,6 +9,7 @@ from typing import Literal
 
 from shala_datasets.folder_table import SPLITS
 
+_LONGEST_KEY = 80  # with a field's name below 100 characters, the limit of a tar header
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "__pycache__"}
 _DESCRIBING = re.compile(
@@ -65,3 +67,17 @@ def split_folders(folders: Iterable[Path], mode: Literal["auto", "yes", "no"]) -
 def split_of(folder: Path, folders: Mapping[Path, str]) -> str | None:
     """Return the split of files in a folder, from the outermost folder that has one, or None."""
     return next((folders[path] for path in (*reversed(folder.parents), folder) if path in folders), None)
+
+
+def safe_key(stem: str, taken: Collection[str]) -> str:
+    """Return an unused key of letters, digits, "_" and "-". It ends in a hash for long or unusual stems.
+
+    Args:
+        stem: Name of the sample.
+        taken: Keys that are used.
+    """
+    key = re.sub(r"[^A-Za-z0-9_-]", "-", stem.replace("/", "_"))
+    if key in taken or len(key) > _LONGEST_KEY:
+        digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()[:12]
+        key = f"{key[: _LONGEST_KEY - 13]}-{digest}"
+    return key

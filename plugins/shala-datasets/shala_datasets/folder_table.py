@@ -1,13 +1,16 @@
-"""The optional table of a folder of samples: label, split, group and text of each, found by key or by file name."""
+"""The table of a folder of samples: label, split, group and fields of each, by key, by file name, or row by row."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import attrs
 
+from shala_datasets.cells import EVERY_OTHER, CellFields, text_of
 from shala_datasets.files import printable
-from shala_datasets.tables import MISSING, CsvTable, cell
+from shala_datasets.parquet import RowTable
+from shala_datasets.tables import MISSING
 from shala_framework.plugin import Account, DataError
 
 SPLITS = {
@@ -22,32 +25,58 @@ class Columns:
     """Names of the table's columns; an empty name means no column.
 
     Attributes:
-        key: Column with a sample's stem, or the name of one of its files.
+        key: Column with a sample's stem, or the name of one of its files; where each row is a sample, with its name.
         label: Column with the name of the class.
         split: Column with "train", "validation" or "test", or common synonyms.
         group: Column with what several samples share, such as the patient; a group must stay within one split.
-        text: Columns that form the field txt, one per line.
+        fields: Columns whose cells become fields.
+        paths: Columns of paths to files, and the fields that the files become; empty for their extension.
     """
 
     key: str
     label: str
     split: str
     group: str
-    text: tuple[str, ...]
+    fields: CellFields
+    paths: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """All columns that are read."""
+        named = [self.key, self.label, self.split, self.group, *self.fields.columns, *self.paths]
+        return list(dict.fromkeys(name for name in named if name))
 
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """The table's entries for one sample; None or empty if the cell is blank or the column is missing."""
+    """The table's entries for one sample; None or empty if the cell is blank or the column is missing.
 
-    label: str | None
-    split: str | None
-    group: str
-    text: str
+    Attributes:
+        label: Name of the class.
+        split: Split of the sample.
+        group: What several samples share.
+        fields: Fields that cells become.
+    """
+
+    label: str | None = None
+    split: str | None = None
+    group: str = ""
+    fields: Mapping[str, bytes] = attrs.field(factory=dict)
 
 
 def choose_columns(
-    table: CsvTable, *, key: str, label: str, split: str, group: str, text: Collection[str], optional: Iterable[str]
+    table: RowTable,
+    *,
+    key: str,
+    label: str,
+    split: str,
+    group: str,
+    text: Collection[str],
+    fields: Mapping[str, str],
+    paths: Mapping[str, str],
+    missing: Collection[str],
+    optional: Iterable[str],
+    by_row: bool = False,
 ) -> Columns:
     """Select the columns that the options name from those that the table has.
 
@@ -57,15 +86,19 @@ def choose_columns(
         label: Column of labels.
         split: Column of splits.
         group: Column of groups, or empty.
-        text: Columns of text.
+        text: Columns that form the field txt.
+        fields: Column to field; "*" for all columns that are not named.
+        paths: Column of paths to field, or to an empty text for the files' extensions.
+        missing: Cell contents that count as blank.
         optional: Names that the table may lack, which are defaults that the user did not write.
+        by_row: Whether each row is a sample, which needs no key.
 
     Raises:
         DataError: The table lacks a column; the message names those that it has.
     """
     if not key:
-        key = next((name for name in ("key", "file") if name in table.columns), "")
-    if not key:
+        key = next((name for name in ("key", *(() if by_row else ("file",))) if name in table.columns), "")
+    if not key and not by_row:
         table.require(["key"], 'or "file", or another one that option key_column names')
     absent = {name for name in optional if name not in table.columns}
     chosen = Columns(
@@ -73,17 +106,21 @@ def choose_columns(
         label="" if label in absent else label,
         split="" if split in absent else split,
         group=group,
-        text=tuple(text),
+        fields=CellFields({}),
+        paths=paths,
     )
     for option, name in (("key", chosen.key), ("label", chosen.label), ("split", chosen.split), ("group", group)):
         if name:
             table.require([name], f"option {option}_column")
-    table.require(chosen.text, "option text_columns")
-    return chosen
+    table.require(text, "option text_columns")
+    table.require([name for name in fields if name != EVERY_OTHER], "option columns")
+    table.require(paths, "option path_columns")
+    written = dict.fromkeys(text, "txt") | dict(fields)
+    return attrs.evolve(chosen, fields=CellFields.of_table(written, table.columns, chosen.names, missing))
 
 
 def read_facts(
-    table: CsvTable,
+    table: RowTable,
     columns: Columns,
     samples: Mapping[str, Mapping[str, Path]],
     source: Path,
@@ -101,28 +138,56 @@ def read_facts(
         missing: Cell contents that count as blank.
 
     Raises:
-        DataError: The table cannot be read, or a split has an unknown name.
+        DataError: The table cannot be read, a split has an unknown name, or a cell does not suit its field.
     """
     names = _Names(samples, source)
     facts: dict[str, Facts] = {}
-    for line, row in table:
-        written = row[columns.key].strip()
-        where = f"{table.path.name} line {line} ({written})"
+    for number, row in table:
+        written = text_of(row[columns.key], ())
+        where = f"{table.path.name} {table.place} {number} ({written})"
         stems = names.find(written)
         if len(stems) != 1:
             reason = "several samples have that name: write its path" if stems else "no file has that name"
             account.leave_out(reason if written else f"blank {columns.key!r}", where, noun="row")
             continue
         (stem,) = stems
-        found = Facts(
-            label=(cell(row[columns.label], missing) or None) if columns.label else None,
-            split=_split(table.path, line, row[columns.split]) if columns.split else None,
-            group=cell(row[columns.group], missing) if columns.group else "",
-            text="\n".join(text for column in columns.text if (text := cell(row[column], missing))),
-        )
+        found = facts_of(table, number, row, columns, missing)
         if facts.setdefault(stem, found) != found:
             account.leave_out("a second, different row for the same sample", where, noun="row")
     return facts
+
+
+def facts_of(
+    table: RowTable,
+    number: int,
+    row: Mapping[str, Any],
+    columns: Columns,
+    missing: Collection[str],
+    *,
+    cells: bool = True,
+) -> Facts:
+    """Return the entries of one row.
+
+    Args:
+        table: Table of the row, for messages.
+        number: Number of the row.
+        row: Cells by column.
+        columns: Result of `choose_columns`.
+        missing: Cell contents that count as blank.
+        cells: Whether to read the cells that become fields.
+
+    Raises:
+        DataError: A split has an unknown name, or a cell does not suit its field.
+    """
+    try:
+        return Facts(
+            label=(text_of(row[columns.label], missing) or None) if columns.label else None,
+            split=_split(text_of(row[columns.split], ())) if columns.split else None,
+            group=text_of(row[columns.group], missing) if columns.group else "",
+            fields=columns.fields.read(row) if cells else {},
+        )
+    except DataError as error:
+        raise DataError(f"{printable(table.path)}, {table.place} {number}: {error}") from error
 
 
 class _Names:
@@ -142,8 +207,7 @@ class _Names:
         return self.paths.get(path) or self.last_parts.get(path.rpartition("/")[2], set())
 
 
-def _split(path: Path, line: int, cell: str) -> str:
-    text = cell.strip().lower()
-    if text not in SPLITS:
-        raise DataError(f"{printable(path)}, line {line}: expected a split, {', '.join(SPLITS)}, got {cell!r}")
-    return SPLITS[text]
+def _split(text: str) -> str:
+    if text.lower() not in SPLITS:
+        raise DataError(f"expected a split, {', '.join(SPLITS)}, got {text!r}")
+    return SPLITS[text.lower()]

@@ -4,7 +4,7 @@ import csv
 import difflib
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +26,13 @@ class CsvTable:
         path: File, gzipped if its name ends in .gz.
         columns: Names in the header row.
         delimiter: "," or, if the header row has more of them, ";" or a tab.
+        place: What the numbers of rows count.
     """
 
     path: Path
     columns: tuple[str, ...]
     delimiter: str
+    place: str = "line"
 
     @classmethod
     def open(cls, path: Path) -> "CsvTable":
@@ -61,14 +63,7 @@ class CsvTable:
         Raises:
             DataError: Some are missing; the message names them and the columns that exist.
         """
-        absent = [column for column in columns if column not in self.columns]
-        if absent:
-            close = difflib.get_close_matches(absent[0], self.columns, n=1)
-            raise DataError(
-                f"{printable(self.path)}: expected {'a column' if len(absent) == 1 else 'columns'} "
-                f"{', '.join(map(repr, absent))}{f' ({purpose})' if purpose else ''}, got the columns "
-                f"{', '.join(map(repr, self.columns))}{f'; did you mean {close[0]!r}?' if close else ''}"
-            )
+        require_columns(self.path, self.columns, columns, purpose)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
         rows = _rows(self.path, self.delimiter)
@@ -80,6 +75,28 @@ class CsvTable:
                     f"a cell that holds {self.delimiter!r} or a line break needs quotes around it"
                 )
             yield line, dict(zip(self.columns, row, strict=True))
+
+
+def require_columns(path: Path, there: Sequence[str], columns: Iterable[str], purpose: str = "") -> None:
+    """Check that a table has columns.
+
+    Args:
+        path: File of the table.
+        there: Names of its columns.
+        columns: Names of the required columns.
+        purpose: What needs them, for the error message.
+
+    Raises:
+        DataError: Some are missing; the message names them and the columns that exist.
+    """
+    absent = [column for column in columns if column not in there]
+    if absent:
+        close = difflib.get_close_matches(absent[0], there, n=1)
+        raise DataError(
+            f"{printable(path)}: expected {'a column' if len(absent) == 1 else 'columns'} "
+            f"{', '.join(map(repr, absent))}{f' ({purpose})' if purpose else ''}, got the columns "
+            f"{', '.join(map(repr, there))}{f'; did you mean {close[0]!r}?' if close else ''}"
+        )
 
 
 def cell(text: str, missing: Iterable[str] = MISSING) -> str:

@@ -342,14 +342,20 @@ def test_wrong_tables_and_folders_are_errors_with_the_cure(tmp_path: Path) -> No
     assert "1 file left out, is it a table? then set table to its path: t.csv" in notes
 
 
-def test_options_that_contradict_each_other_are_refused() -> None:
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     """Shares that leave no training set, labels from folders that are ignored, and columns of no table."""
     with pytest.raises(ValueError, match="below 1 together, got 1"):
         Folder.Options(validation_share=0.5, test_share=0.5)
     with pytest.raises(ValueError, match="expected only one of ignore_folders and label_from_folder, got both"):
         Folder.Options(ignore_folders=True, label_from_folder=True)
-    with pytest.raises(ValueError, match="expected a table for text_columns, got none"):
-        Folder.Options(text_columns=("notes",))
+    with pytest.raises(ValueError, match="of columns, such as \"txt\", got 'Big Text'"):
+        Folder.Options(columns={"notes": "Big Text"})
+    with pytest.raises(ValueError, match="in one of columns and path_columns, got 'notes' in both"):
+        Folder.Options(columns={"notes": "txt"}, path_columns={"notes": ""})
+    write(tmp_path, "1.jpg")
+    for options in ({"text_columns": ("notes",)}, {"columns": {"notes": "txt"}}, {"path_columns": {"notes": ""}}):
+        with pytest.raises(DataError, match=f"expected a table for {next(iter(options))}, got none"):
+            read(tmp_path, **options)
 
 
 @pytest.mark.parametrize("number", [3, 4, 12])

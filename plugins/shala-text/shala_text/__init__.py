@@ -157,6 +157,10 @@ class Text(Modality):
         sections = self.options.sections
         return f"it has no section {' or '.join(sections)}" if sections else "it is blank"
 
+    def typed(self, text: str) -> dict[str, bytes]:
+        """Return the first of `fields` with a typed text."""
+        return {self.fields[0]: text.encode(errors="surrogatepass")}
+
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode the text as one line of UTF-8 under "txt"."""
         return {"txt": f"{self._shown(x)}\n".encode()}

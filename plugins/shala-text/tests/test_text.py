@@ -42,6 +42,17 @@ class TestText(ModalitySuite):
         return {"txt": f"{SENTENCES[index % 5]} {SENTENCES[(index + 2) % 5]}"[: 30 + index].encode()}
 
 
+def test_a_typed_text_is_read_like_a_file_of_it() -> None:
+    """Under the first of the fields, whatever that is called; half of a surrogate pair is no text."""
+    text = Text(max_tokens=32, vocabulary_size=300, fields=("caption", "txt"))
+    text.fit({"txt": sentence.encode()} for sentence in SENTENCES)
+    typed = text.typed(SENTENCES[3])
+    assert typed == {"caption": SENTENCES[3].encode()}
+    assert torch.equal(text.read(typed), text.read({"txt": SENTENCES[3].encode()}))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="caption"):
+        text.read(text.typed("a\ud800"))
+
+
 class TestReport(TestText):
     """Sections of a report, small letters, another field, one layer."""
 

@@ -30,10 +30,14 @@ class DensityTests(Subject):
         slack = 0.005 * num_values + 0.5
         spread = 4 * num_values / len(element_log_prob_E) ** 0.5 * (len(element_log_prob_E) < num_values)
         expected = num_values * element_log_prob_E.mean()
-        assert abs(log_prob - expected) < slack + spread * element_log_prob_E.std(), "log_prob is not normalised"
+        assert abs(log_prob - expected) < slack + spread * element_log_prob_E.std(), (
+            "log_prob is not normalised, or the values of x depend on each other given z: then set independent_values "
+            "to False and test the sum by hand"
+        )
         expected, error = -num_values * entropy_E.mean(), of_draws_B.std() / NUM_DRAWS**0.5
         assert abs(of_draws_B.mean() - expected) < slack + 5 * error + spread * entropy_E.std(), (
-            "samples are more or less likely than log_prob says"
+            "samples are more or less likely than log_prob says; if values are clamped or rounded, set density_options "
+            "to a small fixed scale"
         )
 
     def test_draws_follow_log_prob(self) -> None:
@@ -51,9 +55,12 @@ class DensityTests(Subject):
                 spread = ratio_B.std()
                 assert spread > 0, "all samples of one z are alike, or log_prob does not depend on them"
                 step_1D = step_1D * (0.7 / spread).clamp(0.01, 100)
-        assert 0.3 < spread < 1.5
+        assert 0.3 < spread < 1.5, "log_prob hardly follows z, or jumps with it; set density_options to another scale"
         mean, error = ratio_B.exp().mean(), ratio_B.exp().std() / NUM_DRAWS**0.5
-        assert abs(mean - 1) < 5 * error + 0.01, "samples do not follow log_prob"
+        assert abs(mean - 1) < 5 * error + 0.01, (
+            "samples do not follow log_prob; if values are clamped or rounded, set density_options to a small fixed "
+            "scale"
+        )
 
 
 def _one_by_one(decoder: nn.Module) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -91,6 +91,23 @@ class ReadingTests(Subject):
             for extension in set(written) & set(modality.fields):
                 self.check_close(present(modality.read({extension: written[extension]})), x)
 
+    def test_typed_text_is_read_or_refused(self) -> None:
+        """Of a modality that can be typed, any text gives fields of its own, and those an x, None or a DataError."""
+        modality = self.make()
+        shown = modality.preview(self.batch(1)[0]).text or ""
+        for text in (shown, "", " ", "a red circle", "1, 2", "\0", "\udcff", "\ud800", self.garbage.decode("latin-1")):
+            fields = modality.typed(text)
+            if fields is None:
+                continue
+            assert set(fields) <= set(modality.fields)
+            try:
+                x = modality.read(fields)
+            except DataError:
+                continue
+            if x is not None:
+                assert tuple(x.shape) == modality.shape
+                assert x.dtype == modality.dtype
+
     def test_preview_can_be_shown(self) -> None:
         """A preview holds uint8 frames, sound in [-1, 1] or text."""
         preview = self.make().preview(self.batch(1)[0])

@@ -27,7 +27,10 @@ class TrainingTests(Subject):
             optimiser.step()
             log_probs.append(log_prob.item())
         assert np.isfinite(log_probs).all()
-        assert np.mean(log_probs[-3:]) > log_probs[0]
+        assert np.mean(log_probs[-3:]) > log_probs[0], (
+            f"log_prob fell from {log_probs[0]:.4g} to {np.mean(log_probs[-3:]):.4g}; "
+            "raise num_steps if learning is slow"
+        )
 
     def test_one_row_trains(self) -> None:
         """A batch of one row gives finite gradients."""
