@@ -219,6 +219,13 @@ class Label(Modality):
             )
         return stated
 
+    def typed(self, text: str) -> dict[str, bytes] | None:
+        """Return the field for a typed class or, with `several`, for labels apart by the separator or in JSON."""
+        form = "json" if self.options.several and text.lstrip().startswith(("[", "{")) else "txt"
+        content = text.encode(errors="surrogatepass")
+        found = [field for field in self.fields if (format_of(field) == "json") == (form == "json")]
+        return {found[0]: content} if found else None
+
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode the name of the class as a line of text, or several labels as JSON."""
         if not self.options.several:

@@ -172,6 +172,17 @@ def test_written_labels_are_read_again() -> None:
     assert Label(fields=("cls",), classes=WORDS).write(torch.tensor([0])) == {"txt": b"circle\n"}
 
 
+def test_labels_are_typed() -> None:
+    """A class is typed as it is, several labels with commas or in JSON, which tells unknown ones from absent ones."""
+    one = Label(classes=WORDS)
+    assert one.read(one.typed("square") or {}).tolist() == [1]
+    several = Label(several=True, classes=WORDS)
+    assert several.read(several.typed("circle, triangle") or {}).tolist() == [1, 0, 1]
+    known = several.read(several.typed('{"circle": false}') or {})
+    assert known.tolist() == [0, UNKNOWN, UNKNOWN]
+    assert Label(fields=("label.json",), classes=WORDS).typed("square") is None
+
+
 @pytest.mark.parametrize(("several", "value"), [(False, b" \n"), (True, b"\n"), (True, b" , ")])
 def test_a_blank_label_is_missing(several: bool, value: bytes) -> None:
     """White space is no label; neither is an object that knows nothing."""

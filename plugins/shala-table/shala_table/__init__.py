@@ -230,6 +230,11 @@ class Table(Modality):
         found: np.ndarray = np.where(missing, np.nan, values * scale + centre)
         return found
 
+    def typed(self, text: str) -> dict[str, bytes] | None:
+        """Return the field for a typed row, a JSON object or array, such as `{"age": 61}`; other cells are missing."""
+        found = [field for field in self.fields if format_of(field) == "json"]
+        return {found[0]: text.encode(errors="surrogatepass")} if found else None
+
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode a row in the units of the table as JSON, or as CSV if that is the only text among the fields."""
         cells = self._cells(x)

@@ -306,6 +306,14 @@ def test_rows_are_written_in_their_units() -> None:
     assert as_csv.write(read(as_csv, b"b,a\nx,\n", "csv")) == {"csv": b"a,b\n,x\n"}
 
 
+def test_rows_are_typed() -> None:
+    """A typed object is a row whose other cells are missing."""
+    table = fitted(*({"a": n, "kind": "xy"[n % 2]} for n in range(8)))
+    typed = table.read(table.typed('{"kind": "y"}') or {})
+    torch.testing.assert_close(typed, read(table, {"kind": "y"}))
+    assert fitted(b"a\n1\n", b"a\n2\n", field="csv", fields=("csv",)).typed('{"a": 1}') is None
+
+
 def test_arrays_become_x_and_come_back() -> None:
     """`tensor` and `values` convert many rows, with NaN for missing cells, and refuse what is no row."""
     table = fitted(*PATIENTS)
