@@ -68,7 +68,7 @@ class MMVAEPlus(PosteriorMethod):
                 for PolyMNIST.
         """
 
-        private_dim: int | None = attrs.field(default=None, validator=optional(at_least(1)))
+        private_dim: int | None = attrs.field(default=None, validator=optional(at_least(1, at_most=65_536)))
         num_samples: int = attrs.field(default=1, validator=at_least(1, at_most=10_000))
         gradient: Literal["iwae", "dreg"] = "iwae"
         beta: float = attrs.field(default=2.5, validator=at_least(0, at_most=MOST_WEIGHT))
