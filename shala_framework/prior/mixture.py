@@ -120,7 +120,9 @@ class GaussianMixture(nn.Module):
         return torch.einsum("kb,be,kde->bd", own_KB, turned_BD, directions_KDD) + self.means[component_B]
 
     def _own(self, component_B: Tensor) -> Tensor:
-        return nn.functional.one_hot(component_B, self.num_components).T.to(self.means.dtype)
+        """Return 1 for each row's component and 0 for others, [K, B], without waiting for the device."""
+        numbers_K1 = torch.arange(self.num_components, device=component_B.device)[:, None]
+        return (numbers_K1 == component_B).to(self.means.dtype)
 
     def _turned(self, z_BD: Tensor) -> Tensor:
         """Return each row's offset from each mean, along the component's directions: [K, B, D]."""
