@@ -28,7 +28,7 @@ MOST_SAID = 3_000  # characters of a message
 SHARES_THAT_MAY_BE_LEFT = {
     "jpg": 0.8, "png": 0.8, "png of 16 bits": 0.8, "mp4": 0.89, "avi": 0.89, "wav": 0.89,
 }  # fmt: skip
-"""Of a file that was cut, the share up to which that has to be seen."""
+"""Largest share of a cut file that remains if the cut has to be noticed."""
 
 
 def trials(setting: Setting) -> Iterator[Trial]:

@@ -11,7 +11,7 @@ SHARES = {
     "calibration": 0.05,
     "likelihood": 0.1,
 }
-"""Of the time, for each kind of figure; what one leaves over goes to those after it."""
+"""Share of the time for each kind of figure; what one leaves over goes to those after it."""
 
 
 RESERVE = 0.1  # share of the time, kept for errors in measuring units

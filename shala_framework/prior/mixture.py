@@ -86,13 +86,15 @@ class GaussianMixture(nn.Module):
 
     def to_steady(self, z_BD: Tensor, sigma_B: Tensor, component_B: Tensor) -> Tensor:
         """Return steady coordinates [B, D] of noisy latents, in which their component is N(0, I) at any noise level."""
-        scale_BD = (self.variances[component_B] + sigma_B[:, None].square()).sqrt()
-        return self._turned_to(z_BD, component_B) / scale_BD
+        return self._turned_to(z_BD, component_B) / self.scale(sigma_B, component_B)
 
     def from_steady(self, y_BD: Tensor, sigma_B: Tensor, component_B: Tensor) -> Tensor:
         """Invert `to_steady`."""
-        scale_BD = (self.variances[component_B] + sigma_B[:, None].square()).sqrt()
-        return self._turned_back(scale_BD * y_BD, component_B)
+        return self._turned_back(self.scale(sigma_B, component_B) * y_BD, component_B)
+
+    def scale(self, sigma_B: Tensor, component_B: Tensor) -> Tensor:
+        """Return the deviation of noisy latents along their component's directions: [B, D]."""
+        return (self.variances[component_B] + sigma_B[:, None].square()).sqrt()
 
     def steady(self, denoise: Denoise, component_B: Tensor) -> Denoise:
         """Express a denoiser in steady coordinates.
@@ -102,8 +104,7 @@ class GaussianMixture(nn.Module):
         """
 
         def steady_denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
-            variances_ND = self.variances[component_B]
-            scale_ND = (variances_ND + sigma_N[:, None].square()).sqrt()
+            variances_ND, scale_ND = self.variances[component_B], self.scale(sigma_N, component_B)
             clean_ND = denoise(self._turned_back(scale_ND * z_ND, component_B), sigma_N)
             change_ND = self._turned_to(clean_ND, component_B) - variances_ND / scale_ND * z_ND
             return z_ND + change_ND / scale_ND
@@ -116,8 +117,8 @@ class GaussianMixture(nn.Module):
 
     def _turned_back(self, turned_BD: Tensor, component_B: Tensor) -> Tensor:
         """Invert `_turned_to`."""
-        own_KB, directions_KDD = self._own(component_B), self.directions[: self.num_components]
-        return torch.einsum("kb,be,kde->bd", own_KB, turned_BD, directions_KDD) + self.means[component_B]
+        own_KBD = self._own(component_B)[:, :, None] * turned_BD
+        return torch.einsum("kbe,kde->bd", own_KBD, self.directions[: self.num_components]) + self.means[component_B]
 
     def _own(self, component_B: Tensor) -> Tensor:
         """Return 1 for each row's component and 0 for others, [K, B], without waiting for the device."""

@@ -215,7 +215,7 @@ class DiffusedPrior:
         denoise = self.prior.denoiser([h[rows] for h in given.h_MNF], given.subset_NM[rows], cluster_P)
         sigma_P = unit_KD.new_full((len(draw_P),), float(sigmas[sigmas > 0].min()))
         steady_PD = clusters.to_steady(unit_KD[draw_P], sigma_P, cluster_P)
-        log_scale_P = 0.5 * (clusters.variances[cluster_P] + sigma_P[:, None].square()).log().sum(1)
+        log_scale_P = clusters.scale(sigma_P, cluster_P).log().sum(1)
         return log_density(clusters.steady(denoise, cluster_P), steady_PD, sigmas, last_variance=1.0) - log_scale_P
 
     def _possible_clusters(self, unit_KD: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,8 +49,8 @@ def evaluate_run(
     stopped.
 
     Args:
-        model: Of the run.
-        folder: The run's.
+        model: Model of the run.
+        folder: Folder of the run.
         split: "validation" or "test".
         settings: How much is measured.
         train: Training rows, if they are at hand; else they are read.

@@ -240,7 +240,7 @@ def test_scales_of_unusual_columns() -> None:
 
 
 def test_thinned_numbers_are_evenly_spaced() -> None:
-    """Of a long stream, an even subset is kept."""
+    """An evenly spaced subset of a long stream is kept."""
     thinned = Thinned(most=8)
     for value in range(100):
         thinned.add(value)

@@ -92,7 +92,7 @@ class ReadingTests(Subject):
                 self.check_close(present(modality.read({extension: written[extension]})), x)
 
     def test_typed_text_is_read_or_refused(self) -> None:
-        """Of a modality that can be typed, any text gives fields of its own, and those an x, None or a DataError."""
+        """If a modality can be typed, any text gives fields of its own, and reading them an x, None or a DataError."""
         modality = self.make()
         shown = modality.preview(self.batch(1)[0]).text or ""
         for text in (shown, "", " ", "a red circle", "1, 2", "\0", "\udcff", "\ud800", self.garbage.decode("latin-1")):
