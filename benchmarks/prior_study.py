@@ -17,6 +17,8 @@ RESULTS, and a call continues where the last one stopped. Columns:
     joint        coherence of joint samples: all judges name one class
     FD           Frechet distance in the judges' features, mean over modalities
     recall       share of held-out rows within the manifold of joint samples (Kynkaanniemi et al. 2019), likewise
+    spread       distance between joint samples of one class, divided by that of held-out rows
+    TV           total variation between the judges' classes of joint samples and of held-out rows
     right 1      generated given one modality that the judges find right, and the Frechet distance of these
     clusters     number of clusters that were found in the latents
     CPU s        processor time of training
@@ -45,8 +47,10 @@ from torch import Tensor, nn
 from shala_framework import ShaLa
 from shala_framework.data.latent_store import LatentStore, latent_statistics, latents_of
 from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.evaluation.class_distribution import total_variation
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.manifold import precision_recall
+from shala_framework.evaluation.spread import relative_class_spread
 from shala_framework.prior import DiffusionPrior
 from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.prior.whitening import whitening
@@ -59,9 +63,10 @@ from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 
 HELD_OUT, NUM_MODALITIES = 2_000, 5
 CPU = torch.device("cpu")
+NUM_CLASSES = 10
 COLUMNS = {
-    "denoising": 4, "given 1": 4, "variance": 3, "latent FD": 2, "joint": 3, "FD": 2, "recall": 3, "right 1": 3,
-    "FD 1": 2, "clusters": 0, "CPU s": 0,
+    "denoising": 4, "given 1": 4, "variance": 3, "latent FD": 2, "joint": 3, "FD": 2, "recall": 3, "spread": 2, "TV": 3,
+    "right 1": 3, "FD 1": 2, "clusters": 0, "CPU s": 0,
 }  # fmt: skip
 
 
@@ -84,6 +89,8 @@ VARIANTS: dict[str, Variant] = {
     "learning_rate 2e-3": Variant(stage={"learning_rate": 2e-3}),
     "batches of 128, learning_rate 2e-3": Variant(stage={**SMALL, "learning_rate": 2e-3}),
     "Muon": Variant(stage={"optimizer": "muon", "learning_rate": 1e-2}),
+    "Muon, whitened": Variant(prior={"whiten": True}, stage={"optimizer": "muon", "learning_rate": 1e-2}),
+    "Muon, hidden_dim 384": Variant(prior={"hidden_dim": 384}, stage={"optimizer": "muon", "learning_rate": 1e-2}),
     "hidden_dim 384": Variant(prior={"hidden_dim": 384}),
     "5 blocks": Variant(prior={"num_blocks": 5}),
     "unconditional_share 0.3": Variant(prior={"unconditional_share": 0.3}),
@@ -103,12 +110,14 @@ class World(Protocol):
         held_out: Latents of the held-out rows.
         labels: Classes of the held-out rows.
         real: Each judge's features of the held-out rows.
+        real_classes: Each judge's classes of the held-out rows.
     """
 
     train: LatentStore
     held_out: LatentStore
     labels: Tensor
     real: Sequence[Tensor]
+    real_classes: Sequence[Tensor]
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return each modality's features and class by its judge."""
@@ -141,7 +150,7 @@ class Digits:
         self.train, _, _ = self._rows(code[known], classes[known], 20_000, generator)
         self.held_out, self.labels, parts = self._rows(code[unseen], classes[unseen], HELD_OUT, generator)
         noisy = parts + self.NOISE * torch.randn(parts.shape, generator=generator)
-        self.real = [self._judge(part)[0] for part in noisy.unbind(1)]
+        self.real, self.real_classes = zip(*(self._judge(part) for part in noisy.unbind(1)), strict=True)
 
     def _train_judge(self, code: Tensor, classes: Tensor) -> nn.Sequential:
         torch.manual_seed(0)
@@ -208,6 +217,7 @@ class Pictures:
         )
         self.scorer = Scorer(bench / "judge.py", judges, held_out, labels)
         self.labels, self.real = self.scorer.labels, self.scorer.real
+        self.real_classes = [self.scorer._digits(i, features) for i, features in enumerate(self.real)]
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []
@@ -307,12 +317,15 @@ class Study:
         classes = torch.stack([found for _, found in judged])
         features = [found for found, _ in judged]
         unit, real = self.unit(z_ND), self.unit(self.draws(1))
+        every = list(zip(features, classes, self.world.real, self.world.real_classes, strict=True))
         return {
             "variance": float(unit.var(0).mean()),
             "latent FD": frechet_distance(unit, real),
             "joint": float((classes == classes[0]).all(0).float().mean()),
             "FD": mean(map(frechet_distance, features, self.world.real)),
-            "recall": mean(precision_recall(f, r)[1] for f, r in zip(features, self.world.real, strict=True)),
+            "recall": mean(precision_recall(f, real)[1] for f, _, real, _ in every),
+            "spread": mean(relative_class_spread(*of_modality) for of_modality in every),
+            "TV": mean(total_variation(c, real, NUM_CLASSES) for _, c, _, real in every),
         }
 
     def unit(self, z_ND: Tensor) -> Tensor:
@@ -324,6 +337,12 @@ class Study:
         generator = torch.Generator().manual_seed(seed)
         held_out = self.world.held_out
         return held_out.sample(torch.randn(held_out.mean_ND.shape, generator=generator))
+
+    def training_draws(self) -> Tensor:
+        """Draw from q(z|x) of training rows: what a perfect prior would draw."""
+        torch.manual_seed(0)
+        rows = self.world.train.take(torch.randperm(len(self.world.train))[:HELD_OUT])
+        return rows.sample(torch.randn(rows.mean_ND.shape))
 
     @torch.no_grad()
     def denoising(self, prior: DiffusionPrior, size: int) -> float:
@@ -368,6 +387,7 @@ def main() -> None:
     lines = [
         ["", "seed", *COLUMNS],
         _line("held-out rows, drawn again", "", study.score_joint(study.draws(3))),
+        _line("training rows, drawn again", "", study.score_joint(study.training_draws())),
         _line("Gaussian mixture", "", study.score_mixture()),
     ]
     print(*lines, sep="\n", flush=True)

@@ -118,7 +118,8 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys
     assert figures() == first
     changes = ("evaluate.guidance_scales=[3.0]", "evaluate.num_seeds=1", "generate.autoguidance_scale=2")
     other = figures(*(argument for change in changes for argument in ("--set", change)))
-    methods = ["diffusion", "diffusion, guidance 3, autoguidance 2", "posterior"]
+    guided = "diffusion, autoguidance 2", "diffusion, guidance 3, autoguidance 2"
+    methods = ["diffusion", *guided, "posterior"]
     assert [f["method"] for f in other["conditional"]] == methods
     assert other["judges"] == first["judges"]
     assert len(other["joint"][1]["coherence"]["seeds"]) == 1

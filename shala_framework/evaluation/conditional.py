@@ -101,7 +101,7 @@ def measure_conditional(
         second.description(),
     ]
     figures = []
-    for method in conditional_methods(settings, model.spec.generate, refined=bool(model.refined_names)):
+    for method in conditional_methods(settings, model.guidance, refined=bool(model.refined_names)):
         reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
         for size in range(1, len(model.names)):
             found = parts.value(

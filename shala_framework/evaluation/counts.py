@@ -47,7 +47,8 @@ class Counts:
         """Joint samples a seed."""
         most = min(MOST_SAMPLES, max(LEAST_WORTH_SAMPLES, 4 * len(self.panel.held_out)))
         times = (
-            len(list(joint_methods(self.settings, refined=bool(self.model.refined_names)))) * self.settings.num_seeds
+            len(list(joint_methods(self.settings, self.model.guidance, refined=bool(self.model.refined_names))))
+            * self.settings.num_seeds
         )
         return self._count("joint", "evaluate.num_samples", self.settings.num_samples, most, LEAST_SAMPLES, times)
 
@@ -59,7 +60,7 @@ class Counts:
         most = min(MOST_ROWS, len(self.panel.held_out))
         subsets = sum(len(list(cyclic_subsets(names, size))) for size in range(1, len(names)))
         refined = bool(self.model.refined_names)
-        methods = len(list(conditional_methods(self.settings, self.model.spec.generate, refined=refined)))
+        methods = len(list(conditional_methods(self.settings, self.model.guidance, refined=refined)))
         times = methods * subsets * self.settings.num_row_samples
         return self._count("conditional", "evaluate.num_rows", self.settings.num_rows, most, LEAST_ROWS, times)
 

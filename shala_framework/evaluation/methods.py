@@ -7,6 +7,7 @@ import attrs
 
 from shala_framework.model import PriorName
 from shala_framework.prior import num_evaluations
+from shala_framework.prior.guidance import Guidance
 from shala_framework.refiner import Refinement
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate, Generate, Spec
@@ -48,19 +49,20 @@ class Method:
         return [unstructure(spec.generate), *([unstructure(spec.refine)] if self.refine else [])]
 
 
-def joint_methods(settings: Evaluate, *, refined: bool = False) -> Iterator[Method]:
-    """Return no guidance, each autoguidance scale, both also refined if there is a third stage, and the controls."""
-    guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in settings.autoguidance_scales]
+def joint_methods(settings: Evaluate, guidance: Guidance, *, refined: bool = False) -> Iterator[Method]:
+    """Return no guidance, the model's own, each autoguidance scale, all also refined if possible, and the controls."""
+    scales = guidance.autoguidance_scale, *settings.autoguidance_scales
+    guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in scales]
     yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="mixture")
     yield Method(prior="normal")
 
 
-def conditional_methods(settings: Evaluate, sampling: Generate, *, refined: bool = False) -> Iterator[Method]:
-    """Return no guidance, each guidance scale at the spec's autoguidance, both also refined, and q(z | x_given)."""
+def conditional_methods(settings: Evaluate, guidance: Guidance, *, refined: bool = False) -> Iterator[Method]:
+    """Return no guidance, the model's own guidance, each scale, all also refined, and q(z | x_given)."""
     guided = [
-        Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=sampling.autoguidance_scale)
-        for scale in settings.guidance_scales
+        Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=guidance.autoguidance_scale)
+        for scale in (guidance.guidance_scale, *settings.guidance_scales)
     ]
     yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
     yield Method(prior="posterior")

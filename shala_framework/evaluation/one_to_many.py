@@ -92,7 +92,7 @@ def measure_one_to_many(
     if not chosen:
         return []
     depends = [num_rows, settings.num_row_samples, settings.group, panel.description()]
-    methods = list(conditional_methods(settings, model.spec.generate, refined=bool(model.refined_names)))
+    methods = list(conditional_methods(settings, model.guidance, refined=bool(model.refined_names)))
     reporter.begin("one to many", len(chosen) * len(methods), "figure")
     figures = []
     for given in chosen:

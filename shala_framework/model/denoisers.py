@@ -31,14 +31,12 @@ class BroughtPrior(DiffusionPrior):
     def clusters(self) -> GaussianMixture:
         return self.single
 
-    def denoise(
-        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
+    def raw(
+        self, z_BD: Tensor, level_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
     ) -> Tensor:
-        sigma_B1 = sigma_B[:, None]
-        total_B1 = (sigma_B1.square() + 1).sqrt()
         network = self.guide if guide else self.network
-        raw_BD: Tensor = network(z_BD / total_B1, sigma_B.log() / 4, condition_BW)
-        return z_BD / total_B1.square() + sigma_B1 / total_B1 * raw_BD
+        output: Tensor = network(z_BD, level_B, condition_BW)
+        return output
 
 
 def make_prior(

@@ -3,10 +3,12 @@
 Shapes: N rows, S samples a row, M modalities, F feature_dim, D latent_dim.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from shala_framework.model.staged import Staged
 from shala_framework.plugin.loading import load_method, name_of_class
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, PosteriorMethod, standard_normal_log_prob
+from shala_framework.prior.guidance import Guidance
 from shala_framework.prior.priors import (
     DENSITY_STEPS,
     DiffusedPrior,
@@ -197,8 +200,8 @@ class ShaLa(Staged):
             num_samples: Joint samples, or samples for each row of `given`.
             given: Modality name to what `read` takes: a tensor [N, ...], a text, or the Path of a file; None or empty
                 for joint synthesis.
-            guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes the spec's.
-            autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes the spec's.
+            guidance_scale: w in D_uncond + w (D_cond - D_uncond); None takes that of `guidance`.
+            autoguidance_scale: v in D_guide + v (D - D_guide), of joint synthesis too; None takes that of `guidance`.
             num_steps: Sampler steps; None takes the spec's.
             seed: Seed of the noise that samples start from. The same call gives the same samples; with more rows or
                 more joint samples, the first ones stay the same.
@@ -253,11 +256,9 @@ class ShaLa(Staged):
         x = self.read(given) if given else {}
         num_rows = len(next(iter(x.values()))) if x else 1
         source, settings = self._prior(prior, given=bool(x)), self.spec.generate
+        scales = {"guidance_scale": guidance_scale, "autoguidance_scale": autoguidance_scale}
         sampling = Sampling(
-            guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
-            autoguidance_scale=settings.autoguidance_scale if autoguidance_scale is None else autoguidance_scale,
-            guidance_sigma_min=settings.guidance_sigma_min,
-            guidance_sigma_max=settings.guidance_sigma_max,
+            guidance=attrs.evolve(self.guidance, **{k: scale for k, scale in scales.items() if scale is not None}),
             num_steps=num_steps or settings.num_steps,
             sampler=sampler or settings.sampler,
         )
@@ -314,6 +315,18 @@ class ShaLa(Staged):
             seed=seed,
             batch_size=batch_size,
         )
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance of samples unless another is asked for: the spec's, or else what held-out rows decided for."""
+        settings = self.spec.generate
+        found = {"guidance_scale": settings.guidance_scale, "autoguidance_scale": settings.autoguidance_scale}
+        scales = {
+            name: float(chosen) if scale is None else scale
+            for (name, scale), chosen in zip(found.items(), self.prior.chosen_scales, strict=True)
+        }
+        limits = settings.guidance_sigma_min, settings.guidance_sigma_max
+        return Guidance(**scales, sigma_min=limits[0], sigma_max=math.inf if limits[1] is None else limits[1])
 
     @property
     def priors(self) -> dict[PriorName, LatentPrior]:

@@ -33,6 +33,7 @@ class DiffusionPrior(nn.Module):
         network: Raw network of the denoiser.
         cluster_network: Network of the clusters' probabilities.
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
+        chosen_scales: Guidance and autoguidance scale that held-out rows decided for, 1 if there were none: [2].
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
@@ -41,6 +42,7 @@ class DiffusionPrior(nn.Module):
     z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
+    chosen_scales: Tensor
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
+        self.register_buffer("chosen_scales", torch.ones(2))
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
@@ -183,9 +186,15 @@ class DiffusionPrior(nn.Module):
         """Return what the network adds to the denoiser of the cluster's Gaussian."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
+        return sigma_B1 / total * self.raw(z_BD / total, sigma_B.log() / 4, condition_BW, cluster_B, guide=guide)
+
+    def raw(
+        self, z_BD: Tensor, level_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
+    ) -> Tensor:
+        """Return the output of the network, or of the guide, for scaled noisy latents: [B, D]."""
         network = self.guide if guide else self.network
-        raw: Tensor = network(z_BD / total, sigma_B.log() / 4, condition_BW, cluster_B)
-        return sigma_B1 / total * raw
+        output: Tensor = network(z_BD, level_B, condition_BW, cluster_B)
+        return output
 
     def losses(
         self,

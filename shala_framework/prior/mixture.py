@@ -17,7 +17,7 @@ from shala_framework.prior.sampling import Denoise, row_noise
 from shala_framework.prior.whitening import whitening
 from shala_framework.support.seeds import mix_seed
 
-SHRINKAGE = 2.0  # rows, in units of D, by which a component's covariance is drawn to the mean one
+SHRINKAGE = 0.5  # rows, in units of D, by which a component's covariance is drawn to the mean one
 LEAST_ROWS = 20  # of a component, on average
 TOLERANCE = 3  # larger numbers of components that are tried without success
 HELD_OUT = 5  # every fifth row decides on the number of components
@@ -173,8 +173,7 @@ class GaussianMixture(nn.Module):
         members = [z_ND[label_N == label] for label in labels]
         means = [part.mean(0) for part in members]
         products = [(part - mean).T @ (part - mean) for part, mean in zip(members, means, strict=True)]
-        eye_DD = torch.eye(dim, dtype=torch.float64)
-        pooled_DD = (torch.stack(products).sum(0) + unit * eye_DD) / (num_draws + unit)
+        pooled_DD = (torch.stack(products).sum(0) + unit * _covariance(z_ND, unit)) / (num_draws + unit)
         self.weights.zero_()
         for k, (part, mean, product) in enumerate(zip(members, means, products, strict=True)):
             covariance_DD = (product + SHRINKAGE * unit * pooled_DD) / (len(part) + SHRINKAGE * unit)
@@ -184,6 +183,17 @@ class GaussianMixture(nn.Module):
             self.variances[k] = variances_D.clamp(*VARIANCES)
             self.directions[k] = directions_DD
         self._count()
+
+
+def _covariance(z_ND: Tensor, unit: float) -> Tensor:
+    """Return the covariance of all rows, drawn to its diagonal by some rows: [D, D], never singular.
+
+    The narrowest directions of latents have a fiftieth of the mean variance, so the identity would widen them.
+    """
+    offset_ND = z_ND - z_ND.mean(0)
+    products_DD = offset_ND.T @ offset_ND
+    diagonal_D = (products_DD.diagonal() / len(z_ND)).clamp_min(VARIANCES[0])
+    return (products_DD + unit * diagonal_D.diag()) / (len(z_ND) + unit)
 
 
 def draw_components(seed: int, log_probs_NK: Tensor, rows: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.plugin.posterior import AnyPosterior, GaussianPosterior, either_posterior
 from shala_framework.prior.density import log_density
 from shala_framework.prior.diffusion import DiffusionPrior
-from shala_framework.prior.guidance import Guidance
+from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
 from shala_framework.prior.sampling import SAMPLERS, karras_sigmas, row_noise
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.modes import evaluating
@@ -33,30 +33,14 @@ class Sampling:
     """Settings for sampling from the diffusion prior.
 
     Attributes:
-        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
-        autoguidance_scale: v in D_guide + v (D - D_guide); 1 disables it.
-        guidance_sigma_min: Lowest noise level with guidance of either kind.
-        guidance_sigma_max: Highest noise level with guidance of either kind; None sets no limit.
+        guidance: Guidance of both kinds.
         num_steps: Number of sampler steps.
         sampler: Name of the sampler.
     """
 
-    guidance_scale: float = 1.0
-    autoguidance_scale: float = 1.0
-    guidance_sigma_min: float = 0.0
-    guidance_sigma_max: float | None = None
+    guidance: Guidance = NO_GUIDANCE
     num_steps: int = 18
     sampler: SamplerName = "heun"
-
-    @property
-    def guidance(self) -> Guidance:
-        """The guidance for the denoiser."""
-        return Guidance(
-            guidance_scale=self.guidance_scale,
-            autoguidance_scale=self.autoguidance_scale,
-            sigma_min=self.guidance_sigma_min,
-            sigma_max=math.inf if self.guidance_sigma_max is None else self.guidance_sigma_max,
-        )
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -281,8 +281,10 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
                 from_row = gradio.CheckboxGroup(list(names), label="modalities of this row", elem_id="from-row")
                 impute = gradio.Checkbox(False, label="also generate what is given", elem_id="impute")
                 count = gradio.Slider(1, MOST_SAMPLES, value=4, step=1, label="samples")
-                guidance = gradio.Slider(0, 5, value=settings.guidance_scale, step=0.1, label="guidance")
-                autoguidance = gradio.Slider(0, 5, value=settings.autoguidance_scale, step=0.1, label="autoguidance")
+                guidance = gradio.Slider(0, 5, value=model.guidance.guidance_scale, step=0.1, label="guidance")
+                autoguidance = gradio.Slider(
+                    0, 5, value=model.guidance.autoguidance_scale, step=0.1, label="autoguidance"
+                )
                 steps = gradio.Slider(2, MOST_STEPS, value=settings.num_steps, step=1, label="sampler steps")
                 seed = gradio.Number(0, precision=0, minimum=0, label="seed")
                 go = gradio.Button("Generate", variant="primary", elem_id="go")

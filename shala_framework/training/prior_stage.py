@@ -21,7 +21,7 @@ from shala_framework.training.averages import MovingAverage
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
-LEAST_DRAWS, MOST_DRAWS = 1_000, 10_000  # number of latents that the mixture is fitted to
+LEAST_DRAWS, MOST_DRAWS = 1_000, 20_000  # number of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
 AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # prefixes in the names of the extra state
 CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
