@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         names: Modalities, in the order of every presence matrix's columns.
-        num_values: Number of values in one x of each modality.
+        modalities: Modalities by name.
     """
 
     def __init__(
@@ -48,9 +48,8 @@ class Autoencoder(nn.Module):
             method: Class of the method; None takes the table's from the installed plugins.
         """
         super().__init__()
-        self.names = tuple(modalities)
+        self.names, self.modalities = tuple(modalities), dict(modalities)
         self.latent_dim, self.feature_dim = table.latent_dim, table.feature_dim
-        self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.shared_encoders, self.shared_decoders = nn.ModuleDict(), nn.ModuleDict()
         self._shared_dims: dict[str, int] = {}
         numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}

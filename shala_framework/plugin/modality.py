@@ -151,6 +151,17 @@ class Modality(abc.ABC):
         """
         return None
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the values of each x that `log_prob` scores: int64 [B].
+
+        The default counts all of them. Override it if x has padding or unknown parts that do not contribute. Stage 1
+        weights modalities by the mean count of the training rows, and evaluations divide by a row's own.
+
+        Args:
+            x: Batch of x [B, ...].
+        """
+        return torch.full((len(x),), x[0].numel() if len(x) else 0, device=x.device)
+
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode one x of `shape` as files that a person can open: file extension to bytes."""
@@ -206,6 +217,11 @@ class Modality(abc.ABC):
         """
         if state:
             raise ValueError(f"expected an empty state, got keys {sorted(state)}")
+
+
+def counts_values(modality: Modality) -> bool:
+    """Whether the number of values that are scored may differ among the x of a modality."""
+    return type(modality).count_values is not Modality.count_values
 
 
 def needs_fit(modality: Modality) -> bool:

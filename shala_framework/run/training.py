@@ -42,7 +42,7 @@ from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import Precision
 from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
-from shala_framework.training.stages import AutoencoderTraining
+from shala_framework.training.stages import COUNTED_ROWS, AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # latents that take more memory are read from their files
 MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
@@ -177,6 +177,12 @@ class RunTraining:
         state_file = self._state_file("autoencoder")
         self.data.check_presence(resumed=state_file is not None and state_file.exists())
         stage = self._autoencoder_stage()
+        if stage.needs_counts and (state_file is None or not state_file.exists()):  # a state contains the counts
+            few = max(1, COUNTED_ROWS // self.model.spec.train.autoencoder.batch_size)
+            with torch.random.fork_rng(), closed_after(partial(self.data.batches, 0)) as batches:
+                stage.count(islice(batches, few))
+        if stage.describe_weights():
+            self.reporter.note(f"stage autoencoder: {stage.describe_weights()}")
         with self._compiled(self.model.autoencoder.networks):
             train(
                 stage,

@@ -190,6 +190,10 @@ class Table(Modality):
             )
         return values
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the known cells of each row: int64 [B]."""
+        return self._layout.parts(x)[1].sum(1)
+
     def blank_reason(self) -> str:
         """Say that no cell is known."""
         return "all its cells are missing"

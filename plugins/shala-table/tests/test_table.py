@@ -112,6 +112,14 @@ def test_log_prob_is_that_of_scipy(degrees: tuple[float, ...] | None) -> None:
     np.testing.assert_allclose(likelihood.log_prob(x), (cells * known.numpy()).sum(1), rtol=1e-4, atol=1e-5)
 
 
+def test_only_known_cells_are_values() -> None:
+    """A row has as many values as known cells; without missing cells it has one for each column."""
+    rows = torch.tensor([[[1.0, 2, 0], [1, 1, 0]], [[0, 5, 0], [0, 1, 0]]])
+    numbers = [{"a": 1.0, "b": n, "c": n} for n in range(5)]
+    assert fitted(*numbers).count_values(rows).tolist() == [2, 1]
+    assert fitted(*numbers, allow_missing=False).count_values(rows[:, 0]).tolist() == [3, 3]
+
+
 @pytest.mark.parametrize("degrees", [None, (1.5, 8.0)])
 def test_draws_follow_the_density(degrees: tuple[float, ...] | None) -> None:
     """Numbers pass a Kolmogorov-Smirnov test, categories a chi-squared test, and every drawn cell is known."""
