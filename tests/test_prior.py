@@ -406,7 +406,7 @@ def test_a_condition_tells_the_length_of_a_feature(condition):
 
 
 def test_a_feature_that_hardly_varies_does_not_decide_alone():
-    """Standardised features of usual size enter exactly; that of a new row, thousands of deviations away, is bounded."""
+    """Standardised features of usual size enter exactly, and those of a new row thousands of deviations away do not."""
     prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=2, hidden_dim=8)
     prior.set_statistics(torch.zeros(2), torch.eye(2), torch.zeros(1, 2), torch.tensor([[1e-4, 1.0]]), 100)
     seen, given = [], torch.ones(3, 1, dtype=torch.bool)

@@ -26,7 +26,6 @@ from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
-
 STRAIGHT: Final = 10.0  # deviations up to which a standardised feature enters as it is
 
 

@@ -205,6 +205,10 @@ class ClipLikelihood:
     def mode(self) -> Tensor:
         return self.paint(None).mode()
 
+    def relaxed(self) -> Tensor:
+        """Return `mode` before rounding and clamping, of all frames also in training: the encoder sees whole clips."""
+        return self.paint(None).relaxed()
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return self.paint(None).sample(generator)
 
