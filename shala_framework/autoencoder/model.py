@@ -16,7 +16,7 @@ from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEnc
 from shala_framework.autoencoder.slices import DecoderOfSlice, check_dimensions
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
-from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.modality import Divisible, Likelihood, Modality, Relaxed
 from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
@@ -223,10 +223,11 @@ class Autoencoder(nn.Module):
         return Bound(objective.value_B, objective.log_prob, objective.kl_B, added, losses)
 
     def _reencode(self, name: str, likelihood: Likelihood, num_rows: int) -> Reencoded | None:
-        if not isinstance(likelihood, Relaxed):
+        some = likelihood.first_rows(num_rows) if isinstance(likelihood, Divisible) else likelihood
+        if not isinstance(some, Relaxed):
             return None
         with self._recorded(name) as maps:
-            h_QF = call_frozen(self.encoders[name], likelihood.relaxed()[:num_rows]).float()
+            h_QF = call_frozen(self.encoders[name], some.relaxed()[:num_rows]).float()
         return Reencoded(h_QF, map_statistics(maps, num_rows))
 
     def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:

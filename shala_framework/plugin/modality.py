@@ -51,6 +51,18 @@ class Relaxed(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A likelihood that computes its values when they are asked for, such as clips that take long to decode.
+
+    The recognition and texture terms ask it for the share of rows that they look at.
+    """
+
+    def first_rows(self, num_rows: int) -> Likelihood:
+        """Return the likelihood of the first rows alone."""
+        ...
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Preview:
     """Preview of one x for a person: a picture (one frame), a clip, a sound, a text, or several of these.
