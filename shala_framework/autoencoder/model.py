@@ -123,6 +123,19 @@ class Autoencoder(nn.Module):
         recorder = self.recorders.get(name)
         return nullcontext([]) if recorder is None else recorder.recording()
 
+    @property
+    def hiding(self) -> dict[int, str]:
+        """Return the modalities that hide parts of x from their encoders in training, by their columns of presence."""
+        return {i: name for i, name in enumerate(self.names) if self.modalities[name].hidden_share > 0}
+
+    def _seen(self, name: str, x: Tensor) -> Tensor:
+        """Return x with the parts hidden that a training step hides from the encoder."""
+        share = self.modalities[name].hidden_share
+        if not self.training or not share:
+            return x
+        uniform = rows_rand(*x.shape, device=x.device)
+        return self.modalities[name].hide(x, torch.full_like(uniform.flatten(1)[:, 0], share), uniform)
+
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
         return {name: self.encoders[name](x[name]).float() for name in self.names if name in x}
@@ -236,7 +249,7 @@ class Autoencoder(nn.Module):
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:
             with self._recorded(name) as maps:
-                h |= self.encode({name: x[name]})
+                h |= self.encode({name: self._seen(name, x[name])})
             if maps:
                 with torch.no_grad():
                     statistics[name] = map_statistics(maps, len(x[name]))

@@ -174,6 +174,25 @@ class Modality(abc.ABC):
         """
         return torch.full((len(x),), x[0].numel() if len(x) else 0, device=x.device)
 
+    @property
+    def hidden_share(self) -> float:
+        """Share of the known parts of x, such as cells, that training hides from the encoder; 0, the default, is none.
+
+        With a share above 0, `hide` is needed. Stage 1 then encodes each row with that share of its parts hidden, and
+        stage 2 also learns what is given by rows with any share of them hidden.
+        """
+        return 0.0
+
+    def hide(self, x: Tensor, share_B: Tensor, uniform: Tensor) -> Tensor:
+        """Return x with some of its known parts marked as missing, as `read` would mark them.
+
+        Args:
+            x: Batch of x [B, ...].
+            share_B: Probability with which each known part of a row is hidden; at least one is left in every row.
+            uniform: Draws from [0, 1) in the shape of x, which alone decide.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a hidden_share and therefore needs hide()")
+
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode one x of `shape` as files that a person can open: file extension to bytes."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
 from shala_framework.data.latent_store import (
+    NUM_COPIES,
     Latents,
     LatentStore,
     collect_latents,
@@ -208,7 +209,13 @@ class RunTraining:
         prior, settings = self.model.prior, self.model.spec.train.prior
         fit_to_latents(prior, latents, seed=self.model.spec.seed)
         stage = PriorTraining(
-            prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
+            prior,
+            self.model.spec.prior,
+            settings,
+            latents,
+            self._held_out_latents(),
+            hiding=list(self.model.autoencoder.hiding),
+            precision=self.precision,
         )
         batches = partial(self._prior_batches, len(latents))
         with self._compiled([prior.network, prior.guide]):
@@ -362,7 +369,8 @@ class RunTraining:
         return None
 
     def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
-        return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
+        rows = self.data.in_order(num_rows, start)
+        return encoded(self.model.autoencoder, rows, self.device, num_copies=NUM_COPIES)
 
     def _state_file(self, stage: str) -> Path | None:
         return self.folder.state_file(stage) if self.folder is not None else None
@@ -379,4 +387,4 @@ class RunTraining:
         rows = self.data.held_out()
         if rows is None:
             return None
-        return latents_of(self.model.autoencoder, rows, self.device).to(self.device)
+        return latents_of(self.model.autoencoder, rows, self.device, num_copies=NUM_COPIES).to(self.device)
