@@ -130,4 +130,5 @@ class AutoencoderTraining(RowBatches):
         return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64)}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self._weigh(dict(zip(self.num_values, tensors[NUM_VALUES].tolist(), strict=True)))
+        if NUM_VALUES in tensors:  # a state of a version that did not count goes on as it began
+            self._weigh(dict(zip(self.num_values, tensors[NUM_VALUES].tolist(), strict=True)))
