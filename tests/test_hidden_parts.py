@@ -102,8 +102,8 @@ def test_steps_of_stage_2_see_copies_drawn_anew(autoencoder: Autoencoder, rows: 
     prior = DiffusionPrior(latent_dim=2, num_modalities=2, feature_dim=4, hidden_dim=8)
     prior.set_statistics(*latent_statistics(store))
     settings, given = structure({"batch_size": NUM_ROWS}, PriorStage), []
-    loss = prior.loss
-    prior.loss = lambda z, h, *more, **options: given.append(list(h)) or loss(z, h, *more, **options)
+    losses = prior.losses
+    prior.losses = lambda z, h, *more, **options: given.append(list(h)) or losses(z, h, *more, **options)
     stage = PriorTraining(prior, Prior(), settings, store, store, hiding=list(autoencoder.hiding))
     present, kinds = rows.presence[:, 1], []
     candidates = torch.cat([store.h_NMF[:, None, 1], store.hidden_NKHF[:, :, 0]], 1)
