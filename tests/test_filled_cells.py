@@ -65,7 +65,7 @@ def test_missing_cells_have_calibrated_values() -> None:
         x,
         batch_size=128,
         autoencoder={**elbo, "steps": 500, "learning_rate": 5e-3, "warmup_steps": 20},
-        prior={"steps": 600, "learning_rate": 6e-3, "warmup_steps": 20},
+        prior={"steps": 800, "learning_rate": 6e-3, "warmup_steps": 20},
     )
 
     label, numbers, known = draw(400, generator)
