@@ -31,14 +31,14 @@ class BroughtPrior(DiffusionPrior):
     def clusters(self) -> GaussianMixture:
         return self.single
 
-    def denoise(
-        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
+    def _beyond_cluster(
+        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool
     ) -> Tensor:
         sigma_B1 = sigma_B[:, None]
         total_B1 = (sigma_B1.square() + 1).sqrt()
         network = self.guide if guide else self.network
         raw_BD: Tensor = network(z_BD / total_B1, sigma_B.log() / 4, condition_BW)
-        return z_BD / total_B1.square() + sigma_B1 / total_B1 * raw_BD
+        return sigma_B1 / total_B1 * raw_BD
 
 
 def make_prior(
