@@ -1,6 +1,7 @@
 """Whether a GPU computes the same as a CPU, and takes correct steps: parts of gpu_check.py."""
 
 import collections
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def passed(model: ShaLa, rows: Rows, device: torch.device, precision: Precision)
         for name, likelihood in autoencoder.decode(posterior.mean_BD).items():
             log_prob = likelihood.log_prob(on_device.x[name])
             found[f"{name} log_prob"] = log_prob
-            total = total + log_prob.mean() / autoencoder.num_values[name]
+            total = total + log_prob.mean() / math.prod(model.modalities[name].shape)
     autoencoder.zero_grad(set_to_none=True)
     total.backward()
     for name in model.names:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from two_floats import TwoFloats, TwoFloatsOptions
 
+import shala_framework as shala
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.likelihoods import Normal
@@ -137,6 +138,77 @@ def test_modality_dropout_hides_from_the_posterior_while_training(model, monkeyp
     hidden = (seen[0] != presence).any(1)[:3000].float().mean()
     assert abs(float(hidden) - 0.25) < 0.04  # half the rows, and half of their subsets are proper
     assert torch.equal(seen[1], presence)
+
+
+class PaddedFloats(TwoFloats):
+    """TwoFloats behind `length` - 2 values of padding, in which a value of exactly 0 is not scored either."""
+
+    length = 2
+
+    @property
+    def shape(self):
+        return (self.length,)
+
+    def count_values(self, x):
+        return (x != 0).sum(1)
+
+
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_weights_depend_on_the_values_that_rows_have(rescaling):
+    """Padding changes neither the likelihoods' weights nor the unit of the loss; a state restores them."""
+    presence = torch.tensor([[True, True], [True, True], [True, False]])
+    settings = structure({"likelihood_rescaling": rescaling}, AutoencoderStage)
+    found = []
+    for length in (4, 400):
+        padded = PaddedFloats(TwoFloatsOptions(field="a"))
+        padded.length = length
+        a, b = torch.zeros(3, length), torch.ones(3, 2)
+        a[0, :2], a[1, :1], a[2, :3] = 1.0, 1.0, 1.0
+        rows = Rows(x={"a": a, "b": b}, presence=presence, keys=tuple("abc"), labels=(None,) * 3)
+        autoencoder = Autoencoder({"a": padded, "b": TwoFloats(TwoFloatsOptions(field="b"))}, PLAIN)
+        stage = AutoencoderTraining(autoencoder, settings, torch.device("cpu"))
+        assert stage.needs_counts
+        assert stage.num_values == {"a": length, "b": 2}
+        stage.count([rows.take(torch.tensor([0, 1])), rows.take(torch.tensor([2]))])
+        found.append((stage.num_values, stage.likelihood_weights, stage.loss_unit))
+        other = AutoencoderTraining(autoencoder, settings, torch.device("cpu"))
+        other.load_extra_state(stage.extra_state())
+        assert (other.num_values, other.likelihood_weights, other.loss_unit) == found[-1]
+    assert found[0] == found[1] == ({"a": 2.0, "b": 2.0}, {"a": 1.0, "b": 1.0}, 4.0)
+    stage.count([rows.take(torch.tensor([1]))])
+    weights = {"a": 2.0, "b": 1.0} if rescaling else {"a": 1.0, "b": 1.0}
+    assert (stage.likelihood_weights, stage.loss_unit) == (weights, 4.0 if rescaling else 3.0)
+    assert ("a 2 (1 values, so that its KL weight is 0.5)" in stage.describe_weights()) is rescaling
+    plain = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    assert not AutoencoderTraining(Autoencoder(plain, PLAIN), settings, torch.device("cpu")).needs_counts
+
+
+def test_a_run_counts_values_before_its_first_step(caplog):
+    """Training weighs a modality by the values that its rows have, and says which KL weight each modality gets."""
+    padded = PaddedFloats(TwoFloatsOptions(field="a"))
+    model = shala.ShaLa({"a": padded, "b": TwoFloats(TwoFloatsOptions(field="b"))}, latent_dim=2, feature_dim=4)
+    x = {"a": torch.tensor([[1.0, 0.0]]).repeat(8, 1), "b": torch.randn(8, 2)}
+    with caplog.at_level("INFO", logger="shala_framework"):
+        shala.train(model, x, steps=2, batch_size=4, stages=["autoencoder"])
+    assert "a 2 (1 values, so that its KL weight is 0.5), b 1 (2 values, so that its KL weight is 1)" in caplog.text
+
+
+def test_the_teacher_of_subsets_sees_all_that_is_present(model):
+    """Also in rows where modality dropout hides modalities, r(z | x_S) learns q(z | all that is present)."""
+    modalities = {n: TwoFloats(TwoFloatsOptions(field=n)) for n in WEIGHTS}
+    autoencoder = Autoencoder(modalities, attrs.evolve(PLAIN, modality_dropout=1.0))
+    presence = torch.tensor([[True, True]] * 64)
+    x = {n: torch.randn(64, 2) for n in WEIGHTS}
+    subsets = []
+    fuse_subset = autoencoder.method.fuse_subset
+    autoencoder.method.fuse_subset = lambda h, bits: subsets.append(bits) or fuse_subset(h, bits)
+    bound = autoencoder.bound(x, presence)
+    h = autoencoder.encode(x)
+    expected = autoencoder.fuse(h, presence).kl_to(fuse_subset(list(h.values()), subsets[0])).mean()
+    torch.testing.assert_close(bound.added["subset_kl"], expected)
+    bound.losses["subset_kl"].backward()
+    trained = {name.rpartition(".")[0] for name, p in autoencoder.named_parameters() if p.grad is not None}
+    assert all(name.startswith("method.subset_posterior") for name in trained)
 
 
 def test_figures_are_of_the_rows_that_have_a_modality():

@@ -65,7 +65,7 @@ def test_missing_cells_have_calibrated_values() -> None:
         x,
         batch_size=128,
         autoencoder={**elbo, "steps": 500, "learning_rate": 5e-3, "warmup_steps": 20},
-        prior={"steps": 2_400, "learning_rate": 6e-3, "warmup_steps": 20},
+        prior={"steps": 800, "learning_rate": 6e-3, "warmup_steps": 20},
     )
 
     label, numbers, known = draw(400, generator)
@@ -88,7 +88,7 @@ def test_missing_cells_have_calibrated_values() -> None:
         assert abs(covered - level) < 0.08, f"{level:.0%} intervals cover {covered:.0%}"
         assert 0.8 < (high - low)[some].mean() / (2 * z * exact[:, 1].mean()) < 1.3
     error, best = (np.sqrt(np.square(mean - truth[some]).mean()) for mean in (drawn[some].mean(1), exact[:, 0]))
-    assert error < 1.15 * best
+    assert error < 1.1 * best
 
     named = model.generate(20, given={"record": x["record"]}, draw=True)["kind"][..., 0].double().mean(1) > 0.5
     covariance = np.outer(LOADING, LOADING) + NOISE**2 * np.eye(NUM_NUMBERS)

@@ -403,3 +403,15 @@ def test_a_condition_tells_the_length_of_a_feature(condition):
     h, there = torch.randn(1, 4), torch.ones(1, 1, dtype=torch.bool)
     one, two = (net([scale * h], there) for scale in (1.0, 4.0))
     assert (one - two).abs().mean() > 0.05 * one.abs().mean()
+
+
+def test_a_feature_that_hardly_varies_does_not_decide_alone():
+    """Standardised features of usual size enter exactly, and those of a new row thousands of deviations away do not."""
+    prior = DiffusionPrior(latent_dim=2, num_modalities=1, feature_dim=2, hidden_dim=8)
+    prior.set_statistics(torch.zeros(2), torch.eye(2), torch.zeros(1, 2), torch.tensor([[1e-4, 1.0]]), 100)
+    seen, given = [], torch.ones(3, 1, dtype=torch.bool)
+    prior.network.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    prior.condition([torch.tensor([[5e-4, 9.5], [0.3, -2.0], [-1e9, 0.0]])], given)
+    torch.testing.assert_close(seen[0][0], torch.tensor([5.0, 9.5]))
+    assert 10 < seen[0][1, 0] < 20
+    assert -60 < seen[0][2, 0] < -20

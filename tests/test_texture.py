@@ -1,5 +1,6 @@
 """The texture term: its statistics of maps, what they cannot see, and where its gradient goes."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -79,3 +80,22 @@ def test_texture_trains_decoders_and_no_encoder_by_itself():
     assert not any(p.grad is not None and p.grad.any() for p in model.encoders["a"].parameters())
     plain = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     assert "texture" not in Autoencoder(plain, table).bound(x, presence).added
+
+
+def test_terms_train_decoders_of_clips_and_of_mixtures():
+    """Recognition and texture reach every weight of decoders whose likelihoods are lazy, or choose among components."""
+    Video, Image = pytest.importorskip("shala_video").Video, pytest.importorskip("shala_image").Image
+    modalities = {
+        "clip": Video(frames=4, height=16, width=16, channels=8, training_frames=1),
+        "picture": Image(height=28, width=28, network_width=8, likelihood="logistic_mixture", components=3),
+    }
+    torch.manual_seed(0)
+    model = Autoencoder(modalities, Posterior(latent_dim=2, feature_dim=4, hidden_dim=8, auxiliary_share=0.5)).train()
+    x = {name: torch.randint(0, 256, (4, *m.shape), dtype=torch.uint8) for name, m in modalities.items()}
+    added = model.bound(x, torch.ones(4, 2, dtype=torch.bool)).added
+    for term in ("recognition", "texture"):
+        model.zero_grad()
+        added[term].backward(retain_graph=True)
+        for name, p in model.decoders.named_parameters():
+            # The scale of the clip's likelihood has no part in its mode.
+            assert name == "clip.log_scale.scaled" or (p.grad is not None and p.grad.any()), f"{term}: {name}"

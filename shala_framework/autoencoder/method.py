@@ -18,9 +18,9 @@ from shala_framework.spec.schema import Posterior
 class ShaLaMethod(PosteriorMethod):
     """The ELBO of a row's present modalities; a second network for q(z | x_S) is distilled from q(z | x_present).
 
-    The distillation minimises KL(q(z | x_present) || q(z | x_S)) for a random subset S of each row's modalities. Only
-    the network of q(z | x_S) gets a gradient from it: neither the features nor q(z | x_present) do. The loss is in nats
-    a latent dimension.
+    The distillation minimises KL(q(z | x_present) || q(z | x_S)) for a random subset S of each row's modalities, also
+    where modality_dropout hides modalities from the q that z is drawn from. Only the network of q(z | x_S) gets a
+    gradient from it: neither the features nor q(z | x_present) do. The loss is in nats a latent dimension.
     """
 
     @attrs.frozen(kw_only=True)
@@ -62,7 +62,11 @@ class ShaLaMethod(PosteriorMethod):
         subset = self.fuse_subset([h.detach() for h in batch.h_MBF], random_subsets(presence_BM))
         z_BD = posterior.draw(batch.randn(self.sizes.latent_dim))
         log_prob, kl_B = batch.log_prob(z_BD), posterior.kl_BD().sum(1)
-        imitation = posterior.detach().kl_to(subset).mean()
+        teacher = posterior
+        if seen_BM is not presence_BM:  # q saw less in some rows
+            with torch.no_grad():
+                teacher = self.fuse(batch.h_MBF, presence_BM)
+        imitation = teacher.detach().kl_to(subset).mean()
         return Objective(
             value_B=batch.weighted(log_prob) - batch.kl_weight * kl_B,
             z_BD=z_BD,

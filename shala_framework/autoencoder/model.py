@@ -16,7 +16,7 @@ from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEnc
 from shala_framework.autoencoder.slices import DecoderOfSlice, check_dimensions
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
-from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
+from shala_framework.plugin.modality import Divisible, Likelihood, Modality, Relaxed
 from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         names: Modalities, in the order of every presence matrix's columns.
-        num_values: Number of values in one x of each modality.
+        modalities: Modalities by name.
     """
 
     def __init__(
@@ -48,9 +48,8 @@ class Autoencoder(nn.Module):
             method: Class of the method; None takes the table's from the installed plugins.
         """
         super().__init__()
-        self.names = tuple(modalities)
+        self.names, self.modalities = tuple(modalities), dict(modalities)
         self.latent_dim, self.feature_dim = table.latent_dim, table.feature_dim
-        self.num_values = {name: torch.Size(modality.shape).numel() for name, modality in modalities.items()}
         self.shared_encoders, self.shared_decoders = nn.ModuleDict(), nn.ModuleDict()
         self._shared_dims: dict[str, int] = {}
         numbers = {group: f"group_{number}" for number, group in enumerate(dict.fromkeys((groups or {}).values()))}
@@ -123,6 +122,19 @@ class Autoencoder(nn.Module):
     def _recorded(self, name: str) -> AbstractContextManager[list[Tensor]]:
         recorder = self.recorders.get(name)
         return nullcontext([]) if recorder is None else recorder.recording()
+
+    @property
+    def hiding(self) -> dict[int, str]:
+        """Return the modalities that hide parts of x from their encoders in training, by their columns of presence."""
+        return {i: name for i, name in enumerate(self.names) if self.modalities[name].hidden_share > 0}
+
+    def _seen(self, name: str, x: Tensor) -> Tensor:
+        """Return x with the parts hidden that a training step hides from the encoder."""
+        share = self.modalities[name].hidden_share
+        if not self.training or not share:
+            return x
+        uniform = rows_rand(*x.shape, device=x.device)
+        return self.modalities[name].hide(x, torch.full_like(uniform.flatten(1)[:, 0], share), uniform)
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
@@ -224,10 +236,11 @@ class Autoencoder(nn.Module):
         return Bound(objective.value_B, objective.log_prob, objective.kl_B, added, losses)
 
     def _reencode(self, name: str, likelihood: Likelihood, num_rows: int) -> Reencoded | None:
-        if not isinstance(likelihood, Relaxed):
+        some = likelihood.first_rows(num_rows) if isinstance(likelihood, Divisible) else likelihood
+        if not isinstance(some, Relaxed):
             return None
         with self._recorded(name) as maps:
-            h_QF = call_frozen(self.encoders[name], likelihood.relaxed()[:num_rows]).float()
+            h_QF = call_frozen(self.encoders[name], some.relaxed()[:num_rows]).float()
         return Reencoded(h_QF, map_statistics(maps, num_rows))
 
     def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
@@ -236,7 +249,7 @@ class Autoencoder(nn.Module):
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:
             with self._recorded(name) as maps:
-                h |= self.encode({name: x[name]})
+                h |= self.encode({name: self._seen(name, x[name])})
             if maps:
                 with torch.no_grad():
                     statistics[name] = map_statistics(maps, len(x[name]))

@@ -165,7 +165,10 @@ def _files(part: Path) -> list[Path]:
 
 def _write(path: Path, latents: list[LatentStore], fingerprint: str) -> None:
     description = {"kind": "latents", "file": _name(path), "fingerprint": fingerprint}
-    write_checkpoint(path, attrs.asdict(join_latents(latents), recurse=False), description)
+    tensors = attrs.asdict(join_latents(latents), recurse=False)
+    if not tensors["hidden_NKHF"].numel():
+        del tensors["hidden_NKHF"]
+    write_checkpoint(path, tensors, description)
 
 
 def _read(path: Path, fingerprint: str) -> LatentStore:

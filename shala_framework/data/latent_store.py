@@ -18,6 +18,8 @@ from shala_framework.support.machine import to_device
 from shala_framework.support.modes import evaluating
 
 STATISTICS_ROWS = 16_384  # rows that are summed at a time
+NUM_COPIES = 4  # copies of a row with hidden parts
+HIDDEN_ROWS = 0.5  # share of rows for which a step of stage 2 takes one of the copies
 
 
 class Latents(Protocol):
@@ -41,25 +43,48 @@ class LatentStore:
         log_var_ND: Log-variance of q(z | all present modalities).
         h_NMF: Features; zeros for missing modalities.
         presence_NM: Presence of each modality, bool.
+        hidden_NKHF: Features of K copies of the H modalities that hide parts of x in training, such as cells; of each
+            copy another random part is hidden. K and H are 0 if there are none.
     """
 
     mean_ND: Tensor
     log_var_ND: Tensor
     h_NMF: Tensor
     presence_NM: Tensor
+    hidden_NKHF: Tensor = attrs.field(
+        default=attrs.Factory(lambda self: self.h_NMF.new_zeros(len(self.h_NMF), 0, 0, 0), takes_self=True)
+    )
 
     def __len__(self) -> int:
         return len(self.mean_ND)
 
     def take(self, rows: Tensor) -> "LatentStore":
         """Select some rows, by number."""
-        rows = to_device(rows, self.mean_ND.device)  # once for all four tensors
+        rows = to_device(rows, self.mean_ND.device)  # once for all tensors
         return LatentStore(*(value[rows] for value in attrs.astuple(self, recurse=False)))
 
     def sample(self, noise_ND: Tensor | None = None) -> Tensor:
         """Sample z [N, D] from every row's posterior, with torch's global generator or given standard normal noise."""
         noise_ND = torch.randn_like(self.mean_ND) if noise_ND is None else noise_ND
         return self.mean_ND + torch.exp(0.5 * self.log_var_ND) * noise_ND
+
+    def partly_hidden(self, columns: Sequence[int], uniform_NH: Tensor) -> "LatentStore":
+        """Return the same rows, in which some features are those of copies with hidden parts.
+
+        Args:
+            columns: Columns of presence of the H modalities.
+            uniform_NH: Draws from [0, 1). Those below `HIDDEN_ROWS` choose one of the copies, the others none.
+        """
+        num_copies = self.hidden_NKHF.shape[1]
+        if not num_copies:
+            return self
+        features = list(self.h_NMF.unbind(1))
+        for k, column in enumerate(columns):
+            copy_N = (uniform_NH[:, k] * (num_copies / HIDDEN_ROWS)).long()
+            index_N1F = copy_N.clamp_max(num_copies - 1)[:, None, None].expand(-1, 1, self.h_NMF.shape[2])
+            hidden_NF = self.hidden_NKHF[:, :, k].gather(1, index_N1F)[:, 0]
+            features[column] = torch.where((copy_N < num_copies)[:, None], hidden_NF, features[column])
+        return attrs.evolve(self, h_NMF=torch.stack(features, 1))
 
     @property
     def posterior(self) -> GaussianPosterior:
@@ -138,7 +163,9 @@ def latent_statistics(latents: Latents) -> LatentStatistics:
 
 
 @torch.no_grad()
-def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> Iterator[LatentStore]:
+def encoded(
+    autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device, *, num_copies: int = 0
+) -> Iterator[LatentStore]:
     """Yield the latents of each batch, on the CPU. The autoencoder is in evaluation mode while it encodes.
 
     Of a posterior that is a mixture a row has one component, picked by its key: whatever the batches, and over rows
@@ -148,14 +175,39 @@ def encoded(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.dev
         autoencoder: Trained networks of stage 1.
         batches: Batches of rows.
         device: Device of the autoencoder.
+        num_copies: Copies with hidden parts of modalities that hide some in training; of copy k of K, each part is
+            hidden with a probability between k / K and (k + 1) / K. The row's key decides what is hidden.
     """
+    hiding = autoencoder.hiding if num_copies else {}
     for rows in batches:
         moved = rows.to(device)
         with evaluating(autoencoder):
             h = autoencoder.encode(moved.x)
             posterior = autoencoder.fuse(h, moved.presence).picked(_uniform_of_keys(rows.keys).to(device)).detach()
         h_BMF = torch.stack([h[name] for name in autoencoder.names], 1) * moved.presence[:, :, None]
-        yield LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence.cpu())
+        store = LatentStore(posterior.mean_BD.cpu(), posterior.log_var_BD.cpu(), h_BMF.cpu(), rows.presence.cpu())
+        if hiding:
+            with evaluating(autoencoder):
+                copies = [_hidden_copies(autoencoder, moved, name, num_copies) for name in hiding.values()]
+            hidden_BKHF = torch.stack(copies, 2) * moved.presence[:, None, list(hiding), None]
+            store = attrs.evolve(store, hidden_NKHF=hidden_BKHF.cpu())
+        yield store
+
+
+def _hidden_copies(autoencoder: Autoencoder, rows: Rows, name: str, num_copies: int) -> Tensor:
+    """Features of copies of a modality with hidden parts: [B, K, F]."""
+    x, modality = rows.x[name], autoencoder.modalities[name]
+    draws = []
+    for key in rows.keys:
+        seed = int.from_bytes(hashlib.sha256(f"{name} {key}".encode()).digest()[:8])
+        generator = torch.Generator().manual_seed(seed)
+        draws.append(torch.rand(num_copies, 1 + x[0].numel(), generator=generator))
+    draws_KBU = torch.stack(draws, 1).to(x.device)
+    found = []
+    for number, draws_BU in enumerate(draws_KBU):
+        share_B, uniform = (number + draws_BU[:, 0]) / num_copies, draws_BU[:, 1:].view(x.shape)
+        found.append(autoencoder.encode({name: modality.hide(x, share_B, uniform)})[name])
+    return torch.stack(found, 1)
 
 
 def _uniform_of_keys(keys: Sequence[str]) -> Tensor:
@@ -169,6 +221,8 @@ def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: t
     return join_latents(list(encoded(autoencoder, batches, device)))
 
 
-def latents_of(autoencoder: Autoencoder, rows: Rows, device: torch.device, batch_size: int = 64) -> LatentStore:
-    """The latents of rows in memory, on the CPU."""
-    return collect_latents(autoencoder, rows.split(batch_size), device)
+def latents_of(
+    autoencoder: Autoencoder, rows: Rows, device: torch.device, batch_size: int = 64, *, num_copies: int = 0
+) -> LatentStore:
+    """The latents of rows in memory, on the CPU. `num_copies` is as for `encoded`."""
+    return join_latents(list(encoded(autoencoder, rows.split(batch_size), device, num_copies=num_copies)))

@@ -51,7 +51,7 @@ def measure_refinement(
         x, z = held_out.x[name][index], z_ND[index]
         decoder_N = model.autoencoder.decoded_log_prob(held_out.x, name, z, index, batch_size=batch_size)
         own_N, other_N = (_bounds(model, name, x, latents, batch_size) for latents in (z, z.roll(1, 0)))
-        count = model.autoencoder.num_values[name]
+        count = model.modalities[name].count_values(x).cpu().clamp_min(1)
         figures[name] = RefinedFigures(
             decoder=mean_figure(decoder_N[None] / count),
             refined=mean_figure(own_N[None] / count),

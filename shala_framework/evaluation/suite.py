@@ -296,9 +296,8 @@ def _reconstruction(
             log_prob_K = model.autoencoder.decoded_log_prob(
                 held_out.x, name, z_ND[rows_K], rows_K, batch_size=batch_size
             )
-            figures[name] = mean_figure(
-                log_prob_K[None] / model.autoencoder.num_values[name], None if groups_N is None else groups_N[rows_K]
-            )
+            count_K = model.modalities[name].count_values(held_out.x[name][rows_K]).cpu().clamp_min(1)
+            figures[name] = mean_figure(log_prob_K[None] / count_K, None if groups_N is None else groups_N[rows_K])
     return figures
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         pixel_space,
         pixels_to_unit,
         unit_to_pixels,
+        unit_to_relaxed,
     )
     from shala_framework.plugin.media import (
         FILM_CONTAINERS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         played_stream,
         refuse_truncated,
     )
-    from shala_framework.plugin.modality import Likelihood, Modality, Preview, Relaxed
+    from shala_framework.plugin.modality import Divisible, Likelihood, Modality, Preview, Relaxed
     from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
     from shala_framework.plugin.posterior import (
         AnyPosterior,
@@ -70,13 +71,14 @@ _HOMES = {
             "pixel_space",
             "pixels_to_unit",
             "unit_to_pixels",
+            "unit_to_relaxed",
         ),
     ),
     "plugin.media": (
         *("FILM_CONTAINERS", "FILM_FIELDS", "encode_gif", "encode_mp4", "encode_png", "encode_wav"),
         *("open_film", "played_stream", "refuse_truncated"),
     ),
-    "plugin.modality": ("Likelihood", "Modality", "Preview", "Relaxed"),
+    "plugin.modality": ("Divisible", "Likelihood", "Modality", "Preview", "Relaxed"),
     "plugin.options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
     "plugin.posterior": (
         *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
@@ -90,14 +92,15 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "EncodedRows",
-    "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
+    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "Divisible",
+    "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
     "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
     "Objective", "Pixels", "PosteriorMethod", "Preview", "Refinable", "RefinerUNet", "Relaxed", "Residual",
     "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
     "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl",
     "initialise", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream",
     "refuse_truncated", "standard_normal_log_prob", "unfold_time", "unit_to_pixels",
+    "unit_to_relaxed",
 ]  # fmt: skip
 
 

@@ -111,7 +111,7 @@ class Pixels:
         return unit_to_pixels(self.base.mode())
 
     def relaxed(self) -> Tensor:
-        return _unit_to_relaxed(self.base.relaxed())
+        return unit_to_relaxed(self.base.relaxed())
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return unit_to_pixels(self.base.sample(generator))
@@ -133,13 +133,13 @@ def pixel_space(mean: Tensor, log_scale: Tensor) -> ResidualSpace:
         log_scale=log_scale,
         to_space=pixels_to_unit,
         from_space=unit_to_pixels,
-        to_encoder=_unit_to_relaxed,
+        to_encoder=unit_to_relaxed,
         levels=Levels(lowest=-1.0, highest=1.0, step=1 / 127.5),
     )
 
 
-def _unit_to_relaxed(x: Tensor) -> Tensor:
-    """Float in [-1, 1] to 0..255, neither rounded nor clamped."""
+def unit_to_relaxed(x: Tensor) -> Tensor:
+    """Map floats in [-1, 1] to 0..255, neither rounded nor clamped, for `Relaxed` likelihoods of 8-bit values."""
     return (x + 1) * 127.5
 
 

@@ -51,6 +51,18 @@ class Relaxed(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A likelihood that computes its values when they are asked for, such as clips that take long to decode.
+
+    The recognition and texture terms ask it for the share of rows that they look at.
+    """
+
+    def first_rows(self, num_rows: int) -> Likelihood:
+        """Return the likelihood of the first rows alone."""
+        ...
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Preview:
     """Preview of one x for a person: a picture (one frame), a clip, a sound, a text, or several of these.
@@ -151,6 +163,36 @@ class Modality(abc.ABC):
         """
         return None
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the values of each x that `log_prob` scores: int64 [B].
+
+        The default counts all of them. Override it if x has padding or unknown parts that do not contribute. Stage 1
+        weights modalities by the mean count of the training rows, and evaluations divide by a row's own.
+
+        Args:
+            x: Batch of x [B, ...].
+        """
+        return torch.full((len(x),), x[0].numel() if len(x) else 0, device=x.device)
+
+    @property
+    def hidden_share(self) -> float:
+        """Share of the known parts of x, such as cells, that training hides from the encoder; 0, the default, is none.
+
+        With a share above 0, `hide` is needed. Stage 1 then encodes each row with that share of its parts hidden, and
+        stage 2 also learns what is given by rows with any share of them hidden.
+        """
+        return 0.0
+
+    def hide(self, x: Tensor, share_B: Tensor, uniform: Tensor) -> Tensor:
+        """Return x with some of its known parts marked as missing, as `read` would mark them.
+
+        Args:
+            x: Batch of x [B, ...].
+            share_B: Probability with which each known part of a row is hidden; at least one is left in every row.
+            uniform: Draws from [0, 1) in the shape of x, which alone decide.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a hidden_share and therefore needs hide()")
+
     @abc.abstractmethod
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode one x of `shape` as files that a person can open: file extension to bytes."""
@@ -206,6 +248,11 @@ class Modality(abc.ABC):
         """
         if state:
             raise ValueError(f"expected an empty state, got keys {sorted(state)}")
+
+
+def counts_values(modality: Modality) -> bool:
+    """Whether the number of values that are scored may differ among the x of a modality."""
+    return type(modality).count_values is not Modality.count_values
 
 
 def needs_fit(modality: Modality) -> bool:

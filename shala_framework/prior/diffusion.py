@@ -12,6 +12,7 @@ errors that a small network makes beyond those of the large one show the directi
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,18 @@ from shala_framework.prior.sampling import Denoise, Sampler, sample_heun
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
+
+STRAIGHT: Final = 10.0  # deviations up to which a standardised feature enters as it is
+
+
+def bounded(h_BF: Tensor) -> Tensor:
+    """Keep standardised features up to `STRAIGHT` and let them grow with the logarithm beyond.
+
+    A feature that hardly varies over the training rows has a tiny deviation, by which a new row's value may become
+    thousands, and would then decide alone what is sampled.
+    """
+    inner_BF = h_BF.clamp(-STRAIGHT, STRAIGHT)
+    return inner_BF + h_BF.sign() * (h_BF - inner_BF).abs().log1p()
 
 
 class DiffusionPrior(nn.Module):
@@ -151,7 +164,7 @@ class DiffusionPrior(nn.Module):
         return vector
 
     def _scaled(self, h_MBF: Sequence[Tensor], feature_noise: float = 0.0) -> list[Tensor]:
-        scaled = [(h - self.h_mean[i]) / self.h_std[i] for i, h in enumerate(h_MBF)]
+        scaled = [bounded((h - self.h_mean[i]) / self.h_std[i]) for i, h in enumerate(h_MBF)]
         if feature_noise:
             scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
         return scaled

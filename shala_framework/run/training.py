@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
 from shala_framework.data.latent_store import (
+    NUM_COPIES,
     Latents,
     LatentStore,
     collect_latents,
@@ -43,7 +44,7 @@ from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import Precision
 from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
-from shala_framework.training.stages import AutoencoderTraining
+from shala_framework.training.stages import COUNTED_ROWS, AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # latents that take more memory are read from their files
 MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
@@ -178,6 +179,12 @@ class RunTraining:
         state_file = self._state_file("autoencoder")
         self.data.check_presence(resumed=state_file is not None and state_file.exists())
         stage = self._autoencoder_stage()
+        if stage.needs_counts and (state_file is None or not state_file.exists()):  # a state contains the counts
+            few = max(1, COUNTED_ROWS // self.model.spec.train.autoencoder.batch_size)
+            with torch.random.fork_rng(), closed_after(partial(self.data.batches, 0)) as batches:
+                stage.count(islice(batches, few))
+        if stage.describe_weights():
+            self.reporter.note(f"stage autoencoder: {stage.describe_weights()}")
         with self._compiled(self.model.autoencoder.networks):
             train(
                 stage,
@@ -202,7 +209,15 @@ class RunTraining:
         latents, held_out = self._latents(), self._held_out_latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
         fit_to_latents(prior, latents, seed=self.model.spec.seed)
-        stage = PriorTraining(prior, self.model.spec.prior, settings, latents, held_out, precision=self.precision)
+        stage = PriorTraining(
+            prior,
+            self.model.spec.prior,
+            settings,
+            latents,
+            held_out,
+            hiding=list(self.model.autoencoder.hiding),
+            precision=self.precision,
+        )
         batches = partial(self._prior_batches, len(latents))
         with self._compiled([prior.network, prior.guide]):
             train(
@@ -369,7 +384,8 @@ class RunTraining:
         return None
 
     def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
-        return encoded(self.model.autoencoder, self.data.in_order(num_rows, start), self.device)
+        rows = self.data.in_order(num_rows, start)
+        return encoded(self.model.autoencoder, rows, self.device, num_copies=NUM_COPIES)
 
     def _state_file(self, stage: str) -> Path | None:
         return self.folder.state_file(stage) if self.folder is not None else None
@@ -386,4 +402,4 @@ class RunTraining:
         rows = self.data.held_out()
         if rows is None:
             return None
-        return latents_of(self.model.autoencoder, rows, self.device).to(self.device)
+        return latents_of(self.model.autoencoder, rows, self.device, num_copies=NUM_COPIES).to(self.device)

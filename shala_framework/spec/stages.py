@@ -56,11 +56,15 @@ class AutoencoderStage(Stage):
     """[train.autoencoder]: stage 1.
 
     Attributes:
-        kl_weight: Final weight of KL(q(z|x) || N(0, I)); 1 is the ELBO.
+        kl_weight: Final weight of KL(q(z|x) || N(0, I)). With likelihood_rescaling = false, 1 is the ELBO. With it, a
+            modality whose log-likelihood has the weight w is trained as by a beta-VAE with beta = kl_weight / w: 1 for
+            the largest modality at kl_weight = 1 and less for the others, so that no value is the ELBO unless all
+            modalities have equally many values. The run prints w and beta of each modality.
         kl_warmup_steps: Number of steps over which the weight grows from 0.
         likelihood_rescaling: Whether training multiplies each modality's log-likelihood by (number of values of the
-            largest modality / number of values of this one). z must then describe a skeleton as well as a video with
-            fifty times as many values. The validation ELBO is always unscaled.
+            largest modality / number of values of this one), where a text has as many values as tokens and a table as
+            many as known cells, on average over the first training rows. z must then describe a skeleton as well as a
+            video with fifty times as many values. The validation ELBO is always unscaled.
     """
 
     kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))

@@ -5,7 +5,7 @@ held-out rows rises. Therefore each validation measures the moving average on he
 weights of the lowest loss, also in the state files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
-from shala_framework.support.distributed.processes import copied_from_first, rows_randn
+from shala_framework.support.distributed.processes import copied_from_first, rows_rand, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.precision import FLOAT32, Precision
@@ -65,9 +65,21 @@ class PriorTraining:
         latents: Latents,
         held_out: LatentStore | None = None,
         *,
+        hiding: Sequence[int] = (),
         precision: Precision = FLOAT32,
     ) -> None:
-        self.prior = prior
+        """Begin the stage.
+
+        Args:
+            prior: The prior, with the statistics of the latents.
+            table: [prior].
+            settings: [train.prior].
+            latents: Latents of the training rows.
+            held_out: Latents of held-out rows; None validates nothing.
+            hiding: Columns of the modalities of which latents have copies with hidden parts.
+            precision: Number format of the computation.
+        """
+        self.prior, self.hiding = prior, tuple(hiding)
         self.module: nn.Module = prior
         self.table, self.settings = table, settings
         self.latents, self.held_out, self.precision = latents, held_out, precision
@@ -88,6 +100,8 @@ class PriorTraining:
     def loss(self, batch: Tensor, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         device, table = self.prior.z_mean.device, self.table
         rows = self.latents.take(batch).to(device)
+        if self.hiding:
+            rows = rows.partly_hidden(self.hiding, rows_rand(len(rows), len(self.hiding), device=device))
         with self.precision.autocast(device):
             losses = self.prior.losses(
                 rows.sample(rows_randn(*rows.mean_ND.shape, device=device)),
@@ -148,6 +162,8 @@ class PriorTraining:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             subset = random_subsets(rows.presence_NM.cpu()) & (torch.rand(count, 1) >= table.unconditional_share)
+            if self.hiding:
+                rows = rows.partly_hidden(self.hiding, torch.rand(count, len(self.hiding)).to(device))
         subset = subset.to(device)
         condition = self.prior.condition(rows.h_NMF.unbind(1), subset)
         sigma = log_sigma.exp().to(device)

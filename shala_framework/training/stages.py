@@ -1,6 +1,7 @@
 """Training of stage 1: its loss, and its figures on held-out rows."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,15 @@ from torch import Tensor, nn
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.stage_pass import Bound
 from shala_framework.data.rows import Rows
+from shala_framework.plugin.modality import counts_values
 from shala_framework.spec.schema import AutoencoderStage
+from shala_framework.support.distributed.processes import mean_of
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.row_batches import RowBatches
+
+COUNTED_ROWS = 512  # first training rows whose values are counted before the first step
+NUM_VALUES = "num_values"  # name of the counts in the extra state
 
 
 class AutoencoderTraining(RowBatches):
@@ -23,6 +29,12 @@ class AutoencoderTraining(RowBatches):
     keeps each feature informative on its own, and does not ask decoders for what a subset leaves open. (Hiding
     modalities from the posterior while reconstructing all would also train subsets, but inflates the learned scales:
     a skeleton does not tell the colour of a shirt.)
+
+    Attributes:
+        num_values: Number of values of an x of each modality: of all of its shape or, after `count`, the mean of those
+            that rows have.
+        likelihood_weights: Weight of each modality's log-likelihood.
+        loss_unit: Nats by which the loss is divided.
     """
 
     name = "autoencoder"
@@ -41,11 +53,47 @@ class AutoencoderTraining(RowBatches):
         self.module: nn.Module = autoencoder
         self.settings = settings
         self.held_out, self.precision = held_out, precision
-        num_values = autoencoder.num_values
+        self._weigh({name: float(math.prod(modality.shape)) for name, modality in autoencoder.modalities.items()})
+
+    def _weigh(self, num_values: Mapping[str, float]) -> None:
+        """Set the weights and the unit of the loss by the number of values of each modality."""
+        self.num_values, rescaling = dict(num_values), self.settings.likelihood_rescaling
         largest = max(num_values.values())
-        rescaling = self.settings.likelihood_rescaling
         self.likelihood_weights = {name: largest / n if rescaling else 1.0 for name, n in num_values.items()}
         self.loss_unit = sum(n * self.likelihood_weights[name] for name, n in num_values.items())
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether weights depend on the rows, because some modality has padding or unknown parts."""
+        return any(map(counts_values, self.autoencoder.modalities.values()))
+
+    def count(self, batches: Iterable[Rows]) -> None:
+        """Weigh modalities by the mean number of values that their rows have, over some rows of all processes.
+
+        The mean of a modality's rows, not the number of each row: a row of few words or cells knows less about z, and
+        a weight that made up for it would hide this from q(z | x).
+        """
+        counted = {n: modality for n, modality in self.autoencoder.modalities.items() if counts_values(modality)}
+        sums = {name: torch.zeros(2, device=self.device) for name in counted}  # values, rows
+        for batch in batches:
+            for name, modality in counted.items():
+                present = batch.presence[:, self.autoencoder.names.index(name)]
+                count_K = modality.count_values(batch.x[name][present])
+                sums[name] += torch.tensor([int(count_K.sum()), len(count_K)], device=self.device)
+        # Six digits: the same for any number of processes.
+        means = {name: float(f"{values / rows:.6g}") for name, (values, rows) in mean_of(sums).items() if values}
+        self._weigh({**self.num_values, **means})
+
+    def describe_weights(self) -> str:
+        """Say by how much likelihoods are weighted, and so the KL term beside each; empty if all weights are 1."""
+        if all(weight == 1 for weight in self.likelihood_weights.values()):
+            return ""
+        parts = (
+            f"{name} {weight:.4g} ({self.num_values[name]:.6g} values, so that its KL weight is "
+            f"{self.settings.kl_weight / weight:.3g})"
+            for name, weight in self.likelihood_weights.items()
+        )
+        return f"weights of the log-likelihoods: {', '.join(parts)}"
 
     def kl_weight(self, step: int | Tensor) -> float | Tensor:
         """Return the KL term's weight at a step. It rises linearly from 0."""
@@ -79,6 +127,8 @@ class AutoencoderTraining(RowBatches):
         return {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {}
+        return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64)}
 
-    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        if NUM_VALUES in tensors:  # a state of a version that did not count goes on as it began
+            self._weigh(dict(zip(self.num_values, tensors[NUM_VALUES].tolist(), strict=True)))

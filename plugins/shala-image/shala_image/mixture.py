@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from shala_framework.plugin import ResidualSpace, pixel_space, pixels_to_unit, unit_to_pixels
+from shala_framework.plugin import ResidualSpace, pixel_space, pixels_to_unit, unit_to_pixels, unit_to_relaxed
 
 HALF_STEP = 1 / 255  # half the distance between two levels, in [-1, 1] units
 
@@ -46,9 +46,32 @@ class LogisticMixture:
         decides between black and white: a thin, uncertain stroke is omitted rather than painted grey, as the mean of a
         normal likelihood would be.
         """
+        return _pick(unit_to_pixels(self.means), self._likeliest_BHW())
+
+    def relaxed(self) -> Tensor:
+        """Return `mode` before rounding: float [B, C, H, W] in 0..255, with gradients.
+
+        They reach the centre that is picked, and by a softmax in place of the choice also the weights and scales that
+        decide it: both are straight-through estimates (Bengio et al. 2013), as is the gradient of a centre beyond the
+        range of pixels.
+        """
+        means = self.means.detach()
+        peaks_BKHW = _log_masses(unit_to_pixels(means), means, self.log_scales).sum(2)
+        shares_BK1HW = (self.log_weights + peaks_BKHW).softmax(1)[:, :, None]
+        picked = _pick(self.means, self._likeliest_BHW())
+        within = picked + (picked.clamp(-1, 1) - picked).detach()
+        # The difference is 0 and has the gradient of the shares.
+        return unit_to_relaxed(within + ((shares_BK1HW - shares_BK1HW.detach()) * means.clamp(-1, 1)).sum(1))
+
+    def first_rows(self, num_rows: int) -> "LogisticMixture":
+        """Return the same of the first rows alone."""
+        return LogisticMixture(self.log_weights[:num_rows], self.means[:num_rows], self.log_scales[:num_rows])
+
+    @torch.no_grad()
+    def _likeliest_BHW(self) -> Tensor:
+        """Index of the component whose centre is most likely under the mixture, for each pixel."""
         centres = unit_to_pixels(self.means)
-        log_mass_BKHW = torch.stack([self._log_mass(centre) for centre in centres.unbind(1)], dim=1)
-        return _pick(centres, log_mass_BKHW.argmax(1))
+        return torch.stack([self._log_mass(centre) for centre in centres.unbind(1)], dim=1).argmax(1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw a component for each pixel, then a value for each of its channels: uint8 [B, C, H, W]."""
@@ -67,21 +90,25 @@ class LogisticMixture:
 
     def _log_mass(self, x: Tensor) -> Tensor:
         """Log probability of each pixel of uint8 x [B, C, H, W]: [B, H, W]."""
-        x_B1CHW = x[:, None]
-        per_unit = torch.exp(-self.log_scales)
-        centred = pixels_to_unit(x_B1CHW) - self.means
-        # With s the logistic function and a > b, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), which avoids a difference
-        # that could round to 0. The lowest level has no b and the highest no a, so two of the factors drop out.
-        below_upper = logsigmoid((centred + HALF_STEP) * per_unit)
-        above_lower = logsigmoid((HALF_STEP - centred) * per_unit)
-        between = torch.log(-torch.expm1(-2 * HALF_STEP * per_unit))
-        lowest, highest = x_B1CHW == 0, x_B1CHW == 255
-        log_mass_BKCHW = (
-            below_upper.masked_fill(highest, 0)
-            + above_lower.masked_fill(lowest, 0)
-            + between.masked_fill(lowest | highest, 0)
-        )
+        log_mass_BKCHW = _log_masses(x[:, None], self.means, self.log_scales)
         return torch.logsumexp(self.log_weights + log_mass_BKCHW.sum(2), dim=1)
+
+
+def _log_masses(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """Log probability of each value of uint8 x [B, K or 1, C, H, W] under each component: [B, K, C, H, W]."""
+    per_unit = torch.exp(-log_scales)
+    centred = pixels_to_unit(x) - means
+    # With s the logistic function and a > b, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), which avoids a difference
+    # that could round to 0. The lowest level has no b and the highest no a, so two of the factors drop out.
+    below_upper = logsigmoid((centred + HALF_STEP) * per_unit)
+    above_lower = logsigmoid((HALF_STEP - centred) * per_unit)
+    between = torch.log(-torch.expm1(-2 * HALF_STEP * per_unit))
+    lowest, highest = x == 0, x == 255
+    return (
+        below_upper.masked_fill(highest, 0)
+        + above_lower.masked_fill(lowest, 0)
+        + between.masked_fill(lowest | highest, 0)
+    )
 
 
 def lower_bounded(log_scales: Tensor, lowest: float = math.log(HALF_STEP / 4)) -> Tensor:

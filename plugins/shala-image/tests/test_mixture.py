@@ -115,6 +115,43 @@ def test_mode_is_the_level_of_greatest_mass(weights: list[float], means: list[fl
     assert log_mass[mixture.mode()[0].long()].item() == pytest.approx(log_mass.max().item(), abs=1e-3)
 
 
+def test_the_relaxed_form_is_the_mode_and_can_change_it() -> None:
+    """It is the mode to the nearest level; of one component it is the mean; its gradient moves what the mode picks.
+
+    The centre that is picked gets the whole gradient, also beyond the range of pixels, and the others none. Weights and
+    scales get one that leads to another choice where this is nearer to what is asked for.
+    """
+    torch.manual_seed(0)
+    logits, means, log_scales = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 2, 5, 5), torch.randn(4, 3, 2, 5, 5) - 3
+    mixture = LogisticMixture(logits, means, log_scales)
+    torch.testing.assert_close(mixture.relaxed().round(), mixture.mode().float())
+    torch.testing.assert_close(mixture.first_rows(2).relaxed(), mixture.relaxed()[:2])
+    one = LogisticMixture(logits[:, :1], means[:, :1].clamp(-1, 1), log_scales[:, :1])
+    torch.testing.assert_close(one.relaxed(), 127.5 * (one.residual_space().mean + 1))
+
+    leaves = [
+        torch.tensor([0.6, 0.3, 0.1]).log().view(1, 3, 1, 1).requires_grad_(),
+        torch.tensor([-0.5, 0.9, 0.0]).view(1, 3, 1, 1, 1).requires_grad_(),
+        torch.full((1, 3, 1, 1, 1), -3.0).requires_grad_(),
+    ]
+    chosen = []
+    for _ in range(100):
+        relaxed = LogisticMixture(*leaves).relaxed()
+        chosen.append(float(relaxed.detach()))
+        gradients = torch.autograd.grad((relaxed / 127.5 - 1 - 0.8).square().sum(), leaves)
+        if len(chosen) == 1:
+            assert gradients[1].flatten().tolist() == pytest.approx([2 * (-0.5 - 0.8), 0, 0])
+            assert gradients[0][0, 0] > 0 > gradients[0][0, 1]
+            assert gradients[2][0, 0] < 0 < gradients[2][0, 1]  # a wider component is less likely at its centre
+        with torch.no_grad():
+            leaves[0] -= 0.1 * gradients[0]
+    assert chosen[0] == pytest.approx(127.5 * 0.5)
+    assert chosen[-1] == pytest.approx(127.5 * 1.9)
+    beyond = torch.full((1, 1, 1, 1, 1), 1.4, requires_grad=True)
+    relaxed = LogisticMixture(torch.zeros(1, 1, 1, 1), beyond, torch.zeros(1, 1, 1, 1, 1)).relaxed()
+    assert torch.autograd.grad(relaxed.sum(), beyond)[0].item() == pytest.approx(127.5)
+
+
 def test_smallest_scale_leaves_a_level_its_mass() -> None:
     """At the smallest scale 96 % of the mass lies on the centre's level, and larger scales are hardly changed."""
     assert reference_mass(1 / 255, math.exp(LOWEST))[128].item() == pytest.approx(0.964, abs=1e-3)

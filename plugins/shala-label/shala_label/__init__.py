@@ -219,6 +219,10 @@ class Label(Modality):
             )
         return stated
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the known labels of each row: int64 [B]."""
+        return (x >= 0).sum(1)
+
     def typed(self, text: str) -> dict[str, bytes] | None:
         """Return the field for a typed class or, with `several`, for labels apart by the separator or in JSON."""
         form = "json" if self.options.several and text.lstrip().startswith(("[", "{")) else "txt"

@@ -97,6 +97,7 @@ def test_unknown_labels_are_left_out() -> None:
     known = SeveralLabels(logits[:, [0, 2, 4]]).log_prob(x[:, [0, 2, 4]])
     torch.testing.assert_close(SeveralLabels(logits).log_prob(x), known)
     encoder = Label(several=True, classes=("a", "b")).encoder(3).eval()
+    assert Label(several=True, classes=("a", "b")).count_values(torch.tensor([[1, -1], [0, 1]])).tolist() == [1, 2]
     with torch.no_grad():
         assert torch.pdist(encoder(torch.tensor([[1, 0], [1, UNKNOWN], [1, 1]]))).min() > 1e-3
 

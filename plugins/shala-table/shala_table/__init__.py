@@ -64,8 +64,9 @@ class Table(Modality):
             max_categories: Largest number of categories of a column; more are an error.
             likelihood: Distribution of a number given z, with a learned scale for each column: "normal", or "student"
                 for columns with outliers, which learns the degrees of freedom of each column too.
-            cell_dropout: Share of the known cells that are hidden from the encoder in training, which teaches it to do
-                with fewer cells than the training rows have; no cell is hidden with `allow_missing = false`.
+            cell_dropout: Share of the known cells that are hidden from the encoder in stage 1, which teaches it to do
+                with fewer cells than the training rows have. Above 0, stage 2 also learns from rows with any share of
+                their cells hidden. No cell is hidden with `allow_missing = false`.
             width: Width of the networks, a multiple of 8.
             num_layers: Number of hidden layers of each network.
         """
@@ -190,6 +191,22 @@ class Table(Modality):
             )
         return values
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the known cells of each row: int64 [B]."""
+        return self._layout.parts(x)[1].sum(1)
+
+    @property
+    def hidden_share(self) -> float:
+        """The option `cell_dropout`, where cells may be missing."""
+        return self.options.cell_dropout if self.options.allow_missing else 0.0
+
+    def hide(self, x: Tensor, share_B: Tensor, uniform: Tensor) -> Tensor:
+        """Mark known cells as missing."""
+        known_BC = x[:, 1] > 0.5
+        order_BC = uniform[:, 1].masked_fill(~known_BC, -1.0)
+        kept_BC = known_BC & ((order_BC >= share_B[:, None]) | (order_BC == order_BC.amax(1, keepdim=True)))
+        return torch.stack([x[:, 0] * kept_BC, kept_BC.to(x.dtype)], 1)
+
     def blank_reason(self) -> str:
         """Say that no cell is known."""
         return "all its cells are missing"
@@ -271,10 +288,7 @@ class Table(Modality):
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x [B, 2, C] or [B, C] as h [B, feature_dim]."""
-        options = self.options
-        return TableEncoder(
-            self._layout, options.width, options.num_layers, feature_dim, cell_dropout=options.cell_dropout
-        )
+        return TableEncoder(self._layout, self.options.width, self.options.num_layers, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of rows."""

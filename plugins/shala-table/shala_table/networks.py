@@ -75,16 +75,13 @@ class TableEncoder(nn.Module):
         width: Width of the hidden layers.
         num_layers: Number of hidden layers.
         feature_dim: Features.
-        cell_dropout: Share of the known cells that are hidden in training, where cells may be missing.
     """
 
     numeric_N: Tensor
 
-    def __init__(
-        self, layout: Layout, width: int, num_layers: int, feature_dim: int, *, cell_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, layout: Layout, width: int, num_layers: int, feature_dim: int) -> None:
         super().__init__()
-        self.layout, self.cell_dropout = layout, cell_dropout
+        self.layout = layout
         self.register_buffer("numeric_N", torch.tensor(layout.numeric, dtype=torch.int64), persistent=False)
         inputs = len(layout.numeric) + sum(layout.sizes) + (len(layout.num_categories) if layout.masked else 0)
         self.layers, self.straight = perceptron(inputs, width, num_layers, feature_dim), nn.Linear(inputs, feature_dim)
@@ -92,8 +89,6 @@ class TableEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values_BC, known_BC = self.layout.parts(x)
-        if self.training and self.layout.masked and self.cell_dropout > 0:
-            known_BC = known_BC & (torch.rand(known_BC.shape, device=x.device) >= self.cell_dropout)
         inputs = [squashed(values_BC[:, self.numeric_N]).masked_fill(~known_BC[:, self.numeric_N], 0.0)]
         for column, size in zip(self.layout.categorical, self.layout.sizes, strict=True):
             one_hot_BV = nn.functional.one_hot(values_BC[:, column].long(), size).float()

@@ -112,6 +112,14 @@ def test_log_prob_is_that_of_scipy(degrees: tuple[float, ...] | None) -> None:
     np.testing.assert_allclose(likelihood.log_prob(x), (cells * known.numpy()).sum(1), rtol=1e-4, atol=1e-5)
 
 
+def test_only_known_cells_are_values() -> None:
+    """A row has as many values as known cells; without missing cells it has one for each column."""
+    rows = torch.tensor([[[1.0, 2, 0], [1, 1, 0]], [[0, 5, 0], [0, 1, 0]]])
+    numbers = [{"a": 1.0, "b": n, "c": n} for n in range(5)]
+    assert fitted(*numbers).count_values(rows).tolist() == [2, 1]
+    assert fitted(*numbers, allow_missing=False).count_values(rows[:, 0]).tolist() == [3, 3]
+
+
 @pytest.mark.parametrize("degrees", [None, (1.5, 8.0)])
 def test_draws_follow_the_density(degrees: tuple[float, ...] | None) -> None:
     """Numbers pass a Kolmogorov-Smirnov test, categories a chi-squared test, and every drawn cell is known."""
@@ -168,21 +176,25 @@ def test_missing_cells_do_not_reach_the_encoder() -> None:
     torch.testing.assert_close(far[1:4], torch.tensor([-3.0, 0.0, 4.9]))
 
 
-def test_cell_dropout_hides_cells_in_training_only() -> None:
-    """In training mode features follow torch's seed; in eval mode they are exact, and full dropout hides everything."""
-    x = torch.stack([read(fitted(*PATIENTS), row) for row in PATIENTS[:4]])
-    torch.manual_seed(0)
-    encoder = fitted(*PATIENTS, cell_dropout=0.5).encoder(3).train()
-    with torch.no_grad():
-        features = []
-        for seed in (1, 1, 2):
-            torch.manual_seed(seed)
-            features.append(encoder(x))
-        assert torch.equal(features[0], features[1])
-        assert not torch.equal(features[0], features[2])
-        assert torch.equal(encoder.eval()(x), encoder(x))
-        encoder.cell_dropout = 1.0
-        assert torch.pdist(encoder.train()(x)).max() == 0
+def test_hidden_cells_are_missing_ones() -> None:
+    """Each known cell is hidden with its row's probability, at least one is left, and missing ones stay so."""
+    table = fitted(*PATIENTS, cell_dropout=0.3)
+    assert table.hidden_share == 0.3
+    assert fitted(*PATIENTS, allow_missing=False).hidden_share == 0
+    x = torch.stack([read(table, row) for row in PATIENTS[:4]]).repeat(2_000, 1, 1)
+    x[::2, :, 0] = 0.0  # missing
+    known, uniform = x[:, 1] > 0.5, torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 0.3, 1.0):
+        hidden = table.hide(x, torch.full((len(x),), share), uniform)
+        kept = hidden[:, 1] > 0.5
+        assert not (kept & ~known).any()
+        assert torch.equal(hidden[:, 0], x[:, 0] * kept)
+        assert kept.sum(1).min() == (known.sum(1).min() if share == 0 else 1)
+        if share < 1:  # all cells are hidden together too rarely to matter
+            assert abs(kept.sum() / known.sum() - (1 - share)) < 0.02
+        else:
+            assert kept.sum(1).max() == 1
+    assert torch.equal(table.hide(x, torch.zeros(len(x)), uniform), x * torch.stack([known, torch.ones_like(known)], 1))
 
 
 def test_a_table_may_have_categories_alone() -> None:

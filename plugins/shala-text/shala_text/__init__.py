@@ -152,6 +152,10 @@ class Text(Modality):
         x[: len(tokens)] = torch.tensor(tokens)
         return x
 
+    def count_values(self, x: Tensor) -> Tensor:
+        """Count the tokens of each text, with its end unless the text fills x, where its end is certain: int64 [B]."""
+        return (x[:, :-1] != PAD).sum(1)
+
     def blank_reason(self) -> str:
         """Say that the text is blank, or has none of the wanted sections."""
         sections = self.options.sections

@@ -222,6 +222,19 @@ def test_a_long_text_is_cut_to_a_text(max_tokens: int) -> None:
     assert torch.equal(again(text, x), x)
 
 
+def test_values_of_a_text_do_not_depend_on_its_longest() -> None:
+    """A text has as many values as tokens that are scored, whatever `max_tokens` is; a full one's end is certain."""
+    counts = []
+    for max_tokens in (24, 400):
+        text = fitted(*SENTENCES * 3, vocabulary_size=290, max_tokens=max_tokens)
+        rows = [text.read({"txt": words.encode()}) for words in ("No.", "Both lungs", SENTENCES[3] * 9)]
+        x = torch.stack([row for row in rows if row is not None])
+        counts.append(text.count_values(x).tolist())
+        assert counts[-1][:2] == (x[:2] != PAD).sum(1).tolist()
+    assert counts[0][:2] == counts[1][:2]
+    assert 23 == counts[0][2] < counts[1][2]
+
+
 def test_a_huge_text_is_cut() -> None:
     """Ten million characters without a space are read as their beginning."""
     text = fitted(max_tokens=8)

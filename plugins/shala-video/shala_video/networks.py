@@ -172,19 +172,19 @@ class ClipDecoder(nn.Module):
         palette_BK3 = self.palette(z_BD).float()
         backdrop_B3HW = self.enlarge(self.backdrop(z_BD).float())
 
-        def paint(frames: Tensor | None) -> Pixels:
-            some_BTC = h_BTC if frames is None else h_BTC[:, frames]
+        def paint(frames: Tensor | None, num_rows: int | None) -> Pixels:
+            some_BTC = (h_BTC if frames is None else h_BTC[:, frames])[:num_rows]
             maps = self.frames(some_BTC.flatten(0, 1)).float().unflatten(0, some_BTC.shape[:2])
             share_BTKHW = maps[:, :, : 1 + self.NUM_COLOURS].softmax(2)
-            x_BTCHW = torch.einsum("btkhw,bkc->btchw", share_BTKHW[:, :, 1:], palette_BK3)
-            x_BTCHW = x_BTCHW + share_BTKHW[:, :, :1] * backdrop_B3HW[:, None]
+            x_BTCHW = torch.einsum("btkhw,bkc->btchw", share_BTKHW[:, :, 1:], palette_BK3[:num_rows])
+            x_BTCHW = x_BTCHW + share_BTKHW[:, :, :1] * backdrop_B3HW[:num_rows, None]
             return Pixels(self.likelihood(x_BTCHW + 0.1 * maps[:, :, 1 + self.NUM_COLOURS :], self.log_scale()))
 
         return ClipLikelihood(paint, self.num_frames, self.training_frames if self.training else self.num_frames)
 
 
 class ClipLikelihood:
-    """p(x | z) of whole clips that paints only the frames it needs.
+    """p(x | z) of whole clips that paints only the frames and rows it needs.
 
     While its decoder trains, log_prob paints a few random frames and scales their log-likelihood up. This is an
     unbiased estimate of the whole at a fraction of the cost, because the frames of a clip are similar.
@@ -192,21 +192,46 @@ class ClipLikelihood:
 
     is_bound = False
 
-    def __init__(self, paint: Callable[[Tensor | None], Pixels], num_frames: int, num_painted: int) -> None:
-        self.paint, self.num_frames, self.num_painted = paint, num_frames, num_painted
+    def __init__(
+        self,
+        paint: Callable[[Tensor | None, int | None], Pixels],
+        num_frames: int,
+        num_painted: int,
+        num_rows: int | None = None,
+    ) -> None:
+        """Describe what to paint.
+
+        Args:
+            paint: Paints some frames, or all for None, of so many first rows, or of all for None.
+            num_frames: Number of frames of a clip.
+            num_painted: Number of frames that log_prob paints.
+            num_rows: Number of rows; None for all.
+        """
+        self.paint, self.num_frames, self.num_painted, self.num_rows = paint, num_frames, num_painted, num_rows
+
+    def first_rows(self, num_rows: int) -> "ClipLikelihood":
+        """Return the same of the first rows alone."""
+        return ClipLikelihood(self.paint, self.num_frames, self.num_painted, num_rows)
+
+    def _whole(self) -> Pixels:
+        return self.paint(None, self.num_rows)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of uint8 x [B, T, 3, H, W] in nats, or an unbiased estimate of it in training: [B]."""
         if self.num_painted == self.num_frames:
-            return self.paint(None).log_prob(x)
+            return self._whole().log_prob(x)
         frames = torch.randperm(self.num_frames, device=x.device)[: self.num_painted]
-        return self.paint(frames).log_prob(x[:, frames]) * (self.num_frames / self.num_painted)
+        return self.paint(frames, self.num_rows).log_prob(x[:, frames]) * (self.num_frames / self.num_painted)
 
     def mode(self) -> Tensor:
-        return self.paint(None).mode()
+        return self._whole().mode()
+
+    def relaxed(self) -> Tensor:
+        """Return `mode` before rounding and clamping, of all frames also in training: the encoder sees whole clips."""
+        return self._whole().relaxed()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.paint(None).sample(generator)
+        return self._whole().sample(generator)
 
     def residual_space(self) -> ResidualSpace:
-        return self.paint(None).residual_space()
+        return self._whole().residual_space()

@@ -127,6 +127,24 @@ class TestVideo(ModalitySuite):
         return {"mp4": encode_mp4(moving_square(index), 10.0)}
 
 
+def test_terms_see_whole_clips_of_the_rows_that_they_ask_for() -> None:
+    """The relaxed form has all frames, also in training, is the mode before rounding, and can be had for few rows."""
+    decoder = Video(frames=8, height=16, width=16, channels=8, training_frames=2).decoder(3).train()
+    z = torch.randn(5, 3, requires_grad=True)
+    likelihood = decoder(z)
+    relaxed = likelihood.relaxed()
+    assert relaxed.shape == (5, 8, 3, 16, 16)
+    torch.testing.assert_close(relaxed.round().clamp(0, 255), likelihood.mode().float())
+    frames = []
+    decoder.frames.register_forward_hook(lambda _, inputs, __: frames.append(len(inputs[0])))
+    few = likelihood.first_rows(2).relaxed()
+    assert frames == [2 * 8]
+    torch.testing.assert_close(few, relaxed[:2])
+    few.sum().backward()
+    assert z.grad is not None
+    assert z.grad.any(1).tolist() == [True, True, False, False, False]
+
+
 class TestLaplaceVideo(TestVideo):
     """Another likelihood of fixed scale, and maps whose lowest side is odd."""
 

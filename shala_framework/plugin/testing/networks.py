@@ -68,6 +68,17 @@ class NetworkTests(Subject):
         assert z_BD.grad is not None
         assert z_BD.grad.abs().sum(1).gt(0).all()
 
+    def test_values_are_counted(self) -> None:
+        """count_values returns, for each row alone, the number of values that are scored: at least 1, at most all."""
+        modality, x = self.make(), self.batch(3)
+        count_B = modality.count_values(x)
+        assert count_B.shape == (3,)
+        assert count_B.dtype == torch.int64
+        assert count_B.min() >= 1
+        assert count_B.max() <= x[0].numel()
+        assert torch.equal(modality.count_values(x[1:2]), count_B[1:2])
+        assert modality.count_values(x[:0]).shape == (0,)
+
     def test_log_prob_of_a_row_is_its_own(self) -> None:
         """A row's log_prob depends only on its own x and z, and on every part of that x."""
         x = self.batch(3)
