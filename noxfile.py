@@ -120,7 +120,7 @@ def tests(session: nox.Session) -> None:
 def plugins(session: nox.Session) -> None:
     """The core's tests without any plugin, then each plugin's own with nothing but the core.
 
-    Tests marked "long" know no plugin and take minutes together: the session `tests` has run them.
+    Tests marked "long" take minutes together and know no plugin, which a test checks: the session `tests` has run them.
     """
     install(session, *TEST_TOOLS, packages=(".",))
     run_tests(session, "tests", "-m", "not long")

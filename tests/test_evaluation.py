@@ -24,6 +24,8 @@ from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 LEARNED = (
     "data.stand_in.options.validation=60",
     "train.autoencoder.steps=400",

@@ -27,6 +27,8 @@ from shala_framework.training.loop import TrainingError
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.steps import learning_rate_factor
 
+pytestmark = pytest.mark.long
+
 
 def test_a_run_leaves_everything(two_spec, capsys):
     """One command writes checkpoints, metrics, samples next to real data, sheets, and the synthetic warning."""

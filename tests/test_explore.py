@@ -17,6 +17,8 @@ from shala_framework.cli.main import main, main_run
 from shala_framework.data.rows import load_rows
 from shala_framework.report.explore import Request, answer, given_of, input_kind, panels_as_html
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def tried(two_spec):

@@ -26,6 +26,8 @@ from shala_framework.report.tables import read_evaluation
 from shala_framework.spec import Spec, read_spec, structure, unstructure
 from shala_framework.training.plan import TrainingPlan
 
+pytestmark = pytest.mark.long
+
 
 class Page(HTMLParser):
     """Collects elements with their attributes, and the text outside of scripts and styles."""

@@ -36,6 +36,8 @@ from shala_framework.support.json_files import dump_json
 from shala_framework.support.shard_names import count_names, expand_braces, expand_urls
 from shala_framework.support.urls import is_cache, permit_pipes
 
+pytestmark = pytest.mark.long
+
 
 def outcome(capsys, *arguments: str) -> tuple[int, str]:
     """Return status and messages of a verb."""
