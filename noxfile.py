@@ -89,7 +89,8 @@ def run_tests(session: nox.Session, *arguments: str) -> None:
         "OMP_WAIT_POLICY": "passive",  # threads that wait by spinning slow down what else runs
         "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data"),
     }
-    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
+    # Each process begins with tests in a row, so that most fixtures of a module are made once.
+    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
     run(session, "pytest", *processes, *arguments, *session.posargs, env=environment)
 
 
@@ -140,7 +141,7 @@ def example(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
     install(session, *TEST_TOOLS, *BROWSER_TOOLS, packages=(".", *PLUGINS))
-    run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
+    run_tests(session, "browser", "--dist", "loadgroup")  # a group is a run, which its process trains
 
 
 @nox.session
