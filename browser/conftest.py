@@ -1,4 +1,4 @@
-"""A browser, and three runs to look at, each of which one process trains and looks at."""
+"""A browser, and two runs to look at."""
 
 import os
 import shutil
@@ -18,21 +18,10 @@ DATA = Path(os.environ.get("SHALA_DATA", ROOT / "../shared/data")).resolve()
 SHALA = (sys.executable, "-m", "shala_framework")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # one that beeps
-RUNS = {"ntu", "digits", "kinds"}
 FEW = (
     *("train.autoencoder.steps=20", "train.prior.steps=20", "train.autoencoder.batch_size=16"),
     *("train.prior.batch_size=64", "evaluate.at_end=false"),
 )
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests that look at one run in one process, which trains it."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        (run,) = RUNS & {*item.fixturenames, parameters.get("run")}
-        item.add_marker(pytest.mark.xdist_group(run))
 
 
 @pytest.fixture(scope="session")
