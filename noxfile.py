@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
 CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "docs", "noxfile.py"]
 EXAMPLE = "examples/shala-inertial"
+BUILD_TOOLS = ["setuptools>=77"]
 TEST_TOOLS = ["jsonschema>=4.21", "pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
@@ -28,8 +29,11 @@ WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 SHARED = Path(".nox/torch").absolute()
+WHEELS = Path(".nox/wheels").absolute()
 
-installed: tuple[str, ...] = ()  # packages of this project that this call of nox has put into the shared environment
+wheel_of: dict[str, str] = {}  # the wheel of each package of this project, built once by this call of nox
+installed: set[str] = set()  # packages of this project that are in the shared environment, after the wheels are built
+tools_installed: set[str] = set()  # by this call of nox
 
 
 def run(session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
@@ -40,19 +44,42 @@ def run(session: nox.Session, program: str, *arguments: str, env: Mapping[str, s
     session.run(str(SHARED / "bin" / program), *arguments, env={**(env or {}), "PATH": path}, external=True)
 
 
+def pip(session: nox.Session, command: str, *arguments: str) -> None:
+    """Run pip in the shared environment."""
+    run(session, "python", "-m", "pip", command, "--quiet", *arguments)
+
+
+def build_wheels(session: nox.Session) -> None:
+    """Build every package and install all of them, with what they depend on, in place of what an earlier call left."""
+    folders = (".", *PLUGINS, EXAMPLE)
+    # setuptools adds to an old build folder and would ship files that are no longer there.
+    for folder in folders:
+        shutil.rmtree(Path(folder) / "build", ignore_errors=True)
+    shutil.rmtree(WHEELS, ignore_errors=True)
+    pip(session, "install", *BUILD_TOOLS)
+    # One environment builds all: a test holds that each package asks for these tools and no others.
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(WHEELS))
+    pip(session, "wheel", *options, *(f"./{folder}" for folder in folders))
+    found = {path.name.split("-")[0].replace("_", "-"): str(path) for path in WHEELS.iterdir()}
+    wheel_of.update({folder: found[Path(folder).name or "shala-framework"] for folder in folders})
+    pip(session, "uninstall", "--yes", *found)
+    pip(session, "install", *wheel_of.values())
+    installed.update(folders)
+
+
 def install(session: nox.Session, *tools: str, packages: tuple[str, ...]) -> None:
     """Have these packages of the project and no others installed as a user has them: built and copied, not linked."""
-    global installed
-    if installed != packages:
-        own = [Path(folder).name for folder in (*PLUGINS, EXAMPLE)]
-        run(session, "python", "-m", "pip", "uninstall", "--yes", "--quiet", *own)
-        # setuptools adds to an old build folder and would ship files that are no longer there.
-        for folder in packages:
-            shutil.rmtree(Path(folder) / "build", ignore_errors=True)
-        run(session, "python", "-m", "pip", "install", "--quiet", *(f"./{folder}" for folder in packages))
-        installed = packages
-    if tools:
-        run(session, "python", "-m", "pip", "install", "--quiet", *tools)
+    if not wheel_of:
+        build_wheels(session)
+    if surplus := installed.difference(packages):
+        pip(session, "uninstall", "--yes", *(Path(folder).name for folder in sorted(surplus)))
+    if missing := set(packages) - installed:
+        pip(session, "install", "--no-deps", *(wheel_of[folder] for folder in sorted(missing)))
+    installed.difference_update(surplus)
+    installed.update(missing)
+    if missing_tools := set(tools) - tools_installed:
+        pip(session, "install", *sorted(missing_tools))
+        tools_installed.update(missing_tools)
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
@@ -62,7 +89,8 @@ def run_tests(session: nox.Session, *arguments: str) -> None:
         "OMP_WAIT_POLICY": "passive",  # threads that wait by spinning slow down what else runs
         "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data"),
     }
-    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES]
+    # Each process begins with tests in a row, so that most fixtures of a module are made once.
+    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
     run(session, "pytest", *processes, *arguments, *session.posargs, env=environment)
 
 
@@ -93,7 +121,7 @@ def tests(session: nox.Session) -> None:
 def plugins(session: nox.Session) -> None:
     """The core's tests without any plugin, then each plugin's own with nothing but the core.
 
-    Tests marked "long" know no plugin and take minutes together: the session `tests` has run them.
+    Tests marked "long" take minutes together and know no plugin, which a test checks: the session `tests` has run them.
     """
     install(session, *TEST_TOOLS, packages=(".",))
     run_tests(session, "tests", "-m", "not long")

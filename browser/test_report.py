@@ -49,7 +49,7 @@ PLAY = """async element => {
   element.scrollIntoView();
   await element.play();
   const start = element.currentTime;
-  for (let turn = 0; turn < 50 && element.currentTime === start; turn++) await new Promise(r => setTimeout(r, 50));
+  for (let turn = 0; turn < 200 && element.currentTime === start; turn++) await new Promise(r => setTimeout(r, 50));
   const moved = element.currentTime !== start && element.duration > 0;
   element.pause();
   return moved;

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,17 @@ def two_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "two.toml"
     path.write_text(TWO_SPEC)
     return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that copies a finished run of `two_spec`, which each process makes once."""
+    from small_runs import run
+
+    home = tmp_path_factory.mktemp("finished")
+    (home / "two.toml").write_text(TWO_SPEC)
+    made = run(home / "two.toml", str(home / "run"))
+    return lambda to: Path(shutil.copytree(made, to))
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from shala_framework.plugin.likelihoods import Normal
 from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
+pytestmark = pytest.mark.long
+
 WIDE = 12  # values of each x; two modalities fix 16 latents in correlated directions
 
 

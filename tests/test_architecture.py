@@ -293,6 +293,18 @@ def test_plugins_do_not_import_each_other():
         assert not {source.partition(".")[0] for source, _ in imports(module)} & others, module.path
 
 
+def test_long_tests_know_no_plugin():
+    """Tests marked long run only where every plugin is installed, so whether there is one must not matter to them."""
+    named = (
+        PLUGIN_PACKAGES | {package.replace("_", "-") for package in PLUGIN_PACKAGES} | (OFFERED - EVERYDAY - CORE_WORDS)
+    )
+    marked = [Module(path.stem, path) for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    marked = [module for module in marked if "pytestmark = pytest.mark.long" in module.path.read_text().splitlines()]
+    assert len(marked) > 20
+    for module in marked:
+        assert not named & {*strings(module), *(source.partition(".")[0] for source, _ in imports(module))}, module.path
+
+
 FACADES = (shala_framework, shala_framework.plugin)  # what users import, and what plugins import
 
 

@@ -64,7 +64,9 @@ def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slo
 
 def test_a_budget_is_shared_by_what_was_measured(two_spec):
     """At the measured speed, the steps of both stages take no more than their shares of the time."""
-    plan = TrainingPlan.read(run(two_spec, "r", "train.minutes=0.2") / "state")
+    with pytest.raises(KeyboardInterrupt):
+        run(two_spec, "r", "train.minutes=0.2", reporter=StopAt("autoencoder", 1))
+    plan = TrainingPlan.read(Path("r/state"))
     assert plan.minutes == 0.2
     for name, share in (("autoencoder", 0.7), ("prior", 0.3)):
         assert 0 < plan.steps[name] * plan.costs[name].step_seconds <= share * 60 * 0.2

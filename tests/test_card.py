@@ -14,6 +14,8 @@ from shala_framework.cli.main import main, main_run
 from shala_framework.report.card import CARD_FILE, fenced, model_card, plain
 from shala_framework.report.tables import read_evaluation, show
 
+pytestmark = pytest.mark.long
+
 HOSTILE = (
     "</table><img src=x onerror=alert(1)> [go](https://evil.example) `a` *b* _c_ | d\n# e https://evil.example ![](x)"
 )

@@ -12,6 +12,8 @@ from shala_framework.training.compiling import CompilerError, compiled, uncompil
 
 from two_floats import ConvolvedFloats, TwoFloatsOptions  # isort: skip
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_networks_compute_the_same():

@@ -21,6 +21,8 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.seeds import mix_seed
 from shala_framework.support.shard_names import any_exists, expand_urls
 
+pytestmark = pytest.mark.long
+
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
 

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from small_runs import StopAt, run
 
 from shala_framework.support.checkpoint import read_checkpoint
+from shala_framework.support.distributed import sharded_layers
 
 pytestmark = pytest.mark.long
 
@@ -33,7 +36,7 @@ def start(two_spec, command_environment, tmp_path):
     def start(processes, out, *overrides):
         sets = [text for override in overrides for text in ("--set", override)]
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        line = [sys.executable, *(launcher if processes > 1 else []), "run.py", "two.toml", "--out", out, *sets]
+        line = [sys.executable, *launcher, "run.py", "two.toml", "--out", out, *sets]
         started.append(
             subprocess.Popen(
                 line, env=command_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -49,6 +52,13 @@ def start(two_spec, command_environment, tmp_path):
         process.communicate()
 
 
+@pytest.fixture
+def run_alone(two_spec, monkeypatch):
+    """Run the spec as `start` does with one process, but in this one."""
+    monkeypatch.setattr(sharded_layers, "LEAST_VALUES", 32)
+    return partial(run, two_spec)
+
+
 def losses(folder, stage):
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
@@ -60,14 +70,15 @@ EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_step
 @pytest.mark.parametrize(
     ("count", "plugin", "in_memory"), [(4, "convolved-floats", "true"), (2, "two-floats", "false")]
 )
-def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin, in_memory):
+def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, count, plugin, in_memory):
     """Losses of both stages, with contrast and texture over all rows, and final weights agree to 1e-5."""
     two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
-    for processes, out in ((1, "alone"), (count, "both")):
-        process = start(processes, out, f"data.in_memory={in_memory}", *EVERY_STEP)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-        assert output.count("look at") == 1  # only one process writes messages
+    overrides = (f"data.in_memory={in_memory}", *EVERY_STEP)
+    run_alone("alone", *overrides)
+    process = start(count, "both", *overrides)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert output.count("look at") == 1  # only one process writes messages
     for stage, count in (("autoencoder", 60), ("prior", 40)):
         alone, both = losses("alone", stage), losses("both", stage)
         assert len(alone) == len(both) == count
@@ -78,7 +89,7 @@ def test_several_processes_take_the_steps_of_one(start, two_spec, count, plugin,
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_sharded_decoders_train_like_replicated_ones(start, two_spec, share):
+def test_sharded_decoders_train_like_replicated_ones(start, run_alone, two_spec, share):
     """Two processes that hold half of each layer take the same steps as one, which can resume from their state."""
     # Latents wide enough for Muon to take the decoders' first layers.
     overrides = (*EVERY_STEP, "train.sharding='decoders'", "posterior.latent_dim=16")
@@ -87,10 +98,10 @@ def test_sharded_decoders_train_like_replicated_ones(start, two_spec, share):
         head, tail = text[: text.index("[modality.")], text[text.index("[posterior]") :]
         group = '[modality."{a,b}"]\nplugin = "two-floats"\noptions = { field = "{a,b}" }\nshare = true\n\n'
         two_spec.write_text(head + group + tail)
-    for processes, out in ((1, "alone"), (2, "both")):
-        process = start(processes, out, *overrides)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
+    run_alone("alone", *overrides)
+    process = start(2, "both", *overrides)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     assert f"{2 if share else 4} layers of decoders are sharded over 2 processes" in output
     for stage in ("autoencoder", "prior"):
         assert losses("both", stage) == pytest.approx(losses("alone", stage), abs=1e-5, rel=1e-5)
@@ -102,23 +113,25 @@ def test_sharded_decoders_train_like_replicated_ones(start, two_spec, share):
     both.terminate()
     output, _ = both.communicate(timeout=30)
     assert "stopped after step" in output
-    process = start(1, "r", *overrides, "train.autoencoder.steps=2000", "generate.num_rows=0", LONG[1])
-    wait_for_step("r", int(output.split("stopped after step ")[1].split()[0]) // 5 * 5 + 5)
+    step = int(output.split("stopped after step ")[1].split()[0]) // 5 * 5 + 5
+    with pytest.raises(KeyboardInterrupt):
+        run_alone("r", *overrides, *LONG, reporter=StopAt("autoencoder", step + 1))
+    assert f'"step": {step},' in Path("r/metrics.jsonl").read_text()
 
 
 def wait_for_step(folder, step):
     """Wait until a run has logged a step."""
     path = Path(folder) / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (path.exists() and f'"step": {step},' in path.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-LONG = ("train.autoencoder.steps=2000", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
+LONG = ("train.autoencoder.steps=700", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
 
 
-def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
+def test_a_killed_process_ends_the_other_and_one_resumes_alone(start, run_alone):
     """The launcher stops within 30 s of the kill; a single process resumes from the last saved state."""
     both = start(2, "r", *LONG)
     wait_for_step("r", 45)
@@ -128,12 +141,10 @@ def test_a_killed_process_ends_the_other_and_one_resumes_alone(start):
     both.communicate(timeout=30)
     assert both.returncode != 0
     assert time.monotonic() - killed < 30
-    alone = start(1, "r", *LONG[1:], LONG[0])
-    output, _ = alone.communicate(timeout=120)
-    assert alone.returncode == 0, output
+    run_alone("r", *LONG)
     steps = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
     logged = [line["step"] for line in steps if line["stage"] == "autoencoder" and "loss" in line]
-    assert logged == list(range(5, 2001, 5))
+    assert logged == list(range(5, 701, 5))
 
 
 def test_asked_to_stop_both_leave_with_their_state_saved(start):

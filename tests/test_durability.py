@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def same(one, other):
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in CHECKPOINTS)
 
 
+OFTEN = "train.prior.save_every_steps=10"
+
+
+@pytest.fixture(scope="module")
+def copied_run(tmp_path_factory, two_spec_text):
+    """Return a function that copies a run, finished or stopped after a step of a stage, which is made only once."""
+    home = tmp_path_factory.mktemp("runs")
+    spec = home / "two.toml"
+    spec.write_text(two_spec_text)
+
+    def copied(stage: str, step: int, to: str) -> Path:
+        made = home / f"{stage}-{step}"
+        if not made.exists():
+            with pytest.raises(KeyboardInterrupt) if stage else nullcontext():
+                run(spec, str(made), OFTEN, reporter=StopAt(stage, step))
+        return Path(shutil.copytree(made, to))
+
+    return copied
+
+
 @pytest.mark.parametrize("campaign", ["kills", "damage", "disk", "specs", "media", "server"])
 def test_small_campaigns_find_nothing(campaign):
     """A few kills, damaged files, full disks, mutated specs and media, and odd servers give a result or a message."""
@@ -68,9 +89,9 @@ def test_what_a_kill_at_the_very_beginning_leaves_blocks_nothing(two_spec, left)
     assert not list(folder.rglob("*partial"))
 
 
-def test_every_file_of_tensors_knows_its_content_and_its_run(two_spec):
+def test_every_file_of_tensors_knows_its_content_and_its_run(two_spec, finished_run):
     """Flipped bits anywhere, and another run's files of the same shapes, are named errors wherever they are read."""
-    folder, other = run(two_spec, "r"), run(two_spec, "other", "seed=1")
+    folder, other = finished_run("r"), run(two_spec, "other", "seed=1")
     files = [*folder.glob("*.safetensors"), *folder.glob("state/**/*.safetensors")]
     assert len(files) == 7
     for path in files:
@@ -125,24 +146,19 @@ def test_a_prior_of_another_stage_1_of_the_same_spec_is_refused(two_spec, tmp_pa
     ],
 )
 @pytest.mark.parametrize("how", ["flipped", "empty"])
-def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, stage, step, damaged, how):
+def test_a_damaged_file_is_replaced_and_the_run_ends_as_if_undamaged(two_spec, copied_run, stage, step, damaged, how):
     """A damaged file is replaced by the previous generation or recreated, with a warning and with equal results."""
-    often = "train.prior.save_every_steps=10"
-    whole = run(two_spec, "whole", often)
-    if stage:
-        with pytest.raises(KeyboardInterrupt):
-            run(two_spec, "cut", often, reporter=StopAt(stage, step))
-    else:
-        run(two_spec, "cut", often)
-        (Path("cut") / "evaluation").mkdir()
-        (Path("cut") / "evaluation" / "validation.json").write_text("{}")
-    path = Path("cut") / damaged
+    whole, cut = copied_run("", 0, "whole"), copied_run(stage, step, "cut")
+    if not stage:
+        (cut / "evaluation").mkdir()
+        (cut / "evaluation" / "validation.json").write_text("{}")
+    path = cut / damaged
     if how == "empty":
         path.write_bytes(b"")
     else:
         flip(path, len(path.read_bytes()) // 2)
     told = Told()
-    cut = run(two_spec, "cut", often, reporter=told)
+    run(two_spec, "cut", OFTEN, reporter=told)
     assert same(whole, cut)
     assert any("damaged" in text and path.name in text for text in told.warnings), told.warnings
 
@@ -157,9 +173,9 @@ def test_both_generations_damaged_is_an_error_that_says_what_to_do(two_spec):
         run(two_spec, "r")
 
 
-def test_a_damaged_spec_of_another_run_is_not_overwritten(two_spec):
+def test_a_damaged_spec_of_another_run_is_not_overwritten(two_spec, finished_run):
     """A damaged spec is rewritten only if every state in the folder belongs to the given spec."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     (folder / "spec.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match=r"spec\.json is damaged.*choose another --out"):
         run(two_spec, "r", "posterior.latent_dim=5")

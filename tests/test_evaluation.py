@@ -24,6 +24,8 @@ from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 LEARNED = (
     "data.stand_in.options.validation=60",
     "train.autoencoder.steps=400",
@@ -32,15 +34,23 @@ LEARNED = (
 )
 
 
-def trained(spec, *overrides):
-    """Return a model with its training and validation rows."""
-    folder = Path("r")
-    Experiment(read_spec(spec, overrides), folder).run()
-    model = load(folder)
-    return model, *(
-        load_rows(split_urls(model.spec.data, split, folder if model.synthetic else None), model.modalities)
-        for split in ("train", "validation")
-    )
+@pytest.fixture
+def trained(two_spec, finished_run):
+    """Return a function that gives a model of the spec with its training and validation rows."""
+
+    def give(*overrides):
+        folder = Path("r")
+        if overrides:
+            Experiment(read_spec(two_spec, overrides), folder).run()
+        else:
+            finished_run("r")
+        model = load(folder)
+        return model, *(
+            load_rows(split_urls(model.spec.data, split, folder if model.synthetic else None), model.modalities)
+            for split in ("train", "validation")
+        )
+
+    return give
 
 
 def call(*arguments):
@@ -100,10 +110,9 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
         assert Image.open(io.BytesIO((folder / f"validation_{name}.png").read_bytes())).width > 800
 
 
-def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, capsys):
+def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, finished_run, capsys):
     """`shala evaluate` twice writes the same except for times; --set changes only the figures that depend on it."""
-    folder = Path("r")
-    Experiment(read_spec(two_spec), folder).run()
+    folder = finished_run("r")
     assert not (folder / "evaluation").exists()
 
     def figures(*arguments):
@@ -146,9 +155,9 @@ def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, c
     assert expected in capsys.readouterr().err
 
 
-def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
+def test_without_labels_the_rest_is_measured_and_a_note_says_why(trained):
     """Without labels there are no judges and no coherence, but likelihoods, reconstruction and dimensions."""
-    model, train, rows = trained(two_spec, "data.stand_in.options.missing=0.5")
+    model, train, rows = trained("data.stand_in.options.missing=0.5")
     unlabelled = [type(r)(x=r.x, presence=r.presence, keys=r.keys, labels=(None,) * len(r)) for r in (train, rows)]
     evaluation = evaluate(model, *unlabelled, model.spec.evaluate)
     assert not evaluation.judges
@@ -159,9 +168,9 @@ def test_without_labels_the_rest_is_measured_and_a_note_says_why(two_spec):
     assert any("no judges" in note for note in evaluation.notes)
 
 
-def test_rows_of_a_person_are_resampled_together(two_spec):
+def test_rows_of_a_person_are_resampled_together(trained):
     """`evaluate.group` widens intervals if rows of a group are alike, keeps values, and notes too few groups."""
-    model, train, rows = trained(two_spec)
+    model, train, rows = trained()
     settings = attrs.evolve(model.spec.evaluate, likelihood_rows=0, num_samples=0, num_rows=0, calibration_rows=0)
     doubled = rows.take(torch.arange(len(rows)).repeat(4))
     doubled = attrs.evolve(doubled, keys=tuple(f"P{key} {n}" for n, key in enumerate(doubled.keys)))
@@ -178,9 +187,9 @@ def test_rows_of_a_person_are_resampled_together(two_spec):
 
 
 @pytest.mark.parametrize("share", ["all", "some"])
-def test_labels_that_training_never_saw_are_named(share, two_spec):
+def test_labels_that_training_never_saw_are_named(share, trained):
     """A class with another spelling in held-out rows is named with its count, whether or not others remain."""
-    model, train, rows = trained(two_spec)
+    model, train, rows = trained()
     changed = [n for n, label in enumerate(rows.labels) if share == "all" or label == "left"]
     labels = tuple(f"{label}s" if n in changed else label for n, label in enumerate(rows.labels))
     notes = evaluate(model, train, attrs.evolve(rows, labels=labels), model.spec.evaluate).notes
@@ -190,9 +199,9 @@ def test_labels_that_training_never_saw_are_named(share, two_spec):
     assert "training rows have 'left', 'right'" in note
 
 
-def test_judges_say_what_real_rows_are(two_spec):
+def test_judges_say_what_real_rows_are(trained):
     """Judges learn the class; the panel compares samples with the real rows that have the modality."""
-    model, train, rows = trained(two_spec)
+    model, train, rows = trained()
     judges = {
         name: train_judge(m, name, train, sorted(set(train.labels)), steps=200, learning_rate=1e-2)
         for name, m in model.modalities.items()
@@ -208,9 +217,9 @@ def test_judges_say_what_real_rows_are(two_spec):
     assert "frechet" not in panel.compare("second", panel.real["second"][:1])
 
 
-def test_classes_that_a_modality_never_has_are_no_misses(two_spec):
+def test_classes_that_a_modality_never_has_are_no_misses(trained):
     """All judges number classes alike; verdicts on a class that a judge never saw are not counted."""
-    model, train, rows = trained(two_spec, *LEARNED)
+    model, train, rows = trained(*LEARNED)
     train, rows = _without_second(train), _without_second(rows)
     classes = sorted(set(train.labels))
     judges = {name: train_judge(m, name, train, classes, steps=300) for name, m in model.modalities.items()}
@@ -239,9 +248,9 @@ def _without_second(rows):
 
 
 @pytest.mark.parametrize("kept", ["one row", "no label of the second", "one label"])
-def test_little_is_measured_without_a_crash(kept, two_spec):
+def test_little_is_measured_without_a_crash(kept, trained):
     """Figures for which there are too few rows are left out with a note; the others are complete."""
-    model, train, rows = trained(two_spec)
+    model, train, rows = trained()
     if kept == "one row":
         rows = rows.having(["first", "second"]).take(torch.tensor([0]))
     elif kept == "no label of the second":
@@ -278,9 +287,9 @@ class Watching(Silent):
         self.warnings.append(text)
 
 
-def test_a_stopped_evaluation_resumes(two_spec):
+def test_a_stopped_evaluation_resumes(trained):
     """Finished parts are not computed again, and the figures equal those of an undisturbed evaluation."""
-    model, train, held_out = trained(two_spec)
+    model, train, held_out = trained()
     settings = model.spec.evaluate
 
     def measure(folder: str, reporter: Watching):
@@ -308,9 +317,9 @@ def figures_without_times(evaluation):
     return attrs.evolve(evaluation, joint=[attrs.evolve(j, milliseconds=None) for j in evaluation.joint])
 
 
-def test_parts_are_left_out_by_zero_and_by_time(two_spec):
+def test_parts_are_left_out_by_zero_and_by_time(trained):
     """A count of 0 switches a part off, and so does too little time; both are noted. Given counts are always kept."""
-    model, train, held_out = trained(two_spec)
+    model, train, held_out = trained()
     none = {"judge_steps": 0, "likelihood_rows": 0, "calibration_rows": 0}
     off = evaluate(model, train, held_out, attrs.evolve(model.spec.evaluate, **none))
     assert (off.judges, off.joint, off.conditional, off.calibration, off.log_likelihood) == ({}, [], [], [], {})

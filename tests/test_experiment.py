@@ -28,6 +28,8 @@ from shala_framework.training.loop import TrainingError
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.steps import learning_rate_factor
 
+pytestmark = pytest.mark.long
+
 
 def test_a_run_leaves_everything(two_spec, capsys):
     """One command writes checkpoints, metrics, samples next to real data, sheets, and the synthetic warning."""
@@ -74,18 +76,18 @@ def test_interrupted_runs_end_as_if_they_had_not_been(two_spec, in_memory):
     assert without_rates(whole) == without_rates(cut)
 
 
-def test_a_finished_run_is_not_trained_again(two_spec):
+def test_a_finished_run_is_not_trained_again(two_spec, finished_run):
     """The same command only rewrites the samples, possibly other ones."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     before = [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS]
     run(two_spec, "r", "generate.num_joint=5")
     assert [(folder / name).stat().st_mtime_ns for name in CHECKPOINTS] == before
     assert len(list((folder / "samples" / "joint").glob("*.png"))) == 5
 
 
-def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
+def test_a_folder_of_another_spec_is_refused(two_spec, finished_run, capsys):
     """The message has both values of every difference, and nothing in the folder changes."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     before = (folder / "spec.json").read_bytes()
     with pytest.raises(CheckpointError, match="latent_dim: 4 in the folder, 5 now") as refusal:
         run(two_spec, "r", "posterior.latent_dim=5", "train.autoencoder.steps=61")
@@ -98,9 +100,9 @@ def test_a_folder_of_another_spec_is_refused(two_spec, capsys):
         run(two_spec, "other")
 
 
-def test_a_loaded_model_generates_what_was_trained(two_spec):
+def test_a_loaded_model_generates_what_was_trained(two_spec, finished_run):
     """load returns a model whose samples, shapes, seeds and embeddings are as documented."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     model = load(folder)
     assert model.synthetic
     assert model.modalities["first"].state()["mean"][0] > 2  # the state that `fit` learned is restored
@@ -153,9 +155,9 @@ def test_a_run_has_held_out_rows_decide_on_scales_that_its_spec_does_not_set(two
     assert other.guidance == Guidance(guidance_scale=1.0, autoguidance_scale=2.0)
 
 
-def test_new_sampling_settings_apply_to_the_loaded_model(two_spec):
+def test_new_sampling_settings_apply_to_the_loaded_model(two_spec, finished_run):
     """A finished run with new [generate] settings samples with them from then on, with the same weights."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     before = load(folder)
     run(two_spec, "r", "generate.guidance_scale=3.0")
     after = load(folder)
@@ -168,9 +170,9 @@ def test_new_sampling_settings_apply_to_the_loaded_model(two_spec):
         load(folder)
 
 
-def test_wrong_arguments_are_named(two_spec):
+def test_wrong_arguments_are_named(two_spec, finished_run):
     """Errors of generate and embed say what they expected."""
-    model = load(run(two_spec, "r"))
+    model = load(finished_run("r"))
     for call, message in (
         (lambda: model.generate(0), "num_samples >= 1"),
         (lambda: model.generate(given={"third": torch.zeros(1, 2)}), "modalities among"),
@@ -183,9 +185,9 @@ def test_wrong_arguments_are_named(two_spec):
             call()
 
 
-def test_damaged_checkpoints_are_named(two_spec):
+def test_damaged_checkpoints_are_named(two_spec, finished_run):
     """Missing, truncated and foreign files give a CheckpointError with the path."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load("nowhere")
     content = (folder / CHECKPOINTS[0]).read_bytes()
@@ -198,9 +200,9 @@ def test_damaged_checkpoints_are_named(two_spec):
         load(folder)
 
 
-def test_sample_verb_writes_files(two_spec, capsys, command_environment):
+def test_sample_verb_writes_files(two_spec, finished_run, capsys, command_environment):
     """`shala sample` generates from given files and jointly; bad files give one message and status 2."""
-    folder = run(two_spec, "r")
+    folder = finished_run("r")
     Path("one.a").write_text("[3.5, 0.5]")
     Path("bad.a").write_text("[")
     Path("one.b").write_text("[3.5, 0.5]")
@@ -215,6 +217,7 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
             check=False,
         )
 
+    capsys.readouterr()
     done = shala("sample", str(folder), "--given", "first=one.a", "--num", "3", "--out", "s")
     assert done.returncode == 0, done.stderr
     written = sorted(p.name for p in Path("s/given_first").iterdir())
@@ -225,9 +228,8 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
     listed = [Path("s") / file for entry in manifest["samples"] for file in entry["files"]["second"]]
     assert sorted(p.name for p in listed) == sorted(f"one_{i}.second.json" for i in range(3))
     assert all(path.exists() for path in listed)
-    jointly = shala("sample", str(folder), "--num", "2", "--out", "j", "--want", "second", "--json")
-    assert jointly.returncode == 0
-    assert json.loads(jointly.stdout) == json.loads(Path("j/manifest.json").read_text())
+    assert dispatch(("sample", str(folder), "--num", "2", "--out", "j", "--want", "second", "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("j/manifest.json").read_text())
     assert sorted(p.name for p in Path("j/joint").iterdir()) == [
         *("000.png", "000.second.json", "001.png", "001.second.json"),
     ]
@@ -245,10 +247,12 @@ def test_sample_verb_writes_files(two_spec, capsys, command_environment):
         (("--want", "secnd"), "--want secnd: did you mean 'second'?"),
         (("--out", "/proc/x"), "error: cannot read or write '/proc/x': No such file or directory"),
     ):
-        failed = shala("sample", str(folder), *arguments)
-        assert failed.returncode == 2
-        assert message in failed.stderr
-        assert "Traceback" not in failed.stderr
+        assert dispatch(("sample", str(folder), *arguments)) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert "Traceback" not in said
+    failed = shala("sample", str(folder), "--given", "first=bad.a")
+    assert (failed.returncode, failed.stderr.startswith("error: ")) == (2, True), failed.stderr
 
 
 def test_conditional_samples_follow_what_is_given(two_spec):

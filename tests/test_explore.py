@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from shala_framework import DataError, load
-from shala_framework.cli.main import main, main_run
+from shala_framework.cli.main import main
 from shala_framework.data.rows import load_rows
 from shala_framework.report.explore import Request, answer, given_of, input_kind, panels_as_html
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
-def tried(two_spec):
+def tried(two_spec, finished_run):
     """A trained run and its held-out rows."""
-    with pytest.raises(SystemExit) as leaving:
-        main_run([str(two_spec)])
-    assert leaving.value.code == 0
+    finished_run("runs/two")
     model = load("runs/two")
     rows = load_rows(sorted(str(path) for path in Path("runs/two/data").glob("validation-*.tar")), model.modalities)
     return model, rows

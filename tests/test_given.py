@@ -13,6 +13,8 @@ from shala_framework.cli.main import main
 from shala_framework.data.rows import load_rows
 from shala_framework.model.given import field_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def typed_run(two_spec):

@@ -19,6 +19,8 @@ from shala_framework.spec import read_spec
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.errors import CheckpointError
 
+pytestmark = pytest.mark.long
+
 NUM_ROWS = 53
 
 

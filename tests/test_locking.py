@@ -20,6 +20,8 @@ from shala_framework.support.errors import CheckpointError
 from shala_framework.support.locking import LOCK_FILE, FolderLock
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 HOLDER = """\
 import sys, time
 from pathlib import Path

@@ -21,6 +21,8 @@ from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Evaluate, Generate, Refine
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 NAMES = ("hint", "a", "b")
 CORNERS = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
 SHARES = (0.75, 0.25)  # of the two classes that a hint leaves open

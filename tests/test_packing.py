@@ -23,6 +23,8 @@ from shala_framework.data.writing import LEFT_OUT_FILE
 from shala_framework.plugin.dataset import Sample
 from shala_framework.support.errors import DataError
 
+pytestmark = pytest.mark.long
+
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
 

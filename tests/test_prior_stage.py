@@ -18,6 +18,8 @@ from shala_framework.training.loop import train
 from shala_framework.training.prior_stage import PriorTraining
 from shala_framework.training.stopping import Interrupted
 
+pytestmark = pytest.mark.long
+
 SETTINGS = structure(
     {"steps": 60, "batch_size": 16, "save_every_steps": 5, "warmup_steps": 2, "learning_rate": 1e-2}
     | {"ema_halflife_steps": 4.0, "patience": 0},

@@ -37,6 +37,8 @@ from shala_framework.support.json_files import dump_json
 from shala_framework.support.progress import Silent
 from shala_framework.support.urls import is_cache
 
+pytestmark = pytest.mark.long
+
 MODALITIES = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
 
 

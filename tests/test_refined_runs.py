@@ -17,6 +17,8 @@ from shala_framework.spec.stages import RefinerStage, Train
 from shala_framework.training.budget import StageCost
 from shala_framework.training.plan import TrainingPlan
 
+pytestmark = pytest.mark.long
+
 SIZES = {"latent_dim": 4, "feature_dim": 8, "hidden_dim": 16}
 SETTINGS = {"device": "cpu", "precision": "float32", "batch_size": 16, "steps": 6, "refiner": {"steps": 6}}
 

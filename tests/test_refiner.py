@@ -19,6 +19,8 @@ from shala_framework.support.errors import PluginError
 from shala_framework.training.loop import train
 from shala_framework.training.refinement import RefinerTraining
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 LATENT_DIM = 2
 NUM_ROWS = 20_000

@@ -36,6 +36,12 @@ def test_a_plugin_needs_a_core_that_has_what_it_imports(path):
     assert "shala-framework>=0.2" in project(path)["dependencies"]
 
 
+def test_every_package_is_built_with_the_same_tools():
+    """nox builds all wheels in one environment, which has nothing but these."""
+    tables = [tomli.loads(path.read_text())["build-system"] for path in (PROJECTS[0], *PLUGINS)]
+    assert tables == [{"requires": ["setuptools>=77"], "build-backend": "setuptools.build_meta"}] * len(tables)
+
+
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
 def test_metadata_are_complete(path):
     """A package index shows a page, a summary, a licence and the Python versions (`nox -s wheels` runs twine)."""

@@ -1,9 +1,11 @@
 """report.html is one self-contained file, whatever names the data contain."""
 
 import base64
+import contextlib
 import io
 import json
 import re
+import shutil
 import wave
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,6 +27,8 @@ from shala_framework.report.page import Report, spec_as_toml
 from shala_framework.report.tables import read_evaluation
 from shala_framework.spec import Spec, read_spec, structure, unstructure
 from shala_framework.training.plan import TrainingPlan
+
+pytestmark = pytest.mark.long
 
 
 class Page(HTMLParser):
@@ -53,12 +57,21 @@ def status(entry, *arguments):
     return leaving.value.code
 
 
-@pytest.fixture
-def run(two_spec):
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, two_spec_text):
     """The folder of a run with an evaluation; a fifth of its rows lacks a modality."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "two.toml").write_text(two_spec_text)
     overrides = ("evaluate.at_end=true", "train.autoencoder.log_every_steps=10")
-    assert status(main_run, two_spec, *[text for o in overrides for text in ("--set", o)]) == 0
-    return Path("runs/two")
+    with contextlib.chdir(home):
+        assert status(main_run, "two.toml", *[text for o in overrides for text in ("--set", o)]) == 0
+    return home / "runs" / "two"
+
+
+@pytest.fixture
+def run(evaluated, two_spec):
+    """A copy of that run, in the working directory."""
+    return Path(shutil.copytree(evaluated, "runs/two"))
 
 
 def test_a_run_ends_with_a_page_that_needs_nothing_else(run, capsys):

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from shala_datasets.draws import SPLITS, draw
 from shala_datasets.files import check_folder
 from shala_datasets.mnist import VALIDATION_SHARE, MNISTDigits, read_mnist
-from shala_datasets.polymnist import LAYOUT, read_background
-from shala_framework.plugin import Account, Dataset, Sample, at_least, between, encode_png
+from shala_datasets.polymnist import LAYOUT, PolyMNIST, read_background
+from shala_framework.plugin import Account, Dataset, Sample, between, encode_png
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
@@ -40,24 +40,15 @@ class PolyMNISTQuadrant(Dataset):
     """Views of a digit in a quadrant, generated: the fields m0.png, ..., digit.txt, quadrant.txt and json."""
 
     @attrs.frozen(kw_only=True)
-    class Options:
+    class Options(PolyMNIST.Options):
         """Number and properties of the samples.
 
         Attributes:
-            train: Number of training samples. Their digits are as frequent as among the training digits.
-            validation: Number of validation samples, from a tenth of the training digits, which training samples then
-                do not show. With 0, training samples may show all of them.
-            test: Number of test samples, from MNIST's test digits.
-            seed: Seed of every random draw.
             num_modalities: Number of views, on the first of the five backgrounds.
             side: Height and width of a view in pixels. At 32 the digits are halved.
             label: What the class of a sample names: "both" has 40 classes, such as "3 top left".
         """
 
-        train: int = attrs.field(default=60_000, validator=at_least(0, at_most=100_000_000))
-        validation: int = attrs.field(default=2_000, validator=at_least(0, at_most=100_000_000))
-        test: int = attrs.field(default=10_000, validator=at_least(0, at_most=100_000_000))
-        seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
         num_modalities: int = attrs.field(default=3, validator=between(1, 5))
         side: Literal[64, 32] = 64
         label: Literal["both", "digit", "quadrant"] = "both"
