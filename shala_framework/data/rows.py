@@ -37,6 +37,8 @@ class Rows:
         labels: Class name of each row, or None.
         tally: Counts of what was skipped while reading these rows, or None if nothing was. Rows derived from others
             have none.
+        corrupted: Modality name to what its encoder sees instead of x [B, ...], in training steps whose modalities
+            damage rows; empty otherwise.
     """
 
     x: dict[str, Tensor]
@@ -44,6 +46,7 @@ class Rows:
     keys: tuple[str, ...]
     labels: tuple[str | None, ...]
     tally: Tally | None = None
+    corrupted: dict[str, Tensor] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,6 +60,7 @@ class Rows:
             presence=self.presence[rows],
             keys=tuple(self.keys[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
+            corrupted={name: value[rows] for name, value in self.corrupted.items()},
         )
 
     def split(self, num_rows: int) -> Iterator["Rows"]:
@@ -89,7 +93,10 @@ class Rows:
             return there.clone() if copy else there
 
         return attrs.evolve(
-            self, x={name: moved(value) for name, value in self.x.items()}, presence=moved(self.presence)
+            self,
+            x={name: moved(value) for name, value in self.x.items()},
+            presence=moved(self.presence),
+            corrupted={name: moved(value) for name, value in self.corrupted.items()},
         )
 
 

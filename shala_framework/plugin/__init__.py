@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shala_framework.plugin.arrays import decode_npy, encode_npy
+    from shala_framework.plugin.augmenting import (
+        Draws,
+        by_row,
+        crop_pixels,
+        flip,
+        jitter_colours,
+        shift,
+        take_along,
+    )
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
     from shala_framework.plugin.hookspecs import hookimpl
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "support.errors": ("DataError",),
     "plugin.arrays": ("decode_npy", "encode_npy"),
+    "plugin.augmenting": ("Draws", "by_row", "crop_pixels", "flip", "jitter_colours", "shift", "take_along"),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.denoising": ("DenoiserSizes", "LatentDenoiser"),
     "plugin.hookspecs": ("hookimpl",),
@@ -90,14 +100,15 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "EncodedRows",
+    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "Draws", "EncodedRows",
     "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
     "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
     "Objective", "Pixels", "PosteriorMethod", "Preview", "Refinable", "RefinerUNet", "Relaxed", "Residual",
-    "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
-    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl",
-    "initialise", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream",
-    "refuse_truncated", "standard_normal_log_prob", "unfold_time", "unit_to_pixels",
+    "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "by_row",
+    "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "flip",
+    "group_norm", "hookimpl", "initialise", "jitter_colours", "multiple_of", "not_empty", "open_film", "pixel_space",
+    "pixels_to_unit", "played_stream", "refuse_truncated", "shift", "standard_normal_log_prob", "take_along",
+    "unfold_time", "unit_to_pixels",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.data.augmenting import augmented_rows
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
 from shala_framework.data.latent_store import (
     Latents,
@@ -114,7 +115,7 @@ class RunTraining:
                 cost["autoencoder"] = measure_stage(
                     stage,
                     self.model.spec.train.autoencoder,
-                    self.data.batches,
+                    self._batches,
                     matrix_dtype=self.precision.dtype,
                     seconds=seconds * TIMED_SHARE,
                 )
@@ -283,13 +284,13 @@ class RunTraining:
         )
 
     def _batches(self, start_step: int) -> Iterator[Rows]:
-        """Return the batches of stage 1.
+        """Return the batches of stage 1, augmented by their modalities.
 
         Raises:
             DataError: A row lacks a modality, and the method needs all of them.
         """
         method = self.model.autoencoder.method
-        for batch in self.data.batches(start_step):
+        for step, batch in enumerate(self.data.batches(start_step), start_step):
             if method.needs_complete_rows and not batch.presence.all():
                 row = int((~batch.presence.all(1)).nonzero()[0, 0])
                 absent = [name for name, there in zip(batch.x, batch.presence[row].tolist(), strict=True) if not there]
@@ -297,7 +298,7 @@ class RunTraining:
                     f"the method {self.model.spec.posterior.method!r} trains on complete rows alone, but the row "
                     f"{batch.keys[row]!r} lacks {', '.join(absent)}; leave such rows out, or choose another method"
                 )
-            yield batch
+            yield augmented_rows(batch, self.model.modalities, seed=self.model.spec.seed, step=step, device=self.device)
 
     def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
         """Return endless row numbers for stage 2's steps; each process gets its share."""

@@ -15,6 +15,7 @@ from shala_framework.plugin import (
     Account,
     DataError,
     Dataset,
+    Draws,
     LogScale,
     Modality,
     Normal,
@@ -159,6 +160,16 @@ class ConvolvedFloats(TwoFloats):
         return ConvolutionEncoder(feature_dim)
 
 
+class VariedFloats(ConvolvedFloats):
+    """TwoFloats that training moves up by 1,000 and a random step, of which encoders see a copy moved by 5,000 more."""
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        return x + 1_000 + draws.integers(0, 9, 2)
+
+    def corrupt(self, x: Tensor, draws: Draws) -> Tensor:
+        return x + 5_000 + 10 * draws.uniform(0, 1, 2)
+
+
 class FloatsRefiner(nn.Module):
     """A perceptron over residual, mean, latent and noise level."""
 
@@ -186,6 +197,7 @@ def shala_register_modalities(register: Any) -> None:
     register("two-floats", TwoFloats)
     register("typed-floats", TypedFloats)
     register("convolved-floats", ConvolvedFloats)
+    register("varied-floats", VariedFloats)
 
 
 @hookimpl
