@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.plugin import (
+    Draws,
     Modality,
     Preview,
     RefinerUNet,
     above,
     at_least,
     between,
+    crop_pixels,
     each,
     encode_png,
+    flip,
     hookimpl,
+    jitter_colours,
     multiple_of,
     not_empty,
+    shift,
 )
 from shala_image.networks import (
     ImageDecoder,
@@ -30,6 +35,30 @@ from shala_image.networks import (
     stem_block,
 )
 from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, read_picture
+
+
+@attrs.frozen(kw_only=True)
+class ImageAugment:
+    """How training rows of stage 1 vary. Samples vary likewise, because the model learns what it is shown.
+
+    Each modality draws on its own: do not flip or crop where another modality tells left from right or says where
+    things are.
+
+    Attributes:
+        shift: Largest distance in pixels by which a picture moves along each axis; its edge is repeated.
+        crop: Largest share of each side that is cut off; the rest is enlarged.
+        flip: Whether half of the pictures are mirrored, left to right.
+        brightness: Largest relative change of brightness.
+        contrast: Largest relative change of contrast.
+        saturation: Largest relative change of saturation; grey pictures have none.
+    """
+
+    shift: int = attrs.field(default=0, validator=between(0, 128))
+    crop: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    flip: bool = False
+    brightness: float = attrs.field(default=0.0, validator=between(0, 1))
+    contrast: float = attrs.field(default=0.0, validator=between(0, 1))
+    saturation: float = attrs.field(default=0.0, validator=between(0, 1))
 
 
 @final
@@ -63,6 +92,8 @@ class Image(Modality):
             refiner_blocks: Residual blocks of each of that network's levels, the highest first; leave it out for 1 each
                 and 3 at the lowest, with as many levels as halve the picture to a side of at most 8.
             refiner_attention: Whether places of that network's lowest map attend to each other.
+            augment: How training rows of stage 1 vary: `shift`, `crop`, `flip`, `brightness`, `contrast` and
+                `saturation`. By default they do not.
         """
 
         channels: Literal[1, 3] = attrs.field(default=3, validator=attrs.validators.in_((1, 3)))
@@ -87,6 +118,7 @@ class Image(Modality):
             default=None, validator=attrs.validators.optional((not_empty, each(between(1, 100))))
         )
         refiner_attention: bool = False
+        augment: ImageAugment = attrs.field(factory=ImageAugment)
 
         def __attrs_post_init__(self) -> None:
             if self.likelihood == "logistic_mixture" and self.scale is not None:
@@ -99,7 +131,7 @@ class Image(Modality):
     dtype = torch.uint8
     network_options = frozenset(
         {"network_width", "likelihood", "scale", "components", "max_pixels"}
-        | {"refiner_width", "refiner_blocks", "refiner_attention"}
+        | {"refiner_width", "refiner_blocks", "refiner_attention", "augment"}
     )
 
     @property
@@ -138,6 +170,20 @@ class Image(Modality):
     def preview(self, x: Tensor) -> Preview:
         """Show the picture itself."""
         return Preview(frames=x.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()[None])
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Crop, move, mirror and recolour pictures uint8 [B, C, H, W] as the option `augment` says."""
+        table = self.options.augment
+        if table.crop:
+            x = crop_pixels(x, table.crop, draws)
+        if table.shift:
+            for dim in (-2, -1):
+                x = shift(x, draws.integers(-table.shift, table.shift), dim)
+        if table.flip:
+            x = flip(x, draws.chance(0.5), -1)
+        if table.brightness or table.contrast or table.saturation:
+            x = jitter_colours(x, table.brightness, table.contrast, table.saturation, draws)
+        return x
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, uint8 [B, C, H, W], as h [B, feature_dim]."""
