@@ -170,6 +170,25 @@ class VariedFloats(ConvolvedFloats):
         return x + 5_000 + 10 * draws.uniform(0, 1, 2)
 
 
+class KnownFloats(TwoFloats):
+    """TwoFloats that reads only first numbers which it has seen in training, as a table reads categories."""
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        self.known = sorted({values[0] for sample in samples if (values := self._values(sample)) is not None})
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        values = self._values(sample)
+        if values is not None and values[0] not in self.known:
+            raise DataError(f"field {self.options.field!r}: expected a known number, got {values[0]}")
+        return None if values is None else torch.tensor(values)
+
+    def state(self) -> dict[str, Any]:
+        return {"known": self.known}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.known = list(state["known"])
+
+
 class FloatsRefiner(nn.Module):
     """A perceptron over residual, mean, latent and noise level."""
 
@@ -198,6 +217,7 @@ def shala_register_modalities(register: Any) -> None:
     register("typed-floats", TypedFloats)
     register("convolved-floats", ConvolvedFloats)
     register("varied-floats", VariedFloats)
+    register("known-floats", KnownFloats)
 
 
 @hookimpl
