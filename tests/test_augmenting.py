@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 from own_floats import Items, Pair
-from small_runs import StopAt, run
+from small_runs import SHORT_STAGES, StopAt, run
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions, VariedFloats
 
 import shala_framework as shala
@@ -53,15 +53,12 @@ def varied(spec: Path) -> None:
     spec.write_text(spec.read_text().replace('"two-floats"', '"varied-floats"'))
 
 
-SHORT = ("train.autoencoder.steps=8", "train.prior.steps=8", "train.autoencoder.save_every_steps=4")
-
-
 @pytest.mark.parametrize("streamed", [False, True])
 def test_only_training_rows_of_stage_1_are_augmented(two_spec, seen, streamed):
     """The objective of a step gets augmented x and its encoders the corrupted one; fitting, validation, the texture
     term's statistics of the data, latents, samples and the report see the data."""
     varied(two_spec)
-    folder = run(two_spec, "r", *SHORT, f"data.in_memory={str(not streamed).lower()}")
+    folder = run(two_spec, "r", *SHORT_STAGES, f"data.in_memory={str(not streamed).lower()}")
     assert all(lowest >= 998 for what, training, lowest in seen if what == "bound" and training)
     assert all(lowest < 10 for what, training, lowest in seen if not training)
     encoded = [lowest for what, training, lowest in seen if what == "encode" and training]
@@ -75,9 +72,9 @@ def test_a_resumed_run_draws_as_an_undisturbed_one(two_spec):
     torch.set_num_threads(1)
     varied(two_spec)
     with pytest.raises(KeyboardInterrupt):
-        run(two_spec, "r", *SHORT, reporter=StopAt("autoencoder", 6))
-    run(two_spec, "r", *SHORT)
-    run(two_spec, "undisturbed", *SHORT)
+        run(two_spec, "r", *SHORT_STAGES, reporter=StopAt("autoencoder", 6))
+    run(two_spec, "r", *SHORT_STAGES)
+    run(two_spec, "undisturbed", *SHORT_STAGES)
     resumed, undisturbed = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("r", "undisturbed"))
     assert all(torch.equal(value, undisturbed[name]) for name, value in resumed.items())
 
@@ -87,7 +84,7 @@ def test_workers_do_not_change_the_draws(two_spec):
     torch.set_num_threads(1)
     varied(two_spec)
     for workers in (0, 2):
-        run(two_spec, f"r{workers}", *SHORT, "data.in_memory=false", f"data.num_workers={workers}")
+        run(two_spec, f"r{workers}", *SHORT_STAGES, "data.in_memory=false", f"data.num_workers={workers}")
     first, second = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("r0", "r2"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 

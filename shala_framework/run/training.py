@@ -20,6 +20,7 @@ from shala_framework.data.latent_store import (
     Latents,
     LatentStore,
     collect_latents,
+    drawn_latents,
     encoded,
     join_latents,
     latents_of,
@@ -201,11 +202,12 @@ class RunTraining:
             return False
         latents = self._latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        fit_to_latents(prior, latents, seed=self.model.spec.seed)
+        weights_N = self.data.row_weights()
+        fit_to_latents(prior, drawn_latents(latents, weights_N, self.model.spec.seed), seed=self.model.spec.seed)
         stage = PriorTraining(
             prior, self.model.spec.prior, settings, latents, self._held_out_latents(), precision=self.precision
         )
-        batches = partial(self._prior_batches, len(latents))
+        batches = partial(self._prior_batches, len(latents), weights_N=weights_N)
         with self._compiled([prior.network, prior.guide]):
             train(
                 stage,
@@ -300,9 +302,10 @@ class RunTraining:
                 )
             yield augmented_rows(batch, self.model.modalities, seed=self.model.spec.seed, step=step, device=self.device)
 
-    def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
+    def _prior_batches(self, num_rows: int, start_step: int, *, weights_N: Tensor | None = None) -> Iterator[Tensor]:
         """Return endless row numbers for stage 2's steps; each process gets its share."""
-        batches = shuffled_batches(num_rows, self.model.spec.train.prior.batch_size, self.model.spec.seed, start_step)
+        size, seed = self.model.spec.train.prior.batch_size, self.model.spec.seed
+        batches = shuffled_batches(num_rows, size, seed, start_step, weights_N)
         return (index[processes.rank() :: processes.world_size()] for index in batches)
 
     def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
