@@ -34,6 +34,7 @@ from shala_image.networks import (
     map_sizes,
     stem_block,
 )
+from shala_image.pretrained import PretrainedImageEncoder, known_library, load_backbone, safetensors_file
 from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, read_picture
 
 
@@ -80,6 +81,15 @@ class Image(Modality):
                 all files, because scaling each by its own values would make them incomparable. A larger value is an
                 error. The default is 16, with a warning for a picture whose values all fit into 12 bits.
             max_pixels: Largest number of pixels of a file. A file that declares more is an error and is not decoded.
+            encoder: Pretrained encoder instead of the plugin's own: "timm:MODEL", "torchvision:MODEL" or
+                "transformers:FOLDER" (or the name of a model in its cache). The library has to be installed, and
+                nothing is downloaded: weights come from its cache, or from `encoder_weights`. Pictures are stretched
+                to the side that it takes.
+            encoder_weights: Safetensors file with the weights of `encoder`.
+            encoder_trained: Whether training changes the pretrained weights; otherwise they are frozen, and only two
+                layers after them learn.
+            encoder_side: Side in pixels of the pictures that `encoder` sees; by default the one that it was trained
+                with. A smaller one is faster.
             network_width: Number of channels of the feature maps nearest to the pixels, a multiple of 8. It is
                 multiplied by four if both sides are 48 or more, because each position then covers four times as many
                 pixels. The lower maps have twice as many channels.
@@ -105,6 +115,10 @@ class Image(Modality):
         )
         bits: int | None = attrs.field(default=None, validator=attrs.validators.optional(between(9, 16)))
         max_pixels: int = attrs.field(default=MAX_PIXELS, validator=between(1, MOST_PIXELS))
+        encoder: str | None = attrs.field(default=None, validator=known_library)
+        encoder_weights: str | None = attrs.field(default=None, validator=safetensors_file)
+        encoder_trained: bool = False
+        encoder_side: int | None = attrs.field(default=None, validator=attrs.validators.optional(between(32, 1_024)))
         network_width: int = attrs.field(default=16, validator=[at_least(8, at_most=4_096), multiple_of(8)])
         likelihood: Literal["normal", "laplace", "logistic_mixture"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
@@ -121,6 +135,10 @@ class Image(Modality):
         augment: ImageAugment = attrs.field(factory=ImageAugment)
 
         def __attrs_post_init__(self) -> None:
+            if self.encoder is None and (self.encoder_weights or self.encoder_trained or self.encoder_side):
+                raise ValueError(
+                    "expected the option encoder beside encoder_weights, encoder_trained and encoder_side, got none"
+                )
             if self.likelihood == "logistic_mixture" and self.scale is not None:
                 raise ValueError(
                     f"expected no scale with 'logistic_mixture', whose scales depend on z, got {self.scale!r}; "
@@ -132,6 +150,7 @@ class Image(Modality):
     network_options = frozenset(
         {"network_width", "likelihood", "scale", "components", "max_pixels"}
         | {"refiner_width", "refiner_blocks", "refiner_attention", "augment"}
+        | {"encoder", "encoder_weights", "encoder_trained", "encoder_side"}
     )
 
     @property
@@ -186,8 +205,16 @@ class Image(Modality):
         return x
 
     def encoder(self, feature_dim: int) -> nn.Module:
-        """Encode x, uint8 [B, C, H, W], as h [B, feature_dim]."""
-        return ImageEncoder(self.shape, self.options.network_width, feature_dim)
+        """Encode x, uint8 [B, C, H, W], as h [B, feature_dim].
+
+        Raises:
+            DataError: The library of a pretrained encoder is not installed, or has no such model.
+        """
+        options = self.options
+        if options.encoder is not None:
+            backbone = load_backbone(options.encoder, options.encoder_weights, options.encoder_side)
+            return PretrainedImageEncoder(backbone, feature_dim, trained=options.encoder_trained)
+        return ImageEncoder(self.shape, options.network_width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of 8-bit pixels."""
