@@ -82,4 +82,5 @@ class PretrainedTextEncoder(PretrainedEncoder):
         ids_BS, mask_BS = ids_BS.to(x.device), mask_BS.to(x.device)
         h_BSK: Tensor = self.network(input_ids=ids_BS, attention_mask=mask_BS).last_hidden_state
         total_BK = (h_BSK.float() * mask_BS[:, :, None]).sum(1)
-        return total_BK / mask_BS.sum(1, keepdim=True)
+        mean_BK: Tensor = total_BK / mask_BS.sum(1, keepdim=True)
+        return mean_BK
