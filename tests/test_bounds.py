@@ -27,10 +27,10 @@ def classes(kind: Any) -> Iterator[type]:
 
 
 def offered() -> Iterator[type]:
-    """Options classes of every installed plugin."""
+    """Options classes of every installed plugin, and of the tables within them."""
     for offer in installed_offers():
         try:
-            yield load_offer(offer.name).Options
+            yield from classes(load_offer(offer.name).Options)
         except PluginError:
             continue  # other tests cover broken ones
 

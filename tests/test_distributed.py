@@ -68,7 +68,8 @@ EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_step
 
 
 @pytest.mark.parametrize(
-    ("count", "plugin", "in_memory"), [(4, "convolved-floats", "true"), (2, "two-floats", "false")]
+    ("count", "plugin", "in_memory"),
+    [(4, "convolved-floats", "true"), (2, "two-floats", "false"), (2, "varied-floats", "true")],
 )
 def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, count, plugin, in_memory):
     """Losses of both stages, with contrast and texture over all rows, and final weights agree to 1e-5."""

@@ -14,7 +14,7 @@ from shala_framework.cli.main import main
 from shala_framework.plugin.loading import kind_of, load_offer
 from shala_framework.spec import read_spec
 from shala_framework.spec.json_schema import PluginTable, json_schema
-from shala_framework.spec.reference import as_markdown, keys_as_text, keys_of, spec_tables, table_class
+from shala_framework.spec.reference import as_markdown, keys_as_text, keys_of, option_keys_of, spec_tables, table_class
 from shala_framework.spec.schema import Spec
 from shala_framework.support.errors import PluginError, SpecError
 
@@ -48,6 +48,41 @@ def test_keys_of_one_table_and_those_inside_it(capsys):
     assert "Peak of the schedule" in out.partition("[train.prior]")[2]  # but the parent's words
     assert call("keys", "trian") == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_options_that_are_tables_are_listed_key_by_key():
+    """`shala plugins NAME` names what a table within the options takes, and a table of tables by a placeholder."""
+
+    @attrs.frozen
+    class Inner:
+        """Inner.
+
+        Attributes:
+            depth: How deep.
+        """
+
+        depth: int = 3
+
+    @attrs.frozen
+    class Outer:
+        """Outer.
+
+        Attributes:
+            width: How wide.
+            inner: A table.
+            each: Tables by name.
+        """
+
+        width: int = 1
+        inner: Inner = attrs.field(factory=Inner)
+        each: dict[str, Inner] = attrs.field(factory=dict)
+
+    found = {key.name: (key.default, key.meaning) for key in option_keys_of(Outer)}
+    assert found == {
+        "width": ("1", "How wide."),
+        "inner.depth": ("3", "How deep."),
+        "each.<name>.depth": ("3", "How deep."),
+    }
 
 
 def test_an_extended_class_explains_with_both_docstrings():

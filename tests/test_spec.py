@@ -103,10 +103,13 @@ MISTAKES = {
         'options = { field = "a" }', "options = 3", "options = 3", "modality.first.options: expected a table, got int 3"
     ),
     "int among strings": Mistake(
-        TRAIN, 'train = [\n  "a.tar",\n  3,\n]', "  3,", "data.train[1]: expected string, got int 3"
+        TRAIN, 'train = [\n  "a.tar",\n  3,\n]', "  3,", "data.train[1]: expected string or a table, got int 3"
     ),
     "neither of two types": Mistake(
-        TRAIN, "train = 5", "train = 5", "data.train: expected string or an array of string, got int 5"
+        TRAIN,
+        "train = 5",
+        "train = 5",
+        "data.train: expected string or an array whose items are string or a table, got int 5",
     ),
     "wrong type in a plugin's option": Mistake(
         'field = "a"', "width = 3.0", "3.0", "modality.first.options.width: expected int, got float 3.0"
@@ -182,7 +185,12 @@ MISTAKES = {
         MODALITY_TABLES, "[modality]", "[modality]", "modality: expected at least one [modality.<name>] table, got none"
     ),
     "no plugin": Mistake(FIRST, "", "[modality.first]", "modality.first.plugin: missing; expected string (add it)"),
-    "no train": Mistake(TRAIN, "", "[data]", "data.train: missing; expected string or an array of string (add it)"),
+    "no train": Mistake(
+        TRAIN,
+        "",
+        "[data]",
+        "data.train: missing; expected string or an array whose items are string or a table (add it)",
+    ),
     "no schema": Mistake("schema = 1", "", None, "schema: missing; expected 1 (add it)"),
     # TOML itself.
     "duplicate key": Mistake(

@@ -191,6 +191,8 @@ class Autoencoder(nn.Module):
         presence_BM: Tensor,
         kl_weight: float | Tensor = 1.0,
         likelihood_weights: Mapping[str, float] | None = None,
+        *,
+        corrupted: Mapping[str, Tensor] | None = None,
     ) -> Bound:
         """Estimate the method's objective, and compute the terms added to it.
 
@@ -199,11 +201,12 @@ class Autoencoder(nn.Module):
             presence_BM: bool [B, M].
             kl_weight: Weight of the KL term.
             likelihood_weights: Weight of each modality's log-likelihood; None weights all by 1.
+            corrupted: What encoders see of some modalities instead of x, which their likelihoods take.
 
         Raises:
             PluginError: The method does not keep its contract.
         """
-        h, statistics = self._encode_rows(x)
+        h, statistics = self._encode_rows(x, corrupted or {})
         rows = EncodedRows(
             x=x,
             presence_BM=presence_BM,
@@ -243,13 +246,18 @@ class Autoencoder(nn.Module):
             h_QF = call_frozen(self.encoders[name], some.relaxed()[:num_rows]).float()
         return Reencoded(h_QF, map_statistics(maps, num_rows))
 
-    def _encode_rows(self, x: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Return features of every modality, and statistics of the maps of encoders that have recorders."""
+    def _encode_rows(
+        self, x: Mapping[str, Tensor], corrupted: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Return features of what encoders see, and statistics of the maps of x in encoders that have recorders."""
         h: dict[str, Tensor] = {}
         statistics: dict[str, list[Tensor]] = {}
         for name in self.names:
             with self._recorded(name) as maps:
-                h |= self.encode({name: self._seen(name, x[name])})
+                h |= self.encode({name: self._seen(name, corrupted.get(name, x[name]))})
+            if maps and name in corrupted:
+                with torch.no_grad(), self._recorded(name) as maps:
+                    self.encode({name: x[name]})
             if maps:
                 with torch.no_grad():
                     statistics[name] = map_statistics(maps, len(x[name]))

@@ -1,27 +1,26 @@
 """Find the problems of a spec, its shards and their samples, for `shala check`."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import attrs
 import torch
 
-from shala_framework.data.fitting import Watched
+from shala_framework.cli.trial_fit import MOST_REFITS, TrialFit, fit_on_trial
 from shala_framework.data.prepared import load_preparation
 from shala_framework.data.presence import Look, absent_from_first, look_around
-from shala_framework.data.rows import fit_watched
-from shala_framework.data.shards import RawSample
+from shala_framework.data.shards import LABEL_FIELD, RawSample
 from shala_framework.data.splits import SPLITS, split_urls
-from shala_framework.plugin.modality import Modality, needs_fit
+from shala_framework.plugin.modality import needs_fit
 from shala_framework.spec import LoadedSpec, doubts, read_spec
+from shala_framework.spec.schema import Data
 from shala_framework.support.errors import DataError, Problem, SpecError
 from shala_framework.support.escaping import printable
 from shala_framework.support.urls import is_remote
 from shala_framework.training.precision import check_precision
 
-FIT_SAMPLES = 100  # samples that `check` fits a modality to; enough for reading some others
 LOOK_SAMPLES, LOOK_SECONDS = 200, 10.0  # limits for each split
 MOST_ERRORS = 3  # unreadable samples to show per split
 
@@ -59,12 +58,16 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
         found.notes.append(f"data.train matches no shard; a run would use the stand-in {spec.data.stand_in.dataset!r}")
         return found
     modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in spec.modality}
+    fitted = TrialFit(modalities, {}, lambda: iter(()), [])
     for split in SPLITS:
         try:
             urls = split_urls(spec.data, split)
-            messages = _look_at(split, urls, modalities, spec.data.max_field_bytes, found.notes)
+            fitted, messages = _look_at(split, urls, fitted, spec.data, found.notes)
         except DataError as error:
             messages = [str(error).removeprefix(f"data.{split}: ")]
+            if split == "train":  # what learns from it cannot read other splits
+                learned = {name: m for name, m in modalities.items() if not needs_fit(m)}
+                fitted = attrs.evolve(fitted, modalities=learned)
         origin = loaded.origins(("data", split))
         found.problems.extend(Problem(path=f"data.{split}", message=text, origin=origin) for text in messages)
     found.notes.insert(0, f"{path}: {'not sound' if found.problems else 'sound'}; {described}")
@@ -86,61 +89,67 @@ def _check_precision(loaded: LoadedSpec, problems: list[Problem]) -> None:
         problems += error.problems
 
 
-def _look_at(
-    split: str, urls: list[str], modalities: Mapping[str, Modality], max_field_bytes: int, notes: list[str]
-) -> list[str]:
+def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: list[str]) -> tuple[TrialFit, list[str]]:
     """Read some samples of a split's shards on disk, as a run would.
 
     Args:
         split: Name of the split.
         urls: The split's shards.
-        modalities: Modalities of the spec. Those that learn from data are fitted to samples of the training split.
-        max_field_bytes: Size limit of a field; a larger field is an error.
+        fitted: Modalities of the spec. With the training split, those that learn from data are fitted to it.
+        data: The spec's table [data].
         notes: Receives a description of what was read.
 
     Returns:
-        Errors that would stop a run.
+        The fitted modalities, and errors that would stop a run.
     """
-    local = [url for url in urls if not is_remote(url)]
+    local, max_field_bytes = [url for url in urls if not is_remote(url)], data.max_field_bytes
     if not local:
         notes += [f"{split}: {len(urls)} shards"] if urls else []
-        return []
-    begun, look = time.monotonic(), Look()
+        return fitted, []
+    look = Look()
 
-    def some(limit: int) -> Iterator[RawSample]:
-        left = LOOK_SECONDS - (time.monotonic() - begun)
-        return look_around(local, limit=limit, seconds=left, max_field_bytes=max_field_bytes, tally=look.tally)
+    def some(limit: int = LOOK_SAMPLES) -> Iterator[RawSample]:
+        return look_around(local, limit=limit, seconds=LOOK_SECONDS, max_field_bytes=max_field_bytes, tally=look.tally)
 
     first = next(some(1), None)
     fields = f"; first sample {first.key!r} has {_names(first.fields)}" if first else ""
     notes.append(f"{split}: {len(urls)} shards{fields}")
-    if first is None:
-        return []
+    if first is None or not fitted.modalities:
+        return fitted, []
     if split == "train":
-        for sentence in absent_from_first(local, modalities, max_field_bytes=max_field_bytes):
+        for sentence in absent_from_first(local, fitted.modalities, max_field_bytes=max_field_bytes):
             raise DataError(sentence)
-        if not load_preparation(local, modalities):
-            for name, modality in modalities.items():
-                if needs_fit(modality):
-                    having = (raw for raw in some(FIT_SAMPLES) if not raw.fields.keys().isdisjoint(modality.fields))
-                    one = next(having, None)
-                    if one is None:  # a run keeps reading until it finds some, as `absent_from_first` did
-                        notes.append(f"train: {name} was not checked: no inspected sample has it")
-                        modalities = {other: m for other, m in modalities.items() if other != name}
-                    else:
-                        fit_watched(name, modality, Watched(chain([one], having)))
+        if not load_preparation(local, fitted.modalities):
+            fitted = fit_on_trial(fitted.modalities, local, some, max_field_bytes=max_field_bytes)
+            notes += [f"{split}: {sentence}" for sentence in fitted.notes]
+    modalities = fitted.modalities
     look.tally.clear()
-    for sample in some(LOOK_SAMPLES):
-        look.add(sample, modalities)
+    begun, refused, unknown = time.monotonic(), 0, list[str]()
+    for sample in some():
+        if look.add(sample, modalities) or not fitted.partial:
+            continue
+        refused += 1
+        if refused > MOST_REFITS or fitted.may_be_read(sample):
+            unknown.append(look.errors.pop())
     seconds = time.monotonic() - begun
     notes.append(
         f"{split}: read {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
         f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"
     )
     notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *look.unread(modalities))]
+    if unknown:
+        names = " and ".join(f"{name!r} to {count}" for name, count in fitted.partial.items())
+        notes.append(
+            f"{split}: {len(unknown)} of {look.samples} samples could not be read, such as: {unknown[0]}. A run may "
+            f"read them, because it learns from all training samples; this check fitted {names} of them"
+        )
     errors = list(islice(look.errors, MOST_ERRORS))
     if len(look.errors) > MOST_ERRORS:
         errors.append(f"{len(look.errors) - MOST_ERRORS} more samples of {look.samples} cannot be read")
     if not errors and not look.present:
         errors.append(f"none of {look.samples} samples has any modality: {'; '.join(look.tally.sentences())}")
-    return errors
+    if split == "train" and data.balance and not look.fields[LABEL_FIELD]:
+        notes.append(
+            f"{split}: data.balance needs classes (field {LABEL_FIELD}), and none of the {look.samples} samples has one"
+        )
+    return fitted, errors

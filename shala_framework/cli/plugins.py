@@ -29,10 +29,10 @@ def plugins(name: str | None, as_json: bool) -> None:
 def _describe(name: str, as_json: bool) -> None:
     """Print the kind, summary and options of a plugin."""
     from shala_framework.plugin.loading import kind_of, load_offer
-    from shala_framework.spec.reference import keys_as_text, keys_of, summary_of
+    from shala_framework.spec.reference import keys_as_text, option_keys_of, summary_of
 
     found = load_offer(name)
-    kind, summary, options = kind_of(found), summary_of(found), keys_of(found.Options)
+    kind, summary, options = kind_of(found), summary_of(found), option_keys_of(found.Options)
     if as_json:
         described = {"name": name, "kind": kind, "summary": summary, "options": [attrs.asdict(key) for key in options]}
         print(json.dumps(described, indent=2))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.data.order import weighted_rows
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.support.machine import to_device
@@ -94,6 +95,25 @@ class LatentStore:
     def to(self, device: torch.device) -> "LatentStore":
         """Return the same rows on a device."""
         return LatentStore(*(to_device(value, device) for value in attrs.astuple(self, recurse=False)))
+
+
+@attrs.frozen(eq=False)
+class _ChosenLatents:
+    """Some rows of other latents, possibly several times."""
+
+    latents: Latents
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def take(self, rows: Tensor) -> LatentStore:
+        return self.latents.take(self.chosen[rows])
+
+
+def drawn_latents(latents: Latents, weights_N: Tensor | None, seed: int) -> Latents:
+    """Return as many latents as there are, each about as often as the weight of its row says; all, without weights."""
+    return latents if weights_N is None else _ChosenLatents(latents, weighted_rows(weights_N, seed))
 
 
 def join_latents(parts: Sequence[LatentStore]) -> LatentStore:

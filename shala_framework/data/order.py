@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
+from torch import Tensor
 
 from shala_framework.support.seeds import mix_seed
 
@@ -102,3 +103,68 @@ class SampleOrder:
             order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
             kept = self._windows[segment] = (number, order)
         return number * self.segment_window + kept[1][offset]
+
+
+def weighted_rows(weights_N: Tensor, seed: int) -> Tensor:
+    """Choose N of N rows, each about as often as its weight says, in ascending order.
+
+    A row of weight w is chosen floor(w) or ceil(w) times, so that over many seeds its mean is w.
+
+    Args:
+        weights_N: Weight of each row, float64, with a sum of N.
+        seed: Seed of the choice.
+
+    Returns:
+        int64 tensor [N] of row numbers.
+
+    Example:
+        >>> weighted_rows(torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64), seed=0).tolist()
+        [0, 0, 1]
+    """
+    count = len(weights_N)
+    generator = torch.Generator().manual_seed(seed)
+    # Systematic sampling of rows in random order, because a fixed order may have a period, such as of classes.
+    order = torch.randperm(count, generator=generator)
+    ends = weights_N[order].cumsum(0).div(weights_N.sum() / count)
+    ends[-1] = count
+    marks = torch.arange(count, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)
+    places = torch.searchsorted(ends, marks, right=True).clamp_max(count - 1)
+    return order[places].sort().values
+
+
+class WeightedOrder:
+    """An endless order of samples in which an epoch has each sample about as often as its weight says.
+
+    An epoch has as many positions as there are samples: those that `weighted_rows` chooses for it, in the order of a
+    `SampleOrder`. It can therefore be computed at any position, like that.
+
+    Args:
+        counts: Number of samples of each shard.
+        weights_N: Weight of each sample of all shards, float64, with a sum of N.
+        seed: Seed of every choice and permutation.
+        interleave: As for `SampleOrder`.
+        window: As for `SampleOrder`.
+    """
+
+    def __init__(self, counts: Sequence[int], weights_N: Tensor, *, seed: int, interleave: int, window: int) -> None:
+        self.counts, self.weights_N, self.seed = list(counts), weights_N, seed
+        self.interleave, self.window = interleave, window
+        self.num_samples = sum(counts)
+        self._starts = torch.tensor([0, *accumulate(counts)])
+        self._epoch = -1
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""
+        epoch = position // self.num_samples
+        if epoch != self._epoch:
+            self._begin(epoch)
+        shard, number = self._order[position]
+        return shard, int(self._rows[self._chosen[shard] + number] - self._starts[shard])
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._rows = weighted_rows(self.weights_N, mix_seed(self.seed, epoch, 1))
+        chosen = torch.searchsorted(self._rows, self._starts).tolist()  # places where each shard's rows begin
+        self._chosen = chosen
+        counts = [end - start for start, end in pairwise(chosen)]
+        self._order = SampleOrder(counts, seed=self.seed, interleave=self.interleave, window=self.window)

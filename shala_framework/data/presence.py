@@ -160,8 +160,8 @@ class Look:
     tally: Tally = attrs.field(factory=Tally)
     errors: list[str] = attrs.field(factory=list)
 
-    def add(self, sample: RawSample, modalities: Mapping[str, Modality]) -> None:
-        """Decode a sample and count its fields and modalities."""
+    def add(self, sample: RawSample, modalities: Mapping[str, Modality]) -> bool:
+        """Decode a sample and count its fields and modalities; return False if it cannot be read."""
         self.samples += 1
         self.shards.add(sample.shard)
         self.fields.update(sample.fields.keys())
@@ -169,10 +169,11 @@ class Look:
             row = decode(sample, modalities)
         except DataError as error:
             self.errors.append(str(error))
-            return
+            return False
         self.present.update(name for name, value in row.x.items() if value is not None)
         if row.blank:
             self.tally.add_sample(row.key, row.blank, dropped=row.is_empty)
+        return True
 
     def shares(self, modalities: Iterable[str]) -> str:
         """Format the share of samples in which each modality is present."""

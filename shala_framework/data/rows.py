@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.fitting import Watched
-from shala_framework.data.order import spread_positions
+from shala_framework.data.order import spread_positions, weighted_rows
 from shala_framework.data.prepared import describe_blank, prepared_field, read_prepared
 from shala_framework.data.random_access import read_in_order, read_spread
 from shala_framework.data.shards import RawSample
@@ -37,6 +37,8 @@ class Rows:
         labels: Class name of each row, or None.
         tally: Counts of what was skipped while reading these rows, or None if nothing was. Rows derived from others
             have none.
+        corrupted: Modality name to what its encoder sees instead of x [B, ...], in training steps whose modalities
+            damage rows; empty otherwise.
     """
 
     x: dict[str, Tensor]
@@ -44,6 +46,7 @@ class Rows:
     keys: tuple[str, ...]
     labels: tuple[str | None, ...]
     tally: Tally | None = None
+    corrupted: dict[str, Tensor] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,6 +60,7 @@ class Rows:
             presence=self.presence[rows],
             keys=tuple(self.keys[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
+            corrupted={name: value[rows] for name, value in self.corrupted.items()},
         )
 
     def split(self, num_rows: int) -> Iterator["Rows"]:
@@ -89,7 +93,10 @@ class Rows:
             return there.clone() if copy else there
 
         return attrs.evolve(
-            self, x={name: moved(value) for name, value in self.x.items()}, presence=moved(self.presence)
+            self,
+            x={name: moved(value) for name, value in self.x.items()},
+            presence=moved(self.presence),
+            corrupted={name: moved(value) for name, value in self.corrupted.items()},
         )
 
 
@@ -289,7 +296,9 @@ def load_rows(
     return checked_rows(collate(read_filled(raws, modalities, tally, on_sample), modalities, tally), urls)
 
 
-def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
+def shuffled_batches(
+    num_rows: int, batch_size: int, seed: int, start_step: int = 0, weights_N: Tensor | None = None
+) -> Iterator[Tensor]:
     """Yield endless index batches [batch_size]. Each epoch is a permutation that depends only on (seed, epoch).
 
     The incomplete last batch of an epoch is dropped. A set smaller than a batch is repeated to fill one.
@@ -299,6 +308,8 @@ def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int 
         batch_size: Number of rows of a batch.
         seed: Seed of the permutations.
         start_step: Number of batches to skip.
+        weights_N: Weight of each row, float64 with a mean of 1: an epoch has each row about as often as it says. None
+            takes each row once.
     """
     per_epoch = max(1, num_rows // batch_size)
     step = start_step
@@ -306,6 +317,8 @@ def shuffled_batches(num_rows: int, batch_size: int, seed: int, start_step: int 
         epoch = step // per_epoch
         generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
         order = torch.randperm(num_rows, generator=generator)
+        if weights_N is not None:
+            order = weighted_rows(weights_N, mix_seed(seed, epoch, 1))[order]
         if num_rows < batch_size:
             order = order.repeat(-(-batch_size // num_rows))[:batch_size]
         for i in range(step % per_epoch, per_epoch):

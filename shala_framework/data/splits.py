@@ -27,8 +27,9 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
     """
     if stand_in_run is not None:
         return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
-    names: str | tuple[str, ...] = getattr(data, split)
-    if isinstance(names, str) and names.startswith(IN_MEMORY):
+    names: str | tuple[str, ...] = data.train_names if split == "train" else getattr(data, split)
+    first = names if isinstance(names, str) else next(iter(names), "")
+    if first.startswith(IN_MEMORY):
         raise DataError(
             f"data.{split}: these rows came from Python, not from shards; name shards by --set data.{split}=..."
         )
@@ -38,3 +39,19 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
         absent = split != "train" and str(error).startswith("no such shards")
         hint = f"; if the set has no {split} rows, remove data.{split} from the spec" if absent else ""
         raise DataError(f"data.{split}: {error}{hint}") from error
+
+
+def train_weights(data: Data, stand_in_run: Path | None = None) -> list[float]:
+    """Return the weight of each shard that `split_urls` returns for the training split.
+
+    Args:
+        data: The spec's table [data].
+        stand_in_run: Folder of the run if its stand-in is used.
+
+    Raises:
+        DataError: The spec's paths match no file.
+    """
+    if stand_in_run is not None or set(data.train_weights) == {1.0}:
+        return [1.0] * len(split_urls(data, "train", stand_in_run))
+    weighted = zip(data.train_names, data.train_weights, strict=True)
+    return [weight for name, weight in weighted for _ in expand_urls(name)]

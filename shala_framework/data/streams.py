@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import torch
 
-from shala_framework.data.order import SampleOrder, spread_positions
+from shala_framework.data.order import SampleOrder, WeightedOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
 from shala_framework.data.random_access import IndexedShards, index_shards
 from shala_framework.data.rows import MOST_TRIED, Rows, checked_rows, collate, decode_batch, load_rows, read_filled
@@ -89,10 +89,10 @@ def decode_in_order(
 class IndexedStream:
     """Batches of shards whose samples can be read by number.
 
-    Step s uses the positions s * batch_size and following of a `SampleOrder`; rank r of W takes every W-th of them,
+    Step s uses the positions s * batch_size and following of an order; rank r of W takes every W-th of them,
     starting with the r-th. Each step's batch depends only on the step number, so it is the same for any number of
-    workers and processes: every epoch has every sample exactly once, all ranks make equally many steps, and the stream
-    can resume at any step.
+    workers and processes: every epoch has every sample exactly once (or as often as its weight says), all ranks make
+    equally many steps, and the stream can resume at any step.
 
     Args:
         shards: Shards to read from.
@@ -108,7 +108,7 @@ class IndexedStream:
         self,
         shards: IndexedShards,
         modalities: Mapping[str, Modality],
-        order: SampleOrder,
+        order: SampleOrder | WeightedOrder,
         *,
         batch_size: int,
         start_step: int = 0,

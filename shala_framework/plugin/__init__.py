@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shala_framework.plugin.arrays import decode_npy, encode_npy
+    from shala_framework.plugin.augmenting import (
+        Draws,
+        by_row,
+        crop_pixels,
+        flip,
+        jitter_colours,
+        shift,
+        take_along,
+    )
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
     from shala_framework.plugin.hookspecs import hookimpl
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
         PosteriorMethod,
         standard_normal_log_prob,
     )
+    from shala_framework.plugin.pretrained import PretrainedEncoder, count_features, import_library
     from shala_framework.plugin.refining import Levels, Refinable, ResidualSpace
     from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
@@ -57,6 +67,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "support.errors": ("DataError",),
     "plugin.arrays": ("decode_npy", "encode_npy"),
+    "plugin.augmenting": ("Draws", "by_row", "crop_pixels", "flip", "jitter_colours", "shift", "take_along"),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.denoising": ("DenoiserSizes", "LatentDenoiser"),
     "plugin.hookspecs": ("hookimpl",),
@@ -84,6 +95,7 @@ _HOMES = {
         *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
         *("Objective", "PosteriorMethod", "standard_normal_log_prob"),
     ),
+    "plugin.pretrained": ("PretrainedEncoder", "count_features", "import_library"),
     "plugin.refining": ("Levels", "Refinable", "ResidualSpace"),
     "plugin.standardise": ("Standardise",),
     "plugin.tracker": ("TrackedRun", "Tracker"),
@@ -92,15 +104,15 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "Divisible",
+    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "Divisible", "Draws",
     "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
     "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
-    "Objective", "Pixels", "PosteriorMethod", "Preview", "Refinable", "RefinerUNet", "Relaxed", "Residual",
-    "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between", "decode_npy",
-    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "group_norm", "hookimpl",
-    "initialise", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream",
-    "refuse_truncated", "standard_normal_log_prob", "unfold_time", "unit_to_pixels",
-    "unit_to_relaxed",
+    "Objective", "Pixels", "PosteriorMethod", "PretrainedEncoder", "Preview", "Refinable", "RefinerUNet", "Relaxed",
+    "Residual", "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
+    "by_row", "count_features", "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy",
+    "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise", "jitter_colours",
+    "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream", "refuse_truncated",
+    "shift", "standard_normal_log_prob", "take_along", "unfold_time", "unit_to_pixels", "unit_to_relaxed",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shala_framework.plugin.augmenting import Draws
 from shala_framework.support.structuring import InvalidValueError, structure
 
 
@@ -148,6 +149,30 @@ class Modality(abc.ABC):
             DataError: A field is present but cannot be decoded.
         """
 
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Vary training rows of stage 1, such as by moving pictures a little; the default leaves them as they are.
+
+        Encoder and likelihood both take the result, so it should look like data: the model learns to generate it.
+        Nothing else sees it: not validation, evaluation, `fit`, prepared shards, stages 2 and 3, or samples.
+
+        Args:
+            x: Rows [B, ...] as `read` returns them, zeros in rows that lack the modality. They must not be changed in
+                place.
+            draws: All randomness comes from here.
+
+        Returns:
+            Rows with the shape, dtype and range of x. A row depends on its own x and its own draws alone.
+        """
+        return x
+
+    def corrupt(self, x: Tensor, draws: Draws) -> Tensor:
+        """Damage what the encoder sees of training rows of stage 1, such as by masks; the default leaves it as it is.
+
+        The likelihood still takes the undamaged x, so that the model does not learn to generate the damage. Arguments
+        and result are those of `augment`, which is called before.
+        """
+        return x
+
     def blank_reason(self) -> str:
         """Say why `read` returns None for a sample that has one of the fields, such as "nobody is tracked"."""
         return "nothing is in it"
@@ -258,3 +283,8 @@ def counts_values(modality: Modality) -> bool:
 def needs_fit(modality: Modality) -> bool:
     """Whether a modality learns anything from training samples."""
     return type(modality).fit is not Modality.fit
+
+
+def augments(modality: Modality) -> bool:
+    """Whether a modality can vary or damage training rows; its options may still leave them as they are."""
+    return type(modality).augment is not Modality.augment or type(modality).corrupt is not Modality.corrupt

@@ -211,9 +211,14 @@ def _data(model: ShaLa, folder: Path, held_out: Rows | None, warn: Callable[[str
             if listed.exists():
                 reasons = listed.read_text().split("\n")[:-1]
                 left_out.append((str(listed), len(reasons), reasons[:20]))
-    sources = {key: getattr(model.spec.data, key) for key in ("train", "validation", "test")}
-    if model.synthetic and model.spec.data.stand_in is not None:
-        sources = {"stand-in": f"the synthetic data set {model.spec.data.stand_in.dataset!r}"}
+    data = model.spec.data
+    train = [
+        name if weight == 1 else f"{name} (weight {weight:g})"
+        for name, weight in zip(data.train_names, data.train_weights, strict=True)
+    ]
+    sources = {"train": train, "validation": data.validation, "test": data.test}
+    if model.synthetic and data.stand_in is not None:
+        sources = {"stand-in": f"the synthetic data set {data.stand_in.dataset!r}"}
     return {
         "head": ["", "rows", *model.names],
         "lines": lines,

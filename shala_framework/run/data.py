@@ -1,28 +1,31 @@
 """A run's rows: the training set in batches, in order or in memory, and the held-out rows."""
 
-from collections.abc import Iterator, Mapping
-from itertools import count
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
 import torch
+from torch import Tensor
 
 from shala_framework.data.identity import describe_shards
-from shala_framework.data.order import SampleOrder
+from shala_framework.data.order import SampleOrder, WeightedOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.random_access import index_shards, read_in_order
+from shala_framework.data.random_access import IndexedShards, index_shards, read_in_order
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.streams import (
     IndexedStream,
     OrderedStream,
     ShardStream,
     decode_in_order,
+    join_rows,
     load_rows_in_workers,
     stream_batches,
 )
 from shala_framework.data.tally import Tally
+from shala_framework.data.weighting import balanced_weights, describe_classes, normalised_weights, read_labels
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
 from shala_framework.support.distributed import processes
@@ -74,14 +77,26 @@ class TrainingData(Protocol):
         """Return the number of training rows; None if it is not known."""
         ...
 
+    def row_weights(self) -> Tensor | None:
+        """Return the weight of each training row, float64 [N] with a mean of 1, in the order of `in_order`.
+
+        Training sees a row about as often as its weight says. None means that all rows have the same.
+
+        Raises:
+            DataError: The weights depend on classes, and no row has one; or the rows of a stream are not known.
+        """
+        ...
+
     def held_out(self) -> Rows | None:
         """Return the validation rows in memory; None if there are none."""
         ...
 
 
-def shuffled_rows(rows: Rows, batch_size: int, seed: int, start_step: int) -> Iterator[Rows]:
+def shuffled_rows(
+    rows: Rows, batch_size: int, seed: int, start_step: int, weights_N: Tensor | None = None
+) -> Iterator[Rows]:
     """Return shuffled batches of a set in memory, like `TrainingData.batches`."""
-    order = shuffled_batches(len(rows), batch_size, seed, start_step)
+    order = shuffled_batches(len(rows), batch_size, seed, start_step, weights_N)
     return (rows.take(index[processes.rank() :: processes.world_size()]) for index in order)
 
 
@@ -103,6 +118,7 @@ class RunData:
         reporter: Receives progress.
         device: Device of the model.
         given_held_out: Held-out rows that do not come from shards.
+        train_weights: Weight of the rows of each training shard; empty gives all the same.
     """
 
     spec: Spec
@@ -112,8 +128,11 @@ class RunData:
     reporter: Reporter
     device: torch.device = CPU
     given_held_out: Rows | None = None
+    train_weights: Sequence[float] = ()
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
+    _source_weights: Tensor | None = attrs.field(default=None, init=False)
+    _weights: tuple[Tensor | None] | None = attrs.field(default=None, init=False)  # once they are known
 
     @property
     def cache(self) -> Path | None:
@@ -151,18 +170,77 @@ class RunData:
         """Return the training set in memory, read on first use."""
         if self._train is None:
             self.reporter.begin("reading", None, "sample")
-            self._train = load_rows_in_workers(
-                self.train_urls,
-                self.modalities,
-                cache=self.cache,
-                num_workers=self.spec.data.num_workers,
-                on_sample=self.reporter.advance,
-                max_field_bytes=self.spec.data.max_field_bytes,
-            )
+            parts: list[Rows] = []
+            tally, weights = Tally(), list[Tensor]()
+            for weight, urls in self._parts():  # rows do not tell which shard they are from
+                before = sum(map(len, parts))
+                rows = load_rows_in_workers(
+                    urls,
+                    self.modalities,
+                    cache=self.cache,
+                    num_workers=self.spec.data.num_workers,
+                    on_sample=lambda number, before=before: self.reporter.advance(before + number),  # type: ignore[misc]
+                    max_field_bytes=self.spec.data.max_field_bytes,
+                )
+                parts.append(rows)
+                weights.append(torch.full((len(rows),), weight, dtype=torch.float64))
+                if rows.tally is not None:
+                    tally.add(rows.tally)
+            self._train = parts[0] if len(parts) == 1 else attrs.evolve(join_rows(parts), tally=tally or None)
+            self._source_weights = torch.cat(weights)
             self.reporter.finish()
             self.reporter.note(describe_rows(self._train))
             self._say("data.train", self._train.tally)
         return self._train
+
+    def _parts(self) -> list[tuple[float, list[str]]]:
+        """Return training shards that follow each other with the same weight, in order."""
+        weights = self.train_weights or [1.0] * len(self.train_urls)
+        pairs = groupby(zip(weights, self.train_urls, strict=True), key=lambda pair: pair[0])
+        return [(weight, [url for _, url in group]) for weight, group in pairs]
+
+    def row_weights(self) -> Tensor | None:
+        if self._weights is None:
+            self._weights = (self._row_weights(),)
+        return self._weights[0]
+
+    def _row_weights(self) -> Tensor | None:
+        balance = self.spec.data.balance
+        if not balance and len(set(self.train_weights)) < 2:
+            return None
+        labels: Sequence[str | None] = ()
+        if self.spec.data.in_memory:
+            labels = self.train().labels
+            assert self._source_weights is not None
+            weights_N = self._source_weights
+        else:
+            shards = self._indexed()
+            weights = self.train_weights or [1.0] * len(shards.counts)
+            weights_N = torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(shards.counts))
+            if balance:
+                self.reporter.begin("reading classes", len(shards), "sample")
+                labels = read_labels(shards, self.reporter.advance)
+                shards.close()
+                self.reporter.finish()
+        if balance:
+            weights_N = balanced_weights(weights_N, labels, balance)
+            self.reporter.note(f"data.balance: {describe_classes(labels)}")
+        return normalised_weights(weights_N)
+
+    def _indexed(self) -> IndexedShards:
+        """Return the training shards with their index.
+
+        Raises:
+            DataError: There is none, so that rows have no numbers.
+        """
+        shards = index_shards(self.train_urls, self.cache, max_field_bytes=self.spec.data.max_field_bytes)
+        if shards is None:
+            asked = "data.balance" if self.spec.data.balance else "weights in data.train"
+            raise DataError(
+                f"data.train: expected an index beside each shard for {asked}, got none for some of "
+                f"{len(self.train_urls)} shards; write it with `shala index`, or set data.in_memory = true"
+            )
+        return shards
 
     def _near(self, rows: Rows) -> Rows:
         """Move rows to the model's device if they take a small part of its free memory."""
@@ -211,10 +289,12 @@ class RunData:
         """Return endless shuffled training batches from a step on; each process gets its share."""
         batch_size, data = batch_size or self.spec.train.autoencoder.batch_size, self.spec.data
         if data.in_memory:
-            return shuffled_rows(self._near(self.train()), batch_size, self.spec.seed, start_step)
+            rows = self._near(self.train())
+            return shuffled_rows(rows, batch_size, self.spec.seed, start_step, self.row_weights())
         tally = Tally()
         shards = index_shards(self.train_urls, self.cache, max_field_bytes=data.max_field_bytes, tally=tally)
         self._say("data.train", tally)
+        weights_N = self.row_weights()
         common: dict[str, Any] = {
             "batch_size": batch_size,
             "start_step": start_step,
@@ -236,8 +316,13 @@ class RunData:
                 **common,
             )
         else:
-            order = SampleOrder(
-                shards.counts, seed=self.spec.seed, interleave=data.interleave, window=data.shuffle_buffer
+            places: dict[str, Any] = {
+                "seed": self.spec.seed, "interleave": data.interleave, "window": data.shuffle_buffer
+            }  # fmt: skip
+            order = (
+                SampleOrder(shards.counts, **places)
+                if weights_N is None
+                else WeightedOrder(shards.counts, weights_N, **places)
             )
             stream = IndexedStream(shards, self.modalities, order, **common)
         epoch_steps = -(-len(shards) // batch_size) if shards is not None else None

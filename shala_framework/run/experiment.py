@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from shala_framework.data.rows import Rows
-from shala_framework.data.splits import SPLITS, Split, split_urls
+from shala_framework.data.splits import SPLITS, Split, split_urls, train_weights
 from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.origin import read_origin
@@ -106,6 +106,7 @@ class Experiment:
             ),
             device=self.device,
             reporter=self.reporter,
+            train_weights=train_weights(self.model.spec.data, self.folder if self.model.synthetic else None),
         )
         with processes.first_before_others():
             if processes.rank() == 0:

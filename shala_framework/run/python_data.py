@@ -97,6 +97,9 @@ class HeldInMemory:
     def num_train_rows(self) -> int:
         return len(self.rows)
 
+    def row_weights(self) -> Tensor | None:
+        return None
+
     def held_out(self) -> Rows | None:
         return self.validation
 
@@ -230,6 +233,9 @@ class ReadFromDataset:
 
     def num_train_rows(self) -> int:
         return self.num_rows
+
+    def row_weights(self) -> Tensor | None:
+        return None
 
     def held_out(self) -> Rows | None:
         return self.validation

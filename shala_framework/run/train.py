@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shala_framework.data.rows import load_rows
-from shala_framework.data.splits import split_urls
+from shala_framework.data.splits import split_urls, train_weights
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.run.data import RunData, TrainingData
@@ -38,9 +38,9 @@ from shala_framework.support.progress import Logged, Reporter
 from shala_framework.training.budget import resized, stages_of
 from shala_framework.training.metrics import MetricsFile
 
-Shards = str | Path | Sequence[str | Path]
+Shards = str | Path | Sequence[str | Path | Mapping[str, Any]]
 AnyData = Shards | Mapping[str, Tensor] | Dataset[Item]
-DATA_KEYS = ("in_memory", "num_workers", "shuffle_buffer", "cache", "validation_samples", "max_field_bytes")
+DATA_KEYS = ("balance", "in_memory", "num_workers", "shuffle_buffer", "cache", "validation_samples", "max_field_bytes")
 
 
 def train(
@@ -64,9 +64,9 @@ def train(
 
     Args:
         model: The model, whose stages are trained from its present weights.
-        data: Shards by names with globs and braces, or URLs; or every modality's tensor [N, ...]; or a torch Dataset
-            whose items are dictionaries of tensors, in which an absent modality is None or has no key. None takes the
-            shards of the spec that the model was made from.
+        data: Shards by names with globs and braces, or URLs, in a list also {"path": name, "weight": 2.0}; or every
+            modality's tensor [N, ...]; or a torch Dataset whose items are dictionaries of tensors, in which an absent
+            modality is None or has no key. None takes the shards of the spec that the model was made from.
         validation: Held-out rows, in any of these forms.
         out: Folder for checkpoints, metrics and a model card, in which the same call resumes; None writes no file.
         stages: Stages to train. Earlier ones have to be trained, and keep their weights; later ones are to be trained
@@ -75,7 +75,7 @@ def train(
         batch_size: Rows a step of each stage.
         reporter: Receives progress; None writes to the logger "shala_framework".
         **settings: Keys of a spec's [train] table, such as minutes=15, device="cpu" or autoencoder={"steps": 3_000},
-            and of its [data] table that say how data are read: in_memory, num_workers, shuffle_buffer, cache,
+            and of its [data] table that say how data are read: balance, in_memory, num_workers, shuffle_buffer, cache,
             validation_samples, max_field_bytes.
 
     Returns:
@@ -208,6 +208,8 @@ def _training_data(
     """Return the data of a run whose spec the model has."""
     spec = model.spec
     if isinstance(data, Mapping | Dataset):
+        if spec.data.balance:
+            raise ValueError("expected shards with classes for balance, got rows from Python; repeat rare rows instead")
         _check_fitted(model.modalities, reporter)
         if not model.is_built:
             model.build()
@@ -241,6 +243,7 @@ def _training_data(
         device=device,
         reporter=reporter,
         given_held_out=held_out,
+        train_weights=train_weights(spec.data),
     )
 
 
@@ -265,7 +268,14 @@ def _check_fitted(modalities: Mapping[str, Modality], reporter: Reporter) -> Non
                 )
 
 
-def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str, ...]:
+def _item(item: str | Path | Mapping[str, Any]) -> str | dict[str, Any]:
+    """Return the item of data.train for one of a list: names are strings, those with weights are tables."""
+    if isinstance(item, Mapping):
+        return {key: str(value) if isinstance(value, Path) else value for key, value in item.items()}
+    return str(item)
+
+
+def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str | dict[str, Any], ...]:
     """Return the value of data.train: names of shards, or a name that no other tensors have."""
     if isinstance(data, Mapping):
         return f"{IN_MEMORY} {describe_rows(rows_of_tensors(data, modalities))}"
@@ -274,7 +284,7 @@ def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str,
         return f"{IN_MEMORY} {type(data).__name__} of {len(data)} items"  # type: ignore[arg-type]
     if isinstance(data, str | Path):
         return str(data)
-    if isinstance(data, Sequence) and all(isinstance(name, str | Path) for name in data):
-        return tuple(map(str, data))
+    if isinstance(data, Sequence) and all(isinstance(item, str | Path | Mapping) for item in data):
+        return tuple(_item(item) for item in data)
     kind = type(data).__name__
     raise ValueError(f"expected names of shards, a dictionary of tensors or a Dataset of dictionaries, got {kind}")

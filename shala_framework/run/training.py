@@ -14,12 +14,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.data.augmenting import augmented_rows
 from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
 from shala_framework.data.latent_store import (
     NUM_COPIES,
     Latents,
     LatentStore,
     collect_latents,
+    drawn_latents,
     encoded,
     join_latents,
     latents_of,
@@ -116,7 +118,7 @@ class RunTraining:
                 cost["autoencoder"] = measure_stage(
                     stage,
                     self.model.spec.train.autoencoder,
-                    self.data.batches,
+                    self._batches,
                     matrix_dtype=self.precision.dtype,
                     seconds=seconds * TIMED_SHARE,
                 )
@@ -208,7 +210,8 @@ class RunTraining:
             return False
         latents, held_out = self._latents(), self._held_out_latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
-        fit_to_latents(prior, latents, seed=self.model.spec.seed)
+        weights_N = self.data.row_weights()
+        fit_to_latents(prior, drawn_latents(latents, weights_N, self.model.spec.seed), seed=self.model.spec.seed)
         stage = PriorTraining(
             prior,
             self.model.spec.prior,
@@ -218,7 +221,7 @@ class RunTraining:
             hiding=list(self.model.autoencoder.hiding),
             precision=self.precision,
         )
-        batches = partial(self._prior_batches, len(latents))
+        batches = partial(self._prior_batches, len(latents), weights_N=weights_N)
         with self._compiled([prior.network, prior.guide]):
             train(
                 stage,
@@ -311,13 +314,13 @@ class RunTraining:
         )
 
     def _batches(self, start_step: int) -> Iterator[Rows]:
-        """Return the batches of stage 1.
+        """Return the batches of stage 1, augmented by their modalities.
 
         Raises:
             DataError: A row lacks a modality, and the method needs all of them.
         """
         method = self.model.autoencoder.method
-        for batch in self.data.batches(start_step):
+        for step, batch in enumerate(self.data.batches(start_step), start_step):
             if method.needs_complete_rows and not batch.presence.all():
                 row = int((~batch.presence.all(1)).nonzero()[0, 0])
                 absent = [name for name, there in zip(batch.x, batch.presence[row].tolist(), strict=True) if not there]
@@ -325,11 +328,12 @@ class RunTraining:
                     f"the method {self.model.spec.posterior.method!r} trains on complete rows alone, but the row "
                     f"{batch.keys[row]!r} lacks {', '.join(absent)}; leave such rows out, or choose another method"
                 )
-            yield batch
+            yield augmented_rows(batch, self.model.modalities, seed=self.model.spec.seed, step=step, device=self.device)
 
-    def _prior_batches(self, num_rows: int, start_step: int) -> Iterator[Tensor]:
+    def _prior_batches(self, num_rows: int, start_step: int, *, weights_N: Tensor | None = None) -> Iterator[Tensor]:
         """Return endless row numbers for stage 2's steps; each process gets its share."""
-        batches = shuffled_batches(num_rows, self.model.spec.train.prior.batch_size, self.model.spec.seed, start_step)
+        size, seed = self.model.spec.train.prior.batch_size, self.model.spec.seed
+        batches = shuffled_batches(num_rows, size, seed, start_step, weights_N)
         return (index[processes.rank() :: processes.world_size()] for index in batches)
 
     def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:

@@ -246,7 +246,7 @@ def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         data = structure({key: table[key] for key in ("train", "stand_in") if key in table}, Data)
-        if data.stand_in is None or any_exists(data.train):
+        if data.stand_in is None or any_exists(data.train_names):
             return None
     except (InvalidValueError, DataError):  # `_resolve` reports it at its place
         return None
@@ -353,6 +353,8 @@ def _wrong_urls(data: dict[str, Any], *, saved: bool) -> list[Finding]:
     for key in ("train", "validation", "test"):
         value = data.get(key, ())
         names = [value] if isinstance(value, str) else value
+        if key == "train" and isinstance(names, (list, tuple)):
+            names = [item.get("path") if isinstance(item, dict) else item for item in names]
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             continue  # the schema's findings include it
         try:

@@ -65,6 +65,13 @@ def keys_of(options: type) -> tuple[Key, ...]:
     )
 
 
+def option_keys_of(options: type) -> tuple[Key, ...]:
+    """Return the keys of a plugin's options, those of tables within them by dotted names."""
+    first, *nested = _tables("", options)
+    inner = (attrs.evolve(key, name=f"{table.name}.{key.name}") for table in nested for key in table.keys)
+    return (*first.keys, *inner)
+
+
 def spec_tables() -> tuple[SpecTable, ...]:
     """Return every table of a spec, outer tables first."""
     return tuple(_tables("", Spec))

@@ -34,13 +34,30 @@ class StandIn:
 
 
 @attrs.frozen(kw_only=True)
+class WeightedShards:
+    """An item of data.train: shards, and how often training sees their rows.
+
+    Attributes:
+        path: Shards: a path with globs and braces, or a URL.
+        weight: How many times as often training sees each of their rows as a row of weight 1.
+    """
+
+    path: str = attrs.field(validator=not_empty)
+    weight: float = attrs.field(default=1.0, validator=[above(0), between(1e-6, 1e6)])
+
+
+@attrs.frozen(kw_only=True)
 class Data:
     """[data]: shards and how they are read. Paths are relative to the working directory.
 
     Attributes:
-        train: Shards of the training set: paths with globs and braces, or URLs.
+        train: Shards of the training set: paths with globs and braces, or URLs. In an array, { path = "...", weight =
+            2.0 } gives the rows of some shards another weight than 1: each is seen twice as often. Several data sets
+            are mixed this way. An epoch has as many rows as the shards; those of low weight are not in every epoch.
         validation: Shards of the held-out rows, for the validation loss and for comparing samples with real data.
         test: Shards of the test set, which `shala evaluate --split test` reads. Nothing is selected or tuned on them.
+        balance: How much training makes up for rare classes (field cls): 0 draws rows by their weights alone, 1 draws
+            every class equally often. Rows without a class keep their weight.
         stand_in: The table [data.stand_in].
         in_memory: Whether to decode the training set once and keep it in memory. Otherwise shards are streamed.
         num_workers: Number of processes that decode while streaming; 0 decodes in the training process.
@@ -53,9 +70,10 @@ class Data:
         max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
     """
 
-    train: str | tuple[str, ...] = attrs.field(validator=not_empty)
+    train: str | tuple[str | WeightedShards, ...] = attrs.field(validator=not_empty)
     validation: str | tuple[str, ...] = ()
     test: str | tuple[str, ...] = ()
+    balance: float = attrs.field(default=0.0, validator=between(0, 1))
     stand_in: StandIn | None = None
     in_memory: bool = False
     num_workers: int = attrs.field(default=0, validator=at_least(0, at_most=1_024))
@@ -64,6 +82,18 @@ class Data:
     cache: str | None = None
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
+
+    @property
+    def train_names(self) -> tuple[str, ...]:
+        """Return the names in `train`, without weights."""
+        items = (self.train,) if isinstance(self.train, str) else self.train
+        return tuple(item if isinstance(item, str) else item.path for item in items)
+
+    @property
+    def train_weights(self) -> tuple[float, ...]:
+        """Return the weight of each of `train_names`."""
+        items = (self.train,) if isinstance(self.train, str) else self.train
+        return tuple(1.0 if isinstance(item, str) else item.weight for item in items)
 
 
 @attrs.frozen(kw_only=True)

@@ -98,7 +98,8 @@ def describe_type(kind: Any) -> str:
         return " or ".join(describe_type(arg) for arg in args if arg is not type(None))
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
-            return f"an array of {describe_type(args[0])}"
+            inner = describe_type(args[0])
+            return f"an array whose items are {inner}" if " or " in inner else f"an array of {inner}"
         return f"an array of {len(args)} ({', '.join(describe_type(arg) for arg in args)})"
     if origin is dict or kind is dict or attrs.has(kind):
         return "a table"

@@ -24,8 +24,10 @@ class RowBatches:
         return batch.to(self.device, copy=copy)
 
     def refill(self, placed: Rows, batch: Rows) -> bool:
+        if placed.corrupted.keys() != batch.corrupted.keys():
+            return False
         pairs = [(placed.presence, batch.presence), *((placed.x[name], value) for name, value in batch.x.items())]
-        return refilled(pairs)
+        return refilled([*pairs, *((placed.corrupted[name], value) for name, value in batch.corrupted.items())])
 
     def split(self, batch: Rows, parts: int) -> list[Rows]:
         return [batch.take(index) for index in torch.arange(len(batch)).chunk(parts)]

@@ -103,7 +103,9 @@ class AutoencoderTraining(RowBatches):
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)
         with self.precision.autocast(self.device):
-            bound = self.autoencoder.bound(rows.x, rows.presence, self.kl_weight(step), self.likelihood_weights)
+            bound = self.autoencoder.bound(
+                rows.x, rows.presence, self.kl_weight(step), self.likelihood_weights, corrupted=rows.corrupted
+            )
         return bound.loss(self.loss_unit), self._terms(bound, rows.presence)
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:

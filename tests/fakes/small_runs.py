@@ -7,6 +7,7 @@ from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support.progress import Silent
 
+SHORT_STAGES = ("train.autoencoder.steps=8", "train.prior.steps=8", "train.autoencoder.save_every_steps=4")
 CHECKPOINTS = ("autoencoder.safetensors", "prior.safetensors")
 
 

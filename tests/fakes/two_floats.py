@@ -15,6 +15,7 @@ from shala_framework.plugin import (
     Account,
     DataError,
     Dataset,
+    Draws,
     LogScale,
     Modality,
     Normal,
@@ -159,6 +160,35 @@ class ConvolvedFloats(TwoFloats):
         return ConvolutionEncoder(feature_dim)
 
 
+class VariedFloats(ConvolvedFloats):
+    """TwoFloats that training moves up by 1,000 and a random step, of which encoders see a copy moved by 5,000 more."""
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        return x + 1_000 + draws.integers(0, 9, 2)
+
+    def corrupt(self, x: Tensor, draws: Draws) -> Tensor:
+        return x + 5_000 + 10 * draws.uniform(0, 1, 2)
+
+
+class KnownFloats(TwoFloats):
+    """TwoFloats that reads only first numbers which it has seen in training, as a table reads categories."""
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        self.known = sorted({values[0] for sample in samples if (values := self._values(sample)) is not None})
+
+    def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
+        values = self._values(sample)
+        if values is not None and values[0] not in self.known:
+            raise DataError(f"field {self.options.field!r}: expected a known number, got {values[0]}")
+        return None if values is None else torch.tensor(values)
+
+    def state(self) -> dict[str, Any]:
+        return {"known": self.known}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.known = list(state["known"])
+
+
 class FloatsRefiner(nn.Module):
     """A perceptron over residual, mean, latent and noise level."""
 
@@ -186,6 +216,8 @@ def shala_register_modalities(register: Any) -> None:
     register("two-floats", TwoFloats)
     register("typed-floats", TypedFloats)
     register("convolved-floats", ConvolvedFloats)
+    register("varied-floats", VariedFloats)
+    register("known-floats", KnownFloats)
 
 
 @hookimpl

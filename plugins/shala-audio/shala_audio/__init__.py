@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shala_audio.augmenting import AudioAugment, amplified, masked, moved
 from shala_audio.drawing import draw_spectrum
 from shala_audio.networks import SpectrumDecoder, SpectrumEncoder, SpectrumRefiner
 from shala_audio.reading import MAX_SAMPLES, cut, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
 from shala_framework.plugin import (
     FILM_FIELDS,
+    Draws,
     Modality,
     Preview,
     Standardise,
@@ -67,6 +69,8 @@ class Audio(Modality):
             scale: Scale of the likelihood in decibels. By default it is learned.
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out. 32 suits
                 a CPU, 64 to 128 a GPU.
+            augment: How training rows of stage 1 vary: `shift_seconds`, `gain_decibels`, `masks`, `mask_seconds` and
+                `mask_mels`. By default they do not.
         """
 
         sample_rate_hz: int = attrs.field(default=16_000, validator=between(2_000, 192_000))
@@ -98,6 +102,7 @@ class Audio(Modality):
             default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
         refiner_width: int = attrs.field(default=32, validator=[at_least(0, at_most=4_096), multiple_of(8)])
+        augment: AudioAugment = attrs.field(factory=AudioAugment)
 
         def __attrs_post_init__(self) -> None:
             if not FEWEST_FRAMES <= self.num_frames <= MOST_FRAMES:
@@ -130,6 +135,11 @@ class Audio(Modality):
             return max(1, round(self.hop_milliseconds * self.sample_rate_hz / 1_000))
 
         @property
+        def frames_per_second(self) -> float:
+            """Frames of x per second."""
+            return self.sample_rate_hz / self.hop
+
+        @property
         def window(self) -> int:
             """Number of samples of a frame."""
             return round(self.window_milliseconds * self.sample_rate_hz / 1_000)
@@ -150,7 +160,7 @@ class Audio(Modality):
             return mel_edges(self.mels, self.min_frequency_hz, self.highest_frequency_hz)
 
     options: Options
-    network_options = frozenset({"width", "likelihood", "scale", "max_samples", "refiner_width"})
+    network_options = frozenset({"width", "likelihood", "scale", "max_samples", "refiner_width", "augment"})
 
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
@@ -235,6 +245,19 @@ class Audio(Modality):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._standardise.load_state(state)
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Move spectrograms float32 [B, mels, T] in time and change their level, above the same floor."""
+        options = self.options
+        longest = round(options.augment.shift_seconds * options.frames_per_second)
+        x = moved(x, longest, options.floor_decibels, draws)
+        return amplified(x, options.augment.gain_decibels, options.floor_decibels, draws)
+
+    def corrupt(self, x: Tensor, draws: Draws) -> Tensor:
+        """Set stretches of time and ranges of bands to the mean level of each band, in what the encoder sees."""
+        table = self.options.augment
+        longest = round(table.mask_seconds * self.options.frames_per_second)
+        return masked(x, self._standardise.mean.to(x.device), table.masks, table.mask_mels, longest, draws)
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, mels, T], as h [B, feature_dim]."""

@@ -17,11 +17,12 @@ import torch
 import torchaudio.functional
 from av.stream import Disposition
 from shala_audio import Audio
+from shala_audio.augmenting import AudioAugment
 from shala_audio.drawing import cubehelix, draw_spectrum
 from shala_audio.networks import SpectrumDecoder
 from shala_audio.reading import cut, read_sound, resample
 
-from shala_framework.plugin import DataError, Standardise, encode_mp4
+from shala_framework.plugin import DataError, Draws, Standardise, encode_mp4
 from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -78,6 +79,9 @@ class TestAudio(ModalitySuite):
     options: ClassVar = SMALL
     value_range = (-70.1, 20.0)
     round_trip_tolerance = 0.04  # steady tones are the hardest: see test_real_words_survive_writing
+    augmenting: ClassVar = {
+        "augment": AudioAugment(shift_seconds=0.1, gain_decibels=6, masks=2, mask_seconds=0.1, mask_mels=4)
+    }
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"wav": wav(tone(300 + 150 * index) + tone(900, amplitude=0.02 * (index + 1)))}
@@ -676,3 +680,49 @@ def test_real_files_damaged() -> None:
     digits = list(spoken_digits().values())[:4]
     films = [clip_of_ucf(f"v_ApplyEyeMakeup_g01_c0{index}") for index in (1, 2)]
     TestAudio().check_damage([*({"wav": data} for data in digits), *({"avi": data} for data in films)])
+
+
+class TestAugmentation:
+    """What `augment` does to levels, and that masks stay with the encoder."""
+
+    def test_gain_is_that_of_a_louder_sound(self):
+        """A spectrogram with a gain of g decibels is that of the sound times 10 ** (g / 20); silence stays silent."""
+        modality = Audio(**SMALL, augment={"gain_decibels": 12.0})
+        draws = Draws(seed=3, num_rows=1)
+        x = modality.read({"wav": wav(tone(500, amplitude=0.1))})
+        louder = modality.augment(x[None], draws)[0]
+        gain = float(Draws(seed=3, num_rows=1).uniform(-12, 12))
+        expected = modality.read({"wav": wav(tone(500, amplitude=0.1 * 10 ** (gain / 20)))})
+        torch.testing.assert_close(louder, expected, atol=0.3, rtol=0)
+        silence = torch.full_like(x[None], modality.options.floor_decibels)
+        torch.testing.assert_close(modality.augment(silence, draws), silence)
+
+    def test_a_sound_moves_into_silence(self):
+        """Frames keep their values, and what they leave behind is at the floor."""
+        modality = Audio(**SMALL, augment={"shift_seconds": 0.1})
+        mels, frames = modality.shape
+        x = torch.arange(frames).float().expand(32, mels, frames).clone()
+        moved = modality.augment(x, Draws(seed=0, num_rows=32))
+        offset = Draws(seed=0, num_rows=32).integers(
+            *(sign * round(0.1 * modality.options.frames_per_second) for sign in (-1, 1))
+        )
+        assert offset.unique().numel() > 3
+        for row, by in zip(moved, offset.tolist(), strict=True):
+            expected = torch.full((frames,), modality.options.floor_decibels)
+            for frame in range(frames):
+                if 0 <= frame - by < frames:
+                    expected[frame] = frame - by
+            assert torch.equal(row, expected.expand(mels, frames))
+
+    def test_masks_hide_stretches_from_the_encoder_alone(self):
+        """Masked values are the mean of their band, within the sizes of the options; the decoder's x has no mask."""
+        modality = Audio(**SMALL, augment={"mask_seconds": 0.05, "mask_mels": 3})
+        x = torch.randn(64, *modality.shape, generator=torch.Generator().manual_seed(0))
+        draws = Draws(seed=0, num_rows=64)
+        assert torch.equal(modality.augment(x, draws), x)
+        seen = modality.corrupt(x, draws)
+        hidden = seen != x
+        assert torch.equal(seen[hidden], modality._standardise.mean.expand(x.shape)[hidden])
+        bands, times = hidden.all(2).sum(1), hidden.all(1).sum(1)
+        assert 0 < bands.max() <= 3
+        assert 0 < times.max() <= round(0.05 * modality.options.frames_per_second)

@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.plugin import (
+    Draws,
     Modality,
     Preview,
     RefinerUNet,
     above,
     at_least,
     between,
+    crop_pixels,
     each,
     encode_png,
+    flip,
     hookimpl,
+    jitter_colours,
     multiple_of,
     not_empty,
+    shift,
 )
 from shala_image.networks import (
     ImageDecoder,
@@ -29,7 +34,32 @@ from shala_image.networks import (
     map_sizes,
     stem_block,
 )
+from shala_image.pretrained import PretrainedImageEncoder, known_library, load_backbone, safetensors_file
 from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, read_picture
+
+
+@attrs.frozen(kw_only=True)
+class ImageAugment:
+    """How training rows of stage 1 vary. Samples vary likewise, because the model learns what it is shown.
+
+    Each modality draws on its own: do not flip or crop where another modality tells left from right or says where
+    things are.
+
+    Attributes:
+        shift: Largest distance in pixels by which a picture moves along each axis; its edge is repeated.
+        crop: Largest share of each side that is cut off; the rest is enlarged.
+        flip: Whether half of the pictures are mirrored, left to right.
+        brightness: Largest relative change of brightness.
+        contrast: Largest relative change of contrast.
+        saturation: Largest relative change of saturation; grey pictures have none.
+    """
+
+    shift: int = attrs.field(default=0, validator=between(0, 128))
+    crop: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    flip: bool = False
+    brightness: float = attrs.field(default=0.0, validator=between(0, 1))
+    contrast: float = attrs.field(default=0.0, validator=between(0, 1))
+    saturation: float = attrs.field(default=0.0, validator=between(0, 1))
 
 
 @final
@@ -51,6 +81,15 @@ class Image(Modality):
                 all files, because scaling each by its own values would make them incomparable. A larger value is an
                 error. The default is 16, with a warning for a picture whose values all fit into 12 bits.
             max_pixels: Largest number of pixels of a file. A file that declares more is an error and is not decoded.
+            encoder: Pretrained encoder instead of the plugin's own: "timm:MODEL", "torchvision:MODEL" or
+                "transformers:FOLDER" (or the name of a model in its cache). The library has to be installed, and
+                nothing is downloaded: weights come from its cache, or from `encoder_weights`. Pictures are stretched
+                to the side that it takes.
+            encoder_weights: Safetensors file with the weights of `encoder`.
+            encoder_trained: Whether training changes the pretrained weights; otherwise they are frozen, and only two
+                layers after them learn.
+            encoder_side: Side in pixels of the pictures that `encoder` sees; by default the one that it was trained
+                with. A smaller one is faster.
             network_width: Number of channels of the feature maps nearest to the pixels, a multiple of 8. It is
                 multiplied by four if both sides are 48 or more, because each position then covers four times as many
                 pixels. The lower maps have twice as many channels.
@@ -63,6 +102,8 @@ class Image(Modality):
             refiner_blocks: Residual blocks of each of that network's levels, the highest first; leave it out for 1 each
                 and 3 at the lowest, with as many levels as halve the picture to a side of at most 8.
             refiner_attention: Whether places of that network's lowest map attend to each other.
+            augment: How training rows of stage 1 vary: `shift`, `crop`, `flip`, `brightness`, `contrast` and
+                `saturation`. By default they do not.
         """
 
         channels: Literal[1, 3] = attrs.field(default=3, validator=attrs.validators.in_((1, 3)))
@@ -74,6 +115,10 @@ class Image(Modality):
         )
         bits: int | None = attrs.field(default=None, validator=attrs.validators.optional(between(9, 16)))
         max_pixels: int = attrs.field(default=MAX_PIXELS, validator=between(1, MOST_PIXELS))
+        encoder: str | None = attrs.field(default=None, validator=known_library)
+        encoder_weights: str | None = attrs.field(default=None, validator=safetensors_file)
+        encoder_trained: bool = False
+        encoder_side: int | None = attrs.field(default=None, validator=attrs.validators.optional(between(32, 1_024)))
         network_width: int = attrs.field(default=16, validator=[at_least(8, at_most=4_096), multiple_of(8)])
         likelihood: Literal["normal", "laplace", "logistic_mixture"] = attrs.field(
             default="normal", validator=attrs.validators.in_(("normal", "laplace", "logistic_mixture"))
@@ -87,8 +132,13 @@ class Image(Modality):
             default=None, validator=attrs.validators.optional((not_empty, each(between(1, 100))))
         )
         refiner_attention: bool = False
+        augment: ImageAugment = attrs.field(factory=ImageAugment)
 
         def __attrs_post_init__(self) -> None:
+            if self.encoder is None and (self.encoder_weights or self.encoder_trained or self.encoder_side):
+                raise ValueError(
+                    "expected the option encoder beside encoder_weights, encoder_trained and encoder_side, got none"
+                )
             if self.likelihood == "logistic_mixture" and self.scale is not None:
                 raise ValueError(
                     f"expected no scale with 'logistic_mixture', whose scales depend on z, got {self.scale!r}; "
@@ -99,7 +149,8 @@ class Image(Modality):
     dtype = torch.uint8
     network_options = frozenset(
         {"network_width", "likelihood", "scale", "components", "max_pixels"}
-        | {"refiner_width", "refiner_blocks", "refiner_attention"}
+        | {"refiner_width", "refiner_blocks", "refiner_attention", "augment"}
+        | {"encoder", "encoder_weights", "encoder_trained", "encoder_side"}
     )
 
     @property
@@ -139,9 +190,31 @@ class Image(Modality):
         """Show the picture itself."""
         return Preview(frames=x.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()[None])
 
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Crop, move, mirror and recolour pictures uint8 [B, C, H, W] as the option `augment` says."""
+        table = self.options.augment
+        if table.crop:
+            x = crop_pixels(x, table.crop, draws)
+        if table.shift:
+            for dim in (-2, -1):
+                x = shift(x, draws.integers(-table.shift, table.shift), dim)
+        if table.flip:
+            x = flip(x, draws.chance(0.5), -1)
+        if table.brightness or table.contrast or table.saturation:
+            x = jitter_colours(x, table.brightness, table.contrast, table.saturation, draws)
+        return x
+
     def encoder(self, feature_dim: int) -> nn.Module:
-        """Encode x, uint8 [B, C, H, W], as h [B, feature_dim]."""
-        return ImageEncoder(self.shape, self.options.network_width, feature_dim)
+        """Encode x, uint8 [B, C, H, W], as h [B, feature_dim].
+
+        Raises:
+            DataError: The library of a pretrained encoder is not installed, or has no such model.
+        """
+        options = self.options
+        if options.encoder is not None:
+            backbone = load_backbone(options.encoder, options.encoder_weights, options.encoder_side)
+            return PretrainedImageEncoder(backbone, feature_dim, trained=options.encoder_trained)
+        return ImageEncoder(self.shape, options.network_width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:
         """Decode z [B, latent_dim] as a likelihood of 8-bit pixels."""

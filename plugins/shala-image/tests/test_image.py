@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from shala_image import Image
+from shala_image import Image, ImageAugment
 from shala_image.networks import OverlappingPatches, map_sizes
 from shala_image.reading import read_picture
 
-from shala_framework.plugin import DataError, encode_png
+from shala_framework.plugin import DataError, Draws, encode_png
 from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -57,6 +57,9 @@ class TestImage(ModalitySuite):
     value_range = (0, 255)
     round_trip_tolerance = 0.0
     density_options: ClassVar = {"scale": 0.05}
+    augmenting: ClassVar = {
+        "augment": ImageAugment(shift=3, crop=0.2, flip=True, brightness=0.2, contrast=0.2, saturation=0.2)
+    }
     kind = "PNG"
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
@@ -522,3 +525,59 @@ def test_preview_and_files_agree() -> None:
         written = PillowImage.open(io.BytesIO(image.write(x)["png"]))
         assert written.mode == {1: "L", 3: "RGB"}[channels]
         assert image.write(x)["png"] == encode_png(frames[0, ..., 0] if channels == 1 else frames[0])
+
+
+def grid_pictures(count: int) -> torch.Tensor:
+    """Pictures uint8 [B, 3, 40, 56] of one bright pixel in the middle, on grey."""
+    x = torch.full((count, 3, 40, 56), 100, dtype=torch.uint8)
+    x[:, :, 20, 28] = 200
+    return x
+
+
+def test_a_picture_moves_by_at_most_the_shift():
+    """The bright pixel is found anywhere within the shift, on either axis, and the edge fills the gap."""
+    modality = Image(height=40, width=56, augment={"shift": 2})
+    moved = modality.augment(grid_pictures(200), Draws(seed=0, num_rows=200))
+    _, rows, columns = (moved[:, 0] == 200).nonzero(as_tuple=True)
+    assert len(rows) == 200
+    assert set(rows.tolist()) == {18, 19, 20, 21, 22}
+    assert set(columns.tolist()) == {26, 27, 28, 29, 30}
+    assert int(moved.min()) == 100
+
+
+def test_a_flip_mirrors_half_of_the_pictures():
+    x = grid_pictures(200)
+    x[..., 0] = 7
+    flipped = Image(height=40, width=56, augment={"flip": True}).augment(x, Draws(seed=0, num_rows=200))
+    mirrored = (flipped[:, 0, 0, -1] == 7).sum().item()
+    assert 70 < mirrored < 130
+    assert mirrored + (flipped[:, 0, 0, 0] == 7).sum().item() == 200
+
+
+def test_a_crop_keeps_a_plain_picture_and_enlarges_what_it_shows():
+    """A crop of half the side magnifies by up to two; a picture of one colour stays exactly that."""
+    modality = Image(height=40, width=56, augment={"crop": 0.5})
+    plain = torch.full((8, 3, 40, 56), 33, dtype=torch.uint8)
+    assert torch.equal(modality.augment(plain, Draws(seed=0, num_rows=8)), plain)
+    x = torch.zeros(100, 3, 40, 56, dtype=torch.uint8)
+    x[..., 15:25, 23:33] = 255
+    areas = modality.augment(x, Draws(seed=0, num_rows=100))[:, 0].float().sum((1, 2)) / 255 / 100
+    assert 1.0 <= areas.min() < 1.2
+    assert 3.0 < areas.max() <= 4.2
+
+
+def test_colours_change_within_their_factors():
+    """Brightness scales, contrast keeps the mean, saturation 1 can reach grey; each row has its own factor."""
+    x = torch.randint(60, 120, (64, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def changed(**table):
+        return Image(height=32, width=32, augment=table).augment(x, Draws(seed=1, num_rows=64)).float()
+
+    ratio = changed(brightness=0.3).mean((1, 2, 3)) / x.float().mean((1, 2, 3))
+    assert 0.7 <= ratio.min() < 0.8
+    assert 1.2 < ratio.max() <= 1.3
+    torch.testing.assert_close(changed(contrast=0.5).mean((1, 2, 3)), x.float().mean((1, 2, 3)), atol=0.2, rtol=0)
+    spread = changed(contrast=0.5).std((1, 2, 3)) / x.float().std((1, 2, 3))
+    assert 0.5 <= spread.min() + 0.01 < 0.6
+    chroma = (changed(saturation=1.0)[:, 0] - changed(saturation=1.0)[:, 2]).abs().mean((1, 2))
+    assert chroma.min() < 0.2 * chroma.max()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shala_framework.plugin import (
     DataError,
+    Draws,
     Modality,
     Preview,
     Standardise,
@@ -23,6 +24,7 @@ from shala_framework.plugin import (
     multiple_of,
     not_empty,
 )
+from shala_skeleton.augmenting import SkeletonAugment, jittered, slowed, turned
 from shala_skeleton.axes import known_axes
 from shala_skeleton.bones import NAMED_BONES, bone_list
 from shala_skeleton.drawing import draw_clip
@@ -84,6 +86,8 @@ class Skeleton(Modality):
             likelihood: Distribution of a coordinate given z.
             scale: Scale of the likelihood in metres. By default it is learned.
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out.
+            augment: How training rows of stage 1 vary: `turn_degrees`, `scale`, `time` and `jitter`. By default they do
+                not.
         """
 
         frames: int = attrs.field(default=64, validator=at_least(4, at_most=10_000))
@@ -113,6 +117,7 @@ class Skeleton(Modality):
             default=None, validator=attrs.validators.optional((above(0), between(1e-6, 1e6)))
         )
         refiner_width: int = attrs.field(default=128, validator=[at_least(0, at_most=16_384), multiple_of(8)])
+        augment: SkeletonAugment = attrs.field(factory=SkeletonAugment)
 
         def __attrs_post_init__(self) -> None:
             named = [joint for bone in bone_list(self.bones) for joint in (bone.start, bone.end)]
@@ -130,9 +135,15 @@ class Skeleton(Modality):
                     )
                 if self.dims != 3:
                     raise ValueError(f"expected dims 3 with facing, which turns bodies in depth, got {self.dims}")
+            if self.augment.turn_degrees and self.dims != 3:
+                raise ValueError(
+                    f"expected dims 3 with augment.turn_degrees, which turns bodies in depth, got {self.dims}"
+                )
 
     options: Options
-    network_options = frozenset({"bones", "frames_per_second", "width", "likelihood", "scale", "refiner_width"})
+    network_options = frozenset(
+        {"bones", "frames_per_second", "width", "likelihood", "scale", "refiner_width", "augment"}
+    )
 
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
@@ -241,6 +252,16 @@ class Skeleton(Modality):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._standardise.load_state(state)
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Slow down, scale and turn clips float32 [B, T, bodies, joints, dims]; an absent body stays all zeros."""
+        table = self.options.augment
+        x = slowed(x, table.time, draws)
+        return turned(x, self.options.root, table.scale, table.turn_degrees, draws)
+
+    def corrupt(self, x: Tensor, draws: Draws) -> Tensor:
+        """Add noise to the joints that the encoder sees, where there is a body."""
+        return jittered(x, self.options.augment.jitter, draws)
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, float [B, T, bodies, joints, dims], as h [B, feature_dim]."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from shala_skeleton import Skeleton
+from shala_skeleton.augmenting import SkeletonAugment
 from shala_skeleton.bones import NTU, NW_UCLA
 from shala_skeleton.drawing import draw_clip
 from shala_skeleton.parsing import interpolate, parse, parse_ntu
 
-from shala_framework.plugin import DataError
+from shala_framework.plugin import DataError, Draws
 from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -55,6 +56,7 @@ FIRST, SECOND, THIRD = 72057594037944734, 72057594037944738, 72057594037944739
 class TestSkeleton(ModalitySuite):
     modality = Skeleton
     options: ClassVar = {"frames": 8, "joints": 4, "bones": PAIRS, "width": 32}
+    augmenting: ClassVar = {"augment": SkeletonAugment(turn_degrees=30, scale=0.2, time=0.2, jitter=0.01)}
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"npy": npy(waving(index))}
@@ -68,6 +70,7 @@ class TestTwoBodies(ModalitySuite):
         "frames": 7, "joints": 4, "bodies": 2, "dims": 2, "bones": PAIRS, "width": 32,
         "centre": "every_frame", "likelihood": "laplace", "scale": 0.05,
     }  # fmt: skip
+    augmenting: ClassVar = {"augment": SkeletonAugment(scale=0.2, jitter=0.01)}
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         poses = waving(index)
@@ -88,6 +91,7 @@ class TestPen(ModalitySuite):
         "centre": "none",
         "fields": ("json",),
     }
+    augmenting: ClassVar = {"augment": SkeletonAugment(scale=0.2, time=0.3)}
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"json": json.dumps((100 * waving(index, 8, 4)[:, 3:, :2]).tolist()).encode()}
@@ -532,3 +536,60 @@ def test_damaged_real_files() -> None:
 def test_real_files_survive_writing() -> None:
     """What is written of a real recording reads as the same joints."""
     RealTestSuite().test_write_and_read_again()
+
+
+class TestAugmentation:
+    """What `augment` keeps of a body."""
+
+    def clips(self, count=32):
+        x = torch.randn(count, 6, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+        x[::2, :, 1] = 0
+        return x
+
+    def test_turning_keeps_heights_and_distances(self):
+        """The vertical coordinate, all distances and the first root stay; absent bodies stay zeros."""
+        x = self.clips()
+        modality = Skeleton(frames=6, joints=4, bodies=2, bones=PAIRS, root=2, augment={"turn_degrees": 90.0})
+        turned = modality.augment(x, Draws(seed=0, num_rows=len(x)))
+        assert (turned - x).abs().amax((1, 2, 3, 4)).min() > 0.01
+        assert torch.equal(turned[::2, :, 1], x[::2, :, 1])
+        torch.testing.assert_close(turned[:, 0, 0, 2], x[:, 0, 0, 2])
+        torch.testing.assert_close(turned[..., 1], x[..., 1])
+        for bodies in (slice(0, 1), slice(0, 2)):
+            rows = slice(1, None, 2) if bodies == slice(0, 2) else slice(None)
+            before, after = x[rows, :, bodies].flatten(2, 3), turned[rows, :, bodies].flatten(2, 3)
+            torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before), atol=1e-4, rtol=1e-4)
+
+    def test_scaling_is_of_the_whole_clip(self):
+        x = self.clips()
+        modality = Skeleton(frames=6, joints=4, bodies=2, bones=PAIRS, augment={"scale": 0.3})
+        scaled = modality.augment(x, Draws(seed=0, num_rows=len(x)))
+        before, after = x[:, :, 0] - x[:, :1, 0, :1], scaled[:, :, 0] - scaled[:, :1, 0, :1]
+        factor = (after * before).sum((1, 2, 3)) / before.square().sum((1, 2, 3))
+        torch.testing.assert_close(after, factor[:, None, None, None] * before, atol=1e-4, rtol=1e-4)
+        assert 0.7 <= factor.min() < 0.8
+        assert 1.2 < factor.max() <= 1.3
+
+    def test_jitter_is_for_the_encoder_alone(self):
+        x = self.clips()
+        modality = Skeleton(frames=6, joints=4, bodies=2, bones=PAIRS, augment={"jitter": 0.1})
+        draws = Draws(seed=0, num_rows=len(x))
+        assert torch.equal(modality.augment(x, draws), x)
+        noise = modality.corrupt(x, draws) - x
+        assert torch.equal(noise[::2, :, 1], torch.zeros_like(noise[::2, :, 1]))
+        assert 0.09 < float(noise[:, :, 0].std()) < 0.11
+
+    def test_time_is_stretched_linearly(self):
+        """A joint that moves evenly still does, from within the first cut to within the last."""
+        x = torch.linspace(0, 1, 11).view(1, 11, 1, 1, 1).expand(32, -1, 1, 4, 3)
+        modality = Skeleton(frames=11, joints=4, bones=PAIRS, augment={"time": 0.25})
+        slowed = modality.augment(x, Draws(seed=0, num_rows=32))[:, :, 0, 0, 0]
+        steps = slowed.diff(dim=1)
+        torch.testing.assert_close(steps, steps.mean(1, keepdim=True).expand_as(steps), atol=1e-5, rtol=0)
+        assert 0 <= slowed[:, 0].min() < 0.1
+        assert 0.15 < slowed[:, 0].max() <= 0.25
+        assert 0.75 <= slowed[:, -1].min() < slowed[:, -1].max() <= 1
+
+    def test_turning_in_the_plane_is_refused(self):
+        with pytest.raises(ValueError, match="expected dims 3 with augment"):
+            Skeleton(dims=2, augment={"turn_degrees": 10.0})

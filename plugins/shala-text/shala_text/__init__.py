@@ -21,6 +21,7 @@ from shala_framework.plugin import (
 )
 from shala_text.decoder import TextDecoder
 from shala_text.encoder import TextEncoder
+from shala_text.pretrained import PretrainedTextEncoder, known_library
 from shala_text.reading import decode_utf8, normalise, printable
 from shala_text.sections import keep_sections
 from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary, longest_text
@@ -50,6 +51,11 @@ class Text(Modality):
                 text. Titles are interpreted as by MIMIC-CXR's own parser: a conclusion is an impression, and text under
                 "CHEST, TWO VIEWS:" is findings. In a report with neither findings nor impression, everything after the
                 first paragraph of its last section counts as findings.
+            encoder: Pretrained encoder instead of the plugin's own: "transformers:FOLDER", or the name of a model in
+                the cache of transformers, which has to be installed; nothing is downloaded. It reads the text that the
+                tokens of x stand for, in tokens of its own.
+            encoder_trained: Whether training changes the pretrained weights; otherwise they are frozen, and only two
+                layers after them learn.
             width: Width of the networks, a multiple of 8.
             num_layers: Number of layers of the decoder. The encoder has one less, but at least one.
             heads: Number of attention heads of each layer; a divisor of width.
@@ -66,6 +72,8 @@ class Text(Modality):
         max_bytes: int = attrs.field(default=1 << 20, validator=at_least(1024, at_most=1 << 40))
         lower_case: bool = False
         sections: tuple[str, ...] = attrs.field(default=(), validator=each(not_empty))
+        encoder: str | None = attrs.field(default=None, validator=known_library)
+        encoder_trained: bool = False
         width: int = attrs.field(default=128, validator=[at_least(8, at_most=16_384), multiple_of(8)])
         num_layers: int = attrs.field(default=3, validator=at_least(1, at_most=1_000))
         heads: int = attrs.field(default=4, validator=at_least(1, at_most=16_384))
@@ -74,12 +82,16 @@ class Text(Modality):
         top_p: float = attrs.field(default=1.0, validator=[above(0), between(0, 1)])
 
         def __attrs_post_init__(self) -> None:
+            if self.encoder is None and self.encoder_trained:
+                raise ValueError("expected the option encoder beside encoder_trained, got none")
             if self.width % self.heads:
                 raise ValueError(f"expected heads to be a divisor of width = {self.width}, got {self.heads}")
 
     options: Options
     dtype = torch.int64
-    network_options = frozenset({"width", "num_layers", "heads", "word_dropout", "temperature", "top_p"})
+    network_options = frozenset(
+        {"width", "num_layers", "heads", "word_dropout", "temperature", "top_p", "encoder", "encoder_trained"}
+    )
 
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
@@ -174,8 +186,14 @@ class Text(Modality):
         return Preview(text=self._shown(x))
 
     def encoder(self, feature_dim: int) -> nn.Module:
-        """Encode x, int64 [B, L], as h [B, feature_dim]."""
+        """Encode x, int64 [B, L], as h [B, feature_dim].
+
+        Raises:
+            DataError: transformers is not installed, or there is no such pretrained model.
+        """
         options = self.options
+        if options.encoder is not None:
+            return PretrainedTextEncoder(self.vocabulary, options.encoder, feature_dim, trained=options.encoder_trained)
         return TextEncoder(
             self._num_tokens,
             options.max_tokens,

@@ -10,22 +10,55 @@ from torch import Tensor, nn
 
 from shala_framework.plugin import (
     FILM_FIELDS,
+    Draws,
     Modality,
     Preview,
     RefinerUNet,
     above,
     at_least,
     between,
+    crop_pixels,
     each,
     encode_mp4,
+    flip,
     hookimpl,
+    jitter_colours,
     multiple_of,
     not_empty,
+    shift,
+    take_along,
 )
 from shala_video.networks import STEM, ClipDecoder, ClipEncoder, low_resolution
 from shala_video.reading import MAX_FRAMES, MAX_PIXELS, read_clip
 
 SIDE = [between(16, 256), multiple_of(8)]
+
+
+@attrs.frozen(kw_only=True)
+class VideoAugment:
+    """How training rows of stage 1 vary. Samples vary likewise, because the model learns what it is shown.
+
+    Each modality draws on its own: do not flip or crop where another modality tells left from right or says where
+    things are, and do not move time where another runs along with the clip.
+
+    Attributes:
+        shift: Largest distance in pixels by which a clip moves along each axis; its edge is repeated.
+        crop: Largest share of each side that is cut off; the rest is enlarged.
+        flip: Whether half of the clips are mirrored, left to right.
+        brightness: Largest relative change of brightness.
+        contrast: Largest relative change of contrast.
+        saturation: Largest relative change of saturation.
+        time: Largest share of a clip that is cut off at its start, and at its end; the rest is slowed down to the
+            length of the clip by repeating frames.
+    """
+
+    shift: int = attrs.field(default=0, validator=between(0, 128))
+    crop: float = attrs.field(default=0.0, validator=between(0, 0.9))
+    flip: bool = False
+    brightness: float = attrs.field(default=0.0, validator=between(0, 1))
+    contrast: float = attrs.field(default=0.0, validator=between(0, 1))
+    saturation: float = attrs.field(default=0.0, validator=between(0, 1))
+    time: float = attrs.field(default=0.0, validator=between(0, 0.45))
 
 
 @final
@@ -54,6 +87,8 @@ class Video(Modality):
             refiner_width: Channels of the highest map of stage 3's network, a multiple of 8; 0 leaves it out. 32 suits
                 a CPU, 64 to 128 a GPU.
             refiner_attention: Whether places of that network's lowest map attend to each other in each frame.
+            augment: How training rows of stage 1 vary: `shift`, `crop`, `flip`, `brightness`, `contrast`, `saturation`
+                and `time`. By default they do not.
         """
 
         frames: int = attrs.field(default=16, validator=[at_least(4, at_most=1_024), multiple_of(4)])
@@ -73,12 +108,13 @@ class Video(Modality):
         training_frames: int = attrs.field(default=4, validator=at_least(1, at_most=1_024))
         refiner_width: int = attrs.field(default=32, validator=[at_least(0, at_most=4_096), multiple_of(8)])
         refiner_attention: bool = False
+        augment: VideoAugment = attrs.field(factory=VideoAugment)
 
     options: Options
     dtype = torch.uint8
     network_options = frozenset(
         {"channels", "frames_per_second", "likelihood", "scale", "training_frames", "max_pixels", "max_frames"}
-        | {"refiner_width", "refiner_attention"}
+        | {"refiner_width", "refiner_attention", "augment"}
     )
 
     @property
@@ -125,6 +161,24 @@ class Video(Modality):
     def preview(self, x: Tensor) -> Preview:
         """Show the clip itself."""
         return Preview(frames=_to_frames(x), frames_per_second=self.options.frames_per_second)
+
+    def augment(self, x: Tensor, draws: Draws) -> Tensor:
+        """Crop, move, mirror, recolour and slow down clips uint8 [B, T, 3, H, W] as the option `augment` says."""
+        table = self.options.augment
+        if table.time:
+            start_B1, end_B1 = draws.uniform(0, table.time, 1), 1 - draws.uniform(0, table.time, 1)
+            times_BT = start_B1 + (end_B1 - start_B1) * torch.linspace(0, 1, x.shape[1], device=x.device)
+            x = take_along(x, (times_BT * (x.shape[1] - 1)).round().long(), 1)
+        if table.crop:
+            x = crop_pixels(x, table.crop, draws)
+        if table.shift:
+            for dim in (-2, -1):
+                x = shift(x, draws.integers(-table.shift, table.shift), dim)
+        if table.flip:
+            x = flip(x, draws.chance(0.5), -1)
+        if table.brightness or table.contrast or table.saturation:
+            x = jitter_colours(x, table.brightness, table.contrast, table.saturation, draws)
+        return x
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, uint8 [B, T, 3, H, W], as h [B, feature_dim]."""

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
-from shala_video import Video
+from shala_video import Video, VideoAugment
 from shala_video.reading import read_clip
 from shala_video.timing import shown_at_even_moments, shown_times
 
-from shala_framework.plugin import DataError, encode_mp4, encode_png
+from shala_framework.plugin import DataError, Draws, encode_mp4, encode_png
 from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -122,6 +122,9 @@ class TestVideo(ModalitySuite):
     options: ClassVar = {"frames": 8, "height": 16, "width": 24, "channels": 16}
     value_range = (0, 255)
     density_options: ClassVar = {"scale": 0.05}
+    augmenting: ClassVar = {
+        "augment": VideoAugment(shift=2, crop=0.2, flip=True, brightness=0.2, contrast=0.2, saturation=0.2, time=0.2)
+    }
 
     def sample_fields(self, index: int) -> dict[str, bytes]:
         return {"mp4": encode_mp4(moving_square(index), 10.0)}
@@ -475,3 +478,24 @@ def test_training_likelihood_is_an_unbiased_estimate():
         estimates = torch.stack([likelihood.log_prob(x) for _ in range(400)])
     assert (estimates.std(0) > 0).all()
     assert ((estimates.mean(0) - whole).abs() < 4 * estimates.std(0) / 400**0.5).all()
+
+
+def test_frames_of_a_clip_are_augmented_alike():
+    """A still clip stays still, and its frames are those of one picture, moved and recoloured once."""
+    still = torch.randint(0, 256, (4, 1, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    table = {"shift": 3, "crop": 0.3, "flip": True, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
+    modality = Video(frames=8, height=16, width=24, augment=table)
+    augmented = modality.augment(still.expand(-1, 8, -1, -1, -1), Draws(seed=0, num_rows=4))
+    assert torch.equal(augmented, augmented[:, :1].expand(-1, 8, -1, -1, -1))
+    assert not torch.equal(augmented[:, :1], still)
+
+
+def test_time_of_a_clip_runs_forwards_within_its_cuts():
+    """Frames keep their order, start within the cut, and end within it."""
+    x = torch.arange(100, dtype=torch.uint8).view(1, 100, 1, 1, 1).expand(64, -1, 3, 16, 16)
+    shown = Video(frames=100, height=16, width=16, augment={"time": 0.2}).augment(x, Draws(seed=0, num_rows=64))
+    times = shown[:, :, 0, 0, 0].int()
+    assert (times.diff(dim=1) >= 0).all()
+    assert times[:, 0].max() <= 20
+    assert times[:, -1].min() >= 79
+    assert len(set(times[:, 0].tolist())) > 5

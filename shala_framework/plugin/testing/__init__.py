@@ -17,6 +17,7 @@ if importlib.util.find_spec("pytest") is None:
         "shala_framework.plugin.testing needs pytest, which is not installed; run: pip install pytest", name="pytest"
     )
 
+from shala_framework.plugin.testing.augmenting import AugmentingTests
 from shala_framework.plugin.testing.damage import damage
 from shala_framework.plugin.testing.densities import DensityTests
 from shala_framework.plugin.testing.networks import NetworkTests
@@ -27,5 +28,5 @@ from shala_framework.plugin.testing.training import TrainingTests
 __all__ = ["ModalitySuite", "damage"]
 
 
-class ModalitySuite(ReadingTests, NetworkTests, DensityTests, RefiningTests, TrainingTests):
+class ModalitySuite(ReadingTests, NetworkTests, DensityTests, RefiningTests, TrainingTests, AugmentingTests):
     """Tests that every modality must pass. A plugin's test class sets the attributes described in `Subject`."""

@@ -21,6 +21,8 @@ class TrainingTests(Subject):
             # Layers that start at zero block the first gradients of the layers before them.
             if step == self.num_steps // 2:
                 for name, parameter in networks.named_parameters():
+                    if not parameter.requires_grad:
+                        continue  # frozen
                     assert parameter.grad is not None, f"no gradient reaches {name}"
                     assert torch.isfinite(parameter.grad).all(), f"the gradient of {name} is not finite"
                     assert parameter.grad.any(), f"the gradient of {name} is zero"
