@@ -12,6 +12,7 @@ from two_floats import TwoFloats
 
 from shala_framework.cli.main import main
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import plain_class
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.one_to_many import measure_one_to_many
@@ -69,7 +70,9 @@ class Known:
 def scene():
     torch.manual_seed(0)
     train, held_out = rows_of(drawn_classes(600)), rows_of(drawn_classes(200))
-    judges = {name: train_judge(TwoFloats(field=name), name, train, list("0123"), steps=150, seed=0) for name in NAMES}
+    judges = {
+        name: train_judge(TwoFloats(field=name), name, train, plain_class("0123"), steps=150, seed=0) for name in NAMES
+    }
     return train, Panel(judges, held_out)
 
 
