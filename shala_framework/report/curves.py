@@ -130,7 +130,8 @@ def _point(row: ComparisonRow, coherence: PooledFigure, distance: PooledFigure, 
     group = [value for place, value in enumerate(row.group) if place != key]
     scales = {f"{auto or ''}guidance": float(scale) for auto, scale in _SCALE.findall(row.method)}
     if key is not None:
-        place, method, mark = (float(row.group[key]),), row.method, row.group[key]
+        place: tuple[float, ...] = (float(row.group[key]),)
+        method, mark = row.method, row.group[key]
     else:
         place = (scales.get("guidance", 1.0), scales.get("autoguidance", 1.0))
         method = _SCALE.sub("", row.method)
