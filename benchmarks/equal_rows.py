@@ -11,8 +11,9 @@ command ends with the table: RESULTS/table.csv and RESULTS/table.tex, and printe
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
 MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
---mld-dim). The terms that this framework adds to stage 1 are for its own method alone. MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest;
---mmvae-samples lowers that number, and the table then is not of the published setting.
+--mld-dim). The terms that this framework adds to stage 1 are for its own method alone. MMVAE decodes 30 latents for
+each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that number, and the table then is
+not of the published setting.
 """
 
 import argparse
