@@ -1,17 +1,19 @@
 """Methods of inference with every prior, at equal training rows: one table, by `shala sweep` and `shala compare` alone.
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
-        [--methods shala mvae mmvae mmvaeplus mopoe mvtcae jmvae mld] [--set KEY=VALUE]... [--part I/N] [--dry-run]
+        [--methods shala mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
+        [--set KEY=VALUE]... [--part I/N] [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
 mixture and N(0, I). The same command resumes, and --part does one part of each sweep, as in a job array. Without it the
 command ends with the table: RESULTS/table.csv and RESULTS/table.tex, and printed.
 
-Two methods need sizes of their own: MMVAE+ has 32 dimensions that are shared and 32 for each modality, and MLD has 160
-for each, as published for PolyMNIST (--private-dim and --mld-dim). The terms that this framework adds to stage 1 are
-for its own method alone. MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest;
---mmvae-samples lowers that number, and the table then is not of the published setting.
+Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
+MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
+--mld-dim). The terms that this framework adds to stage 1 are for its own method alone. MMVAE decodes 30 latents for
+each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that number, and the table then is
+not of the published setting.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Spec
 
 OWN = "shala"
-METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "mopoe", "mvtcae", "jmvae", "mld")
+METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
 WITHOUT_TERMS = {f"posterior.{term}_weight": "0" for term in ("contrast", "recognition", "texture")}
 WARMUP_SHARE = 0.1  # of the steps of stage 1, over which kl_weight grows
 MLD_JOINT_SHARE = "0.8"  # of the rows of stage 2 in which nothing is given, as published
@@ -44,7 +46,7 @@ class Settings:
         seeds: Seeds, separated by commas.
         changes: Further overrides of the spec, each as `KEY=VALUE`.
         part: Part of each sweep, as `I/N`.
-        private_dim: Dimensions of MMVAE+'s shared latent and of each private one.
+        private_dim: Dimensions of the shared latent of MMVAE+ and CMVAE, and of each private one.
         mld_dim: Dimensions of each modality's latent of MLD.
         mmvae_samples: Draws K of each expert of MMVAE.
     """
@@ -63,9 +65,11 @@ class Settings:
         """Keys and values that a method's sweep has."""
         steps = max(1, self.rows // spec.train.autoencoder.batch_size)
         count = len(spec.modality)
+        private = {"posterior.latent_dim": str(self.private_dim * (count + 1))}
         own: Mapping[str, Mapping[str, str]] = {
             "mmvae": {"posterior.options": f"{{num_samples={self.mmvae_samples}}}"},
-            "mmvaeplus": {"posterior.latent_dim": str(self.private_dim * (count + 1))},
+            "mmvaeplus": private,
+            "cmvae": private,
             "mld": {
                 "posterior.feature_dim": str(self.mld_dim),
                 "posterior.latent_dim": str(self.mld_dim * count),
@@ -112,7 +116,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("--part", default="1/1", metavar="I/N")
-    parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+'s shared latent and each private one")
+    parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+ and CMVAE, shared and of each modality")
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
     parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")

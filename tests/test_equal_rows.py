@@ -33,8 +33,8 @@ def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
     sets = [dict(text.split("=", 1) for text in sweep if "=" in text) for sweep in sweeps]
     assert {found["train.autoencoder.steps"] for found in sets} == {"100"}
     by_method = {found["posterior.method"]: found for found in sets}
-    assert set(by_method) == {"shala", "mvae", "mmvae", "mmvaeplus", "mopoe", "mvtcae", "jmvae", "mld"}
-    assert by_method["mmvaeplus"]["posterior.latent_dim"] == "96"
+    assert set(by_method) == {"shala", "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld"}
+    assert by_method["mmvaeplus"]["posterior.latent_dim"] == by_method["cmvae"]["posterior.latent_dim"] == "96"
     assert by_method["mld"]["posterior.latent_dim"] == "320"
     assert [name for name, found in by_method.items() if "posterior.contrast_weight" not in found] == ["shala"]
     assert lines[-1].startswith("shala compare")

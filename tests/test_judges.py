@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import plain_class
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.reference_rows import split_reference
 
@@ -14,16 +15,18 @@ CENTRES = 12 * torch.eye(4, 8)
 class Nearest(nn.Module):
     """A judge with x itself as features and the nearest of four centres as verdict."""
 
-    classes = ("0", "1", "2", "3")
+    attributes = plain_class("0123")
+    known = (frozenset("0123"),)
+    sizes = (4,)
 
     def features(self, x):
         return x
 
     def verdicts(self, features):
-        return torch.cdist(features, CENTRES).argmin(1)
+        return torch.cdist(features, CENTRES).argmin(1, keepdim=True)
 
     def targets(self, labels):
-        return torch.tensor([int(label) for label in labels])
+        return torch.tensor([[int(label)] for label in labels])
 
 
 def drawn(classes, width=1.0, seed=0):

@@ -12,10 +12,12 @@ from two_floats import TwoFloats
 
 from shala_framework.cli.main import main
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import plain_class
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.one_to_many import measure_one_to_many
 from shala_framework.evaluation.parts import Parts
+from shala_framework.prior.guidance import Guidance
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Evaluate, Generate, Refine
@@ -54,6 +56,7 @@ class Known:
     names: tuple[str, ...] = NAMES
     refined_names: tuple[str, ...] = ()
     spec: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(generate=Generate(), refine=Refine()))
+    guidance = Guidance()
 
     def generate(self, num_samples, *, given, seed, **_):
         ((name, x),) = given.items()
@@ -71,7 +74,9 @@ class Known:
 def scene():
     torch.manual_seed(0)
     train, held_out = rows_of(drawn_classes(600)), rows_of(drawn_classes(200))
-    judges = {name: train_judge(TwoFloats(field=name), name, train, list("0123"), steps=150, seed=0) for name in NAMES}
+    judges = {
+        name: train_judge(TwoFloats(field=name), name, train, plain_class("0123"), steps=150, seed=0) for name in NAMES
+    }
     return train, Panel(judges, held_out)
 
 

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.measurements import JOINT, Measurement, Metric
 from shala_framework.model.origin import read_origin
-from shala_framework.report.comparison import Comparison, as_latex, make_sections
+from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
 from shala_framework.spec.grid import make_grid
@@ -154,18 +155,90 @@ def test_a_comparison_has_means_and_deviations_over_seeds(grid, tmp_path, capsys
     assert (line["runs"], line["split"], line["n"]) == ("2", "validation", "80")
     assert files[2].read_bytes().startswith(b"\x89PNG")
     tex = files[1].read_text()
-    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == tex.count(r"\begin{tabular}") >= 3
+    assert check_latex(tex) >= 3
     assert r"posterior.latent\_dim" in tex
     assert r"\textbf{" in tex
-    if importlib.util.find_spec("pandas"):
-        import pandas
-
-        assert len(pandas.read_csv(files[0])) == len(lines)
     if shutil.which("pdflatex"):
         (tmp_path / "page.tex").write_text(
             r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{f.tex}\end{document}"
         )
         subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def check_latex(tex: str) -> int:
+    """Check what a compiler would refuse: environments, braces, cells of each line and special characters."""
+    opened: list[str] = []
+    tables = columns = 0
+    for line in tex.splitlines():
+        bare = re.sub(r"\\[\\{}&%$#_]|\\(?:textbackslash|textasciitilde|textasciicircum)\{\}", "", line.rstrip("\\"))
+        assert bare.count("{") == bare.count("}"), line
+        for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", line):
+            assert kind == "begin" or opened.pop() == name, line
+            opened += [name] if kind == "begin" else []
+        if found := re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", line):
+            tables, columns = tables + 1, len(found[1])
+        if line.endswith(r"\\"):
+            assert opened == ["table", "tabular"], line
+            assert bare.count("&") == columns - 1, line
+        elif not line.startswith("%"):
+            assert "&" not in bare, line
+            assert "%" not in bare, line
+        words = re.sub(r"\$\\(?:pm|uparrow|downarrow)\$", "", bare)
+        assert not re.search(r"[#$_^~]", words) or line.startswith("%"), line
+        assert line.isascii(), line
+    assert not opened
+    assert tex.count(r"\toprule") == tex.count(r"\midrule") == tex.count(r"\bottomrule") == tables
+    assert tex.startswith(r"% needs \usepackage{booktabs}")
+    return tables
+
+
+def test_names_of_all_kinds_are_valid_latex_and_csv(tmp_path):
+    """Characters that mean something to LaTeX, quotes, commas and line breaks in a name stay within its cell."""
+    strange = 'a_b & 50 % of {x}^2 ~ #3 $\\alpha$ "q", <é> ± two\nlines'
+    metric = Metric(section=JOINT, name="judge of mo_da#1", better="higher")
+    measured = [Measurement(metric=metric, method=strange, figure=Figure(value=v, count=9)) for v in (0.5, 0.25)]
+    sections = make_sections({(strange, "y"): [[m] for m in measured], ("z", "y"): [[measured[0]]]})
+    compared = Comparison(by=("x.y_z", "k"), split="test", runs=("r",), sections=sections, notes=())
+    tex = as_latex(compared).decode()
+    assert "é" in tex
+    assert check_latex(tex.replace("é", "e")) == 1
+    (tmp_path / "f.csv").write_bytes(as_csv(compared))
+    with (tmp_path / "f.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["x.y_z"] for line in lines] == [strange, "z"]
+    assert all(None not in line and None not in line.values() for line in lines)
+
+
+def test_the_csv_opens_in_pandas(grid, tmp_path, capsys):
+    """Numbers are numbers, blanks are missing, and a pivot gives the table."""
+    pandas = pytest.importorskip("pandas")
+    assert call(capsys, "compare", *grid, "--csv", tmp_path / "f.csv")[0] == 0
+    frame = pandas.read_csv(tmp_path / "f.csv")
+    for name in ("mean", "deviation", "low", "high", "n", "runs", "posterior.latent_dim"):
+        assert pandas.api.types.is_numeric_dtype(frame[name]), name
+    assert not frame["mean"].isna().any()
+    assert set(frame["best"].unique()) == {True, False}
+    joint = frame[frame["section"] == JOINT]
+    table = joint.pivot(index=["posterior.latent_dim", "method"], columns="metric", values="mean")
+    assert table.loc[(3, "mixture"), "coherence"] > 0
+
+
+def test_curves_along_guidance_and_along_a_key(grid, tmp_path, capsys):
+    """Both are drawn; a key that rows do not differ in, one without numbers, and a missing --plot are refused."""
+    for along in ("guidance", "posterior.latent_dim"):
+        path = tmp_path / f"{along}.svg"
+        assert call(capsys, "compare", *grid, "--plot", path, "--curve", along)[0] == 0
+        text = path.read_text()
+        assert text.count('id="axes_') == 2
+    for words, message in (
+        (["--curve", "guidance"], "--curve: expected --plot FILE too"),
+        (["--curve", "seed", "--plot", "a.png"], "expected one of 'guidance', 'posterior.latent_dim', by which rows"),
+        (["--curve", "name", "--by", "name", "--plot", "a.png"], "a key whose values are numbers, got 'two'"),
+    ):
+        status, _, err = call(capsys, "compare", *grid, *words)
+        assert status == 2
+        assert message in err
+        assert not Path("a.png").exists()
 
 
 def test_the_best_is_marked_and_real_rows_do_not_compete():

@@ -23,6 +23,8 @@ PICTURES = ("png", "pdf", "svg")
     "  shala compare runs/a runs/b runs/c\n"
     "  shala compare runs/sweep/* --by posterior.latent_dim --csv figures.csv --latex figures.tex\n"
     "  shala compare runs/sweep/* --split test --plot figures.pdf\n"
+    "  shala compare runs/sweep/* --plot pareto.pdf --curve guidance\n"
+    "  shala compare runs/sweep/* --plot missing.pdf --curve data.hidden_share\n"
 )
 @argument("runs", "Folders of runs.", type=FILE, nargs=-1, required=True, shell_complete=complete_runs)
 @option(
@@ -37,6 +39,12 @@ PICTURES = ("png", "pdf", "svg")
 @option("--csv", type=FILE, metavar="FILE", help="Write the figures as CSV, one line for each.")
 @option("--latex", type=FILE, metavar="FILE", help="Write the figures as LaTeX with booktabs.")
 @option("--plot", type=FILE, metavar="FILE", help="Plot coherence against distance as .png, .pdf or .svg.")
+@option(
+    "--curve",
+    metavar="KEY",
+    help='Draw --plot along "guidance", or along a key of the spec that the runs differ in, with the Pareto front.',
+    shell_complete=complete_run_keys,
+)
 @json_flag("the figures")
 def compare(
     runs: tuple[Path, ...],
@@ -45,17 +53,21 @@ def compare(
     csv: Path | None,
     latex: Path | None,
     plot: Path | None,
+    curve: str | None,
     as_json: bool,
 ) -> None:
     """Compare runs in one table: means and deviations over seeds, controls and real rows, the best in bold."""
     kind = plot.suffix.lower().removeprefix(".") if plot is not None else "png"
     if kind not in PICTURES:
         raise DataError(f"expected --plot of a file that ends in .png, .pdf or .svg, got {plot}")
+    if curve is not None and plot is None:
+        raise DataError("--curve: expected --plot FILE too, which it draws, got none")
     from shala_framework.report.comparison import as_csv, as_latex, as_values
     from shala_framework.run.comparing import compare_runs
     from shala_framework.support.checkpoint import write_file
 
     comparison = compare_runs(runs, by, split)
+    picture = _drawn(comparison, curve, cast("PictureFormat", kind)) if plot is not None else None
     if as_json:
         print(json.dumps(as_values(comparison), indent=2))
         for note in comparison.notes:
@@ -67,14 +79,19 @@ def compare(
         if path is not None:
             write_file(path, content(comparison))
             _told(path, as_json)
-    if plot is not None:
-        from shala_framework.report.plots import draw_comparison  # imports matplotlib
-
-        picture = draw_comparison(comparison, cast("PictureFormat", kind))
-        if picture is None:
-            raise DataError("--plot: no run has both joint coherence and a distance, so there is nothing to plot")
+    if plot is not None and picture is not None:
         write_file(plot, picture)
         _told(plot, as_json)
+
+
+def _drawn(comparison: "Comparison", curve: str | None, kind: "PictureFormat") -> bytes:
+    from shala_framework.report.curves import draw_curves  # imports matplotlib
+    from shala_framework.report.plots import draw_comparison
+
+    picture = draw_comparison(comparison, kind) if curve is None else draw_curves(comparison, curve, kind)
+    if picture is None:
+        raise DataError("--plot: no run has both coherence and a distance, so there is nothing to plot")
+    return picture
 
 
 def _told(path: Path, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from shala_framework.data.labels import label_field
 from shala_framework.data.prepared import PREPARED_FILE, LeftOut, Preparation
 from shala_framework.data.shard_index import INDEX_FILE
 from shala_framework.data.shards import LABEL_FIELD
@@ -155,8 +156,12 @@ def _pack(
             if sample is None:
                 continue
             fields = dict(sample.fields)
-            if sample.label is not None:
-                fields[LABEL_FIELD] = sample.label.encode()
+            try:
+                label = label_field(sample.label)
+            except DataError as error:
+                raise DataError(f"sample {sample.key!r}: {error}") from error
+            if label is not None:
+                fields[LABEL_FIELD] = label
             if sample.split not in writers:
                 writers[sample.split] = SplitWriter(job, sample.split, shard_samples, shard_bytes)
             writers[sample.split].write(sample.key, fields)

@@ -34,7 +34,7 @@ class Rows:
         x: Modality name to tensor [B, ...]; zeros in rows that lack the modality.
         presence: bool [B, M], columns in the order of x.
         keys: Key of each row.
-        labels: Class name of each row, or None.
+        labels: Text of each row's label, as `labels.read_label` returns it, or None.
         tally: Counts of what was skipped while reading these rows, or None if nothing was. Rows derived from others
             have none.
         corrupted: Modality name to what its encoder sees instead of x [B, ...], in training steps whose modalities
@@ -106,7 +106,7 @@ class Decoded:
 
     Attributes:
         key: Key of the sample.
-        label: Name of its class, or None.
+        label: Text of its label, or None.
         x: Modality name to tensor, or None if the modality is missing.
         blank: A sentence for each field that is present but gave nothing.
     """

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import attrs
 
+from shala_framework.data.labels import read_label
 from shala_framework.data.tally import NOTHING_IN_IT, Tally
 from shala_framework.data.tar import (
     DAMAGE,
@@ -35,28 +36,18 @@ class RawSample:
 
     @property
     def label(self) -> str | None:
-        """Name of the sample's class without surrounding white space, or None.
+        """Text of the sample's label, as `read_label` returns it, or None.
 
         Raises:
-            DataError: The label field is not UTF-8, or is blank.
+            DataError: The label field is not UTF-8, is blank, or is no JSON object of attributes though it begins as
+                one.
         """
         if LABEL_FIELD not in self.fields:
             return None
-        where = f"{self.shard}: sample {self.key!r}, field {LABEL_FIELD!r}"
-        written = self.fields[LABEL_FIELD]
         try:
-            label = written.decode("utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where}: expected the name of a class in UTF-8, got the byte 0x{written[error.start]:02x} at offset "
-                f"{error.start} of {len(written)}; write it in UTF-8, or leave the field out"
-            ) from error
-        if not label:
-            got = f"{len(written)} bytes of white space" if written else "0 bytes"
-            raise DataError(
-                f"{where}: expected the name of a class, got {got}; leave the field out if a sample has no class"
-            )
-        return label
+            return read_label(self.fields[LABEL_FIELD])
+        except DataError as error:
+            raise DataError(f"{self.shard}: sample {self.key!r}, field {LABEL_FIELD!r}: {error}") from error
 
 
 def read_shards(

@@ -1,6 +1,6 @@
 """Cross-modal samples for given subsets of every size, and those of q(z | x_given) without diffusion.
 
-Shapes: N rows, S samples a row, F features.
+Shapes: N rows, S samples a row, F features, A attributes.
 """
 
 import math
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import squared_distances
-from shala_framework.evaluation.coherence import agreement, votes
+from shala_framework.evaluation.coherence import votes
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
-from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Parts
@@ -36,7 +36,8 @@ class ConditionalFigures:
     Attributes:
         method: "diffusion", with its guidance scales, or "posterior": q(z | x_given) of stage 1.
         num_given: Size of the subsets.
-        coherence: Share of samples that show the class of the row that they were generated from.
+        coherence: Share of samples that show the class of the row that they were generated from. Where labels name
+            several attributes, those that a given modality and the generated one can both tell.
         vote_coherence: The same for the most frequent class of a row's samples.
         second_coherence: As `coherence`, by the second judges.
         frechet: Distance between sets of one sample of each row and the held-out rows, in the judges' features.
@@ -45,13 +46,14 @@ class ConditionalFigures:
             None if a row has one sample, as for all figures below.
         agreement: Share of samples in which the judges of all generated modalities name one class, whether or not it
             is the row's; None if only one is generated.
-        changes: Share of pairs of samples of one row that show different classes.
+        changes: Share of pairs of samples of one row that show different classes, in any attribute.
         misses: Share of samples that show another class than the judge names for the row's own signal. Calibrated
             samples have as many changes as misses; overconfident ones have fewer changes.
         calibration: Mean squared distance between two samples of a row, divided by that between a sample and the row's
             own signal, in the judges' features: 1 for calibrated draws, less for narrow ones. Detail that decoders
             average away lowers it too.
         pairs: If one modality is given: given and then generated modality, to the coherence.
+        attributes: Coherence in each attribute; empty for plain labels.
     """
 
     method: str
@@ -67,6 +69,7 @@ class ConditionalFigures:
     misses: Figure | None
     calibration: Figure | None
     pairs: dict[str, dict[str, Figure]]
+    attributes: dict[str, Figure] = attrs.field(factory=dict)
 
 
 def measure_conditional(
@@ -188,6 +191,7 @@ class _Tally:
         self.pairs: dict[str, dict[str, Figure]] = {}
         self.hits: list[Tensor] = []
         self.vote_hits: list[Tensor] = []
+        self.attribute_hits: dict[str, list[Tensor]] = {}
         self.second_hits: list[Tensor] = []
         self.ratios: list[Tensor] = []
         self.agreed: list[Tensor] = []
@@ -207,37 +211,51 @@ class _Tally:
                 verdicts[name] = judge.verdicts(features_NSF)
                 self._add_modality(given, name, index, features_NSF, verdicts[name])
         if len(verdicts) > 1:
-            agreed_NS = agreement({name: value.flatten() for name, value in verdicts.items()}).view(len(index), -1)
-            self.agreed.append(self._spread_out(agreed_NS.float().T, index))
+            agreed = self.real.panel.coherent({name: value.flatten(0, 1) for name, value in verdicts.items()})
+            self.agreed.append(self._spread_out(agreed.view(len(index), -1).T, index))
         for name, judge in self.real.second.judges.items():
-            targets_N = self._targets(self.real.second, name, index)
-            if name in x and (targets_N >= 0).any():
-                verdicts_NS = judge.classify(x[name].flatten(0, 1)).view(len(index), -1)
-                self.second_hits.append(self._spread_out(_hits(verdicts_NS.T, targets_N), index))
+            targets_NA, asked = self._targets(self.real.second, name, index), self._asked(self.real.second, given, name)
+            if name in x and (targets_NA[:, asked] >= 0).any():
+                verdicts_NSA = judge.classify(x[name].flatten(0, 1)).unflatten(0, x[name].shape[:2])
+                hits_NSA = _hits(verdicts_NSA, targets_NA)
+                self.second_hits.append(self._spread_out(all_known(hits_NSA[..., asked]).T, index))
 
     def _add_modality(
-        self, given: Sequence[str], name: str, index: Tensor, features_NSF: Tensor, verdicts_NS: Tensor
+        self, given: Sequence[str], name: str, index: Tensor, features_NSF: Tensor, verdicts_NSA: Tensor
     ) -> None:
         """Return figures of one generated modality, for classes that the judge knows."""
-        real = self.real
-        targets_N = self._targets(real.panel, name, index)
-        if not (targets_N >= 0).any():
+        real, asked = self.real, self._asked(self.real.panel, given, name)
+        targets_NA = self._targets(real.panel, name, index)
+        if not (targets_NA >= 0).any():
             return
         num_samples = features_NSF.shape[1]
-        hits_SN = self._spread_out(_hits(verdicts_NS.T, targets_N), index)
-        self.hits.append(hits_SN)
-        self.vote_hits.append(self._spread_out(_hits(votes(verdicts_NS)[None], targets_N), index))
+        hits_NSA = _hits(verdicts_NSA, targets_NA)
+        if (targets_NA[:, asked] >= 0).any():
+            hits_SN = self._spread_out(all_known(hits_NSA[..., asked]).T, index)
+            self.hits.append(hits_SN)
+            votes_NA = torch.stack([votes(verdicts_NS) for verdicts_NS in verdicts_NSA.unbind(2)], 1)
+            voted_N = all_known(_hits(votes_NA[:, None], targets_NA)[:, 0, asked])
+            self.vote_hits.append(self._spread_out(voted_N[None], index))
+            if len(given) == 1:
+                self.pairs.setdefault(given[0], {})[name] = mean_figure(hits_SN, real.groups_N)
+        for a in asked:
+            title = real.panel.attributes[a].name
+            if title and (targets_NA[:, a] >= 0).any():
+                self.attribute_hits.setdefault(title, []).append(self._spread_out(hits_NSA[..., a].T, index))
         sets = [features_NSF[:, s] for s in range(num_samples)]
         self.distances.append(fmean(frechet_distance(part, real.panel.real[name]) for part in sets))
         self.kernels.append(fmean(kernel_distance(part, real.panel.real[name]) for part in sets))
-        if len(given) == 1:
-            self.pairs.setdefault(given[0], {})[name] = mean_figure(hits_SN, real.groups_N)
         if num_samples < 2:
             return
         self.ratios.append(self._spread_out((spread(features_NSF) / real.spread_of[name])[None], index))
         has_N = real.rows.presence[index, list(real.rows.x).index(name)]
-        different_N = (verdicts_NS[:, :, None] != verdicts_NS[:, None]).sum((1, 2)) / (num_samples * (num_samples - 1))
-        missed_N = (verdicts_NS != real.verdicts[name][index, None]).float().mean(1)
+        told = real.panel.told[name]
+        told_NSA = verdicts_NSA[..., told]
+        different_NSS = (told_NSA[:, :, None] != told_NSA[:, None]).any(-1)
+        different_N = different_NSS.sum((1, 2)) / (num_samples * (num_samples - 1))
+        missed_N = (told_NSA != real.verdicts[name][index][:, None, told]).any(-1).float().mean(1)
+        if not told:  # the judge names nothing that counts
+            different_N, missed_N = different_N * math.nan, missed_N * math.nan
         between_N, beside_N = squared_distances(features_NSF, real.features[name][index])
         for values, kept in (
             (different_N, self.changes),
@@ -271,7 +289,15 @@ class _Tally:
             misses=_mean(self.misses, groups_N),
             calibration=calibration,
             pairs=self.pairs,
+            attributes={
+                name: mean_figure(torch.stack(hits).nanmean(0), groups_N) for name, hits in self.attribute_hits.items()
+            },
         )
+
+    def _asked(self, panel: Panel, given: Sequence[str], name: str) -> list[int]:
+        """Return the attributes that a given modality and the generated one can both tell."""
+        told = {a for other in given for a in panel.told.get(other, ())}
+        return [a for a in panel.told[name] if a in told or not panel.attributes[a].name]
 
     def _targets(self, panel: Panel, name: str, index: Tensor) -> Tensor:
         return panel.judges[name].targets([self.real.rows.labels[i] for i in index.tolist()])
@@ -283,9 +309,9 @@ class _Tally:
         return wide
 
 
-def _hits(verdicts_SN: Tensor, targets_N: Tensor) -> Tensor:
-    """Return whether a verdict is the row's class: float [S, N], NaN if the judge does not know that class."""
-    return torch.where(targets_N >= 0, (verdicts_SN == targets_N).float(), math.nan)
+def _hits(verdicts_NSA: Tensor, targets_NA: Tensor) -> Tensor:
+    """Return whether verdicts are the row's classes: float [N, S, A], NaN if the judge does not know that class."""
+    return torch.where(targets_NA[:, None] >= 0, (verdicts_NSA == targets_NA[:, None]).float(), math.nan)
 
 
 def _known(values: Sequence[Tensor]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Joint samples compared with real rows and the controls: coherence, distances, diversity and cost.
 
-Shapes: K samples.
+Shapes: K samples, N rows, A attributes.
 """
 
 import math
@@ -11,9 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
-from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Parts
 from shala_framework.model import ShaLa
@@ -30,19 +29,21 @@ class JointFigures:
     Attributes:
         method: "diffusion", with its autoguidance scale; "mixture" or "normal"; or "real rows": training rows that no
             judge was trained on, which show the distances of real data.
-        coherence: Share of samples for which all judges name one class; None with one judge.
+        coherence: Share of samples for which all judges name one class; None with one judge. Where labels name several
+            attributes, share for which the judges agree in each attribute that two of them can tell.
         frechet: Distance from the held-out rows, of sets of `count` samples.
         kernel: The same by an unbiased kernel, of all samples.
         precision: Share of samples that look real.
         recall: Share of held-out rows that sets of `count` samples cover.
         spread: Distance between two samples of a class divided by that between two held-out rows; 1 is as diverse.
-        classes: Total variation between the classes of samples and of held-out rows.
+        classes: Total variation between the classes of samples and of held-out rows; a mean over attributes.
         classes_noise: The total variation that chance alone would give.
         second_coherence: As `coherence`, by the second judges.
         second_frechet: As `frechet`, by the second judges.
         second_kernel: As `kernel`, by the second judges.
         evaluations: Evaluations of a denoiser for one sample; 0 without diffusion.
         milliseconds: Time for one sample with all its modalities, drawn many at a time.
+        attributes: Coherence in each attribute that two judges can tell; empty for plain labels.
     """
 
     method: str
@@ -59,6 +60,7 @@ class JointFigures:
     second_kernel: dict[str, Figure]
     evaluations: int = 0
     milliseconds: float | None = None
+    attributes: dict[str, Figure] = attrs.field(factory=dict)
 
 
 def measure_joint(
@@ -136,6 +138,7 @@ def _measure_method(
         by_second,
         by_judge.coherence(),
         by_second.coherence(),
+        by_judge.attributes(),
         evaluations=method.num_evaluations(model.spec.generate, Refinement.from_table(model.spec.refine)),
         milliseconds=1e3 * seconds / (num_seeds * num_samples),
     )
@@ -147,18 +150,29 @@ def measure_real(panel: Panel, second: Panel) -> JointFigures:
     for view in views:
         view.compare(view.panel.reference)
     by_judge, by_second = views
-    return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second))
+    attributes = {name: _real_figure(panel, values) for name, values in panel.by_attribute(_real_agreed(panel)).items()}
+    return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second), attributes)
 
 
 def real_coherence(panel: Panel) -> Figure | None:
     """Return the share of complete held-out rows for which all judges name one class; None if there is none."""
+    agreed_NA = _real_agreed(panel)
+    return None if agreed_NA.isnan().all() else _real_figure(panel, all_known(agreed_NA))
+
+
+def _real_agreed(panel: Panel) -> Tensor:
+    """Whether judges agree on complete held-out rows in each attribute: float [N, A], NaN in other rows."""
+    agreed_NA = torch.full((len(panel.held_out), len(panel.attributes)), math.nan)
     index = panel.held_out.index_having(list(panel.judges))
-    if len(panel.judges) < 2 or not len(index):
-        return None
-    complete = panel.held_out.take(index)
-    verdicts = {name: judge.classify(complete.x[name]) for name, judge in panel.judges.items()}
-    groups_N = None if panel.groups_N is None else panel.groups_N[index]
-    return mean_figure(agreement(verdicts).float()[None], groups_N)
+    if panel.judges and len(index):
+        complete = panel.held_out.take(index)
+        agreed_NA[index] = panel.agreed({n: judge.classify(complete.x[n]) for n, judge in panel.judges.items()})
+    return agreed_NA
+
+
+def _real_figure(panel: Panel, values_N: Tensor) -> Figure:
+    known = ~values_N.isnan()
+    return mean_figure(values_N[known][None], None if panel.groups_N is None else panel.groups_N[known])
 
 
 _BY_MODALITY = ("frechet", "kernel", "precision", "recall", "spread", "classes", "classes_noise")
@@ -169,7 +183,7 @@ class _View:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
-        self.agreed: list[Tensor] = []
+        self.agreed_KA: list[Tensor] = []
         self.found: dict[str, dict[str, list[float]]] = {what: {} for what in _BY_MODALITY}
         self.counts: dict[str, int] = {}
 
@@ -177,7 +191,8 @@ class _View:
         """Judge the samples of a seed, by their features."""
         if len(features) > 1:
             judges = self.panel.judges
-            self.agreed.append(agreement({name: judges[name].verdicts(value) for name, value in features.items()}))
+            verdicts = {name: judges[name].verdicts(value) for name, value in features.items()}
+            self.agreed_KA.append(self.panel.agreed(verdicts))
         self.compare(features)
 
     def compare(self, features: dict[str, Tensor]) -> None:
@@ -188,8 +203,15 @@ class _View:
                 self.found[what].setdefault(name, []).append(figure)
 
     def coherence(self) -> Figure | None:
-        """Return the coherence over all seeds."""
-        return mean_figure(_apart(torch.stack(self.agreed).float())) if self.agreed else None
+        """Return the coherence over all seeds; None if fewer than two judges can tell an attribute."""
+        agreed = [all_known(agreed_KA) for agreed_KA in self.agreed_KA]
+        return mean_figure(_apart(torch.stack(agreed))) if agreed and not agreed[0].isnan().all() else None
+
+    def attributes(self) -> dict[str, Figure]:
+        """Return the coherence in each attribute over all seeds."""
+        by_seed = [self.panel.by_attribute(agreed_KA) for agreed_KA in self.agreed_KA]
+        names = by_seed[0] if by_seed else {}
+        return {name: mean_figure(_apart(torch.stack([found[name] for found in by_seed]))) for name in names}
 
     def figures(self, what: str) -> dict[str, Figure]:
         """Return the figures by modality."""
@@ -202,6 +224,7 @@ def _figures(
     by_second: _View,
     coherence: Figure | None,
     second_coherence: Figure | None,
+    attributes: dict[str, Figure],
     *,
     evaluations: int = 0,
     milliseconds: float | None = None,
@@ -221,6 +244,7 @@ def _figures(
         second_kernel=by_second.figures("kernel"),
         evaluations=evaluations,
         milliseconds=milliseconds,
+        attributes=attributes,
     )
 
 

@@ -1,6 +1,6 @@
 """The training of judges: how long, on which rows, and what is said where a modality can have none.
 
-Shapes: N rows.
+Shapes: N rows, A attributes, C classes.
 """
 
 import time
@@ -9,9 +9,10 @@ from functools import partial
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.evaluation.attributes import Attribute, known_values
 from shala_framework.evaluation.judges import Architecture, Judge
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
@@ -38,7 +39,7 @@ class JudgeTraining:
         model: Whose modalities they look at.
         train: Training rows that they learn from.
         held_out: Rows that they will look at.
-        classes: Classes of the training rows, in the order of the judges' outputs.
+        attributes: Attributes of the training rows, with their classes in the order of the judges' outputs.
         steps: Training steps of each judge; None fits them to the rows and to the time.
         seed: Seed of initialisation and order.
         precision: In which they are trained.
@@ -47,7 +48,7 @@ class JudgeTraining:
     model: ShaLa
     train: Rows
     held_out: Rows
-    classes: Sequence[str]
+    attributes: Sequence[Attribute]
     steps: int | None
     seed: int
     precision: Precision
@@ -107,27 +108,33 @@ class JudgeTraining:
         return found
 
     def _possible(self, notes: list[str]) -> list[str]:
-        if len(self.classes) < 2 or not set(self.classes) & set(self.held_out.labels):
+        usable = [a for a in self.attributes if len(a.classes) > 1 and (a.indices(self.held_out.labels) >= 0).any()]
+        notes += [
+            f"no judges of the attribute {attribute.name!r}: that takes two values in the training rows and a held-out "
+            f"row with one of them, got {len(attribute.classes)} values"
+            for attribute in self.attributes
+            if usable and attribute not in usable
+        ]
+        if not usable:
+            count = max((len(attribute.classes) for attribute in self.attributes), default=0)
             notes.append(
                 f"no judges, and so no coherence, distances, precision, recall, diversity or probe: the field cls "
-                f"names {len(self.classes)} classes in the training rows, and held-out rows "
+                f"names {count} classes in the training rows, and held-out rows "
                 f"{'have labels' if any(self.held_out.labels) else 'have no label'}"
             )
             return []
         names = []
         for name in self.model.names:
-            known = self._known(name)
-            if len(known) < 2 or sum(label in known for label in self.held_out.having([name]).labels) < 2:
+            train, labels = self.train.having([name]), self.held_out.having([name]).labels
+            known = {attribute: known_values(train, attribute) for attribute in usable}
+            if any(len(values) > 1 and int((a.indices(labels, values) >= 0).sum()) > 1 for a, values in known.items()):
+                names.append(name)
+            else:
                 notes.append(
                     f"no judge of {name}: that takes training rows with it of two classes, and two held-out rows of "
                     "those"
                 )
-            else:
-                names.append(name)
         return names
-
-    def _known(self, name: str) -> set[str]:
-        return {label for label in self.train.having([name]).labels if label is not None}
 
     def _fitting(self, name: str, architecture: Architecture, seconds: float | None) -> int:
         """Steps that the rows are worth and the seconds allow."""
@@ -143,14 +150,16 @@ class JudgeTraining:
 
     def _untrained(self, name: str, architecture: Architecture) -> Judge:
         modality = self.model.modalities[name]
-        return Judge(modality, self.classes, self._known(name), architecture=architecture)
+        train = self.train.having([name])
+        known = [known_values(train, attribute) for attribute in self.attributes]
+        return Judge(modality, self.attributes, known, architecture=architecture)
 
     def _trained(self, name: str, architecture: Architecture, steps: int, on_step: Callable[[int], None]) -> Judge:
         return train_judge(
             self.model.modalities[name],
             name,
             self.train,
-            self.classes,
+            self.attributes,
             architecture=architecture,
             steps=steps,
             seed=self.seed,
@@ -163,7 +172,7 @@ def train_judge(
     modality: Modality,
     name: str,
     rows: Rows,
-    classes: Sequence[str],
+    attributes: Sequence[Attribute],
     *,
     architecture: Architecture = "plugin",
     steps: int = 200,
@@ -179,7 +188,7 @@ def train_judge(
         modality: Whose x it looks at.
         name: Name of the modality in rows.
         rows: Training rows; those without the modality or a label are passed over.
-        classes: Classes of the whole training set, in the order of the outputs.
+        attributes: Attributes of the whole training set, with their classes in the order of the outputs.
         architecture: Architecture of its encoder: the plugin's own, or the plain one of second judges.
         steps: Optimiser steps.
         batch_size: Rows a step.
@@ -191,17 +200,18 @@ def train_judge(
     Raises:
         DataError: Fewer than two classes have a row with the modality.
     """
-    known = {label for label in rows.having([name]).labels if label is not None}
-    if len(known) < 2:
+    having = rows.having([name])
+    known = [known_values(having, attribute) for attribute in attributes]
+    if max(map(len, known), default=0) < 2:
         raise DataError(
-            f"expected rows of at least two classes to train a judge of {name}, got those of {sorted(known)}; labels "
-            "are the field cls"
+            f"expected rows of at least two classes to train a judge of {name}, got those of "
+            f"{sorted(set().union(*known))}; labels are the field cls"
         )
     with torch.random.fork_rng():
         torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, classes, known, architecture=architecture)
-        targets = judge.targets(rows.labels)
-        usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets >= 0))[:, 0]
+        judge = Judge(modality, attributes, known, architecture=architecture)
+        targets_NA = judge.targets(rows.labels)
+        usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets_NA >= 0).any(1))[:, 0]
         settings = Stage(steps=steps, learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=steps // 10)
         optimizers = make_optimizers(judge, settings, matrix_dtype=precision.dtype)
         judge.train()
@@ -213,9 +223,21 @@ def train_judge(
                 group["lr"] = rate
             with precision.autocast(chosen.device):
                 logits = judge(rows.x[name][chosen])
-            nn.functional.cross_entropy(logits.float(), targets[chosen], label_smoothing=0.05).backward()
+            _loss(logits, targets_NA[chosen]).backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             on_step(step + 1)
     return judge.eval()
+
+
+def _loss(logits: Sequence[Tensor], targets_NA: Tensor) -> Tensor:
+    """Return the cross-entropy, summed over attributes, each a mean over the rows whose value is known."""
+    losses = [
+        nn.functional.cross_entropy(
+            logits_NC.float(), targets_N, label_smoothing=0.05, ignore_index=-1, reduction="sum"
+        )
+        / (targets_N >= 0).sum().clamp_min(1)
+        for logits_NC, targets_N in zip(logits, targets_NA.unbind(1), strict=True)
+    ]
+    return torch.stack(losses).sum()

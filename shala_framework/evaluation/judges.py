@@ -3,7 +3,8 @@
 The first judge of a modality has the plugin's own encoder, which the model has too. The second has `PlainEncoder`,
 which differs from all networks of the model, and so detects samples that only look right to the first kind.
 A judge's verdict on generated x is worth no more than its accuracy on real held-out x, which is always reported.
-Shapes: N rows, K samples, F feature_dim.
+A judge has one head for each attribute that labels name; of a plain class it has one.
+Shapes: N rows, K samples, F feature_dim, A attributes.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import Attribute, as_one_class, is_plain
 from shala_framework.evaluation.class_distribution import sampling_noise, total_variation
+from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
@@ -24,41 +27,45 @@ from shala_framework.evaluation.plain_encoder import PlainEncoder
 from shala_framework.evaluation.spread import class_spread, relative_class_spread
 from shala_framework.plugin.modality import Modality
 
+LEAST_ACCURACY = 0.8  # of a judge that can tell an attribute, as a share of the best judge's
+LEAST_SKILL = 0.25  # of the same judge: how far its accuracy is on the way from chance to 1
 NEGLIGIBLE_SPREAD = 0.01  # share of the distance between rows of any class
 Architecture = Literal["plugin", "plain"]
 
 
 class Judge(nn.Module):
-    """An encoder with a linear layer over classes.
+    """An encoder with a linear layer over the classes of each attribute.
 
     Attributes:
-        classes: Class names, in the order of the outputs; the same for the judges of all modalities, so that their
-            verdicts are comparable.
-        known: Classes that it was trained on; some classes may have no row with the modality.
+        attributes: Attributes, whose classes are in the order of the outputs; the same for the judges of all
+            modalities, so that their verdicts are comparable.
+        known: Classes of each attribute that it was trained on; some may have no row with the modality.
         steps: Number of optimiser steps of its training.
     """
 
     def __init__(
         self,
         modality: Modality,
-        classes: Sequence[str],
-        known: Collection[str],
+        attributes: Sequence[Attribute],
+        known: Sequence[Collection[str]],
         feature_dim: int = 128,
         architecture: Architecture = "plugin",
     ) -> None:
         super().__init__()
-        self.classes, self.known = tuple(classes), frozenset(known)
+        self.attributes, self.known = tuple(attributes), tuple(map(frozenset, known))
+        self.sizes = [len(attribute.classes) for attribute in attributes]
         self.steps = 0
         self.encoder = (
             modality.encoder(feature_dim)
             if architecture == "plugin"
             else PlainEncoder(modality.shape, modality.dtype, feature_dim)
         )
-        self.head = nn.Sequential(nn.LayerNorm(feature_dim), nn.SiLU(), nn.Linear(feature_dim, len(self.classes)))
+        # One layer holds the heads of all attributes, side by side.
+        self.head = nn.Sequential(nn.LayerNorm(feature_dim), nn.SiLU(), nn.Linear(feature_dim, sum(self.sizes)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(x))
-        return logits
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each attribute's classes."""
+        return self._by_attribute(self.head(self.encoder(x)))
 
     @torch.no_grad()
     def features(self, x: Tensor, batch_size: int = 128) -> Tensor:
@@ -68,31 +75,48 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def classify(self, x: Tensor, batch_size: int = 128) -> Tensor:
-        """Return the class index of each x [N, ...]: int64 [N]."""
+        """Return the class index of each attribute for each x [N, ...]: int64 [N, A]."""
         self.eval()
-        return torch.cat([self(batch).argmax(1) for batch in x.split(batch_size)])
+        return torch.cat([_largest(self(batch)) for batch in x.split(batch_size)])
 
     @torch.no_grad()
     def verdicts(self, features: Tensor) -> Tensor:
-        """Return the class index of each output of `features` [..., F]: int64 [...]."""
-        classes: Tensor = self.head[1:](features).argmax(-1)
-        return classes
+        """Return the class index of each attribute for each output of `features` [..., F]: int64 [..., A]."""
+        return _largest(self._by_attribute(self.head[1:](features)))
 
     def targets(self, labels: Sequence[str | None]) -> Tensor:
-        """Return the class index of each label, -1 if the judge does not know it: int64 [N]."""
-        return class_indices([label if label in self.known else None for label in labels], self.classes)
+        """Return the class index of each attribute of labels, -1 if the judge does not know it: int64 [N, A]."""
+        pairs = zip(self.attributes, self.known, strict=True)
+        return torch.stack([attribute.indices(labels, known) for attribute, known in pairs], 1)
 
-    def accuracy(self, rows: Rows, name: str) -> float:
-        """Return the accuracy on labelled rows that have the modality."""
-        targets = self.targets(rows.labels)
-        usable = rows.presence[:, list(rows.x).index(name)] & (targets >= 0)
-        return float((self.classify(rows.x[name][usable]) == targets[usable]).float().mean())
+    def _by_attribute(self, logits: Tensor) -> tuple[Tensor, ...]:
+        return tuple(logits.split(self.sizes, -1))
 
 
-def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tensor:
-    """Return the index of each label among the classes, -1 if it is none of them: int64 [N]."""
-    index = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([-1 if label is None else index.get(label, -1) for label in labels], dtype=torch.int64)
+def _largest(logits: Sequence[Tensor]) -> Tensor:
+    return torch.stack([of_attribute.argmax(-1) for of_attribute in logits], -1)
+
+
+def balanced_accuracy(verdicts_N: Tensor, targets_N: Tensor) -> float:
+    """Return the accuracy on rows of each class, averaged over classes; NaN without a row of a known class.
+
+    A judge that always names the most frequent class has 1 / (number of classes).
+    """
+    known = targets_N >= 0
+    right_N, classes_N = (verdicts_N == targets_N)[known].float(), targets_N[known]
+    shares = [float(right_N[classes_N == label].mean()) for label in classes_N.unique().tolist()]
+    return fmean(shares) if shares else math.nan
+
+
+def all_known(values_NA: Tensor) -> Tensor:
+    """Return 1 where all known values of a row are 1, else 0, and NaN in rows without any: float [N].
+
+    Args:
+        values_NA: 1, 0, or NaN where unknown; the last dimension may be empty.
+    """
+    known_NA = ~values_NA.isnan()
+    least_N = (values_NA.nan_to_num(nan=1.0) == 1).all(-1).float()
+    return torch.where(known_NA.any(-1), least_N, math.nan)
 
 
 class Panel:
@@ -103,8 +127,13 @@ class Panel:
         held_out: Rows that samples are compared with.
         groups_N: Groups of held-out rows that are resampled together, or None.
         real: Modality to its judge's features of the held-out rows that have it, float [N, F].
-        real_classes: Modality to the classes that its judge names for those rows, int64 [N].
+        real_classes: Modality to the classes that its judge names for those rows, int64 [N, A].
         reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F].
+        attributes: Attributes that the judges name; empty without judges.
+        able: For each attribute, the modalities whose judges can tell it: with at least 0.8 of the balanced accuracy of
+            the best judge, and clearly better than by chance. A word for a digit does not tell where the digit lies.
+        told: Modality to the attributes, by index, in which its judge's verdicts count: those that it can tell, or the
+            class of plain labels, in which every verdict counts.
     """
 
     def __init__(
@@ -122,6 +151,45 @@ class Panel:
             for name, judge in judges.items()
             if reference is not None and len(reference.index_having([name]))
         }
+        self.attributes: tuple[Attribute, ...] = next((judge.attributes for judge in judges.values()), ())
+        self.able = [self._able(a) for a in range(len(self.attributes))]
+        plain = is_plain(self.attributes)
+        self.told = {name: [a for a, able in enumerate(self.able) if plain or name in able] for name in judges}
+
+    def _able(self, a: int) -> frozenset[str]:
+        accuracy = {}
+        for name, judge in self.judges.items():
+            if len(judge.known[a]) < 2:
+                continue
+            targets_N = judge.targets(self.held_out.having([name]).labels)[:, a]
+            found = balanced_accuracy(self.real_classes[name][:, a], targets_N)
+            if not math.isnan(found):
+                accuracy[name] = found
+        chance = 1 / len(self.attributes[a].classes)
+        least = max(LEAST_ACCURACY * max(accuracy.values(), default=0.0), chance + LEAST_SKILL * (1 - chance))
+        return frozenset(name for name, value in accuracy.items() if value >= least)
+
+    def agreed(self, verdicts: Mapping[str, Tensor]) -> Tensor:
+        """Return whether the judges that can tell an attribute name one class: float [K, A], NaN if fewer than two can.
+
+        Args:
+            verdicts: Modality to class indices [K, A].
+        """
+        columns = []
+        for a in range(len(self.attributes)):
+            judged = {name: value[:, a] for name, value in verdicts.items() if a in self.told[name]}
+            count = len(next(iter(verdicts.values())))
+            columns.append(agreement(judged).float() if len(judged) > 1 else torch.full((count,), math.nan))
+        return torch.stack(columns, 1)
+
+    def coherent(self, verdicts: Mapping[str, Tensor]) -> Tensor:
+        """Return whether the judges agree in every attribute that two of them can tell: float [K], NaN without one."""
+        return all_known(self.agreed(verdicts))
+
+    def by_attribute(self, values_KA: Tensor) -> dict[str, Tensor]:
+        """Return the columns with known values by the names of their attributes; empty for plain labels."""
+        named = [(a, attribute.name) for a, attribute in enumerate(self.attributes) if attribute.name]
+        return {name: values_KA[:, a] for a, name in named if not values_KA[:, a].isnan().all()}
 
     def description(self) -> dict[str, str]:
         """Return a hash of each judge's weights, as JSON values, which identifies the judges."""
@@ -132,9 +200,9 @@ class Panel:
 
         NaN if no two rows share a class, or if those that do are nearly equal, like the word for a class.
         """
-        targets_N = self.judges[name].targets(self.held_out.having([name]).labels)
-        known = targets_N >= 0
-        within = class_spread(self.real[name][known], targets_N[known])
+        targets_NA = self.judges[name].targets(self.held_out.having([name]).labels)[:, self.told[name]]
+        known = (targets_NA >= 0).all(1)
+        within = class_spread(self.real[name][known], as_one_class(targets_NA[known]))
         return within if self._varies(name, within) else math.nan
 
     def set_size(self, name: str, num_samples: int) -> int:
@@ -150,7 +218,7 @@ class Panel:
 
         Returns:
             "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
-            variation) and "classes_noise" (total variation by chance alone).
+            variation) and "classes_noise" (total variation by chance alone), both means over attributes.
         """
         real_NF, judge = self.real[name], self.judges[name]
         size = self.set_size(name, len(samples_KF))
@@ -163,12 +231,18 @@ class Panel:
             precisions, recalls = zip(*(precision_recall(part_KF, real_NF) for part_KF in sets), strict=True)
             found["precision"], found["recall"] = fmean(precisions), fmean(recalls)
         if len(samples_KF) and len(real_NF):
-            classes_K, classes_N = judge.verdicts(samples_KF), self.real_classes[name]
+            told = self.told[name]
+            classes_KA, classes_NA = judge.verdicts(samples_KF)[:, told], self.real_classes[name][:, told]
+            classes_K, classes_N = as_one_class(torch.cat([classes_KA, classes_NA])).split(
+                [len(samples_KF), len(real_NF)]
+            )
             spread = relative_class_spread(samples_KF, classes_K, real_NF, classes_N)
             if self._varies(name, class_spread(real_NF, classes_N)) and not math.isnan(spread):
                 found["spread"] = spread
-            found["classes"] = total_variation(classes_K, classes_N, len(judge.classes))
-            found["classes_noise"] = sampling_noise(classes_K, classes_N, len(judge.classes))
+            columns = [(classes_KA[:, i], classes_NA[:, i], judge.sizes[a]) for i, a in enumerate(told)]
+            if columns:
+                found["classes"] = fmean(total_variation(*column) for column in columns)
+                found["classes_noise"] = fmean(sampling_noise(*column) for column in columns)
         return found
 
     def _varies(self, name: str, within: float) -> bool:

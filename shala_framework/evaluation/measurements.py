@@ -5,6 +5,7 @@ from typing import Literal
 
 import attrs
 
+from shala_framework.evaluation.clusters import ClusterFigures
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.one_to_many import OneToManyFigures
@@ -64,6 +65,7 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     for joint in evaluation.joint:
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (COHERENCE, "higher", joint.coherence),
+            *((f"{COHERENCE} of {name}", "higher", figure) for name, figure in joint.attributes.items()),
             (DISTANCE, "lower", _over_modalities(joint.frechet)),
             ("kernel x 1,000", "lower", _over_modalities(joint.kernel, factor=1e3)),
             ("2nd coherence", "higher", joint.second_coherence),
@@ -83,6 +85,10 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     for found in evaluation.conditional:
         columns = (
             (f"{COHERENCE}, {found.num_given} given", "higher", found.coherence),
+            *(
+                (f"{COHERENCE} of {name}, {found.num_given} given", "higher", figure)
+                for name, figure in found.attributes.items()
+            ),
             (f"{DISTANCE}, {found.num_given} given", "lower", found.frechet),
             (f"diversity, {found.num_given} given", "", found.diversity),
         )
@@ -100,6 +106,10 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     for name, judge in evaluation.judges.items():
         yield from _measured(STAGE_1, REAL_ROWS, [(f"judge of {name}", "higher", judge.real)])
         yield from _measured(STAGE_1, RECONSTRUCTIONS, [(f"judge of {name}", "higher", judge.reconstructed)])
+        for attribute, found_by in judge.attributes.items():
+            column = f"judge of {name}, {attribute}"
+            yield from _measured(STAGE_1, REAL_ROWS, [(column, "higher", found_by.real)])
+            yield from _measured(STAGE_1, RECONSTRUCTIONS, [(column, "higher", found_by.reconstructed)])
     columns = tuple((f"{name}, nats a value", "higher", figure) for name, figure in evaluation.reconstruction.items())
     yield from _measured(STAGE_1, RECONSTRUCTIONS, columns)
     for name, refined in evaluation.refinement.items():
@@ -108,6 +118,8 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     latent = evaluation.latent
     columns = (
         ("linear probe", "higher", latent.probe),
+        *((f"linear probe of {name}", "higher", figure) for name, figure in latent.attributes.items()),
+        *_clusters(latent.clusters),
         ("KL, nats", "", latent.kl),
         ("active dimensions", "", Figure(value=latent.active, count=evaluation.rows)),
     )
@@ -116,14 +128,23 @@ def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
         yield from _cost(evaluation.cost)
 
 
+def _clusters(clusters: Mapping[str, ClusterFigures]) -> Iterator[tuple[str, Better, Figure | None]]:
+    for name, found in clusters.items():
+        of = f" of {name}" if name else ""
+        yield f"cluster accuracy{of}", "higher", found.accuracy
+        yield f"cluster mutual information{of}", "higher", found.mutual_information
+        yield f"cluster Rand index{of}", "higher", found.rand
+
+
 def _one_to_many(found: Sequence[OneToManyFigures]) -> Iterator[Measurement]:
     seen = set()
     for many in found:
-        coherence, variation = f"{COHERENCE}, {many.given} given", f"total variation, {many.given} given"
-        if many.given not in seen:  # what all methods of a run have in common is one figure
+        of = f" of {many.attribute}" if many.attribute else ""
+        coherence, variation = f"{COHERENCE}{of}, {many.given} given", f"total variation{of}, {many.given} given"
+        if (many.given, of) not in seen:  # what all methods of a run have in common is one figure
             yield from _measured(ONE_TO_MANY, REAL_ROWS, [(coherence, "higher", many.real)])
             yield from _measured(ONE_TO_MANY, CHANCE, [(variation, "lower", many.variation_by_chance)])
-            seen.add(many.given)
+            seen.add((many.given, of))
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (coherence, "higher", many.coherence),
             (variation, "lower", many.variation),

@@ -3,11 +3,12 @@
 The targets of one sample have to agree in what is open, and over many samples each possibility has to occur as often as
 in the data. The control draws a separate latent for each target, so that its targets agree only by chance.
 
+Each attribute that labels name has figures of its own.
+
 Shapes: N rows, S samples a row, V rows of one value.
 """
 
 import hashlib
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
@@ -16,7 +17,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.data.labels import CLASS, labels_of
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import Attribute
 from shala_framework.evaluation.class_distribution import sampling_noise, total_variation
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.conditional import given_rows
@@ -30,7 +33,6 @@ from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
 
 LEAST_ROWS_OF_A_VALUE = 10  # training rows of one value of a modality, for a distribution of their classes
-LEAST_ACCURACY = 0.8  # of a target's judge on held-out rows, as a share of the best judge's
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +42,8 @@ class OneToManyFigures:
     Attributes:
         method: "diffusion", with its guidance scales, or "posterior": q(z | x_given) of stage 1.
         given: The given modality.
-        targets: The other modalities whose judges can tell the classes: with at least 0.8 of the best judge's accuracy.
+        targets: The other modalities whose judges can tell the classes: with at least 0.8 of the best judge's balanced
+            accuracy, and clearly better than by chance.
         coherence: Share of samples in which the judges of all targets name one class, whether or not it is the row's.
         independent: Coherence of the control, which takes each target from another sample of the row.
         real: Coherence of the held-out rows' own targets; None without complete rows.
@@ -50,6 +53,7 @@ class OneToManyFigures:
             same given value, averaged over values (weighted by their rows) and targets. The judges' errors add to it.
             None if no value leaves the class open.
         variation_by_chance: Mean total variation between two random sets of these sizes from one distribution.
+        attribute: Attribute that the targets have to agree in; empty for the class of plain labels.
     """
 
     method: str
@@ -61,6 +65,7 @@ class OneToManyFigures:
     num_values: int
     variation: Figure | None
     variation_by_chance: Figure | None
+    attribute: str = CLASS
 
 
 def measure_one_to_many(
@@ -74,7 +79,7 @@ def measure_one_to_many(
     reporter: Reporter,
     parts: Parts,
 ) -> list[OneToManyFigures]:
-    """Return figures of each method and given modality, if the judges of two or more others can tell the classes.
+    """Return figures of each attribute, given modality and method, if the judges of two or more others can tell it.
 
     Args:
         model: With both stages trained.
@@ -87,53 +92,64 @@ def measure_one_to_many(
         parts: Keeps the figures of each method and modality.
     """
     rows = given_rows(panel, num_rows)
-    able = _able_judges(panel)
-    chosen = [name for name in model.names if len(able - {name}) > 1 and len(rows.index_having([name]))]
+    chosen = {
+        given: [a for a, able in enumerate(panel.able) if len(able - {given}) > 1]
+        for given in model.names
+        if len(rows.index_having([given]))
+    }
+    chosen = {given: told for given, told in chosen.items() if told}
     if not chosen:
         return []
     depends = [num_rows, settings.num_row_samples, settings.group, panel.description()]
     methods = list(conditional_methods(settings, model.guidance, refined=bool(model.refined_names)))
-    reporter.begin("one to many", len(chosen) * len(methods), "figure")
-    figures = []
-    for given in chosen:
-        labels_of = _labels_of_values(train, given)
-        for method in methods:
-            figures.append(
-                parts.value(
-                    f"one to many, {given}, {method.title}",
-                    [*depends, *method.settings(model.spec)],
-                    OneToManyFigures,
-                    partial(_measure, model, panel, able - {given}, rows, labels_of, settings, method, given, seed),
-                )
+    reporter.begin("one to many", len(chosen) * len(methods), "sampling")
+    figures: list[OneToManyFigures] = []
+    for number, given in enumerate(chosen):
+        rows_of = _rows_of_values(train, given)
+        for done, method in enumerate(methods, 1 + number * len(methods)):
+            figures += parts.value(
+                f"one to many, {given}, {method.title}",
+                [*depends, *method.settings(model.spec)],
+                list[OneToManyFigures],
+                partial(
+                    _measure, model, panel, train.labels, rows_of, chosen[given], rows, settings, method, given, seed
+                ),
             )
-            reporter.advance(len(figures))
+            reporter.advance(done)
     reporter.finish()
-    return figures
-
-
-def _able_judges(panel: Panel) -> set[str]:
-    """Return the modalities whose judges are about as accurate as the best judge."""
-    accuracy = {name: judge.accuracy(panel.held_out, name) for name, judge in panel.judges.items()}
-    measured = {name: value for name, value in accuracy.items() if not math.isnan(value)}  # NaN without labelled rows
-    best = max(measured.values(), default=0.0)
-    return {name for name, value in measured.items() if value >= LEAST_ACCURACY * best}
+    return sorted(figures, key=lambda found: (list(chosen).index(found.given), found.attribute))
 
 
 def _measure(
     model: ShaLa,
     panel: Panel,
-    able: Collection[str],
+    labels: Sequence[str | None],
+    rows_of: Mapping[str, Sequence[int]],
+    told: Sequence[int],
     rows: Rows,
-    labels_of: Mapping[str, Sequence[str]],
     settings: Evaluate,
     method: Method,
     given: str,
     seed: int,
-) -> OneToManyFigures:
+) -> list[OneToManyFigures]:
+    """Return the figures of each attribute among `told`, by index.
+
+    Args:
+        model: With both stages trained.
+        panel: The judges.
+        labels: Labels of the training rows.
+        rows_of: Training rows of each value of the given modality.
+        told: Attributes that two targets can tell.
+        rows: Held-out rows to generate from.
+        settings: Samples for each row, and the pattern of groups.
+        method: How z is sampled.
+        given: The given modality.
+        seed: Seed of the samples.
+    """
     index = rows.index_having([given])
-    targets = {name: judge for name, judge in panel.judges.items() if name in able}
+    able = [panel.able[a] - {given} for a in told]
     # The control needs as many samples of a row as there are targets.
-    num_samples = max(settings.num_row_samples, len(targets))
+    num_samples = max(settings.num_row_samples, *map(len, able))
     x = model.generate(
         num_samples,
         given={given: rows.x[given][index]},
@@ -143,47 +159,79 @@ def _measure(
         refine=method.refine,
         seed=seed,
     )
-    verdicts_NS = {name: judge.classify(x[name].flatten(0, 1)).view(len(index), -1) for name, judge in targets.items()}
+    shape = (len(index), num_samples)
+    verdicts_NSA = {
+        name: judge.classify(x[name].flatten(0, 1)).unflatten(0, shape)
+        for name, judge in panel.judges.items()
+        if any(name in targets for targets in able)
+    }
+    figures = []
+    for a, targets in zip(told, able, strict=True):
+        values = _open_values(rows.x[given][index], rows_of, labels_of(labels, panel.attributes[a].name))
+        verdicts_NS = {name: value[..., a] for name, value in verdicts_NSA.items() if name in targets}
+        figures.append(_figures(panel, a, rows, index, settings.group, method.title, given, list(values), verdicts_NS))
+    return figures
+
+
+def _figures(
+    panel: Panel,
+    a: int,
+    rows: Rows,
+    index: Tensor,
+    group: str | None,
+    method: str,
+    given: str,
+    values: Sequence[tuple[Tensor, Sequence[str]]],
+    verdicts_NS: Mapping[str, Tensor],
+) -> OneToManyFigures:
+    """Return the figures of one attribute, from what the judges of its targets name in it."""
     shifted_NS = {name: value.roll(shift, 1) for shift, (name, value) in enumerate(verdicts_NS.items())}
-    groups_N = row_groups([rows.keys[i] for i in index.tolist()], settings.group)
+    groups_N = row_groups([rows.keys[i] for i in index.tolist()], group)
     coherence, independent = (
         mean_figure(agreement({n: v.flatten() for n, v in found.items()}).view(len(index), -1).T.float(), groups_N)
         for found in (verdicts_NS, shifted_NS)
     )
-    complete = rows.having(list(targets))
+    complete = rows.having(list(verdicts_NS))
     real = None
     if len(complete):
-        own = agreement({name: judge.classify(complete.x[name]) for name, judge in targets.items()})
-        real = mean_figure(own.float()[None], row_groups(complete.keys, settings.group))
-    values = list(_open_values(rows.x[given][index], labels_of))
-    variation, by_chance = _variations(panel, values, verdicts_NS)
+        own = agreement({name: panel.judges[name].classify(complete.x[name])[:, a] for name in verdicts_NS})
+        real = mean_figure(own.float()[None], row_groups(complete.keys, group))
+    attribute = panel.attributes[a]
+    known = {name: panel.judges[name].known[a] for name in verdicts_NS}
+    variation, by_chance = _variations(attribute, known, values, verdicts_NS)
     return OneToManyFigures(
-        method=method.title,
+        method=method,
         given=given,
-        targets=list(targets),
+        targets=list(verdicts_NS),
         coherence=coherence,
         independent=independent,
         real=real,
         num_values=len(values),
         variation=variation,
         variation_by_chance=by_chance,
+        attribute=attribute.name,
     )
 
 
 def _variations(
-    panel: Panel, values: Sequence[tuple[Tensor, Sequence[str]]], verdicts_NS: Mapping[str, Tensor]
+    attribute: Attribute,
+    known: Mapping[str, Collection[str]],
+    values: Sequence[tuple[Tensor, Sequence[str]]],
+    verdicts_NS: Mapping[str, Tensor],
 ) -> tuple[Figure | None, Figure | None]:
     """Return the mean total variation over values and targets, and its value by chance; None without values."""
     if not values:
         return None, None
     found, chance, weights = [], [], []
     for rows_V, labels in values:
-        pairs = [(panel.judges[n].targets(labels), v[rows_V].flatten(), n) for n, v in verdicts_NS.items()]
-        known = [(true[true >= 0], classes, len(panel.judges[name].classes)) for true, classes, name in pairs]
-        known = [(true, classes, count) for true, classes, count in known if len(true)]
-        if known:
-            found.append(fmean(total_variation(classes, true, count) for true, classes, count in known))
-            chance.append(fmean(sampling_noise(classes, true, count) for true, classes, count in known))
+        count, sets = len(attribute.classes), []
+        for name, verdicts in verdicts_NS.items():
+            true = [attribute.classes.index(label) for label in labels if label in known[name]]
+            if true:
+                sets.append((verdicts[rows_V].flatten(), torch.tensor(true), count))
+        if sets:
+            found.append(fmean(total_variation(*both) for both in sets))
+            chance.append(fmean(sampling_noise(*both) for both in sets))
             weights.append(len(rows_V))
     if not weights:
         return None, None
@@ -194,25 +242,25 @@ def _variations(
     return variation, by_chance
 
 
-def _labels_of_values(train: Rows, name: str) -> dict[str, list[str]]:
-    """Group the labels of the training rows by the value of a modality."""
-    labels_of: dict[str, list[str]] = {}
+def _rows_of_values(train: Rows, name: str) -> dict[str, list[int]]:
+    """Group the training rows by the value of a modality."""
+    found: dict[str, list[int]] = {}
     for i in train.index_having([name]).tolist():
-        label = train.labels[i]
-        if label is not None:
-            labels_of.setdefault(_digest(train.x[name][i]), []).append(label)
-    return labels_of
+        found.setdefault(_digest(train.x[name][i]), []).append(i)
+    return found
 
 
-def _open_values(x: Tensor, labels_of: Mapping[str, Sequence[str]]) -> Iterator[tuple[Tensor, Sequence[str]]]:
+def _open_values(
+    x: Tensor, rows_of: Mapping[str, Sequence[int]], labels: Sequence[str | None]
+) -> Iterator[tuple[Tensor, Sequence[str]]]:
     """Yield the rows of each value that leaves the class open, and the labels of the training rows with this value."""
-    rows_of: dict[str, list[int]] = {}
+    same: dict[str, list[int]] = {}
     for i, value in enumerate(x):
-        rows_of.setdefault(_digest(value), []).append(i)
-    for digest, rows in rows_of.items():
-        labels = labels_of.get(digest, ())
-        if len(labels) >= LEAST_ROWS_OF_A_VALUE and len(set(labels)) > 1:
-            yield torch.tensor(rows), labels
+        same.setdefault(_digest(value), []).append(i)
+    for digest, rows in same.items():
+        known = [label for label in (labels[i] for i in rows_of.get(digest, ())) if label is not None]
+        if len(known) >= LEAST_ROWS_OF_A_VALUE and len(set(known)) > 1:
+            yield torch.tensor(rows), known
 
 
 def _digest(x: Tensor) -> str:

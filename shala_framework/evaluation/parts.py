@@ -14,7 +14,7 @@ from shala_framework.support.checkpoint import load_module, read_checkpoint, wri
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
-FORMAT = 3  # version of the files, included in every part's name: parts of other versions are computed again
+FORMAT = 4  # version of the files, included in every part's name: parts of other versions are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 

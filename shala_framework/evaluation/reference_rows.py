@@ -10,6 +10,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from shala_framework.data.labels import label_attributes
 from shala_framework.data.rows import Rows
 
 SHARE = 4  # one row in this many is kept from the judges
@@ -19,8 +20,8 @@ MOST_ROWS = 1_000
 def split_reference(rows: Rows, groups_N: Tensor | None, *, seed: int = 0) -> tuple[Rows, Rows]:
     """Divide training rows into those for judges and those for reference: a quarter of them, at most 1,000.
 
-    Whole groups go to one side, so that judges know no person of the reference. Judges keep at least half of each
-    class's rows.
+    Whole groups go to one side, so that judges know no person of the reference. Judges keep at least half of the rows
+    of each class, or of each value of each attribute.
 
     Args:
         rows: Training rows.
@@ -34,14 +35,15 @@ def split_reference(rows: Rows, groups_N: Tensor | None, *, seed: int = 0) -> tu
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups_N.tolist()):
         members.setdefault(group, []).append(row)
-    left = Counter(rows.labels)
-    least = {label: -(-count // 2) for label, count in left.items()}
+    values = [tuple(label_attributes(label).items()) for label in rows.labels]
+    left = Counter(value for found in values for value in found)
+    least = {value: -(-count // 2) for value, count in left.items()}
     wanted = min(len(rows) // SHARE, MOST_ROWS)
     chosen: list[int] = []
     for group in sorted(members, key=lambda group: _rank(group, seed)):
-        lost = Counter(rows.labels[row] for row in members[group])
+        lost = Counter(value for row in members[group] for value in values[row])
         fits = len(chosen) + len(members[group]) <= wanted
-        if fits and all(label is None or left[label] - count >= least[label] for label, count in lost.items()):
+        if fits and all(left[value] - count >= least[value] for value, count in lost.items()):
             chosen += members[group]
             left -= lost
     is_reference_N = torch.zeros(len(rows), dtype=torch.bool)

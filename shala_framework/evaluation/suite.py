@@ -9,16 +9,19 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.data.labels import CLASS, labels_of
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
+from shala_framework.evaluation.attributes import Attribute, find_attributes
 from shala_framework.evaluation.calibration import Calibration, CalibrationFigures
+from shala_framework.evaluation.clusters import ClusterFigures, measure_clusters
 from shala_framework.evaluation.conditional import ConditionalFigures, conditional_reference, measure_conditional
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.counts import Counts
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
 from shala_framework.evaluation.judge_training import JudgeTraining
-from shala_framework.evaluation.judges import Panel, class_indices
+from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.latents import active_dimensions, effective_dimensions, linear_probe
 from shala_framework.evaluation.likelihood_figures import LikelihoodFigures, measure_log_likelihoods
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
@@ -37,9 +40,25 @@ from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.precision import FLOAT32, Precision
 
+MULTIMODAL = "multimodal-vae"  # the suite of that field's papers
 MOST_METRIC_ROWS = 2_000  # training rows whose latents define the metric of calibration
 FEW_GROUPS = 10  # a bootstrap over fewer groups is unreliable
 _NAMED_LABELS = 5  # largest number of labels in a note
+
+
+@attrs.frozen(kw_only=True)
+class AttributeFigures:
+    """Accuracy of a judge in one attribute.
+
+    Attributes:
+        real: Accuracy on held-out rows.
+        reconstructed: Accuracy on their reconstructions.
+        counts: Whether the judge can tell the attribute, and so its verdicts count in the figures of samples.
+    """
+
+    real: Figure
+    reconstructed: Figure
+    counts: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +71,7 @@ class JudgeFigures:
         second_real: Accuracy of the modality's second judge on held-out rows; None if it has none.
         second_reconstructed: The same on reconstructions.
         steps: Number of optimiser steps of the first judge's training; None in files of earlier versions.
+        attributes: The same by attribute, of which the figures above are means; empty for plain labels.
     """
 
     real: Figure
@@ -59,6 +79,7 @@ class JudgeFigures:
     second_real: Figure | None
     second_reconstructed: Figure | None
     steps: int | None = None
+    attributes: dict[str, AttributeFigures] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -66,11 +87,15 @@ class LatentFigures:
     """Figures of the shared latent.
 
     Attributes:
-        probe: Accuracy of a linear classifier of the posterior mean on held-out rows; None without labels.
+        probe: Accuracy of a linear classifier of the posterior mean on held-out rows, a mean over attributes; None
+            without labels.
         dimensions: D.
         active: Number of dimensions whose posterior mean varies.
         effective: Participation ratio of the posterior means' covariance.
         kl: KL(q(z | x) || N(0, I)) of held-out rows, nats.
+        attributes: Accuracy of the linear classifier of each attribute; empty for plain labels.
+        clusters: In the suite "multimodal-vae", agreement of the clusters of posterior means with each attribute, by
+            name; empty without labels.
     """
 
     probe: Figure | None
@@ -78,6 +103,8 @@ class LatentFigures:
     active: int
     effective: float
     kl: Figure
+    attributes: dict[str, Figure] = attrs.field(factory=dict)
+    clusters: dict[str, ClusterFigures] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -146,11 +173,12 @@ def evaluate(
 
     Raises:
         CheckpointError: A stage is not trained.
+        DataError: Some labels of the training rows name a class and others attributes.
     """
     reporter, parts, pace = reporter or Silent(), parts or Parts(), Pace(seconds)
     notes: list[str] = []
-    classes = sorted({label for label in train.labels if label is not None})
-    notes += _unseen_labels(classes, held_out)
+    attributes = find_attributes(train)
+    notes += [note for attribute in attributes for note in _unseen_labels(attribute, held_out)]
     groups_N = row_groups(held_out.keys, settings.group)
     if groups_N is not None and len(groups_N.unique()) < FEW_GROUPS:
         notes.append(
@@ -175,10 +203,13 @@ def evaluate(
         partial(measure_refinement, model, held_out, z_ND),
     )
     latent = parts.value(
-        "latent", settings.group, LatentFigures, partial(_latent, model, train, held_out, q, classes, groups_N)
+        "latent",
+        [settings.group, settings.suite],
+        LatentFigures,
+        partial(_latent, model, train, held_out, q, attributes, groups_N, clustering=settings.suite == MULTIMODAL),
     )
     seen, reference = split_reference(train, row_groups(train.keys, settings.group), seed=seed)
-    training = JudgeTraining(model, seen, held_out, classes, settings.judge_steps, seed, precision)
+    training = JudgeTraining(model, seen, held_out, attributes, settings.judge_steps, seed, precision)
     judges, second_judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out, reference, groups_N)
     second = Panel(second_judges, held_out, reference, groups_N)
@@ -212,7 +243,7 @@ def evaluate(
                 model, panel, second, settings, num_rows, seed=seed, reporter=reporter, parts=parts
             )
             conditional_real = conditional_reference(panel, num_rows) if conditional else {}
-            if settings.suite == "multimodal-vae":
+            if settings.suite == MULTIMODAL:
                 one_to_many = measure_one_to_many(
                     model, panel, train, settings, num_rows, seed=seed, reporter=reporter, parts=parts
                 )
@@ -242,16 +273,18 @@ def evaluate(
     )
 
 
-def _unseen_labels(classes: Sequence[str], held_out: Rows) -> list[str]:
+def _unseen_labels(attribute: Attribute, held_out: Rows) -> list[str]:
     """Return a note on held-out rows' labels that no training row has; empty if there are none."""
-    unseen = Counter(label for label in held_out.labels if label is not None and label not in classes)
+    classes, named = attribute.classes, f" of the attribute {attribute.name!r}" if attribute.name else ""
+    labels = labels_of(held_out.labels, attribute.name)
+    unseen = Counter(label for label in labels if label is not None and label not in classes)
     if not classes or not unseen:
         return []
     few = ", ".join(f"{label!r} ({number})" for label, number in sorted(unseen.items())[:_NAMED_LABELS])
     more = ", ..." if len(unseen) > _NAMED_LABELS else ""
     return [
-        f"{unseen.total()} of {len(held_out)} held-out rows have labels that no training row has, and count neither "
-        f"for nor against: {few}{more}; training rows have {', '.join(map(repr, classes[:_NAMED_LABELS]))}"
+        f"{unseen.total()} of {len(held_out)} held-out rows have labels{named} that no training row has, and count "
+        f"neither for nor against: {few}{more}; training rows have {', '.join(map(repr, classes[:_NAMED_LABELS]))}"
         f"{', ...' if len(classes) > _NAMED_LABELS else ''}"
     ]
 
@@ -259,28 +292,39 @@ def _unseen_labels(classes: Sequence[str], held_out: Rows) -> list[str]:
 def _judge_figures(model: ShaLa, panel: Panel, second: Panel, z_ND: Tensor) -> dict[str, JudgeFigures]:
     figures = {}
     for name in panel.judges:
-        real, reconstructed = _accuracies(model, panel, name, z_ND)
-        others = _accuracies(model, second, name, z_ND) if name in second.judges else (None, None)
+        real_NA, reconstructed_NA = _right(model, panel, name, z_ND)
+        others = _right(model, second, name, z_ND) if name in second.judges else None
+        index = panel.held_out.index_having([name])
+        groups_N = None if panel.groups_N is None else panel.groups_N[index]
+        by_attribute = panel.by_attribute(reconstructed_NA)
         figures[name] = JudgeFigures(
-            real=real,
-            reconstructed=reconstructed,
-            second_real=others[0],
-            second_reconstructed=others[1],
+            real=mean_figure(real_NA.nanmean(1)[None], groups_N),
+            reconstructed=mean_figure(reconstructed_NA.nanmean(1)[None], groups_N),
+            second_real=None if others is None else mean_figure(others[0].nanmean(1)[None], groups_N),
+            second_reconstructed=None if others is None else mean_figure(others[1].nanmean(1)[None], groups_N),
             steps=panel.judges[name].steps,
+            attributes={
+                attribute.name: AttributeFigures(
+                    real=mean_figure(real_NA[None, :, a], groups_N),
+                    reconstructed=mean_figure(reconstructed_NA[None, :, a], groups_N),
+                    counts=a in panel.told[name],
+                )
+                for a, attribute in enumerate(panel.attributes)
+                if attribute.name in by_attribute
+            },
         )
     return figures
 
 
-def _accuracies(model: ShaLa, panel: Panel, name: str, z_ND: Tensor) -> tuple[Figure, Figure]:
-    """Return a judge's accuracy on held-out rows and on their reconstructions."""
+def _right(model: ShaLa, panel: Panel, name: str, z_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether a judge is right on held-out rows and on their reconstructions: float [N, A], NaN if unknown."""
     judge = panel.judges[name]
     index = panel.held_out.index_having([name])
-    targets_N = judge.targets([panel.held_out.labels[i] for i in index.tolist()])
-    groups_N = None if panel.groups_N is None else panel.groups_N[index]
-    decoded_N = judge.classify(model.decode(z_ND[index])[name])
+    targets_NA = judge.targets([panel.held_out.labels[i] for i in index.tolist()])
+    decoded_NA = judge.classify(model.decode(z_ND[index])[name])
     real, reconstructed = (
-        mean_figure(torch.where(targets_N >= 0, (verdicts_N == targets_N).float(), math.nan)[None], groups_N)
-        for verdicts_N in (panel.real_classes[name], decoded_N)
+        torch.where(targets_NA >= 0, (verdicts_NA == targets_NA).float(), math.nan)
+        for verdicts_NA in (panel.real_classes[name], decoded_NA)
     )
     return real, reconstructed
 
@@ -306,21 +350,29 @@ def _latent(
     train: Rows,
     held_out: Rows,
     q: GaussianPosterior,
-    classes: Sequence[str],
+    attributes: Sequence[Attribute],
     groups_N: Tensor | None,
+    *,
+    clustering: bool,
 ) -> LatentFigures:
-    probe = None
-    targets_N = class_indices(held_out.labels, classes)
-    if len(classes) > 1 and (targets_N >= 0).any():
-        classes_N = class_indices(train.labels, classes)
-        labelled = torch.nonzero(classes_N >= 0)[:, 0]
-        z_ND = latents_of(model.autoencoder, train.take(labelled), model.device).mean_ND
-        read_N = linear_probe(z_ND, classes_N[labelled], q.mean_BD)
-        probe = mean_figure(torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)[None], groups_N)
+    right: dict[str, Tensor] = {}
+    clusters: dict[str, ClusterFigures] = {}
+    usable = [a for a in attributes if len(a.classes) > 1 and (a.indices(held_out.labels) >= 0).any()]
+    mean_ND = latents_of(model.autoencoder, train, model.device).mean_ND if usable else q.mean_BD[:0]
+    for attribute in usable:
+        classes_N, targets_N = attribute.indices(train.labels), attribute.indices(held_out.labels)
+        labelled = classes_N >= 0
+        read_N = linear_probe(mean_ND[labelled], classes_N[labelled], q.mean_BD)
+        right[attribute.name] = torch.where(targets_N >= 0, (read_N == targets_N).float(), math.nan)
+        if clustering:
+            clusters[attribute.name] = measure_clusters(mean_ND, q.mean_BD, targets_N, len(attribute.classes), groups_N)
+    probe_N = torch.stack(list(right.values())).nanmean(0) if right else None
     return LatentFigures(
-        probe=probe,
+        probe=None if probe_N is None else mean_figure(probe_N[None], groups_N),
         dimensions=q.mean_BD.shape[1],
         active=active_dimensions(q.mean_BD),
         effective=effective_dimensions(q.mean_BD),
         kl=mean_figure(q.kl_BD().sum(1)[None], groups_N),
+        attributes={name: mean_figure(values_N[None], groups_N) for name, values_N in right.items() if name != CLASS},
+        clusters=clusters,
     )

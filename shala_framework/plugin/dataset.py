@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,13 +20,14 @@ class Sample:
             files.
         split: Split that the sample belongs to: "train", "validation" or "test".
         fields: Field name (a file extension such as "mp4") to original bytes. A missing modality has no field.
-        label: Name of the sample's class, or None.
+        label: Name of the sample's class; or the value of each of several attributes by name, None where it is unknown,
+            such as {"digit": "3", "place": None}; or None.
     """
 
     key: str
     split: str
     fields: dict[str, bytes]
-    label: str | None = None
+    label: str | Mapping[str, str | int | bool | None] | None = None
 
 
 @attrs.define

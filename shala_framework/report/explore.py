@@ -18,6 +18,7 @@ import attrs
 import jinja2
 import torch
 
+from shala_framework.data.labels import label_title
 from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
 from shala_framework.model.given import MediaKind, media_kind
@@ -233,7 +234,7 @@ def build_page(model: ShaLa, rows: Rows | None, folder: str) -> Any:
         []
         if rows is None
         else [
-            printable(f"{n}: {key} {label or ''}".strip(), lines=False)
+            printable(f"{n}: {key} {label_title(label)}".strip(), lines=False)
             for n, (key, label) in enumerate(zip(rows.keys, rows.labels, strict=True))
         ]
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shala_framework import __version__
+from shala_framework.data.labels import label_title
 from shala_framework.data.latent_files import LatentFiles, read_latent_counts
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
@@ -304,7 +305,7 @@ def _cross_modal(model: ShaLa, held_out: Rows) -> dict[str, list[SignalGroup]]:
                 there = bool(rows.presence[n, model.names.index(name)])
                 true = _cells(model, {name: rows.x[name][n]}, [name], "true")[0]
                 cells.append(true if there else attrs.evolve(true, media=[]))
-            label = rows.labels[n]
+            label = label_title(rows.labels[n])
             panels.append(SignalGroup(f"{key}{f': {label}' if label else ''}", cells))
         found[given] = panels
     return found
@@ -334,7 +335,10 @@ def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
     x = model.decode(torch.lerp(z_2D[:1], z_2D[1:], torch.linspace(0, 1, NUM_STEPS)[:, None]))
     shares = torch.linspace(0, 1, NUM_STEPS).tolist()
     return {
-        "ends": [f"{key}{f' ({label})' if label else ''}" for key, label in zip(ends.keys, ends.labels, strict=True)],
+        "ends": [
+            f"{key}{f' ({label_title(label)})' if label else ''}"
+            for key, label in zip(ends.keys, ends.labels, strict=True)
+        ],
         "lines": [
             SignalGroup(
                 name,
@@ -359,7 +363,7 @@ def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
         "method": method,
         "x": points_N2[:, 0].round(3).tolist(),
         "y": points_N2[:, 1].round(3).tolist(),
-        "labels": [label or "" for label in rows.labels],
+        "labels": [label_title(label) for label in rows.labels],
         "keys": list(rows.keys),
         "sheet": picture_uri(sheet[0]) if sheet else "",
         "shown": sheet[1] if sheet else "",

@@ -56,8 +56,8 @@ def _draw_joint(joint: Sequence[JointFigures], title: str) -> bytes:
             recall = sum(f.value for f in figures.recall.values()) / len(figures.recall)
             precision = sum(f.value for f in figures.precision.values()) / len(figures.precision)
             manifold.plot([recall], [precision], "o", color=colour, label=figures.method)
-    _finish(coherence, "Frechet distance, mean over modalities", "joint coherence")
-    _finish(manifold, "recall, mean over modalities", "precision, mean over modalities")
+    finish_axes(coherence, "Frechet distance, mean over modalities", "joint coherence")
+    finish_axes(manifold, "recall, mean over modalities", "precision, mean over modalities")
     manifold.set_xlim(0, 1.02)
     return _png(canvas, title)
 
@@ -80,8 +80,8 @@ def _draw_conditional(conditional: Sequence[ConditionalFigures], title: str) -> 
             right.plot(*zip(*varied, strict=True), "o-", color=colour, label=method)
     for axes in (left, right):
         axes.set_xticks(sorted({figures.num_given for figures in conditional}))
-    _finish(left, "given modalities", "conditional coherence")
-    _finish(right, "given modalities", "diversity, 1: as real rows of one class", top=None)
+    finish_axes(left, "given modalities", "conditional coherence")
+    finish_axes(right, "given modalities", "diversity, 1: as real rows of one class", top=None)
     return _png(canvas, title)
 
 
@@ -120,9 +120,9 @@ def draw_comparison(comparison: Comparison, kind: PictureFormat) -> bytes | None
             color=COLOURS[groups.index(row.group) % len(COLOURS)],
             label=", ".join([*row.group, row.method]),
         )
-    _finish(axes, "Frechet distance, mean over modalities", "joint coherence")
+    finish_axes(axes, "Frechet distance, mean over modalities", "joint coherence")
     title = f"{', '.join(comparison.by) or 'all runs'}; {comparison.split} split"
-    return _drawn(canvas, title, kind)
+    return save_canvas(canvas, title, kind)
 
 
 def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> bytes:
@@ -142,12 +142,13 @@ def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> 
                 linewidth=1,
                 label=f"{figures.method}, given {figures.num_given}",
             )
-        _finish(axes, f"nominal share, %, {label}", "held-out latents within, %", top=102)
+        finish_axes(axes, f"nominal share, %, {label}", "held-out latents within, %", top=102)
         axes.set_xlim(40, 100)
     return _png(canvas, title)
 
 
-def _finish(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) -> None:
+def finish_axes(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) -> None:
+    """Label axes from 0 to a top, with a grid, and a legend if something is labelled."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_ylim(0, top)
@@ -158,10 +159,11 @@ def _finish(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) ->
 
 
 def _png(canvas: Canvas, title: str) -> bytes:
-    return _drawn(canvas, title, "png")
+    return save_canvas(canvas, title, "png")
 
 
-def _drawn(canvas: Canvas, title: str, kind: PictureFormat) -> bytes:
+def save_canvas(canvas: Canvas, title: str, kind: PictureFormat) -> bytes:
+    """Return a picture without its date, so that equal figures give equal bytes."""
     dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[kind]
     canvas.suptitle(title)
     buffer = io.BytesIO()

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from shala_framework.data.labels import label_title
 from shala_framework.data.rows import Rows
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.plugin.media import encode_mp4, encode_png
@@ -86,7 +87,7 @@ class SampleWriter:
         wanted = [m for m in model.names if m not in given or m in (self.wanted or ())]
         groups = []
         for n, key in enumerate(rows.keys):
-            label = f" ({_caption(rows.labels[n] or '')})" if rows.labels[n] else ""
+            label = f" ({_caption(label_title(rows.labels[n]))})" if rows.labels[n] else ""
             head = [(f"given {m}", self._preview(m, rows.x[m][n])) for m in given]
             tail = [(f"true {m}", self._true_preview(rows, m, n)) for m in wanted] if truth else []
             strips = [Strip(caption + label, preview) for caption, preview in head]

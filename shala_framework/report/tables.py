@@ -10,7 +10,7 @@ import cattrs
 
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.joint import JointFigures
-from shala_framework.evaluation.suite import Evaluation
+from shala_framework.evaluation.suite import AttributeFigures, Evaluation
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
 
@@ -98,6 +98,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                 for name, j in evaluation.judges.items()
             ],
         )
+    yield from _attribute_tables(evaluation)
     yield from _joint_tables(evaluation.joint)
     yield from _conditional_tables(evaluation)
     yield from _one_to_many_tables(evaluation)
@@ -157,9 +158,26 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
             [[name, show(f.decoder), show(f.refined), show(f.gain)] for name, f in evaluation.refinement.items()],
         )
     latent = evaluation.latent
+    if latent.clusters:
+        yield (
+            "clusters of the shared latent by k-means, compared with classes: accuracy of the best assignment, "
+            "normalised mutual information, adjusted Rand index",
+            ["", "accuracy", "mutual information", "Rand"],
+            [
+                [name or "class", show(f.accuracy), show(f.mutual_information), show(f.rand)]
+                for name, f in latent.clusters.items()
+            ],
+        )
     yield (
         "shared latent",
-        ["dimensions", "active", "effective", "KL, nats", "linear probe"],
+        [
+            "dimensions",
+            "active",
+            "effective",
+            "KL, nats",
+            "linear probe",
+            *(f"of {name}" for name in latent.attributes),
+        ],
         [
             [
                 str(latent.dimensions),
@@ -167,9 +185,43 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                 f"{latent.effective:.1f}",
                 show(latent.kl, digits=1),
                 show(latent.probe),
+                *(show(figure) for figure in latent.attributes.values()),
             ]
         ],
     )
+
+
+def _attribute_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    """Yield the figures of each attribute, if labels name several."""
+    names = list(dict.fromkeys(name for judge in evaluation.judges.values() for name in judge.attributes))
+    if not names:
+        return
+
+    def accuracy(figures: AttributeFigures | None) -> str:
+        if figures is None:
+            return ""
+        return show(figures.real) if figures.counts else f"({show(figures.real, bounds=False)})"
+
+    yield (
+        "judges by attribute: accuracy on real rows; verdicts of those in parentheses do not count: they cannot tell "
+        "the attribute",
+        ["", *names],
+        [[name, *(accuracy(j.attributes.get(a)) for a in names)] for name, j in evaluation.judges.items()],
+    )
+    of_joint = [f for f in evaluation.joint if f.attributes]
+    if of_joint:
+        yield (
+            "coherence of joint samples by attribute, among the judges that can tell it",
+            ["", *names],
+            [[f.method, *(show(f.attributes.get(a)) for a in names)] for f in of_joint],
+        )
+    of_given = [f for f in evaluation.conditional if f.attributes]
+    if of_given:
+        yield (
+            "coherence of samples from given modalities by attribute, where both sides can tell it",
+            ["", "given", *names],
+            [[f.method, str(f.num_given), *(show(f.attributes.get(a)) for a in names)] for f in of_given],
+        )
 
 
 def _joint_tables(joint: Sequence[JointFigures]) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
@@ -265,15 +317,27 @@ def _conditional_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[
 
 def _one_to_many_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
     if evaluation.one_to_many:
+        named = any(f.attribute for f in evaluation.one_to_many)
+        which = ["given", "attribute"] if named else ["given"]
         yield (
             "all others from one modality: agreement of those whose judges can tell the classes, beside that with a "
             "latent for each and of real rows; total variation of their classes from those of training rows of the "
             "same given value",
-            ["", "given", "coherence", "a latent for each", "real rows", "open values", "variation", "by chance"],
+            [
+                "",
+                *which,
+                "coherence",
+                "a latent for each",
+                "real rows",
+                "open values",
+                "variation",
+                "by chance",
+            ],
             [
                 [
                     f.method,
                     f.given,
+                    *([f.attribute] if named else []),
                     show(f.coherence),
                     show(f.independent, bounds=False),
                     show(f.real, bounds=False),

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.data.hiding import hide_modalities
 from shala_framework.data.identity import describe_shards
 from shala_framework.data.order import SampleOrder, WeightedOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
@@ -287,6 +288,12 @@ class RunData:
 
     def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
         """Return endless shuffled training batches from a step on; each process gets its share."""
+        return map(self._without_hidden, self._batches(start_step, batch_size))
+
+    def _without_hidden(self, rows: Rows) -> Rows:
+        return hide_modalities(rows, self.spec.data.hidden_share, self.spec.data.hidden_seed)
+
+    def _batches(self, start_step: int, batch_size: int | None) -> Iterator[Rows]:
         batch_size, data = batch_size or self.spec.train.autoencoder.batch_size, self.spec.data
         if data.in_memory:
             rows = self._near(self.train())
@@ -354,6 +361,9 @@ class RunData:
             num_rows: Number of rows of a batch; the last one may have fewer.
             start: Number of this process's batches to skip.
         """
+        return map(self._without_hidden, self._in_order(num_rows, start))
+
+    def _in_order(self, num_rows: int, start: int) -> Iterator[Rows]:
         rank, size = processes.rank(), processes.world_size()
         if self.spec.data.in_memory:
             return rows_in_order(self.train(), num_rows, start)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shala_framework.data.labels import label_title
 from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import collate
 from shala_framework.data.splits import Split
@@ -79,7 +80,7 @@ def embed_split(model: ShaLa, folder: Path, split: Split, reporter: Reporter) ->
             rows = collate(decoded, model.modalities)
             parts.append(latents_of(model.autoencoder, rows, model.device).posterior)
             keys += rows.keys
-            labels += rows.labels
+            labels += [label_title(label) or None for label in rows.labels]
         reporter.advance(len(keys))
     reporter.finish()
     for sentence in tally.sentences():

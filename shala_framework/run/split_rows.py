@@ -25,7 +25,7 @@ class SplitRow:
 
     Attributes:
         key: Key of the row.
-        label: Name of its class, or None.
+        label: Name of its class; where labels name attributes, JSON of their values; or None.
         x: Modality name to tensor, without a batch dimension, of the modalities that the row has.
     """
 

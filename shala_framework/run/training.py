@@ -324,9 +324,10 @@ class RunTraining:
             if method.needs_complete_rows and not batch.presence.all():
                 row = int((~batch.presence.all(1)).nonzero()[0, 0])
                 absent = [name for name, there in zip(batch.x, batch.presence[row].tolist(), strict=True) if not there]
+                remedy = "set data.hidden_share to 0" if self.model.spec.data.hidden_share else "leave such rows out"
                 raise DataError(
                     f"the method {self.model.spec.posterior.method!r} trains on complete rows alone, but the row "
-                    f"{batch.keys[row]!r} lacks {', '.join(absent)}; leave such rows out, or choose another method"
+                    f"{batch.keys[row]!r} lacks {', '.join(absent)}; {remedy}, or choose another method"
                 )
             yield augmented_rows(batch, self.model.modalities, seed=self.model.spec.seed, step=step, device=self.device)
 

@@ -68,6 +68,10 @@ class Data:
         cache: Folder for copies of shards behind URLs. Without it, every epoch reads them over the network.
         validation_samples: Largest number of held-out rows that are kept in memory.
         max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
+        hidden_share: Share of modalities that training does not see, to measure a method with missing data: each
+            modality of a training row is hidden with this probability for the whole training, except the last one of a
+            row. Held-out rows and judges see everything, and so does what modalities learn from samples beforehand.
+        hidden_seed: Seed of what is hidden. It does not depend on the seed of the run.
     """
 
     train: str | tuple[str | WeightedShards, ...] = attrs.field(validator=not_empty)
@@ -82,6 +86,8 @@ class Data:
     cache: str | None = None
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
+    hidden_share: float = attrs.field(default=0.0, validator=between(0, 0.99))
+    hidden_seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
 
     @property
     def train_names(self) -> tuple[str, ...]:

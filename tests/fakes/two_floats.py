@@ -110,6 +110,7 @@ class MadeOptions:
     train: int = attrs.field(default=256, validator=at_least(1, at_most=1_000_000))
     validation: int = attrs.field(default=16, validator=at_least(0, at_most=1_000_000))
     missing: float = attrs.field(default=0.0, validator=between(0, 1))
+    attributes: bool = False
 
 
 class Made(Dataset):
@@ -128,7 +129,10 @@ class Made(Dataset):
                 fields = {"a": json.dumps(a).encode(), "b": json.dumps([-a[1], a[0] - 3]).encode()}
                 if generator.random() < self.options.missing:
                     del fields["b"]
-                yield Sample(key=f"{split}_{n:04d}", split=split, fields=fields, label="left" if a[0] < 3 else "right")
+                side = "left" if a[0] < 3 else "right"
+                both = {"side": side, "height": "below" if a[1] < 0 else "above"}
+                label = both if self.options.attributes else side
+                yield Sample(key=f"{split}_{n:04d}", split=split, fields=fields, label=label)
 
 
 class TypedFloats(TwoFloats):

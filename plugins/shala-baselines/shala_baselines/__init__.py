@@ -10,6 +10,7 @@ papers.
 
 from typing import Any
 
+from shala_baselines.cmvae import CMVAE
 from shala_baselines.jmvae import JMVAE
 from shala_baselines.mld import MLD
 from shala_baselines.mmvae import MMVAE
@@ -22,6 +23,7 @@ from shala_framework.plugin import hookimpl
 
 @hookimpl
 def shala_register_posteriors(register: Any) -> None:
+    register("cmvae", CMVAE)
     register("jmvae", JMVAE)
     register("mld", MLD)
     register("mmvae", MMVAE)

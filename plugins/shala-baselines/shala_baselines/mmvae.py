@@ -8,8 +8,7 @@ the importance-weighted bound with stratified draws of each expert,
 
     1/M sum_m E_{z_1..K ~ q(z | x_m)}[log 1/K sum_k w_k],    w_k = p(z_k) prod_i p(x_i | z_k) / q(z_k | x_1..M).
 
-Its gradient is that of DReG: with the normalised weights r_k = w_k / sum_j w_j held fixed, decoders follow
-sum_k r_k grad log w_k, and encoders, whose density in w_k is held fixed, sum_k r_k^2 (d log w_k / d z_k) grad z_k.
+Its gradient is that of DReG (see bounds.py), or the ordinary one of reparametrised draws.
 
 Rows that lack modalities take part: their mixture is of the experts that they have. Here experts and prior are Gaussian
 and the prior is fixed, N(0, I), on which stage 2 builds; the paper's main experiments have Laplace ones, and a prior of
@@ -23,21 +22,20 @@ as train.autoencoder.likelihood_rescaling does; Adam with AMSGrad at 1e-3 and ba
 Shapes: B batch, K draws, M modalities, D latent_dim.
 """
 
-import math
 from typing import final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_baselines.experts import MOST_WEIGHT, Experts
+from shala_baselines.bounds import BoundOptions, expert_shares, log_mean_weight, of_experts, random_expert
+from shala_baselines.experts import Experts
 from shala_framework.plugin import (
     EncodedRows,
     MethodSizes,
     MixturePosterior,
     Objective,
     PosteriorMethod,
-    at_least,
     standard_normal_log_prob,
 )
 
@@ -47,16 +45,8 @@ class MMVAE(PosteriorMethod):
     """MMVAE (Shi et al. 2019): mixture of experts, importance-weighted bound."""
 
     @attrs.frozen(kw_only=True)
-    class Options:
-        """Options.
-
-        Attributes:
-            num_samples: Number K of draws of each expert. A step decodes K latents a row and modality.
-            beta: Factor of log q(z | X) - log p(z), beside train.autoencoder.kl_weight.
-        """
-
-        num_samples: int = attrs.field(default=30, validator=at_least(1, at_most=10_000))
-        beta: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
+    class Options(BoundOptions):
+        """Options."""
 
     def __init__(self, options: Options, sizes: MethodSizes) -> None:
         super().__init__(options, sizes)
@@ -66,31 +56,19 @@ class MMVAE(PosteriorMethod):
         return MixturePosterior.uniform(self.experts(h_MBF), presence_BM.T)
 
     def objective(self, batch: EncodedRows) -> Objective:
-        experts, num_draws = self.experts(batch.h_MBF), self.options.num_samples
-        fixed = MixturePosterior.uniform(experts, batch.presence_BM.T).detach()
-        shape = (num_draws, self.sizes.latent_dim)
+        experts, options = self.experts(batch.h_MBF), self.options
+        mixture = MixturePosterior.uniform(experts, batch.presence_BM.T)
+        shape = (options.num_samples, self.sizes.latent_dim)
         drawn_MKBD = torch.stack([q.draw(batch.randn(*shape).transpose(0, 1)) for q in experts])
-        z_MKBD = drawn_MKBD.view_as(drawn_MKBD)  # the same draws by a name of their own, for the hook below
+        z_MKBD = drawn_MKBD.view_as(drawn_MKBD)  # the same draws by a name of their own, for the bound
         log_prob = batch.log_prob(z_MKBD)
-        kl_MKB = fixed.log_prob(z_MKBD) - standard_normal_log_prob(z_MKBD)
-        log_weight_MKB = batch.weighted(log_prob) - self.options.beta * batch.kl_weight * kl_MKB
-        share_MKB = log_weight_MKB.detach().softmax(1)
-        if z_MKBD.requires_grad:  # on the way to encoders each draw's gradient is multiplied by its weight once more
-            z_MKBD.register_hook(lambda gradient: share_MKB[..., None] * gradient)
-        bound_MB = log_weight_MKB.detach().logsumexp(1) - math.log(num_draws)
-        followed_MB = (share_MKB * log_weight_MKB).sum(1)
-        value_MB = bound_MB + followed_MB - followed_MB.detach()  # the bound's value, with DReG's gradient
-        bits_MB = batch.presence_BM.T.float()
-        weight_MB = bits_MB / bits_MB.sum(0).clamp_min(1)
+        mixture = mixture.detach() if options.gradient == "dreg" else mixture
+        kl_MKB = mixture.log_prob(z_MKBD) - standard_normal_log_prob(z_MKBD)
+        log_weight_MKB = batch.weighted(log_prob) - options.beta * batch.kl_weight * kl_MKB
+        bound_MB, shares_MB = log_mean_weight(log_weight_MKB, z_MKBD, options), expert_shares(batch)
         return Objective(
-            value_B=(weight_MB * value_MB).sum(0),
-            z_BD=self._one_draw(drawn_MKBD[:, 0], weight_MB, batch),
-            log_prob={name: (weight_MB * value.mean(1)).sum(0) for name, value in log_prob.items()},
-            kl_B=(weight_MB * kl_MKB.mean(1)).sum(0),
+            value_B=(shares_MB * bound_MB).sum(0),
+            z_BD=of_experts(drawn_MKBD[:, 0], random_expert(shares_MB, batch)),
+            log_prob={name: (shares_MB * value.mean(1)).sum(0) for name, value in log_prob.items()},
+            kl_B=(shares_MB * kl_MKB.mean(1)).sum(0),
         )
-
-    def _one_draw(self, z_MBD: Tensor, weight_MB: Tensor, batch: EncodedRows) -> Tensor:
-        """A draw of the mixture: each row's from an expert picked at random among those it has."""
-        edge_MB = weight_MB.cumsum(0)
-        chosen_B = (edge_MB <= batch.rand() * edge_MB[-1].clamp_max(1 - 1e-6)).sum(0).clamp_max(len(z_MBD) - 1)
-        return z_MBD[chosen_B, torch.arange(len(chosen_B), device=chosen_B.device)]

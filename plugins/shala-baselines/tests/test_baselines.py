@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from shala_baselines import JMVAE, MLD, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
+from shala_baselines import CMVAE, JMVAE, MLD, MMVAE, MVAE, MVTCAE, MMVAEPlus, MoPoE
 from shala_baselines.experts import product
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -256,7 +256,7 @@ def diagonal(mean, log_var):
 
 def private_experts(method, bench, row, i):
     """q(z | x_i) and q(w_i | x_i) from the very weights."""
-    q = head_gaussian(method.heads[i], list(bench.h.values())[i][row].double())
+    q = head_gaussian(method.latents.heads[i], list(bench.h.values())[i][row].double())
     log_var = q.covariance_matrix.diag().log()
     return diagonal(q.mean[:Z], log_var[:Z]), diagonal(q.mean[Z:], log_var[Z:])
 
@@ -269,12 +269,24 @@ def standard(value):
     return -0.5 * (value.square() + math.log(2 * math.pi)).sum()
 
 
+def prior_of_own(method, own):
+    """log p(z) p(w_m); that of CMVAE is the sum over clusters of the paper's equation, with q(c | z) = p(c | z)."""
+    if isinstance(method, MMVAEPlus):
+        return standard(own)
+    log_pi = method.cluster_logit_C.double().log_softmax(0)
+    pairs = zip(log_pi, method.cluster_mean_CZ, strict=True)
+    log_joint = torch.stack([pi + standard(own[:Z] - mean) for pi, mean in pairs])
+    q = log_joint.exp() / log_joint.exp().sum()
+    return sum(share * (joint - share.log()) for share, joint in zip(q, log_joint, strict=True)) + standard(own[Z:])
+
+
 @pytest.mark.parametrize("gradient", ["iwae", "dreg"])
-def test_mmvaeplus_draws_private_latents_of_others_from_auxiliary_priors(gradient):
-    """The bound and its gradient in every parameter: of the encoders, of the decoders and of the auxiliary scales."""
-    options = MMVAEPlus.Options(num_samples=3, gradient=gradient, beta=1.5)
-    bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(options, PRIVATE))
-    assert (method.shared_dim, method.private_dim) == (Z, P)
+@pytest.mark.parametrize(("kind", "more"), [(MMVAEPlus, {}), (CMVAE, {"num_clusters": 4})])
+def test_methods_with_private_latents_draw_those_of_others_from_auxiliary_priors(kind, more, gradient):
+    """Bound and gradient in every parameter: of encoders, decoders, auxiliary scales and clusters of the prior."""
+    options = kind.Options(num_samples=3, gradient=gradient, beta=1.5, **more)
+    bench, method = PrivateBench(), with_fixed_weights(kind(options, PRIVATE))
+    assert (method.latents.shared_dim, method.latents.private_dim) == (Z, P)
     objective = method.objective(bench.rows())
     objective.value_B.sum().backward()
     parameters = [*bench.matrix.values(), *method.parameters()]
@@ -290,11 +302,11 @@ def test_mmvaeplus_draws_private_latents_of_others_from_auxiliary_priors(gradien
         for m in present:
 
             def log_weight(own, noise, m=m, density=density, row=row):
-                auxiliary = method.log_scale_MP.exp().double() * noise[Z:].view(M, P)
+                auxiliary = method.latents.log_scale_MP.exp().double() * noise[Z:].view(M, P)
                 private = [own[Z:] if n == m else auxiliary[n] for n in range(M)]
                 log_prob = bench.log_prob(row, torch.cat([own[:Z], *private]), bench.present(row))
                 mixture = torch.stack([q.log_prob(own[:Z]) for q, _ in density.values()]).logsumexp(0)
-                ratio = standard(own) - (mixture - math.log(len(density))) - density[m][1].log_prob(own[Z:])
+                ratio = prior_of_own(method, own) - (mixture - math.log(len(density))) - density[m][1].log_prob(own[Z:])
                 return log_prob + 1.5 * KL_WEIGHT * ratio
 
             noises = bench.normal[m][row].double()
@@ -320,6 +332,23 @@ def test_mmvaeplus_draws_private_latents_of_others_from_auxiliary_priors(gradien
     followed.backward()
     for mine, p in zip(found, parameters, strict=True):
         torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_cmvae_reports_how_many_clusters_are_in_use():
+    """As many as have the latents if they lie at the means of some, and one if all lie at one mean."""
+    method, bench = CMVAE(CMVAE.Options(num_clusters=4), PRIVATE), PrivateBench()
+    method.cluster_mean_CZ.data = 100 * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    for head in method.latents.heads:
+        head.mean.weight.data.zero_()
+        head.mean.bias.data = torch.tensor([100.0, 0, 0])
+    assert float(method.objective(bench.rows()).figures["clusters_in_use"]) == pytest.approx(1)
+    bench.h = {name: torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 2 + [[1.0, 0, 0, 0]]) for name in NAMES}
+    for head in method.latents.heads:
+        head.mean.weight.data[0, 0] = 100
+        head.mean.bias.data.zero_()
+    shares = torch.tensor([0.6, 0.4])
+    expected = float((-(shares * shares.log()).sum()).exp())
+    assert float(method.objective(bench.rows()).figures["clusters_in_use"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_mmvaeplus_infers_private_latents_of_what_is_given_alone():
@@ -405,11 +434,11 @@ def test_a_product_is_the_normalised_product_of_densities():
     assert not q.log_var_BD[3].any()
 
 
-@pytest.mark.parametrize("kind", [JMVAE, MLD, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
+@pytest.mark.parametrize("kind", [CMVAE, JMVAE, MLD, MMVAE, MMVAEPlus, MoPoE, MVAE, MVTCAE])
 def test_absent_features_leave_no_trace(kind):
     """In the posterior of every subset, the empty one included, and in the objective of rows that lack them."""
     complete = kind.needs_complete_rows
-    private = kind is MMVAEPlus
+    private = kind in (CMVAE, MMVAEPlus)
     sizes, bench = (PRIVATE, PrivateBench()) if private else (WHOLE if kind is MLD else SIZES, Bench())
     method = with_fixed_weights(kind(kind.Options(), sizes))
     assert complete == (kind in (JMVAE, MLD))
@@ -436,8 +465,9 @@ def test_defaults_are_the_published_settings():
     assert MVAE.Options() == MVAE.Options(num_subsets=1, beta=1.0)
     assert MMVAEPlus.Options() == MMVAEPlus.Options(private_dim=None, num_samples=1, gradient="iwae", beta=2.5)
     published = MethodSizes(num_modalities=5, feature_dim=F, hidden_dim=8, latent_dim=192)
-    assert MMVAEPlus(MMVAEPlus.Options(), published).private_dim == 32
-    assert MMVAE.Options() == MMVAE.Options(num_samples=30, beta=1.0)
+    assert MMVAEPlus(MMVAEPlus.Options(), published).latents.private_dim == 32
+    assert MMVAE.Options() == MMVAE.Options(num_samples=30, gradient="dreg", beta=1.0)
+    assert CMVAE.Options() == CMVAE.Options(num_clusters=10, num_samples=10, gradient="dreg", beta=1.0)
     assert MoPoE.Options() == MoPoE.Options(beta=2.5)
     assert MVTCAE.Options() == MVTCAE.Options(alpha=5 / 6, beta=2.5)
     assert JMVAE.Options() == JMVAE.Options(alpha=0.1, beta=1.0)

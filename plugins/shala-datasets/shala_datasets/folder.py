@@ -59,6 +59,8 @@ class Folder(Dataset):
                 "" takes the extension. Paths are relative to the folder and stay in it. Each row is then a sample.
                 Columns of a Parquet file may hold the files themselves.
             label_column: Column of labels. A blank cell means no label.
+            label_columns: Columns that each give the value of one attribute, such as ["colour", "shape"], in place of
+                one column of labels. A blank cell is unknown.
             split_column: Column of "train", "validation" or "test". If a table has this column, it alone determines the
                 splits, and samples without a row are left out.
             group_column: Column of groups that must stay within one split, such as the patient. Samples without a row
@@ -81,6 +83,7 @@ class Folder(Dataset):
         columns: dict[str, str] = attrs.field(factory=dict)
         path_columns: dict[str, str] = attrs.field(factory=dict)
         label_column: str = "label"
+        label_columns: tuple[str, ...] = ()
         split_column: str = "split"
         group_column: str = ""
         missing_cells: tuple[str, ...] = MISSING
@@ -124,9 +127,8 @@ class Folder(Dataset):
             return
         source = check_folder(source, LAYOUT)
         options = self.options
-        needs = [
-            n for n in ("key_column", "group_column", "text_columns", "columns", "path_columns") if getattr(options, n)
-        ]
+        of_a_table = ("key_column", "label_columns", "group_column", "text_columns", "columns", "path_columns")
+        needs = [name for name in of_a_table if getattr(options, name)]
         if needs and not options.table:
             raise DataError(
                 f"expected a table for {needs[0]}, got none: set table to the name of the CSV or Parquet file"
@@ -185,6 +187,7 @@ class Folder(Dataset):
             table,
             key=options.key_column,
             label=options.label_column,
+            labels=options.label_columns,
             split=options.split_column,
             group=options.group_column,
             text=options.text_columns,
@@ -331,7 +334,7 @@ class Folder(Dataset):
 
     def _label(
         self, facts: Facts, fields: dict[str, bytes], path: Path, source: Path, account: Account, divided: bool
-    ) -> str | None:
+    ) -> str | Mapping[str, str] | None:
         """Return the label: from the table, else the file cls (removed from the fields), else the folder's name."""
         label = facts.label
         try:

@@ -27,6 +27,7 @@ class Columns:
     Attributes:
         key: Column with a sample's stem, or the name of one of its files; where each row is a sample, with its name.
         label: Column with the name of the class.
+        labels: Columns that each give the value of one attribute, in place of a class.
         split: Column with "train", "validation" or "test", or common synonyms.
         group: Column with what several samples share, such as the patient; a group must stay within one split.
         fields: Columns whose cells become fields.
@@ -39,11 +40,12 @@ class Columns:
     group: str
     fields: CellFields
     paths: Mapping[str, str]
+    labels: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All columns that are read."""
-        named = [self.key, self.label, self.split, self.group, *self.fields.columns, *self.paths]
+        named = [self.key, self.label, *self.labels, self.split, self.group, *self.fields.columns, *self.paths]
         return list(dict.fromkeys(name for name in named if name))
 
 
@@ -52,13 +54,13 @@ class Facts:
     """The table's entries for one sample; None or empty if the cell is blank or the column is missing.
 
     Attributes:
-        label: Name of the class.
+        label: Name of the class, or the value of each attribute by name.
         split: Split of the sample.
         group: What several samples share.
         fields: Fields that cells become.
     """
 
-    label: str | None = None
+    label: str | Mapping[str, str] | None = None
     split: str | None = None
     group: str = ""
     fields: Mapping[str, bytes] = attrs.field(factory=dict)
@@ -76,6 +78,7 @@ def choose_columns(
     paths: Mapping[str, str],
     missing: Collection[str],
     optional: Iterable[str],
+    labels: Collection[str] = (),
     by_row: bool = False,
 ) -> Columns:
     """Select the columns that the options name from those that the table has.
@@ -91,6 +94,7 @@ def choose_columns(
         paths: Column of paths to field, or to an empty text for the files' extensions.
         missing: Cell contents that count as blank.
         optional: Names that the table may lack, which are defaults that the user did not write.
+        labels: Columns of attributes, which take the place of the column of labels.
         by_row: Whether each row is a sample, which needs no key.
 
     Raises:
@@ -101,6 +105,10 @@ def choose_columns(
     if not key and not by_row:
         table.require(["key"], 'or "file", or another one that option key_column names')
     absent = {name for name in optional if name not in table.columns}
+    if labels:
+        if label and label not in optional:
+            raise DataError(f"expected one of label_column and label_columns, got {label!r} and {', '.join(labels)}")
+        absent.add(label)
     chosen = Columns(
         key=key,
         label="" if label in absent else label,
@@ -108,10 +116,12 @@ def choose_columns(
         group=group,
         fields=CellFields({}),
         paths=paths,
+        labels=tuple(labels),
     )
     for option, name in (("key", chosen.key), ("label", chosen.label), ("split", chosen.split), ("group", group)):
         if name:
             table.require([name], f"option {option}_column")
+    table.require(labels, "option label_columns")
     table.require(text, "option text_columns")
     table.require([name for name in fields if name != EVERY_OTHER], "option columns")
     table.require(paths, "option path_columns")
@@ -181,7 +191,7 @@ def facts_of(
     """
     try:
         return Facts(
-            label=(text_of(row[columns.label], missing) or None) if columns.label else None,
+            label=_label(row, columns, missing),
             split=_split(text_of(row[columns.split], ())) if columns.split else None,
             group=text_of(row[columns.group], missing) if columns.group else "",
             fields=columns.fields.read(row) if cells else {},
@@ -205,6 +215,13 @@ class _Names:
         """Return the stems of the samples that a cell may mean."""
         path = str(PurePosixPath(written.replace("\\", "/"))) if written else ""
         return self.paths.get(path) or self.last_parts.get(path.rpartition("/")[2], set())
+
+
+def _label(row: Mapping[str, Any], columns: Columns, missing: Collection[str]) -> str | Mapping[str, str] | None:
+    if columns.labels:
+        values = {name: text_of(row[name], missing) for name in columns.labels}
+        return {name: value for name, value in values.items() if value} or None
+    return (text_of(row[columns.label], missing) or None) if columns.label else None
 
 
 def _split(text: str) -> str:

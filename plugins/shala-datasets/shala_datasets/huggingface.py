@@ -91,6 +91,7 @@ class HuggingFace(Dataset):
                 `folder`. A missing cell is a missing field.
             key_column: Column of the samples' names; by default they are numbered.
             label_column: Column of labels; a column of classes gives their names.
+            label_columns: Columns that each give the value of one attribute, in place of one column of labels.
             group_column: Column of groups that must stay within one split.
             missing_cells: Cell contents that count as missing.
             validation_share: Share of samples, or of groups, for validation, by a hash, of a data set with one split.
@@ -102,6 +103,7 @@ class HuggingFace(Dataset):
         columns: dict[str, str] = attrs.field(factory=dict)
         key_column: str = ""
         label_column: str = "label"
+        label_columns: tuple[str, ...] = ()
         group_column: str = ""
         missing_cells: tuple[str, ...] = MISSING
         validation_share: float = attrs.field(default=0.1, validator=check_share)
@@ -139,6 +141,7 @@ class HuggingFace(Dataset):
             table,
             key=options.key_column,
             label=options.label_column,
+            labels=options.label_columns,
             split=SPLIT_COLUMN if divided else "",
             group=options.group_column,
             text=(),

@@ -46,12 +46,13 @@ class PolyMNISTQuadrant(Dataset):
         Attributes:
             num_modalities: Number of views, on the first of the five backgrounds.
             side: Height and width of a view in pixels. At 32 the digits are halved.
-            label: What the class of a sample names: "both" has 40 classes, such as "3 top left".
+            label: What the label of a sample names: "attributes" has digit and quadrant as two attributes, which judges
+                tell apart; the others have one class, of which "both" has 40, such as "3 top left".
         """
 
         num_modalities: int = attrs.field(default=3, validator=between(1, 5))
         side: Literal[64, 32] = 64
-        label: Literal["both", "digit", "quadrant"] = "both"
+        label: Literal["attributes", "both", "digit", "quadrant"] = "attributes"
 
     options: Options
 
@@ -84,7 +85,8 @@ class PolyMNISTQuadrant(Dataset):
                     fields = compose(digits[split], rows[digit], backgrounds, quadrant, options.side, rng)
                     fields |= {"digit.txt": WORDS[digit].encode(), "quadrant.txt": QUADRANTS[quadrant].encode()}
                     names = {"digit": str(digit), "quadrant": QUADRANTS[quadrant]}
-                    label = names.get(options.label, " ".join(names.values()))
+                    one = names.get(options.label, " ".join(names.values()))
+                    label = names if options.label == "attributes" else one
                     yield Sample(key=key, split=split, fields=fields, label=label)
 
 

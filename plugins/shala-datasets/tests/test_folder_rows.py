@@ -42,6 +42,20 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_columns_of_attributes_are_labels(pictures: Path) -> None:
+    """Each names its value, a blank cell is unknown, and they take the place of the column of labels."""
+    options: dict[str, Any] = {"path_columns": {"photo": ""}, "label_columns": ("label", "age")}
+    samples, notes = read(pictures / "rows.csv", **options)
+    assert [sample.label for sample in samples] == [
+        {"label": "red", "age": "7"}, {"label": "blue", "age": "8"}, None,
+    ]  # fmt: skip
+    assert "1 of 3 samples without label" in notes
+    with pytest.raises(DataError, match=r"option label_columns\), got the columns .* did you mean 'age'"):
+        read(pictures / "rows.csv", path_columns={"photo": ""}, label_columns=("agr",))
+    with pytest.raises(DataError, match="one of label_column and label_columns, got 'caption' and age"):
+        read(pictures / "rows.csv", path_columns={"photo": ""}, label_column="caption", label_columns=("age",))
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_each_row_that_names_files_is_a_sample(pictures: Path, alone: bool) -> None:
     """Blank cells are missing fields; files that are absent or outside of the folder are left out; rows are counted."""

@@ -51,7 +51,7 @@ def test_pixels_follow_from_digit_quadrant_and_background(source: Path, side: in
         (digit,) = {int(labels[number]) for number in facts["digits"]}
         assert sample.fields["digit.txt"].decode() == WORDS[digit]
         vertical, horizontal = sample.fields["quadrant.txt"].decode().split()
-        assert sample.label == f"{digit} {vertical} {horizontal}"
+        assert sample.label == {"digit": str(digit), "quadrant": f"{vertical} {horizontal}"}
         top = margin + (vertical == "bottom") * side // 2
         left = margin + (horizontal == "right") * side // 2
         assert len(set(facts["digits"])) == 3
@@ -73,7 +73,8 @@ def test_digit_and_quadrant_are_independent_and_the_label_says_which(source: Pat
     assert len(pairs) == 40
     quadrants = Counter(s.fields["quadrant.txt"] for s in samples)
     assert all(70 < count < 130 for count in quadrants.values())  # three standard deviations
-    for label, classes in (("digit", set("0123456789")), ("quadrant", set(QUADRANTS))):
+    both = {f"{digit} {quadrant}" for digit in "0123456789" for quadrant in QUADRANTS}
+    for label, classes in (("digit", set("0123456789")), ("quadrant", set(QUADRANTS)), ("both", both)):
         others = make(source, train=400, validation=0, test=0, num_modalities=1, label=label)
         assert {other.label for other in others} == classes
         assert [other.fields for other in others] == [sample.fields for sample in samples]
