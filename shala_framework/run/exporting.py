@@ -58,7 +58,9 @@ def check_onnx() -> None:
     Raises:
         PluginError: A package is missing.
     """
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    specs = {name: importlib.util.find_spec(name) for name in ONNX_PACKAGES}
+    # A folder of this name in the working directory has no origin.
+    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
     if missing:
         raise PluginError(
             f"--onnx needs {', '.join(missing)}: `pip install 'shala-framework[onnx]'`, or leave --onnx out"
