@@ -21,7 +21,8 @@ from shala_framework.support.progress import Silent
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision
-from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
+from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import AutoencoderTraining
 from shala_framework.training.steps import take_step
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 SPECS = HERE.parent / "specs"
 BFLOAT16, FLOAT32 = Precision(name="bfloat16"), Precision()
 SEED = 0
+NUM_CLUSTERS = 10  # of the latents that stage 2 is checked on
 
 
 @attrs.define(eq=False)
@@ -103,16 +105,19 @@ def model_of(name: str, **changes: Any) -> ShaLa:
 
 
 def random_rows(model: ShaLa, count: int) -> Rows:
-    """Make rows of noise for every modality."""
+    """Make rows of noise for every modality; those of integers but bytes are tokens, from 2 on, before zeros."""
     generator = torch.Generator().manual_seed(SEED)
     x = {}
     for name, modality in model.modalities.items():
         shape = (count, *modality.shape)
-        x[name] = (
-            torch.randn(shape, generator=generator).to(modality.dtype)
-            if modality.dtype.is_floating_point
-            else torch.randint(0, 255, shape, generator=generator, dtype=modality.dtype)
-        )
+        if modality.dtype.is_floating_point:
+            x[name] = torch.randn(shape, generator=generator).to(modality.dtype)
+        elif modality.dtype == torch.uint8:
+            x[name] = torch.randint(0, 256, shape, generator=generator, dtype=modality.dtype)
+        else:
+            tokens = torch.randint(2, 255, shape, generator=generator, dtype=modality.dtype)
+            lengths = torch.randint(1, shape[1] + 1, (count, 1), generator=generator)
+            x[name] = tokens * (torch.arange(shape[1]) < lengths)
     presence = torch.ones(count, len(x), dtype=torch.bool)
     return Rows(x=x, presence=presence, keys=tuple(map(str, range(count))), labels=(None,) * count)
 
@@ -121,6 +126,16 @@ def stage_1(model: ShaLa, device: torch.device, precision: Precision) -> Autoenc
     """Make stage 1 of a spec's model."""
     model.to(device)
     return AutoencoderTraining(model.autoencoder, model.spec.train.autoencoder, device, precision=precision)
+
+
+def stage_3(model: ShaLa, device: torch.device, precision: Precision, rows: Rows) -> RefinerTraining:
+    """Make stage 3 of a spec's model, with the statistics of some rows."""
+    model.to(device)
+    settings = model.spec.train.refiner
+    stage = RefinerTraining(model.refiner, model.autoencoder, model.spec.refine, settings, device, precision=precision)
+    torch.manual_seed(SEED)
+    stage.measure([rows])
+    return stage
 
 
 @contextlib.contextmanager
@@ -144,17 +159,18 @@ def batches_of(rows: Rows, batch_size: int, start: int) -> Iterator[Rows]:
 def step_of_prior(
     check: Check, model: ShaLa, *, batch_size: int, on_device: bool, num_rows: int = 4_096
 ) -> tuple[PriorTraining, Callable[[int], None]]:
-    """Make stage 2 on latents of noise, and a function that takes a step of it."""
+    """Make stage 2 on latents of noise in ten clusters, and a function that takes a step of it."""
     latent_dim, feature_dim, count = model.prior.latent_dim, model.autoencoder.feature_dim, len(model.names)
     torch.manual_seed(SEED)
     store = LatentStore(
-        torch.randn(num_rows, latent_dim),
+        torch.randn(num_rows, latent_dim) + 6 * torch.randn(NUM_CLUSTERS, latent_dim).repeat(num_rows, 1)[:num_rows],
         torch.full((num_rows, latent_dim), -4.0),
         torch.randn(num_rows, count, feature_dim),
         torch.ones(num_rows, count, dtype=torch.bool),
     )
     store = store.to(check.device) if on_device else store
     model.to(check.device)
+    fit_to_latents(model.prior, store, seed=SEED)
     precision = BFLOAT16 if check.is_gpu else FLOAT32
     settings = model.spec.train.prior
     stage = PriorTraining(model.prior, model.spec.prior, settings, store, precision=precision)

@@ -20,6 +20,7 @@ from gpu_common import (
     relative_difference,
     reported,
     stage_1,
+    stage_3,
     step_of_prior,
 )
 from torch import Tensor
@@ -106,7 +107,7 @@ def places_of_waits(work: Callable[[], Any]) -> dict[str, int]:
             work()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    found = [w for w in caught if "synchroniz" in str(w.message)]
+    found = [w for w in caught if "called a synchronizing" in str(w.message)]
     counted = collections.Counter(f"{'/'.join(Path(w.filename).parts[-3:])}:{w.lineno}" for w in found)
     return dict(counted.most_common())
 
@@ -123,20 +124,28 @@ def waits(check: Check) -> None:
         def step(number: int, parts: tuple[Any, ...] = (stage, settings, optimizers, loss, rows)) -> None:
             take_step(*parts, number)
 
-        for number in range(2):
-            step(number)
-        if check.is_gpu:
-            check.say(f"waits in a step of stage 1, {spec}", places_of_waits(partial(step, 2)))
+        third = stage_3(model, check.device, BFLOAT16, rows)
+        settings_3 = model.spec.train.refiner
+        optimizers_3 = make_optimizers(third.module, settings_3, matrix_dtype=BFLOAT16.dtype)
+        parts_3 = (third, settings_3, optimizers_3, shared_loss(third, check.device), rows)
+        for name, take in {"stage 1": step, "stage 3": partial(step, parts=parts_3)}.items():
+            for number in range(2):
+                take(number)
+            if check.is_gpu:
+                check.say(f"waits in a step of {name}, {spec}", places_of_waits(partial(take, 2)))
     for placed in (False, True):
         _, step_2 = step_of_prior(check, model, batch_size=64, on_device=placed)
         step_2(0)
         if check.is_gpu:
             where = "on the device" if placed else "in memory"
             check.say(f"waits in a step of stage 2, latents {where}", places_of_waits(partial(step_2, 1)))
-    model.stages |= {"autoencoder", "prior"}
+    model.stages |= {"autoencoder", "prior", "refiner"}
+    z = model.sample_latents(64 if check.is_gpu else 4)
+    model.decode(z, refine=True)
     if check.is_gpu:
+        check.say("clusters of the latents", model.prior.mixture.num_components)
         check.say("waits in 18 Heun steps of 64 samples", places_of_waits(lambda: model.sample_latents(64)))
-    model.sample_latents(4)
+        check.say("waits in decoding and refining them", places_of_waits(lambda: model.decode(z, refine=True)))
 
 
 def graphs(check: Check) -> None:
@@ -154,18 +163,20 @@ def graphs(check: Check) -> None:
 
 
 def trained(check: Check, spec: str, *, captured: bool, num_steps: int = 12) -> dict[str, Tensor]:
-    """Return losses and last weights of some steps of both stages in float32."""
+    """Return losses and last weights of some steps of all stages in float32."""
     model, found = model_of(spec), {}
     rows = random_rows(model, 64 if check.is_gpu else 4)
     first = stage_1(model, check.device, FLOAT32)
     batch_size = len(rows) // 2
     order = shuffled_batches(len(rows), batch_size, SEED)
     batches: Iterator[Any] = (rows.take(index) for index in order)
+    third = stage_3(model, check.device, FLOAT32, rows)
     second, _ = step_of_prior(check, model, batch_size=batch_size, on_device=True, num_rows=256)
     second.precision = FLOAT32
     for stage, settings, source in (
         (first, model.spec.train.autoencoder, batches),
         (second, model.spec.train.prior, shuffled_batches(256, batch_size, SEED)),
+        (third, model.spec.train.refiner, batches),
     ):
         optimizers = make_optimizers(stage.module, settings, matrix_dtype=torch.float32, capturable=captured)
         loss = shared_loss(stage, check.device)
@@ -221,7 +232,7 @@ def nccl(check: Check) -> None:
         gathered = _Gather.apply(x)
         gathered.square().sum().backward()
         assert x.grad is not None
-        check.say("difference of gathered rows", float((gathered - x).abs().max()))
+        check.say("difference of gathered rows", float((gathered - x).detach().abs().max()))
         check.say("difference of their gradient", float((x.grad - 2 * x).abs().max()))
         flag = torch.tensor([1.0], device=check.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from gpu_common import Check
 from gpu_correctness import equality, graphs, nccl, waits
-from gpu_rates import prior, rates, shards
+from gpu_rates import prior, rates, refiner, shards
 from gpu_runs import polymnist, run
 
 from shala_framework.support.machine import describe_machine, resolve_device
 from shala_framework.training.precision import choose_precision
 
 PARTS: dict[str, Callable[[Check], None]] = {
-    part.__name__: part for part in (equality, waits, graphs, nccl, rates, shards, prior, run, polymnist)
+    part.__name__: part for part in (equality, waits, graphs, nccl, rates, shards, prior, refiner, run, polymnist)
 }
 
 

@@ -25,6 +25,7 @@ from gpu_common import (
     rate_of,
     reported,
     stage_1,
+    stage_3,
     step_of_prior,
 )
 
@@ -187,12 +188,6 @@ def prior(check: Check) -> None:
         if check.is_gpu:
             with reported(check, f"stage 2, {batch_size} rows, graph"):
                 check.say(f"steps/s of stage 2, {batch_size} rows, as a graph", rate_of_graph(check, batch_size))
-    if check.is_gpu:
-        with reported(check, "stage 2, compiled"):
-            model = model_of("polymnist")
-            with compiled([model.prior.network, model.prior.guide], check.device):
-                _, step = step_of_prior(check, model, batch_size=512, on_device=True)
-                check.say("steps/s of stage 2, 512 rows, compiled", rate_of(check, step, 2.0))
     model = model_of("polymnist").to(check.device)
     model.stages |= {"autoencoder", "prior"}
     for count in (64, 4_096) if check.is_gpu else (8,):
@@ -205,6 +200,43 @@ def prior(check: Check) -> None:
     start = time.perf_counter()
     model.decode(z)
     check.say(f"seconds to decode {len(z)} latents of five pictures", time.perf_counter() - start)
+    if check.is_gpu:  # compiling takes longest
+        with reported(check, "stage 2, compiled"):
+            model = model_of("polymnist")
+            with compiled([model.prior.network, model.prior.guide], check.device):
+                _, step = step_of_prior(check, model, batch_size=512, on_device=True)
+                check.say("steps/s of stage 2, 512 rows, compiled", rate_of(check, step, 2.0))
+
+
+def refiner(check: Check) -> None:
+    """Measure stage 3 of five pictures: its steps, and the time to decode and refine latents."""
+    for batch_size in (64, 1024) if check.is_gpu else (4,):
+        model = model_of("polymnist")
+        rows, settings = random_rows(model, 2 * batch_size), model.spec.train.refiner
+        precision = BFLOAT16 if check.is_gpu else FLOAT32
+        stage = stage_3(model, check.device, precision, rows)
+        optimizers = make_optimizers(stage.module, settings, matrix_dtype=precision.dtype)
+        parts = stage, settings, optimizers, shared_loss(stage, check.device)
+        batch = rows.take(torch.arange(batch_size)).to(check.device)
+        step = partial(take_step, *parts, batch)
+        check.say(
+            f"rows/s of stage 3, {batch_size} rows, kernel by kernel", round(batch_size * rate_of(check, step, 1.5))
+        )
+        with reported(check, f"stage 3, {batch_size} rows, in the loop"):
+            clock = Clock(check, 2.0 if check.is_gpu else 0.2)
+            endless = attrs.evolve(settings, steps=10**6, batch_size=batch_size, save_every_steps=10**6)
+            batches = partial(batches_of, rows, batch_size)
+            with contextlib.suppress(OverError):
+                train(stage, endless, batches, seed=SEED, matrix_dtype=precision.dtype, reporter=clock)
+            check.say(f"rows/s of stage 3, {batch_size} rows, in the loop", round(batch_size * clock.rate))
+    model.stages |= {"autoencoder", "refiner"}
+    z = torch.randn(64 if check.is_gpu else 4, model.prior.latent_dim)
+    for refine in (False, True):
+        model.decode(z, refine=refine)
+        check.wait()
+        start = time.perf_counter()
+        model.decode(z, refine=refine)
+        check.say(f"seconds to {'refine' if refine else 'decode'} {len(z)} rows", time.perf_counter() - start)
 
 
 def rate_of_prior_loop(check: Check, batch_size: int) -> float:

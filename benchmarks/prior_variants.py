@@ -22,21 +22,21 @@ class UncertaintyWeight(DiffusionPrior):
         nn.init.zeros_(self.log_scale.bias)
         self.register_buffer("frequencies", torch.linspace(0.25, 3, 8))
 
-    def errors(self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor, **kwargs: bool) -> Tensor:
+    def _errors(self, clean_BD: Tensor, sigma_B: Tensor, *inputs: Any) -> list[Tensor]:
         angles = sigma_B.log()[:, None] * self.frequencies
         u_B = self.log_scale(torch.cat([angles.cos(), angles.sin()], 1))[:, 0]
-        return super().errors(z_BD, sigma_B, noise_BD, condition_BW, **kwargs) / u_B.exp() + u_B
+        return [error_B / u_B.exp() + u_B for error_B in super()._errors(clean_BD, sigma_B, *inputs)]
 
 
 class Coupling(DiffusionPrior):
     """Noise is assigned to the latents of a batch that it is nearest to (Tong et al. 2024), in parts of 64 rows."""
 
-    def errors(self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor, **kwargs: bool) -> Tensor:
+    def _errors(self, clean_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, *inputs: Any) -> list[Tensor]:
         parts = []
-        for clean, noise in zip(self.standardise(z_BD).split(64), noise_BD.split(64), strict=True):
+        for clean, noise in zip(clean_BD.split(64), noise_BD.split(64), strict=True):
             _, order = linear_sum_assignment(torch.cdist(clean, noise).square().numpy())
             parts.append(noise[torch.from_numpy(order)])
-        return super().errors(z_BD, sigma_B, torch.cat(parts), condition_BW, **kwargs)
+        return super()._errors(clean_BD, sigma_B, torch.cat(parts), *inputs)
 
 
 PRIORS: dict[str, type[DiffusionPrior]] = {

@@ -77,7 +77,7 @@ def test_a_budget_too_short_for_a_step_is_an_error(two_spec):
 
 
 def test_steps_follow_costs_and_shares():
-    """60 s are divided 3 to 1, minus validations: 2 s a step and 10 validations of 1 s; then 0.1 s a step."""
+    """60 s are divided 3 to 1. Validations of 1 s get at most a tenth, four of ten; steps take 2 s and 0.1 s."""
     stages = {
         "autoencoder": AutoencoderStage(steps=1_000, save_every_steps=100, time_share=3.0),
         "prior": PriorStage(steps=1_000, save_every_steps=1_000, time_share=1.0),
@@ -86,9 +86,12 @@ def test_steps_follow_costs_and_shares():
         "autoencoder": StageCost(step_seconds=2.0, validation_seconds=1.0),
         "prior": StageCost(step_seconds=0.1),
     }
-    assert steps_within(60.0, stages, costs, minutes=1) == {"autoencoder": 17, "prior": 150}
-    with pytest.raises(SpecError, match=r"set it to more than 0\.27"):
-        steps_within(10.0, stages, costs, minutes=10 / 60)
+    steps, validations = steps_within(60.0, stages, costs, minutes=1)
+    assert (steps, validations) == ({"autoencoder": 20, "prior": 150}, {"autoencoder": 4, "prior": 1})
+    settings = resized(stages["autoencoder"], 20, 4)
+    assert (settings.steps, settings.save_every_steps) == (20, 5)
+    with pytest.raises(SpecError, match=r"set it to more than 0\.067"):
+        steps_within(3.0, stages, costs, minutes=3 / 60)
 
 
 def test_schedules_keep_their_proportion():

@@ -137,14 +137,14 @@ def train_prior(prior, z, h, *, steps, unconditional_share=0.3, batch_size=256):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
         rows = torch.randint(len(z), (batch_size,))
-        loss = prior.loss(
+        loss = prior.losses(
             z[rows],
             [v[rows] for v in h],
             torch.ones(batch_size, len(h), dtype=torch.bool),
             unconditional_share=unconditional_share,
             log_sigma_mean=-0.4,
             log_sigma_std=1.2,
-        ).mean()
+        )["denoising"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

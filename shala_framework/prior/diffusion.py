@@ -174,13 +174,20 @@ class DiffusionPrior(nn.Module):
         self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool = False
     ) -> Tensor:
         """D(z; sigma, h_S, k): the expected clean latent in standardised units, by the network or by the guide."""
+        rest_BD = self._beyond_cluster(z_BD, sigma_B, condition_BW, cluster_B, guide=guide)
+        return self.clusters.denoise(z_BD, sigma_B, cluster_B) + rest_BD
+
+    def _beyond_cluster(
+        self, z_BD: Tensor, sigma_B: Tensor, condition_BW: Tensor, cluster_B: Tensor, *, guide: bool
+    ) -> Tensor:
+        """Return what the network adds to the denoiser of the cluster's Gaussian."""
         sigma_B1 = sigma_B[:, None]
         total = (sigma_B1.square() + 1).sqrt()
         network = self.guide if guide else self.network
         raw: Tensor = network(z_BD / total, sigma_B.log() / 4, condition_BW, cluster_B)
-        return self.clusters.denoise(z_BD, sigma_B, cluster_B) + sigma_B1 / total * raw
+        return sigma_B1 / total * raw
 
-    def loss(
+    def losses(
         self,
         z_BD: Tensor,
         h_MBF: Sequence[Tensor],
@@ -190,9 +197,11 @@ class DiffusionPrior(nn.Module):
         log_sigma_mean: float,
         log_sigma_std: float,
         feature_noise: float = 0.0,
-        guide: bool = False,
-    ) -> Tensor:
-        """Weighted denoising error of each row for a random subset and noise level, averaged over dimensions: [B].
+    ) -> dict[str, Tensor]:
+        """Losses of each row for a random subset and noise level, by the name of what they train: each [B].
+
+        "denoising" and "guide_denoising" are the weighted errors of `errors`, of the network and of the guide for the
+        same noise; "clusters", if there are several, is the loss of `cluster_loss`.
 
         Args:
             z_BD: Samples of q(z | all present modalities), not standardised.
@@ -203,19 +212,25 @@ class DiffusionPrior(nn.Module):
             log_sigma_mean: P_mean of EDM.
             log_sigma_std: P_std of EDM.
             feature_noise: Standard deviation of the noise on the standardised features.
-            guide: Whether to compute the guide's error.
         """
         device = z_BD.device
-        kept_B1 = rows_rand(len(z_BD), 1, device=device) >= unconditional_share
-        subset_BM = random_subsets(presence_BM) & kept_B1
+        any_BM = random_subsets(presence_BM)
+        subset_BM = any_BM & (rows_rand(len(z_BD), 1, device=device) >= unconditional_share)
         sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(z_BD), device=device)).exp()
         noise_BD = rows_randn(*z_BD.shape, device=device)
-        condition_BW = self.condition(h_MBF, subset_BM, guide=guide, feature_noise=feature_noise)
-        return self.errors(z_BD, sigma_B, noise_BD, condition_BW, guide=guide)
+        clean_BD = self.standardise(z_BD)
+        cluster_B = self.clusters.component_of(clean_BD)
+        own_BW, guide_BW = (
+            self.condition(h_MBF, subset_BM, guide=guide, feature_noise=feature_noise) for guide in (False, True)
+        )
+        own_B, guide_B = self._errors(clean_BD, sigma_B, noise_BD, [own_BW, guide_BW], cluster_B)
+        found = {"denoising": own_B, "guide_denoising": guide_B}
+        if self.clusters.num_components > 1:
+            log_probs_BK = self.cluster_log_probs(h_MBF, any_BM, feature_noise=feature_noise)
+            found["clusters"] = nn.functional.nll_loss(log_probs_BK, cluster_B, reduction="none")
+        return found
 
-    def errors(
-        self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor, *, guide: bool = False
-    ) -> Tensor:
+    def errors(self, z_BD: Tensor, sigma_B: Tensor, noise_BD: Tensor, condition_BW: Tensor) -> Tensor:
         """Weighted denoising error of each row, averaged over dimensions: [B].
 
         Args:
@@ -223,29 +238,39 @@ class DiffusionPrior(nn.Module):
             sigma_B: Noise levels.
             noise_BD: Standard normal noise.
             condition_BW: Result of `condition`.
-            guide: Whether to compute the guide's error.
         """
         clean_BD = self.standardise(z_BD)
-        noisy_BD, cluster_B = clean_BD + sigma_B[:, None] * noise_BD, self.clusters.component_of(clean_BD)
-        denoised_BD = self.denoise(noisy_BD, sigma_B, condition_BW, cluster_B, guide=guide)
-        weight_B = (sigma_B.square() + 1) / sigma_B.square()
-        return weight_B * (denoised_BD - clean_BD).square().mean(1)
+        cluster_B = self.clusters.component_of(clean_BD)
+        return self._errors(clean_BD, sigma_B, noise_BD, [condition_BW], cluster_B)[0]
 
-    def cluster_loss(
-        self, z_BD: Tensor, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, feature_noise: float = 0.0
-    ) -> Tensor:
+    def _errors(
+        self,
+        clean_BD: Tensor,
+        sigma_B: Tensor,
+        noise_BD: Tensor,
+        conditions: Sequence[Tensor],
+        cluster_B: Tensor,
+    ) -> list[Tensor]:
+        """Return the weighted errors of the network and, given a second condition, of the guide for the same noise."""
+        noisy_BD = clean_BD + sigma_B[:, None] * noise_BD
+        missed_BD = clean_BD - self.clusters.denoise(noisy_BD, sigma_B, cluster_B)
+        weight_B = (sigma_B.square() + 1) / sigma_B.square()
+        rests = [
+            self._beyond_cluster(noisy_BD, sigma_B, condition_BW, cluster_B, guide=bool(guide))
+            for guide, condition_BW in enumerate(conditions)
+        ]
+        return [weight_B * (rest_BD - missed_BD).square().mean(1) for rest_BD in rests]
+
+    def cluster_loss(self, z_BD: Tensor, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> Tensor:
         """Return -log p(k | h_S) of each row's own cluster, in nats: [B].
 
         Args:
             z_BD: Latents, not standardised.
             h_MBF: Features of every modality. Those outside the subset may have any finite values.
             subset_BM: bool, the given modalities.
-            feature_noise: Standard deviation of the noise on the standardised features.
         """
         cluster_B = self.clusters.component_of(self.standardise(z_BD))
-        return nn.functional.nll_loss(
-            self.cluster_log_probs(h_MBF, subset_BM, feature_noise=feature_noise), cluster_B, reduction="none"
-        )
+        return nn.functional.nll_loss(self.cluster_log_probs(h_MBF, subset_BM), cluster_B, reduction="none")
 
     def sample(
         self,

@@ -141,8 +141,8 @@ def budgeted_plan(plan: TrainingPlan, settings: Train, costs: Mapping[str, Stage
     assert settings.minutes is not None
     left = 60 * settings.minutes - spent
     stages = {name: stage for name, stage in stages_of(settings).items() if name in costs}
-    steps = steps_within(left, stages, costs, minutes=settings.minutes)
-    return attrs.evolve(plan, minutes=settings.minutes, steps=steps, costs=dict(costs))
+    steps, validations = steps_within(left, stages, costs, minutes=settings.minutes)
+    return attrs.evolve(plan, minutes=settings.minutes, steps=steps, validations=validations, costs=dict(costs))
 
 
 def keep_plan(plan: TrainingPlan, folder: RunFolder | None) -> None:

@@ -25,6 +25,7 @@ from shala_framework.training.trainable import Trainable
 
 LEAST_TIMED_STEPS, MOST_TIMED_STEPS = 3, 20
 TIMED_SHARE = 0.01  # largest share of the budget that the timed steps of a stage may take
+VALIDATION_SHARE = 0.1  # largest share of a stage's time for its validations, of which there is at least one
 
 Batch = TypeVar("Batch")
 AnyStage = TypeVar("AnyStage", bound=Stage)
@@ -82,11 +83,12 @@ def measure_stage(
         times = [timed(steps.num_untimed + n) for n in range(LEAST_TIMED_STEPS)]
         more = int(seconds / largest(median(times), device)) - len(times)
         times += [timed(steps.num_untimed + n) for n in range(min(more, MOST_TIMED_STEPS))]
-        start = time.perf_counter()
-        with uncompiled():
-            stage.validate()
-        _wait(device)
-        validation_seconds = time.perf_counter() - start
+        for _ in range(2 if device.type == "cuda" else 1):  # the first one on a GPU sets up memory and kernels
+            start = time.perf_counter()
+            with uncompiled():
+                stage.validate()
+            _wait(device)
+            validation_seconds = time.perf_counter() - start
     module.load_state_dict(weights)
     stage.load_extra_state(extra)
     return StageCost(
@@ -102,8 +104,8 @@ def _wait(device: torch.device) -> None:
 
 def steps_within(
     seconds: float, stages: Mapping[str, Stage], costs: Mapping[str, StageCost], *, minutes: float
-) -> dict[str, int]:
-    """Return how many steps of each stage fit into a time.
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many steps of each stage fit into a time, and how many validations.
 
     Args:
         seconds: Time for all stages together.
@@ -111,17 +113,24 @@ def steps_within(
         costs: Cost of each stage.
         minutes: The time in the spec, for the error message.
 
+    Returns:
+        Numbers of steps by stage, and of validations: as many as the settings have, unless they take too much time.
+
     Raises:
         SpecError: The time is too short for one step of some stage. The message says what a step takes.
     """
     total = sum(stage.time_share for stage in stages.values())
-    found, lacking = {}, []
+    found, validations, lacking = {}, {}, []
     for name, stage in stages.items():
-        cost = costs[name]
-        validations = -(-stage.steps // stage.save_every_steps) * cost.validation_seconds
-        found[name] = int((seconds * stage.time_share / total - validations) / cost.step_seconds)
+        cost, share = costs[name], seconds * stage.time_share / total
+        validations[name] = -(-stage.steps // stage.save_every_steps)
+        if cost.validation_seconds > 0:
+            most = int(VALIDATION_SHARE * share / cost.validation_seconds)
+            validations[name] = max(1, min(validations[name], most))
+        validating = validations[name] * cost.validation_seconds
+        found[name] = int((share - validating) / cost.step_seconds)
         if found[name] < 1:
-            lacking.append((cost.step_seconds + validations) * total / stage.time_share - seconds)
+            lacking.append((cost.step_seconds + validating) * total / stage.time_share - seconds)
     if lacking:
         each = ", ".join(
             f"a step of {name} takes {costs[name].step_seconds:.3g} s and a validation "
@@ -138,13 +147,18 @@ def steps_within(
                 )
             ]
         )
-    return found
+    return found, validations
 
 
-def resized(settings: AnyStage, steps: int) -> AnyStage:
+def resized(settings: AnyStage, steps: int, validations: int | None = None) -> AnyStage:
     """Return a stage's settings for another number of steps, with warm-ups, intervals and half-life scaled alike.
 
     A stage with 0 steps keeps 0.
+
+    Args:
+        settings: The settings.
+        steps: Number of steps.
+        validations: Number of validations, each after equally many steps; None keeps their number.
     """
     if not settings.steps:
         return settings
@@ -155,6 +169,8 @@ def resized(settings: AnyStage, steps: int) -> AnyStage:
             scaled = value * steps / settings.steps
             least = 0 if value == 0 else 1
             changes[field.name] = max(least, scaled) if isinstance(value, float) else max(least, math.ceil(scaled))
+    if validations is not None:
+        changes["save_every_steps"] = -(-steps // validations)
     return attrs.evolve(settings, **changes)
 
 

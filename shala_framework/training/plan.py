@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -10,7 +11,7 @@ from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.structuring import structure, unstructure
-from shala_framework.training.budget import StageCost, resized
+from shala_framework.training.budget import StageCost, resized, stages_of
 from shala_framework.training.precision import Precision, PrecisionName
 
 PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder
@@ -25,6 +26,7 @@ class TrainingPlan:
         reason: Reason for the number format.
         minutes: Time budget from which the steps follow; None if the spec gives the steps.
         steps: Steps of each stage if there is a budget.
+        validations: Validations of each stage if there is a budget.
         costs: Measured cost of each stage if there is a budget.
     """
 
@@ -32,6 +34,7 @@ class TrainingPlan:
     reason: str = ""
     minutes: float | None = None
     steps: dict[str, int] = attrs.field(factory=dict)
+    validations: dict[str, int] = attrs.field(factory=dict)
     costs: dict[str, StageCost] = attrs.field(factory=dict)
 
     @classmethod
@@ -85,18 +88,14 @@ class TrainingPlan:
 
     def applied(self, settings: Train) -> Train:
         """Return the settings of a spec with the decisions filled in."""
-        first, second, third = settings.autoencoder, settings.prior, settings.refiner
         left_out = bool(self.steps) and "refiner" not in self.steps  # it had no share in the time budget
-        return attrs.evolve(
-            settings,
-            precision=self.precision,
-            minutes=None,
-            autoencoder=resized(first, self.steps.get("autoencoder", first.steps)),
-            prior=resized(second, self.steps.get("prior", second.steps)),
-            refiner=attrs.evolve(third, steps=0)
-            if left_out
-            else resized(third, self.steps.get("refiner", third.steps)),
-        )
+        stages: dict[str, Any] = {
+            name: resized(stage, self.steps.get(name, stage.steps), self.validations.get(name))
+            for name, stage in stages_of(settings).items()
+        }
+        if left_out:
+            stages["refiner"] = attrs.evolve(settings.refiner, steps=0)
+        return attrs.evolve(settings, precision=self.precision, minutes=None, **stages)
 
     def number_format(self) -> Precision:
         """Return the number format in the form that training needs."""

@@ -86,35 +86,21 @@ class PriorTraining:
         return refilled([(placed, batch)])
 
     def loss(self, batch: Tensor, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = self.latents.take(batch).to(self.prior.z_mean.device)
-        with self.precision.autocast(rows.mean_ND.device):
-            own, guide = (self._loss(rows, guide=guide) for guide in (False, True))
-            terms = {"denoising": own.detach(), "guide_denoising": guide.detach()}
-            loss = own + guide
-            if self.prior.clusters.num_components > 1:
-                clusters = self._cluster_loss(rows)
-                loss, terms["clusters"] = loss + clusters, clusters.detach()
+        device, table = self.prior.z_mean.device, self.table
+        rows = self.latents.take(batch).to(device)
+        with self.precision.autocast(device):
+            losses = self.prior.losses(
+                rows.sample(rows_randn(*rows.mean_ND.shape, device=device)),
+                rows.h_NMF.unbind(1),
+                rows.presence_NM,
+                unconditional_share=table.unconditional_share,
+                log_sigma_mean=table.log_sigma_mean,
+                log_sigma_std=table.log_sigma_std,
+                feature_noise=table.feature_noise,
+            )
         # They share no parameter, so each gets the gradient of its own loss.
-        return loss, terms
-
-    def _cluster_loss(self, rows: LatentStore) -> Tensor:
-        z_ND = rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device))
-        subset_NM = random_subsets(rows.presence_NM)
-        noise = self.table.feature_noise
-        return self.prior.cluster_loss(z_ND, rows.h_NMF.unbind(1), subset_NM, feature_noise=noise).mean()
-
-    def _loss(self, rows: LatentStore, *, guide: bool = False) -> Tensor:
-        table = self.table
-        return self.prior.loss(
-            rows.sample(rows_randn(*rows.mean_ND.shape, device=rows.mean_ND.device)),
-            rows.h_NMF.unbind(1),
-            rows.presence_NM,
-            unconditional_share=table.unconditional_share,
-            log_sigma_mean=table.log_sigma_mean,
-            log_sigma_std=table.log_sigma_std,
-            feature_noise=table.feature_noise,
-            guide=guide,
-        ).mean()
+        means = {name: loss_N.mean() for name, loss_N in losses.items()}
+        return torch.stack(list(means.values())).sum(), {name: mean.detach() for name, mean in means.items()}
 
     def split(self, batch: Tensor, parts: int) -> list[Tensor]:
         return list(batch.chunk(parts))

@@ -1,0 +1,212 @@
+"""PolyMNIST after a number of rows: each way to sample one model, by accuracy and by diversity, beside references.
+
+    python benchmarks/polymnist_table.py POLYMNIST.npz --bench BENCH --judges JUDGES.pt --unseen JUDGE_DATA.npz
+        --results RESULTS [--rows 300000] [--prior-rows 1024000] [--refiner-rows 0] [--seeds 0 1 2] [--device cpu]
+        [--test]
+
+The model and its layers are those of polymnist.py. The last 2,000 training rows are validation rows, which no stage is
+trained on: choose by them. --test scores the test rows instead. Trained stages and figures are kept in RESULTS, and a
+call continues where the last one stopped; another number of rows needs another folder. UNSEEN has further test rows of
+the benchmark, by which real rows are scored. Columns, as means over modalities:
+
+    joint       coherence of joint samples: all judges name one class
+    FD          Frechet distance of joint samples in the judges' features
+    recall      share of real rows within the manifold of joint samples (Kynkaanniemi et al. 2019), and precision
+    spread      distance between joint samples of one class, divided by that of real rows
+    TV          total variation between the judges' classes of joint samples and of real rows
+    given 1     generated given one modality that the judges find right, and the same given 2 and 4
+    FD 1        Frechet distance given one modality
+    spread 1    spread of what is generated given one modality, within a class, divided by that of real rows
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from ablation import Scorer
+from pictures import given_subsets, load_pictures
+from polymnist import NUM_JOINT, Recipe, train_stage
+from scripts import cell, markdown
+from torch import Tensor
+
+from shala_framework import ShaLa
+from shala_framework.evaluation.class_distribution import total_variation
+from shala_framework.evaluation.frechet import frechet_distance
+from shala_framework.evaluation.manifold import precision_recall
+from shala_framework.evaluation.spread import relative_class_spread
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.machine import describe_machine
+
+HELD_OUT, NUM_CLASSES = 2_000, 10
+COLUMNS = (
+    *("joint", "FD", "recall", "precision", "spread", "TV"),
+    *("given 1", "given 2", "given 4", "FD 1", "spread 1"),
+)
+Samples = Mapping[str, Tensor]
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """How to sample; `prior` "posterior" draws from q(z | x) of the scored rows, or of what is given."""
+
+    prior: str = "diffusion"
+    guidance: float = 1.0
+    autoguidance: float = 1.0
+    refine: bool = False
+    given: bool = True  # whether to score what is generated given modalities, too
+
+
+WAYS: dict[str, Sampling] = {
+    "draws of q(z given x), decoded": Sampling(prior="posterior"),
+    "Gaussian mixture": Sampling(prior="mixture", given=False),
+    "unguided": Sampling(),
+    "autoguidance 1.25": Sampling(autoguidance=1.25),
+    "autoguidance 1.5": Sampling(autoguidance=1.5),
+    "autoguidance 2": Sampling(autoguidance=2.0),
+    "autoguidance 3": Sampling(autoguidance=3.0),
+    "guidance 1.5": Sampling(guidance=1.5),
+    "guidance 2": Sampling(guidance=2.0),
+    "unguided, refined": Sampling(refine=True),
+    "autoguidance 1.5, refined": Sampling(autoguidance=1.5, refine=True),
+}
+
+
+class Table:
+    """Scores samples against rows."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.classes = [scorer._digits(i, features) for i, features in enumerate(scorer.real)]
+
+    def joint(self, samples: Samples) -> dict[str, float]:
+        """Return the columns of joint samples."""
+        features = [self.scorer._features(i, x) for i, x in enumerate(samples.values())]
+        classes = [self.scorer._digits(i, f) for i, f in enumerate(features)]
+        every = list(zip(features, classes, self.scorer.real, self.classes, strict=True))
+        covered = [precision_recall(f, real) for f, _, real, _ in every]
+        stacked = torch.stack(classes)
+        return {
+            "joint": float((stacked == stacked[0]).all(0).float().mean()),
+            "FD": mean(frechet_distance(f, real) for f, _, real, _ in every),
+            "recall": mean(recall for _, recall in covered),
+            "precision": mean(precision for precision, _ in covered),
+            "spread": mean(relative_class_spread(*row) for row in every),
+            "TV": mean(total_variation(c, real, NUM_CLASSES) for _, c, _, real in every),
+        }
+
+    def conditional(self, generate: Callable[[tuple[int, ...]], Samples]) -> dict[str, float]:
+        """Return the columns of what is generated given modalities of the scored rows."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for given in given_subsets(len(self.classes)):
+            for i, x in enumerate(generate(given).values()):
+                if i in given:
+                    continue
+                features = self.scorer._features(i, x)
+                classes = self.scorer._digits(i, features)
+                found[f"given {len(given)}"].append(float((classes == self.scorer.labels).float().mean()))
+                if len(given) == 1:
+                    real = self.scorer.real[i]
+                    found["FD 1"].append(frechet_distance(features, real))
+                    found["spread 1"].append(relative_class_spread(features, classes, real, self.classes[i]))
+        return {name: mean(values) for name, values in found.items()}
+
+
+def score(model: ShaLa, table: Table, way: Sampling, x: Samples, seed: int) -> dict[str, float]:
+    """Return the figures of one way to sample."""
+
+    def decoded(given: Samples | None, count: int, seed: int) -> Samples:
+        prior: Any = way.prior
+        if prior == "mixture" and given:
+            prior = "diffusion"
+        z = model.sample_latents(
+            count, given=given, guidance_scale=way.guidance, autoguidance_scale=way.autoguidance, seed=seed, prior=prior
+        )
+        return model.decode(z, refine=way.refine, seed=seed, batch_size=250)
+
+    joint = decoded(x, 1, seed) if way.prior == "posterior" else decoded(None, NUM_JOINT, seed)
+    figures = table.joint(joint)
+    if way.given:
+        figures |= table.conditional(
+            lambda given: decoded({f"m{i}": x[f"m{i}"] for i in given}, 1, seed + sum(2**i for i in given))
+        )
+    return figures
+
+
+def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
+    """Return a model whose stages are trained, or read where they were trained before."""
+    recipe = Recipe(
+        seed=seed, steps=args.rows // 64, prior_steps=args.prior_rows // 512, refiner_steps=args.refiner_rows // 64
+    )
+    model = recipe.model(len(x))
+    for stage, rows in {"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows}.items():
+        file = args.results / f"{stage}-seed{seed}.safetensors"
+        if not rows:
+            continue
+        module: torch.nn.Module = getattr(model, stage)
+        if file.exists():
+            module.load_state_dict(read_checkpoint(file)[0])
+            model.stages.add(stage)
+        else:
+            figures = train_stage(model, stage, recipe, x, 0.0, args.device)
+            write_checkpoint(file, module.state_dict(), {})
+            print(f"seed {seed}: {figures}", flush=True)
+    return model.to(args.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--bench", type=Path, required=True)
+    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--unseen", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--prior-rows", type=int, default=1_024_000)
+    parser.add_argument("--refiner-rows", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--test", action="store_true", help="score the test rows in place of validation rows")
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.results.mkdir(parents=True, exist_ok=True)
+    pictures = load_pictures(args.data, "train")
+    x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
+    scored = {name: of_modality[-HELD_OUT:] for name, of_modality in pictures.items()}
+    split = "test" if args.test else "train"
+    if args.test:
+        scored = load_pictures(args.data, "test")
+    with np.load(args.data) as arrays:
+        labels = arrays[f"{split}_y"][-HELD_OUT:]
+    table = Table(Scorer(args.bench / "judge.py", args.judges, scored, labels))
+    unseen = {name: of_modality[:HELD_OUT] for name, of_modality in load_pictures(args.unseen, "test").items()}
+    found: dict[str, list[dict[str, float]]] = {"unseen real rows": [table.joint(unseen)]}
+    for seed in args.seeds:
+        model = trained(args, seed, x)
+        for name in args.only:
+            way = WAYS[name]
+            if way.refine and not args.refiner_rows:
+                continue
+            file = args.results / f"{name.replace(' ', '_')}-{split}-seed{seed}.json"
+            if not file.exists():
+                file.write_text(json.dumps(score(model, table, way, scored, seed)) + "\n")
+            found.setdefault(name, []).append(json.loads(file.read_text()))
+            print(seed, name, {k: round(v, 3) for k, v in found[name][-1].items()}, flush=True)
+    lines = [["", *COLUMNS]]
+    for name, figures in found.items():
+        columns = ([of_seed[c] for of_seed in figures if c in of_seed] for c in COLUMNS)
+        lines.append([name, *(cell(values) if values else "" for values in columns)])
+    rows = ", ".join(f"{n:,}" for n in (args.rows, args.prior_rows, args.refiner_rows) if n)
+    print(f"\n{split} rows; rows of the stages: {rows}; {describe_machine()}\n\n{markdown(lines)}")
+
+
+if __name__ == "__main__":
+    main()
