@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests (all installed), plugins (core alone, then each), example, browser, docs, wheels, dev.
+"""Sessions: lint, types, tests, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
 
 An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
 which each installs what it is to see and removes what it is not.
@@ -26,6 +26,7 @@ LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16", *LINT_TOOLS]  # ruff wraps code
 WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
+EXTRAS = [".[onnx]", "./plugins/shala-mlflow[mlflow]", "./plugins/shala-wandb[wandb]"]
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 SHARED = Path(".nox/torch").absolute()
@@ -142,6 +143,13 @@ def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
     install(session, *TEST_TOOLS, *BROWSER_TOOLS, packages=(".", *PLUGINS))
     run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
+
+
+@nox.session(venv_backend="none")
+def extras(session: nox.Session) -> None:
+    """Tests that need optional libraries, which others skip: ONNX, MLflow, Weights & Biases."""
+    install(session, *TEST_TOOLS, *EXTRAS, packages=(".", *PLUGINS))
+    run_tests(session, "tests/test_export.py", "plugins/shala-mlflow", "plugins/shala-wandb")
 
 
 @nox.session

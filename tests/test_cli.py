@@ -107,7 +107,7 @@ def test_shala_run_is_a_command_of_its_own(capsys):
         ("shala chekc two.toml", "no such verb 'chekc'; did you mean 'check'? (see shala --help)"),
         (
             "shala x",
-            "no such verb 'x'; known verbs: check, compare, embed, evaluate, explore, index, keys, new-plugin, pack, ",
+            "no such verb 'x'; known verbs: check, compare, embed, evaluate, explore, export, index, keys, ",
         ),
         ("shala --versoin", "no such option '--versoin'; did you mean '--version'?"),
         ("shala-run a.toml --dry", "no such option '--dry'; did you mean '--dry-run'? (see shala-run --help)"),

@@ -178,6 +178,10 @@ def test_wrong_arguments_are_named(two_spec, finished_run):
         (lambda: model.generate(given={"third": torch.zeros(1, 2)}), "modalities among"),
         (lambda: model.generate(given={"first": torch.zeros(1, 3)}), r"shape \('N', 2\), got \(1, 3\)"),
         (lambda: model.embed({"first": torch.zeros(1, 2), "second": torch.zeros(2, 2)}), "same number of rows"),
+        (
+            lambda: model.embed({"first": torch.zeros(3, 2)}, presence=torch.ones(3, 1, dtype=torch.bool)),
+            r"presence of torch.bool \(3, 2\), got torch.bool \(3, 1\)",
+        ),
         (lambda: model.generate(given={"first": torch.zeros(1, 2)}, prior="mixture"), "with given"),
         (lambda: model.generate(prior="posterior"), "without given modalities"),
     ):

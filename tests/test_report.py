@@ -25,6 +25,7 @@ from shala_framework.report.data_uris import media_of
 from shala_framework.report.latent_map import plane
 from shala_framework.report.page import Report, spec_as_toml
 from shala_framework.report.tables import read_evaluation
+from shala_framework.report.walks import traverse
 from shala_framework.spec import Spec, read_spec, structure, unstructure
 from shala_framework.training.plan import TrainingPlan
 
@@ -82,7 +83,18 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(run, capsys):
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
     sections = {a["id"] for tag, a in page.elements if tag == "section"}
-    assert {"run", "joint", "cross", "interpolation", "latent", "evaluation", "curves", "data", "again"} <= sections
+    assert {
+        "run",
+        "joint",
+        "cross",
+        "interpolation",
+        "traversal",
+        "latent",
+        "evaluation",
+        "curves",
+        "data",
+        "again",
+    } <= sections
     assert {source[1:] for source in sources if source[0] == "#"} <= sections
     shown = " ".join(page.text)
     for words in (
@@ -133,7 +145,7 @@ def test_a_run_without_held_out_rows_has_a_page_too(run):
     text = Report(load(run), run, None).write().read_text()
     ids = {a.get("id") for _, a in Page(text).elements}
     assert "joint" in ids
-    assert not ids & {"cross", "interpolation", "latent"}
+    assert not ids & {"cross", "interpolation", "traversal", "latent"}
 
 
 def test_media_are_what_the_preview_holds():
@@ -167,6 +179,29 @@ def test_the_plane_keeps_clusters_apart(num_rows, method):
     halves = found[: num_rows // 2], found[num_rows // 2 :]
     gap = np.linalg.norm(halves[0].mean(0) - halves[1].mean(0))
     assert gap > 2 * max(np.linalg.norm(half - half.mean(0), axis=1).max() for half in halves)
+
+
+def test_a_traversal_changes_one_principal_coordinate():
+    """Positions lie at -2 to 2 deviations along each leading direction; all other coordinates are the sample's."""
+    generator = torch.Generator().manual_seed(0)
+    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
+    scales = torch.tensor([3.0, 2.0, 1.0, 0.5])
+    z = torch.randn(4_000, 4, generator=generator) * scales @ turn + 5
+    start = z[7]
+    found = traverse(z, start)
+    assert found.z_KSD.shape == (3, 5, 4)
+    torch.testing.assert_close(
+        torch.tensor(found.shares), scales[:3].square() / scales.square().sum(), atol=0.02, rtol=0
+    )
+    for k in range(3):
+        coordinates = (found.z_KSD[k] - z.mean(0)) @ turn.T  # rows of turn are the true directions
+        own = (start - z.mean(0)) @ turn.T
+        spread = coordinates[:, k].abs().sort().values / scales[k]
+        torch.testing.assert_close(spread, torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0]), atol=0.2, rtol=0)
+        others = [d for d in range(4) if d != k]
+        torch.testing.assert_close(coordinates[:, others], own[others].expand(5, 3), atol=0.5, rtol=0)
+    assert traverse(z[:5], start) is None
+    assert traverse(torch.ones(20, 4), start) is None
 
 
 def test_a_spec_in_toml_leaves_out_what_has_no_value(two_spec):

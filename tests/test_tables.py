@@ -410,11 +410,50 @@ def test_embeddings_have_keys_and_labels(grid, tmp_path, capsys):
     assert {line["class"] for line in lines} != {""}
 
 
+def test_an_embedding_of_given_modalities_is_that_of_the_model(grid, tmp_path, capsys):
+    """--given encodes each row from what it has of these modalities, and leaves out and counts rows with none."""
+    model, out = load(grid[2]), tmp_path / "z.npz"
+    urls = sorted(str(path) for path in (grid[2] / "data").glob("validation-*.tar"))
+    rows = load_rows(urls, model.modalities)
+    for given in (["second"], ["second", "first"]):
+        words = [word for name in given for word in ("--given", name)]
+        status, _, err = call(capsys, "embed", grid[2], *words, "--out", out)
+        assert status == 0
+        with np.load(out, allow_pickle=False) as found:
+            keys, z, std = found["keys"].tolist(), found["z"], found["std"]
+        there = [row for row in range(len(rows)) if any(rows.presence[row, model.names.index(n)] for n in given)]
+        assert keys == [rows.keys[row] for row in there]
+        for place, row in enumerate(there):
+            x = {n: rows.x[n][row : row + 1] for n in given if rows.presence[row, model.names.index(n)]}
+            q = model.posterior(x)
+            np.testing.assert_allclose(z[place], q.mean_BD[0], atol=1e-5)
+            np.testing.assert_allclose(std[place], (0.5 * q.log_var_BD[0]).exp(), atol=1e-5)
+        left_out = len(rows) - len(there)
+        assert (f"{left_out} of {len(rows)} rows have none of second and are left out" in err) == (left_out > 0)
+        assert (left_out > 0) == (given == ["second"])
+
+
+def test_an_embedding_of_a_mixture_is_its_mean(two_spec, capsys):
+    """Of a method whose posterior is a mixture, the file has the mixture's moments, as model.posterior does."""
+    pytest.importorskip("shala_baselines", reason="needs a method with mixtures")
+    folder = run(two_spec, "runs/mmvae", "posterior.method=mmvae", "train.prior.steps=1")
+    assert call(capsys, "embed", folder, "--out", "z.npz")[0] == 0
+    model = load(folder)
+    both = load_rows(sorted(map(str, (folder / "data").glob("validation-*.tar"))), model.modalities).having(model.names)
+    q = model.posterior(both.x)
+    with np.load("z.npz", allow_pickle=False) as found:
+        places = [found["keys"].tolist().index(key) for key in both.keys]
+        np.testing.assert_allclose(found["z"][places], q.mean_BD, atol=1e-5)
+        np.testing.assert_allclose(found["std"][places], (0.5 * q.log_var_BD).exp(), atol=1e-5)
+
+
 def test_an_embedding_that_cannot_be_written_is_refused_first(grid, tmp_path, capsys):
     for words, message in (
         ((grid[2], "--out", tmp_path / "z.txt"), "expected --out of a file that ends in .parquet, .npz or .csv"),
         ((tmp_path, "--out", tmp_path / "z.csv"), "no checkpoint at"),
         ((grid[2], "--out", tmp_path / "z.csv", "--set", "prior.dropout=0.5"), "expected a key of [data]"),
+        ((grid[2], "--out", tmp_path / "z.csv", "--given", "frist"), "--given frist: did you mean 'first'?"),
+        ((grid[2], "--out", tmp_path / "z.csv", "--given", "first", "--given", "first"), "got --given first twice"),
     ):
         status, _, err = call(capsys, "embed", *words)
         assert status == 2

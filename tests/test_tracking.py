@@ -33,6 +33,9 @@ class Told(Tracker):
             raise ConnectionError("no network at night")
         self.write(stage, step, dict(figures))
 
+    def results(self, files):
+        self.write("results", *[str(file.relative_to(self.run.folder)) for file in files if file.is_file()])
+
     def close(self):
         self.write("close")
 
@@ -63,11 +66,15 @@ def entries():
 def test_trackers_receive_the_content_of_metrics(two_spec):
     assert status(str(two_spec), *EVERY, "--set", "track.told.options={}") == 0
     found = entries()
-    assert [entry for entry in found if len(entry) < 3 or entry[0] == "resume"] == [
+    assert [entry for entry in found if entry[0] in ("resume", "close")] == [
         ["resume", "autoencoder", 0],
         ["resume", "prior", 0],
         ["close"],
     ]
+    kind, *files = found[-2]
+    assert kind == "results"
+    assert files[:2] == ["report.html", "README.md"]
+    assert any(file.startswith("samples/") and file.endswith(".png") for file in files)
     metrics = [json.loads(line) for line in Path("runs/two/metrics.jsonl").read_text().splitlines()]
     for line in metrics:
         del line["crc32"]  # added by the file

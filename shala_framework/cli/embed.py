@@ -14,15 +14,22 @@ from shala_framework.data.splits import SPLITS, Split
 
 @verb(
     "  shala embed runs/ntu_rgb_skeleton --out z.npz\n"
+    "  shala embed runs/mine --split test --given photo --given caption --out z.parquet\n"
     "  shala embed runs/mine --split test --set 'data.test=shards/mine/test-*.tar' --out z.csv\n"
 )
 @argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
 @option("--split", type=click.Choice(SPLITS), default="validation", help="Split to embed.")
 @option("--out", type=FILE, required=True, metavar="FILE", help="File that ends in .parquet (pyarrow), .npz or .csv.")
+@option(
+    "--given",
+    multiple=True,
+    metavar="MODALITY",
+    help="Look at this modality of each row. Repeatable. [default: all that a row has]",
+)
 @set_option("Override a key of [data].")
 @device_option
 @allow_pipe_flag
-def embed(run: Path, split: Split, out: Path, overrides: tuple[str, ...], device: str) -> None:
+def embed(run: Path, split: Split, out: Path, given: tuple[str, ...], overrides: tuple[str, ...], device: str) -> None:
     """Write posterior means and deviations of z for every row of a split, with keys and labels."""
     from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC
@@ -35,7 +42,7 @@ def embed(run: Path, split: Split, out: Path, overrides: tuple[str, ...], device
     model = load(run, device=resolve_device(device))
     model.spec = with_overrides(model.spec, overrides, ("data",))
     with closing(make_reporter()) as reporter:
-        embeddings = embed_split(model, run, split, reporter)
+        embeddings = embed_split(model, run, split, reporter, given or None)
     write_file(out, embeddings_file(embeddings, out.suffix.lower()))
     num_rows, size = embeddings.mean_ND.shape
     say(f"wrote {num_rows} rows of {size} dimensions to {out}")

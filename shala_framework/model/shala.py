@@ -129,29 +129,40 @@ class ShaLa(Staged):
         return x
 
     @torch.no_grad()
-    def posterior(self, x: Mapping[str, GivenValue], *, batch_size: int = 64) -> AnyPosterior:
+    def posterior(
+        self, x: Mapping[str, GivenValue], *, presence: Tensor | None = None, batch_size: int = 64
+    ) -> AnyPosterior:
         """q(z | x) given any subset of the modalities.
 
         Args:
-            x: Modality name to what `read` takes: a tensor [N, ...], a text, or the Path of a file. Every row has each
-                of them.
+            x: Modality name to what `read` takes: a tensor [N, ...], a text, or the Path of a file.
+            presence: bool [N, M], which modalities each row has, with a column for each of `names`; rows that lack one
+                of x may hold anything finite in it. None if every row has each modality of x.
             batch_size: Rows at a time.
 
         Returns:
             Means and log-variances [N, D] on the CPU; of a mixture, where the method has mixtures.
 
         Raises:
-            ValueError: x names no modality of this model, or rows differ in number.
+            ValueError: x names no modality of this model, rows differ in number, or presence has another shape or type.
             DataError: A text or a file does not hold its modality.
         """
         x = self.read(x)
         num_rows = len(next(iter(x.values())))
+        given_NM = self._presence(x, num_rows)
+        if presence is not None:
+            if presence.dtype != torch.bool or presence.shape != given_NM.shape:
+                raise ValueError(
+                    f"expected presence of torch.bool {tuple(given_NM.shape)}, got {presence.dtype} "
+                    f"{tuple(presence.shape)}"
+                )
+            given_NM = given_NM & presence.to(self.device)
         h_MNF = self._features(x, num_rows, batch_size)
-        return SubsetPosterior(self.autoencoder).of_rows(h_MNF, self._presence(x, num_rows)).to("cpu")
+        return SubsetPosterior(self.autoencoder).of_rows(h_MNF, given_NM).to("cpu")
 
-    def embed(self, x: Mapping[str, GivenValue], *, batch_size: int = 64) -> Tensor:
+    def embed(self, x: Mapping[str, GivenValue], *, presence: Tensor | None = None, batch_size: int = 64) -> Tensor:
         """Posterior mean of z: float [N, D] on the CPU; arguments and errors are those of `posterior`."""
-        return self.posterior(x, batch_size=batch_size).mean_BD
+        return self.posterior(x, presence=presence, batch_size=batch_size).mean_BD
 
     @torch.no_grad()
     def elbo(self, x: Mapping[str, GivenValue], *, num_samples: int = 1, seed: int = 0, batch_size: int = 64) -> Tensor:

@@ -170,7 +170,7 @@ def _as_mixture(posterior: AnyPosterior) -> MixturePosterior:
     if isinstance(posterior, MixturePosterior):
         return posterior
     mean_BD, log_var_BD = posterior.mean_BD, posterior.log_var_BD
-    return MixturePosterior(mean_BD[None], log_var_BD[None], mean_BD.new_zeros(1, len(mean_BD)))
+    return MixturePosterior(mean_BD[None], log_var_BD[None], mean_BD.new_zeros(1, mean_BD.shape[0]))
 
 
 class GaussianHead(nn.Module):

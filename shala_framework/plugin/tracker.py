@@ -1,7 +1,7 @@
 """The contract between the core and a tracker plugin, which receives the values of metrics.jsonl during a run."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +41,13 @@ class Tracker(abc.ABC):
 
     def resume(self, stage: str, step: int) -> None:  # noqa: B027  (optional: not every tracker can discard steps)
         """A stage starts after this step; values that were logged for later steps will be logged again."""
+
+    def results(self, files: Sequence[Path]) -> None:  # noqa: B027  (optional)
+        """The run has succeeded, and its results are written. It is called once, before `close`.
+
+        Args:
+            files: The report, the model card, contact sheets of samples and evaluations, all in the run's folder.
+        """
 
     def close(self) -> None:  # noqa: B027  (optional)
         """The run ends, whether or not it succeeded."""

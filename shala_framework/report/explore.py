@@ -26,8 +26,8 @@ from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.options import at_least, between
 from shala_framework.report.data_uris import media_of
 from shala_framework.report.given import given_row
-from shala_framework.report.page import Cell, SignalGroup
 from shala_framework.report.samples import SYNTHETIC
+from shala_framework.report.signal_groups import Cell, SignalGroup
 from shala_framework.spec.limits import MOST_GUIDANCE
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import DataError, ShalaError

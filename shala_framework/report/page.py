@@ -26,11 +26,14 @@ from shala_framework.evaluation.suite import Evaluation
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.model.origin import StageOrigin, read_origin
 from shala_framework.model.parts import parts_of
+from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.report.card import write_card
-from shala_framework.report.data_uris import Media, media_of, picture_uri
+from shala_framework.report.data_uris import media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
+from shala_framework.report.signal_groups import Cell, SignalGroup
 from shala_framework.report.tables import evaluation_tables, read_evaluation
+from shala_framework.report.walks import interpolation, traversal
 from shala_framework.spec import unstructure
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError, DataError
@@ -41,36 +44,7 @@ from shala_framework.training.metrics import read_metrics
 MOST_JOINT = 12
 MOST_ROWS = 6
 NUM_SAMPLES = 3  # samples for each given row
-NUM_STEPS = 7  # steps of an interpolation
 MOST_POINTS = 512
-
-
-@attrs.frozen
-class Cell:
-    """One signal of a group.
-
-    Attributes:
-        caption: Description of the signal.
-        media: Elements that show it; empty if it was not recorded.
-        role: "given", "generated" or "true".
-    """
-
-    caption: str
-    media: list[Media]
-    role: str
-
-
-@attrs.frozen
-class SignalGroup:
-    """Signals that are shown together.
-
-    Attributes:
-        title: Title of the group.
-        cells: Signals in display order.
-    """
-
-    title: str
-    cells: list[Cell]
 
 
 class Report:
@@ -88,6 +62,8 @@ class Report:
         self, model: ShaLa, folder: Path, held_out: Rows | None, *, command: str = "", reporter: Reporter | None = None
     ) -> None:
         self.model, self.folder, self.reporter = model, folder, reporter or Silent()
+        mapped = held_out.spread(MOST_POINTS) if held_out is not None and len(held_out) > 1 else None
+        q = latents_of(model.autoencoder, mapped, model.device).posterior if mapped is not None else None
         self.fixed = {
             "name": model.spec.name,
             "synthetic": SYNTHETIC if model.synthetic else "",
@@ -95,8 +71,9 @@ class Report:
             "data": _data(model, folder, held_out, self.reporter.warn),
             "joint": _joint(model),
             "cross": _cross_modal(model, held_out) if held_out is not None else {},
-            "interpolation": _interpolation(model, held_out) if held_out is not None else None,
-            "map": _latent_map(model, held_out) if held_out is not None and len(held_out) > 1 else None,
+            "interpolation": interpolation(model, held_out) if held_out is not None else None,
+            "traversal": traversal(model, q.mean_BD) if q is not None else None,
+            "map": _latent_map(model, mapped, q) if mapped is not None and q is not None else None,
             "spec": spec_as_toml(unstructure(model.spec)),
             "command": command,
             "plotly": plotly.offline.get_plotlyjs(),
@@ -324,39 +301,9 @@ def _varied_rows(rows: Rows, column: int, count: int) -> Rows:
     return rows.take(order[:count])
 
 
-def _interpolation(model: ShaLa, held_out: Rows) -> dict[str, Any] | None:
-    """Decode latents on the line between two rows that have all modalities, from two classes if possible."""
-    rows = held_out.having(model.names)
-    if len(rows) < 2:
-        return None
-    other = next((n for n in range(len(rows) - 1, 0, -1) if rows.labels[n] != rows.labels[0]), len(rows) - 1)
-    ends = rows.take(torch.tensor([0, other]))
-    z_2D = model.embed(ends.x)
-    x = model.decode(torch.lerp(z_2D[:1], z_2D[1:], torch.linspace(0, 1, NUM_STEPS)[:, None]))
-    shares = torch.linspace(0, 1, NUM_STEPS).tolist()
-    return {
-        "ends": [
-            f"{key}{f' ({label_title(label)})' if label else ''}"
-            for key, label in zip(ends.keys, ends.labels, strict=True)
-        ],
-        "lines": [
-            SignalGroup(
-                name,
-                [
-                    Cell(f"{share:.0%}", media_of(model.modalities[name].preview(x[name][n])), "generated")
-                    for n, share in enumerate(shares)
-                ],
-            )
-            for name in model.names
-        ],
-    }
-
-
 @torch.no_grad()
-def _latent_map(model: ShaLa, held_out: Rows) -> dict[str, Any]:
+def _latent_map(model: ShaLa, rows: Rows, q: GaussianPosterior) -> dict[str, Any]:
     """Collect points, labels, keys and thumbnails of held-out rows, and the KL of each dimension."""
-    rows = held_out.spread(MOST_POINTS)
-    q = latents_of(model.autoencoder, rows, model.device).posterior
     points_N2, method = plane(q.mean_BD)
     sheet = thumbnails(model, rows)
     return {

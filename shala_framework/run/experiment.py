@@ -26,7 +26,7 @@ from shala_framework.run.taking import check_same_shards, plan_taking, take_stag
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import LoadedSpec, doubts, unstructure
 from shala_framework.support.distributed import processes
-from shala_framework.support.errors import DataError, PluginError, Problem, SpecError
+from shala_framework.support.errors import DataError, PluginError, Problem, ShalaError, SpecError
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.progress import Reporter, Silent
 from shala_framework.training.metrics import MetricsFile, training_seconds
@@ -138,21 +138,22 @@ class Experiment:
             self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
             self._timed("prior", STAGE_2, self.training.train_prior)
             self._timed("refiner", STAGE_3, self.training.train_refiner)
-        if processes.rank() == 0:
-            self._timed("samples", SAMPLES, self._write_samples)
-            self._timed("report", REPORT, self._write_report)
-            self._timed("evaluation", EVALUATION, self._measure)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        summary = RunSummary(
-            folder=self.folder,
-            seconds=self.seconds,
-            peak_memory_gib=peak,
-            synthetic=self.loaded.stand_in_used,
-            evaluation=self.evaluation,
-        )
-        self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
-        if processes.rank() == 0:
-            self.report.write()
+            if processes.rank() == 0:
+                self._timed("samples", SAMPLES, self._write_samples)
+                self._timed("report", REPORT, self._write_report)
+                self._timed("evaluation", EVALUATION, self._measure)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            summary = RunSummary(
+                folder=self.folder,
+                seconds=self.seconds,
+                peak_memory_gib=peak,
+                synthetic=self.loaded.stand_in_used,
+                evaluation=self.evaluation,
+            )
+            self.metrics.write("summary", 0, {"seconds": self.seconds, "peak_memory_gib": round(peak, 3)})
+            if processes.rank() == 0:
+                self.report.write()
+                self.metrics.results(self.place.results())
         return summary
 
     def _make_stand_in(self) -> bool:
@@ -186,6 +187,8 @@ class Experiment:
         for name, (tracker, options) in self.loaded.trackers.items():
             try:
                 trackers.append(tracker(options, run))
+            except ShalaError as error:
+                raise PluginError(f"track.{name}: {error}") from error
             except Exception as error:
                 raise PluginError(
                     f"track.{name}: it failed to start: {type(error).__name__}: {error}; correct its options, or "

@@ -11,7 +11,8 @@ from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
 from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
-from shala_framework.report.samples import SYNTHETIC
+from shala_framework.report.card import CARD_FILE
+from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
@@ -62,6 +63,11 @@ class RunFolder:
     def state_file(self, stage: str) -> Path:
         """Return the state file of a stage in training."""
         return self.state / f"{stage}.safetensors"
+
+    def results(self) -> list[Path]:
+        """Return the files with results: the report, the model card, contact sheets and evaluations."""
+        patterns = (REPORT_FILE, CARD_FILE, "samples/*.png", "evaluation/*.json", "evaluation/*.png")
+        return [file for pattern in patterns for file in sorted(self.path.glob(pattern)) if file.is_file()]
 
     @property
     def has_stand_in(self) -> bool:

@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object a line, in the order of training. Trackers receive the same figures."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,10 @@ class MetricsFile:
             file.write(
                 (b"\n" if torn else b"") + dump_line({"stage": stage, "step": step, **values}, self.owner).encode()
             )
+
+    def results(self, files: Sequence[Path]) -> None:
+        """Tell the trackers which files have the results of the run."""
+        self._tell(lambda tracker: tracker.results(files))
 
     def close(self) -> None:
         """Close the trackers."""

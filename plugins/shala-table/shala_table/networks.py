@@ -217,7 +217,7 @@ class TableLikelihood:
         return squared_BN.sqrt() * angle_BN.cos()
 
     def _assembled(self, values_BN: Tensor, categories: Sequence[Tensor]) -> Tensor:
-        values_BC = values_BN.new_empty(len(values_BN), len(self.layout.num_categories))
+        values_BC = values_BN.new_empty(values_BN.shape[0], len(self.layout.num_categories))
         values_BC[:, self.numeric_N] = values_BN
         for column, drawn_B in zip(self.layout.categorical, categories, strict=True):
             values_BC[:, column] = drawn_B.to(values_BC.dtype)

@@ -141,7 +141,7 @@ class TextLikelihood:
 
     @torch.no_grad()
     def _generate(self, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        decoder, batch_size = self.decoder, len(self.condition_BC)
+        decoder, batch_size = self.decoder, self.condition_BC.shape[0]
         last = decoder.max_tokens - 1
         x_BL = torch.full((batch_size, decoder.max_tokens), PAD, device=self.condition_BC.device)
         token_B, going_B = torch.full_like(x_BL[:, 0], END), torch.full_like(x_BL[:, 0], True, dtype=torch.bool)
@@ -154,7 +154,7 @@ class TextLikelihood:
             token_B = choose(logits_BV) + 1
             x_BL[:, position] = torch.where(going_B, token_B, PAD)
             going_B = going_B & (token_B != END)
-            if not going_B.any():
+            if not torch.compiler.is_exporting() and not going_B.any():
                 break
         x_BL[:, last] = torch.where(going_B, END, PAD)
         return x_BL

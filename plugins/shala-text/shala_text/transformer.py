@@ -17,8 +17,8 @@ from shala_text.vocabulary import PAD
 
 
 def computes_padding(tensor: Tensor) -> bool:
-    """Return whether padding is computed on the device of a tensor."""
-    return tensor.is_cuda
+    """Return whether padding is computed: on CUDA, and in exported programs."""
+    return tensor.is_cuda or torch.compiler.is_exporting()
 
 
 def without_common_padding(x_BL: Tensor) -> Tensor:
