@@ -4,7 +4,6 @@ Latents are sampled in steady coordinates y, in which every cluster is N(0, I) a
 then needs nothing but the program `denoise`. Shapes: B batch, M modalities, F feature_dim, D latent_dim, K clusters.
 """
 
-import math
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -205,7 +204,7 @@ def programs_of(model: ShaLa) -> list[Program]:
             ),
             Program(
                 name="denoise",
-                module=DenoiseProgram(prior, _guidance(model)),
+                module=DenoiseProgram(prior, model.guidance),
                 meaning="one evaluation of the denoiser in the sampler's loop",
                 inputs={"y": "y", "sigma": "sigma"} | features | {"cluster": "cluster"},
                 outputs=("denoised",),
@@ -288,19 +287,8 @@ def sample_by_programs(
         return denoise(z_ND, sigma_N, h_BMF, given_BM, cluster_B)
 
     y_BD = sampler(denoise_by_program, noise_BD / sigmas[0].to(noise_BD), sigmas)
-    by_model_BD = prior.sample(noise_BD, h_MBF, given_BM, cluster_B, sigmas, sampler=sampler, guidance=_guidance(model))
+    by_model_BD = prior.sample(noise_BD, h_MBF, given_BM, cluster_B, sigmas, sampler=sampler, guidance=model.guidance)
     return restore(y_BD, cluster_B), by_model_BD
-
-
-def _guidance(model: ShaLa) -> Guidance:
-    """Return the guidance of the spec's [generate]."""
-    table = model.spec.generate
-    return Guidance(
-        guidance_scale=table.guidance_scale,
-        autoguidance_scale=table.autoguidance_scale,
-        sigma_min=table.guidance_sigma_min,
-        sigma_max=math.inf if table.guidance_sigma_max is None else table.guidance_sigma_max,
-    )
 
 
 def _shared_in(network: nn.Module) -> nn.ModuleList:

@@ -269,8 +269,8 @@ def _manifest(model: ShaLa, programs: Mapping[str, Any], left_out: Mapping[str, 
     if "denoise" in programs:
         manifest["sampling"] = {
             "sigmas": noise_levels(model),
-            "guidance_scale": generate.guidance_scale,
-            "autoguidance_scale": generate.autoguidance_scale,
+            "guidance_scale": model.guidance.guidance_scale,
+            "autoguidance_scale": model.guidance.autoguidance_scale,
             "steps": STEPS,
         }
     return manifest
