@@ -66,7 +66,7 @@ def test_no_number_is_without_bounds(cls, field):
     """No number in a spec's tables or a plugin's options accepts huge, negative or non-finite values."""
     extremes = [2**62, -(2**62)] if int in numeric(field.type) else []
     extremes += [1e300, -1e300, math.inf, -math.inf, math.nan] if float in numeric(field.type) else []
-    if field.name == "seed":
+    if field.name.endswith("seed"):
         extremes = [2**63, 2**64, -1]
     for value in extremes:
         with pytest.raises(InvalidValueError) as caught:

@@ -141,7 +141,7 @@ def test_modalities_keep_the_order_of_the_spec(two_spec):
 def test_a_run_has_held_out_rows_decide_on_scales_that_its_spec_does_not_set(two_spec, monkeypatch):
     """The scales are stored with stage 2; a scale in the spec comes before them, and one in the call before both."""
     chosen = Guidance(guidance_scale=1.5, autoguidance_scale=2.0)
-    monkeypatch.setattr("shala_framework.run.training.choose_guidance", lambda *_, **__: chosen)
+    monkeypatch.setattr("shala_framework.training.guidance_choice.choose_guidance", lambda *_, **__: chosen)
     two_spec.write_text(two_spec.read_text().replace("guidance_scale = 1.0\nautoguidance_scale = 1.0\n", ""))
     model = load(run(two_spec, "r"))
     assert model.spec.generate.guidance_scale is None

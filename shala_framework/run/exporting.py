@@ -248,7 +248,6 @@ def _description(program: Program, values: Mapping[str, Tensor], batch_size: int
 
 
 def _manifest(model: ShaLa, programs: Mapping[str, Any], left_out: Mapping[str, str]) -> dict[str, Any]:
-    generate = model.spec.generate
     manifest: dict[str, Any] = {
         "format": 1,
         "name": model.spec.name,

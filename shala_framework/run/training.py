@@ -39,7 +39,7 @@ from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import unstructure
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
-from shala_framework.training.guidance_choice import choose_guidance
+from shala_framework.training.guidance_choice import decide_guidance
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.plan import TrainingPlan
@@ -239,22 +239,10 @@ class RunTraining:
         if decided:
             self.reporter.note(decided)
         if held_out is not None:
-            self._choose_guidance(held_out)
+            self.reporter.note(decide_guidance(prior, self.model.spec, held_out))
         self.model.stages.add("prior")
         self._save("prior")
         return True
-
-    def _choose_guidance(self, held_out: LatentStore) -> None:
-        """Have held-out rows decide on the guidance of samples, unless the spec does."""
-        generate, table = self.model.spec.generate, self.model.spec.prior
-        if generate.guidance_scale is not None and generate.autoguidance_scale is not None:
-            return
-        levels = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max}
-        chosen = choose_guidance(self.model.prior, held_out, **levels, seed=self.model.spec.seed)
-        scales = {"guidance_scale": chosen.guidance_scale, "autoguidance_scale": chosen.autoguidance_scale}
-        self.model.prior.chosen_scales.copy_(torch.tensor(list(scales.values())))
-        said = ", ".join(f"{key} = {scale:g}" for key, scale in scales.items() if getattr(generate, key) is None)
-        self.reporter.note(f"held-out rows decided for {said}; keys of [generate] set others")
 
     def train_refiner(self) -> bool:
         """Train stage 3 if a modality offers a network and the spec gives it steps; return whether it was trained."""

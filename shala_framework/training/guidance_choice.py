@@ -18,6 +18,7 @@ from shala_framework.data.latent_store import LatentStore
 from shala_framework.prior import DiffusionPrior
 from shala_framework.prior.guidance import Guidance
 from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
+from shala_framework.spec.schema import Spec
 from shala_framework.support.seeds import mix_seed
 
 SCALES = 1.0, 1.25, 1.5, 2.0, 3.0
@@ -93,3 +94,15 @@ def choose_guidance(
         auto = smallest_as_good(joint)
         known = scores(some_NM, NUM_SAMPLES, lambda scale: Guidance(guidance_scale=scale, autoguidance_scale=auto))
     return Guidance(guidance_scale=smallest_as_good(known), autoguidance_scale=auto)
+
+
+def decide_guidance(prior: DiffusionPrior, spec: Spec, held_out: LatentStore) -> str:
+    """Store in the prior the scales that held-out rows decide for, unless the spec sets both; return a sentence."""
+    generate, table = spec.generate, spec.prior
+    if generate.guidance_scale is not None and generate.autoguidance_scale is not None:
+        return "the spec sets both scales of guidance"
+    chosen = choose_guidance(prior, held_out, sigma_min=table.sigma_min, sigma_max=table.sigma_max, seed=spec.seed)
+    scales = {"guidance_scale": chosen.guidance_scale, "autoguidance_scale": chosen.autoguidance_scale}
+    prior.chosen_scales.copy_(torch.tensor(list(scales.values())))
+    said = ", ".join(f"{key} = {scale:g}" for key, scale in scales.items() if getattr(generate, key) is None)
+    return f"held-out rows decided for {said}; keys of [generate] set others"
