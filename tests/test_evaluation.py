@@ -357,7 +357,8 @@ def test_time_is_shared_and_handed_on():
     pace.finish("judges")
     assert pace.seconds("joint") == pytest.approx(90 * 0.2 / 0.65)
     assert pace.count("joint", 500, 40, lambda: 0.5) == 55
-    assert pace.count("joint", 500, 80, lambda: 0.5) == 0
+    assert pace.count("joint", 500, 80, lambda: 0.5) == 80  # 40 of the 90 seconds left
+    assert pace.count("joint", 500, 100, lambda: 0.5) == 0
     assert pace.count("joint", 30, 40, lambda: 0.5) == 30
     now[0] = 200
     assert pace.seconds("likelihood") == 0

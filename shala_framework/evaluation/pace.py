@@ -15,6 +15,7 @@ SHARES = {
 
 
 RESERVE = 0.1  # share of the time, kept for errors in measuring units
+MOST_OF_REST = 0.5  # of the time left, for the least number of a part that its share does not suffice for
 
 
 class Pace:
@@ -44,6 +45,9 @@ class Pace:
     def count(self, part: str, most: int, least: int, unit_seconds: Callable[[], float]) -> int:
         """Return the number of units of a part to measure; 0 if not even the least number fits.
 
+        The least number may take more than the part's share, up to half of the time left: parts come in the order of
+        their worth.
+
         Args:
             part: Part that the units belong to.
             most: Number without a time limit, which depends on the rows.
@@ -56,4 +60,7 @@ class Pace:
         start = self.clock()
         unit = unit_seconds()
         fitting = int(max(0.0, seconds - (self.clock() - start)) / max(unit, 1e-9))
-        return 0 if fitting < min(least, most) else min(most, fitting)
+        if fitting >= min(least, most):
+            return min(most, fitting)
+        left = (self.end or 0.0) - self.clock()
+        return min(least, most) if min(least, most) * unit <= MOST_OF_REST * left else 0
