@@ -59,8 +59,6 @@ save_every_steps = 20
 [generate]
 num_joint = 3
 num_rows = 2
-guidance_scale = 1.0
-autoguidance_scale = 1.0
 
 [evaluate]
 at_end = false

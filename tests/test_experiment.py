@@ -19,7 +19,6 @@ from shala_framework.data import presence
 from shala_framework.data.packing import pack
 from shala_framework.data.prepared import Preparation
 from shala_framework.data.rows import fit_to_shards, load_rows
-from shala_framework.prior.guidance import Guidance
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support.progress import Silent
@@ -136,23 +135,6 @@ def test_modalities_keep_the_order_of_the_spec(two_spec):
     two_spec.write_text(text)
     with pytest.raises(CheckpointError, match=r"order of the modality tables: \['second', 'first'\] in the folder"):
         run(two_spec, "r")
-
-
-def test_a_run_has_held_out_rows_decide_on_scales_that_its_spec_does_not_set(two_spec, monkeypatch):
-    """The scales are stored with stage 2; a scale in the spec comes before them, and one in the call before both."""
-    chosen = Guidance(guidance_scale=1.5, autoguidance_scale=2.0)
-    monkeypatch.setattr("shala_framework.training.guidance_choice.choose_guidance", lambda *_, **__: chosen)
-    two_spec.write_text(two_spec.read_text().replace("guidance_scale = 1.0\nautoguidance_scale = 1.0\n", ""))
-    model = load(run(two_spec, "r"))
-    assert model.spec.generate.guidance_scale is None
-    assert model.guidance == chosen
-    given = {"first": torch.randn(3, 2)}
-    as_chosen = model.generate(given=given, guidance_scale=1.5, autoguidance_scale=2.0)["second"]
-    assert torch.equal(model.generate(given=given)["second"], as_chosen)
-    unguided = model.generate(given=given, guidance_scale=1.0, autoguidance_scale=1.0)["second"]
-    assert not torch.equal(unguided, as_chosen)
-    other = load(run(two_spec, "r", "generate.guidance_scale=1"))
-    assert other.guidance == Guidance(guidance_scale=1.0, autoguidance_scale=2.0)
 
 
 def test_new_sampling_settings_apply_to_the_loaded_model(two_spec, finished_run):

@@ -329,15 +329,14 @@ class ShaLa(Staged):
 
     @property
     def guidance(self) -> Guidance:
-        """The guidance of samples unless another is asked for: the spec's, or else what held-out rows decided for."""
+        """The guidance of samples unless another is asked for: that of the spec's [generate]."""
         settings = self.spec.generate
-        found = {"guidance_scale": settings.guidance_scale, "autoguidance_scale": settings.autoguidance_scale}
-        scales = {
-            name: float(chosen) if scale is None else scale
-            for (name, scale), chosen in zip(found.items(), self.prior.chosen_scales, strict=True)
-        }
-        limits = settings.guidance_sigma_min, settings.guidance_sigma_max
-        return Guidance(**scales, sigma_min=limits[0], sigma_max=math.inf if limits[1] is None else limits[1])
+        return Guidance(
+            guidance_scale=settings.guidance_scale,
+            autoguidance_scale=settings.autoguidance_scale,
+            sigma_min=settings.guidance_sigma_min,
+            sigma_max=math.inf if settings.guidance_sigma_max is None else settings.guidance_sigma_max,
+        )
 
     @property
     def priors(self) -> dict[PriorName, LatentPrior]:

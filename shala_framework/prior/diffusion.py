@@ -46,7 +46,6 @@ class DiffusionPrior(nn.Module):
         network: Raw network of the denoiser.
         cluster_network: Network of the clusters' probabilities.
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
-        chosen_scales: Guidance and autoguidance scale that held-out rows decided for, 1 if there were none: [2].
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
     """
 
@@ -55,7 +54,6 @@ class DiffusionPrior(nn.Module):
     z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
-    chosen_scales: Tensor
 
     def __init__(
         self,
@@ -96,7 +94,6 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
-        self.register_buffer("chosen_scales", torch.ones(2))
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":

@@ -39,7 +39,6 @@ from shala_framework.support.progress import Reporter
 from shala_framework.support.structuring import unstructure
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
-from shala_framework.training.guidance_choice import decide_guidance
 from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.plan import TrainingPlan
@@ -238,8 +237,6 @@ class RunTraining:
         decided = stage.finish()
         if decided:
             self.reporter.note(decided)
-        if held_out is not None:
-            self.reporter.note(decide_guidance(prior, self.model.spec, held_out))
         self.model.stages.add("prior")
         self._save("prior")
         return True

@@ -265,11 +265,10 @@ class Generate:
         num_samples: Number of samples for each of these rows.
         sampler: "heun" evaluates the denoiser 2 num_steps - 1 times, "dpm" (DPM-Solver++) num_steps times.
         num_steps: Number of sampler steps.
-        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance. By default, held-out rows decide on
-            both scales after stage 2: the smallest scale counts at which latents are predicted as well as at any.
+        guidance_scale: w in D_uncond + w (D_cond - D_uncond); 1 disables guidance.
         autoguidance_scale: v in D_guide + v (D - D_guide), which steers away from the errors of the weaker denoiser
             D_guide, with or without given modalities; 1 disables it. If both are enabled, the larger of w - 1 and v - 1
-            is the strength of both together, which they share in proportion. By default as for guidance_scale.
+            is the strength of both together, which they share in proportion.
         guidance_sigma_min: Lowest noise level at which either kind of guidance is applied.
         guidance_sigma_max: Highest noise level at which either kind of guidance is applied; no limit by default.
     """
@@ -279,8 +278,8 @@ class Generate:
     num_samples: int = attrs.field(default=1, validator=at_least(1, at_most=10_000))
     sampler: Literal["heun", "dpm"] = "heun"
     num_steps: int = attrs.field(default=18, validator=at_least(2, at_most=10_000))
-    guidance_scale: float | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_GUIDANCE)))
-    autoguidance_scale: float | None = attrs.field(default=None, validator=optional(at_least(0, at_most=MOST_GUIDANCE)))
+    guidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
+    autoguidance_scale: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_GUIDANCE))
     guidance_sigma_min: float = attrs.field(default=0.0, validator=between(0, 1e4))
     guidance_sigma_max: float | None = attrs.field(default=None, validator=optional(between(0, 1e4)))
 
