@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         jitter_colours,
         shift,
         take_along,
+        vary_pictures,
     )
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
@@ -67,7 +68,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "support.errors": ("DataError",),
     "plugin.arrays": ("decode_npy", "encode_npy"),
-    "plugin.augmenting": ("Draws", "by_row", "crop_pixels", "flip", "jitter_colours", "shift", "take_along"),
+    "plugin.augmenting": (
+        "Draws",
+        "by_row",
+        "crop_pixels",
+        "flip",
+        "jitter_colours",
+        "shift",
+        "take_along",
+        "vary_pictures",
+    ),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.denoising": ("DenoiserSizes", "LatentDenoiser"),
     "plugin.hookspecs": ("hookimpl",),
@@ -113,6 +123,7 @@ __all__ = [
     "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise", "jitter_colours",
     "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream", "refuse_truncated",
     "shift", "standard_normal_log_prob", "take_along", "unfold_time", "unit_to_pixels", "unit_to_relaxed",
+    "vary_pictures",
 ]  # fmt: skip
 
 

@@ -150,3 +150,38 @@ def jitter_colours(x: Tensor, brightness: float, contrast: float, saturation: fl
         grey = (values * weights).sum(-3, keepdim=True)
         values = grey + (values - grey) * factors(saturation)
     return values.round().clamp(0, 255).to(x.dtype)
+
+
+def vary_pictures(
+    x: Tensor,
+    draws: Draws,
+    *,
+    crop: float,
+    shift_by: int,
+    mirror: bool,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+) -> Tensor:
+    """Crop, move, mirror and recolour the pictures or clips of a batch; 0 and False leave a step out.
+
+    Args:
+        x: uint8 [B, ..., C, H, W].
+        draws: Random draws of the rows.
+        crop: As for `crop_pixels`.
+        shift_by: Largest number of pixels to move by, up or down and to either side.
+        mirror: Whether half of the rows are mirrored from left to right.
+        brightness: As for `jitter_colours`, and so the next two.
+        contrast: Largest change of contrast.
+        saturation: Largest change of saturation.
+    """
+    if crop:
+        x = crop_pixels(x, crop, draws)
+    if shift_by:
+        for dim in (-2, -1):
+            x = shift(x, draws.integers(-shift_by, shift_by), dim)
+    if mirror:
+        x = flip(x, draws.chance(0.5), -1)
+    if brightness or contrast or saturation:
+        x = jitter_colours(x, brightness, contrast, saturation, draws)
+    return x

@@ -16,15 +16,12 @@ from shala_framework.plugin import (
     above,
     at_least,
     between,
-    crop_pixels,
     each,
     encode_png,
-    flip,
     hookimpl,
-    jitter_colours,
     multiple_of,
     not_empty,
-    shift,
+    vary_pictures,
 )
 from shala_image.networks import (
     ImageDecoder,
@@ -193,16 +190,16 @@ class Image(Modality):
     def augment(self, x: Tensor, draws: Draws) -> Tensor:
         """Crop, move, mirror and recolour pictures uint8 [B, C, H, W] as the option `augment` says."""
         table = self.options.augment
-        if table.crop:
-            x = crop_pixels(x, table.crop, draws)
-        if table.shift:
-            for dim in (-2, -1):
-                x = shift(x, draws.integers(-table.shift, table.shift), dim)
-        if table.flip:
-            x = flip(x, draws.chance(0.5), -1)
-        if table.brightness or table.contrast or table.saturation:
-            x = jitter_colours(x, table.brightness, table.contrast, table.saturation, draws)
-        return x
+        return vary_pictures(
+            x,
+            draws,
+            crop=table.crop,
+            shift_by=table.shift,
+            mirror=table.flip,
+            brightness=table.brightness,
+            contrast=table.contrast,
+            saturation=table.saturation,
+        )
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, uint8 [B, C, H, W], as h [B, feature_dim].

@@ -17,16 +17,13 @@ from shala_framework.plugin import (
     above,
     at_least,
     between,
-    crop_pixels,
     each,
     encode_mp4,
-    flip,
     hookimpl,
-    jitter_colours,
     multiple_of,
     not_empty,
-    shift,
     take_along,
+    vary_pictures,
 )
 from shala_video.networks import STEM, ClipDecoder, ClipEncoder, low_resolution
 from shala_video.reading import MAX_FRAMES, MAX_PIXELS, read_clip
@@ -169,16 +166,16 @@ class Video(Modality):
             start_B1, end_B1 = draws.uniform(0, table.time, 1), 1 - draws.uniform(0, table.time, 1)
             times_BT = start_B1 + (end_B1 - start_B1) * torch.linspace(0, 1, x.shape[1], device=x.device)
             x = take_along(x, (times_BT * (x.shape[1] - 1)).round().long(), 1)
-        if table.crop:
-            x = crop_pixels(x, table.crop, draws)
-        if table.shift:
-            for dim in (-2, -1):
-                x = shift(x, draws.integers(-table.shift, table.shift), dim)
-        if table.flip:
-            x = flip(x, draws.chance(0.5), -1)
-        if table.brightness or table.contrast or table.saturation:
-            x = jitter_colours(x, table.brightness, table.contrast, table.saturation, draws)
-        return x
+        return vary_pictures(
+            x,
+            draws,
+            crop=table.crop,
+            shift_by=table.shift,
+            mirror=table.flip,
+            brightness=table.brightness,
+            contrast=table.contrast,
+            saturation=table.saturation,
+        )
 
     def encoder(self, feature_dim: int) -> nn.Module:
         """Encode x, uint8 [B, T, 3, H, W], as h [B, feature_dim]."""
