@@ -48,7 +48,7 @@ class Recipe:
     latent_dim: int = 96
     hidden_dim: int = 256
     posterior: dict[str, Any] = attrs.field(factory=dict)
-    autoencoder: dict[str, Any] = attrs.field(factory=lambda: {"steps": 7_500, "batch_size": 64})
+    autoencoder: dict[str, Any] = attrs.field(factory=lambda: {"steps": 7_500, "batch_size": 64, "kl_weight": 16.0})
     prior: dict[str, Any] = attrs.field(factory=dict)
     prior_stage: dict[str, Any] = attrs.field(
         factory=lambda: {"steps": 2_000, "batch_size": 512, "ema_halflife_steps": 300.0}

@@ -1,13 +1,13 @@
 """PolyMNIST after a number of rows: each way to sample one model, by accuracy and by diversity, beside references.
 
     python benchmarks/polymnist_table.py POLYMNIST.npz --bench BENCH --judges JUDGES.pt --unseen JUDGE_DATA.npz
-        --results RESULTS [--rows 300000] [--prior-rows 1024000] [--refiner-rows 0] [--seeds 0 1 2] [--device cpu]
-        [--test]
+        --results RESULTS [--rows 300000] [--prior-rows 1024000] [--refiner-rows 0] [--seeds 0 1 2] [--kl-weight 16]
+        [--device cpu] [--test]
 
 The model and its layers are those of polymnist.py. The last 2,000 training rows are validation rows, which no stage is
 trained on: choose by them. --test scores the test rows instead. Trained stages and figures are kept in RESULTS, and a
-call continues where the last one stopped; another number of rows needs another folder. UNSEEN has further test rows of
-the benchmark, by which real rows are scored. Columns, as means over modalities:
+call continues where the last one stopped; another number of rows or KL weight needs another folder. UNSEEN has further
+test rows of the benchmark, by which real rows are scored. Columns, as means over modalities:
 
     joint       coherence of joint samples: all judges name one class
     FD          Frechet distance of joint samples in the judges' features
@@ -54,7 +54,10 @@ Samples = Mapping[str, Tensor]
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How to sample; `prior` "posterior" draws from q(z | x) of the scored rows, or of what is given."""
+    """How to sample; `prior` "posterior" draws from q(z | x) of as many training rows, or of what is given.
+
+    A perfect prior would have the joint samples of these draws.
+    """
 
     prior: str = "diffusion"
     guidance: float = 1.0
@@ -118,7 +121,7 @@ class Table:
         return {name: mean(values) for name, values in found.items()}
 
 
-def score(model: ShaLa, table: Table, way: Sampling, x: Samples, seed: int) -> dict[str, float]:
+def score(model: ShaLa, table: Table, way: Sampling, x: Samples, trained_on: Samples, seed: int) -> dict[str, float]:
     """Return the figures of one way to sample."""
 
     def decoded(given: Samples | None, count: int, seed: int) -> Samples:
@@ -130,7 +133,8 @@ def score(model: ShaLa, table: Table, way: Sampling, x: Samples, seed: int) -> d
         )
         return model.decode(z, refine=way.refine, seed=seed, batch_size=250)
 
-    joint = decoded(x, 1, seed) if way.prior == "posterior" else decoded(None, NUM_JOINT, seed)
+    rows = {name: of_modality[:NUM_JOINT] for name, of_modality in trained_on.items()}
+    joint = decoded(rows, 1, seed) if way.prior == "posterior" else decoded(None, NUM_JOINT, seed)
     figures = table.joint(joint)
     if way.given:
         figures |= table.conditional(
@@ -144,6 +148,8 @@ def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
     recipe = Recipe(
         seed=seed, steps=args.rows // 64, prior_steps=args.prior_rows // 512, refiner_steps=args.refiner_rows // 64
     )
+    if args.kl_weight is not None:
+        recipe.autoencoder["kl_weight"] = args.kl_weight
     model = recipe.model(len(x))
     for stage, rows in {"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows}.items():
         file = args.results / f"{stage}-seed{seed}.safetensors"
@@ -171,6 +177,7 @@ def main() -> None:
     parser.add_argument("--prior-rows", type=int, default=1_024_000)
     parser.add_argument("--refiner-rows", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kl-weight", type=float, help="final weight of the KL term (the recipe's)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--test", action="store_true", help="score the test rows in place of validation rows")
@@ -197,7 +204,7 @@ def main() -> None:
                 continue
             file = args.results / f"{name.replace(' ', '_')}-{split}-seed{seed}.json"
             if not file.exists():
-                file.write_text(json.dumps(score(model, table, way, scored, seed)) + "\n")
+                file.write_text(json.dumps(score(model, table, way, scored, x, seed)) + "\n")
             found.setdefault(name, []).append(json.loads(file.read_text()))
             print(seed, name, {k: round(v, 3) for k, v in found[name][-1].items()}, flush=True)
     lines = [["", *COLUMNS]]
