@@ -13,6 +13,7 @@ from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 from shala_framework.spec.grid import GridPoint, make_grid
+from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
@@ -47,7 +48,7 @@ class SweptRun:
         except CheckpointError:
             return False
         trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
-        return bool(found["spec"] == self._spec()) and trained
+        return bool(with_later_keys(found["spec"]) == self._spec()) and trained
 
     def is_evaluated(self) -> bool:
         """Return whether it has an evaluation to compare."""

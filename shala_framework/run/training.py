@@ -31,6 +31,8 @@ from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.preparing import budgeted_plan, keep_plan
+from shala_framework.spec.later_keys import without_later_keys
+from shala_framework.spec.schema import RefinerStage
 from shala_framework.support.distributed import processes
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor
@@ -286,7 +288,8 @@ class RunTraining:
 
     def _refiner_name(self) -> str:
         """Identify the tables of stage 3, on which its state depends and the run's fingerprint does not."""
-        tables = [unstructure(self.model.spec.refine), unstructure(self.model.spec.train.refiner)]
+        refiner = without_later_keys(unstructure(self.model.spec.train.refiner), RefinerStage)
+        tables = [unstructure(self.model.spec.refine), refiner]
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
     def _autoencoder_stage(self) -> AutoencoderTraining:
