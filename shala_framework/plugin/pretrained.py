@@ -165,7 +165,7 @@ class PretrainedEncoder(nn.Module):
     def _apply(self, *args: Any, **options: Any) -> Any:
         """Move or convert the module; features that are in the cache belong to what it was."""
         self._cache.clear()
-        return super()._apply(*args, **options)
+        return super()._apply(*args, **options)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "PretrainedEncoder":
         """Set the mode of the head alone."""

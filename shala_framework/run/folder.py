@@ -13,7 +13,7 @@ from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.card import CARD_FILE
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
-from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
+from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data

@@ -50,7 +50,7 @@ class Stage:
         default="cosine", metadata={MISSING_MEANS: "cosine"}
     )
     decay_share: float | None = attrs.field(
-        default=None, validator=optional([above(0), between(0, 1)]), metadata={MISSING_MEANS: None}
+        default=None, validator=optional((above(0), between(0, 1))), metadata={MISSING_MEANS: None}
     )
     weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
     gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
