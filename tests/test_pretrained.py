@@ -108,6 +108,15 @@ def test_maps_are_recorded_in_spite_of_the_cache():
     assert len(made.calls) == calls
 
 
+def test_a_program_of_a_cached_encoder_computes_features():
+    """`shala export` traces the network itself, not what is in the cache."""
+    made, x = CountingEncoder(cached=True).eval(), rows()
+    known = made(x[:4])
+    program = torch.export.export(made, (x[:4],), strict=False).module()
+    torch.testing.assert_close(program(x[:4]), known)
+    torch.testing.assert_close(program(x[4:] + 1), made(x[4:] + 1))
+
+
 def test_stage_1_calls_a_frozen_network_once_a_row(tmp_path):
     """Over all epochs, validation, and the latents of stage 2; the texture term, which records maps, is off."""
     image, timm = pytest.importorskip("shala_image"), pytest.importorskip("timm")

@@ -7,6 +7,7 @@ from typing import Any
 
 from shala_framework.spec.later_keys import with_later_keys, without_later_keys
 from shala_framework.spec.schema import Spec
+from shala_framework.support.structuring import unstructure
 
 FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that may change between calls
 FREE_STAGES = ("refiner",)  # keys of [train] that do not affect the other stages
@@ -33,3 +34,9 @@ def run_fingerprint(described: Mapping[str, Any]) -> str:
     order, part = list(described["spec"]["modality"]), fixed_part(described)
     part["spec"] = without_later_keys(part["spec"], Spec)
     return hashlib.sha256(json.dumps([part, order], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def refiner_fingerprint(spec: Spec) -> str:
+    """Return a hash of the tables of stage 3, on which its state depends and the fingerprint of a run does not."""
+    tables = [without_later_keys(unstructure(table), type(table)) for table in (spec.refine, spec.train.refiner)]
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
