@@ -26,7 +26,13 @@ LINT_TOOLS = ["ruff==0.17.*"]
 TYPE_TOOLS = ["mypy==2.*"]
 DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16", *LINT_TOOLS]  # ruff wraps code
 WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
-EXTRAS = [".[onnx]", "./plugins/shala-mlflow[mlflow]", "./plugins/shala-wandb[wandb]"]
+EXTRAS = {  # of each package, those whose libraries some tests need
+    ".": "hub,onnx",
+    "plugins/shala-image": "timm,torchvision,transformers",
+    "plugins/shala-mlflow": "mlflow",
+    "plugins/shala-text": "transformers",
+    "plugins/shala-wandb": "wandb",
+}
 BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 SHARED = Path(".nox/torch").absolute()
@@ -147,9 +153,12 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def extras(session: nox.Session) -> None:
-    """Tests that need optional libraries, which others skip: ONNX, MLflow, Weights & Biases."""
-    install(session, *TEST_TOOLS, *EXTRAS, packages=(".", *PLUGINS))
-    run_tests(session, "tests/test_export.py", "plugins/shala-mlflow", "plugins/shala-wandb")
+    """Tests that need optional libraries, which others skip."""
+    install(session, *TEST_TOOLS, packages=(".", *PLUGINS))
+    pip(session, "install", *(f"{wheel_of[folder]}[{names}]" for folder, names in EXTRAS.items()))
+    files = ("tests/test_export.py", "tests/test_hub.py", "tests/test_pretrained.py")
+    folders = ("plugins/shala-image", "plugins/shala-mlflow", "plugins/shala-text", "plugins/shala-wandb")
+    run_tests(session, *files, *folders)
 
 
 @nox.session

@@ -40,7 +40,7 @@ def explicit(folder: Path) -> list[str]:
     found = []
     for key, value in train.items():
         inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-        found += [f"train.{name}={json.dumps(v)}" for name, v in inner.items()]
+        found += [f"train.{name}={json.dumps(v)}" for name, v in inner.items() if v is not None]
     return found
 
 

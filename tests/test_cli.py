@@ -199,6 +199,15 @@ def test_check_reads_a_sample_and_looks_for_every_split(override, message, two_s
             "train.prior.warmup_steps=100",
             "train.prior: warmup_steps is 100 and steps 40, so the learning rate never reaches 0.5; ",
         ),
+        (
+            "train.prior.schedule=trapezoid",
+            "train.prior: the learning rate never reaches 0.5, because steps, 40, is less than warmup_steps, 39, "
+            "and the 8 of decay_share together; ",
+        ),
+        (
+            "train.prior.decay_share=0.5",
+            'train.prior: decay_share has no effect with schedule = "cosine"; only "trapezoid" and "inverse-sqrt" read',
+        ),
     ],
 )
 def test_check_and_run_say_what_a_long_schedule_does_to_a_short_run(override, said, two_spec, capsys):

@@ -1,7 +1,6 @@
 """The whole pipeline on a fake modality of two floats, because the core needs no real one."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from shala_framework.support.progress import Silent
 from shala_framework.training import steps
 from shala_framework.training.loop import TrainingError
 from shala_framework.training.metrics import MetricsFile
-from shala_framework.training.steps import learning_rate_factor
 
 pytestmark = pytest.mark.long
 
@@ -415,15 +413,6 @@ def test_metrics_rewind(tmp_path):
     metrics.rewind("a", 10)
     lines = [json.loads(line) for line in metrics.path.read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in lines] == [("a", 10), ("b", 5)]
-
-
-def test_learning_rate_schedule():
-    """It rises linearly, peaks at the end of the warm-up and falls to zero along a cosine."""
-    factors = [learning_rate_factor(step, 1000, 100) for step in range(1000)]
-    assert factors[:100] == pytest.approx([(i + 1) / 101 for i in range(100)])
-    assert max(factors) == factors[100] == 1.0
-    assert factors[550] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
-    assert factors[-1] < 1e-4
 
 
 def test_unknown_verb_free_call_shows_help(capsys):

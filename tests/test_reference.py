@@ -174,6 +174,7 @@ def test_an_editor_accepts_every_shipped_spec(path, validator):
         ("schema", 2),
         ("seed", -1),
         ("seed", 1.5),
+        ("seed", [0, -1]),
         ("nmae", "two"),
         ("data.train", []),
         ("data.train", 3),
@@ -209,6 +210,13 @@ def test_an_editor_marks_what_a_run_refuses(where, value, validator, two_spec):
     assert all(f"$.{where}".startswith(path) or path.startswith(f"$.{where}[") for path in marked), marked
     with pytest.raises((SpecError, PluginError)):
         read_spec(two_spec, [f"{where}={json.dumps(value)}"])
+
+
+def test_an_editor_accepts_a_list_of_seeds(validator, two_spec):
+    """`shala sweep` runs it."""
+    spec = tomli.loads(two_spec.read_text())
+    assert not list(validator.iter_errors({**spec, "seed": [0, 1, 2]}))
+    assert [error.json_path for error in validator.iter_errors({**spec, "seed": []})] == ["$.seed"]
 
 
 def fields_of(cls):

@@ -25,7 +25,8 @@ from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.report.data_uris import Media
 from shala_framework.report.explore import OwnPageOnly, Request, panels_as_html, refusal_as_html
 from shala_framework.report.signal_groups import Cell, SignalGroup
-from shala_framework.run.loading import SPEC_FILE, load
+from shala_framework.run.files import SPEC_FILE
+from shala_framework.run.loading import load
 from shala_framework.spec import read_spec
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.spec.schema import Data

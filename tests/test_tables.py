@@ -80,6 +80,57 @@ def test_a_run_of_a_sweep_is_the_run_of_its_command(grid, tmp_path, capsys):
         assert (alone / name).read_bytes() == (grid[3] / name).read_bytes()
 
 
+def with_seeds(spec, seeds):
+    """The text of a spec with this value of `seed` in line 3."""
+    head, name, rest = spec.read_text().partition('name = "two"\n')
+    return f"{head}{name}seed = {seeds}\n{rest}"
+
+
+def test_a_list_of_seeds_in_the_spec_is_swept(grid, tmp_path, capsys):
+    """Its runs are those of --set seed=0,1, in the same folders; a seed of --set takes precedence."""
+    listed = tmp_path / "two.toml"
+    listed.write_text(with_seeds(Path("two.toml"), "[0, 1]"))
+    status, out, _ = call(capsys, "sweep", listed, *GRID[:2], "--out", "grid", "--dry-run")
+    assert status == 0
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == FOLDERS
+    status, out, _ = call(capsys, "sweep", listed, "--out", "grid", "--dry-run")
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == ["seed-0", "seed-1"]
+    status, out, _ = call(capsys, "sweep", listed, "--set", "seed=7", "--out", "grid", "--dry-run")
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == ["seed-7"]
+    status, out, err = call(capsys, "sweep", listed, *GRID[:2], "--out", "grid")
+    assert (status, err.count("is finished already")) == (0, 4)
+
+
+@pytest.mark.parametrize("words", [("run",), ("check",), ("run", "--dry-run")])
+def test_other_verbs_ask_for_one_seed(words, two_spec, capsys):
+    """The message has the line, what was got and expected, and both ways out, of which --set works."""
+    two_spec.write_text(with_seeds(two_spec, "[0, 1]"))
+    status, _, err = call(capsys, words[0], two_spec, *words[1:])
+    assert status == 2
+    assert f"{two_spec}:3: seed: expected int, got an array of 2" in err
+    assert "`shala sweep` runs each of them; for one run, choose one, such as --set seed=0" in err
+    assert err.count("seed:") == 1
+    status, _, err = call(capsys, "check", two_spec, "--set", "seed=1")
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ("[]", "seed: expected at least one element, got ()"),
+        ("[0, 1.5]", "seed[1]: expected int, got float 1.5"),
+        ("[0, -1]", "seed: [1]: expected a number of at least 0, got -1"),
+        ("[0, 1, 0]", "seed: expected every seed once, got 0 twice"),
+    ],
+)
+def test_a_wrong_list_of_seeds_is_named_at_its_line(seeds, message, two_spec, capsys):
+    """Before any run begins."""
+    two_spec.write_text(with_seeds(two_spec, seeds))
+    status, _, err = call(capsys, "sweep", two_spec)
+    assert status == 2
+    assert re.search(rf"two\.toml:3: {re.escape(message)}", err)
+
+
 def test_a_failing_run_does_not_stop_the_others(grid, tmp_path, capsys):
     """A failing run gives its message, the finished runs and status 2; a wrong value is found before any training."""
     copied = tmp_path / "grid"

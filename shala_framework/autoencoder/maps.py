@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shala_framework.plugin.pretrained import PretrainedEncoder
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -23,6 +25,7 @@ class MapRecorder:
 
     def __init__(self, encoder: nn.Module) -> None:
         self._maps: list[Tensor] | None = None
+        self._caching = [layer for layer in encoder.modules() if isinstance(layer, PretrainedEncoder) and layer.caching]
         for layer in encoder.modules():
             if isinstance(layer, CONVOLUTIONS):
                 layer.register_forward_hook(self._record)
@@ -33,13 +36,17 @@ class MapRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """Append maps to a list for the duration of a context."""
+        """Append maps to a list for the duration of a context, in which no features come from a cache."""
         maps: list[Tensor] = []
         self._maps = maps
+        for layer in self._caching:
+            layer.caching = False
         try:
             yield maps
         finally:
             self._maps = None
+            for layer in self._caching:
+                layer.caching = True
 
 
 def map_statistics(maps: list[Tensor], num_rows: int) -> list[Tensor]:

@@ -143,6 +143,38 @@ def from_option(help: str) -> Callable[[F], F]:  # noqa: A002
     return option("--from", "take_from", type=FILE, metavar="RUN", help=help, shell_complete=complete_runs)
 
 
+class _RunPath(click.Path):
+    """The folder of a run, or where `on_hub` allows it the name of a repository, as text."""
+
+    def __init__(self, *, on_hub: bool) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self.on_hub = on_hub
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not (isinstance(value, str) and value.startswith("hf://")):
+            return super().convert(value, param, ctx)
+        if not self.on_hub:
+            name = value.removeprefix("hf://").partition("@")[0]
+            self.fail(
+                f"expected the folder of a run on this machine, got {shortened(value)}; "
+                f"fetch it first: hf download {name} --local-dir FOLDER",
+                param,
+                ctx,
+            )
+        return value
+
+
+def run_argument(*, on_hub: bool = False) -> Callable[[F], F]:
+    """Add the argument RUN.
+
+    Args:
+        on_hub: Whether a repository on the Hugging Face Hub may take the place of the folder. The verb then gets its
+            name as text, from which `load` and `local_folder` make a folder.
+    """
+    where = ", or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub" if on_hub else ""
+    return argument("run", f"Folder of a run{where}.", type=_RunPath(on_hub=on_hub), shell_complete=complete_runs)
+
+
 spec_argument = argument("spec", "TOML file of the experiment.", type=FILE)
 device_option = option(
     "--device",

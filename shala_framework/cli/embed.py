@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, option, set_option, verb
-from shala_framework.cli.completion import complete_runs
+from shala_framework.cli.commands import FILE, allow_pipe_flag, device_option, option, run_argument, set_option, verb
 from shala_framework.cli.evaluate import with_overrides
 from shala_framework.cli.output import remark, say
 from shala_framework.data.splits import SPLITS, Split
@@ -17,7 +16,7 @@ from shala_framework.data.splits import SPLITS, Split
     "  shala embed runs/mine --split test --given photo --given caption --out z.parquet\n"
     "  shala embed runs/mine --split test --set 'data.test=shards/mine/test-*.tar' --out z.csv\n"
 )
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument(on_hub=True)
 @option("--split", type=click.Choice(SPLITS), default="validation", help="Split to embed.")
 @option("--out", type=FILE, required=True, metavar="FILE", help="File that ends in .parquet (pyarrow), .npz or .csv.")
 @option(
@@ -29,20 +28,24 @@ from shala_framework.data.splits import SPLITS, Split
 @set_option("Override a key of [data].")
 @device_option
 @allow_pipe_flag
-def embed(run: Path, split: Split, out: Path, given: tuple[str, ...], overrides: tuple[str, ...], device: str) -> None:
+def embed(
+    run: Path | str, split: Split, out: Path, given: tuple[str, ...], overrides: tuple[str, ...], device: str
+) -> None:
     """Write posterior means and deviations of z for every row of a split, with keys and labels."""
     from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.embedding import check_kind, embed_split, embeddings_file
+    from shala_framework.run.hub import local_folder
     from shala_framework.run.loading import load
     from shala_framework.support.checkpoint import write_file
     from shala_framework.support.machine import resolve_device
 
     check_kind(out)
-    model = load(run, device=resolve_device(device))
+    folder = local_folder(run)
+    model = load(folder, device=resolve_device(device))
     model.spec = with_overrides(model.spec, overrides, ("data",))
     with closing(make_reporter()) as reporter:
-        embeddings = embed_split(model, run, split, reporter, given or None)
+        embeddings = embed_split(model, folder, split, reporter, given or None)
     write_file(out, embeddings_file(embeddings, out.suffix.lower()))
     num_rows, size = embeddings.mean_ND.shape
     say(f"wrote {num_rows} rows of {size} dimensions to {out}")

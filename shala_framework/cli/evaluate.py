@@ -8,17 +8,15 @@ import attrs
 import click
 
 from shala_framework.cli.commands import (
-    FILE,
     allow_pipe_flag,
-    argument,
     device_option,
     json_flag,
     option,
     parse_seed,
+    run_argument,
     set_option,
     verb,
 )
-from shala_framework.cli.completion import complete_runs
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.spec import Spec, parse_override, unstructure
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     "  shala evaluate runs/mine --suite multimodal-vae\n"
     "  shala evaluate runs/mine --set evaluate.likelihood=annealed --set 'evaluate.group=P[0-9]+'\n"
 )
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument()
 @option(
     "--suite",
     type=click.Choice(["standard", "multimodal-vae"]),

@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, option, verb
-from shala_framework.cli.completion import complete_runs
+from shala_framework.cli.commands import allow_pipe_flag, device_option, option, run_argument, verb
 from shala_framework.cli.output import remark, say
 from shala_framework.support.errors import DataError, ShalaError
 
@@ -19,12 +18,12 @@ _UPLOADS = "GRADIO_TEMP_DIR"  # the folder of Gradio's uploads; Gradio reads thi
 
 
 @verb("  shala explore runs/ntu_rgb_skeleton\n  shala explore runs/mine --port 8000\n")
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument(on_hub=True)
 @option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to serve on; by default only this machine.")
 @option("--port", type=int, default=7860, metavar="N", help="Port to serve on.")
 @device_option
 @allow_pipe_flag
-def explore(run: Path, host: str, port: int, device: str) -> None:
+def explore(run: Path | str, host: str, port: int, device: str) -> None:
     """Serve a local page to try a run: give some modalities and get the others."""
     if not 1 <= port <= 65_535:
         raise DataError(f"expected --port of 1 to 65535, got {port}")
@@ -34,13 +33,15 @@ def explore(run: Path, host: str, port: int, device: str) -> None:
     remark(f"loading {run}; the page opens in a few seconds")
     from shala_framework.cli.held_out import held_out_rows
     from shala_framework.report.explore import OwnPageOnly, build_page
+    from shala_framework.run.hub import local_folder
     from shala_framework.run.loading import load
     from shala_framework.support.machine import resolve_device
 
-    model = load(run, device=resolve_device(device))
+    run_folder = local_folder(run)
+    model = load(run_folder, device=resolve_device(device))
     rows = None
     try:
-        rows = held_out_rows(model, run)
+        rows = held_out_rows(model, run_folder)
     except DataError as error:  # a model works without its training shards
         remark(f"no held-out rows to choose from: {error}")
     with _own_folder() as folder:

@@ -3,8 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
-from shala_framework.cli.commands import FILE, argument, flag, option, set_option, verb
-from shala_framework.cli.completion import complete_runs
+from shala_framework.cli.commands import FILE, flag, option, run_argument, set_option, verb
 from shala_framework.cli.evaluate import with_overrides
 from shala_framework.cli.output import remark, say
 from shala_framework.support.errors import DataError
@@ -14,12 +13,12 @@ from shala_framework.support.errors import DataError
     "  shala export runs/mine --out exported\n"
     "  shala export runs/mine --out exported --onnx --set generate.guidance_scale=1.5\n"
 )
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument(on_hub=True)
 @option("--out", type=FILE, required=True, metavar="DIR", help="New or empty folder for the programs.")
 @flag("--onnx", "Write ONNX programs too, where the conversion works.")
 @option("--batch-size", type=int, metavar="N", help="Make programs for N rows. [default: any number of rows]")
 @set_option("Override a key of [generate], such as the guidance and the number of steps.")
-def export(run: Path, out: Path, onnx: bool, batch_size: int | None, overrides: tuple[str, ...]) -> None:
+def export(run: Path | str, out: Path, onnx: bool, batch_size: int | None, overrides: tuple[str, ...]) -> None:
     """Write encoders, fusion, denoiser and decoders as programs of torch.export, each checked against the model."""
     from shala_framework.cli.progress_display import make_reporter
     from shala_framework.report.samples import SYNTHETIC

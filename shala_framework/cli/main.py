@@ -17,7 +17,7 @@ from shala_framework.support.errors import ShalaError, SpecError
 
 VERBS = (
     "run", "sweep", "check", "plugins", "keys", "new-plugin", "pack", "index", "sample", "evaluate", "compare", "embed",
-    "export", "report", "explore",
+    "export", "push", "report", "explore",
 )  # fmt: skip
 _EXAMPLES = "  shala run specs/ntu_rgb_skeleton.toml\n  shala pack --help\n"
 

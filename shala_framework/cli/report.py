@@ -3,12 +3,11 @@
 from contextlib import closing
 from pathlib import Path
 
-from shala_framework.cli.commands import FILE, allow_pipe_flag, argument, device_option, verb
-from shala_framework.cli.completion import complete_runs
+from shala_framework.cli.commands import allow_pipe_flag, device_option, run_argument, verb
 
 
 @verb("  shala report runs/ntu_rgb_skeleton\n")
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument()
 @device_option
 @allow_pipe_flag
 def report(run: Path, device: str) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from shala_framework.cli.commands import FILE, argument, device_option, json_flag, option, parse_seed, verb
-from shala_framework.cli.completion import complete_runs
+from shala_framework.cli.commands import FILE, device_option, json_flag, option, parse_seed, run_argument, verb
 from shala_framework.cli.output import remark, say
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Generate
@@ -29,7 +28,7 @@ MOST_SAMPLES = 4096
     "  shala sample runs/ntu_rgb_skeleton --given skeleton=a.skeleton --num 8\n"
     "  shala sample runs/mine --given caption='a red circle' --given photo=a.jpg --want caption\n"
 )
-@argument("run", "Folder of a run.", type=FILE, shell_complete=complete_runs)
+@run_argument(on_hub=True)
 @option(
     "--given",
     multiple=True,
@@ -52,7 +51,7 @@ MOST_SAMPLES = 4096
 @device_option
 @json_flag("the manifest")
 def sample(
-    run: Path,
+    run: Path | str,
     given: tuple[str, ...],
     want: tuple[str, ...],
     num: int,

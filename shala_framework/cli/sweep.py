@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 @spec_argument
 @set_option(
     "Values of a key of the spec, separated by commas: seed=0,1,2. Commas inside brackets, braces and quotes do not "
-    "separate: KEY=[1,2],[1,3] are two arrays."
+    "separate: KEY=[1,2],[1,3] are two arrays. Without a seed here, each seed of a list in the spec is run: "
+    "seed = [0, 1, 2]."
 )
 @option("--out", type=FILE, metavar="DIR", help="Folder of the runs' folders. [default: runs/<name of the spec>_sweep]")
 @option("--part", default="1/1", metavar="I/N", help="Do the Ith of N equal parts of the runs, from 1 on.")
@@ -47,8 +48,6 @@ def sweep(
 ) -> None:
     """Train and evaluate a grid of runs one after another and compare them; finished runs are skipped."""
     number, parts = _parse_part(part)
-    if not overrides:
-        raise DataError("expected at least one --set KEY=VALUE,VALUE, such as --set seed=0,1,2")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError("expected one process, got several; --dry-run prints commands to start each run under torchrun")
     from shala_framework.run.sweeping import plan_sweep

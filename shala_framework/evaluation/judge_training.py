@@ -24,7 +24,7 @@ from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
-from shala_framework.training.steps import learning_rate_factor
+from shala_framework.training.schedules import learning_rate_factor
 
 BATCH_SIZE = 64
 EPOCHS, LEAST_WORTH_STEPS, MOST_STEPS = 25, 100, 400  # what the training rows are worth, without a limit of time
@@ -218,7 +218,7 @@ def train_judge(
         batches = shuffled_batches(len(usable), batch_size, seed)
         for step in range(steps):
             chosen = usable[next(batches)]
-            rate = learning_rate * learning_rate_factor(step, steps, settings.warmup_steps)
+            rate = learning_rate * learning_rate_factor(settings, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
             with precision.autocast(chosen.device):

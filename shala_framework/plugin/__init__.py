@@ -58,7 +58,13 @@ if TYPE_CHECKING:
         PosteriorMethod,
         standard_normal_log_prob,
     )
-    from shala_framework.plugin.pretrained import PretrainedEncoder, count_features, import_library
+    from shala_framework.plugin.pretrained import (
+        PretrainedEncoder,
+        TransformersModel,
+        count_features,
+        import_library,
+        load_transformers,
+    )
     from shala_framework.plugin.refining import Levels, Refinable, ResidualSpace
     from shala_framework.plugin.standardise import Standardise
     from shala_framework.plugin.tracker import TrackedRun, Tracker
@@ -105,7 +111,9 @@ _HOMES = {
         *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
         *("Objective", "PosteriorMethod", "standard_normal_log_prob"),
     ),
-    "plugin.pretrained": ("PretrainedEncoder", "count_features", "import_library"),
+    "plugin.pretrained": (
+        *("PretrainedEncoder", "TransformersModel", "count_features", "import_library", "load_transformers"),
+    ),
     "plugin.refining": ("Levels", "Refinable", "ResidualSpace"),
     "plugin.standardise": ("Standardise",),
     "plugin.tracker": ("TrackedRun", "Tracker"),
@@ -118,12 +126,12 @@ __all__ = [
     "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
     "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
     "Objective", "Pixels", "PosteriorMethod", "PretrainedEncoder", "Preview", "Refinable", "RefinerUNet", "Relaxed",
-    "Residual", "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "above", "at_least", "between",
-    "by_row", "count_features", "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4", "encode_npy",
-    "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise", "jitter_colours",
-    "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit", "played_stream", "refuse_truncated",
-    "shift", "standard_normal_log_prob", "take_along", "unfold_time", "unit_to_pixels", "unit_to_relaxed",
-    "vary_pictures",
+    "Residual", "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "TransformersModel", "above",
+    "at_least", "between", "by_row", "count_features", "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4",
+    "encode_npy", "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise",
+    "jitter_colours", "load_transformers", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit",
+    "played_stream", "refuse_truncated", "shift", "standard_normal_log_prob", "take_along", "unfold_time",
+    "unit_to_pixels", "unit_to_relaxed", "vary_pictures",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from shala_framework.support.escaping import printable
 
 CARD_FILE = "README.md"
 _MARKUP = re.compile(r"[\\`*_\[\]|~$<>&@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_THIS_FOLDER, _SAMPLE_OPTIONS = "  # this folder", " --num 16 --out samples"  # ends of lines that `card_on_hub` finds
 _PAPER = (
     'Cui, Chen, Zhang, Klenk: "ShaLa: Multimodal Shared Latent Generative Modelling", AAAI 2026, '
     "[arXiv 2508.17376](https://arxiv.org/abs/2508.17376)"
@@ -83,6 +84,18 @@ def model_card(
         f"it. The software, shala\\_framework {__version__}, is under Apache-2.0. The model implements {_PAPER}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def card_on_hub(card: str, name: str) -> str:
+    """Return a model card that loads the model by its name on the Hub, such as "hf://me/digits", not from a folder."""
+    lines = []
+    for line in card.split("\n"):
+        if line.startswith("model = shala.load(") and line.endswith(_THIS_FOLDER):
+            line = f"model = shala.load({json.dumps(name)})"
+        elif line.startswith("shala sample ") and line.endswith(_SAMPLE_OPTIONS):
+            line = f"shala sample {shlex.quote(name)}{_SAMPLE_OPTIONS}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def plain(text: str) -> str:
@@ -169,7 +182,7 @@ def _use(model: ShaLa, folder: Path) -> str:
     lines = [
         "import shala_framework as shala",
         "",
-        f"model = shala.load({json.dumps(where)})  # this folder",
+        f"model = shala.load({json.dumps(where)}){_THIS_FOLDER}",
         "joint = model.generate(16)  # every modality: a tensor [16, ...]",
     ]
     given = f"{{{json.dumps(first)}: joint[{json.dumps(first)}]}}"
@@ -180,6 +193,6 @@ def _use(model: ShaLa, folder: Path) -> str:
         [
             f"With shala\\_framework and the plugins {', '.join(map(plain, plugins))} installed:",
             fenced("\n".join(lines), "python"),
-            fenced(f"shala sample {shlex.quote(where)} --num 16 --out samples", "bash"),
+            fenced(f"shala sample {shlex.quote(where)}{_SAMPLE_OPTIONS}", "bash"),
         ]
     )

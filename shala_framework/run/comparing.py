@@ -13,8 +13,9 @@ from shala_framework.report.comparison import Comparison, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.report.tables import SavedEvaluation, read_saved_evaluation
 from shala_framework.run.evaluation import EVALUATION_FOLDER
-from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
+from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec.fingerprint import FREE_DATA_KEYS
+from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.spec.overrides import split_key
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.hints import nearest, shortened
@@ -105,7 +106,7 @@ def read_evaluated_run(folder: Path, split: str) -> EvaluatedRun:
         raise CheckpointError(
             f"{folder} has no evaluation of the {split} split: `shala evaluate {folder} --split {split}` makes one"
         )
-    return EvaluatedRun(folder=folder, spec=described["spec"], saved=read_saved_evaluation(evaluated))
+    return EvaluatedRun(folder=folder, spec=with_later_keys(described["spec"]), saved=read_saved_evaluation(evaluated))
 
 
 def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:

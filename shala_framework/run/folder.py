@@ -13,7 +13,7 @@ from shala_framework.model import STAGES
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.card import CARD_FILE
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
-from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
+from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part
 from shala_framework.spec.schema import Data
@@ -89,9 +89,11 @@ class RunFolder:
             found = differences(fixed_part(theirs), fixed_part(mine)) or reordered(theirs, mine) if theirs else []
             if found:
                 listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in found)
+                absent = any(old is ABSENT for _, old, _ in found)
                 raise CheckpointError(
                     f"{self.path} belongs to another spec:\n{listed}\n"
                     "choose another --out, remove the folder, or put these keys back"
+                    + (f"; the version that wrote the folder did not know keys that are {ABSENT!r} there" * absent)
                 )
         elif any(entry.name not in _OWN_BEGINNINGS for entry in self.path.iterdir()):
             raise CheckpointError(f"{self.path} is not empty and holds no run; choose another --out")
@@ -184,9 +186,22 @@ def reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str,
     return [("order of the modality tables", before, now)] if before != now else []
 
 
+class _Absent:
+    """Stands for the value of a key that a description lacks."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+ABSENT = _Absent()
+
+
 def differences(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str, Any, Any]]:
-    """Return every key in which two descriptions differ, with both values; a spec's keys are named without `spec`."""
+    """Return every key in which two descriptions differ, with both values; a spec's keys are named without `spec`.
+
+    The value of a key that one of them lacks is ABSENT.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [d for key in keys for d in differences(old.get(key), new.get(key), (*path, key))]
+        return [d for key in keys for d in differences(old.get(key, ABSENT), new.get(key, ABSENT), (*path, key))]
     return [] if old == new else [(format_path(path[1:] if len(path) > 1 else path), old, new)]

@@ -10,14 +10,13 @@ from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.plugin.loading import name_of_class
 from shala_framework.plugin.modality import Modality
 from shala_framework.plugin.posterior import PosteriorMethod
+from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
+from shala_framework.run.hub import local_folder
 from shala_framework.spec import resolve_spec
 from shala_framework.spec.fingerprint import FREE_DATA_KEYS, FREE_TO_CHANGE, run_fingerprint
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
-
-SPEC_FILE = "spec.json"
-SPEC_SHAPE = {"spec": {"data": dict, "modality": dict}, "stand_in_used": bool}  # shape of spec.json
 
 
 def load(
@@ -31,15 +30,17 @@ def load(
     It samples by the [generate] table that the run was last given, which `spec.json` beside the checkpoints holds.
 
     Args:
-        folder: Folder of a run, or one that `ShaLa.save` wrote.
+        folder: Folder of a run, or one that `ShaLa.save` wrote; or a repository on the Hugging Face Hub,
+            "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION", as text.
         device: Device of the networks.
         classes: Classes of the model's modalities and of its method that no installed plugin offers.
 
     Raises:
-        CheckpointError: The folder has no checkpoint of stage 1, or a damaged one.
+        CheckpointError: The folder has no checkpoint of stage 1, or a damaged one; or there is no such repository.
+        DataError: huggingface_hub, which a repository needs, is not installed.
         SpecError: A plugin that the model needs is not installed or has changed its options.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     path = checkpoint_file(folder, "autoencoder")
     _, description = read_checkpoint(path)
     if not isinstance(description.get("spec"), dict) or not isinstance(description.get("modality_states"), dict):

@@ -13,6 +13,7 @@ from shala_framework.data.rows import Decoded, read_filled
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.tally import Tally
 from shala_framework.model import ShaLa
+from shala_framework.run.hub import local_folder
 from shala_framework.run.loading import load
 from shala_framework.support.errors import DataError
 
@@ -42,7 +43,7 @@ def rows(
     Rows whose fields are all blank are left out.
 
     Args:
-        run: Folder of a run, or its loaded model.
+        run: Folder of a run or its name on the Hugging Face Hub, as `load` takes it, or its loaded model.
         split: "train", "validation" or "test".
         folder: Folder of a loaded model's run, which a run on a stand-in needs.
 
@@ -53,9 +54,11 @@ def rows(
         DataError: The run has no shards of the split, or they cannot be read.
         CheckpointError: The folder is not that of a run.
     """
-    model = run if isinstance(run, ShaLa) else load(run)
-    if not isinstance(run, ShaLa):
-        folder = run
+    if isinstance(run, ShaLa):
+        model = run
+    else:
+        folder = local_folder(run)
+        model = load(folder)
     for chunk in decoded_chunks(model, None if folder is None else Path(folder), split, Tally()):
         for row in chunk:
             x = {name: value for name, value in row.x.items() if value is not None}

@@ -13,8 +13,10 @@ from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
 from shala_framework.spec.grid import GridPoint, make_grid
+from shala_framework.spec.later_keys import with_later_keys
+from shala_framework.spec.seed_list import seeds_to_sweep
 from shala_framework.support.checkpoint import write_file
-from shala_framework.support.errors import CheckpointError
+from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.json_files import dump_json, read_json
 from shala_framework.support.progress import Reporter
 
@@ -47,7 +49,7 @@ class SweptRun:
         except CheckpointError:
             return False
         trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
-        return bool(found["spec"] == self._spec()) and trained
+        return bool(with_later_keys(found["spec"]) == self._spec()) and trained
 
     def is_evaluated(self) -> bool:
         """Return whether it has an evaluation to compare."""
@@ -93,12 +95,20 @@ def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> lis
 
     Args:
         spec: The TOML file.
-        texts: Keys with their values, as `make_grid` takes them.
+        texts: Keys with their values, as `make_grid` takes them. If the spec has a list of seeds and they have no seed,
+            each seed of the list varies fastest.
         out: Folder of the runs' folders; None is `runs/<name of the spec>_sweep`.
 
     Raises:
         SpecError: A key or value is wrong; it lists what is wrong with the first such run.
+        DataError: There are neither keys nor a list of seeds.
     """
+    texts = [*texts, *seeds_to_sweep(spec, texts)]
+    if not texts:
+        raise DataError(
+            "expected at least one --set KEY=VALUE,VALUE, such as --set seed=0,1,2, or a list of seeds in the spec, "
+            "seed = [0, 1, 2]"
+        )
     points: list[GridPoint] = make_grid(texts)
     loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF)) for point in points]
     base = out or Path("runs") / f"{loaded[0].spec.name}_sweep"

@@ -9,8 +9,8 @@ import attrs
 from shala_framework.data.identity import Shards, compare_shards, read_record
 from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.model.origin import StageOrigin, read_origin, write_origin
+from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.run.folder import RunFolder, differences, reordered
-from shala_framework.run.loading import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec.fingerprint import FREE_STAGES, fixed_part, run_fingerprint
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint, write_file
 from shala_framework.support.errors import CheckpointError

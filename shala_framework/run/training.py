@@ -1,7 +1,5 @@
 """The training of a model's stages, and measurements of its cost."""
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -30,12 +28,12 @@ from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.preparing import budgeted_plan, keep_plan
+from shala_framework.spec.fingerprint import refiner_fingerprint
 from shala_framework.support.distributed import processes
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
-from shala_framework.support.structuring import unstructure
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
@@ -262,7 +260,7 @@ class RunTraining:
                 self._refiner_batches,
                 seed=self.model.spec.seed,
                 state_file=state_file,
-                fingerprint=f"{self.model.fingerprint}-{self.model.autoencoder_digest()}-{self._refiner_name()}",
+                fingerprint=f"{self.model.fingerprint}-{self.model.autoencoder_digest()}-{refiner_fingerprint(self.model.spec)}",
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
@@ -285,11 +283,6 @@ class RunTraining:
 
     def _refiner_batches(self, start_step: int) -> Iterator[Rows]:
         return self.data.batches(start_step, self.model.spec.train.refiner.batch_size)
-
-    def _refiner_name(self) -> str:
-        """Identify the tables of stage 3, on which its state depends and the run's fingerprint does not."""
-        tables = [unstructure(self.model.spec.refine), unstructure(self.model.spec.train.refiner)]
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
     def _autoencoder_stage(self) -> AutoencoderTraining:
         return AutoencoderTraining(

@@ -1,6 +1,7 @@
 """Find settings that are valid but rarely intended, mostly those of long runs tried with few steps."""
 
 from shala_framework.spec.schema import Spec
+from shala_framework.spec.stages import DECAY_SHARES
 
 ADAMW_RATE = 7e-3  # learning rates from here on are rarely intended for AdamW
 
@@ -26,6 +27,17 @@ def doubts(spec: Spec) -> list[str]:
             found.append(
                 f"train.{name}: warmup_steps is {stage.warmup_steps} and steps {stage.steps}, so the learning "
                 f"rate never reaches {stage.learning_rate:g}; lower warmup_steps"
+            )
+        if stage.decay_share is not None and stage.schedule not in DECAY_SHARES:
+            names = " and ".join(f'"{name}"' for name in DECAY_SHARES)
+            found.append(
+                f'train.{name}: decay_share has no effect with schedule = "{stage.schedule}"; only {names} read it'
+            )
+        if stage.schedule == "trapezoid" and stage.warmup_steps < stage.steps < stage.warmup_steps + stage.decay_steps:
+            found.append(
+                f"train.{name}: the learning rate never reaches {stage.learning_rate:g}, because steps, {stage.steps}, "
+                f"is less than warmup_steps, {stage.warmup_steps}, and the {stage.decay_steps:.0f} of decay_share "
+                f"together; lower one of them"
             )
         if stage.optimizer == "adamw" and stage.learning_rate >= ADAMW_RATE:
             found.append(

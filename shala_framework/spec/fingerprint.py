@@ -5,14 +5,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shala_framework.spec.later_keys import with_later_keys, without_later_keys
+from shala_framework.spec.schema import Spec
+from shala_framework.support.structuring import unstructure
+
 FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that may change between calls
 FREE_STAGES = ("refiner",)  # keys of [train] that do not affect the other stages
 FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # keys of [data] that do not affect training
 
 
 def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a spec.json without the parts that may change between two calls."""
-    spec = {key: value for key, value in described["spec"].items() if key not in FREE_TO_CHANGE}
+    """Return the content of a spec.json without the parts that may change between two calls.
+
+    Keys that are missing because an earlier version wrote the file are filled in.
+    """
+    spec = {key: value for key, value in with_later_keys(described["spec"]).items() if key not in FREE_TO_CHANGE}
     spec["data"] = {key: value for key, value in spec["data"].items() if key not in FREE_DATA_KEYS}
     if "train" in spec:
         spec["train"] = {key: value for key, value in spec["train"].items() if key not in FREE_STAGES}
@@ -24,5 +31,12 @@ def run_fingerprint(described: Mapping[str, Any]) -> str:
 
     The order of modalities counts.
     """
-    order = list(described["spec"]["modality"])
-    return hashlib.sha256(json.dumps([fixed_part(described), order], sort_keys=True).encode()).hexdigest()[:32]
+    order, part = list(described["spec"]["modality"]), fixed_part(described)
+    part["spec"] = without_later_keys(part["spec"], Spec)
+    return hashlib.sha256(json.dumps([part, order], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def refiner_fingerprint(spec: Spec) -> str:
+    """Return a hash of the tables of stage 3, on which its state depends and the fingerprint of a run does not."""
+    tables = [without_later_keys(unstructure(table), type(table)) for table in (spec.refine, spec.train.refiner)]
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]

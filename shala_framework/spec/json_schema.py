@@ -15,7 +15,7 @@ import attrs
 from shala_framework.plugin.options import Rule
 from shala_framework.spec.reference import meanings_of, summary_of
 from shala_framework.spec.schema import DEFAULT_METHOD, ModalityTable, Posterior, Spec, StandIn, TrackTable
-from shala_framework.support.structuring import EXPERIMENTAL, unstructure
+from shala_framework.support.structuring import EXPERIMENTAL, LISTED_IN_SWEEPS, unstructure
 
 Schema = dict[str, Any]
 _TYPES: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
@@ -87,6 +87,8 @@ def _key(field: "attrs.Attribute[Any]", meaning: str, plugins: Sequence[PluginTa
     schema = _of_type(field.type, plugins)
     for rule in _rules(field.validator):
         schema |= rule
+    if field.metadata.get(LISTED_IN_SWEEPS):
+        schema = {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1, "uniqueItems": True}]}
     if meaning and "description" not in schema:
         schema["description"] = meaning
     if choices := field.metadata.get(EXPERIMENTAL):

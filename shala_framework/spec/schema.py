@@ -14,7 +14,7 @@ from shala_framework.spec.stages import PriorStage as PriorStage
 from shala_framework.spec.stages import RefinerStage as RefinerStage
 from shala_framework.spec.stages import Stage as Stage
 from shala_framework.spec.stages import Train as Train
-from shala_framework.support.structuring import experimental, renamed_from
+from shala_framework.support.structuring import LISTED_IN_SWEEPS, experimental, renamed_from
 
 
 @attrs.frozen(kw_only=True)
@@ -368,7 +368,7 @@ class Spec:
     Attributes:
         schema: Version of this schema.
         name: Name of the run; it also names the run's folder.
-        seed: Seed of every random draw in the run.
+        seed: Seed of every random draw in the run. `shala sweep` also takes an array of seeds and makes a run of each.
         data: The table [data].
         modality: The tables [modality.<name>], by name, in the order of the file.
         posterior: The table [posterior].
@@ -382,7 +382,7 @@ class Spec:
 
     schema: Literal[1]
     name: str = attrs.field(validator=names_files)
-    seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1))
+    seed: int = attrs.field(default=0, validator=at_least(0, at_most=2**63 - 1), metadata={LISTED_IN_SWEEPS: True})
     data: Data
     modality: dict[str, ModalityTable] = attrs.field(validator=modality_tables)
     posterior: Posterior = attrs.field(factory=Posterior)

@@ -5,10 +5,12 @@ from typing import Literal
 import attrs
 from attrs.validators import optional
 
-from shala_framework.plugin.options import above, at_least
+from shala_framework.plugin.options import above, at_least, between
 from shala_framework.spec.limits import MOST_STEPS, MOST_WEIGHT
 
 SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
+MISSING_MEANS = "missing_means"  # metadata of keys that a later version added: what runs without them did
+DECAY_SHARES = {"trapezoid": 0.2, "inverse-sqrt": 0.9}  # default of decay_share by the schedules that read it
 
 
 @attrs.frozen(kw_only=True)
@@ -23,8 +25,13 @@ class Stage:
             stage 1, each row is then contrasted only with rows of its own micro-batch.
         optimizer: "muon" orthogonalises the updates of linear and convolutional weights and uses AdamW for all other
             parameters. "adamw" uses AdamW for everything, which needs about a tenth of the learning rate.
-        learning_rate: Peak of the schedule, which is a linear warm-up followed by a cosine decay to zero.
-        warmup_steps: Number of warm-up steps.
+        learning_rate: Peak of the schedule.
+        warmup_steps: Number of warm-up steps, over which the learning rate grows linearly.
+        schedule: Learning rate after the warm-up: "cosine" and "linear" fall to zero over all remaining steps,
+            "constant" stays at the peak, "trapezoid" stays there and falls linearly to zero over the last decay_share
+            of the steps, and "inverse-sqrt" stays there and falls with 1 / sqrt(step) over the last decay_share.
+        decay_share: Share of the steps, at the end, in which "trapezoid" and "inverse-sqrt" lower the learning rate; by
+            default 0.2 and 0.9. The other schedules do not read it.
         weight_decay: Decoupled weight decay, as in AdamW.
         gradient_clip: Largest norm of the gradient; a larger gradient is scaled down to it.
         log_every_steps: Number of steps between two lines of metrics.jsonl.
@@ -39,6 +46,12 @@ class Stage:
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = attrs.field(default=1e-2, validator=above(0, at_most=10))
     warmup_steps: int = attrs.field(default=100, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS)
+    schedule: Literal["cosine", "linear", "constant", "trapezoid", "inverse-sqrt"] = attrs.field(
+        default="cosine", metadata={MISSING_MEANS: "cosine"}
+    )
+    decay_share: float | None = attrs.field(
+        default=None, validator=optional((above(0), between(0, 1))), metadata={MISSING_MEANS: None}
+    )
     weight_decay: float = attrs.field(default=1e-4, validator=at_least(0, at_most=100))
     gradient_clip: float = attrs.field(default=1.0, validator=above(0, at_most=1e9))
     log_every_steps: int = attrs.field(
@@ -49,6 +62,11 @@ class Stage:
     )
     save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
     time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+
+    @property
+    def decay_steps(self) -> float:
+        """Return the number of last steps in which the schedule lowers the rate, if it has such a share; else 0."""
+        return self.steps * (self.decay_share or DECAY_SHARES.get(self.schedule, 0.0))
 
 
 @attrs.frozen(kw_only=True)

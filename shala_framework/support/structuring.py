@@ -23,6 +23,7 @@ MOST_SHOWN = 100  # characters of a key or a text in a message
 MOST_FINDINGS = 1_000  # of one table or array; further items are not checked
 LARGEST_INT = 2**63 - 1  # limit of TOML and of most JSON readers
 RENAMED_FROM = "renamed_from"  # metadata of a field: its earlier name
+LISTED_IN_SWEEPS = "listed_in_sweeps"  # metadata of a field that may be an array of its values for `shala sweep`
 EXPERIMENTAL = "experimental"  # metadata of a field: its experimental choices
 
 
@@ -244,7 +245,11 @@ class _Structurer:
             raise InvalidValueError([Finding((), "unknown key", hint)])
 
         def structured(field: "attrs.Attribute[Any]") -> tuple[str, Any]:
-            result = self(value[field.name], field.type)
+            given = value[field.name]
+            if isinstance(given, list) and field.metadata.get(LISTED_IN_SWEEPS):
+                hint = f"`shala sweep` runs each of them; for one run, choose one, such as --set {field.name}=0"
+                raise _mismatch(given, field.type, hint)
+            result = self(given, field.type)
             if field.validator is not None:
                 try:
                     field.validator(None, field, result)

@@ -1,6 +1,5 @@
 """One training step of a stage, with the learning rate of its schedule."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -9,22 +8,15 @@ from torch import Tensor
 
 from shala_framework.spec.schema import Stage
 from shala_framework.support.distributed.sharded_layers import clip_gradients
+from shala_framework.training.schedules import learning_rate_factor
 from shala_framework.training.trainable import Loss, Trainable
 
 Batch = TypeVar("Batch")
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine from 1 to 0 over the remaining steps; step counts from 0."""
-    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
-    remaining = max(1, num_steps - warmup_steps)
-    progress = min(1.0, max(0.0, (step - warmup_steps) / remaining))
-    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], settings: Stage, step: int) -> None:
     """Set the learning rate of every group of parameters; a tensor is changed in place, because graphs read it."""
-    rate = settings.learning_rate * learning_rate_factor(step, settings.steps, settings.warmup_steps)
+    rate = settings.learning_rate * learning_rate_factor(settings, step)
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)

@@ -210,7 +210,8 @@ class Image(Modality):
         options = self.options
         if options.encoder is not None:
             backbone = load_backbone(options.encoder, options.encoder_weights, options.encoder_side)
-            return PretrainedImageEncoder(backbone, feature_dim, trained=options.encoder_trained)
+            varied = options.augment != ImageAugment()  # each step then has other pictures
+            return PretrainedImageEncoder(backbone, feature_dim, trained=options.encoder_trained, cached=not varied)
         return ImageEncoder(self.shape, options.network_width, feature_dim)
 
     def decoder(self, latent_dim: int) -> nn.Module:

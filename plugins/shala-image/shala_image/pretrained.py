@@ -10,7 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shala_framework.plugin import DataError, PretrainedEncoder, count_features, import_library, pixels_to_unit
+from shala_framework.plugin import (
+    DataError,
+    PretrainedEncoder,
+    count_features,
+    import_library,
+    load_transformers,
+    pixels_to_unit,
+)
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 SIDE = 224  # of a network that does not say its own
@@ -59,13 +66,14 @@ class PretrainedImageEncoder(PretrainedEncoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, feature_dim: int, *, trained: bool) -> None:
+    def __init__(self, backbone: Backbone, feature_dim: int, *, trained: bool, cached: bool = False) -> None:
         super().__init__(
             backbone.network,
             num_features=count_features(backbone.network, torch.zeros(1, 3, backbone.side, backbone.side)),
             feature_dim=feature_dim,
             trained=trained,
             missing=backbone.missing,
+            cached=cached,
         )
         self.side = backbone.side
         for name, values in (("mean", backbone.mean), ("std", backbone.std)):
@@ -223,26 +231,16 @@ class _Pooled(nn.Module):
 
 
 def _from_transformers(model: str, weights: str | None, side: int | None) -> Backbone:
-    transformers, encoder, missing = _library("transformers"), f"transformers:{model}", ""
-    try:
-        config = transformers.AutoConfig.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"option encoder: expected a folder or a cached model of transformers, got {encoder!r}: {error!s:.300}"
-        ) from error
-    try:
-        network = transformers.AutoModel.from_pretrained(model, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        download = f"import transformers; transformers.AutoModel.from_pretrained('{model}')"
-        missing = _absent(encoder, f"found none: {error!s:.300}", download)
-        network = transformers.AutoModel.from_config(config)
+    encoder, loaded = f"transformers:{model}", load_transformers(model, "shala-image[transformers]")
+    network, config, missing = loaded.network, loaded.config, loaded.missing
+    missing += ", or name a file in the option encoder_weights" * bool(missing)
     network = _Pooled(getattr(network, "vision_model", network))
     if weights is not None:
         missing = _loaded(network.model, encoder, weights, lambda state: state)
     config = getattr(config, "vision_config", config)
     own = getattr(config, "image_size", SIDE)
     try:
-        prepared, _ = transformers.ImageProcessingMixin.get_image_processor_dict(model, local_files_only=True)
+        prepared, _ = loaded.library.ImageProcessingMixin.get_image_processor_dict(model, local_files_only=True)
     except OSError:
         prepared = {}
     return Backbone(

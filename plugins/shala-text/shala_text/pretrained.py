@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shala_framework.plugin import DataError, PretrainedEncoder, import_library
+from shala_framework.plugin import DataError, PretrainedEncoder, load_transformers
 from shala_text.vocabulary import Vocabulary
 
 MOST_TOKENS = 512  # of a model that does not say its own
@@ -34,31 +34,30 @@ class PretrainedTextEncoder(PretrainedEncoder):
         DataError: transformers is not installed, or there is no such model.
     """
 
+    reads_on_cpu = True
+
     def __init__(self, vocabulary: Vocabulary, encoder: str, feature_dim: int, *, trained: bool) -> None:
-        transformers = import_library("transformers", "option encoder: 'transformers:...'", "shala-text[transformers]")
-        name, missing = encoder.partition(":")[2], ""
+        name = encoder.partition(":")[2]
+        loaded = load_transformers(name, "shala-text[transformers]")
+        model, config = loaded.network, loaded.config
         try:
-            config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=True)
+            tokenizer = loaded.library.AutoTokenizer.from_pretrained(name, local_files_only=True)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"option encoder: expected a folder or a cached model of transformers, got {encoder!r}: {error!s:.300}"
+                f"option encoder: expected the tokenizer of {encoder!r} in its folder or in the library's cache: "
+                f"{error!s:.300}"
             ) from error
-        try:
-            model = transformers.AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            missing = (
-                f"option encoder: expected the weights of {encoder!r} in its folder or in the cache: {error!s:.300}; "
-                f'download them once with `python -c "import transformers; '
-                f"transformers.AutoModel.from_pretrained('{name}')\"`"
-            )
-            model = transformers.AutoModel.from_config(config)
         if getattr(config, "is_encoder_decoder", False):
-            model = model.get_encoder()
+            model = model.get_encoder()  # type: ignore[operator]
         model = getattr(model, "text_model", model)  # of a model of pictures and texts
         config = getattr(config, "text_config", config)
         super().__init__(
-            model, num_features=config.hidden_size, feature_dim=feature_dim, trained=trained, missing=missing
+            model,
+            num_features=config.hidden_size,
+            feature_dim=feature_dim,
+            trained=trained,
+            missing=loaded.missing,
+            cached=True,
         )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
