@@ -197,7 +197,10 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
+        if decided := stage.finish():
+            self.reporter.note(decided)
         self._unshard()
         self.model.stages.add("autoencoder")
         self._save("autoencoder")
@@ -234,8 +237,7 @@ class RunTraining:
                 reporter=self.reporter,
                 settled=stage.settled,
             )
-        decided = stage.finish()
-        if decided:
+        if decided := stage.finish():
             self.reporter.note(decided)
         self.model.stages.add("prior")
         self._save("prior")
@@ -264,8 +266,10 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
-        stage.average.copy_to_module()
+        if decided := stage.finish():
+            self.reporter.note(decided)
         self.model.stages.add("refiner")
         self._save("refiner")
         return True
