@@ -137,7 +137,7 @@ class AutoencoderTraining(RowBatches):
         if self.held_out is None:
             return {}
         self.module.eval()
-        figures = {}
+        figures: dict[str, float] = {}
         for terms in (self._held_out_terms, self._held_out_loss):
             torch.manual_seed(0)
             figures |= self.means(self.held_out, self.settings.batch_size, terms)
