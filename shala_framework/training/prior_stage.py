@@ -46,6 +46,8 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
+    # Of a single cluster there is nothing to learn, and processes wait for the gradients of all weights that have one.
+    prior.cluster_network.requires_grad_(prior.mixture.num_components > 1)
 
 
 class PriorTraining:
@@ -85,8 +87,6 @@ class PriorTraining:
         self.module: nn.Module = prior
         self.table, self.settings = table, settings
         self.latents, self.held_out, self.precision = latents, held_out, precision
-        # Of a single cluster there is nothing to learn, and processes exchange gradients of all that learns.
-        prior.cluster_network.requires_grad_(prior.clusters.num_components > 1)
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
         self.kept, self.kept_clusters = (
             BestWeights(self.name, settings, weights, validated=held_out is not None) for weights in self._averages()
