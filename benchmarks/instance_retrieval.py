@@ -206,7 +206,7 @@ class Retrieval:
 
     def summary(self) -> dict[str, Figure]:
         """Return the share of right samples over all pairs, and of refined ones minus modes, by row."""
-        found = {}
+        found: dict[str, Figure] = {}
         for judge in self.judges:
             means = {kind: torch.stack(v).nanmean(0) for (of, kind), v in self.right.items() if of == judge}
             found |= {f"{judge}, {kind}": mean_figure(mean_N[None], self.groups_N) for kind, mean_N in means.items()}
@@ -305,9 +305,9 @@ def main() -> None:
     for name, figure in summary.items():
         print(f"  {name:32} {share(figure)}")
     if args.json:
-        content = {"lines": [attrs.asdict(line) for line in retrieval.lines]}
-        content["summary"] = {name: attrs.asdict(figure) for name, figure in summary.items()}
-        args.json.write_text(json.dumps(content, indent=1))
+        lines = [attrs.asdict(line) for line in retrieval.lines]
+        figures = {name: attrs.asdict(figure) for name, figure in summary.items()}
+        args.json.write_text(json.dumps({"lines": lines, "summary": figures}, indent=1))
 
 
 if __name__ == "__main__":
