@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import StopAt, run
 
 from shala_framework.support.checkpoint import read_checkpoint
@@ -118,6 +119,32 @@ def test_sharded_decoders_train_like_replicated_ones(start, run_alone, two_spec,
     with pytest.raises(KeyboardInterrupt):
         run_alone("r", *overrides, *LONG, reporter=StopAt("autoencoder", step + 1))
     assert f'"step": {step},' in Path("r/metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("sharding", ["none", "decoders"])
+def test_processes_keep_the_weights_that_one_keeps(start, run_alone, two_spec, sharding):
+    """Where stage 1 memorises its rows, all processes keep the same best weights, sharded or not, also when resumed."""
+    overrides = (
+        *(f"train.sharding='{sharding}'", "data.stand_in.options={train=8, validation=64}"),
+        *("train.autoencoder.steps=150", "train.autoencoder.save_every_steps=10", "train.prior.steps=2"),
+    )
+    run_alone("alone", *overrides)
+    process = start(2, "both", *overrides)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))
+    step = int(output.split("stage autoencoder: the loss of held-out rows was lowest")[1].split(" step ")[1].split()[0])
+    assert f"the weights of step {step} are kept" in output
+    assert 10 < step < 140
+    assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
+    Path("both/autoencoder.safetensors").unlink()
+    Path("both/prior.safetensors").unlink()
+    again = start(2, "both", *overrides)  # from the state of stage 1, which is complete
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert f"the weights of step {step} are kept" in output
+    resumed, _ = read_checkpoint(Path("both/autoencoder.safetensors"))
+    assert all(torch.equal(value, both[name]) for name, value in resumed.items())
 
 
 def wait_for_step(folder, step):

@@ -119,7 +119,7 @@ def test_a_stopped_stage_keeps_what_an_undisturbed_one_keeps(tmp_path, stopped_a
     for name, value in second.module.named_parameters():
         assert torch.equal(value, dict(whole.module.named_parameters())[name])
     tensors, _ = read_checkpoint(state)
-    assert torch.equal(tensors["extra.best.network.leave.bias"], second.best["network.leave.bias"])
+    assert torch.equal(tensors["extra.best.network.leave.bias"], second.kept.best["network.leave.bias"])
     assert run(stage(), state=state) == []  # nothing is measured twice
 
 

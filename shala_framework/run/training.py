@@ -138,7 +138,7 @@ class RunTraining:
 
     def measure_prior(self, seconds: float) -> StageCost:
         """Measure a step of stage 2 on artificial latents and clusters, because real ones need a trained stage 1."""
-        table, settings = self.model.spec.posterior, self.model.spec.train.prior
+        prior, table, settings = self.model.prior, self.model.spec.posterior, self.model.spec.train.prior
         count, modalities = settings.batch_size, len(self.model.names)
         latents = LatentStore(
             torch.zeros(count, table.latent_dim),
@@ -147,9 +147,8 @@ class RunTraining:
             torch.ones(count, modalities, dtype=torch.bool),
         ).to(self.device)
         held_out = latents if self.data.held_out() is not None else None
-        prior = self.model.prior
-        stage = PriorTraining(prior, self.model.spec.prior, settings, latents, held_out, precision=self.precision)
         with prior.mixture.supposed(SUPPOSED_CLUSTERS), self._compiled([prior.network, prior.guide]):
+            stage = PriorTraining(prior, self.model.spec.prior, settings, latents, held_out, precision=self.precision)
             return measure_stage(
                 stage,
                 settings,
@@ -197,7 +196,10 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
+        if decided := stage.finish():
+            self.reporter.note(decided)
         self._unshard()
         self.model.stages.add("autoencoder")
         self._save("autoencoder")
@@ -234,8 +236,7 @@ class RunTraining:
                 reporter=self.reporter,
                 settled=stage.settled,
             )
-        decided = stage.finish()
-        if decided:
+        if decided := stage.finish():
             self.reporter.note(decided)
         self.model.stages.add("prior")
         self._save("prior")
@@ -264,8 +265,10 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                settled=stage.settled,
             )
-        stage.average.copy_to_module()
+        if decided := stage.finish():
+            self.reporter.note(decided)
         self.model.stages.add("refiner")
         self._save("refiner")
         return True

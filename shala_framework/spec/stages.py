@@ -15,7 +15,7 @@ DECAY_SHARES = {"trapezoid": 0.2, "inverse-sqrt": 0.9}  # default of decay_share
 
 @attrs.frozen(kw_only=True)
 class Stage:
-    """Settings of the training loop that both stages share.
+    """Settings of the training loop that all stages share.
 
     Attributes:
         steps: Number of optimiser steps. With train.minutes, the time limit determines the number instead, and the
@@ -38,6 +38,12 @@ class Stage:
         save_every_steps: Number of steps between two saved training states. Each save includes a validation.
         save_every_minutes: Longest time between two saved training states, however few steps it covers.
         time_share: This stage's share of train.minutes, relative to the shares of the other stages.
+        keep: Which weights the stage keeps: the "best" on held-out rows, which are measured every `save_every_steps`
+            steps, or the "last". They are those of the step in stage 1, and their moving average in stages 2 and 3.
+            The last ones are kept too if there are no held-out rows, or if their loss is as low as the best but for 1 %
+            of its decline since the first validation. A copy of the weights takes memory meanwhile.
+        patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
+            best weights are kept; 0 never stops early. Time that this saves is not given to later stages.
     """
 
     steps: int = attrs.field(default=10_000, validator=at_least(1, at_most=MOST_STEPS))
@@ -62,6 +68,8 @@ class Stage:
     )
     save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
     time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
+    keep: Literal["best", "last"] = "best"
+    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
 
     @property
     def decay_steps(self) -> float:
@@ -98,10 +106,6 @@ class PriorStage(Stage):
 
     Attributes:
         ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
-        keep: Which moving average is kept: the "best" on held-out rows, which are measured every `save_every_steps`
-            steps, or the "last". Without held-out rows the last one is kept.
-        patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
-            best average is kept; 0 never stops early.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
@@ -109,8 +113,6 @@ class PriorStage(Stage):
     learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
     time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
-    keep: Literal["best", "last"] = "best"
-    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
 
 
 @attrs.frozen(kw_only=True)

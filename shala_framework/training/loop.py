@@ -324,7 +324,7 @@ def _state(
     tensors = {
         **prefixed(weights, "module"),
         **prefixed(moments, "optimizer"),
-        **prefixed(stage.extra_state(), "extra"),
+        **prefixed({name: _full_in_first(value) for name, value in stage.extra_state().items()}, "extra"),
         **prefixed(mean_of(window.totals), "window"),
     }
     return tensors, {

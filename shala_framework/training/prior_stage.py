@@ -6,7 +6,6 @@ weights of the lowest loss, also in the state files.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +14,17 @@ from shala_framework.autoencoder.posterior import random_subsets
 from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
+from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.distributed.processes import copied_from_first, rows_rand, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.training.averages import MovingAverage
+from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
 LEAST_DRAWS, MOST_DRAWS = 1_000, 20_000  # number of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
-AVERAGE, BEST, FIGURES = "average.", "best.", "figures"  # prefixes in the names of the extra state
+AVERAGE, OF_CLUSTERS = "average.", "clusters"  # prefixes in the names of the extra state
 CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
@@ -45,6 +46,8 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
+    # Of a single cluster there is nothing to learn, and processes wait for the gradients of all weights that have one.
+    prior.cluster_network.requires_grad_(prior.mixture.num_components > 1)
 
 
 class PriorTraining:
@@ -52,7 +55,8 @@ class PriorTraining:
 
     Attributes:
         average: Moving average of the weights.
-        best: Average with the lowest held-out loss so far; empty if it is not kept.
+        kept: Averages with the lowest held-out denoising loss so far.
+        kept_clusters: The same of the network of clusters, which learns faster and so has a best step of its own.
     """
 
     name = "prior"
@@ -84,10 +88,15 @@ class PriorTraining:
         self.table, self.settings = table, settings
         self.latents, self.held_out, self.precision = latents, held_out, precision
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
-        keeps_best = settings.keep == "best" and held_out is not None
-        self.best: dict[str, Tensor] = _copies(self.average.shadow) if keeps_best else {}
-        self._record = _Record()
-        self._cluster_record = _Record()  # which learns faster, and so has a best step of its own
+        self.kept, self.kept_clusters = (
+            BestWeights(self.name, settings, weights, validated=held_out is not None) for weights in self._averages()
+        )
+
+    def _averages(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the averaged weights of the denoisers, and those of the network of clusters."""
+        shadow = self.average.shadow
+        clusters = {name: value for name, value in shadow.items() if name.startswith(CLUSTERS)}
+        return {name: value for name, value in shadow.items() if name not in clusters}, clusters
 
     def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
         device = self.prior.z_mean.device
@@ -121,7 +130,8 @@ class PriorTraining:
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
-        self._record.step = self._cluster_record.step = step + 1
+        self.kept.after_step(step)
+        self.kept_clusters.after_step(step)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -137,13 +147,11 @@ class PriorTraining:
         figures = {"denoising": float(errors_N.mean())}
         for size in sizes_N.unique().tolist():
             figures[f"denoising/given_{size}"] = float(errors_N[sizes_N == size].mean())
-        improved = [self._record.add(figures["denoising"]), False]
+        denoisers, clusters = self._averages()
+        self.kept.add(figures["denoising"], denoisers)
         if self.prior.clusters.num_components > 1 and bool(sizes_N.any()):
             figures["clusters"] = float(surprise_N[sizes_N > 0].mean())
-            improved[1] = self._cluster_record.add(figures["clusters"])
-        for name, kept in self.best.items():
-            if improved[name.startswith(CLUSTERS)]:
-                kept.copy_(self.average.shadow[name])
+            self.kept_clusters.add(figures["clusters"], clusters)
         return figures
 
     def _held_out_errors(self, held_out: LatentStore) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,85 +181,30 @@ class PriorTraining:
 
     def settled(self) -> bool:
         """Return whether held-out rows have not improved for `patience` validations."""
-        patience = self.settings.patience
-        return bool(self.best) and patience > 0 and self._record.num_since >= patience
+        return self.kept.settled()
 
+    @torch.no_grad()
     def finish(self) -> str:
         """Give the module the weights to sample from, the same in every process.
 
         Returns:
             A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
         """
-        record = self._record
-        chosen = self.best if self.best and record.best_step else self.average.shadow
-        chosen = copied_from_first(chosen)
-        with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
-                parameter.copy_(chosen[name])
-        if not record.best_step or record.best_step == record.step:
-            return ""
-        turned = (
-            f"stage {self.name}: the loss of held-out rows was lowest, {record.best:.4g}, after step "
-            f"{record.best_step:,} of {self.settings.steps:,}, and {record.last:.4g} after step {record.step:,}"
-        )
-        if not self.best:
-            return f'{turned}; the last weights are kept, as train.prior.keep = "last" says'
-        return f"{turned}; the weights of step {record.best_step:,} are kept"
+        denoisers, clusters = self._averages()
+        chosen = self.kept.chosen(denoisers) | self.kept_clusters.chosen(clusters)
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(chosen[name])
+        return self.kept.sentence()
 
     def extra_state(self) -> dict[str, Tensor]:
         return {
             **{AVERAGE + name: value for name, value in self.average.shadow.items()},
-            **{BEST + name: value for name, value in self.best.items()},
-            FIGURES: torch.stack([self._record.as_tensor(), self._cluster_record.as_tensor()]),
+            **self.kept.state(),
+            **prefixed(self.kept_clusters.state(), OF_CLUSTERS),
         }
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for prefix, own in ((AVERAGE, self.average.shadow), (BEST, self.best)):
-            for name, value in own.items():
-                value.copy_(tensors[prefix + name])
-        for record, values in zip((self._record, self._cluster_record), tensors[FIGURES], strict=True):
-            record.load(values)
-
-
-class _Record:
-    """Losses of held-out rows so far.
-
-    Attributes:
-        step: Number of steps taken.
-        last_step: Number of steps at the last validation; 0 before the first.
-        best: Lowest loss.
-        best_step: Number of steps at the lowest loss; 0 before the first validation.
-        last: Loss of the last validation.
-        num_since: Number of validations since the lowest loss.
-    """
-
-    def __init__(self) -> None:
-        self.step = self.last_step = self.best_step = self.num_since = 0
-        self.best = self.last = 0.0
-
-    def add(self, loss: float) -> bool:
-        """Add the loss of another validation, once for each step, and return whether it is the lowest."""
-        if self.best_step and self.last_step == self.step:
-            return False
-        self.last, self.last_step = loss, self.step
-        lowest = not self.best_step or loss < self.best
-        if lowest:
-            self.best, self.best_step = loss, self.step
-        self.num_since = 0 if lowest else self.num_since + 1
-        return lowest
-
-    COUNTS: ClassVar = ("step", "last_step", "best_step", "num_since")
-    LOSSES: ClassVar = ("best", "last")
-
-    def as_tensor(self) -> Tensor:
-        """Return the record as float64 numbers, which represent steps exactly."""
-        return torch.tensor([getattr(self, name) for name in (*self.COUNTS, *self.LOSSES)], dtype=torch.float64)
-
-    def load(self, values: Tensor) -> None:
-        """Restore the record from the result of `as_tensor`."""
-        for name, value in zip((*self.COUNTS, *self.LOSSES), values.tolist(), strict=True):
-            setattr(self, name, int(value) if name in self.COUNTS else value)
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in tensors.items()}
+        for name, value in self.average.shadow.items():
+            value.copy_(tensors[AVERAGE + name])
+        self.kept.load(tensors)
+        self.kept_clusters.load(part(tensors, OF_CLUSTERS))

@@ -20,10 +20,12 @@ from shala_framework.spec.schema import Refine, RefinerStage
 from shala_framework.support.distributed.processes import mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
+from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.row_batches import RowBatches
 
+AVERAGE = "average."  # prefix in the names of the extra state
 VALIDATION_PASSES = 4  # number of passes over the held-out rows, each with other noise
 
 
@@ -54,6 +56,7 @@ class RefinerTraining(RowBatches):
         self.table, self.settings = table, settings
         self.held_out, self.precision = held_out, precision
         self.average = MovingAverage(refiner, settings.ema_halflife_steps)
+        self.kept = BestWeights(self.name, settings, self.average.shadow, validated=held_out is not None)
         autoencoder.eval()
         self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
 
@@ -156,6 +159,7 @@ class RefinerTraining(RowBatches):
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
+        self.kept.after_step(step)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -164,16 +168,35 @@ class RefinerTraining(RowBatches):
         self.module.eval()
         torch.manual_seed(0)  # the same noise in each validation, so that figures are comparable
         with self.average.applied():
-            return self.means(
+            figures = self.means(
                 self.held_out,
                 self.settings.batch_size,
                 lambda rows: self._terms(self._denoised(rows), rows)[1],
                 passes=VALIDATION_PASSES,
             )
+        self.kept.add(figures["denoising"], self.average.shadow)
+        return figures
+
+    def settled(self) -> bool:
+        """Return whether held-out rows have not improved for `patience` validations."""
+        return self.kept.settled()
+
+    @torch.no_grad()
+    def finish(self) -> str:
+        """Give the module the weights to sample from, the same in every process.
+
+        Returns:
+            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
+        """
+        chosen = self.kept.chosen(self.average.shadow)
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(chosen[name])
+        return self.kept.sentence()
 
     def extra_state(self) -> dict[str, Tensor]:
-        return self.average.shadow
+        return {**{AVERAGE + name: value for name, value in self.average.shadow.items()}, **self.kept.state()}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in self.average.shadow.items():
-            value.copy_(tensors[name])
+            value.copy_(tensors[AVERAGE + name])
+        self.kept.load(tensors)

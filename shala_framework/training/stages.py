@@ -12,6 +12,8 @@ from shala_framework.data.rows import Rows
 from shala_framework.plugin.modality import counts_values
 from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.support.distributed.processes import mean_of
+from shala_framework.support.distributed.sharded_tensors import local_shard
+from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.row_batches import RowBatches
@@ -35,6 +37,7 @@ class AutoencoderTraining(RowBatches):
             that rows have.
         likelihood_weights: Weight of each modality's log-likelihood.
         loss_unit: Nats by which the loss is divided.
+        kept: Weights with the lowest loss on held-out rows so far.
     """
 
     name = "autoencoder"
@@ -53,7 +56,13 @@ class AutoencoderTraining(RowBatches):
         self.module: nn.Module = autoencoder
         self.settings = settings
         self.held_out, self.precision = held_out, precision
+        self.kept = BestWeights(self.name, settings, self._trained(), validated=held_out is not None)
         self._weigh({name: float(math.prod(modality.shape)) for name, modality in autoencoder.modalities.items()})
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Return the weights and buffers that training can change; sharded ones as this process's shards."""
+        frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
+        return {name: value for name, value in self.module.state_dict().items() if name not in frozen}
 
     def _weigh(self, num_values: Mapping[str, float]) -> None:
         """Set the weights and the unit of the loss by the number of values of each modality."""
@@ -115,22 +124,55 @@ class AutoencoderTraining(RowBatches):
             terms[WEIGHT + f"log_prob/{name}"] = presence_BM[:, i].float().mean()
         return terms
 
-    def after_step(self, step: int) -> None: ...
+    def after_step(self, step: int) -> None:
+        self.kept.after_step(step)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
+        """Return figures of held-out rows with all weights at 1, and `loss`, which decides which weights are kept.
+
+        `loss` is the loss of training with the final weight of the KL term, so that figures during the warm-up compare
+        with later ones. The draws are the same in each validation, for the same reason.
+        """
         if self.held_out is None:
             return {}
         self.module.eval()
-        return self.means(self.held_out, self.settings.batch_size, self._held_out_terms)
+        figures: dict[str, float] = {}
+        for terms in (self._held_out_terms, self._held_out_loss):
+            torch.manual_seed(0)
+            figures |= self.means(self.held_out, self.settings.batch_size, terms)
+        self.kept.add(figures["loss"], self._trained())
+        return figures
 
     def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
         bound = self.autoencoder.bound(rows.x, rows.presence)
         return {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
 
+    def _held_out_loss(self, rows: Rows) -> dict[str, Tensor]:
+        bound = self.autoencoder.bound(rows.x, rows.presence, self.settings.kl_weight, self.likelihood_weights)
+        return {"loss": bound.loss(self.loss_unit)}
+
+    def settled(self) -> bool:
+        """Return whether held-out rows have not improved for `patience` validations."""
+        return self.kept.settled()
+
+    @torch.no_grad()
+    def finish(self) -> str:
+        """Give the module the weights to keep, the same in every process.
+
+        Returns:
+            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
+        """
+        trained = self._trained()
+        chosen = self.kept.chosen(trained)
+        for name, value in trained.items():
+            local_shard(value).copy_(local_shard(chosen[name]))
+        return self.kept.sentence()
+
     def extra_state(self) -> dict[str, Tensor]:
-        return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64)}
+        return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64), **self.kept.state()}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         if NUM_VALUES in tensors:  # a state of a version that did not count goes on as it began
             self._weigh(dict(zip(self.num_values, tensors[NUM_VALUES].tolist(), strict=True)))
+        self.kept.load(tensors)

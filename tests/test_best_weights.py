@@ -1,0 +1,190 @@
+"""The weights that stages 1 and 3 keep where they memorise a small set; tests/test_prior_stage.py has stage 2."""
+
+import math
+import signal
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from small_runs import metric_lines, run
+from two_floats import TwoFloats, TwoFloatsOptions
+
+from shala_framework.autoencoder.model import Autoencoder
+from shala_framework.data.rows import Rows, shuffled_batches
+from shala_framework.spec import structure
+from shala_framework.spec.schema import AutoencoderStage, Posterior
+from shala_framework.support.checkpoint import read_checkpoint
+from shala_framework.support.progress import Silent
+from shala_framework.training.best_weights import BestWeights
+from shala_framework.training.loop import train
+from shala_framework.training.stages import AutoencoderTraining
+from shala_framework.training.stopping import Interrupted
+
+pytestmark = pytest.mark.long
+
+CPU = torch.device("cpu")
+SIZES = Posterior(latent_dim=4, feature_dim=16, hidden_dim=32)
+SETTINGS = structure(
+    {"steps": 200, "batch_size": 64, "save_every_steps": 10, "kl_warmup_steps": 50, "learning_rate": 1e-2},
+    AutoencoderStage,
+)
+
+
+def circle(count: int, seed: int) -> Rows:
+    """Points on a circle, and the same points turned by a quarter."""
+    angle = 2 * math.pi * torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    x = {"a": torch.stack([angle.cos(), angle.sin()], 1), "b": torch.stack([-angle.sin(), angle.cos()], 1)}
+    return Rows(x=x, presence=torch.ones(count, 2, dtype=torch.bool), keys=("",) * count, labels=(None,) * count)
+
+
+def trained(
+    settings: AutoencoderStage = SETTINGS, rows: int = 8, state: Path | None = None, stop_after: int | None = None
+) -> tuple[AutoencoderTraining, list[float]]:
+    """Train stage 1, and return it with its held-out losses in order."""
+    torch.manual_seed(0)
+    modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    training_rows = circle(rows, 1)
+    stage = AutoencoderTraining(Autoencoder(modalities, SIZES), settings, CPU, circle(64, 2))
+    losses, validate, after_step = [], stage.validate, stage.after_step
+
+    def recorded():
+        found = validate()
+        losses.append(found["loss"])
+        return found
+
+    def stopping(step):
+        after_step(step)
+        if step + 1 == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    stage.validate, stage.after_step = recorded, stopping
+
+    def batches(start):
+        return map(training_rows.take, shuffled_batches(rows, settings.batch_size, 0, start, None))
+
+    train_it = partial(train, stage, settings, batches, seed=0, matrix_dtype=torch.float32, settled=stage.settled)
+    if stop_after is None:
+        train_it(state_file=state)
+    else:
+        with pytest.raises(Interrupted):
+            train_it(state_file=state)
+    return stage, losses
+
+
+def test_a_memorised_set_keeps_the_weights_of_the_lowest_held_out_loss():
+    """Held-out figures are those of the best step, to the last bit, and far better than those of the last step."""
+    stage, losses = trained()
+    lowest, last = min(losses), losses[-1]
+    step = 10 * (losses.index(lowest) + 1)
+    assert 10 < step < 150
+    assert last > lowest + 1
+    worse = stage.validate()
+    said = stage.finish()
+    better = stage.validate()
+    assert better["loss"] == lowest
+    assert better["elbo"] > worse["elbo"] + 10
+    assert f"lowest, {lowest:.4g}, after step {step} of 200, and {last:.4g} after step 200" in said
+    assert f"the weights of step {step} are kept" in said
+    final, _ = trained(attrs.evolve(SETTINGS, keep="last"))
+    weights = {name: value.clone() for name, value in final.module.state_dict().items()}
+    assert "the last weights are kept" in final.finish()
+    assert all(torch.equal(value, weights[name]) for name, value in final.module.state_dict().items())
+    _, losses = trained(attrs.evolve(SETTINGS, patience=3))
+    assert losses.index(min(losses)) == len(losses) - 4
+
+
+def test_the_loss_that_decides_has_the_final_weights_of_training():
+    """Held-out losses have the final KL weight from the start, the weights of training, and the same draws."""
+    settings = attrs.evolve(SETTINGS, kl_weight=3.0)
+    stage, _ = trained(attrs.evolve(settings, steps=10, save_every_steps=20))
+    found = stage.validate()
+    assert stage.validate() == found
+    terms = {
+        "contrast": SIZES.contrast_weight,
+        "recognition": SIZES.recognition_weight,
+        "subset_kl": SIZES.subset_weight / 4,
+    }
+    added = sum(weight * found[name] for name, weight in terms.items() if name in found)
+    objective = found["log_prob/a"] + found["log_prob/b"] - 3 * found["kl"]
+    assert found["loss"] == pytest.approx(-objective / stage.loss_unit + added, rel=1e-5)
+
+
+@pytest.mark.parametrize("stopped_after", [35, 100, 200])
+def test_a_stopped_stage_keeps_what_an_undisturbed_one_keeps(tmp_path, stopped_after):
+    """A stage stopped before its best step, after it or at the end resumes to the same weights, bit for bit."""
+    whole, losses = trained()
+    state = tmp_path / "state.safetensors"
+    trained(state=state, stop_after=stopped_after)
+    second, rest = trained(state=state)
+    assert rest == losses[len(losses) - len(rest) :]
+    assert second.finish() == whole.finish() != ""
+    for name, value in second.module.state_dict().items():
+        assert torch.equal(value, whole.module.state_dict()[name])
+    assert any(name.startswith("extra.best.") for name in read_checkpoint(state)[0])
+
+
+def test_a_large_set_is_unchanged():
+    """Without a turn, the last weights are kept and nothing is said."""
+    (best, _), (last, _) = trained(rows=2_000), trained(attrs.evolve(SETTINGS, keep="last"), rows=2_000)
+    assert best.finish() == last.finish() == ""
+    assert all(torch.equal(v, last.module.state_dict()[n]) for n, v in best.module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ([3.0, 1.0, 1.019], 3),
+        ([3.0, 1.0, 1.021], 2),
+        ([1.0, 1.001, 1.002], 1),
+        ([math.nan, 2.0, math.nan], 2),
+        ([math.nan, math.inf, math.nan], 3),
+        ([-2.0, -3.0, -2.5], 2),
+    ],
+)
+def test_which_weights_are_kept(losses, kept):
+    """The lowest loss decides unless the last is as low but for a hundredth of the decline; others than finite lose."""
+    weights = {"w": torch.zeros(1)}
+    keeper = BestWeights("autoencoder", attrs.evolve(SETTINGS, steps=3), weights, validated=True)
+    for step, loss in enumerate(losses):
+        weights["w"].fill_(step + 1)
+        keeper.after_step(step)
+        keeper.add(loss, weights)
+    assert keeper.chosen(weights)["w"].item() == kept
+    assert bool(keeper.sentence()) == (kept < 3)
+
+
+class Notes(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def test_a_run_says_which_weights_stages_keep_and_saves_them(two_spec):
+    """Stages 1 and 3 of a run report when held-out rows turned, and their checkpoints hold the weights of that step."""
+    text = two_spec.read_text().replace('plugin = "two-floats"', 'plugin = "refined-floats"')
+    two_spec.write_text(text)
+    small = "data.stand_in.options={train=8, validation=64}"
+    stages = ("train.autoencoder.steps=200", "train.autoencoder.save_every_steps=10", "train.prior.steps=5")
+    third = ("train.refiner.steps=300", "train.refiner.save_every_steps=20")
+    notes = Notes()
+    folder = run(two_spec, "best", small, *stages, *third, reporter=notes)
+    run(two_spec, "last", small, *stages, *third, "train.autoencoder.keep='last'", "train.refiner.keep='last'")
+    for stage, figure in (("autoencoder", "loss"), ("refiner", "denoising")):
+        (said,) = (text for text in notes.said if f"stage {stage}: the loss of held-out rows" in text)
+        found = {
+            line["step"]: line[f"validation_{figure}"]
+            for line in metric_lines(folder)
+            if line["stage"] == stage and f"validation_{figure}" in line
+        }
+        step = min(found, key=found.get)
+        assert f"after step {step} of" in said
+        saved, _ = read_checkpoint(folder / f"{stage}.safetensors")
+        last, _ = read_checkpoint(Path("last") / f"{stage}.safetensors")
+        assert saved.keys() == last.keys()
+        assert not all(torch.equal(value, last[name]) for name, value in saved.items())
