@@ -68,8 +68,8 @@ class Stage:
     )
     save_every_minutes: float = attrs.field(default=10.0, validator=above(0, at_most=1e6))
     time_share: float = attrs.field(default=0.7, validator=above(0, at_most=1e6))
-    keep: Literal["best", "last"] = "best"
-    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
+    keep: Literal["best", "last"] = attrs.field(default="best", metadata={MISSING_MEANS: "last"})
+    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS), metadata={MISSING_MEANS: 0})
 
     @property
     def decay_steps(self) -> float:
