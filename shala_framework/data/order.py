@@ -71,6 +71,11 @@ class SampleOrder:
         self._cut = 0
         self._windows: dict[int, tuple[int, list[int]]] = {}  # segment to the number and order of its last window
 
+    @property
+    def positions_ahead(self) -> int:
+        """Number of positions until every segment has shards that it does not read now: a window and a shard."""
+        return (self.segment_window + -(-self.num_samples // len(self.counts))) * self.interleave
+
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""
         epoch, position = divmod(position, self.num_samples)
@@ -144,6 +149,9 @@ class WeightedOrder:
         seed: Seed of every choice and permutation.
         interleave: As for `SampleOrder`.
         window: As for `SampleOrder`.
+
+    Attributes:
+        positions_ahead: As for `SampleOrder`.
     """
 
     def __init__(self, counts: Sequence[int], weights_N: Tensor, *, seed: int, interleave: int, window: int) -> None:
@@ -152,6 +160,7 @@ class WeightedOrder:
         self.num_samples = sum(counts)
         self._starts = torch.tensor([0, *accumulate(counts)])
         self._epoch = -1
+        self.positions_ahead = SampleOrder(counts, seed=seed, interleave=interleave, window=window).positions_ahead
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, groupby
-from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -11,11 +10,13 @@ from torch import Tensor
 
 from shala_framework.data.hiding import hide_modalities
 from shala_framework.data.identity import describe_shards
+from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.order import SampleOrder, WeightedOrder
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.random_access import IndexedShards, index_shards, read_in_order
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
+from shala_framework.data.shard_cache import ShardCache, cache_of
 from shala_framework.data.streams import (
     IndexedStream,
     OrderedStream,
@@ -136,9 +137,9 @@ class RunData:
     _weights: tuple[Tensor | None] | None = attrs.field(default=None, init=False)  # once they are known
 
     @property
-    def cache(self) -> Path | None:
-        """Folder for copies of remote shards."""
-        return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+    def cache(self) -> ShardCache | None:
+        """Copies of remote shards."""
+        return cache_of(self.spec.data)
 
     def describe_shards(self) -> dict[str, Any]:
         """Describe the shards of both splits, for `RunFolder.check_shards`."""

@@ -65,7 +65,10 @@ class Data:
             bytes of that many samples are held in memory.
         interleave: Number of segments of an epoch that streaming reads in turn, one row from each. The number of
             processes must divide it.
-        cache: Folder for copies of shards behind URLs. Without it, every epoch reads them over the network.
+        cache: Folder for copies of shards behind URLs, which all processes of a machine share. Without it, every epoch
+            reads them over the network.
+        cache_bytes: Size limit of this folder, in bytes; the copies that were used longest ago make room for new ones.
+            0 sets no limit.
         validation_samples: Largest number of held-out rows that are kept in memory.
         max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
         hidden_share: Share of modalities that training does not see, to measure a method with missing data: each
@@ -84,6 +87,7 @@ class Data:
     shuffle_buffer: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     interleave: int = attrs.field(default=8, validator=at_least(1, at_most=65_536), metadata=renamed_from("lanes"))
     cache: str | None = None
+    cache_bytes: int = attrs.field(default=0, validator=at_least(0, at_most=1 << 50))
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
     hidden_share: float = attrs.field(default=0.0, validator=between(0, 0.99))
