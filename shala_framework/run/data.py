@@ -11,7 +11,7 @@ from torch import Tensor
 from shala_framework.data.hiding import hide_modalities
 from shala_framework.data.identity import describe_shards
 from shala_framework.data.indexed_shards import IndexedShards
-from shala_framework.data.order import SampleOrder, WeightedOrder
+from shala_framework.data.order import SampleOrder, WeightedOrder, default_window
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.random_access import index_shards, read_in_order
@@ -35,6 +35,7 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
+SAMPLES_IN_MEMORY = 512  # that are shuffled together where shards have no index
 DEVICE_SHARE = 0.25  # largest share of a CUDA device's free memory that the training set may take
 
 
@@ -318,15 +319,14 @@ class RunData:
             stream = ShardStream(
                 self.train_urls,
                 self.modalities,
-                buffer_size=data.shuffle_buffer,
+                buffer_size=data.shuffle_buffer or SAMPLES_IN_MEMORY,
                 seed=self.spec.seed,
                 max_field_bytes=data.max_field_bytes,
                 **common,
             )
         else:
-            places: dict[str, Any] = {
-                "seed": self.spec.seed, "interleave": data.interleave, "window": data.shuffle_buffer
-            }  # fmt: skip
+            window = data.shuffle_buffer or default_window(remote=shards.is_remote)
+            places: dict[str, Any] = {"seed": self.spec.seed, "interleave": data.interleave, "window": window}
             order = (
                 SampleOrder(shards.counts, **places)
                 if weights_N is None
