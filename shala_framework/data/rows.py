@@ -349,7 +349,8 @@ def fit_to_shards(
         DataError: A shard or a sample cannot be read, or there is too little to learn from. The message names the
             place.
     """
-    watched = Watched(islice(read_in_order(urls, cache, max_field_bytes=max_field_bytes), limit))
+    samples = read_in_order(urls, cache, wanted=frozenset(modality.fields), max_field_bytes=max_field_bytes)
+    watched = Watched(islice(samples, limit))
     fit_watched(name, modality, watched)
 
 

@@ -15,6 +15,7 @@ from shala_framework.data.order import SampleOrder, WeightedOrder, default_windo
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.random_access import index_shards, read_in_order
+from shala_framework.data.reading_cost import decoding_seconds, describe_cost
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.shard_cache import ShardCache, cache_of
 from shala_framework.data.streams import (
@@ -32,6 +33,7 @@ from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
+from shala_framework.support.machine import available_cores
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
@@ -134,6 +136,7 @@ class RunData:
     train_weights: Sequence[float] = ()
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
+    _cost_said: bool = attrs.field(default=False, init=False)
     _source_weights: Tensor | None = attrs.field(default=None, init=False)
     _weights: tuple[Tensor | None] | None = attrs.field(default=None, init=False)  # once they are known
 
@@ -325,6 +328,7 @@ class RunData:
                 **common,
             )
         else:
+            self._say_cost(shards)
             window = data.shuffle_buffer or default_window(remote=shards.is_remote)
             places: dict[str, Any] = {"seed": self.spec.seed, "interleave": data.interleave, "window": window}
             order = (
@@ -336,6 +340,16 @@ class RunData:
         epoch_steps = -(-len(shards) // batch_size) if shards is not None else None
         first = self.spec.train.autoencoder.log_every_steps
         return self._saying(stream_batches(stream, data.num_workers), first, epoch_steps)
+
+    def _say_cost(self, shards: IndexedShards) -> None:
+        """Warn once if decoding is slow."""
+        if self._cost_said or processes.rank():
+            return
+        self._cost_said = True
+        readers = min(max(1, self.spec.data.num_workers), max(1, available_cores() // processes.world_size()))
+        said = describe_cost(decoding_seconds(shards, self.modalities), len(shards), readers * processes.world_size())
+        if said is not None:
+            self.reporter.warn(f"data.train: {said}")
 
     def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
         """Pass batches on, and report what they skipped after some of them and, if there is more, after an epoch.
