@@ -18,7 +18,7 @@ import torch
 from scripts import cell, markdown
 from torch import Tensor
 
-from shala_framework.data.latent_store import collect_latents
+from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.frechet import frechet_distance
@@ -50,7 +50,7 @@ def main() -> None:
     model = load(args.run)
     torch.manual_seed(0)
     rows = load_rows(split_urls(model.spec.data, "train", args.run if model.synthetic else None), model.modalities)
-    store = collect_latents(model.autoencoder, (rows.take(i) for i in torch.arange(len(rows)).split(250)), model.device)
+    store = latents_of(model.autoencoder, rows, model.device, 250)
     reference, other = (store.take(torch.arange(args.num) % len(store)).sample() for _ in range(2))
     mean, std = reference.mean(0), reference.std(0)
 

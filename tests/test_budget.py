@@ -9,6 +9,7 @@ import torch
 from small_runs import CHECKPOINTS, StopAt, run, without_rates
 
 from shala_framework import SpecError, load
+from shala_framework.prior.mixture import GaussianMixture
 from shala_framework.run import training as run_training
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import AutoencoderStage, PriorStage
@@ -70,6 +71,28 @@ def test_a_budget_is_shared_by_what_was_measured(two_spec):
     assert plan.minutes == 0.2
     for name, share in (("autoencoder", 0.7), ("prior", 0.3)):
         assert 0 < plan.steps[name] * plan.costs[name].step_seconds <= share * 60 * 0.2
+
+
+def test_stage_2_is_measured_as_it_will_be_with_clusters_and_validations(two_spec, monkeypatch):
+    """A step costs more among several clusters than with one, and validations take time."""
+    seen = {}
+
+    def measured(stage, *arguments, **settings) -> StageCost:
+        if stage.name == "prior":
+            seen["clusters"], seen["validation"] = stage.prior.clusters.num_components, stage.validate()
+        return measure_stage(stage, *arguments, **settings)
+
+    monkeypatch.setattr(run_training, "measure_stage", measured)
+    with pytest.raises(KeyboardInterrupt):
+        run(two_spec, "r", "train.minutes=0.2", "prior.max_clusters=30", reporter=StopAt("autoencoder", 1))
+    assert seen["clusters"] == run_training.SUPPOSED_CLUSTERS
+    assert seen["validation"].keys() >= {"denoising", "clusters"}
+    mixture = GaussianMixture(30, 2)
+    initial = {name: value.clone() for name, value in mixture.state_dict().items()}
+    with mixture.supposed(50):
+        assert mixture.num_components == 30
+    assert mixture.num_components == 1
+    assert all(torch.equal(value, initial[name]) for name, value in mixture.state_dict().items())
 
 
 def test_a_budget_too_short_for_a_step_is_an_error(two_spec):

@@ -65,9 +65,9 @@ def test_a_spec_loads_builds_and_takes_a_step(path, tmp_path, monkeypatch):
     for name, parameter in model.autoencoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-    from shala_framework.data.latent_store import collect_latents
+    from shala_framework.data.latent_store import latents_of
 
-    store = collect_latents(model.autoencoder, [rows], torch.device("cpu"))
+    store = latents_of(model.autoencoder, rows, torch.device("cpu"))
     prior_loss, _ = PriorTraining(model.prior, loaded.spec.prior, loaded.spec.train.prior, store).loss(
         torch.tensor([0, 1, 2]), 0
     )

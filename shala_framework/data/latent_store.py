@@ -236,11 +236,6 @@ def _uniform_of_keys(keys: Sequence[str]) -> Tensor:
     return torch.tensor([int.from_bytes(digest[:3]) / 2**24 for digest in digests])
 
 
-def collect_latents(autoencoder: Autoencoder, batches: Iterable[Rows], device: torch.device) -> LatentStore:
-    """Collect the latents of at least one batch in memory, on the CPU."""
-    return join_latents(list(encoded(autoencoder, batches, device)))
-
-
 def latents_of(
     autoencoder: Autoencoder, rows: Rows, device: torch.device, batch_size: int = 64, *, num_copies: int = 0
 ) -> LatentStore:

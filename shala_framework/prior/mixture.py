@@ -7,7 +7,8 @@ Shapes: N rows, B batch, K components, D latent_dim.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +58,22 @@ class GaussianMixture(nn.Module):
 
     def _count(self) -> None:
         self.num_components = int((self.weights > 0).sum())
+
+    @contextmanager
+    def supposed(self, count: int) -> Iterator[None]:
+        """Have some number of equally likely components, or all there is room for, to see what they cost.
+
+        Args:
+            count: Number of components. On leaving, the components of before are back.
+        """
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        self.weights.zero_()
+        self.weights[:count] = 1 / min(count, len(self.weights))
+        self._count()
+        try:
+            yield
+        finally:
+            self.load_state_dict(before)
 
     def log_joint(self, z_BD: Tensor) -> Tensor:
         """Return log p(z, component): [B, K]."""

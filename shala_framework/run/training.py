@@ -20,7 +20,6 @@ from shala_framework.data.latent_store import (
     NUM_COPIES,
     Latents,
     LatentStore,
-    collect_latents,
     drawn_latents,
     encoded,
     join_latents,
@@ -49,6 +48,7 @@ from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import COUNTED_ROWS, AutoencoderTraining
 
 MOST_LATENT_BYTES = 4 * 2**30  # latents that take more memory are read from their files
+SUPPOSED_CLUSTERS = 20  # number of clusters when a step of stage 2 is timed, before there are any
 MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
 
 
@@ -127,7 +127,7 @@ class RunTraining:
             with closed_after(partial(self.data.batches, 0)) as batches:
                 few = next(batches)
             began = time.perf_counter()
-            collect_latents(self.model.autoencoder, [few], self.device)
+            latents_of(self.model.autoencoder, few, self.device, num_copies=NUM_COPIES)
             row_seconds = (time.perf_counter() - began) / len(few)
             num_rows = self.data.num_train_rows() or 0
             encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
@@ -140,7 +140,7 @@ class RunTraining:
         return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
 
     def measure_prior(self, seconds: float) -> StageCost:
-        """Measure a step of stage 2 on artificial latents, because real ones need a trained stage 1."""
+        """Measure a step of stage 2 on artificial latents and clusters, because real ones need a trained stage 1."""
         table, settings = self.model.spec.posterior, self.model.spec.train.prior
         count, modalities = settings.batch_size, len(self.model.names)
         latents = LatentStore(
@@ -149,8 +149,10 @@ class RunTraining:
             torch.zeros(count, modalities, table.feature_dim),
             torch.ones(count, modalities, dtype=torch.bool),
         ).to(self.device)
-        stage = PriorTraining(self.model.prior, self.model.spec.prior, settings, latents, precision=self.precision)
-        with self._compiled([self.model.prior.network, self.model.prior.guide]):
+        held_out = latents if self.data.held_out() is not None else None
+        prior = self.model.prior
+        stage = PriorTraining(prior, self.model.spec.prior, settings, latents, held_out, precision=self.precision)
+        with prior.mixture.supposed(SUPPOSED_CLUSTERS), self._compiled([prior.network, prior.guide]):
             return measure_stage(
                 stage,
                 settings,
