@@ -1,12 +1,12 @@
 """Rows a second that worker processes stream from an object store, a loopback server with latency and little bandwidth.
 
     python benchmarks/server_rates.py [--workers 8] [--latency 0.03] [--megabytes 20] [--shards 128] [--samples 100]
-        [--window 4096] [--rows 64] [--only copies pieces]
+        [--window 4096] [--rows 64] [--only copies pieces disk]
 
-The shards are prepared arrays of random bytes. "copies" streams them with `data.cache`, which begins empty, and
-"pieces" without. The clock starts when every worker has read some batches, and stops at the end of the first epoch. The
-bandwidth is shared by all connections, and the latency is that of each request. The script needs nothing that is newer
-than the reading itself, so it also measures earlier versions:
+The shards are prepared arrays of random bytes. "copies" streams them with `data.cache`, which begins empty, "pieces"
+without, and "disk" reads the files themselves. The clock starts when every worker has read some batches, and stops at
+the end of the first epoch. The bandwidth is shared by all connections, and the latency is that of each request. The
+script needs nothing that is newer than the reading itself, so it also measures earlier versions:
 
     PYTHONPATH=OTHER_TREE python benchmarks/server_rates.py
 """
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100, help="samples of a shard")
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=64, help="rows of a batch")
-    parser.add_argument("--only", nargs="+", choices=["copies", "pieces"], default=["copies", "pieces"])
+    parser.add_argument("--only", nargs="+", choices=["copies", "pieces", "disk"], default=["copies", "pieces"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -193,7 +193,8 @@ def main() -> None:
         size = sum(path.stat().st_size for path in report.shards) / args.shards / args.samples
         lines = [["", "rows a second", "requests a row", f"KB a row, of {size / 1e3:.1f}"]]
         for what in args.only:
-            lines.append([what, *measure(urls, folder / "cache" if what == "copies" else None, args, mine)])
+            read = list(map(str, report.shards)) if what == "disk" else urls
+            lines.append([what, *measure(read, folder / "cache" if what == "copies" else None, args, mine)])
             print(markdown(lines[-2:]), flush=True)
         print(markdown(lines))
 

@@ -27,4 +27,4 @@ def forked_rng() -> AbstractContextManager[None]:
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    return torch.random.fork_rng(devices=devices)  # type: ignore[no-any-return]
+    return torch.random.fork_rng(devices=devices)
