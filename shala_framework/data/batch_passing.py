@@ -8,7 +8,7 @@ either side. Systems without anonymous files in memory use torch's way.
 import io
 import mmap
 import os
-import pickle
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler, recv_handle, send_handle
@@ -18,35 +18,33 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes
-_Place = tuple[int, int, torch.dtype, tuple[int, ...]]  # offset, number of bytes, dtype and shape
 
 
 class _Pickler(ForkingPickler):
-    """Pickles everything but plain tensors, which it lists."""
+    """Writes a batch like multiprocessing does, except for plain tensors, which it lists."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.tensors: list[Tensor] = []
         self.num_bytes = 0
 
-    def persistent_id(self, value: Any) -> _Place | None:
+    def reducer_override(self, value: Any) -> Any:
         plain = type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
         if not plain or value.requires_grad or value.is_quantized:
-            return None
+            return NotImplemented
         self.tensors.append(value)
         begin = -(-self.num_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = begin + value.numel() * value.element_size()
-        return begin, self.num_bytes - begin, value.dtype, tuple(value.shape)
+        return _tensor_at, (begin, self.num_bytes - begin, value.dtype, tuple(value.shape))
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, memory: Tensor) -> None:
-        super().__init__(file)
-        self.memory = memory
+_receiving = threading.local()  # has the memory of the batch that this thread receives
 
-    def persistent_load(self, place: _Place) -> Tensor:
-        begin, size, dtype, shape = place
-        return self.memory[begin : begin + size].view(dtype).view(shape)
+
+def _tensor_at(begin: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Return a tensor of the batch that is being received."""
+    memory: Tensor = _receiving.memory
+    return memory[begin : begin + size].view(dtype).view(shape)
 
 
 class Sender:
@@ -118,4 +116,8 @@ class Receiver:
             os.close(handle)
         own = torch.empty(num_bytes, dtype=torch.uint8)
         own.copy_(torch.frombuffer(self.slots[slot], dtype=torch.uint8, count=num_bytes) if num_bytes else own)
-        return "batch", _Unpickler(io.BytesIO(content), own).load()
+        _receiving.memory = own
+        try:
+            return "batch", ForkingPickler.loads(content)
+        finally:
+            del _receiving.memory
