@@ -10,6 +10,7 @@ from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import decode
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
+from shala_framework.support.machine import available_cores
 
 MOST_SAMPLES = 4
 MOST_SECONDS = 2.0
@@ -61,3 +62,11 @@ def describe_cost(seconds: float, num_samples: int, num_readers: int) -> str | N
         f"second, an epoch in {epoch}; `shala pack ... --for SPEC` stores what the modalities read, so that training "
         "decodes nothing"
     )
+
+
+def cost_of_reading(
+    shards: IndexedShards, modalities: Mapping[str, Modality], num_workers: int, world_size: int
+) -> str | None:
+    """Measure what decoding costs, and say it; None if it is cheap."""
+    readers = min(max(1, num_workers), max(1, available_cores() // world_size)) * world_size
+    return describe_cost(decoding_seconds(shards, modalities), len(shards), readers)

@@ -15,7 +15,7 @@ from shala_framework.data.order import SampleOrder, WeightedOrder, default_windo
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
 from shala_framework.data.random_access import index_shards, read_in_order
-from shala_framework.data.reading_cost import decoding_seconds, describe_cost
+from shala_framework.data.reading_cost import cost_of_reading
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
 from shala_framework.data.shard_cache import ShardCache, cache_of
 from shala_framework.data.streams import (
@@ -33,7 +33,6 @@ from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import Spec
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
-from shala_framework.support.machine import available_cores
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
@@ -346,8 +345,7 @@ class RunData:
         if self._cost_said or processes.rank():
             return
         self._cost_said = True
-        readers = min(max(1, self.spec.data.num_workers), max(1, available_cores() // processes.world_size()))
-        said = describe_cost(decoding_seconds(shards, self.modalities), len(shards), readers * processes.world_size())
+        said = cost_of_reading(shards, self.modalities, self.spec.data.num_workers, processes.world_size())
         if said is not None:
             self.reporter.warn(f"data.train: {said}")
 

@@ -208,10 +208,8 @@ def open_url(
         raise DataError(f"{shortened(url)}: no client of fsspec opens it: {error}") from error
     # By default, files over HTTP read megabytes ahead, which is wasted on random access.
     options: dict[str, Any] = {"cache_type": "none"} if how == "here and there" else {}
-    if scheme in ("http", "https") and how == "at once":
-        options = {"block_size": 0, "size": 1}  # with a size given, the client does not request it first
-    elif scheme in ("http", "https") and size:
-        options["size"] = size
+    if scheme in ("http", "https") and (how == "at once" or size):  # with a size, the client does not request it first
+        options |= {"block_size": 0, "size": 1} if how == "at once" else {"size": size}
     return cast(BinaryIO, system.open(path, "rb", **options))
 
 
