@@ -330,11 +330,9 @@ class RunData:
             self._say_cost(shards)
             window = data.shuffle_buffer or default_window(remote=shards.is_remote)
             places: dict[str, Any] = {"seed": self.spec.seed, "interleave": data.interleave, "window": window}
-            order = (
-                SampleOrder(shards.counts, **places)
-                if weights_N is None
-                else WeightedOrder(shards.counts, weights_N, **places)
-            )
+            order: SampleOrder | WeightedOrder = SampleOrder(shards.counts, **places)
+            if weights_N is not None:
+                order = WeightedOrder(shards.counts, weights_N, **places)
             stream = IndexedStream(shards, self.modalities, order, **common)
         epoch_steps = -(-len(shards) // batch_size) if shards is not None else None
         first = self.spec.train.autoencoder.log_every_steps
@@ -342,10 +340,12 @@ class RunData:
 
     def _say_cost(self, shards: IndexedShards) -> None:
         """Warn once if decoding is slow."""
-        if self._cost_said or processes.rank():
-            return
+        said = (
+            None
+            if self._cost_said or processes.rank()
+            else cost_of_reading(shards, self.modalities, self.spec.data.num_workers, processes.world_size())
+        )
         self._cost_said = True
-        said = cost_of_reading(shards, self.modalities, self.spec.data.num_workers, processes.world_size())
         if said is not None:
             self.reporter.warn(f"data.train: {said}")
 
