@@ -327,8 +327,7 @@ class RunData:
                 **common,
             )
         else:
-            if processes.rank() == 0:
-                self._say_cost(shards)
+            self._say_cost(shards)
             window = data.shuffle_buffer or default_window(remote=shards.is_remote)
             places: dict[str, Any] = {"seed": self.spec.seed, "interleave": data.interleave, "window": window}
             order: SampleOrder | WeightedOrder = SampleOrder(shards.counts, **places)
@@ -342,9 +341,9 @@ class RunData:
     def _say_cost(self, shards: IndexedShards) -> None:
         """Warn once if decoding is slow."""
         workers, size = self.spec.data.num_workers, processes.world_size()
-        said = None if self._cost_said else cost_of_reading(shards, self.modalities, workers, size)
+        said = None if self._cost_said or processes.rank() else cost_of_reading(shards, self.modalities, workers, size)
         self._cost_said = True
-        if said is not None:
+        if said:
             self.reporter.warn(f"data.train: {said}")
 
     def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
