@@ -17,7 +17,7 @@ from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support import locking
 from shala_framework.support.errors import CheckpointError
-from shala_framework.support.locking import LOCK_FILE, FolderLock
+from shala_framework.support.locking import LOCK_FILE, FolderLock, file_lock
 from shala_framework.support.progress import Silent
 
 pytestmark = pytest.mark.long
@@ -117,3 +117,27 @@ def test_a_folder_that_is_removed_ends_the_run(two_spec, task, unit):
     with pytest.raises(CheckpointError, match="r was removed or replaced while this process worked in it"):
         Experiment(read_spec(two_spec), folder, Removing(folder, task, unit)).run()
     assert not folder.exists()
+
+
+def test_a_file_lock_excludes_threads_and_leaves_no_file(tmp_path):
+    """One holder at a time, also when the file is removed while others wait for it; who need not wait is told."""
+    path, inside, most = tmp_path / "x.lock", [0], [0]
+
+    def work():
+        for _ in range(20):
+            with file_lock(path) as held:
+                assert held
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.0005)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    with file_lock(path), file_lock(path, wait=False) as held:
+        assert not held
+    assert not path.exists()

@@ -1,10 +1,12 @@
 """Prepared shards hold the tensors that reading gives; shards prepared for something else are refused."""
 
+import io
 import json
 from importlib.metadata import entry_points
 
 import attrs
 import fsspec
+import numpy as np
 import pytest
 import torch
 from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
@@ -12,7 +14,7 @@ from two_floats import Made, MadeOptions, TwoFloats, TwoFloatsOptions
 from shala_framework.cli.main import main
 from shala_framework.data import prepared
 from shala_framework.data.packing import pack
-from shala_framework.data.prepared import PREPARED_FILE, Preparation, check_preparation, load_preparation
+from shala_framework.data.prepared import PREPARED_FILE, Preparation, check_preparation, load_preparation, read_prepared
 from shala_framework.data.presence import absent_from_first
 from shala_framework.data.rows import load_rows
 from shala_framework.plugin.loading import load_offer
@@ -38,7 +40,7 @@ class Damaged(Made):
                 yield sample
 
 
-def test_prepared_shards_hold_what_reading_gives(tmp_path):
+def test_prepared_shards_hold_what_reading_gives(tmp_path, monkeypatch):
     """Tensors, presence, keys and labels of prepared shards equal those of raw shards read by fitted modalities."""
     made = MadeOptions(train=40, missing=0.3)
     raw = [str(path) for path in pack(Made(made), None, tmp_path / "raw").shards]
@@ -53,6 +55,13 @@ def test_prepared_shards_hold_what_reading_gives(tmp_path):
     assert torch.equal(got.presence, expected.presence)
     assert all(torch.equal(got.x[name], expected.x[name]) for name in "ab")
     assert set(report.fields["train"]) == {"a.prepared.npy", "b.prepared.npy", "cls"}
+    # The common header is not parsed; arrays of other writers are.
+    other = io.BytesIO()
+    np.lib.format.write_array(other, np.zeros(2, np.float32), version=(2, 0))
+    assert read_prepared("a", fresh["a"], other.getvalue()).tolist() == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", None)
+        assert all(torch.equal(got.x[name], load_rows(ready, fresh).x[name]) for name in "ab")
 
 
 def test_prepared_shards_behind_a_url_are_known_as_such(tmp_path):

@@ -7,8 +7,10 @@ import time
 from itertools import islice
 
 import pytest
-from numbered import Numbers
+import torch
+from numbered import Mixed, Numbers
 
+from shala_framework.data.batch_passing import Receiver, Sender
 from shala_framework.data.workers import WorkerError, describe_exit, work
 from shala_framework.support.errors import DataError
 
@@ -72,3 +74,48 @@ def test_exit_codes_in_words():
     assert describe_exit(-9) == "was killed by SIGKILL (exit code -9), which the system does when memory runs out"
     assert describe_exit(-200) == "was killed by signal 200 (exit code -200)"
     assert describe_exit(1) == "ended with exit code 1"
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def test_batches_arrive_as_they_were_and_stay_so():
+    """Tensors of any kind and size; later batches change no earlier one, and no file stays open for them."""
+    batches = work(Mixed(), 2)
+    found = list(islice(batches, 20))
+    opened = len(os.listdir("/proc/self/fd"))
+    found += list(islice(batches, 60))
+    assert len(os.listdir("/proc/self/fd")) <= opened + 4  # memory that has grown
+    assert all(equal(batch, Mixed.batch(n)) for n, batch in enumerate(found))
+    found[3]["float"].zero_()
+    assert equal(found[4], Mixed.batch(4))
+    batches.close()
+
+
+def test_a_batch_takes_one_message(monkeypatch):
+    """Receiving opens no connection; torch's way opens one for each tensor, which the decoding worker must answer."""
+    batches = work(Mixed(), 1)
+    next(batches)
+    next(batches)
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.resource_sharer.DupFd.detach", None)
+        patch.setattr("socket.socket.connect", None)
+        assert equal(next(batches), Mixed.batch(2))
+    batches.close()
+
+
+def test_systems_without_anonymous_files_use_torchs_way(monkeypatch):
+    """The receiver takes either kind of message."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    theirs, mine = multiprocessing.get_context("spawn").Pipe()
+    Sender(theirs, 2).send(Mixed.batch(1))
+    kind, batch = Receiver(mine).receive()
+    assert kind == "batch"
+    assert equal(batch, Mixed.batch(1))

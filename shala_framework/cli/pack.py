@@ -1,6 +1,7 @@
 """`shala pack`: turn raw files into shards."""
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,14 @@ MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
     help="Store the tensors that the modalities of this spec read, instead of the original bytes.",
 )
 @option("--shard-samples", type=int, default=500, metavar="N", help="Samples in each shard.")
+@option(
+    "--shuffle/--no-shuffle",
+    "shuffle",
+    default=None,
+    help="Mix samples across shards, or keep the order of the data set. By default, sets of more than 4,096 samples "
+    "that are sorted by key are mixed, so that streaming from a server meets all classes at any time. While it packs, "
+    "a mixed set takes twice its room.",
+)
 @option("--workers", type=int, default=0, metavar="N", help="Processes that decode for --for; 0 decodes in this one.")
 @option("--part", default="1/1", metavar="I/N", help="Pack only part I of N, for job arrays. All parts form one set.")
 def pack(
@@ -59,13 +68,15 @@ def pack(
     overrides: tuple[str, ...],
     spec: Path | None,
     shard_samples: int,
+    shuffle: bool | None,
     workers: int,
     part: str,
 ) -> None:
     """Turn a data set's raw files into shards."""
     from shala_framework.cli.progress_display import make_reporter
     from shala_framework.data.packing import describe_pack
-    from shala_framework.data.packing import pack as pack_shards
+    from shala_framework.data.packing import pack as pack_in_order
+    from shala_framework.data.shuffling import pack_shuffled
     from shala_framework.data.writing import LEFT_OUT_FILE, part_file
     from shala_framework.plugin.loading import load_dataset
 
@@ -89,6 +100,13 @@ def pack(
         if preparation is None:
             phases.advance(f"packing {dataset}", 0)
         try:
+            pack_shards = (
+                pack_in_order
+                if shuffle is False
+                else partial(
+                    pack_shuffled, always=bool(shuffle), on_shuffle=lambda done: phases.advance("shuffling", done)
+                )
+            )
             report = pack_shards(
                 dataset_class(options),
                 folder,

@@ -91,7 +91,8 @@ def _fit_to_all(name: str, modality: Modality, urls: list[str], max_field_bytes:
 
     def samples() -> Iterator[RawSample]:
         nonlocal cut
-        for number, raw in enumerate(read_in_order(urls, max_field_bytes=max_field_bytes)):
+        found = read_in_order(urls, wanted=frozenset(modality.fields), max_field_bytes=max_field_bytes)
+        for number, raw in enumerate(found):
             if number == FIT_SAMPLES or time.monotonic() > end:
                 cut = True
                 return

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_framework.data.random_access import IndexedShards, index_shards
+from shala_framework.data.indexed_shards import IndexedShards
+from shala_framework.data.random_access import index_shards
+from shala_framework.data.shard_cache import CopyFolder
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, read_json
@@ -21,7 +23,7 @@ Shards = list[dict[str, Any]]
 _SHAPE = [{"name": str, "num_bytes": int, "num_samples": int, "content": str}]
 
 
-def describe_shards(urls: Sequence[str], cache: Path | None = None) -> Shards:
+def describe_shards(urls: Sequence[str], cache: CopyFolder | None = None) -> Shards:
     """Return name, size, number of samples and content of each shard.
 
     Raises:

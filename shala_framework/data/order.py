@@ -13,11 +13,16 @@ is shuffled as a whole.
 import bisect
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shala_framework.support.seeds import mix_seed
+
+LOCAL_WINDOW = 1_000_000
+REMOTE_WINDOW = 4_096
 
 
 def spread_positions(total: int, count: int, seed: int = 0) -> list[int]:
@@ -36,6 +41,18 @@ def spread_positions(total: int, count: int, seed: int = 0) -> list[int]:
     ends = [number * total // max(1, count) for number in range(count + 1)]
     generator = torch.Generator().manual_seed(seed)
     return [int(torch.randint(low, high, (), generator=generator)) for low, high in pairwise(ends)]
+
+
+def default_window(*, remote: bool) -> int:
+    """Return how many samples an order shuffles together if a spec does not say.
+
+    A window is a permutation only, so on a disk it may be the whole set, up to a million samples. Behind URLs it stays
+    small, so that few shards are read at a time; sets packed with `shala pack --shuffle` need no more.
+
+    Args:
+        remote: Whether shards are behind URLs.
+    """
+    return REMOTE_WINDOW if remote else LOCAL_WINDOW
 
 
 class SampleOrder:
@@ -69,7 +86,13 @@ class SampleOrder:
         self._shards: list[int] = []
         self._ends: list[int] = []
         self._cut = 0
-        self._windows: dict[int, tuple[int, list[int]]] = {}  # segment to the number and order of its last window
+        # Segment to the number and order of its last window.
+        self._windows: dict[int, tuple[int, np.ndarray[Any, np.dtype[np.int32]]]] = {}
+
+    @property
+    def positions_ahead(self) -> int:
+        """Number of positions until every segment has shards that it does not read now: a window and a shard."""
+        return (self.segment_window + -(-self.num_samples // len(self.counts))) * self.interleave
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""
@@ -100,9 +123,9 @@ class SampleOrder:
             length = self.num_samples // self.interleave + (segment < self.num_samples % self.interleave)
             size = min(self.segment_window, length - number * self.segment_window)
             seed = mix_seed(mix_seed(mix_seed(self.seed, self._epoch), segment), number)
-            order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).to(torch.int32).numpy()
             kept = self._windows[segment] = (number, order)
-        return number * self.segment_window + kept[1][offset]
+        return number * self.segment_window + int(kept[1][offset])
 
 
 def weighted_rows(weights_N: Tensor, seed: int) -> Tensor:
@@ -144,6 +167,9 @@ class WeightedOrder:
         seed: Seed of every choice and permutation.
         interleave: As for `SampleOrder`.
         window: As for `SampleOrder`.
+
+    Attributes:
+        positions_ahead: As for `SampleOrder`.
     """
 
     def __init__(self, counts: Sequence[int], weights_N: Tensor, *, seed: int, interleave: int, window: int) -> None:
@@ -152,6 +178,7 @@ class WeightedOrder:
         self.num_samples = sum(counts)
         self._starts = torch.tensor([0, *accumulate(counts)])
         self._epoch = -1
+        self.positions_ahead = SampleOrder(counts, seed=seed, interleave=interleave, window=window).positions_ahead
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Return shard and number within it of the sample at a position, counted from the start of the first epoch."""

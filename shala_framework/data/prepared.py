@@ -6,8 +6,9 @@ with another shape or dtype than the modality's is refused.
 
 import io
 import json
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def read_prepared(name: str, modality: Modality, data: bytes) -> Tensor:
         DataError: The field is damaged, or was prepared with other options.
     """
     field, dtype = prepared_field(name), numpy_dtype(modality)
+    head = _npy_head(dtype, tuple(modality.shape))
+    if data.startswith(head) and len(head) < len(data) == len(head) + dtype.itemsize * math.prod(modality.shape):
+        # What `Preparation` wrote: parsing its header takes ten times as long as all else.
+        return torch.from_numpy(np.frombuffer(bytearray(data), dtype, offset=len(head)).reshape(modality.shape))
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
@@ -69,7 +74,20 @@ def describe_blank(name: str, modality: Modality, fields: Container[str]) -> str
 
 def numpy_dtype(modality: Modality) -> np.dtype:
     """Return the modality's dtype as a NumPy dtype."""
-    return torch.zeros((), dtype=modality.dtype).numpy().dtype
+    return _numpy_dtype(modality.dtype)
+
+
+@cache
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    return torch.zeros((), dtype=dtype).numpy().dtype
+
+
+@lru_cache(256)
+def _npy_head(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Return the header that NumPy writes before an array of this kind."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
 
 
 @attrs.frozen

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
-from pathlib import Path
 
 import attrs
 
+from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.random_access import IndexedShards, Summaries, index_shards, read_in_order
+from shala_framework.data.random_access import Summaries, index_shards, read_in_order
 from shala_framework.data.rows import Rows, decode
+from shala_framework.data.shard_cache import CopyFolder
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
@@ -50,7 +51,7 @@ def absent_from_rows(
 def absent_from_first(
     urls: Sequence[str],
     modalities: Mapping[str, Modality],
-    cache: Path | None = None,
+    cache: CopyFolder | None = None,
     limit: int = 1_000,
     *,
     max_field_bytes: int = MAX_FIELD_BYTES,

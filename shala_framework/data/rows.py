@@ -5,7 +5,6 @@ Shapes: B rows of a batch, N rows of a set, M modalities.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 
 import attrs
 import torch
@@ -15,6 +14,7 @@ from shala_framework.data.fitting import Watched
 from shala_framework.data.order import spread_positions, weighted_rows
 from shala_framework.data.prepared import describe_blank, prepared_field, read_prepared
 from shala_framework.data.random_access import read_in_order, read_spread
+from shala_framework.data.shard_cache import CopyFolder
 from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
@@ -270,7 +270,7 @@ def load_rows(
     modalities: Mapping[str, Modality],
     *,
     limit: int | None = None,
-    cache: Path | None = None,
+    cache: CopyFolder | None = None,
     on_sample: Callable[[int], None] = lambda _: None,
     max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> Rows:
@@ -330,7 +330,7 @@ def fit_to_shards(
     name: str,
     modality: Modality,
     urls: Sequence[str],
-    cache: Path | None = None,
+    cache: CopyFolder | None = None,
     limit: int | None = None,
     *,
     max_field_bytes: int = MAX_FIELD_BYTES,
@@ -349,7 +349,8 @@ def fit_to_shards(
         DataError: A shard or a sample cannot be read, or there is too little to learn from. The message names the
             place.
     """
-    watched = Watched(islice(read_in_order(urls, cache, max_field_bytes=max_field_bytes), limit))
+    samples = read_in_order(urls, cache, wanted=frozenset(modality.fields), max_field_bytes=max_field_bytes)
+    watched = Watched(islice(samples, limit))
     fit_watched(name, modality, watched)
 
 

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import attrs
 
@@ -150,8 +150,16 @@ def scan_shard(file: BinaryIO, *, sums: bool = False, tally: Tally | None = None
 LEAST_READING = 1 << 14  # fewer bytes than this do not justify a separate read
 
 
+class Seekable(Protocol):
+    """A file, or a part of one, that is read by positions."""
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 def read_sample(
-    file: BinaryIO,
+    file: Seekable,
     fields: Mapping[str, Member],
     wanted: Iterable[str] | None = None,
     max_field_bytes: int = MAX_FIELD_BYTES,

@@ -1,17 +1,19 @@
 """Endless batches of decoded rows from shards that need not fit into memory."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, repeat
-from pathlib import Path
+from itertools import chain, count, islice, repeat, tee
 
 import attrs
 import torch
 
+from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.order import SampleOrder, WeightedOrder, spread_positions
 from shala_framework.data.prepared import prepared_field
-from shala_framework.data.random_access import IndexedShards, index_shards
+from shala_framework.data.random_access import index_shards
 from shala_framework.data.rows import MOST_TRIED, Rows, checked_rows, collate, decode_batch, load_rows, read_filled
+from shala_framework.data.shard_cache import CopyFolder
 from shala_framework.data.shards import LABEL_FIELD, RawSample, read_shards
 from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
@@ -31,17 +33,23 @@ def wanted_fields(modalities: Mapping[str, Modality]) -> frozenset[str]:
 
 
 def read_places(
-    shards: IndexedShards, places: Sequence[tuple[int, int]], modalities: Mapping[str, Modality], fields: frozenset[str]
-) -> Rows:
-    """Read samples by shard and number. The next sample in the set replaces one whose fields are all blank.
+    shards: IndexedShards,
+    batches: Iterable[Sequence[tuple[int, int]]],
+    modalities: Mapping[str, Modality],
+    fields: frozenset[str],
+) -> Iterator[Rows]:
+    """Read batches of samples by shard and number.
 
-    The content of a batch therefore depends only on its places, not on the reader.
+    The next sample in the set replaces one whose fields are all blank. The content of a batch therefore depends only on
+    its places, not on the reader.
     """
+    mine, theirs = tee(batches)
+    for places, samples in zip(mine, shards.read_ahead(theirs, fields), strict=False):
 
-    def others(row: int) -> Iterator[RawSample]:
-        return (shards.read(shard, number, fields) for shard, number in shards.after(*places[row]))
+        def others(row: int, places: Sequence[tuple[int, int]] = places) -> Iterator[RawSample]:
+            return (shards.read(shard, number, fields) for shard, number in shards.after(*places[row]))
 
-    return decode_batch(list(shards.read_many(places, fields)), modalities, others)
+        yield decode_batch(samples, modalities, others)
 
 
 def decode_in_order(
@@ -124,16 +132,20 @@ class IndexedStream:
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
         """Yield the batches of one reader: the first one given, and every stride-th after it."""
-        step = self.start_step + first
-        while True:
-            yield self.batch(step)
-            step += stride
+        return read_places(self.shards, self._places(first, stride), self.modalities, self.fields)
 
-    def batch(self, step: int) -> Rows:
-        """Read this rank's rows of a step."""
+    def _places(self, first: int, stride: int) -> Iterator[list[tuple[int, int]]]:
+        later = copy.deepcopy(self.order)  # which knows one epoch at a time, and the next shards may be in another one
+        for step in count(self.start_step + first, stride):
+            if self.shards.fetches:
+                places = self._step(later, step + -(-self.order.positions_ahead // self.batch_size))
+                self.shards.fetch_ahead({shard for shard, _ in places})
+            yield self._step(self.order, step)
+
+    def _step(self, order: SampleOrder | WeightedOrder, step: int) -> list[tuple[int, int]]:
+        """Return shard and number of this rank's rows of a step."""
         start = step * self.batch_size
-        places = [self.order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
-        return read_places(self.shards, places, self.modalities, self.fields)
+        return [order[p] for p in range(start + self.rank, start + self.batch_size, self.world_size)]
 
 
 class OrderedStream:
@@ -166,10 +178,12 @@ class OrderedStream:
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
         """Yield the batches of one reader: the first one given, and every stride-th after it."""
+        return read_places(self.shards, self._places(first, stride), self.modalities, self.fields)
+
+    def _places(self, first: int, stride: int) -> Iterator[list[tuple[int, int]]]:
         number = self.start + first
         while (begin := (number * self.world_size + self.rank) * self.num_rows) < len(self.shards):
-            places = list(map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards)))))
-            yield read_places(self.shards, places, self.modalities, self.fields)
+            yield list(map(self.shards.locate, range(begin, min(begin + self.num_rows, len(self.shards)))))
             number += stride
 
 
@@ -197,10 +211,11 @@ class PlacesStream:
 
     def read(self, first: int, stride: int) -> Iterator[Rows]:
         """Yield the batches of one reader: the first one given, and every stride-th after it."""
-        for begin in range(first * self.num_rows, len(self.positions), stride * self.num_rows):
-            places = list(map(self.shards.locate, self.positions[begin : begin + self.num_rows]))
+        begins = range(first * self.num_rows, len(self.positions), stride * self.num_rows)
+        batches = (list(map(self.shards.locate, self.positions[begin : begin + self.num_rows])) for begin in begins)
+        for samples in self.shards.read_ahead(batches):
             tally = Tally()
-            yield collate(read_filled(self.shards.read_many(places), self.modalities, tally), self.modalities, tally)
+            yield collate(read_filled(samples, self.modalities, tally), self.modalities, tally)
 
 
 class ShardStream:
@@ -285,7 +300,7 @@ def load_rows_in_workers(
     modalities: Mapping[str, Modality],
     *,
     limit: int | None = None,
-    cache: Path | None = None,
+    cache: CopyFolder | None = None,
     num_workers: int = 0,
     on_sample: Callable[[int], None] = lambda _: None,
     max_field_bytes: int = MAX_FIELD_BYTES,

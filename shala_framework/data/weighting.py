@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from shala_framework.data.random_access import IndexedShards
+from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.shards import LABEL_FIELD
 from shala_framework.support.errors import DataError
 

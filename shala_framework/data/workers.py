@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.multiprocessing
 
+from shala_framework.data.batch_passing import Receiver, Sender
 from shala_framework.support.errors import ShalaError
 from shala_framework.support.urls import pipes_permitted, set_pipes_permitted
 
@@ -58,6 +59,7 @@ class _Workers:
         seed = int(torch.empty((), dtype=torch.int64).random_())
         self.processes: list[BaseProcess] = []
         self.connections: list[Connection] = []
+        self.receivers: list[Receiver] = []
         # Runs before multiprocessing's own cleanup, which would wait for workers that ignore its signal.
         self.close = Finalize(self, _end, (self.processes, self.connections), exitpriority=100)
         for index in range(count):
@@ -68,6 +70,7 @@ class _Workers:
             theirs.close()
             self.processes.append(process)
             self.connections.append(mine)
+            self.receivers.append(Receiver(mine))
 
     def batches(self) -> Iterator[Any]:
         try:
@@ -94,10 +97,9 @@ class _Workers:
             connection.send(None)
 
     def _receive(self, index: int) -> tuple[str, Any]:
-        process, connection = self.processes[index], self.connections[index]
+        process = self.processes[index]
         try:
-            found: tuple[str, Any] = connection.recv()  # ends with the process, the only holder of the other end
-            return found
+            return self.receivers[index].receive()  # ends with the process, the only holder of the other end
         except (
             EOFError,
             OSError,
@@ -146,9 +148,10 @@ def _serve(stream: Stream[Any], index: int, count: int, seed: int, permitted: bo
     torch.manual_seed(seed + index)
     try:
         try:
+            sender = Sender(connection, AHEAD)
             for batch in stream.read(index, count):
                 connection.recv()
-                connection.send(("batch", batch))
+                sender.send(batch)
             last: tuple[str, Any] = ("end", None)
         except ShalaError as error:
             last = ("error", error)
@@ -158,6 +161,6 @@ def _serve(stream: Stream[Any], index: int, count: int, seed: int, permitted: bo
             last = ("traceback", traceback.format_exc())
         connection.send(last)
         while True:
-            connection.recv()  # tensors on their way live in this process, so it waits until the other process has them
+            connection.recv()  # tensors on their way may live in this process, so it waits for the other one
     except (EOFError, ConnectionError):
         return

@@ -137,6 +137,10 @@ class Job:
         self.list.unlink(missing_ok=True)
         self._list_new()
 
+    def refuse_shards(self) -> None:
+        """Raise DataError if the folder has shards that this pack did not begin, or parts of another number."""
+        self._refuse_shards(self.journal.exists())
+
     def close_shard(self, split: str, index: ShardIndex) -> None:
         """Record that a shard is complete."""
         content = index.to_json()

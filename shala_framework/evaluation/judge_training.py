@@ -21,7 +21,7 @@ from shala_framework.plugin.modality import Modality
 from shala_framework.spec.schema import Stage
 from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
-from shala_framework.support.seeds import mix_seed
+from shala_framework.support.seeds import forked_rng, mix_seed
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.schedules import learning_rate_factor
@@ -207,7 +207,7 @@ def train_judge(
             f"expected rows of at least two classes to train a judge of {name}, got those of "
             f"{sorted(set().union(*known))}; labels are the field cls"
         )
-    with torch.random.fork_rng():
+    with forked_rng():
         torch.manual_seed(mix_seed(seed, 3))
         judge = Judge(modality, attributes, known, architecture=architecture)
         targets_NA = judge.targets(rows.labels)

@@ -17,7 +17,7 @@ from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
 from shala_framework.support.checkpoint import digest
-from shala_framework.support.seeds import mix_seed
+from shala_framework.support.seeds import forked_rng, mix_seed
 
 
 class Staged:
@@ -68,7 +68,7 @@ class Staged:
         spec = self.spec
         groups = {name: table.group for name, table in spec.modality.items() if table.group}
         check_groups(groups, self.modalities)
-        with torch.random.fork_rng():
+        with forked_rng():
             torch.manual_seed(mix_seed(spec.seed, 0))
             self.autoencoder = Autoencoder(self.modalities, spec.posterior, groups, self._method)
             self.prior = make_prior(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, groupby
-from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -11,11 +10,14 @@ from torch import Tensor
 
 from shala_framework.data.hiding import hide_modalities
 from shala_framework.data.identity import describe_shards
-from shala_framework.data.order import SampleOrder, WeightedOrder
+from shala_framework.data.indexed_shards import IndexedShards
+from shala_framework.data.order import SampleOrder, WeightedOrder, default_window
 from shala_framework.data.prepared import check_preparation, load_preparation
 from shala_framework.data.presence import absent_from_first, absent_from_rows
-from shala_framework.data.random_access import IndexedShards, index_shards, read_in_order
+from shala_framework.data.random_access import index_shards, read_in_order
+from shala_framework.data.reading_cost import cost_of_reading
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
+from shala_framework.data.shard_cache import ShardCache, cache_of
 from shala_framework.data.streams import (
     IndexedStream,
     OrderedStream,
@@ -34,6 +36,7 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 
 CPU = torch.device("cpu")
+SAMPLES_IN_MEMORY = 512  # that are shuffled together where shards have no index
 DEVICE_SHARE = 0.25  # largest share of a CUDA device's free memory that the training set may take
 
 
@@ -132,13 +135,14 @@ class RunData:
     train_weights: Sequence[float] = ()
     _train: Rows | None = attrs.field(default=None, init=False)
     _held_out: Rows | None = attrs.field(default=None, init=False)
+    _cost_said: bool = attrs.field(default=False, init=False)
     _source_weights: Tensor | None = attrs.field(default=None, init=False)
     _weights: tuple[Tensor | None] | None = attrs.field(default=None, init=False)  # once they are known
 
     @property
-    def cache(self) -> Path | None:
-        """Folder for copies of remote shards."""
-        return Path(self.spec.data.cache) if self.spec.data.cache is not None else None
+    def cache(self) -> ShardCache | None:
+        """Copies of remote shards."""
+        return cache_of(self.spec.data)
 
     def describe_shards(self) -> dict[str, Any]:
         """Describe the shards of both splits, for `RunFolder.check_shards`."""
@@ -317,24 +321,30 @@ class RunData:
             stream = ShardStream(
                 self.train_urls,
                 self.modalities,
-                buffer_size=data.shuffle_buffer,
+                buffer_size=data.shuffle_buffer or SAMPLES_IN_MEMORY,
                 seed=self.spec.seed,
                 max_field_bytes=data.max_field_bytes,
                 **common,
             )
         else:
-            places: dict[str, Any] = {
-                "seed": self.spec.seed, "interleave": data.interleave, "window": data.shuffle_buffer
-            }  # fmt: skip
-            order = (
-                SampleOrder(shards.counts, **places)
-                if weights_N is None
-                else WeightedOrder(shards.counts, weights_N, **places)
-            )
+            self._say_cost(shards)
+            window = data.shuffle_buffer or default_window(remote=shards.is_remote)
+            places: dict[str, Any] = {"seed": self.spec.seed, "interleave": data.interleave, "window": window}
+            order: SampleOrder | WeightedOrder = SampleOrder(shards.counts, **places)
+            if weights_N is not None:
+                order = WeightedOrder(shards.counts, weights_N, **places)
             stream = IndexedStream(shards, self.modalities, order, **common)
         epoch_steps = -(-len(shards) // batch_size) if shards is not None else None
         first = self.spec.train.autoencoder.log_every_steps
         return self._saying(stream_batches(stream, data.num_workers), first, epoch_steps)
+
+    def _say_cost(self, shards: IndexedShards) -> None:
+        """Warn once if decoding is slow."""
+        workers, size = self.spec.data.num_workers, processes.world_size()
+        said = None if self._cost_said or processes.rank() else cost_of_reading(shards, self.modalities, workers, size)
+        self._cost_said = True
+        if said:
+            self.reporter.warn(f"data.train: {said}")
 
     def _saying(self, batches: Iterator[Rows], first: int, last: int | None) -> Iterator[Rows]:
         """Pass batches on, and report what they skipped after some of them and, if there is more, after an epoch.

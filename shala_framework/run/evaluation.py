@@ -10,6 +10,7 @@ import attrs
 
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows
+from shala_framework.data.shard_cache import cache_of
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.evaluation.cost import measure_cost
@@ -124,12 +125,11 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
         )
     check_preparation(urls, model.modalities)
     reporter.begin(f"reading {split}", None, "sample")
-    cache = Path(model.spec.data.cache) if model.spec.data.cache is not None else None
     rows = load_rows_in_workers(
         urls,
         model.modalities,
         limit=limit,
-        cache=cache,
+        cache=cache_of(model.spec.data),
         num_workers=model.spec.data.num_workers,
         on_sample=reporter.advance,
         max_field_bytes=model.spec.data.max_field_bytes,

@@ -10,6 +10,7 @@ from torch import Tensor
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.random_access import read_in_order
 from shala_framework.data.rows import Decoded, read_filled
+from shala_framework.data.shard_cache import cache_of
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.tally import Tally
 from shala_framework.model import ShaLa
@@ -89,7 +90,6 @@ def decoded_chunks(model: ShaLa, folder: Path | None, split: Split, tally: Tally
             f"--set data.{split}=..., or choose another --split"
         )
     check_preparation(urls, model.modalities)
-    cache = Path(data.cache) if data.cache is not None else None
-    raws = read_in_order(urls, cache, max_field_bytes=data.max_field_bytes, tally=tally)
+    raws = read_in_order(urls, cache_of(data), max_field_bytes=data.max_field_bytes, tally=tally)
     while chunk := list(islice(raws, CHUNK_ROWS)):
         yield read_filled(chunk, model.modalities, tally)

@@ -40,7 +40,16 @@ from shala_framework.training.metrics import MetricsFile
 
 Shards = str | Path | Sequence[str | Path | Mapping[str, Any]]
 AnyData = Shards | Mapping[str, Tensor] | Dataset[Item]
-DATA_KEYS = ("balance", "in_memory", "num_workers", "shuffle_buffer", "cache", "validation_samples", "max_field_bytes")
+DATA_KEYS = (
+    "balance",
+    "in_memory",
+    "num_workers",
+    "shuffle_buffer",
+    "cache",
+    "cache_bytes",
+    "validation_samples",
+    "max_field_bytes",
+)
 
 
 def train(
@@ -76,7 +85,7 @@ def train(
         reporter: Receives progress; None writes to the logger "shala_framework".
         **settings: Keys of a spec's [train] table, such as minutes=15, device="cpu" or autoencoder={"steps": 3_000},
             and of its [data] table that say how data are read: balance, in_memory, num_workers, shuffle_buffer, cache,
-            validation_samples, max_field_bytes.
+            cache_bytes, validation_samples, max_field_bytes.
 
     Returns:
         The model, trained.

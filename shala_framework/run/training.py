@@ -34,6 +34,7 @@ from shala_framework.support.distributed.sharded_layers import has_sharded_layer
 from shala_framework.support.distributed.sharded_tensors import full_tensor
 from shala_framework.support.errors import CheckpointError, DataError
 from shala_framework.support.progress import Reporter
+from shala_framework.support.seeds import forked_rng
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
@@ -181,7 +182,7 @@ class RunTraining:
         stage = self._autoencoder_stage()
         if stage.needs_counts and (state_file is None or not state_file.exists()):  # a state contains the counts
             few = max(1, COUNTED_ROWS // self.model.spec.train.autoencoder.batch_size)
-            with torch.random.fork_rng(), closed_after(partial(self.data.batches, 0)) as batches:
+            with forked_rng(), closed_after(partial(self.data.batches, 0)) as batches:
                 stage.count(islice(batches, few))
         if stage.describe_weights():
             self.reporter.note(f"stage autoencoder: {stage.describe_weights()}")
@@ -251,7 +252,7 @@ class RunTraining:
         state_file = self._state_file("refiner")
         if state_file is None or not state_file.exists():  # a state contains the units
             few = max(1, MEASURED_ROWS // settings.batch_size)
-            with torch.random.fork_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
+            with forked_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
                 torch.manual_seed(self.model.spec.seed)
                 stage.measure(islice(batches, few))
         with self._compiled(list(self.model.refiner.networks.values())):
@@ -342,7 +343,7 @@ class RunTraining:
         files = self._read_latents(folder, name) if LatentFiles.exist(folder) else None
         if files is None:
             self.reporter.begin("latents", None, "row")
-            with torch.random.fork_rng():  # worker processes are seeded from it
+            with forked_rng():  # worker processes are seeded from it
                 write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance, fingerprint=name)
             self.reporter.finish()
             processes.barrier()

@@ -11,7 +11,7 @@ from shala_framework.support.structuring import unstructure
 
 FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that may change between calls
 FREE_STAGES = ("refiner",)  # keys of [train] that do not affect the other stages
-FREE_DATA_KEYS = ("test", "cache", "max_field_bytes")  # keys of [data] that do not affect training
+FREE_DATA_KEYS = ("test", "cache", "cache_bytes", "max_field_bytes")  # keys of [data] that do not affect training
 
 
 def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,11 +61,15 @@ class Data:
         stand_in: The table [data.stand_in].
         in_memory: Whether to decode the training set once and keep it in memory. Otherwise shards are streamed.
         num_workers: Number of processes that decode while streaming; 0 decodes in the training process.
-        shuffle_buffer: Number of samples that streaming shuffles together. For shards without an index, the original
-            bytes of that many samples are held in memory.
+        shuffle_buffer: Number of samples that streaming shuffles together. 0 chooses: the whole set up to a million
+            samples on a disk, 4,096 behind URLs. For shards without an index, the original bytes of that many samples
+            are held in memory, and 0 stands for 512.
         interleave: Number of segments of an epoch that streaming reads in turn, one row from each. The number of
             processes must divide it.
-        cache: Folder for copies of shards behind URLs. Without it, every epoch reads them over the network.
+        cache: Folder for copies of shards behind URLs, which all processes of a machine share. Without it, every epoch
+            reads them over the network.
+        cache_bytes: Size limit of this folder, in bytes; the copies that were used longest ago make room for new ones.
+            0 sets no limit.
         validation_samples: Largest number of held-out rows that are kept in memory.
         max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
         hidden_share: Share of modalities that training does not see, to measure a method with missing data: each
@@ -81,9 +85,10 @@ class Data:
     stand_in: StandIn | None = None
     in_memory: bool = False
     num_workers: int = attrs.field(default=0, validator=at_least(0, at_most=1_024))
-    shuffle_buffer: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
+    shuffle_buffer: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_ROWS))
     interleave: int = attrs.field(default=8, validator=at_least(1, at_most=65_536), metadata=renamed_from("lanes"))
     cache: str | None = None
+    cache_bytes: int = attrs.field(default=0, validator=at_least(0, at_most=1 << 50))
     validation_samples: int = attrs.field(default=512, validator=at_least(1, at_most=MOST_ROWS))
     max_field_bytes: int = attrs.field(default=1 << 28, validator=at_least(1, at_most=1 << 40))
     hidden_share: float = attrs.field(default=0.0, validator=between(0, 0.99))

@@ -12,7 +12,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -160,3 +161,40 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on a file, which is created for it and removed afterwards.
+
+    Threads exclude each other like processes. On a file system without locks, the context is entered without one.
+
+    Args:
+        path: Path of the lock file, in an existing folder.
+        wait: Whether to wait for whoever holds the lock.
+
+    Yields:
+        Whether the context may proceed; False only where another holds the lock and `wait` is False.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            opened, found = os.fstat(file), os.stat(path)
+            if (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino):
+                break
+            os.close(file)  # the previous holder has just removed it
+        except FileNotFoundError:
+            os.close(file)
+        except OSError as error:
+            os.close(file)
+            held = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+            if not held and error.errno not in _NO_LOCKS:
+                raise
+            yield not held
+            return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)

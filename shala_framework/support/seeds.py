@@ -1,5 +1,7 @@
 """Seeds that depend only on where they are used, so no random state needs to be stored."""
 
+from contextlib import AbstractContextManager
+
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
@@ -15,3 +17,14 @@ def mix_seed(*parts: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
     return state >> 1
+
+
+def forked_rng() -> AbstractContextManager[None]:
+    """Return a context after which torch's generators are as before: the CPU's and that of this process's device.
+
+    torch's own default saves the generators of all devices of a machine, which warns and takes memory on each of them.
+    """
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=devices)

@@ -177,13 +177,16 @@ def said_by(error: BaseException) -> str:
     return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
 
 
-def open_url(url: str, *, how: Literal["in order", "here and there", "at once"] = "in order") -> BinaryIO:
+def open_url(
+    url: str, *, how: Literal["in order", "here and there", "at once"] = "in order", size: int | None = None
+) -> BinaryIO:
     """Open a remote file.
 
     Args:
         url: URL of the file.
         how: How it will be read: "in order" and perhaps slowly, in requests of some megabytes; "here and there"; or "at
             once" in a single request, which also works for servers without range requests.
+        size: Length of the file, if it is known; web servers are then not asked for it.
 
     Raises:
         DataError: The URL may not be opened, or a package is missing.
@@ -205,8 +208,8 @@ def open_url(url: str, *, how: Literal["in order", "here and there", "at once"] 
         raise DataError(f"{shortened(url)}: no client of fsspec opens it: {error}") from error
     # By default, files over HTTP read megabytes ahead, which is wasted on random access.
     options: dict[str, Any] = {"cache_type": "none"} if how == "here and there" else {}
-    if how == "at once" and scheme in ("http", "https"):
-        options = {"block_size": 0, "size": 1}  # with a size given, the client does not request it first
+    if scheme in ("http", "https") and (how == "at once" or size):  # with a size, the client does not request it first
+        options |= {"block_size": 0, "size": 1} if how == "at once" else {"size": size}
     return cast(BinaryIO, system.open(path, "rb", **options))
 
 

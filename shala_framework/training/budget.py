@@ -16,6 +16,7 @@ import torch
 from shala_framework.spec.schema import Stage, Train
 from shala_framework.support.distributed.processes import largest
 from shala_framework.support.errors import Problem, SpecError
+from shala_framework.support.seeds import forked_rng
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.loop import closed_after
@@ -70,7 +71,7 @@ def measure_stage(
     step_loss = shared_loss(stage, device, exchange_gradients=False)
     steps = Steps(stage, settings, optimizers, step_loss, captured=captured)
     module.train()
-    with torch.random.fork_rng(), closed_after(partial(batches, 0)) as stream:
+    with forked_rng(), closed_after(partial(batches, 0)) as stream:
 
         def timed(step: int) -> float:
             start = time.perf_counter()

@@ -23,7 +23,7 @@ from shala_framework.support.distributed.sharded_layers import has_sharded_layer
 from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.progress import Reporter, Silent
-from shala_framework.support.seeds import mix_seed
+from shala_framework.support.seeds import forked_rng, mix_seed
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
@@ -112,7 +112,7 @@ def train(
                 states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
 
     with (
-        torch.random.fork_rng(),
+        forked_rng(),
         stop_request() as request,
         closed_after(remaining) as batches_left,
         _saving_where_lost(stage, optimizers, states, rest, metrics),

@@ -17,6 +17,7 @@ from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.distributed.processes import copied_from_first, rows_rand, rows_randn
 from shala_framework.support.machine import to_device
+from shala_framework.support.seeds import forked_rng
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.precision import FLOAT32, Precision
@@ -39,7 +40,7 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
     """
     device = prior.z_mean.device
     prior.set_statistics(*latent_statistics(latents))
-    with torch.random.fork_rng(), torch.no_grad():
+    with forked_rng(), torch.no_grad():
         torch.manual_seed(seed)
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
@@ -167,7 +168,7 @@ class PriorTraining:
         # Levels at evenly spaced quantiles of their distribution, in random order, have less variance than free draws.
         quantiles = (torch.randperm(count, generator=generator).double() + 0.5) / count
         log_sigma = table.log_sigma_mean + table.log_sigma_std * torch.special.ndtri(quantiles).float()
-        with torch.random.fork_rng():
+        with forked_rng():
             torch.manual_seed(0)
             subset = random_subsets(rows.presence_NM.cpu()) & (torch.rand(count, 1) >= table.unconditional_share)
             if self.hiding:
