@@ -59,7 +59,7 @@ TRAINED: dict[str, Callable[[Recipe], Recipe]] = {
     "recognition_weight 0.2": changed("posterior", recognition_weight=0.2),
     "latent_dim 64": with_(latent_dim=64),
     "latent_dim 128": with_(latent_dim=128),
-    "kl_weight 3": changed("autoencoder", kl_weight=3.0),
+    "kl_weight 1": changed("autoencoder", kl_weight=1.0),
     "stage 1 by AdamW": changed("autoencoder", optimizer="adamw", learning_rate=2e-3),
     "attention fusion": changed("posterior", fusion="attention"),
     "modality_dropout 0.5": changed("posterior", modality_dropout=0.5),

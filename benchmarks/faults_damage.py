@@ -153,8 +153,9 @@ def _damage_pack(here: Bench, rng: random.Random) -> Trial:
         shutil.copytree(out, template)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(template, out)
-    path = rng.choice(sorted(path for path in out.iterdir() if path.suffix != ".tar"))
-    spoil(path, rng, sorted(out.iterdir()))
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    path = rng.choice([path for path in files if path.suffix != ".tar"])
+    spoil(path, rng, files)
     ended = do(here.pack_line(out), here.log)
     differs = different(shards_of(out), shards_of(here.folder / "shards")) if ended.code == 0 else ""
     trial = judge(f"stopped pack: *{''.join(path.suffixes)}", ended, differs)

@@ -55,9 +55,9 @@ class Recipe:
     )
     refine: dict[str, Any] = attrs.field(factory=dict)
     refiner_stage: dict[str, Any] = attrs.field(factory=lambda: {"steps": 1_500})
-    guidance: float = 2.0
-    autoguidance: float = 3.0
-    given_autoguidance: float = 2.0
+    guidance: float = 1.0
+    autoguidance: float = 1.0
+    given_autoguidance: float = 1.0
     sampler: str = "heun"
     sampler_steps: int = 18
 

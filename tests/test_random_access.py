@@ -251,7 +251,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(shards, served, monkeyp
 
 @pytest.mark.parametrize("how", ["pieces", "copies", "no index"])
 def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, clock, tmp_path, monkeypatch, how):
-    """The shard is away after the index and first batch; threads of a batch and a reader in order wait for it."""
+    """Shards are away once the index is read; threads of a batch, a copy and a reader in order wait for them."""
     honest, asked = Server.do_GET, []
     gone = threading.Event()
 

@@ -145,6 +145,7 @@ def pack_shuffled(
         _refuse_others(Job(out, part, {"part": part}), first)
         made = [folder for folder in (out, *out.parents) if not folder.exists()]
         try:
+            out.mkdir(parents=True, exist_ok=True)
             report = pack(
                 dataset,
                 source,

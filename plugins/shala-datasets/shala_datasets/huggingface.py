@@ -6,6 +6,7 @@ Nothing is downloaded: the library works offline here.
 import importlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,17 @@ class HuggingFace(Dataset):
 
     def _table(self, source: Path, account: Account) -> HubTable:
         """Open the splits of the data set with media as they are stored."""
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the library reads it on import
         try:
-            library: Any = importlib.import_module("datasets")
+            with _offline():
+                library: Any = importlib.import_module("datasets")
+                try:
+                    found = self._load(library, source)
+                except (OSError, ValueError, library.exceptions.DatasetsError) as error:
+                    raise DataError(f"{printable(source)}: expected {LAYOUT}, got: {error}") from error
         except ImportError as error:
             raise DataError(
                 "this data set needs the package datasets: pip install './plugins/shala-datasets[huggingface]'"
             ) from error
-        try:
-            found = self._load(library, source)
-        except (OSError, ValueError, library.exceptions.DatasetsError) as error:
-            raise DataError(f"{printable(source)}: expected {LAYOUT}, got: {error}") from error
         parts = dict(found) if isinstance(found, dict) else {"train": found}
         for split in [split for split in parts if split not in SPLITS]:
             account.note(f"split {split!r} left out: it is none of {', '.join(SPLITS)}")
@@ -204,3 +205,18 @@ class HuggingFace(Dataset):
         groups = {name: of.group or name for name, of in facts.items()}
         of_group = divide_by_hash(groups.values(), self.options.validation_share, self.options.test_share)
         return {name: of_group[group] for name, group in groups.items()}
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the libraries of the Hub from using the network, and only for now: a model may be loaded from it later."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before, given = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"  # `datasets` reads the latter on import
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        del os.environ["HF_HUB_OFFLINE"]
+        if given is not None:
+            os.environ["HF_HUB_OFFLINE"] = given
