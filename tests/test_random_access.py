@@ -275,7 +275,7 @@ def test_a_server_that_is_away_for_two_minutes_ends_no_reading(shards, served, c
         index = index_shards(served, tmp_path / "cache" if how == "copies" else None)
         order = stream_of(shards).order
         steps = iter(IndexedStream(index, MODALITIES, order, batch_size=8))
-        first = [next(steps)]
+        first = [next(steps)] if how == "pieces" else []  # all copies may be fetched ahead of the second batch
         gone.set()
         for mine, theirs in zip(first + list(islice(steps, 11)), stream_of(shards), strict=False):
             assert mine.keys == theirs.keys
