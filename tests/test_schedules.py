@@ -11,8 +11,9 @@ from small_runs import CHECKPOINTS, StopAt, run, without_rates
 
 from shala_framework import CheckpointError
 from shala_framework.run.experiment import Experiment
-from shala_framework.spec import read_spec
+from shala_framework.spec import read_spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
+from shala_framework.spec.later_keys import without_later_keys
 from shala_framework.spec.stages import DECAY_SHARES, AutoencoderStage, PriorStage, RefinerStage, Stage
 from shala_framework.support.json_files import dump_json
 from shala_framework.training.budget import resized
@@ -130,3 +131,12 @@ def test_a_key_that_the_folder_does_not_know_is_said_to_be_unset(two_spec, finis
     with pytest.raises(CheckpointError, match=r"prior\.max_clusters: not set in the folder, 50 now") as refusal:
         run(two_spec, "r")
     assert "the version that wrote the folder did not know keys that are not set there" in str(refusal.value)
+
+
+def test_a_key_is_new_only_in_stages_that_did_not_have_it():
+    """Stage 2 kept its best weights before the other stages did, so its keys stay in the name of every run."""
+    prior = without_later_keys(unstructure(PriorStage()), PriorStage)
+    assert (prior["keep"], prior["patience"]) == ("best", 0)
+    first = without_later_keys(unstructure(AutoencoderStage(keep="last")), AutoencoderStage)
+    assert not {"keep", "patience", *NEW_KEYS} & first.keys()
+    assert "keep" in without_later_keys(unstructure(AutoencoderStage()), AutoencoderStage)

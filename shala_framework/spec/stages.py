@@ -113,6 +113,8 @@ class PriorStage(Stage):
     learning_rate: float = attrs.field(default=1e-3, validator=above(0, at_most=10))
     time_share: float = attrs.field(default=0.3, validator=above(0, at_most=1e6))
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
+    keep: Literal["best", "last"] = "best"  # this stage had both keys before the others
+    patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
 
 
 @attrs.frozen(kw_only=True)
