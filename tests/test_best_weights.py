@@ -64,7 +64,7 @@ def trained(
     def batches(start):
         return map(training_rows.take, shuffled_batches(rows, settings.batch_size, 0, start, None))
 
-    train_it = partial(train, stage, settings, batches, seed=0, matrix_dtype=torch.float32, settled=stage.settled)
+    train_it = partial(train, stage, settings, batches, seed=0, matrix_dtype=torch.float32, settled=stage.kept.settled)
     if stop_after is None:
         train_it(state_file=state)
     else:

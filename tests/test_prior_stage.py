@@ -56,7 +56,9 @@ def run(one: PriorTraining, settings: PriorStage = SETTINGS, state: Path | None 
 
     one.validate = recorded
     batches = partial(shuffled_batches, 16, settings.batch_size, 0)
-    train(one, settings, batches, seed=0, matrix_dtype=torch.float32, state_file=state, settled=one.settled, **more)
+    train(
+        one, settings, batches, seed=0, matrix_dtype=torch.float32, state_file=state, settled=one.kept.settled, **more
+    )
     return losses
 
 

@@ -197,7 +197,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
-                settled=stage.settled,
+                settled=stage.kept.settled,
             )
         if decided := stage.finish():
             self.reporter.note(decided)
@@ -235,7 +235,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
-                settled=stage.settled,
+                settled=stage.kept.settled,
             )
         if decided := stage.finish():
             self.reporter.note(decided)
@@ -266,7 +266,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
-                settled=stage.settled,
+                settled=stage.kept.settled,
             )
         if decided := stage.finish():
             self.reporter.note(decided)

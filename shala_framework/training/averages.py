@@ -1,10 +1,12 @@
 """Moving averages of weights, from which the model samples in place of the last step's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+_PREFIX = "average."  # in the names of the state
 
 
 class MovingAverage:
@@ -34,6 +36,15 @@ class MovingAverage:
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(self.shadow[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that resuming needs."""
+        return {_PREFIX + name: value for name, value in self.shadow.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the result of `state`."""
+        for name, value in self.shadow.items():
+            value.copy_(tensors[_PREFIX + name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

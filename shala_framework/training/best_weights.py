@@ -81,6 +81,21 @@ class BestWeights:
         found = dict(self.best if turned else current)
         return found | copied_from_first({name: value for name, value in found.items() if not is_sharded(value)})
 
+    @torch.no_grad()
+    def finish(self, current: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
+        """Copy the weights to keep into those that the model uses. All processes must call this.
+
+        Args:
+            current: The last weights.
+            target: The model's weights, by the same names and maybe more.
+
+        Returns:
+            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
+        """
+        for name, value in self.chosen(current).items():
+            local_shard(target[name]).copy_(local_shard(value))
+        return self.sentence()
+
     def sentence(self) -> str:
         """Say when held-out rows turned and which weights are kept; empty if they improved to the end."""
         record = self._record

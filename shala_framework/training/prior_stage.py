@@ -25,7 +25,7 @@ from shala_framework.training.trainable import refilled
 
 LEAST_DRAWS, MOST_DRAWS = 1_000, 20_000  # number of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
-AVERAGE, OF_CLUSTERS = "average.", "clusters"  # prefixes in the names of the extra state
+OF_CLUSTERS = "clusters"  # prefix in the names of the extra state
 CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
@@ -180,32 +180,20 @@ class PriorTraining:
         surprise = self.prior.cluster_loss(z, rows.h_NMF.unbind(1), subset)
         return self.prior.errors(z, sigma, noise, condition), surprise, subset.sum(1)
 
-    def settled(self) -> bool:
-        """Return whether held-out rows have not improved for `patience` validations."""
-        return self.kept.settled()
-
-    @torch.no_grad()
     def finish(self) -> str:
-        """Give the module the weights to sample from, the same in every process.
-
-        Returns:
-            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
-        """
-        denoisers, clusters = self._averages()
-        chosen = self.kept.chosen(denoisers) | self.kept_clusters.chosen(clusters)
-        for name, parameter in self.module.named_parameters():
-            parameter.copy_(chosen[name])
-        return self.kept.sentence()
+        """Give the module the weights to sample from, and return what `BestWeights.finish` says of the denoisers."""
+        (denoisers, clusters), parameters = self._averages(), dict(self.module.named_parameters())
+        self.kept_clusters.finish(clusters, parameters)
+        return self.kept.finish(denoisers, parameters)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {
-            **{AVERAGE + name: value for name, value in self.average.shadow.items()},
+            **self.average.state(),
             **self.kept.state(),
             **prefixed(self.kept_clusters.state(), OF_CLUSTERS),
         }
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, value in self.average.shadow.items():
-            value.copy_(tensors[AVERAGE + name])
+        self.average.load(tensors)
         self.kept.load(tensors)
         self.kept_clusters.load(part(tensors, OF_CLUSTERS))

@@ -25,7 +25,6 @@ from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.row_batches import RowBatches
 
-AVERAGE = "average."  # prefix in the names of the extra state
 VALIDATION_PASSES = 4  # number of passes over the held-out rows, each with other noise
 
 
@@ -177,26 +176,13 @@ class RefinerTraining(RowBatches):
         self.kept.add(figures["denoising"], self.average.shadow)
         return figures
 
-    def settled(self) -> bool:
-        """Return whether held-out rows have not improved for `patience` validations."""
-        return self.kept.settled()
-
-    @torch.no_grad()
     def finish(self) -> str:
-        """Give the module the weights to sample from, the same in every process.
-
-        Returns:
-            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
-        """
-        chosen = self.kept.chosen(self.average.shadow)
-        for name, parameter in self.module.named_parameters():
-            parameter.copy_(chosen[name])
-        return self.kept.sentence()
+        """Give the module the weights to sample from, and return what `BestWeights.finish` says."""
+        return self.kept.finish(self.average.shadow, dict(self.module.named_parameters()))
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {**{AVERAGE + name: value for name, value in self.average.shadow.items()}, **self.kept.state()}
+        return {**self.average.state(), **self.kept.state()}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, value in self.average.shadow.items():
-            value.copy_(tensors[AVERAGE + name])
+        self.average.load(tensors)
         self.kept.load(tensors)

@@ -12,7 +12,6 @@ from shala_framework.data.rows import Rows
 from shala_framework.plugin.modality import counts_values
 from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.support.distributed.processes import mean_of
-from shala_framework.support.distributed.sharded_tensors import local_shard
 from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
@@ -152,22 +151,10 @@ class AutoencoderTraining(RowBatches):
         bound = self.autoencoder.bound(rows.x, rows.presence, self.settings.kl_weight, self.likelihood_weights)
         return {"loss": bound.loss(self.loss_unit)}
 
-    def settled(self) -> bool:
-        """Return whether held-out rows have not improved for `patience` validations."""
-        return self.kept.settled()
-
-    @torch.no_grad()
     def finish(self) -> str:
-        """Give the module the weights to keep, the same in every process.
-
-        Returns:
-            A sentence on which weights the held-out rows decided for; empty if there is nothing to report.
-        """
+        """Give the module the weights to keep, and return what `BestWeights.finish` says."""
         trained = self._trained()
-        chosen = self.kept.chosen(trained)
-        for name, value in trained.items():
-            local_shard(value).copy_(local_shard(chosen[name]))
-        return self.kept.sentence()
+        return self.kept.finish(trained, trained)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64), **self.kept.state()}
