@@ -6,8 +6,9 @@
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
-mixture and N(0, I), on test rows: stages keep their weights by validation rows. The same command resumes, and --part does one part of each sweep, as in a job array. Without it the
-command ends with the table: RESULTS/table.csv and RESULTS/table.tex, and printed.
+mixture and N(0, I), on test rows: stages keep their weights by validation rows. The same command resumes, and --part
+does one part of each sweep, as in a job array. Without it the command ends with the table: RESULTS/table.csv and
+RESULTS/table.tex, and printed.
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
 MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
