@@ -99,7 +99,7 @@ class Picture(Modality):
         return Decoder(latent_dim)
 
     def refiner(self, latent_dim: int) -> nn.Module:
-        return RefinerUNet(3, latent_dim)
+        return RefinerUNet(3, latent_dim, sides=(28, 28))
 
 
 def modalities(count: int) -> dict[str, Picture]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shala_framework.plugin.layers import group_norm, initialise
 
 CONDITION_DIM = 128
+CANVAS_DIM, CANVAS_CHANNELS = 256, 32  # hidden units and channels of the map of z
 
 
 class NoiseAndLatent(nn.Module):
@@ -89,6 +90,23 @@ class _Level(nn.ModuleList):
         return h_NK
 
 
+class Canvas(nn.Module):
+    """A map [B, K, ...] of z [B, D]."""
+
+    def __init__(self, latent_dim: int, channels: int, places: Sequence[int]) -> None:
+        super().__init__()
+        self.places, between = tuple(places), min(channels, CANVAS_CHANNELS)
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, CANVAS_DIM), nn.SiLU(), nn.Linear(CANVAS_DIM, between * math.prod(places))
+        )
+        convolution = (nn.Conv1d, nn.Conv2d)[len(places) - 1]
+        self.leave = convolution(between, channels, 1)
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        h_BK: Tensor = self.layers(z_BD).unflatten(1, (-1, *self.places))
+        return self.leave(nn.functional.silu(h_BK))
+
+
 class RefinerUNet(nn.Module):
     """F(c_in r; c_noise, mean, z) of stage 3, for signals [B, C, ...] or clips [B, T, C, ...].
 
@@ -101,6 +119,9 @@ class RefinerUNet(nn.Module):
         num_blocks: Residual blocks of each level, the highest first; their number is that of the levels.
         over_time: Whether the signal is a clip, whose frames talk to their neighbours in each block.
         attention: Whether places of the lowest map attend to each other.
+        sides: Sides of the signal in space; z is then also decoded to a map of its own, which joins the lowest one. A
+            mean does not show what z says where values above and below it are as likely: strokes that are darker on
+            bright grounds and brighter on dark ones.
     """
 
     def __init__(
@@ -114,6 +135,7 @@ class RefinerUNet(nn.Module):
         num_blocks: Sequence[int] = (1, 3),
         over_time: bool = False,
         attention: bool = False,
+        sides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         convolution = (nn.Conv1d, nn.Conv2d)[dims - 1]
@@ -134,6 +156,10 @@ class RefinerUNet(nn.Module):
                 for _ in range(num_blocks[level])
             )
 
+        self.canvas = None
+        if sides is not None:
+            places = [-(-side // (fold * 2**lowest)) for side in sides]
+            self.canvas = Canvas(latent_dim, widths[lowest], places)
         self.enter = convolution(2 * folded, width, 3, padding=1)
         self.down = nn.ModuleList(blocks(level) for level in range(lowest))
         self.shrink = nn.ModuleList(
@@ -167,6 +193,8 @@ class RefinerUNet(nn.Module):
             h_NK = level(h_NK, condition_NW, num_frames)
             skips.append(h_NK)
             h_NK = shrink(h_NK)
+        if self.canvas is not None:
+            h_NK = h_NK + self.canvas(z_BD).repeat_interleave(num_frames, 0)
         h_NK = self.lowest(h_NK, condition_NW, num_frames)
         for enlarge, level in zip(self.enlarge, self.up, strict=True):
             skip = skips.pop()

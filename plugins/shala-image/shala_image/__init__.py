@@ -237,6 +237,7 @@ class Image(Modality):
             fold=block,
             num_blocks=options.refiner_blocks or (*(1,) * (levels - 1), 3),
             attention=options.refiner_attention,
+            sides=(options.height, options.width),
         )
 
 
