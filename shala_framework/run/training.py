@@ -76,6 +76,7 @@ class RunTraining:
 
     def shard_decoders(self) -> None:
         """Shard the large layers of decoders over the processes if the spec asks for it."""
+        processes.barrier()  # each process has read the data at its own pace
         if self.model.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
             autoencoder = self.model.autoencoder
             count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
@@ -128,14 +129,14 @@ class RunTraining:
             latents_of(self.model.autoencoder, few, self.device, num_copies=NUM_COPIES)
             row_seconds = (time.perf_counter() - began) / len(few)
             num_rows = self.data.num_train_rows() or 0
-            encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
+            encoding = processes.largest(row_seconds * num_rows / processes.world_size())
             cost["prior"] = self.measure_prior(seconds * TIMED_SHARE)
             self.reporter.advance(2)
         if "refiner" in self.stages and "refiner" in self.model.planned_stages:
             cost["refiner"] = self.measure_refiner(seconds * TIMED_SHARE)
             self.reporter.advance(3)
         self.reporter.finish()
-        return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
+        return cost, processes.largest(time.perf_counter() - start) + encoding
 
     def measure_prior(self, seconds: float) -> StageCost:
         """Measure a step of stage 2 on artificial latents and clusters, because real ones need a trained stage 1."""
@@ -363,7 +364,8 @@ class RunTraining:
             files = LatentFiles(folder, fingerprint=name)
         except CheckpointError as error:
             reason = str(error)
-        (damaged,) = processes.any_process((files is None,), self.device)
+        processes.barrier()  # each process reads them at its own pace
+        (damaged,) = processes.any_process((files is None,))
         if not damaged:
             return files
         self.reporter.warn(f"{reason}\nthe training set is encoded again")

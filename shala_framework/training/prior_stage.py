@@ -15,7 +15,7 @@ from shala_framework.data.latent_store import Latents, LatentStore, latent_stati
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.checkpoint import part, prefixed
-from shala_framework.support.distributed.processes import copied_from_first, rows_rand, rows_randn
+from shala_framework.support.distributed.processes import barrier, copied_from_first, rows_rand, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.support.seeds import forked_rng
 from shala_framework.training.averages import MovingAverage
@@ -45,6 +45,7 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
         prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
+        barrier()  # each process reads the latents at its own pace
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
     # Of a single cluster there is nothing to learn, and processes wait for the gradients of all weights that have one.
