@@ -20,12 +20,14 @@ from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec.schema import Stage
 from shala_framework.support.errors import DataError
+from shala_framework.support.machine import to_device
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import forked_rng, mix_seed
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.schedules import learning_rate_factor
 
+CPU = torch.device("cpu")
 BATCH_SIZE = 64
 EPOCHS, LEAST_WORTH_STEPS, MOST_STEPS = 25, 100, 400  # what the training rows are worth, without a limit of time
 LEAST_STEPS, TRIAL_STEPS = 30, 4
@@ -152,7 +154,7 @@ class JudgeTraining:
         modality = self.model.modalities[name]
         train = self.train.having([name])
         known = [known_values(train, attribute) for attribute in self.attributes]
-        return Judge(modality, self.attributes, known, architecture=architecture)
+        return Judge(modality, self.attributes, known, architecture=architecture).to(self.model.device)
 
     def _trained(self, name: str, architecture: Architecture, steps: int, on_step: Callable[[int], None]) -> Judge:
         return train_judge(
@@ -164,6 +166,7 @@ class JudgeTraining:
             steps=steps,
             seed=self.seed,
             precision=self.precision,
+            device=self.model.device,
             on_step=on_step,
         )
 
@@ -180,6 +183,7 @@ def train_judge(
     learning_rate: float = 1e-2,
     seed: int = 0,
     precision: Precision = FLOAT32,
+    device: torch.device = CPU,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Judge:
     """Train a judge by cross-entropy, with Muon.
@@ -195,6 +199,7 @@ def train_judge(
         learning_rate: Peak of the schedule: a warm-up over a tenth of the steps, then a cosine to zero.
         seed: Seed of initialisation and order.
         precision: In which it is trained.
+        device: Device on which it is trained, and stays.
         on_step: Called with the number of steps done.
 
     Raises:
@@ -209,7 +214,7 @@ def train_judge(
         )
     with forked_rng():
         torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, attributes, known, architecture=architecture)
+        judge = Judge(modality, attributes, known, architecture=architecture).to(device)
         targets_NA = judge.targets(rows.labels)
         usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets_NA >= 0).any(1))[:, 0]
         settings = Stage(steps=steps, learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=steps // 10)
@@ -221,9 +226,9 @@ def train_judge(
             rate = learning_rate * learning_rate_factor(settings, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
-            with precision.autocast(chosen.device):
-                logits = judge(rows.x[name][chosen])
-            _loss(logits, targets_NA[chosen]).backward()
+            with precision.autocast(device):
+                logits = judge(to_device(rows.x[name][chosen], device))
+            _loss(logits, to_device(targets_NA[chosen], device)).backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
