@@ -1,10 +1,13 @@
-"""Exchanges between processes: what ends a wait for another one, and which waits may be long."""
+"""Exchanges between processes: what ends a wait for another one, which waits may be long, and work that they share."""
 
+import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from small_runs import run
 
 pytestmark = pytest.mark.long
 
@@ -38,6 +41,26 @@ except processes.ProcessError as error:
 finally:
     processes.leave()
 """
+SHARED = """\
+import sys
+from shala_framework.cli.main import dispatch
+from shala_framework.evaluation.parts import Parts
+
+own_value, names = Parts.own_value, []
+
+
+def recorded(self, part):
+    names.append(part.name)
+    return own_value(self, part)
+
+
+Parts.own_value = recorded
+status = dispatch(sys.argv[1:], "shala-run")
+print("\\nparts", *names, sep="|")
+sys.exit(status)
+"""
+
+
 @pytest.fixture
 def pair(tmp_path, command_environment):
     """Start a script in two processes that form a group; kill those that still run at the end."""
@@ -77,3 +100,34 @@ def test_a_process_that_ends_or_hangs_ends_the_others(pair, signal_name, seconds
     output, _ = first.communicate(timeout=300)
     assert output.startswith("exchanged\nprocess 0 of 2 "), output
     assert says in output
+
+
+def without_times(value):
+    """Figures without those that measure time."""
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if key not in ("milliseconds", "run")}
+    return list(map(without_times, value)) if isinstance(value, list) else value
+
+
+def test_two_processes_write_the_samples_and_figures_of_one(pair, finished_run, two_spec):
+    """Each file of samples is the same to the last bit, and so are all figures, of which each process computes half."""
+    overrides = ("evaluate.at_end=true", "evaluate.suite=multimodal-vae")
+    finished_run("alone"), finished_run("both")
+    run(two_spec, "alone", *overrides)
+    for file in Path("both/samples").rglob("*.*"):
+        file.unlink()
+    sets = [text for override in overrides for text in ("--set", override)]
+    processes = pair(SHARED, str(two_spec), "--out", "both", *sets)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (output.splitlines()[-1].split("|")[1:] for output in outputs)
+    assert not set(first) & set(second)
+    assert len(first) > 15 < len(second)
+    files = [
+        {path.relative_to(out): path.read_bytes() for path in Path(out, "samples").rglob("*.*")}
+        for out in ("alone", "both")
+    ]
+    assert len(files[0]) > 20
+    assert files[0] == files[1]
+    alone, both = (json.loads(Path(out, "evaluation/validation.json").read_text()) for out in ("alone", "both"))
+    assert without_times(both) == without_times(alone)

@@ -15,10 +15,11 @@ from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.evaluation.attributes import Attribute, known_values
 from shala_framework.evaluation.judges import Architecture, Judge
 from shala_framework.evaluation.pace import Pace
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.machine import to_device
 from shala_framework.support.progress import Reporter
@@ -79,33 +80,45 @@ class JudgeTraining:
         reporter: Reporter,
         notes: list[str],
     ) -> dict[str, Judge]:
-        """Train judges of one architecture. What one leaves of its time goes to the next ones."""
-        found: dict[str, Judge] = {}
+        """Train judges of one architecture. What one leaves of its time goes to the next ones.
+
+        Processes train judges in turn and pass them to the others.
+        """
         part, prefix = ("judges", "") if architecture == "plugin" else ("second judges", "second ")
-        for number, name in enumerate(names):
-            title = f"{prefix}judge of {name}"
-            steps = self.steps
+        size, titles = processes.world_size(), {name: f"{prefix}judge of {name}" for name in names}
+        steps_of: dict[str, int] = {}
+        own: dict[str, Judge] = {}
+        mine = names[processes.rank() :: size]
+        for number, name in enumerate(mine):
+            steps, title = self.steps, titles[name]
             if steps is None:
                 seconds = pace.seconds(part)
-                share = None if seconds is None else seconds / (len(names) - number)
+                share = None if seconds is None else seconds / (len(mine) - number)
                 fitting = partial(self._fitting, name, architecture, share)
-                steps = parts.value(f"steps of the {title}", len(self.train), int, fitting)
-                if not steps:
-                    notes.append(
-                        f"no {title}: {LEAST_STEPS} training steps take longer than its share of the time; "
-                        "raise evaluate.minutes, or set evaluate.judge_steps"
-                    )
+                steps = parts.own_value(Part(f"steps of the {title}", len(self.train), int, fitting))
+            steps_of[name] = steps
             if not steps:
                 continue
             reporter.begin(title, steps, "step")
-            found[name] = parts.module(
+            own[name] = parts.own_module(
                 title,
                 [steps, len(self.train)],
                 partial(self._untrained, name, architecture),
                 partial(self._trained, name, architecture, steps, reporter.advance),
             )
-            found[name].steps = steps
             reporter.finish()
+        found: dict[str, Judge] = {}
+        for number, name in enumerate(names):
+            steps = int(processes.bytes_from(b"%d" % steps_of.get(name, 0), number % size))
+            if steps:
+                build = partial(self._untrained, name, architecture)
+                found[name] = parts.passed(own.get(name), number % size, build)
+                found[name].steps = steps
+            elif self.steps is None:
+                notes.append(
+                    f"no {titles[name]}: {LEAST_STEPS} training steps take longer than its share of the time; "
+                    "raise evaluate.minutes, or set evaluate.judge_steps"
+                )
         pace.finish(part)
         return found
 

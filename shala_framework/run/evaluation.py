@@ -22,6 +22,7 @@ from shala_framework.run.folder import RunFolder
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.checkpoint import write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.json_files import dump_json
 from shala_framework.support.machine import describe_machine
@@ -47,7 +48,7 @@ def evaluate_run(
     """Measure a run's model on a split and write `evaluation/<split>.json` and the plots beside it.
 
     Finished parts are kept in `evaluation/parts/`; the same call takes them from there, and so resumes where it was
-    stopped.
+    stopped. Under torchrun all processes call this together; they share the work, and the first one writes.
 
     Args:
         model: Model of the run.
@@ -100,6 +101,8 @@ def evaluate_run(
     if settings.suite == "multimodal-vae":
         seconds_trained = training_seconds(RunFolder(folder, model.fingerprint, reporter).metrics, model.fingerprint)
         evaluation = attrs.evolve(evaluation, cost=measure_cost(model, seconds_trained))
+    if processes.rank() != 0:
+        return evaluation
     description = {
         "run": folder.name,
         "split": split,

@@ -389,6 +389,12 @@ class RunTraining:
         processes.barrier()
         self.reporter.note(f"wrote {self.folder.checkpoint(stage)}")
 
+    def share_weights(self) -> None:
+        """Load the weights that the first process has written into all others, so that samples are of one model."""
+        if self.folder is not None and processes.rank() != 0:
+            for stage in (stage for stage in STAGES if stage in self.model.stages):
+                self.model.load_stage(self.folder.path, stage)
+
     def _held_out_latents(self) -> LatentStore | None:
         rows = self.data.held_out()
         if rows is None:
