@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     "  shala evaluate runs/mine --set evaluate.num_samples=5000 --set 'evaluate.guidance_scales=[1,1.5,2,3]'\n"
     "  shala evaluate runs/mine --suite multimodal-vae\n"
     "  shala evaluate runs/mine --set evaluate.likelihood=annealed --set 'evaluate.group=P[0-9]+'\n"
-    "  torchrun --nproc-per-node 8 --no-python shala evaluate runs/mine\n"
 )
 @run_argument()
 @option(
