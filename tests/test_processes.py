@@ -15,6 +15,8 @@ LOST = """\
 import datetime, os, signal, sys, time
 from pathlib import Path
 import torch
+from shala_framework.data.rows import Rows
+from shala_framework.run.passing import read_by_first
 from shala_framework.support.distributed import processes
 
 signal_name, seconds = sys.argv[1], float(sys.argv[2])
@@ -31,7 +33,13 @@ try:
         assert processes.any_process([first, False]) == [True, False]
         assert processes.largest(float(processes.rank())) == 1.0
         assert processes.mean_of({"a": torch.tensor(float(processes.rank()))})["a"] == 0.5
-        assert processes.bytes_from(b"01"[: processes.rank() + 1], 1) == b"01"
+        made = Rows(x={"a": torch.ones(2, 3)}, presence=torch.eye(2, 1).bool(), keys=("k", "l"), labels=("b", None))
+        rows = read_by_first(lambda: made if first else 1 / 0)
+        assert torch.equal(rows.x["a"], made.x["a"]) and torch.equal(rows.presence, made.presence)
+        assert (rows.keys, rows.labels) == (made.keys, made.labels)
+        sent = {"a": torch.arange(6).view(2, 3) > 2, "b": torch.ones(()), "c": torch.ones(0, 2)}
+        found = processes.tensors_from(None if first else sent, 1)
+        assert all(torch.equal(found.pop(name), value) for name, value in sent.items()) and not found
         print("exchanged", flush=True)
         if not first:
             os.kill(os.getpid(), getattr(signal, signal_name))
@@ -92,7 +100,7 @@ def pair(tmp_path, command_environment):
 
 @pytest.mark.parametrize(
     ("signal_name", "seconds", "says"),
-    [("SIGKILL", 600, "lost another one"), ("SIGSTOP", 6, "hangs or cannot be reached")],
+    [("SIGKILL", 600, "lost another one"), ("SIGSTOP", 4, "hangs or cannot be reached")],
 )
 def test_a_process_that_ends_or_hangs_ends_the_others(pair, signal_name, seconds, says):
     """One that ends is noticed at once, one that hangs after the timeout, although barriers wait for longer."""
@@ -102,10 +110,13 @@ def test_a_process_that_ends_or_hangs_ends_the_others(pair, signal_name, seconds
     assert says in output
 
 
+TIMED = ("milliseconds", "run", "checksum")
+
+
 def without_times(value):
-    """Figures without those that measure time."""
+    """Figures without those that measure time, the name of the run, and the checksum of all."""
     if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if key not in ("milliseconds", "run")}
+        return {key: without_times(inner) for key, inner in value.items() if key not in TIMED}
     return list(map(without_times, value)) if isinstance(value, list) else value
 
 
@@ -122,12 +133,12 @@ def test_two_processes_write_the_samples_and_figures_of_one(pair, finished_run, 
     assert [process.returncode for process in processes] == [0, 0], outputs
     first, second = (output.splitlines()[-1].split("|")[1:] for output in outputs)
     assert not set(first) & set(second)
-    assert len(first) > 15 < len(second)
+    assert len(first) > 10 <= len(second)
     files = [
         {path.relative_to(out): path.read_bytes() for path in Path(out, "samples").rglob("*.*")}
         for out in ("alone", "both")
     ]
-    assert len(files[0]) > 20
+    assert len(files[0]) == 20
     assert files[0] == files[1]
     alone, both = (json.loads(Path(out, "evaluation/validation.json").read_text()) for out in ("alone", "both"))
     assert without_times(both) == without_times(alone)

@@ -13,8 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 import cattrs
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from shala_framework.support.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
 from shala_framework.support.distributed import processes
@@ -116,11 +115,10 @@ class Parts:
             source: Number of the process.
             build: Makes the module with arbitrary weights, in the others.
         """
-        content = b"" if module is None or processes.world_size() == 1 else save(_on_cpu(module))
-        content = processes.bytes_from(content, source)
+        weights = processes.tensors_from(None if module is None else module.state_dict(), source)
         if module is None:
             module = build()
-            module.load_state_dict(load(content))
+            module.load_state_dict(weights)
         return module.eval()
 
     def own_module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
@@ -153,7 +151,3 @@ class Parts:
             :16
         ]
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')[:60]}-{key}{suffix}"
-
-
-def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.passing import read_by_first
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.checkpoint import write_file
@@ -67,12 +69,12 @@ def evaluate_run(
     """
     reporter = reporter or Silent()
     held_out = (
-        _read(model, split, folder, settings.held_out_rows, reporter)
+        read_by_first(partial(_read, model, split, folder, settings.held_out_rows, reporter))
         if held_out is None
         else held_out.spread(settings.held_out_rows)
     )
     train = (
-        _read(model, "train", folder, settings.train_rows, reporter)
+        read_by_first(partial(_read, model, "train", folder, settings.train_rows, reporter))
         if train is None
         else train.spread(settings.train_rows)
     )

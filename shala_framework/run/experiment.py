@@ -21,6 +21,7 @@ from shala_framework.report.samples import SampleWriter, choose_rows
 from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.passing import read_by_first
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
@@ -291,7 +292,7 @@ class Experiment:
         rows = self.data.held_out()
         if rows is None:
             self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
-            rows = self.data.few_train()
+            rows = read_by_first(self.data.few_train)
         if settings.num_rows and len(self.model.names) > 1:
             for column, name in enumerate(self.model.names):
                 chosen = choose_rows(rows, column, settings.num_rows)

@@ -7,6 +7,7 @@ Shapes: B rows of this process, W processes.
 """
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,6 +190,26 @@ def bytes_from(content: bytes, source: int) -> bytes:
     if len(data):
         dist.broadcast(data, source, group=group)
     return data.numpy().tobytes()
+
+
+def tensors_from(tensors: Mapping[str, Tensor] | None, source: int) -> dict[str, Tensor]:
+    """Return the tensors that one process passes, in main memory, for which the others wait. All must call this.
+
+    Args:
+        tensors: The tensors by name, in that process; ignored in the others.
+        source: Number of the process.
+    """
+    mine = {name: value.detach().cpu().contiguous() for name, value in (tensors or {}).items()}
+    if world_size() == 1:
+        return mine
+    header = json.dumps([[name, str(value.dtype), list(value.shape)] for name, value in mine.items()])
+    found = {}
+    for name, dtype, shape in json.loads(bytes_from(header.encode(), source)):
+        own = mine[name] if rank() == source else torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+        if own.numel():
+            dist.broadcast(own.view(-1).view(torch.uint8), source, group=_groups[PATIENT])
+        found[name] = own
+    return found
 
 
 def largest_share(count: int) -> float:
