@@ -71,7 +71,7 @@ class WatchedShards(Watched[RawSample]):
 
     def __init__(
         self,
-        samples: Generator[RawSample],
+        samples: Iterable[RawSample],
         index: Callable[[], IndexedShards | None],
         fields: frozenset[str],
         num_workers: int,

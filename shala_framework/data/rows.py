@@ -354,7 +354,7 @@ def fit_to_shards(
     fields = frozenset(modality.fields)
     samples = read_in_order(urls, cache, wanted=fields, max_field_bytes=max_field_bytes)
     index = partial(index_shards, urls, cache, max_field_bytes=max_field_bytes)
-    with closing(samples), closing(WatchedShards(samples, index, fields, num_workers)) as watched:
+    with closing(WatchedShards(samples, index, fields, num_workers)) as watched:
         fit_watched(name, modality, watched)
 
 

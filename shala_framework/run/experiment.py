@@ -301,9 +301,9 @@ class Experiment:
                     continue
                 write = partial(writer.cross_modal, chosen, [name], num_samples=settings.num_samples, seed=seed)
                 tasks.append((f"given {name}", len(chosen) * settings.num_samples, write))
-        for title, count, write in tasks[processes.rank() :: processes.world_size()]:
+        for title, count, task in tasks[processes.rank() :: processes.world_size()]:
             self.reporter.begin(title, count, "sample")
-            write()
+            task()
             self.reporter.finish()
         processes.barrier()
         return True
