@@ -237,5 +237,5 @@ def nccl(check: Check) -> None:
         check.say("difference of their gradient", float((x.grad - 2 * x).abs().max()))
         flag = torch.tensor([1.0], device=check.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
-        check.say("a flag of all processes", f"{bool(flag)}, {any_process((True, False), check.device)}")
+        check.say("a flag of all processes", f"{bool(flag)}, {any_process((True, False))}")
         dist.destroy_process_group()

@@ -47,7 +47,7 @@ from shala_framework.model import ShaLa
 from shala_framework.plugin import Draws, vary_pictures
 from shala_framework.run.loading import load
 from shala_framework.support.machine import describe_machine
-from shala_framework.support.seeds import mix_seed
+from shala_framework.support.seeds import forked_rng, mix_seed
 
 NEAR = 5  # number of nearest pictures among which the own one is looked for
 TEMPERATURE = 0.1
@@ -92,7 +92,7 @@ class InstanceJudge(nn.Module):
 
 def train_instance_judge(x: Tensor, steps: int, seed: int) -> InstanceJudge:
     """Train a judge on pictures uint8 [N, C, H, W] by InfoNCE between two perturbed copies."""
-    with torch.random.fork_rng():
+    with forked_rng():
         torch.manual_seed(seed)
         judge = InstanceJudge(x).train()
         optimizer = torch.optim.AdamW(judge.parameters(), lr=LEARNING_RATE)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from shala_framework.data import latent_files
-from shala_framework.data.latent_files import DESCRIPTION, LatentFiles, finish_latents, write_latents
+from shala_framework.data.latent_files import DESCRIPTION, LatentFiles, finish_latents, taken_ahead, write_latents
 from shala_framework.data.latent_store import LatentStore, latent_statistics
-from shala_framework.run import training
+from shala_framework.run import latents as run_latents
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
 from shala_framework.support.checkpoint import read_checkpoint
@@ -121,11 +121,34 @@ def test_damaged_files_are_named(tmp_path, rows, damage):
         LatentFiles(folder)
 
 
+def test_large_sets_store_features_in_half_the_bytes(tmp_path, rows):
+    """Only features are rounded, and rows that are taken are float32 again; a thread loads the rows of each batch."""
+    rows = attrs.evolve(rows, h_NMF=torch.randn(NUM_ROWS, 3, 64))
+    folder = tmp_path / "latents"
+    sizes, fraction = [], 2**-8  # of a value, by which bfloat16 rounds at most
+    for dtype in (torch.float32, torch.bfloat16):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_latents(folder, 0, 1, partial(share, rows, 0, 1), features_dtype=dtype)
+        finish_latents(folder, 1)
+        sizes.append(sum(path.stat().st_size for path in folder.rglob("*.safetensors")))
+    assert sizes[1] < 0.6 * sizes[0]
+    files = LatentFiles(folder)
+    assert files.num_bytes == NUM_ROWS * (4 * (2 + 2 + 3 * 64) + 3)  # as they would take in memory
+    batches = [torch.tensor([5, 50, 5]), torch.arange(7), torch.tensor([0]), torch.arange(NUM_ROWS)]
+    for index, found in zip(batches, taken_ahead(files, iter(batches)), strict=True):
+        exact = rows.take(index)
+        assert found.h_NMF.dtype == torch.float32
+        assert found.h_NMF.ne(exact.h_NMF).any()
+        assert ((found.h_NMF - exact.h_NMF).abs() <= fraction * exact.h_NMF.abs()).all()
+        assert_equal(attrs.evolve(found, h_NMF=exact.h_NMF), exact)
+
+
 def test_a_prior_from_files_is_that_from_memory(two_spec, monkeypatch):
     """Training is the same bit for bit if latents are too many for memory and workers decode the rows."""
     found = []
     for name, most_bytes, workers in (("memory", 2**30, 0), ("files", 0, 2)):
-        monkeypatch.setattr(training, "MOST_LATENT_BYTES", most_bytes)
+        monkeypatch.setattr(run_latents, "MOST_LATENT_BYTES", most_bytes)
+        monkeypatch.setattr(run_latents, "FEATURES_DTYPE", torch.float32)
         settings = ("data.in_memory=false", "data.shuffle_buffer=50", f"data.num_workers={workers}")
         Experiment(read_spec(two_spec, settings), Path(name)).run()
         found.append(read_checkpoint(Path(name) / "prior.safetensors")[0])

@@ -1,6 +1,6 @@
 """`shala evaluate`: measure a run and print the results as tables or JSON."""
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,21 +62,29 @@ def evaluate(
     from shala_framework.report.samples import SYNTHETIC
     from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
     from shala_framework.run.loading import load
+    from shala_framework.support.distributed import processes
     from shala_framework.support.machine import resolve_device
+    from shala_framework.support.progress import Silent
 
-    model = load(run, device=resolve_device(device))
-    model.spec = with_overrides(model.spec, (*overrides, *([f"evaluate.suite={suite}"] if suite else [])))
-    settings = model.spec.evaluate
-    with closing(make_reporter()) as reporter:
-        evaluation = evaluate_run(
-            model,
-            run,
-            split,
-            settings,
-            seconds=60 * settings.minutes if settings.minutes is not None else None,
-            seed=seed,
-            reporter=reporter,
-        )
+    first = processes.starts_as_first()
+    try:
+        model = load(run, device=processes.join(resolve_device(device)))
+        model.spec = with_overrides(model.spec, (*overrides, *([f"evaluate.suite={suite}"] if suite else [])))
+        settings = model.spec.evaluate
+        with closing(make_reporter()) if first else nullcontext(Silent()) as reporter, processes.naming_lost_process():
+            evaluation = evaluate_run(
+                model,
+                run,
+                split,
+                settings,
+                seconds=60 * settings.minutes if settings.minutes is not None else None,
+                seed=seed,
+                reporter=reporter,
+            )
+    finally:
+        processes.leave()
+    if not first:
+        return
     path = run / EVALUATION_FOLDER / f"{split}.json"
     if as_json:
         print(path.read_text(), end="")

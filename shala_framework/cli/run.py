@@ -1,7 +1,6 @@
 """`shala run`: train a model from a spec and sample from it."""
 
 import json
-import os
 import shlex
 import sys
 from contextlib import closing, nullcontext
@@ -50,7 +49,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Pat
 
     folder = out or Path("runs") / loaded.spec.name
     command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])
-    first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; only the first one prints
+    first = processes.starts_as_first()
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:
         try:
             with saying_how_to_resume(reporter, command):

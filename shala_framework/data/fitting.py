@@ -1,7 +1,25 @@
-"""Samples for fitting a modality, with a record of the one that is being read."""
+"""Samples for fitting a modality, with a record of the one that is being read.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, Protocol, TypeVar
+Fitting is mostly quick, and workers take seconds to start. Samples of shards are therefore read in this process for
+some seconds, and by workers from then on.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from shala_framework.data.indexed_shards import IndexedShards
+from shala_framework.data.shards import RawSample
+from shala_framework.data.workers import work
+from shala_framework.support.errors import DataError
+from shala_framework.support.machine import available_cores
+
+SECONDS_ALONE = 3.0  # of reading before workers start
+SAMPLES_WORTH_WORKERS = 256  # fewer are read before workers have started
+SAMPLES_OF_A_WORKER = 32  # that a worker reads at a time
 
 
 class _HasFields(Protocol):
@@ -36,3 +54,105 @@ class Watched(Generic[_Sample]):
             yield sample.fields
             self.current = None
         self.ended = True
+
+
+Reading = Callable[[Mapping[str, bytes]], Any]
+
+
+class WatchedShards(Watched[RawSample]):
+    """Samples of shards, which worker processes read and decode if that takes long.
+
+    Args:
+        samples: All samples, in order.
+        index: Finds the same samples by number; None if they can only be read in order.
+        fields: Fields to read.
+        num_workers: Number of worker processes; 0 reads everything here.
+    """
+
+    def __init__(
+        self,
+        samples: Iterable[RawSample],
+        index: Callable[[], IndexedShards | None],
+        fields: frozenset[str],
+        num_workers: int,
+    ) -> None:
+        super().__init__(samples)
+        self.index, self.fields, self.num_workers = index, fields, num_workers
+        self._reading: Generator[Any] | None = None
+
+    def __iter__(self) -> Iterator[Mapping[str, bytes]]:
+        return self.read_each(_as_it_is)
+
+    def read_each(self, read: Reading) -> Iterator[Any]:
+        """Yield what a function returns for the fields of each sample, in order."""
+        self._reading = self._read(read)
+        return self._reading
+
+    def close(self) -> None:
+        """End the workers, if the samples have not been read to their end."""
+        if self._reading is not None:
+            self._reading.close()
+
+    def _read(self, read: Reading) -> Generator[Any]:
+        start, alone = time.monotonic(), self.num_workers == 0
+        for number, sample in enumerate(self.samples, 1):
+            self.current = sample
+            yield read(sample.fields)
+            self.current = None
+            if not alone and time.monotonic() - start >= SECONDS_ALONE:
+                shards, alone = self.index(), True
+                if shards is not None and len(shards) - number >= SAMPLES_WORTH_WORKERS:
+                    yield from self._read_by_workers(_ReadStream(shards, self.fields, number, read))
+                    break
+        self.ended = True
+
+    def _read_by_workers(self, stream: "_ReadStream") -> Iterator[Any]:
+        batches: Any = work(stream, min(self.num_workers, available_cores()))
+        with closing(batches):
+            for found in (one for batch in batches for one in batch):
+                self.current = found.sample
+                if found.error is not None:
+                    raise found.error
+                yield found.value
+                self.current = None
+
+
+def _as_it_is(fields: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    return fields
+
+
+@attrs.frozen
+class _Found:
+    """What a worker made of a sample.
+
+    Attributes:
+        sample: The sample, without its fields.
+        value: Result of the function.
+        error: What it raised instead.
+    """
+
+    sample: RawSample
+    value: Any = None
+    error: DataError | None = None
+
+
+class _ReadStream:
+    """Samples of indexed shards from one on, in order, and what a function makes of their fields."""
+
+    def __init__(self, shards: IndexedShards, fields: frozenset[str], start: int, read: Reading) -> None:
+        self.shards, self.fields, self.start, self.function = shards, fields, start, read
+
+    def read(self, index: int, count: int) -> Iterator[list[_Found]]:
+        """Yield the batches of one of `count` readers."""
+        end, size = len(self.shards), SAMPLES_OF_A_WORKER
+        begins = range(self.start + index * size, end, count * size)
+        places = (list(map(self.shards.locate, range(begin, min(begin + size, end)))) for begin in begins)
+        for samples in self.shards.read_ahead(places, self.fields):
+            yield list(map(self._found, samples))
+
+    def _found(self, sample: RawSample) -> _Found:
+        bare = attrs.evolve(sample, fields={})
+        try:
+            return _Found(bare, self.function(sample.fields))
+        except DataError as error:
+            return _Found(bare, error=error)

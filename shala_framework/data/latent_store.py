@@ -92,9 +92,10 @@ class LatentStore:
         """q(z | all that is present) of each row."""
         return GaussianPosterior(self.mean_ND, self.log_var_ND)
 
-    def to(self, device: torch.device) -> "LatentStore":
-        """Return the same rows on a device."""
-        return LatentStore(*(to_device(value, device) for value in attrs.astuple(self, recurse=False)))
+    def to(self, device: torch.device, *, copy: bool = False) -> "LatentStore":
+        """Return the same rows on a device, with `copy` always in new memory."""
+        moved = (to_device(value, device) for value in attrs.astuple(self, recurse=False))
+        return LatentStore(*(value.clone() if copy else value for value in moved))
 
 
 @attrs.frozen(eq=False)

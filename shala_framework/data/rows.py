@@ -4,16 +4,18 @@ Shapes: B rows of a batch, N rows of a set, M modalities.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import islice
 
 import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.fitting import Watched
+from shala_framework.data.fitting import Watched, WatchedShards
 from shala_framework.data.order import spread_positions, weighted_rows
 from shala_framework.data.prepared import describe_blank, prepared_field, read_prepared
-from shala_framework.data.random_access import read_in_order, read_spread
+from shala_framework.data.random_access import index_shards, read_in_order, read_spread
 from shala_framework.data.shard_cache import CopyFolder
 from shala_framework.data.shards import RawSample
 from shala_framework.data.tally import Tally
@@ -331,27 +333,29 @@ def fit_to_shards(
     modality: Modality,
     urls: Sequence[str],
     cache: CopyFolder | None = None,
-    limit: int | None = None,
     *,
     max_field_bytes: int = MAX_FIELD_BYTES,
+    num_workers: int = 0,
 ) -> None:
-    """Fit a modality to the samples of raw shards, or to the first of them.
+    """Fit a modality to the samples of raw shards. Only its fields are read.
 
     Args:
         name: Name of the modality, for messages.
         modality: Modality that learns from training samples.
         urls: The shards.
         cache: Folder for copies of remote shards.
-        limit: Largest number of samples to read.
         max_field_bytes: Size limit of a field; a larger field is an error.
+        num_workers: Number of processes that read and decode, if that takes long.
 
     Raises:
         DataError: A shard or a sample cannot be read, or there is too little to learn from. The message names the
             place.
     """
-    samples = read_in_order(urls, cache, wanted=frozenset(modality.fields), max_field_bytes=max_field_bytes)
-    watched = Watched(islice(samples, limit))
-    fit_watched(name, modality, watched)
+    fields = frozenset(modality.fields)
+    samples = read_in_order(urls, cache, wanted=fields, max_field_bytes=max_field_bytes)
+    index = partial(index_shards, urls, cache, max_field_bytes=max_field_bytes)
+    with closing(WatchedShards(samples, index, fields, num_workers)) as watched:
+        fit_watched(name, modality, watched)
 
 
 def fit_watched(name: str, modality: Modality, watched: Watched[RawSample]) -> None:
@@ -361,7 +365,7 @@ def fit_watched(name: str, modality: Modality, watched: Watched[RawSample]) -> N
         DataError: A sample cannot be read, or there is too little to learn from. The message names the place.
     """
     try:
-        modality.fit(iter(watched))
+        modality.fit(watched)
     except DataError as error:
         if watched.current is not None:
             raw = watched.current

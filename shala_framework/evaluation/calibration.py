@@ -22,7 +22,7 @@ from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
 from shala_framework.evaluation.methods import Method, conditional_methods, joint_methods
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
 from shala_framework.plugin.posterior import GaussianPosterior
@@ -138,17 +138,21 @@ class Calibration:
         """
         questions = list(self.questions())
         depends = [num_rows, self.settings.group, unstructure(self.model.spec.generate)]
-        found = []
         reporter.begin("calibration of latents", len(questions), "figure")
-        for done, (size, method) in enumerate(questions, 1):
-            compute = partial(self.figures, method, size, num_rows)
-            name = f"calibration given {size}, {method.title}"
-            figures = parts.value(name, depends, CalibrationFigures | None, compute)
-            if figures is not None:
-                found.append(figures)
-            reporter.advance(done)
+        figures = parts.values(
+            [
+                Part(
+                    f"calibration given {size}, {method.title}",
+                    depends,
+                    CalibrationFigures | None,
+                    partial(self.figures, method, size, num_rows),
+                )
+                for size, method in questions
+            ],
+            reporter.advance,
+        )
         reporter.finish()
-        return found
+        return [found for found in figures if found is not None]
 
     def figures(self, method: Method, size: int, num_rows: int) -> CalibrationFigures | None:
         """Return figures of one method for one size; None if no row has such a subset and another modality."""

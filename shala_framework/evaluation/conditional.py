@@ -20,7 +20,7 @@ from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figu
 from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.methods import Method, conditional_methods
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
@@ -103,21 +103,20 @@ def measure_conditional(
         panel.description(),
         second.description(),
     ]
-    figures = []
-    for method in conditional_methods(settings, model.guidance, refined=bool(model.refined_names)):
-        reporter.begin(f"samples from given modalities, {method.title}", len(model.names) - 1, "size")
-        for size in range(1, len(model.names)):
-            found = parts.value(
-                f"given {size}, {method.title}",
-                [*depends, *method.settings(model.spec)],
-                ConditionalFigures | None,
-                partial(_measure_size, model, real, method, size, settings.num_row_samples, seed),
-            )
-            if found is not None:
-                figures.append(found)
-            reporter.advance(size)
-        reporter.finish()
-    return figures
+    questions = [
+        Part(
+            f"given {size}, {method.title}",
+            [*depends, *method.settings(model.spec)],
+            ConditionalFigures | None,
+            partial(_measure_size, model, real, method, size, settings.num_row_samples, seed),
+        )
+        for method in conditional_methods(settings, model.guidance, refined=bool(model.refined_names))
+        for size in range(1, len(model.names))
+    ]
+    reporter.begin("samples from given modalities", len(questions), "sampling")
+    figures = parts.values(questions, reporter.advance)
+    reporter.finish()
+    return [found for found in figures if found is not None]
 
 
 def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:

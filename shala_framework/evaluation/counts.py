@@ -15,6 +15,7 @@ from shala_framework.evaluation.subsets import cyclic_subsets
 from shala_framework.model import ShaLa
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
+from shala_framework.support.distributed.processes import largest_share
 
 LEAST_SAMPLES, LEAST_WORTH_SAMPLES, MOST_SAMPLES, TRIAL_SAMPLES = 40, 100, 1_000, 16
 LEAST_ROWS, MOST_ROWS = 20, 200
@@ -46,11 +47,10 @@ class Counts:
     def joint_samples(self) -> int:
         """Joint samples a seed."""
         most = min(MOST_SAMPLES, max(LEAST_WORTH_SAMPLES, 4 * len(self.panel.held_out)))
-        times = (
-            len(list(joint_methods(self.settings, self.model.guidance, refined=bool(self.model.refined_names))))
-            * self.settings.num_seeds
-        )
-        return self._count("joint", "evaluate.num_samples", self.settings.num_samples, most, LEAST_SAMPLES, times)
+        refined = bool(self.model.refined_names)
+        methods = len(list(joint_methods(self.settings, self.model.guidance, refined=refined)))
+        key, asked, times = "evaluate.num_samples", self.settings.num_samples, methods * self.settings.num_seeds
+        return self._count("joint", key, asked, most, LEAST_SAMPLES, times, methods)
 
     def conditional_rows(self) -> int:
         """Held-out rows whose modalities are given."""
@@ -61,14 +61,18 @@ class Counts:
         subsets = sum(len(list(cyclic_subsets(names, size))) for size in range(1, len(names)))
         refined = bool(self.model.refined_names)
         methods = len(list(conditional_methods(self.settings, self.model.guidance, refined=refined)))
-        times = methods * subsets * self.settings.num_row_samples
-        return self._count("conditional", "evaluate.num_rows", self.settings.num_rows, most, LEAST_ROWS, times)
+        key, asked, times = (
+            "evaluate.num_rows",
+            self.settings.num_rows,
+            methods * subsets * self.settings.num_row_samples,
+        )
+        return self._count("conditional", key, asked, most, LEAST_ROWS, times, methods * (len(names) - 1))
 
     def calibration_rows(self, num_questions: int) -> int:
         """Held-out rows whose latent is compared with samples of it."""
         most, times = min(MOST_ROWS, len(self.panel.held_out)), num_questions * NUM_DRAWS
         key, asked = "evaluate.calibration_rows", self.settings.calibration_rows
-        return self._count("calibration", key, asked, most, LEAST_ROWS, times, self._latent_seconds)
+        return self._count("calibration", key, asked, most, LEAST_ROWS, times, num_questions, self._latent_seconds)
 
     def _count(
         self,
@@ -78,15 +82,17 @@ class Counts:
         most: int,
         least: int,
         times: int,
+        num_parts: int,
         unit: Callable[[], float] | None = None,
     ) -> int:
+        """Return the number of units of a part; `times` as many samples are drawn, in parts that processes share."""
         if asked is not None:
             if not asked:
                 self.notes.append(f"no figures of {_KINDS[part]}: {key} is 0")
             return asked
         depends = [times, unstructure(self.model.spec.generate), self.panel.description(), self.second.description()]
         seconds = unit or self._sample_seconds
-        fitting = partial(self.pace.count, part, most, least, lambda: times * seconds())
+        fitting = partial(self.pace.count, part, most, least, lambda: times * largest_share(num_parts) * seconds())
         count = self.parts.value(f"number for {part}", depends, int, fitting)
         if not count:
             self.notes.append(

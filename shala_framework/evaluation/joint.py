@@ -14,7 +14,7 @@ from torch import Tensor
 from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
 from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.methods import Method, joint_methods
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.model import ShaLa
 from shala_framework.refiner import Refinement
 from shala_framework.spec.schema import Evaluate
@@ -92,15 +92,17 @@ def measure_joint(
         panel.description(),
         second.description(),
     ]
-    return [
-        parts.value(
-            f"joint, {method.title}",
-            [*depends, *method.settings(model.spec)],
-            JointFigures,
-            partial(_measure_method, model, panel, second, method, num_samples, settings.num_seeds, seed, reporter),
-        )
-        for method in joint_methods(settings, model.guidance, refined=bool(model.refined_names))
-    ]
+    return parts.values(
+        [
+            Part(
+                f"joint, {method.title}",
+                [*depends, *method.settings(model.spec)],
+                JointFigures,
+                partial(_measure_method, model, panel, second, method, num_samples, settings.num_seeds, seed, reporter),
+            )
+            for method in joint_methods(settings, model.guidance, refined=bool(model.refined_names))
+        ]
+    )
 
 
 def _measure_method(

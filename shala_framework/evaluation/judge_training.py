@@ -15,17 +15,20 @@ from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.evaluation.attributes import Attribute, known_values
 from shala_framework.evaluation.judges import Architecture, Judge
 from shala_framework.evaluation.pace import Pace
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec.schema import Stage
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
+from shala_framework.support.machine import to_device
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import forked_rng, mix_seed
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.schedules import learning_rate_factor
 
+CPU = torch.device("cpu")
 BATCH_SIZE = 64
 EPOCHS, LEAST_WORTH_STEPS, MOST_STEPS = 25, 100, 400  # what the training rows are worth, without a limit of time
 LEAST_STEPS, TRIAL_STEPS = 30, 4
@@ -77,33 +80,45 @@ class JudgeTraining:
         reporter: Reporter,
         notes: list[str],
     ) -> dict[str, Judge]:
-        """Train judges of one architecture. What one leaves of its time goes to the next ones."""
-        found: dict[str, Judge] = {}
+        """Train judges of one architecture. What one leaves of its time goes to the next ones.
+
+        Processes train judges in turn and pass them to the others.
+        """
         part, prefix = ("judges", "") if architecture == "plugin" else ("second judges", "second ")
-        for number, name in enumerate(names):
-            title = f"{prefix}judge of {name}"
-            steps = self.steps
+        size, titles = processes.world_size(), {name: f"{prefix}judge of {name}" for name in names}
+        steps_of: dict[str, int] = {}
+        own: dict[str, Judge] = {}
+        mine = names[processes.rank() :: size]
+        for number, name in enumerate(mine):
+            steps, title = self.steps, titles[name]
             if steps is None:
                 seconds = pace.seconds(part)
-                share = None if seconds is None else seconds / (len(names) - number)
+                share = None if seconds is None else seconds / (len(mine) - number)
                 fitting = partial(self._fitting, name, architecture, share)
-                steps = parts.value(f"steps of the {title}", len(self.train), int, fitting)
-                if not steps:
-                    notes.append(
-                        f"no {title}: {LEAST_STEPS} training steps take longer than its share of the time; "
-                        "raise evaluate.minutes, or set evaluate.judge_steps"
-                    )
+                steps = parts.own_value(Part(f"steps of the {title}", len(self.train), int, fitting))
+            steps_of[name] = steps
             if not steps:
                 continue
             reporter.begin(title, steps, "step")
-            found[name] = parts.module(
+            own[name] = parts.own_module(
                 title,
                 [steps, len(self.train)],
                 partial(self._untrained, name, architecture),
                 partial(self._trained, name, architecture, steps, reporter.advance),
             )
-            found[name].steps = steps
             reporter.finish()
+        found: dict[str, Judge] = {}
+        for number, name in enumerate(names):
+            steps = int(processes.bytes_from(b"%d" % steps_of.get(name, 0), number % size))
+            if steps:
+                build = partial(self._untrained, name, architecture)
+                found[name] = parts.passed(own.get(name), number % size, build)
+                found[name].steps = steps
+            elif self.steps is None:
+                notes.append(
+                    f"no {titles[name]}: {LEAST_STEPS} training steps take longer than its share of the time; "
+                    "raise evaluate.minutes, or set evaluate.judge_steps"
+                )
         pace.finish(part)
         return found
 
@@ -152,7 +167,7 @@ class JudgeTraining:
         modality = self.model.modalities[name]
         train = self.train.having([name])
         known = [known_values(train, attribute) for attribute in self.attributes]
-        return Judge(modality, self.attributes, known, architecture=architecture)
+        return Judge(modality, self.attributes, known, architecture=architecture).to(self.model.device)
 
     def _trained(self, name: str, architecture: Architecture, steps: int, on_step: Callable[[int], None]) -> Judge:
         return train_judge(
@@ -164,6 +179,7 @@ class JudgeTraining:
             steps=steps,
             seed=self.seed,
             precision=self.precision,
+            device=self.model.device,
             on_step=on_step,
         )
 
@@ -180,6 +196,7 @@ def train_judge(
     learning_rate: float = 1e-2,
     seed: int = 0,
     precision: Precision = FLOAT32,
+    device: torch.device = CPU,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Judge:
     """Train a judge by cross-entropy, with Muon.
@@ -195,6 +212,7 @@ def train_judge(
         learning_rate: Peak of the schedule: a warm-up over a tenth of the steps, then a cosine to zero.
         seed: Seed of initialisation and order.
         precision: In which it is trained.
+        device: Device on which it is trained, and stays.
         on_step: Called with the number of steps done.
 
     Raises:
@@ -209,7 +227,7 @@ def train_judge(
         )
     with forked_rng():
         torch.manual_seed(mix_seed(seed, 3))
-        judge = Judge(modality, attributes, known, architecture=architecture)
+        judge = Judge(modality, attributes, known, architecture=architecture).to(device)
         targets_NA = judge.targets(rows.labels)
         usable = torch.nonzero(rows.presence[:, list(rows.x).index(name)] & (targets_NA >= 0).any(1))[:, 0]
         settings = Stage(steps=steps, learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=steps // 10)
@@ -221,9 +239,9 @@ def train_judge(
             rate = learning_rate * learning_rate_factor(settings, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
-            with precision.autocast(chosen.device):
-                logits = judge(rows.x[name][chosen])
-            _loss(logits, targets_NA[chosen]).backward()
+            with precision.autocast(device):
+                logits = judge(to_device(rows.x[name][chosen], device))
+            _loss(logits, to_device(targets_NA[chosen], device)).backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

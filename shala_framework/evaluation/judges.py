@@ -9,7 +9,7 @@ Shapes: N rows, K samples, F feature_dim, A attributes.
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
@@ -26,6 +26,7 @@ from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
 from shala_framework.evaluation.plain_encoder import PlainEncoder
 from shala_framework.evaluation.spread import class_spread, relative_class_spread
 from shala_framework.plugin.modality import Modality
+from shala_framework.support.machine import to_device
 
 LEAST_ACCURACY = 0.8  # of a judge that can tell an attribute, as a share of the best judge's
 LEAST_SKILL = 0.25  # of the same judge: how far its accuracy is on the way from chance to 1
@@ -63,6 +64,11 @@ class Judge(nn.Module):
         # One layer holds the heads of all attributes, side by side.
         self.head = nn.Sequential(nn.LayerNorm(feature_dim), nn.SiLU(), nn.Linear(feature_dim, sum(self.sizes)))
 
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights. Rows and results of the methods below are on the CPU."""
+        return next(self.parameters()).device
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of each attribute's classes."""
         return self._by_attribute(self.head(self.encoder(x)))
@@ -71,23 +77,26 @@ class Judge(nn.Module):
     def features(self, x: Tensor, batch_size: int = 128) -> Tensor:
         """Return the normalised input of the last layer for each x [N, ...]: float [N, F]."""
         self.eval()
-        return torch.cat([self.head[0](self.encoder(batch)) for batch in x.split(batch_size)])
+        return torch.cat([self.head[0](self.encoder(batch)).cpu() for batch in self._batches(x, batch_size)])
 
     @torch.no_grad()
     def classify(self, x: Tensor, batch_size: int = 128) -> Tensor:
         """Return the class index of each attribute for each x [N, ...]: int64 [N, A]."""
         self.eval()
-        return torch.cat([_largest(self(batch)) for batch in x.split(batch_size)])
+        return torch.cat([_largest(self(batch)).cpu() for batch in self._batches(x, batch_size)])
 
     @torch.no_grad()
     def verdicts(self, features: Tensor) -> Tensor:
         """Return the class index of each attribute for each output of `features` [..., F]: int64 [..., A]."""
-        return _largest(self._by_attribute(self.head[1:](features)))
+        return _largest(self._by_attribute(self.head[1:](to_device(features, self.device)))).cpu()
 
     def targets(self, labels: Sequence[str | None]) -> Tensor:
         """Return the class index of each attribute of labels, -1 if the judge does not know it: int64 [N, A]."""
         pairs = zip(self.attributes, self.known, strict=True)
         return torch.stack([attribute.indices(labels, known) for attribute, known in pairs], 1)
+
+    def _batches(self, x: Tensor, batch_size: int) -> Iterator[Tensor]:
+        return (to_device(batch, self.device) for batch in x.split(batch_size))
 
     def _by_attribute(self, logits: Tensor) -> tuple[Tensor, ...]:
         return tuple(logits.split(self.sizes, -1))

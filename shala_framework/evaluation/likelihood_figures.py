@@ -14,11 +14,12 @@ from shala_framework.evaluation.annealing import annealed_log_likelihood
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
 from shala_framework.evaluation.pace import Pace
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.model import PriorName, ShaLa
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
+from shala_framework.support.distributed.processes import largest_share
 from shala_framework.support.progress import Reporter
 
 FEW_SAMPLES = 2.0  # effective samples, below which a weighted estimate is unreliable
@@ -137,7 +138,7 @@ def measure_log_likelihoods(
         _scored(model, settings, seed, few, questions[0])
         start = time.perf_counter()
         _scored(model, settings, seed, few, questions[0])
-        return (time.perf_counter() - start) * len(questions)
+        return (time.perf_counter() - start) * len(questions) * largest_share(len(questions))
 
     most = min(MOST_ROWS, len(rows))
     count = settings.likelihood_rows
@@ -153,17 +154,21 @@ def measure_log_likelihoods(
         )
         return {}
     rows = rows.spread(count)
-    figures = {}
     reporter.begin("log-likelihoods", len(questions), "figure")
-    for done, question in enumerate(questions, 1):
-        figures[question.title] = parts.value(
-            f"log-likelihood, {question.title}",
-            [count, *depends],
-            LikelihoodFigures,
-            partial(_scored, model, settings, seed, rows, question),
-        )
-        reporter.advance(done)
+    found = parts.values(
+        [
+            Part(
+                f"log-likelihood, {question.title}",
+                [count, *depends],
+                LikelihoodFigures,
+                partial(_scored, model, settings, seed, rows, question),
+            )
+            for question in questions
+        ],
+        reporter.advance,
+    )
     reporter.finish()
+    figures = {question.title: of_question for question, of_question in zip(questions, found, strict=True)}
     notes += _loose(figures, settings)
     return figures
 

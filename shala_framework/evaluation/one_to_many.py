@@ -26,7 +26,7 @@ from shala_framework.evaluation.conditional import given_rows
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, conditional_methods
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.model import ShaLa
 from shala_framework.spec.schema import Evaluate
@@ -103,19 +103,18 @@ def measure_one_to_many(
     depends = [num_rows, settings.num_row_samples, settings.group, panel.description()]
     methods = list(conditional_methods(settings, model.guidance, refined=bool(model.refined_names)))
     reporter.begin("one to many", len(chosen) * len(methods), "sampling")
-    figures: list[OneToManyFigures] = []
-    for number, given in enumerate(chosen):
-        rows_of = _rows_of_values(train, given)
-        for done, method in enumerate(methods, 1 + number * len(methods)):
-            figures += parts.value(
-                f"one to many, {given}, {method.title}",
-                [*depends, *method.settings(model.spec)],
-                list[OneToManyFigures],
-                partial(
-                    _measure, model, panel, train.labels, rows_of, chosen[given], rows, settings, method, given, seed
-                ),
-            )
-            reporter.advance(done)
+    rows_of = {given: _rows_of_values(train, given) for given in chosen}
+    questions = [
+        Part(
+            f"one to many, {given}, {method.title}",
+            [*depends, *method.settings(model.spec)],
+            list[OneToManyFigures],
+            partial(_measure, model, panel, train.labels, rows_of[given], told, rows, settings, method, given, seed),
+        )
+        for given, told in chosen.items()
+        for method in methods
+    ]
+    figures = [one for found in parts.values(questions, reporter.advance) for one in found]
     reporter.finish()
     return sorted(figures, key=lambda found: (list(chosen).index(found.given), found.attribute))
 

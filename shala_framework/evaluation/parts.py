@@ -1,22 +1,45 @@
-"""The finished parts of an evaluation, each kept in a file, from which a stopped evaluation resumes."""
+"""The finished parts of an evaluation, each kept in a file, from which a stopped evaluation resumes.
+
+Under torchrun all processes evaluate together: they compute parts in turn, and each gets the values of all. A part does
+not depend on the process that computes it, so that figures are those of a single process.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import attrs
 import cattrs
 from torch import nn
 
 from shala_framework.support.checkpoint import load_module, read_checkpoint, write_checkpoint, write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
 FORMAT = 4  # version of the files, included in every part's name: parts of other versions are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
+
+
+@attrs.frozen
+class Part(Generic[Value]):
+    """A value of an evaluation.
+
+    Attributes:
+        name: Name of the value.
+        settings: Dependencies beside the context, as JSON values.
+        kind: Its type: an attrs class, or any type that JSON can hold.
+        compute: Computes the value if it is not stored.
+    """
+
+    name: str
+    settings: Any
+    kind: Any
+    compute: Callable[[], Value]
 
 
 class Parts:
@@ -35,14 +58,37 @@ class Parts:
         self.converter = cattrs.Converter()
 
     def value(self, name: str, settings: Any, kind: Any, compute: Callable[[], Value]) -> Value:
-        """Return a value of an attrs class, or of any type that JSON can hold.
+        """Return a value, which the first process computes. All processes must call this.
+
+        Arguments are the attributes of `Part`.
+        """
+        (found,) = self.values([Part(name, settings, kind, compute)])
+        return found
+
+    def values(self, parts: Sequence[Part[Value]], on_part: Callable[[int], None] = lambda _: None) -> list[Value]:
+        """Return values, which processes compute in turn. All processes must call this, with the same parts.
 
         Args:
-            name: Name of the value.
-            settings: Dependencies beside the context, as JSON values.
-            kind: Type of the value.
-            compute: Computes the value if it is not stored.
+            parts: The values.
+            on_part: Called with the number of parts done so far, by about as many as there are processes at a time.
         """
+        size = processes.world_size()
+        own: dict[int, Value] = {}
+        for number in range(processes.rank(), len(parts), size):
+            own[number] = self.own_value(parts[number])
+            on_part(min(len(parts), number - processes.rank() + size))
+        if size == 1:
+            return list(own.values())
+        found = []
+        for number, part in enumerate(parts):
+            mine = dump_json({"value": self.converter.unstructure(own[number])}) if number in own else b""
+            passed = parse_json(processes.bytes_from(mine, number % size), {"value": object})
+            found.append(self.converter.structure(passed["value"], part.kind))
+        return found
+
+    def own_value(self, part: Part[Value]) -> Value:
+        """Return a value of this process."""
+        name, settings, kind, compute = part.name, part.settings, part.kind, part.compute
         path = self._path(name, settings, ".json")
         if path is not None and path.exists():
             try:
@@ -60,12 +106,27 @@ class Parts:
             write_file(path, dump_json(described))
         return computed
 
-    def module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
-        """Return a trained module.
+    @staticmethod
+    def passed(module: Module | None, source: int, build: Callable[[], Module]) -> Module:
+        """Return a trained module of one process. All processes must call this.
+
+        Args:
+            module: The module, in that process.
+            source: Number of the process.
+            build: Makes the module with arbitrary weights, in the others.
+        """
+        weights = processes.tensors_from(None if module is None else module.state_dict(), source)
+        if module is None:
+            module = build()
+            module.load_state_dict(weights)
+        return module.eval()
+
+    def own_module(self, name: str, settings: Any, build: Callable[[], Module], train: Callable[[], Module]) -> Module:
+        """Return a trained module of this process.
 
         Args:
             name: Name of the module.
-            settings: As for `value`.
+            settings: As for `Part`.
             build: Makes the module with arbitrary weights.
             train: Makes the trained module if it is not stored.
         """

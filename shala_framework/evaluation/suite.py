@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import torch
@@ -27,7 +28,7 @@ from shala_framework.evaluation.likelihood_figures import LikelihoodFigures, mea
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.one_to_many import OneToManyFigures, measure_one_to_many
 from shala_framework.evaluation.pace import Pace
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.reference_rows import split_reference
 from shala_framework.evaluation.refinement import RefinedFigures, measure_refinement
 from shala_framework.evaluation.row_groups import row_groups
@@ -158,7 +159,7 @@ def evaluate(
     parts: Parts | None = None,
     precision: Precision = FLOAT32,
 ) -> Evaluation:
-    """Measure a model.
+    """Measure a model. Under torchrun all processes call this together, with the same arguments but the reporter.
 
     Args:
         model: Model with both stages trained.
@@ -190,24 +191,27 @@ def evaluate(
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
         mix_seed(seed, 4), range(len(held_out)), q.mean_BD.shape[1]
     )
-    reconstruction = parts.value(
-        "reconstruction",
-        settings.group,
-        dict[str, Figure],
-        partial(_reconstruction, model, held_out, z_ND, groups_N),
-    )
-    refinement = parts.value(
-        "refinement",
-        unstructure(model.spec.refine),
-        dict[str, RefinedFigures],
-        partial(measure_refinement, model, held_out, z_ND),
-    )
-    latent = parts.value(
-        "latent",
-        [settings.group, settings.suite],
-        LatentFigures,
-        partial(_latent, model, train, held_out, q, attributes, groups_N, clustering=settings.suite == MULTIMODAL),
-    )
+    first: list[Part[Any]] = [
+        Part(
+            "reconstruction",
+            settings.group,
+            dict[str, Figure],
+            partial(_reconstruction, model, held_out, z_ND, groups_N),
+        ),
+        Part(
+            "refinement",
+            unstructure(model.spec.refine),
+            dict[str, RefinedFigures],
+            partial(measure_refinement, model, held_out, z_ND),
+        ),
+        Part(
+            "latent",
+            [settings.group, settings.suite],
+            LatentFigures,
+            partial(_latent, model, train, held_out, q, attributes, groups_N, clustering=settings.suite == MULTIMODAL),
+        ),
+    ]
+    reconstruction, refinement, latent = parts.values(first)
     seen, reference = split_reference(train, row_groups(train.keys, settings.group), seed=seed)
     training = JudgeTraining(model, seen, held_out, attributes, settings.judge_steps, seed, precision)
     judges, second_judges = training.judges(pace, parts, reporter, notes)

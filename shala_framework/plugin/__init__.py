@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from shala_framework.plugin.dataset import Account, Dataset, Sample
     from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
+    from shala_framework.plugin.fitting import read_each
     from shala_framework.plugin.hookspecs import hookimpl
     from shala_framework.plugin.layers import ConditionedResidual, Residual, group_norm, initialise, unfold_time
     from shala_framework.plugin.likelihoods import (
@@ -86,6 +87,7 @@ _HOMES = {
     ),
     "plugin.dataset": ("Account", "Dataset", "Sample"),
     "plugin.denoising": ("DenoiserSizes", "LatentDenoiser"),
+    "plugin.fitting": ("read_each",),
     "plugin.hookspecs": ("hookimpl",),
     "plugin.layers": ("ConditionedResidual", "Residual", "group_norm", "initialise", "unfold_time"),
     "plugin.likelihoods": (
@@ -130,7 +132,7 @@ __all__ = [
     "at_least", "between", "by_row", "count_features", "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4",
     "encode_npy", "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise",
     "jitter_colours", "load_transformers", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit",
-    "played_stream", "refuse_truncated", "shift", "standard_normal_log_prob", "take_along", "unfold_time",
+    "played_stream", "read_each", "refuse_truncated", "shift", "standard_normal_log_prob", "take_along", "unfold_time",
     "unit_to_pixels", "unit_to_relaxed", "vary_pictures",
 ]  # fmt: skip
 

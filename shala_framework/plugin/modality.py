@@ -255,7 +255,8 @@ class Modality(abc.ABC):
 
         Args:
             samples: Samples as for `read`. Decode each one before taking the next, so that the core can name the sample
-                that causes an error. After an error, the core may call `fit` again with the remaining samples.
+                that causes an error; `read_each` does so in worker processes. After an error, the core may call `fit`
+                again with the remaining samples.
 
         Raises:
             DataError: A field is present but cannot be decoded, or there is too little data to learn from.

@@ -158,8 +158,8 @@ class RunData:
         for name, modality in modalities.items():
             if needs_fit(modality):
                 self.reporter.note(f"fitting {name} to the training samples")
-                limit = self.spec.data.max_field_bytes
-                fit_to_shards(name, modality, self.train_urls, self.cache, max_field_bytes=limit)
+                how = {"max_field_bytes": self.spec.data.max_field_bytes, "num_workers": self.spec.data.num_workers}
+                fit_to_shards(name, modality, self.train_urls, self.cache, **how)
 
     def check_presence(self, *, resumed: bool) -> None:
         limit = self.spec.data.max_field_bytes

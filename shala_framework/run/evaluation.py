@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.passing import read_by_first
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.checkpoint import write_file
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.json_files import dump_json
 from shala_framework.support.machine import describe_machine
@@ -47,7 +50,7 @@ def evaluate_run(
     """Measure a run's model on a split and write `evaluation/<split>.json` and the plots beside it.
 
     Finished parts are kept in `evaluation/parts/`; the same call takes them from there, and so resumes where it was
-    stopped.
+    stopped. Under torchrun all processes call this together; they share the work, and the first one writes.
 
     Args:
         model: Model of the run.
@@ -66,12 +69,12 @@ def evaluate_run(
     """
     reporter = reporter or Silent()
     held_out = (
-        _read(model, split, folder, settings.held_out_rows, reporter)
+        read_by_first(partial(_read, model, split, folder, settings.held_out_rows, reporter))
         if held_out is None
         else held_out.spread(settings.held_out_rows)
     )
     train = (
-        _read(model, "train", folder, settings.train_rows, reporter)
+        read_by_first(partial(_read, model, "train", folder, settings.train_rows, reporter))
         if train is None
         else train.spread(settings.train_rows)
     )
@@ -100,6 +103,8 @@ def evaluate_run(
     if settings.suite == "multimodal-vae":
         seconds_trained = training_seconds(RunFolder(folder, model.fingerprint, reporter).metrics, model.fingerprint)
         evaluation = attrs.evolve(evaluation, cost=measure_cost(model, seconds_trained))
+    if processes.rank() != 0:
+        return evaluation
     description = {
         "run": folder.name,
         "split": split,

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -20,6 +21,7 @@ from shala_framework.report.samples import SampleWriter, choose_rows
 from shala_framework.run.data import RunData
 from shala_framework.run.evaluation import evaluate_run
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.passing import read_by_first
 from shala_framework.run.phases import REPORT_SECONDS, SAMPLE_SECONDS, RunPhases
 from shala_framework.run.preparing import begin_plan, claim_folder, prepare_model
 from shala_framework.run.taking import check_same_shards, plan_taking, take_stages
@@ -138,10 +140,10 @@ class Experiment:
             self._timed("autoencoder", STAGE_1, self.training.train_autoencoder)
             self._timed("prior", STAGE_2, self.training.train_prior)
             self._timed("refiner", STAGE_3, self.training.train_refiner)
-            if processes.rank() == 0:
-                self._timed("samples", SAMPLES, self._write_samples)
-                self._timed("report", REPORT, self._write_report)
-                self._timed("evaluation", EVALUATION, self._measure)
+            self.training.share_weights()
+            self._timed("samples", SAMPLES, self._write_samples)
+            self._timed("report", REPORT, self._write_report)
+            self._timed("evaluation", EVALUATION, self._measure)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             summary = RunSummary(
                 folder=self.folder,
@@ -277,30 +279,38 @@ class Experiment:
         )
 
     def _write_samples(self) -> bool:
-        settings = self.spec.generate
+        """Write joint samples, and those given each modality. Processes take these in turn."""
+        settings, seed = self.spec.generate, self.spec.seed
         folder = self.place.samples
-        shutil.rmtree(folder, ignore_errors=True)
+        if processes.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.barrier()
         writer = SampleWriter(model=self.model, folder=folder, on_file=self.reporter.advance)
+        tasks: list[tuple[str, int, Callable[[], None]]] = []
         if settings.num_joint:
-            self.reporter.begin("joint samples", settings.num_joint, "sample")
-            writer.joint(settings.num_joint, seed=self.spec.seed)
-            self.reporter.finish()
+            tasks.append(("joint samples", settings.num_joint, partial(writer.joint, settings.num_joint, seed=seed)))
         rows = self.data.held_out()
         if rows is None:
             self.reporter.note("data.validation names no shards: cross-modal samples are of training rows")
-            rows = self.data.few_train()
+            rows = read_by_first(self.data.few_train)
         if settings.num_rows and len(self.model.names) > 1:
             for column, name in enumerate(self.model.names):
                 chosen = choose_rows(rows, column, settings.num_rows)
                 if not len(chosen):
                     self.reporter.note(f"no row has {name}: nothing is generated from it")
                     continue
-                self.reporter.begin(f"given {name}", len(chosen) * settings.num_samples, "sample")
-                writer.cross_modal(chosen, [name], num_samples=settings.num_samples, seed=self.spec.seed)
-                self.reporter.finish()
+                write = partial(writer.cross_modal, chosen, [name], num_samples=settings.num_samples, seed=seed)
+                tasks.append((f"given {name}", len(chosen) * settings.num_samples, write))
+        for title, count, task in tasks[processes.rank() :: processes.world_size()]:
+            self.reporter.begin(title, count, "sample")
+            task()
+            self.reporter.finish()
+        processes.barrier()
         return True
 
     def _write_report(self) -> bool:
+        if processes.rank() != 0:
+            return False
         from shala_framework.report.page import Report  # seconds of imports, which training does not need
 
         held_out = self.data.held_out()

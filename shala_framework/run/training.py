@@ -1,8 +1,7 @@
 """The training of a model's stages, and measurements of its cost."""
 
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -13,26 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.data.augmenting import augmented_rows
-from shala_framework.data.latent_files import BATCH_ROWS, LatentFiles, finish_latents, write_latents
-from shala_framework.data.latent_store import (
-    NUM_COPIES,
-    Latents,
-    LatentStore,
-    drawn_latents,
-    encoded,
-    join_latents,
-    latents_of,
-)
+from shala_framework.data.latent_files import LatentFiles, taken_ahead
+from shala_framework.data.latent_store import NUM_COPIES, LatentStore, drawn_latents, latents_of
 from shala_framework.data.rows import Rows, shuffled_batches
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.run.data import TrainingData
 from shala_framework.run.folder import RunFolder
+from shala_framework.run.latents import latents_of_training
 from shala_framework.run.preparing import budgeted_plan, keep_plan
 from shala_framework.spec.fingerprint import refiner_fingerprint
 from shala_framework.support.distributed import processes
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers, shard_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor
-from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import forked_rng
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
@@ -41,11 +33,10 @@ from shala_framework.training.loop import closed_after, train
 from shala_framework.training.metrics import MetricsFile
 from shala_framework.training.plan import TrainingPlan
 from shala_framework.training.precision import Precision
-from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
+from shala_framework.training.prior_stage import PriorBatch, PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import COUNTED_ROWS, AutoencoderTraining
 
-MOST_LATENT_BYTES = 4 * 2**30  # latents that take more memory are read from their files
 SUPPOSED_CLUSTERS = 20  # number of clusters when a step of stage 2 is timed, before there are any
 MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
 
@@ -76,6 +67,7 @@ class RunTraining:
 
     def shard_decoders(self) -> None:
         """Shard the large layers of decoders over the processes if the spec asks for it."""
+        processes.barrier()  # each process has read the data at its own pace
         if self.model.spec.train.sharding == "decoders" and "autoencoder" not in self.model.stages:
             autoencoder = self.model.autoencoder
             count = shard_layers([autoencoder.decoders, autoencoder.shared_decoders], self.device)
@@ -128,14 +120,14 @@ class RunTraining:
             latents_of(self.model.autoencoder, few, self.device, num_copies=NUM_COPIES)
             row_seconds = (time.perf_counter() - began) / len(few)
             num_rows = self.data.num_train_rows() or 0
-            encoding = processes.largest(row_seconds * num_rows / processes.world_size(), self.device)
+            encoding = processes.largest(row_seconds * num_rows / processes.world_size())
             cost["prior"] = self.measure_prior(seconds * TIMED_SHARE)
             self.reporter.advance(2)
         if "refiner" in self.stages and "refiner" in self.model.planned_stages:
             cost["refiner"] = self.measure_refiner(seconds * TIMED_SHARE)
             self.reporter.advance(3)
         self.reporter.finish()
-        return cost, processes.largest(time.perf_counter() - start, self.device) + encoding
+        return cost, processes.largest(time.perf_counter() - start) + encoding
 
     def measure_prior(self, seconds: float) -> StageCost:
         """Measure a step of stage 2 on artificial latents and clusters, because real ones need a trained stage 1."""
@@ -210,7 +202,8 @@ class RunTraining:
         """Train stage 2, and fit its control; return whether there was anything to do."""
         if "prior" in self.model.stages or "prior" not in self.stages:
             return False
-        latents, held_out = self._latents(), self._held_out_latents()
+        latents = latents_of_training(self.model, self.data, self.folder, self.device, self.reporter)
+        held_out = self._held_out_latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
         weights_N = self.data.row_weights()
         fit_to_latents(prior, drawn_latents(latents, weights_N, self.model.spec.seed), seed=self.model.spec.seed)
@@ -223,7 +216,9 @@ class RunTraining:
             hiding=list(self.model.autoencoder.hiding),
             precision=self.precision,
         )
-        batches = partial(self._prior_batches, len(latents), weights_N=weights_N)
+        batches: Callable[[int], Iterator[PriorBatch]] = partial(self._prior_batches, len(latents), weights_N=weights_N)
+        if isinstance(latents, LatentFiles):
+            batches = partial(self._batches_of_files, latents, weights_N)
         with self._compiled([prior.network, prior.guide]):
             train(
                 stage,
@@ -321,6 +316,11 @@ class RunTraining:
         batches = shuffled_batches(num_rows, size, seed, start_step, weights_N)
         return (index[processes.rank() :: processes.world_size()] for index in batches)
 
+    def _batches_of_files(
+        self, latents: LatentFiles, weights_N: Tensor | None, start_step: int
+    ) -> Iterator[LatentStore]:
+        return taken_ahead(latents, self._prior_batches(len(latents), start_step, weights_N=weights_N))
+
     def _compiled(self, networks: list[nn.Module]) -> AbstractContextManager[None]:
         return compiled(networks, self.device) if self.model.spec.train.compile else nullcontext()
 
@@ -330,51 +330,6 @@ class RunTraining:
             trained = {name: full_tensor(value) for name, value in self.model.autoencoder.state_dict().items()}
             self.model.build().to(self.device)
             self.model.autoencoder.load_state_dict(trained)
-
-    def _latents(self) -> Latents:
-        """Return posterior and features of all training rows. Each process encodes and writes a share."""
-        if self.folder is None:
-            self.reporter.begin("latents", None, "row")
-            latents = join_latents(list(self._encoded(BATCH_ROWS, 0)))
-            self.reporter.finish()
-            return latents.to(self.device)
-        folder, size = self.folder.latents, processes.world_size()
-        name = f"{self.model.fingerprint}-{self.model.autoencoder_digest()}"
-        files = self._read_latents(folder, name) if LatentFiles.exist(folder) else None
-        if files is None:
-            self.reporter.begin("latents", None, "row")
-            with forked_rng():  # worker processes are seeded from it
-                write_latents(folder, processes.rank(), size, self._encoded, self.reporter.advance, fingerprint=name)
-            self.reporter.finish()
-            processes.barrier()
-            if processes.rank() == 0:
-                finish_latents(folder, size, fingerprint=name)
-            processes.barrier()
-            files = LatentFiles(folder, fingerprint=name)
-        if files.num_bytes > MOST_LATENT_BYTES:
-            self.reporter.note(f"latents: {files.num_bytes / 2**30:.1f} GiB are read from {folder} as they are needed")
-            return files
-        return files.take(torch.arange(len(files))).to(self.device)
-
-    def _read_latents(self, folder: Path, name: str) -> LatentFiles | None:
-        """Read the latents of an earlier call. If a process finds them damaged, remove them and return None."""
-        files, reason = None, "another process found them damaged"
-        try:
-            files = LatentFiles(folder, fingerprint=name)
-        except CheckpointError as error:
-            reason = str(error)
-        (damaged,) = processes.any_process((files is None,), self.device)
-        if not damaged:
-            return files
-        self.reporter.warn(f"{reason}\nthe training set is encoded again")
-        if processes.rank() == 0:
-            shutil.rmtree(folder)
-        processes.barrier()
-        return None
-
-    def _encoded(self, num_rows: int, start: int) -> Iterator[LatentStore]:
-        rows = self.data.in_order(num_rows, start)
-        return encoded(self.model.autoencoder, rows, self.device, num_copies=NUM_COPIES)
 
     def _state_file(self, stage: str) -> Path | None:
         return self.folder.state_file(stage) if self.folder is not None else None
@@ -386,6 +341,12 @@ class RunTraining:
             self.model.save(self.folder.path)
         processes.barrier()
         self.reporter.note(f"wrote {self.folder.checkpoint(stage)}")
+
+    def share_weights(self) -> None:
+        """Load the weights that the first process has written into all others, so that samples are of one model."""
+        if self.folder is not None and processes.rank() != 0:
+            for stage in (stage for stage in STAGES if stage in self.model.stages):
+                self.model.load_stage(self.folder.path, stage)
 
     def _held_out_latents(self) -> LatentStore | None:
         rows = self.data.held_out()

@@ -59,7 +59,7 @@ class BestWeights:
         """
         sharded = [value for value in self.best.values() if is_sharded(value)]
         if sharded:  # processes must agree, whatever their rounding
-            loss = largest(loss, sharded[0].device)
+            loss = largest(loss)
         if self._record.add(loss):
             for name, kept in self.best.items():
                 local_shard(kept).copy_(local_shard(current[name]))
@@ -76,8 +76,7 @@ class BestWeights:
         """
         if not current:
             return {}
-        device = next(iter(current.values())).device
-        (turned,) = any_process((bool(self.best) and self._record.has_turned,), device)
+        (turned,) = any_process((bool(self.best) and self._record.has_turned,))
         found = dict(self.best if turned else current)
         return found | copied_from_first({name: value for name, value in found.items() if not is_sharded(value)})
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from statistics import median
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import attrs
 import torch
 
 from shala_framework.spec.schema import Stage, Train
-from shala_framework.support.distributed.processes import largest
+from shala_framework.support.distributed.processes import barrier, largest
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.seeds import forked_rng
 from shala_framework.training.compiling import uncompiled
@@ -71,7 +72,10 @@ def measure_stage(
     step_loss = shared_loss(stage, device, exchange_gradients=False)
     steps = Steps(stage, settings, optimizers, step_loss, captured=captured)
     module.train()
-    with forked_rng(), closed_after(partial(batches, 0)) as stream:
+    with forked_rng(), closed_after(partial(batches, 0)) as drawn:
+        first = next(drawn)
+        barrier()  # each process starts to read at its own pace
+        stream = chain([first], drawn)
 
         def timed(step: int) -> float:
             start = time.perf_counter()
@@ -82,7 +86,7 @@ def measure_stage(
         for step in range(steps.num_untimed):  # these set up memory and kernels
             timed(step)
         times = [timed(steps.num_untimed + n) for n in range(LEAST_TIMED_STEPS)]
-        more = int(seconds / largest(median(times), device)) - len(times)
+        more = int(seconds / largest(median(times))) - len(times)
         times += [timed(steps.num_untimed + n) for n in range(min(more, MOST_TIMED_STEPS))]
         for _ in range(2 if device.type == "cuda" else 1):  # the first one on a GPU sets up memory and kernels
             start = time.perf_counter()
@@ -93,8 +97,8 @@ def measure_stage(
     module.load_state_dict(weights)
     stage.load_extra_state(extra)
     return StageCost(
-        step_seconds=largest(median(times), device),  # a short load by other programs would raise the mean
-        validation_seconds=largest(validation_seconds, device),
+        step_seconds=largest(median(times)),  # a short load by other programs would raise the mean
+        validation_seconds=largest(validation_seconds),
     )
 
 

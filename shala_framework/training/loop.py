@@ -99,7 +99,7 @@ def train(
         torch.manual_seed(mix_seed(stage_seed, step))
         _validate(stage, step, sharded, clock, metrics, reporter)
         rest.measured = True
-        return _ends(settled, device)
+        return _ends(settled)
 
     def save(step: int) -> None:
         """Write the state after a step."""
@@ -110,6 +110,7 @@ def train(
             tensors, description = _state(stage, optimizers, rest, window)
             if rank() == 0:
                 states.write(tensors, {**description, "metrics_lines": metrics.num_lines[stage.name]})
+            barrier()
 
     with (
         forked_rng(),
@@ -120,8 +121,9 @@ def train(
         stream = _Ahead(batches_left)
         stream.fetch(mix_seed(stage_seed, start))
         stream.check()
+        barrier()  # each process starts to read at its own pace
         if measured:
-            ended = _ends(settled, device)
+            ended = _ends(settled)
         else:  # it was stopped between a step and its validation, which is done now
             ended = measure(start)
             save(start)
@@ -145,7 +147,7 @@ def train(
             late = time.monotonic() - saved_at > 60 * settings.save_every_minutes
             if done < settings.steps:
                 stream.fetch(mix_seed(stage_seed, done))
-            asked, late, failed = any_process((bool(request.signal_number), late, stream.failed), device)
+            asked, late, failed = any_process((bool(request.signal_number), late, stream.failed))
             stopping = asked or failed
             rest.measured = not due
             if due and not stopping:  # before saving, because the state includes it; a resumed run makes up for it
@@ -154,7 +156,7 @@ def train(
                 save(done)
                 saved_at = time.monotonic()
             if done == settings.steps:  # a stop may have been requested during the last validation
-                (stopping,) = any_process((bool(request.signal_number),), device)
+                (stopping,) = any_process((bool(request.signal_number),))
             if stopping:
                 barrier()  # no process leaves before the state is written
                 if failed and not asked:
@@ -170,9 +172,9 @@ def train(
     reporter.finish()
 
 
-def _ends(settled: Callable[[], bool], device: torch.device) -> bool:
+def _ends(settled: Callable[[], bool]) -> bool:
     """Return whether a stage ends before its last step. The process that validates decides for all."""
-    (ended,) = any_process((settled(),), device)
+    (ended,) = any_process((settled(),))
     return ended
 
 

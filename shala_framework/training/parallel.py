@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shala_framework.support.distributed.processes import world_size
+from shala_framework.support.distributed.processes import barrier, world_size
 from shala_framework.support.distributed.sharded_tensors import is_sharded
 from shala_framework.training.trainable import Loss, Trainable
 
@@ -49,6 +49,7 @@ def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradien
     compute: Any = stage.loss
     exchanged = exchange_gradients and world_size() > 1
     if exchanged:
+        barrier()  # each process has prepared the stage at its own pace
         module = _LossModule(stage)
         # Sharded layers reduce their gradients themselves.
         sharded = [name for name, p in module.named_parameters() if is_sharded(p)]

@@ -7,6 +7,7 @@ weights of the lowest loss, also in the state files.
 
 from collections.abc import Mapping, Sequence
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from shala_framework.data.latent_store import Latents, LatentStore, latent_stati
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.checkpoint import part, prefixed
-from shala_framework.support.distributed.processes import copied_from_first, rows_rand, rows_randn
+from shala_framework.support.distributed.processes import barrier, copied_from_first, rows_rand, rows_randn
 from shala_framework.support.machine import to_device
 from shala_framework.support.seeds import forked_rng
 from shala_framework.training.averages import MovingAverage
@@ -26,6 +27,7 @@ from shala_framework.training.trainable import refilled
 LEAST_DRAWS, MOST_DRAWS = 1_000, 20_000  # number of latents that the mixture is fitted to
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
 OF_CLUSTERS = "clusters"  # prefix in the names of the extra state
+PriorBatch = Tensor | LatentStore
 CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
@@ -45,6 +47,7 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
         prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
+        barrier()  # each process reads the latents at its own pace
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
     # Of a single cluster there is nothing to learn, and processes wait for the gradients of all weights that have one.
@@ -53,6 +56,8 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
 
 class PriorTraining:
     """Stage 2: the denoising loss over the latent store, with a moving average of the weights.
+
+    A batch is the numbers of its rows, or the rows themselves where latents are read from files.
 
     Attributes:
         average: Moving average of the weights.
@@ -99,17 +104,19 @@ class PriorTraining:
         clusters = {name: value for name, value in shadow.items() if name.startswith(CLUSTERS)}
         return {name: value for name, value in shadow.items() if name not in clusters}, clusters
 
-    def placed(self, batch: Tensor, *, copy: bool = False) -> Tensor:
+    def placed(self, batch: PriorBatch, *, copy: bool = False) -> PriorBatch:
         device = self.prior.z_mean.device
+        if isinstance(batch, LatentStore):
+            return batch.to(device, copy=copy)
         moved = to_device(batch, device)
         return moved.clone() if copy else moved
 
-    def refill(self, placed: Tensor, batch: Tensor) -> bool:
-        return refilled([(placed, batch)])
+    def refill(self, placed: PriorBatch, batch: PriorBatch) -> bool:
+        return refilled(list(zip(_tensors(placed), _tensors(batch), strict=True)))
 
-    def loss(self, batch: Tensor, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: PriorBatch, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         device, table = self.prior.z_mean.device, self.table
-        rows = self.latents.take(batch).to(device)
+        rows = (batch if isinstance(batch, LatentStore) else self.latents.take(batch)).to(device)
         if self.hiding:
             rows = rows.partly_hidden(self.hiding, rows_rand(len(rows), len(self.hiding), device=device))
         with self.precision.autocast(device):
@@ -126,8 +133,10 @@ class PriorTraining:
         means = {name: loss_N.mean() for name, loss_N in losses.items()}
         return torch.stack(list(means.values())).sum(), {name: mean.detach() for name, mean in means.items()}
 
-    def split(self, batch: Tensor, parts: int) -> list[Tensor]:
-        return list(batch.chunk(parts))
+    def split(self, batch: PriorBatch, parts: int) -> Sequence[PriorBatch]:
+        if isinstance(batch, LatentStore):
+            return [batch.take(rows) for rows in torch.arange(len(batch)).chunk(parts)]
+        return batch.chunk(parts)
 
     def after_step(self, step: int) -> None:
         self.average.update(step)
@@ -197,3 +206,7 @@ class PriorTraining:
         self.average.load(tensors)
         self.kept.load(tensors)
         self.kept_clusters.load(part(tensors, OF_CLUSTERS))
+
+
+def _tensors(batch: PriorBatch) -> tuple[Tensor, ...]:
+    return attrs.astuple(batch, recurse=False) if isinstance(batch, LatentStore) else (batch,)

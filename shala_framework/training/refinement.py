@@ -17,7 +17,7 @@ from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
-from shala_framework.support.distributed.processes import mean_of
+from shala_framework.support.distributed.processes import barrier, mean_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
@@ -89,6 +89,7 @@ class RefinerTraining(RowBatches):
                 r = self.refiner.residual(name, likelihoods[name]).of(rows.x[name])[present]
                 add(f"{name} squared", r.double().square().sum())
                 add(f"{name} values", torch.tensor(float(r.numel()), device=z_BD.device))
+        barrier()  # each process reads at its own pace
         sums = mean_of(sums)
         mean_D = sums["z"] / sums["rows"]
         variance_D = (sums["z squared"] / sums["rows"] - mean_D.square()).clamp_min(0)

@@ -11,7 +11,7 @@ from shala_framework.autoencoder.stage_pass import Bound
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.modality import counts_values
 from shala_framework.spec.schema import AutoencoderStage
-from shala_framework.support.distributed.processes import mean_of
+from shala_framework.support.distributed.processes import barrier, mean_of
 from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
@@ -88,6 +88,7 @@ class AutoencoderTraining(RowBatches):
                 present = batch.presence[:, self.autoencoder.names.index(name)]
                 count_K = modality.count_values(batch.x[name][present])
                 sums[name] += torch.tensor([int(count_K.sum()), len(count_K)], device=self.device)
+        barrier()  # each process reads at its own pace
         # Six digits: the same for any number of processes.
         means = {name: float(f"{values / rows:.6g}") for name, (values, rows) in mean_of(sums).items() if values}
         self._weigh({**self.num_values, **means})

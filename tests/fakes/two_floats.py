@@ -25,6 +25,7 @@ from shala_framework.plugin import (
     between,
     hookimpl,
     not_empty,
+    read_each,
 )
 
 
@@ -192,6 +193,14 @@ class KnownFloats(TwoFloats):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.known = list(state["known"])
+
+
+class ReadFloats(TwoFloats):
+    """TwoFloats that learns from what `read` makes of each sample, in worker processes where there are some."""
+
+    def fit(self, samples: Iterable[Mapping[str, bytes]]) -> None:
+        found = [x for x in read_each(self.read, samples) if x is not None]
+        self.mean = torch.stack(found).mean(0).tolist()
 
 
 class FloatsRefiner(nn.Module):

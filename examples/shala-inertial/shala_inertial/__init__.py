@@ -19,6 +19,7 @@ from shala_framework.plugin import (
     hookimpl,
     multiple_of,
     not_empty,
+    read_each,
 )
 from shala_inertial.networks import SeriesDecoder, SeriesEncoder
 from shala_inertial.recording import read_recording, write_recording
@@ -115,7 +116,7 @@ class Inertial(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(map(self.read, samples), self.fields)
+        self._standardise.fit(read_each(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
         """Return mean and standard deviation of each channel."""

@@ -29,6 +29,7 @@ from shala_framework.plugin import (
     hookimpl,
     multiple_of,
     not_empty,
+    read_each,
 )
 
 FEWEST_FRAMES, MOST_FRAMES = 8, 20_000
@@ -237,7 +238,7 @@ class Audio(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(map(self.read, samples), self.fields, FIT_SAMPLES)
+        self._standardise.fit(read_each(self.read, samples), self.fields, FIT_SAMPLES)
 
     def state(self) -> dict[str, Any]:
         """Return the mean [mels] and the scale, in decibels."""

@@ -23,6 +23,7 @@ from shala_framework.plugin import (
     hookimpl,
     multiple_of,
     not_empty,
+    read_each,
 )
 from shala_skeleton.augmenting import SkeletonAugment, jittered, slowed, turned
 from shala_skeleton.axes import known_axes
@@ -244,7 +245,7 @@ class Skeleton(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(map(self.read, samples), self.fields)
+        self._standardise.fit(read_each(self.read, samples), self.fields)
 
     def state(self) -> dict[str, Any]:
         """Return the mean pose [bodies, joints, dims] and the scale, in metres."""

@@ -7,6 +7,7 @@ Shapes: B rows of this process, W processes.
 """
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,20 @@ from torch import Tensor
 
 from shala_framework.support.errors import ShalaError
 
-# The first process may generate data, fit or validate while the others wait. If a process ends, the others end at once.
-TIMEOUT = timedelta(hours=12)
+# A process that ends is noticed at once, as its connections close. One that hangs, or whose machine is gone, keeps its
+# connections: others give up waiting for it after this time. It is more than the five minutes for which a process
+# itself waits for a server.
+TIMEOUT = timedelta(minutes=15)
+# At barriers: the first process may generate data, fit or validate while the others wait, and each process reads its
+# share of the data at its own pace.
+PATIENCE = timedelta(hours=12)
+
+HOST, PATIENT = "host", "patient"
+_groups: dict[str, Any] = {}  # HOST exchanges numbers in main memory, PATIENT has PATIENCE; both are gloo's
 
 
 def join(device: torch.device) -> torch.device:
-    """Join the process group if torchrun started this process; call once. Return this process's own device."""
+    """Join the process group if torchrun started this process. Return this process's own device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
@@ -37,7 +46,12 @@ def join(device: torch.device) -> torch.device:
         # the group, and so gloo's threads, to the end of the process.
         import_module("torch.distributed.nn.functional")
 
-        dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
+        on_cuda = own.type == "cuda"
+        # Told its device, NCCL connects at once, so that a process without connection is an error here and not later.
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT, device_id=own if on_cuda else None)
+    if not _groups:
+        for name, timeout in ((HOST, TIMEOUT), (PATIENT, PATIENCE)):
+            _groups[name] = dist.new_group(backend="gloo", timeout=timeout)
     return own
 
 
@@ -50,11 +64,17 @@ def leave() -> None:
     """
     if not dist.is_initialized():
         return
-    with_threads = dist.get_backend() == "gloo"
+    with_threads = bool(_groups) or dist.get_backend() == "gloo"
+    _groups.clear()
     dist.destroy_process_group()
     gc.collect()
     if with_threads:
         time.sleep(0.2)
+
+
+def starts_as_first() -> bool:
+    """Whether torchrun started this process as the first one, or did not start it. Only that one prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rank() -> int:
@@ -68,13 +88,17 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Wait for the other processes."""
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait for the other processes, for hours if need be: each may do long work of its own before.
+
+    Work that a process does alone, or at its own pace, is followed by a barrier, because other exchanges wait for
+    minutes only.
+    """
+    if world_size() > 1:
+        dist.barrier(group=_groups[PATIENT])
 
 
 class ProcessError(ShalaError):
-    """Another process of the run has ended."""
+    """Another process of the run has ended or no longer answers."""
 
 
 def is_lost_process(error: RuntimeError) -> bool:
@@ -84,19 +108,25 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 @contextmanager
 def naming_lost_process() -> Iterator[None]:
-    """Replace errors of lost communication by one that says another process has ended.
+    """Replace errors of lost communication by one that says another process has ended or no longer answers.
 
     Raises:
-        ProcessError: Another process of the run has ended.
+        ProcessError: It has.
     """
     try:
         yield
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason, number = str(error).strip().splitlines()[0], f"process {rank()} of {world_size()}"
+        if "timed out" in reason.lower():
+            raise ProcessError(
+                f"{number} waited in vain for another one, which hangs or cannot be reached ({reason}): exchanges wait "
+                f"for {TIMEOUT.total_seconds() / 60:g} minutes. Look for a stopped process, an unreadable disk or a "
+                "lost machine, and repeat the command to resume from the last saved state"
+            ) from error
         raise ProcessError(
-            f"process {rank()} of {world_size()} lost another one, which failed or was killed from outside ({reason}); "
+            f"{number} lost another one, which failed or was killed from outside ({reason}); "
             "its own message or the launcher's report says why. Repeat the command to resume from the last saved state"
         ) from error
 
@@ -111,12 +141,15 @@ def first_before_others() -> Iterator[None]:
         barrier()
 
 
-def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Return which flags are set in any process. All processes must call this."""
+def any_process(flags: Sequence[bool]) -> list[bool]:
+    """Return which flags are set in any process. All processes must call this.
+
+    They are exchanged in main memory, so that a step's flags do not wait for the device.
+    """
     if world_size() == 1:
         return list(flags)
-    found = torch.tensor(flags, dtype=torch.float32, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
+    found = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_groups[HOST])
     return [bool(flag) for flag in found.tolist()]
 
 
@@ -137,6 +170,51 @@ def copied_from_first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for value in copies.values():
         dist.broadcast(value, 0)
     return copies
+
+
+def bytes_from(content: bytes, source: int) -> bytes:
+    """Return the bytes that one process passes, for which the others wait like at a barrier. All must call this.
+
+    Args:
+        content: The bytes, in that process; ignored in the others.
+        source: Number of the process.
+    """
+    if world_size() == 1:
+        return content
+    group, mine = _groups[PATIENT], rank() == source
+    length = torch.tensor(len(content))
+    dist.broadcast(length, source, group=group)
+    data = (
+        torch.frombuffer(bytearray(content), dtype=torch.uint8) if mine else torch.empty(int(length), dtype=torch.uint8)
+    )
+    if len(data):
+        dist.broadcast(data, source, group=group)
+    return data.numpy().tobytes()
+
+
+def tensors_from(tensors: Mapping[str, Tensor] | None, source: int) -> dict[str, Tensor]:
+    """Return the tensors that one process passes, in main memory, for which the others wait. All must call this.
+
+    Args:
+        tensors: The tensors by name, in that process; ignored in the others.
+        source: Number of the process.
+    """
+    mine = {name: value.detach().cpu().contiguous() for name, value in (tensors or {}).items()}
+    if world_size() == 1:
+        return mine
+    header = json.dumps([[name, str(value.dtype), list(value.shape)] for name, value in mine.items()])
+    found = {}
+    for name, dtype, shape in json.loads(bytes_from(header.encode(), source)):
+        own = mine[name] if rank() == source else torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+        if own.numel():
+            dist.broadcast(own.view(-1).view(torch.uint8), source, group=_groups[PATIENT])
+        found[name] = own
+    return found
+
+
+def largest_share(count: int) -> float:
+    """Return the largest share of so many equal parts that a process has if processes take them in turn."""
+    return -(-count // world_size()) / max(1, count)
 
 
 def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
@@ -185,10 +263,10 @@ def gather_rows(x: Tensor) -> Tensor:
     return gathered
 
 
-def largest(value: float, device: torch.device) -> float:
-    """Return the largest of all processes' values. All processes must call this."""
+def largest(value: float) -> float:
+    """Return the largest of all processes' values, exchanged in main memory. All processes must call this."""
     if world_size() == 1:
         return value
-    found = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
+    found = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_groups[HOST])
     return float(found)
