@@ -12,6 +12,7 @@ from shala_framework.cli.commands import (
     flag,
     from_option,
     option,
+    profile_option,
     set_option,
     spec_argument,
     verb,
@@ -25,18 +26,28 @@ from shala_framework.spec import read_spec
     "  shala run specs/ntu_rgb_skeleton.toml\n"
     "  shala run specs/ntu_rgb_skeleton.toml --out runs/long --set train.prior.steps=20000\n"
     "  shala run specs/ntu_rgb_skeleton.toml --from runs/long --out runs/wide --set prior.hidden_dim=512\n"
-    "  shala run specs/ntu_rgb_skeleton.toml --dry-run\n"
+    "  shala run specs/ntu_rgb_skeleton.toml --profile gpu --dry-run\n"
 )
 @spec_argument
 @set_option("Override a key of the spec.")
+@profile_option("Apply a profile of the spec, such as gpu. A run that resumes keeps its own.")
 @allow_pipe_flag
 @option("--out", type=FILE, metavar="DIR", help="Folder of the run. [default: runs/<name of the spec>]")
 @from_option("Take every stage from this run whose settings agree, and train the rest.")
-@flag("--dry-run", "Print the resolved spec, parameter counts, shapes, and what training costs on this device, and stop.")
+@flag(
+    "--dry-run", "Print the resolved spec, parameter counts, shapes, and what training costs on this device, and stop."
+)
 @version_option
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Path | None, dry_run: bool) -> None:
+def run(
+    spec: Path,
+    overrides: tuple[str, ...],
+    profile: str | None,
+    out: Path | None,
+    take_from: Path | None,
+    dry_run: bool,
+) -> None:
     """Train both stages of a spec and write samples; the same command resumes a run that was stopped."""
-    loaded = read_spec(spec, overrides)
+    loaded = read_spec(spec, overrides, profile=profile)
     if dry_run:
         from shala_framework.cli.dry_run import describe
 
@@ -46,10 +57,15 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, take_from: Pat
     from shala_framework.cli.progress_display import make_reporter, saying_how_to_resume
     from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
     from shala_framework.run.experiment import Experiment
+    from shala_framework.run.files import recorded_profile
     from shala_framework.support.distributed import processes
     from shala_framework.support.progress import Silent
 
     folder = out or Path("runs") / loaded.spec.name
+    begun_with = recorded_profile(folder) if profile is None else None
+    if begun_with is not None:
+        loaded = read_spec(spec, overrides, profile=begun_with)
+        remark(f"{folder} was begun with --profile {begun_with}, which applies again")
     command = shlex.join(["shala-run", *sys.argv[2 if sys.argv[1:2] == ["run"] else 1 :]])
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes; only the first one prints
     with closing(make_reporter()) if first else nullcontext(Silent()) as reporter:

@@ -15,6 +15,7 @@ from shala_framework.cli.commands import (
     flag,
     from_option,
     option,
+    profile_option,
     set_option,
     spec_argument,
     verb,
@@ -38,13 +39,20 @@ if TYPE_CHECKING:
     "separate: KEY=[1,2],[1,3] are two arrays. Without a seed here, each seed of a list in the spec is run: "
     "seed = [0, 1, 2]."
 )
+@profile_option("Apply a profile of the spec to every run.")
 @option("--out", type=FILE, metavar="DIR", help="Folder of the runs' folders. [default: runs/<name of the spec>_sweep]")
 @option("--part", default="1/1", metavar="I/N", help="Do the Ith of N equal parts of the runs, from 1 on.")
 @from_option("Take every stage from this run whose settings agree.")
 @allow_pipe_flag
 @flag("--dry-run", "Print the command of each run, and stop.")
 def sweep(
-    spec: Path, overrides: tuple[str, ...], out: Path | None, part: str, take_from: Path | None, dry_run: bool
+    spec: Path,
+    overrides: tuple[str, ...],
+    profile: str | None,
+    out: Path | None,
+    part: str,
+    take_from: Path | None,
+    dry_run: bool,
 ) -> None:
     """Train and evaluate a grid of runs one after another and compare them; finished runs are skipped."""
     number, parts = _parse_part(part)
@@ -52,7 +60,7 @@ def sweep(
         raise DataError("expected one process, got several; --dry-run prints commands to start each run under torchrun")
     from shala_framework.run.sweeping import plan_sweep
 
-    runs = plan_sweep(spec, overrides, out)
+    runs = plan_sweep(spec, overrides, out, profile=profile)
     own = runs[number - 1 :: parts]
     if dry_run:
         for run in own:
@@ -108,6 +116,7 @@ def _command(spec: Path, run: "SweptRun", take_from: Path | None) -> str:
     words = ["shala-run", str(spec)]
     for text in run.overrides:
         words += ["--set", text]
+    words += ["--profile", run.loaded.profile] if run.loaded.profile is not None else []
     words += ["--from", str(take_from)] if take_from is not None else []
     return shlex.join([*words, "--out", str(run.folder)])
 

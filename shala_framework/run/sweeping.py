@@ -90,7 +90,9 @@ class SweptRun:
         return json.loads(json.dumps(spec))
 
 
-def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> list[SweptRun]:
+def plan_sweep(
+    spec: Path, texts: Sequence[str], out: Path | None = None, *, profile: str | None = None
+) -> list[SweptRun]:
     """Read the spec of every run of a sweep, so that a mistake in any is found before the first one trains.
 
     Args:
@@ -98,6 +100,7 @@ def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> lis
         texts: Keys with their values, as `make_grid` takes them. If the spec has a list of seeds and they have no seed,
             each seed of the list varies fastest.
         out: Folder of the runs' folders; None is `runs/<name of the spec>_sweep`.
+        profile: Name of the profile to apply.
 
     Raises:
         SpecError: A key or value is wrong; it lists what is wrong with the first such run.
@@ -110,7 +113,7 @@ def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> lis
             "seed = [0, 1, 2]"
         )
     points: list[GridPoint] = make_grid(texts)
-    loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF)) for point in points]
+    loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF), profile=profile) for point in points]
     base = out or Path("runs") / f"{loaded[0].spec.name}_sweep"
     return [
         SweptRun(folder=base / point.name, overrides=point.overrides, loaded=found)
