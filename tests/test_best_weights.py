@@ -13,7 +13,8 @@ from two_floats import TwoFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows, shuffled_batches
-from shala_framework.spec import structure
+from shala_framework.spec import structure, unstructure
+from shala_framework.spec.later_keys import with_later_keys, without_later_keys
 from shala_framework.spec.schema import AutoencoderStage, Posterior
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.progress import Silent
@@ -30,6 +31,8 @@ SETTINGS = structure(
     {"steps": 200, "batch_size": 64, "save_every_steps": 10, "kl_warmup_steps": 50, "learning_rate": 1e-2},
     AutoencoderStage,
 )
+
+AVERAGED = attrs.evolve(SETTINGS, ema_halflife_steps=3.0)
 
 
 def circle(count: int, seed: int) -> Rows:
@@ -188,3 +191,58 @@ def test_a_run_says_which_weights_stages_keep_and_saves_them(two_spec):
         last, _ = read_checkpoint(Path("last") / f"{stage}.safetensors")
         assert saved.keys() == last.keys()
         assert not all(torch.equal(value, last[name]) for name, value in saved.items())
+
+
+def test_the_average_is_that_of_a_hand_computation():
+    """Weights 1, 2, 3, ... by step; the half-life grows by 0.05 a step from 1 to its setting."""
+    modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
+    stage = AutoencoderTraining(Autoencoder(modalities, SIZES), AVERAGED, CPU)
+    weight = next(stage.module.parameters())
+    frozen = list(stage.module.parameters())[-1].requires_grad_(False)
+    stage = AutoencoderTraining(stage.autoencoder, AVERAGED, CPU)
+    expected = weight.detach().double().clone()
+    untouched = frozen.clone()
+    for step in range(80):
+        with torch.no_grad():
+            weight.fill_(step + 1)
+        stage.after_step(step)
+        decay = 0.5 ** (1 / min(3.0, max(1.0, 0.05 * step)))
+        expected = decay * expected + (1 - decay) * (step + 1)
+    assert weight[0].flatten()[0] == 80
+    stage.finish()
+    torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=0)
+    assert torch.equal(frozen, untouched)
+    assert not any(name.startswith("average.") and frozen is value for name, value in stage.extra_state().items())
+
+
+def test_the_lowest_held_out_loss_keeps_an_average(tmp_path):
+    """Validations measure the average, the best one is kept to the last bit, and a stopped stage ends alike."""
+    plain, _ = trained()
+    whole, losses = trained(AVERAGED)
+    assert whole.finish() != ""
+    whole.average = None  # the module has the weights that were kept
+    assert whole.validate()["loss"] == min(losses)
+    assert not torch.equal(next(whole.module.parameters()), next(plain.module.parameters()))
+    state = tmp_path / "state.safetensors"
+    trained(AVERAGED, state=state, stop_after=45)
+    assert any(name.startswith("extra.average.") for name in read_checkpoint(state)[0])
+    second, _ = trained(AVERAGED, state=state)
+    second.finish()
+    for name, value in second.module.state_dict().items():
+        assert torch.equal(value, whole.module.state_dict()[name])
+
+
+def test_a_run_without_it_has_the_state_of_earlier_versions(two_spec):
+    """The keys are absent from the hash of a run that does not use them, and their absence means off."""
+    keys = {"ema_halflife_steps", "activation_checkpointing"}
+    saved = unstructure(AutoencoderStage())
+    assert not keys & without_later_keys(saved, AutoencoderStage).keys()
+    folder = run(two_spec, "r", "train.autoencoder.ema_halflife_steps=20", "train.autoencoder.steps=30")
+    other = run(two_spec, "o", "train.autoencoder.steps=30")
+    first, _ = read_checkpoint(folder / "autoencoder.safetensors")
+    second, _ = read_checkpoint(other / "autoencoder.safetensors")
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(value, second[name]) for name, value in first.items())
+    earlier = {"train": {"autoencoder": {key: value for key, value in saved.items() if key not in keys}}}
+    found = with_later_keys(earlier)["train"]["autoencoder"]
+    assert (found["ema_halflife_steps"], found["activation_checkpointing"]) == (0.0, False)

@@ -26,7 +26,7 @@ def test_the_map_of_z_fits_any_side(sides, blocks):
 
 
 def test_only_a_map_of_z_tells_places_apart():
-    """In the middle of constant inputs, out of reach of their borders, z moves each 4 x 4 pixels alike without a map."""
+    """In the middle of constant inputs, far from their borders, z moves each 4 x 4 pixels alike without a map."""
     torch.manual_seed(0)
     sides, middle = (256, 256), (..., slice(124, 132), slice(124, 132))
     z = torch.randn(2, 5)

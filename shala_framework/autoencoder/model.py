@@ -3,7 +3,7 @@
 Shapes: B batch, M modalities, F feature_dim, D latent_dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shala_framework.autoencoder.maps import MapRecorder, map_statistics
 from shala_framework.autoencoder.methods import check_objective, method_of
 from shala_framework.autoencoder.posterior import random_subsets
+from shala_framework.autoencoder.recomputing import Result, recomputed
 from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEncoder, call_frozen
 from shala_framework.autoencoder.slices import DecoderOfSlice, check_dimensions
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
@@ -30,6 +31,8 @@ class Autoencoder(nn.Module):
     Attributes:
         names: Modalities, in the order of every presence matrix's columns.
         modalities: Modalities by name.
+        recomputes: Whether the backward pass of a training step computes encoders and decoders again instead of keeping
+            their activations.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Autoencoder(nn.Module):
         self.method = method_of(table, sizes, method)
         self.decoders = nn.ModuleDict({name: self._decoder(name, m) for name, m in modalities.items()})
         self.terms = make_terms(table, sizes)
+        self.recomputes = False
         self.reencoded_share = table.auxiliary_share
         self.recorders = self._recorders() if any(term.needs_maps for term in self.added_terms.values()) else {}
 
@@ -138,7 +142,11 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return features h_i = I(x_i) of the modalities in x: name to float [B, F]."""
-        return {name: self.encoders[name](x[name]).float() for name in self.names if name in x}
+        return {name: self._part(self.encoders[name], x[name]).float() for name in self.names if name in x}
+
+    def _part(self, compute: Callable[..., Result], *inputs: Tensor | Likelihood) -> Result:
+        """Compute a part of a step whose activations may be computed again instead of kept."""
+        return recomputed(compute, *inputs) if self.recomputes and self.training else compute(*inputs)
 
     def fuse(self, h: Mapping[str, Tensor], presence_BM: Tensor) -> AnyPosterior:
         """Return q(z | x) of rows as they are in the data, from all features in h that are present."""
@@ -162,7 +170,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z_BD: Tensor) -> dict[str, Likelihood]:
         """Return p(x_i | z) of every modality."""
-        return {name: self.decoders[name](z_BD) for name in self.names}
+        return {name: self._part(self.decoders[name], z_BD) for name in self.names}
 
     @torch.no_grad()
     def decoded_log_prob(
@@ -215,6 +223,7 @@ class Autoencoder(nn.Module):
             likelihood_weights=likelihood_weights or {},
             training=self.training,
             decode=self.decode,
+            score=lambda likelihood, x: self._part(likelihood.log_prob, x),
             randn=rows_randn,
             rand=rows_rand,
             random_subsets=random_subsets,
@@ -242,9 +251,14 @@ class Autoencoder(nn.Module):
         some = likelihood.first_rows(num_rows) if isinstance(likelihood, Divisible) else likelihood
         if not isinstance(some, Relaxed):
             return None
-        with self._recorded(name) as maps:
-            h_QF = call_frozen(self.encoders[name], some.relaxed()[:num_rows]).float()
-        return Reencoded(h_QF, map_statistics(maps, num_rows))
+        decoded = some
+
+        def encode(_: Tensor) -> Reencoded:
+            with self._recorded(name) as maps:
+                h_QF = call_frozen(self.encoders[name], decoded.relaxed()[:num_rows]).float()
+            return Reencoded(h_QF, map_statistics(maps, num_rows))
+
+        return self._part(encode, next(self.parameters()))  # a tensor, whose device's random draws are repeated
 
     def _encode_rows(
         self, x: Mapping[str, Tensor], corrupted: Mapping[str, Tensor]

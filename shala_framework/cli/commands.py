@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
-from shala_framework.cli.completion import complete_runs, complete_spec_keys
+from shala_framework.cli.completion import complete_profiles, complete_runs, complete_spec_keys
 from shala_framework.support.hints import shortened
 from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
@@ -128,6 +128,11 @@ def set_option(help: str, complete: Completer | None = complete_spec_keys) -> Ca
     return option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=f"{help} Repeatable.", shell_complete=complete
     )
+
+
+def profile_option(help: str) -> Callable[[F], F]:  # noqa: A002
+    """Add the option --profile, which is passed to the verb's function as `profile`."""
+    return option("--profile", metavar="NAME", help=help, shell_complete=complete_profiles)
 
 
 def parse_seed(value: Any) -> int:

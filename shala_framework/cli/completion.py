@@ -64,6 +64,17 @@ def _spec_keys() -> Iterator[str]:
     )
 
 
+def complete_profiles(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """List the names of the profiles of the spec on the command line."""
+    from shala_framework.spec.toml import parse_toml
+
+    try:
+        found = parse_toml(Path(str(ctx.params.get("spec"))).read_text())["profile"]
+        return [name for name in found if name.startswith(incomplete)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def complete_tables(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """List the names of a spec's tables."""
     from shala_framework.spec.reference import spec_tables

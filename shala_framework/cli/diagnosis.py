@@ -38,17 +38,18 @@ class Diagnosis:
     problems: list[Problem] = attrs.field(factory=list)
 
 
-def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
+def diagnose(path: Path, overrides: Sequence[str], profile: str | None = None) -> Diagnosis:
     """Check a spec, whether its shards exist, and whether some of their samples can be read as it says.
 
     Args:
         path: TOML file of the spec.
         overrides: Overrides of its keys in the form `KEY=VALUE`.
+        profile: Name of the profile to apply.
 
     Raises:
         SpecError: The spec itself is invalid.
     """
-    loaded = read_spec(path, overrides)
+    loaded = read_spec(path, overrides, profile=profile)
     spec, found = loaded.spec, Diagnosis()
     described = f"{len(spec.modality)} modalities: {', '.join(spec.modality)}"
     found.notes.extend(doubts(spec))

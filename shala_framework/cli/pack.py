@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shala_framework.cli.commands import FILE, argument, option, set_option, verb
+from shala_framework.cli.commands import FILE, argument, option, profile_option, set_option, verb
 from shala_framework.cli.completion import complete_plugins
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
@@ -50,6 +50,7 @@ MOST_WORKERS = 1_024  # processes; each takes about half a gigabyte
     metavar="SPEC",
     help="Store the tensors that the modalities of this spec read, instead of the original bytes.",
 )
+@profile_option("Apply a profile of the spec that --for names.")
 @option("--shard-samples", type=int, default=500, metavar="N", help="Samples in each shard.")
 @option(
     "--shuffle/--no-shuffle",
@@ -67,6 +68,7 @@ def pack(
     out: Path,
     overrides: tuple[str, ...],
     spec: Path | None,
+    profile: str | None,
     shard_samples: int,
     shuffle: bool | None,
     workers: int,
@@ -94,7 +96,9 @@ def pack(
         least = "at least 0" if workers < 0 else f"at most {MOST_WORKERS}"
         raise DataError(f"expected --workers of {least}, got {workers}")
     numbers = _part(part)
-    preparation = _preparation(spec) if spec is not None else None
+    if profile is not None and spec is None:
+        raise DataError("expected --for SPEC beside --profile, got none")
+    preparation = _preparation(spec, profile) if spec is not None else None
     with closing(make_reporter()) as reporter:
         phases = _Phases(reporter)
         if preparation is None:
@@ -162,7 +166,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(number) - 1, int(parts)
 
 
-def _preparation(path: Path) -> "Preparation":
+def _preparation(path: Path, profile: str | None) -> "Preparation":
     """Return the preparation for the modalities of a spec.
 
     The spec's shards are not opened, so URLs that run commands are permitted here.
@@ -170,7 +174,7 @@ def _preparation(path: Path) -> "Preparation":
     from shala_framework.data.prepared import Preparation
 
     with permit_pipes():
-        loaded = read_spec(path, use_stand_in=False)
+        loaded = read_spec(path, profile=profile, use_stand_in=False)
     return Preparation({name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality})
 
 

@@ -17,6 +17,7 @@ from shala_framework.cli.commands import (
     flag,
     from_option,
     option,
+    profile_option,
     set_option,
     spec_argument,
     verb,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     "separate: KEY=[1,2],[1,3] are two arrays. Without a seed here, each seed of a list in the spec is run: "
     "seed = [0, 1, 2]."
 )
+@profile_option("Apply a profile of the spec to every run.")
 @option("--out", type=FILE, metavar="DIR", help="Folder of the runs' folders. [default: runs/<name of the spec>_sweep]")
 @option(
     "--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to evaluate the runs on."
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 def sweep(
     spec: Path,
     overrides: tuple[str, ...],
+    profile: str | None,
     out: Path | None,
     split: "EvaluatedSplit",
     part: str,
@@ -64,7 +67,7 @@ def sweep(
         raise DataError("expected one process, got several; --dry-run prints commands to start each run under torchrun")
     from shala_framework.run.sweeping import plan_sweep
 
-    runs = plan_sweep(spec, overrides, out, split)
+    runs = plan_sweep(spec, overrides, out, split, profile=profile)
     own = runs[number - 1 :: parts]
     if dry_run:
         for run in own:
@@ -120,6 +123,7 @@ def _command(spec: Path, run: "SweptRun", take_from: Path | None) -> str:
     words = ["shala-run", str(spec)]
     for text in run.overrides:
         words += ["--set", text]
+    words += ["--profile", run.loaded.profile] if run.loaded.profile is not None else []
     words += ["--from", str(take_from)] if take_from is not None else []
     return shlex.join([*words, "--out", str(run.folder)])
 

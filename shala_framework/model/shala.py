@@ -98,13 +98,17 @@ class ShaLa(Staged):
             self.build()
 
     @classmethod
-    def from_spec(cls, spec: str | Path | LoadedSpec) -> "ShaLa":
+    def from_spec(cls, spec: str | Path | LoadedSpec, *, profile: str | None = None) -> "ShaLa":
         """The model that a spec describes: a path of a TOML file, or what `read_spec` returned.
+
+        Args:
+            spec: The spec.
+            profile: Name of the file's profile to apply.
 
         Raises:
             SpecError: The file has mistakes; every one is listed with its line.
         """
-        loaded = spec if isinstance(spec, LoadedSpec) else read_spec(Path(spec))
+        loaded = spec if isinstance(spec, LoadedSpec) else read_spec(Path(spec), profile=profile)
         modalities = {name: loaded.modality_classes[name](loaded.options[name]) for name in loaded.spec.modality}
         model = cls.__new__(cls)
         model._begin(modalities, loaded.spec, synthetic=loaded.stand_in_used, method=loaded.method_class)

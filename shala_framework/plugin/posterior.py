@@ -230,6 +230,7 @@ class EncodedRows:
     _randn: Callable[..., Tensor]
     _rand: Callable[..., Tensor]
     _random_subsets: Callable[[Tensor], Tensor]
+    _score: Callable[[Likelihood, Tensor], Tensor] = attrs.field(default=lambda likelihood, x: likelihood.log_prob(x))
     _decoded: list[tuple[Tensor, dict[str, Likelihood]]] = attrs.field(factory=list, init=False)
 
     @property
@@ -266,7 +267,7 @@ class EncodedRows:
         if z_BD.dim() == 2:
             likelihoods = self.decode(z_BD)
             return {
-                name: likelihood.log_prob(self.x[name]) * self.presence_BM[:, i]
+                name: self._score(likelihood, self.x[name]) * self.presence_BM[:, i]
                 for i, (name, likelihood) in enumerate(likelihoods.items())
             }
         leading = z_BD.shape[:-2]
@@ -275,7 +276,7 @@ class EncodedRows:
         for i, (name, likelihood) in enumerate(self._decode(z_BD.flatten(0, -2)).items()):
             x = self.x[name]
             repeated = x.expand(num_draws, *x.shape).flatten(0, 1)
-            found[name] = likelihood.log_prob(repeated).view(*leading, len(x)) * self.presence_BM[:, i]
+            found[name] = self._score(likelihood, repeated).view(*leading, len(x)) * self.presence_BM[:, i]
         return found
 
     def weighted(self, log_prob: Mapping[str, Tensor]) -> Tensor:

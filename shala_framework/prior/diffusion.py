@@ -24,6 +24,7 @@ from shala_framework.prior.network import ClusterNetwork, PriorNetwork
 from shala_framework.prior.sampling import Denoise, Sampler, sample_heun
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
+from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 STRAIGHT: Final = 10.0  # deviations up to which a standardised feature enters as it is
@@ -133,12 +134,12 @@ class DiffusionPrior(nn.Module):
 
     def standardise(self, z_BD: Tensor) -> Tensor:
         """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""
-        with torch.autocast(z_BD.device.type, enabled=False):
+        with without_autocast(z_BD.device):
             return (z_BD - self.z_mean) @ self.z_whiten
 
     def restore(self, z_BD: Tensor) -> Tensor:
         """Invert `standardise`."""
-        with torch.autocast(z_BD.device.type, enabled=False):
+        with without_autocast(z_BD.device):
             return z_BD @ self.z_restore + self.z_mean
 
     def log_volume(self) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shala_framework.prior.sampling import Denoise, row_noise
 from shala_framework.prior.whitening import whitening
+from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.seeds import mix_seed
 
 SHRINKAGE = 0.5  # rows, in units of D, by which a component's covariance is drawn to the mean one
@@ -91,12 +92,12 @@ class GaussianMixture(nn.Module):
         """Return the most likely component of each row: int64 [B]."""
         if self.num_components == 1:
             return torch.zeros(len(z_BD), dtype=torch.int64, device=z_BD.device)
-        with torch.autocast(z_BD.device.type, enabled=False):
+        with without_autocast(z_BD.device):
             return self.log_joint(z_BD.float()).argmax(1)
 
     def denoise(self, z_BD: Tensor, sigma_B: Tensor, component_B: Tensor) -> Tensor:
         """Return E[clean | clean + sigma * noise = z] for clean latents of one component each: [B, D]."""
-        with torch.autocast(z_BD.device.type, enabled=False):
+        with without_autocast(z_BD.device):
             variances_BD = self.variances[component_B]
             kept_BD = variances_BD / (variances_BD + sigma_B[:, None].square())
             return self._turned_back(kept_BD * self._turned_to(z_BD, component_B), component_B)

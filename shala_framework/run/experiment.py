@@ -92,6 +92,8 @@ class Experiment:
         self._check_processes()
         self._check_shards()
         described = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
+        if self.loaded.profile is not None:
+            described["profile"] = self.loaded.profile
         taken = plan_taking(self.take_from, self.place, described, self.reporter)
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():

@@ -101,7 +101,12 @@ class SweptRun:
 
 
 def plan_sweep(
-    spec: Path, texts: Sequence[str], out: Path | None = None, split: EvaluatedSplit = "validation"
+    spec: Path,
+    texts: Sequence[str],
+    out: Path | None = None,
+    split: EvaluatedSplit = "validation",
+    *,
+    profile: str | None = None,
 ) -> list[SweptRun]:
     """Read the spec of every run of a sweep, so that a mistake in any is found before the first one trains.
 
@@ -111,6 +116,7 @@ def plan_sweep(
             each seed of the list varies fastest.
         out: Folder of the runs' folders; None is `runs/<name of the spec>_sweep`.
         split: Split that the runs are evaluated on.
+        profile: Name of the profile to apply.
 
     Raises:
         SpecError: A key or value is wrong; it lists what is wrong with the first such run.
@@ -123,7 +129,7 @@ def plan_sweep(
             "seed = [0, 1, 2]"
         )
     points: list[GridPoint] = make_grid(texts)
-    loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF)) for point in points]
+    loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF), profile=profile) for point in points]
     for found in loaded:
         if split == "test" and not found.spec.data.test and found.spec.data.stand_in is None:
             raise DataError(

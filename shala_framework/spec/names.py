@@ -35,6 +35,23 @@ def modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
         raise InvalidValueError(findings)
 
 
+def profile_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
+    """Validator: valid names, and no profile inside another."""
+    findings = []
+    for name, table in tables.items():
+        try:
+            names_files(_, __, name, LONGEST_NAME)
+        except ValueError as error:
+            findings.append(Finding((name,), str(error)))
+        findings += [
+            Finding((name, key), "a profile cannot change this key")
+            for key in table
+            if str(key).partition(".")[0].strip(" \"'") in ("profile", "schema")
+        ]
+    if findings:
+        raise InvalidValueError(findings)
+
+
 def regular_expression(_: Any, __: Any, pattern: str) -> None:
     """Validator: a regular expression in Python's syntax."""
     try:

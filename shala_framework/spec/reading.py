@@ -1,18 +1,19 @@
 """Read a TOML spec, apply the overrides of the stand-in and the command line, and report every error with its place."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import tomli
 
-from shala_framework.spec.groups import MOST_MEMBERS, expand_lines, expand_tables, set_groups, too_many
+from shala_framework.spec.applying import Places, apply_overrides, changes_of
+from shala_framework.spec.groups import expand_lines, expand_tables
 from shala_framework.spec.lines import key_lines
 from shala_framework.spec.methods import read_method
-from shala_framework.spec.overrides import Override, join_keys, parse_override, table_overrides
+from shala_framework.spec.overrides import Override, parse_override, table_overrides
+from shala_framework.spec.profiles import chosen_profile, problems_of_profiles
 from shala_framework.spec.schema import Data, Spec
 from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import MOST_PROBLEMS, DataError, PluginError, Problem, SpecError
@@ -21,7 +22,6 @@ from shala_framework.support.structuring import (
     Finding,
     InvalidValueError,
     KeyPath,
-    describe_value,
     format_path,
     structure,
     unstructure,
@@ -40,6 +40,7 @@ class LoadedSpec:
         method_class: Class of the method of inference; None for the default.
         trackers: Class and options object of each tracker, by name; empty for a saved spec.
         stand_in_used: Whether the stand-in replaces the training data.
+        profile: Name of the profile that is applied; None for none.
         text: Text of the file.
         origins: Returns where a key was written, such as "specs/a.toml:12" or "--set", for errors that appear later.
     """
@@ -50,73 +51,30 @@ class LoadedSpec:
     method_class: Any = None
     trackers: dict[str, tuple[Any, Any]] = attrs.field(factory=dict)
     stand_in_used: bool = False
+    profile: str | None = None
     text: str = ""
     origins: Callable[[KeyPath], str] = attrs.field(default=lambda _: "", eq=False, repr=False)
 
 
-def _leaves(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield every leaf of nested tables, so that dotted keys mean the same with and without quotes."""
-    for key, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
-class _Places:
-    """Record where each key was written: an override's origin, or the line of the nearest enclosing key in the file.
-
-    A table without a line in the file comes from the override of a key inside it.
-    """
-
-    def __init__(self, file: str, lines: dict[KeyPath, int]) -> None:
-        self.file, self.lines = file, lines
-        self._overrides: dict[KeyPath, tuple[int, str]] = {}
-        self._inside: dict[KeyPath, str] = {}
-        self._number = count()
-
-    def override(self, path: KeyPath, origin: str) -> None:
-        """Record an override. It also replaces everything below its path."""
-        self._overrides[path] = (next(self._number), origin)
-        for length in range(1, len(path)):
-            self._inside.setdefault(path[:length], origin)
-
-    def origin(self, path: KeyPath) -> str:
-        heads = [path[:length] for length in range(len(path), 0, -1)]
-        if found := [self._overrides[head] for head in heads if head in self._overrides]:
-            return max(found)[1]  # the last one, because it replaced what was written inside it
-        for head in heads:
-            if head in self.lines:
-                return f"{self.file}:{self.lines[head]}"
-            if head in self._inside:
-                return self._inside[head]
-        return self.file
-
-    def problem(self, finding: Finding) -> Problem:
-        return Problem(
-            path=format_path(finding.path),
-            message=finding.message,
-            hint=finding.hint,
-            origin=self.origin(finding.path),
-        )
-
-
-def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool = True) -> LoadedSpec:
+def read_spec(
+    path: Path, overrides: Sequence[str] = (), *, profile: str | None = None, use_stand_in: bool = True
+) -> LoadedSpec:
     """Read, override, check and complete a spec.
 
-    If `data.train` matches no file and the spec has [data.stand_in], the stand-in's `set` is applied first and the
-    overrides after it.
+    If `data.train` matches no file and the spec has [data.stand_in], the stand-in's `set` is applied first. The profile
+    is applied after it, and the overrides last. The profiles that are not chosen are checked too.
 
     Args:
         path: The TOML file.
         overrides: Overrides in the form `KEY=VALUE`.
+        profile: Name of the spec's profile to apply.
         use_stand_in: Whether the stand-in may replace missing shards.
 
     Returns:
         The spec with the classes and options of its modalities.
 
     Raises:
-        SpecError: The spec is invalid; it lists every problem with its line.
+        SpecError: The spec is invalid, or has no such profile; it lists every problem with its line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -135,7 +93,7 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         problem = Problem(path="", message=message, origin=f"{path}:{error.lineno}")
         raise SpecError([problem]) from error
     lines = key_lines(text)
-    places = _Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
+    places = Places(str(path), expand_lines(lines, (str(p[1]) for p in lines if len(p) == 2 and p[0] == "modality")))
     wrong = []
     patterns: dict[str, str] = {}
     if isinstance(raw.get("modality"), dict):
@@ -144,12 +102,20 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         wrong = [places.problem(finding) for finding in expanded.findings]
     given: list[Override] = []
     for override in map(parse_override, overrides):
+        if override.path[0] == "profile":
+            hint = "--profile NAME applies one, and --set takes precedence over it"
+            wrong.append(Problem(path="profile", message="cannot be set", hint=hint, origin="--set"))
+            continue
         try:
             given += table_overrides(override)
         except InvalidValueError as error:
             wrong += [_set_problem(finding) for finding in error.findings]
+    profiles = raw.pop("profile", {})
+    chosen = changes_of(chosen_profile(profiles, profile, str(path)), ("profile", str(profile)), places, wrong)
+    given = [*chosen, *given]
+    wrong += problems_of_profiles(raw, profiles, places, patterns, _resolve)
     base = copy.deepcopy(raw)
-    problems = wrong + _apply(base, given, places, patterns)
+    problems = wrong + apply_overrides(base, given, places, patterns)
     stand_in = _wanted_stand_in(base) if use_stand_in else None
     try:
         loaded = _resolve(base, places, problems)
@@ -160,19 +126,11 @@ def read_spec(path: Path, overrides: Sequence[str] = (), *, use_stand_in: bool =
         # dropped.
         problems = [problem for problem in error.problems if problem.origin]
     if stand_in is not None:
-        own = []
-        for keys, value in _leaves(stand_in):
-            written: KeyPath = ("data", "stand_in", "set", *keys)
-            try:
-                own += table_overrides(Override(join_keys(keys), value, places.origin(written)))
-            except ValueError as error:
-                problems.append(places.problem(Finding(written, str(error))))
-            except InvalidValueError as error:
-                problems += [places.problem(attrs.evolve(finding, path=written)) for finding in error.findings]
+        own = changes_of(stand_in, ("data", "stand_in", "set"), places, problems)
         base = copy.deepcopy(raw)
-        problems += wrong + _apply(base, [*own, *given], places, patterns)
+        problems += wrong + apply_overrides(base, [*own, *given], places, patterns)
         loaded = _resolve(base, places, problems)
-    return attrs.evolve(loaded, stand_in_used=stand_in is not None, text=text)
+    return attrs.evolve(loaded, stand_in_used=stand_in is not None, profile=profile, text=text)
 
 
 def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None = None) -> LoadedSpec:
@@ -189,7 +147,7 @@ def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None
     Raises:
         SpecError: The spec is invalid; it lists every problem.
     """
-    loaded = _resolve(raw, _Places(source, {}), [], saved=True, own=own or {})
+    loaded = _resolve(raw, Places(source, {}), [], saved=True, own=own or {})
     data = loaded.spec.data
     if data.cache is None or is_cache(data.cache):
         return loaded
@@ -198,45 +156,6 @@ def resolve_spec(raw: dict[str, Any], source: str, own: Mapping[str, Any] | None
 
 def _set_problem(finding: Finding) -> Problem:
     return Problem(path=format_path(finding.path), message=finding.message, hint=finding.hint, origin="--set")
-
-
-def _apply(
-    raw: dict[str, Any], overrides: Iterable[Override], places: _Places, patterns: Mapping[str, str]
-) -> list[Problem]:
-    """Apply overrides in place, then set the groups of the tables that share.
-
-    Args:
-        raw: A spec as TOML values, after the expansion of modality names.
-        overrides: Overrides in their order, also expanded.
-        places: Records where each value was written.
-        patterns: The name with braces that each of the file's expanded names came from.
-    """
-    problems = []
-    for override in overrides:
-        table: Any = raw
-        for depth, key in enumerate(override.path[:-1]):
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                name = format_path(override.path[: depth + 1])
-                message = f"expected {name} to be a table, got {describe_value(table)}"
-                problems.append(Problem(path=format_path(override.path), message=message, origin=override.origin))
-                break
-        else:
-            table[override.path[-1]] = copy.deepcopy(override.value)  # later ones may reach into it
-            places.override(override.path, override.origin)
-            if override.path == ("modality",):
-                patterns = override.patterns
-            elif len(override.path) == 2:  # a whole table replaces the one from the file's braces
-                patterns = {**patterns, **override.patterns}
-            else:
-                patterns = {**override.patterns, **patterns}
-    tables = raw.get("modality")
-    if isinstance(tables, dict):
-        set_groups(tables, patterns)
-        if len(tables) > MOST_MEMBERS:
-            name = list(tables)[MOST_MEMBERS]
-            problems.append(Problem(path="modality", message=too_many(name), origin=places.origin(("modality", name))))
-    return problems
 
 
 def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
@@ -255,7 +174,7 @@ def _wanted_stand_in(raw: dict[str, Any]) -> dict[str, Any] | None:
 
 def _resolve(
     raw: dict[str, Any],
-    places: _Places,
+    places: Places,
     problems: list[Problem],
     *,
     saved: bool = False,

@@ -18,7 +18,12 @@ _PREFACE = """\
 `shala keys --markdown` prints this page, `shala keys TABLE` one table. `shala plugins NAME` lists the `options` of a
 modality, a stand-in, a method or a tracker. `shala keys --json-schema` prints a JSON Schema, which lets an editor
 complete and check a spec; [Your own data](own_data.md#in-an-editor) shows how. Choices marked experimental measured no
-better than the default."""
+better than the default.
+
+`--profile NAME` applies the table `[profile.NAME]`, which has other values for some keys, such as those for a large
+GPU, in the form of the spec or as dotted keys. If a key has several values, the last of these takes precedence: the
+file, the `set` of `[data.stand_in]` where the stand-in is used, the profile, `--set`. A run records its profile, so
+that resuming needs no flag. All profiles of a spec are checked whenever it is read."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 

@@ -7,7 +7,8 @@ from attrs.validators import optional
 
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
-from shala_framework.spec.names import modality_tables, names_files, regular_expression
+from shala_framework.spec.names import modality_tables, names_files, profile_tables, regular_expression
+from shala_framework.spec.stages import EARLIER_NONE
 from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
 from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
 from shala_framework.spec.stages import PriorStage as PriorStage
@@ -25,7 +26,6 @@ class StandIn:
         dataset: Name of the data set plugin that generates the samples.
         options: Options of that plugin.
         set: Overrides of the spec (dotted key to value) that fit the run to the stand-in. A table is merged key by key.
-            --set takes precedence.
     """
 
     dataset: str
@@ -68,8 +68,7 @@ class Data:
             processes must divide it.
         cache: Folder for copies of shards behind URLs, which all processes of a machine share. Without it, every epoch
             reads them over the network.
-        cache_bytes: Size limit of this folder, in bytes; the copies that were used longest ago make room for new ones.
-            0 sets no limit.
+        cache_bytes: Size limit of this folder in bytes, or 0 for none; copies used longest ago make room for new ones.
         validation_samples: Largest number of held-out rows that are kept in memory.
         max_field_bytes: Size limit of a sample's field, in bytes. A larger field is refused, as it may be damaged.
         hidden_share: Share of modalities that training does not see, to measure a method with missing data: each
@@ -383,6 +382,7 @@ class Spec:
         generate: The table [generate].
         evaluate: The table [evaluate].
         track: The tables [track.<name>], by name.
+        profile: Tables [profile.<name>] of other values for keys of this spec; `--profile NAME` applies one, see above.
     """
 
     schema: Literal[1]
@@ -397,3 +397,4 @@ class Spec:
     generate: Generate = attrs.field(factory=Generate)
     evaluate: Evaluate = attrs.field(factory=Evaluate)
     track: dict[str, TrackTable] = attrs.field(factory=dict)
+    profile: dict[str, dict[str, Any]] = attrs.field(factory=dict, validator=profile_tables, metadata=EARLIER_NONE)

@@ -1,6 +1,6 @@
 """The tables of a spec that say how stages are trained."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 from attrs.validators import optional
@@ -10,6 +10,7 @@ from shala_framework.spec.limits import MOST_STEPS, MOST_WEIGHT
 
 SCALES_WITH_STEPS = {"scales_with_steps": True}  # metadata of settings that scale with the number of steps
 MISSING_MEANS = "missing_means"  # metadata of keys that a later version added: what runs without them did
+EARLIER_NONE: dict[str, Any] = {MISSING_MEANS: {}}  # metadata of tables that earlier versions did not have
 DECAY_SHARES = {"trapezoid": 0.2, "inverse-sqrt": 0.9}  # default of decay_share by the schedules that read it
 
 
@@ -39,9 +40,10 @@ class Stage:
         save_every_minutes: Longest time between two saved training states, however few steps it covers.
         time_share: This stage's share of train.minutes, relative to the shares of the other stages.
         keep: Which weights the stage keeps: the "best" on held-out rows, which are measured every `save_every_steps`
-            steps, or the "last". They are those of the step in stage 1, and their moving average in stages 2 and 3.
-            The last ones are kept too if there are no held-out rows, or if their loss is as low as the best but for 1 %
-            of its decline since the first validation. A copy of the weights takes memory meanwhile.
+            steps, or the "last". They are those of the step in stage 1, if it has no ema_halflife_steps, and otherwise
+            their moving average. The last ones are kept too if there are no held-out rows, or if their loss is as low
+            as the best but for 1 % of its decline since the first validation. A copy of the weights takes memory
+            meanwhile.
         patience: Number of validations in a row without a lower held-out loss after which the stage stops early, if the
             best weights are kept; 0 never stops early. Time that this saves is not given to later stages.
     """
@@ -91,6 +93,12 @@ class AutoencoderStage(Stage):
             largest modality / number of values of this one), where a text has as many values as tokens and a table as
             many as known cells, on average over the first training rows. z must then describe a skeleton as well as a
             video with fifty times as many values. The validation ELBO is always unscaled.
+        ema_halflife_steps: Half-life, in steps, of an exponential moving average of the weights, which is then measured
+            on held-out rows and kept in place of the weights of a step; 0 keeps those of a step. At high learning rates
+            the average is the better of the two.
+        activation_checkpointing: Whether the backward pass computes encoders and decoders again, one at a time,
+            instead of keeping their activations. A step then takes less memory and about a third longer. Steps are not
+            captured as CUDA graphs.
     """
 
     kl_weight: float = attrs.field(default=1.0, validator=at_least(0, at_most=MOST_WEIGHT))
@@ -98,6 +106,10 @@ class AutoencoderStage(Stage):
         default=1_000, validator=at_least(0, at_most=MOST_STEPS), metadata=SCALES_WITH_STEPS
     )
     likelihood_rescaling: bool = True
+    ema_halflife_steps: float = attrs.field(
+        default=0.0, validator=at_least(0, at_most=1e9), metadata={MISSING_MEANS: 0.0, **SCALES_WITH_STEPS}
+    )
+    activation_checkpointing: bool = attrs.field(default=False, metadata={MISSING_MEANS: False})
 
 
 @attrs.frozen(kw_only=True)

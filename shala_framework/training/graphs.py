@@ -24,12 +24,16 @@ Notes = Callable[[str], None]
 
 
 def can_capture(stage: Trainable[Any], settings: Stage) -> bool:
-    """Return whether steps may be captured: on one CUDA device, without micro-batches and compiled networks."""
+    """Return whether steps may be captured: on one CUDA device, without micro-batches and compiled networks.
+
+    Nor may they be with activation checkpointing, which reads the state of the random generator.
+    """
     modules = stage.module.modules()
     return (
         next(stage.module.parameters()).is_cuda
         and world_size() == 1
         and settings.micro_batches == 1
+        and not getattr(stage.module, "recomputes", False)
         and not any(module._compiled_call_impl is not None for module in modules)
     )
 

@@ -53,7 +53,9 @@ def make_optimizers(
     if matrices:
         optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay, dtype=matrix_dtype))
     if rest:
-        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True, capturable=capturable))
+        # The meta device, on which costs are counted, has no fused form.
+        form = {"foreach": True} if parameters[0].is_meta else {"fused": True}
+        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), capturable=capturable, **form))
     return optimizers
 
 

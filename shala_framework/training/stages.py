@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.plugin.modality import counts_values
 from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.support.distributed.processes import barrier, mean_of
+from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
@@ -36,6 +38,7 @@ class AutoencoderTraining(RowBatches):
             that rows have.
         likelihood_weights: Weight of each modality's log-likelihood.
         loss_unit: Nats by which the loss is divided.
+        average: Moving average of the weights, which is then measured and kept in their place; None without one.
         kept: Weights with the lowest loss on held-out rows so far.
     """
 
@@ -55,6 +58,9 @@ class AutoencoderTraining(RowBatches):
         self.module: nn.Module = autoencoder
         self.settings = settings
         self.held_out, self.precision = held_out, precision
+        autoencoder.recomputes = settings.activation_checkpointing
+        halflife = settings.ema_halflife_steps
+        self.average = MovingAverage(autoencoder, halflife, trained_only=True) if halflife else None
         self.kept = BestWeights(self.name, settings, self._trained(), validated=held_out is not None)
         self._weigh({name: float(math.prod(modality.shape)) for name, modality in autoencoder.modalities.items()})
 
@@ -125,6 +131,8 @@ class AutoencoderTraining(RowBatches):
         return terms
 
     def after_step(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update(step)
         self.kept.after_step(step)
 
     @torch.no_grad()
@@ -132,16 +140,18 @@ class AutoencoderTraining(RowBatches):
         """Return figures of held-out rows with all weights at 1, and `loss`, which decides which weights are kept.
 
         `loss` is the loss of training with the final weight of the KL term, so that figures during the warm-up compare
-        with later ones. The draws are the same in each validation, for the same reason.
+        with later ones. The draws are the same in each validation, for the same reason. If there is a moving average of
+        the weights, it is what is measured and kept.
         """
         if self.held_out is None:
             return {}
         self.module.eval()
         figures: dict[str, float] = {}
-        for terms in (self._held_out_terms, self._held_out_loss):
-            torch.manual_seed(0)
-            figures |= self.means(self.held_out, self.settings.batch_size, terms)
-        self.kept.add(figures["loss"], self._trained())
+        with self.average.applied() if self.average is not None else nullcontext():
+            for terms in (self._held_out_terms, self._held_out_loss):
+                torch.manual_seed(0)
+                figures |= self.means(self.held_out, self.settings.batch_size, terms)
+            self.kept.add(figures["loss"], self._trained())
         return figures
 
     def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
@@ -154,13 +164,19 @@ class AutoencoderTraining(RowBatches):
 
     def finish(self) -> str:
         """Give the module the weights to keep, and return what `BestWeights.finish` says."""
+        if self.average is not None:
+            self.average.copy_to_module()
         trained = self._trained()
         return self.kept.finish(trained, trained)
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {NUM_VALUES: torch.tensor(list(self.num_values.values()), dtype=torch.float64), **self.kept.state()}
+        counts = torch.tensor(list(self.num_values.values()), dtype=torch.float64)
+        average = self.average.state() if self.average is not None else {}
+        return {NUM_VALUES: counts, **average, **self.kept.state()}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         if NUM_VALUES in tensors:  # a state of a version that did not count goes on as it began
             self._weigh(dict(zip(self.num_values, tensors[NUM_VALUES].tolist(), strict=True)))
+        if self.average is not None:
+            self.average.load(tensors)
         self.kept.load(tensors)

@@ -17,8 +17,8 @@ from shala_text.vocabulary import PAD
 
 
 def computes_padding(tensor: Tensor) -> bool:
-    """Return whether padding is computed: on CUDA, and in exported programs."""
-    return tensor.is_cuda or torch.compiler.is_exporting()
+    """Return whether padding is computed: on CUDA, on the meta device (it has no values), in exported programs."""
+    return tensor.is_cuda or tensor.is_meta or torch.compiler.is_exporting()
 
 
 def without_common_padding(x_BL: Tensor) -> Tensor:

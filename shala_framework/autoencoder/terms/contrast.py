@@ -18,6 +18,7 @@ from shala_framework.autoencoder.stage_pass import Pass
 from shala_framework.autoencoder.terms.base import Term
 from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
+from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.distributed.processes import gather_rows
 
 
@@ -94,7 +95,7 @@ class ContrastTerm(Term):
         presence_BM: Tensor,
         log_scale: Tensor,
     ) -> Tensor:
-        with torch.autocast(answers_MBP.device.type, enabled=False):  # in bfloat16, logits of 100 have steps of 0.5
+        with without_autocast(answers_MBP.device):  # in bfloat16, logits of 100 have steps of 0.5
             scale = log_scale.exp().clamp_max(self.LARGEST_SCALE)
             total, num_pairs = 0 * scale, len(asked) * (presence_BM.shape[1] - 1)
             for i, asked_QP in asked.items():
