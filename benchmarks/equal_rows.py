@@ -2,18 +2,19 @@
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
         [--methods shala mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
-        [--set KEY=VALUE]... [--part I/N] [--dry-run]
+        [--set KEY=VALUE]... [--split test] [--part I/N] [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
-mixture and N(0, I). The same command resumes, and --part does one part of each sweep, as in a job array. Without it the
-command ends with the table: RESULTS/table.csv and RESULTS/table.tex, and printed.
+mixture and N(0, I), on test rows: stages keep their weights by validation rows. The same command resumes, and --part
+does one part of each sweep, as in a job array. Without it the command ends with the table: RESULTS/table.csv and
+RESULTS/table.tex, and printed.
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
 MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
---mld-dim). The terms that this framework adds to stage 1 are for its own method alone. MMVAE decodes 30 latents for
-each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that number, and the table then is
-not of the published setting.
+--mld-dim). The terms that this framework adds to stage 1 and the spec's KL weight are for its own method alone; the
+others weigh the KL term as their papers do. MMVAE decodes 30 latents for each expert, row and modality, so that its
+rows take longest; --mmvae-samples lowers that number, and the table then is not of the published setting.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from shala_framework.spec.schema import Spec
 OWN = "shala"
 METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
 WITHOUT_TERMS = {f"posterior.{term}_weight": "0" for term in ("contrast", "recognition", "texture")}
+AS_PUBLISHED = {"train.autoencoder.kl_weight": "1"}  # the methods' options have their published factors of the KL term
 WARMUP_SHARE = 0.1  # of the steps of stage 1, over which kl_weight grows
 MLD_JOINT_SHARE = "0.8"  # of the rows of stage 2 in which nothing is given, as published
 
@@ -45,6 +47,7 @@ class Settings:
         rows: Rows of stage 1.
         seeds: Seeds, separated by commas.
         changes: Further overrides of the spec, each as `KEY=VALUE`.
+        split: Split that is scored.
         part: Part of each sweep, as `I/N`.
         private_dim: Dimensions of the shared latent of MMVAE+ and CMVAE, and of each private one.
         mld_dim: Dimensions of each modality's latent of MLD.
@@ -56,6 +59,7 @@ class Settings:
     rows: int
     seeds: str
     changes: Sequence[str]
+    split: str
     part: str
     private_dim: int
     mld_dim: int
@@ -82,7 +86,7 @@ class Settings:
             "train.autoencoder.steps": str(steps),
             "train.autoencoder.kl_warmup_steps": str(max(1, int(WARMUP_SHARE * steps))),
             "evaluate.suite": "multimodal-vae",
-            **({} if method == OWN else WITHOUT_TERMS),
+            **({} if method == OWN else {**WITHOUT_TERMS, **AS_PUBLISHED}),
             **own.get(method, {}),
             **dict(text.split("=", 1) for text in self.changes),
         }
@@ -90,13 +94,15 @@ class Settings:
     def sweep(self, method: str, spec: Spec) -> list[str]:
         """Arguments of `shala` that train and evaluate a method's runs."""
         sets = [part for key, value in self.overrides(method, spec).items() for part in ("--set", f"{key}={value}")]
-        return ["sweep", str(self.spec), *sets, "--out", str(self.out / method), "--part", self.part]
+        rest = ["--split", self.split, "--out", str(self.out / method), "--part", self.part]
+        return ["sweep", str(self.spec), *sets, *rest]
 
     def comparison(self, methods: Sequence[str]) -> list[str]:
         """Arguments of `shala` that put all evaluated runs into one table."""
-        runs = [path.parents[1] for name in methods for path in self.out.glob(f"{name}/*/evaluation/validation.json")]
+        files = [path for name in methods for path in self.out.glob(f"{name}/*/evaluation/{self.split}.json")]
+        runs = sorted(str(path.parents[1]) for path in files)
         tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
-        return ["compare", *map(str, sorted(runs)), "--by", "posterior.method", *tables]
+        return ["compare", *runs, "--by", "posterior.method", "--split", self.split, *tables]
 
 
 def shala(arguments: Sequence[str], *, dry_run: bool) -> None:
@@ -115,6 +121,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="split that is scored")
     parser.add_argument("--part", default="1/1", metavar="I/N")
     parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+ and CMVAE, shared and of each modality")
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")

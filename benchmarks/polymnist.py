@@ -26,6 +26,7 @@ from torch import Tensor
 
 from shala_framework import ShaLa, train
 from shala_framework.model import PriorName
+from shala_framework.spec.schema import Train
 from shala_framework.support.machine import describe_machine
 
 NUM_JOINT = 2_000
@@ -65,6 +66,15 @@ class Recipe:
         """Make a model with a number of modalities."""
         sizes = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim, "feature_dim": FEATURE_DIM}
         return ShaLa(modalities(count), prior=self.prior, refine=self.refine, seed=self.seed, **sizes, **self.posterior)
+
+    def with_rows(self, rows: Mapping[str, int]) -> "Recipe":
+        """Return the recipe with the steps in which each stage sees a number of rows, by its batch size."""
+        tables = {"autoencoder": self.autoencoder, "prior": self.prior_stage, "refiner": self.refiner_stage}
+        defaults = {stage: getattr(Train(), stage).batch_size for stage in tables}
+        steps = {stage: rows[stage] // table.get("batch_size", defaults[stage]) for stage, table in tables.items()}
+        return attrs.evolve(
+            self, steps=steps["autoencoder"], prior_steps=steps["prior"], refiner_steps=steps["refiner"]
+        )
 
 
 def train_stage(

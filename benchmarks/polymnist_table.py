@@ -177,13 +177,13 @@ def calibration(model: ShaLa, x: Samples, trained_on: Samples, num_rows: int, se
 
 def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
     """Return a model whose stages are trained, or read where they were trained before."""
-    recipe = Recipe(
-        seed=seed, steps=args.rows // 64, prior_steps=args.prior_rows // 512, refiner_steps=args.refiner_rows // 64
-    )
+    recipe = Recipe(seed=seed)
     if args.kl_weight is not None:
         recipe.autoencoder["kl_weight"] = args.kl_weight
+    rows_of = {"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows}
+    recipe = recipe.with_rows(rows_of)
     model = recipe.model(len(x))
-    for stage, rows in {"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows}.items():
+    for stage, rows in rows_of.items():
         file = args.results / f"{stage}-seed{seed}.safetensors"
         if not rows:
             continue

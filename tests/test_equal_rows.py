@@ -37,6 +37,9 @@ def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
     assert by_method["mmvaeplus"]["posterior.latent_dim"] == by_method["cmvae"]["posterior.latent_dim"] == "96"
     assert by_method["mld"]["posterior.latent_dim"] == "320"
     assert [name for name, found in by_method.items() if "posterior.contrast_weight" not in found] == ["shala"]
+    weights = {name: found.get("train.autoencoder.kl_weight") for name, found in by_method.items()}
+    assert weights.pop("shala") is None, "the spec's KL weight is of the own method"
+    assert set(weights.values()) == {"1"}, "and multiplied the published factors of the others"
     assert lines[-1].startswith("shala compare")
     parts = benchmark(str(two_spec), "--out", "r", "--dry-run", "--part", "1/3").splitlines()
     assert all("--part 1/3" in line for line in parts)
@@ -45,7 +48,8 @@ def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
 def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
     """CSV and LaTeX of both methods under each prior, from runs of equal steps."""
     pytest.importorskip("shala_baselines")
-    changes = [part for text in (*TINY, "data.stand_in.options.missing=0.0") for part in ("--set", text)]
+    made = ("data.stand_in.options.missing=0.0", "data.stand_in.options.test=16")
+    changes = [part for text in (*TINY, *made) for part in ("--set", text)]
     benchmark(str(two_spec), "--out", "r", "--rows", "32", "--seeds", "3", "--methods", "shala", "mvtcae", *changes)
     rows = list(csv.DictReader(Path("r/table.csv").read_text().splitlines()))
     priors = {"diffusion", "mixture", "normal"}

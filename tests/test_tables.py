@@ -69,6 +69,25 @@ def test_a_sweep_skips_what_is_finished_and_ends_with_the_table(grid, capsys):
     assert " *" in out
 
 
+def test_a_finished_sweep_is_scored_on_test_rows_without_training(two_spec, capsys):
+    """Its weights stay, both evaluations count as finished, and a spec without test rows is refused first."""
+    words = ("sweep", two_spec, "--set", "seed=0", "--set", "data.stand_in.options.test=12", "--out", "grid")
+    assert call(capsys, *words)[0] == 0
+    weights = {path: path.stat().st_mtime_ns for path in Path("grid").glob("*/*.safetensors")}
+    status, out, _ = call(capsys, *words, "--split", "test")
+    assert status == 0
+    assert "joint samples; test split" in out
+    assert json.loads(Path("grid/seed-0_test-12/evaluation/test.json").read_text())["rows"] == 12
+    assert out.rstrip().endswith("--split test")
+    assert {path: path.stat().st_mtime_ns for path in Path("grid").glob("*/*.safetensors")} == weights
+    for split in ("test", "validation"):
+        assert "is finished already" in call(capsys, *words, "--split", split)[2]
+    head, _, rest = two_spec.read_text().partition("[data.stand_in]")
+    two_spec.write_text(head + rest[rest.index("[modality.first]") :])
+    status, _, err = call(capsys, "sweep", two_spec, "--set", "seed=0", "--out", "grid", "--split", "test")
+    assert (status, "two: the spec names no data.test, which --split test evaluates on" in err) == (2, True)
+
+
 def test_a_run_of_a_sweep_is_the_run_of_its_command(grid, tmp_path, capsys):
     """--dry-run prints one command for each run; a sweep's run has the same weights as the run alone, bit for bit."""
     status, out, _ = call(capsys, "sweep", "two.toml", *GRID, "--out", "grid", "--dry-run")

@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from shala_framework.cli.commands import (
     FILE,
     allow_pipe_flag,
@@ -24,13 +26,14 @@ from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.hints import shortened
 
 if TYPE_CHECKING:
-    from shala_framework.run.sweeping import SweptRun
+    from shala_framework.run.sweeping import EvaluatedSplit, SweptRun
 
 
 @verb(
     "  shala sweep specs/digits.toml --set posterior.latent_dim=16,32 --set seed=0,1,2\n"
     "  shala sweep specs/digits.toml --set seed=0,1,2 --set 'evaluate.guidance_scales=[1,2]' --out runs/seeds\n"
     "  shala sweep specs/digits.toml --set seed=0,1,2,3 --part 2/4\n"
+    "  shala sweep specs/digits.toml --set posterior.method=shala,mvtcae --set seed=0,1,2 --split test\n"
 )
 @spec_argument
 @set_option(
@@ -39,12 +42,21 @@ if TYPE_CHECKING:
     "seed = [0, 1, 2]."
 )
 @option("--out", type=FILE, metavar="DIR", help="Folder of the runs' folders. [default: runs/<name of the spec>_sweep]")
+@option(
+    "--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to evaluate the runs on."
+)
 @option("--part", default="1/1", metavar="I/N", help="Do the Ith of N equal parts of the runs, from 1 on.")
 @from_option("Take every stage from this run whose settings agree.")
 @allow_pipe_flag
 @flag("--dry-run", "Print the command of each run, and stop.")
 def sweep(
-    spec: Path, overrides: tuple[str, ...], out: Path | None, part: str, take_from: Path | None, dry_run: bool
+    spec: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    split: "EvaluatedSplit",
+    part: str,
+    take_from: Path | None,
+    dry_run: bool,
 ) -> None:
     """Train and evaluate a grid of runs one after another and compare them; finished runs are skipped."""
     number, parts = _parse_part(part)
@@ -52,14 +64,14 @@ def sweep(
         raise DataError("expected one process, got several; --dry-run prints commands to start each run under torchrun")
     from shala_framework.run.sweeping import plan_sweep
 
-    runs = plan_sweep(spec, overrides, out)
+    runs = plan_sweep(spec, overrides, out, split)
     own = runs[number - 1 :: parts]
     if dry_run:
         for run in own:
             say(_command(spec, run, take_from))
         return
     failed = _work(spec, own, len(runs), take_from)
-    _compare(runs)
+    _compare(runs, split)
     if failed:
         listed = "\n".join(f"  {line}" for line in failed)
         raise DataError(f"{len(failed)} of {len(own)} runs failed; the same command tries them again:\n{listed}")
@@ -87,7 +99,7 @@ def _work(spec: Path, runs: Sequence["SweptRun"], total: int, take_from: Path | 
     return failed
 
 
-def _compare(runs: Sequence["SweptRun"]) -> None:
+def _compare(runs: Sequence["SweptRun"], split: "EvaluatedSplit") -> None:
     """Print the table of all runs that are finished, those of other parts included."""
     from shala_framework.cli.compare import print_comparison
     from shala_framework.run.comparing import compare_runs
@@ -98,10 +110,10 @@ def _compare(runs: Sequence["SweptRun"]) -> None:
     if not folders:
         return
     try:
-        print_comparison(compare_runs(folders))
+        print_comparison(compare_runs(folders, (), split))
     except ShalaError as error:
         remark(f"no comparison: {error}")
-    say(f"shala compare {' '.join(shlex.quote(str(folder)) for folder in folders)}")
+    say(shlex.join(["shala", "compare", *map(str, folders), *(["--split", split] if split != "validation" else [])]))
 
 
 def _command(spec: Path, run: "SweptRun", take_from: Path | None) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -17,10 +17,11 @@ from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.spec.seed_list import seeds_to_sweep
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.errors import CheckpointError, DataError
-from shala_framework.support.json_files import dump_json, read_json
+from shala_framework.support.json_files import check_shape, dump_json, read_json
 from shala_framework.support.progress import Reporter
 
 FINISHED_FILE = "finished.json"
+EvaluatedSplit = Literal["validation", "test"]
 _EVALUATES_ITSELF = "evaluate.at_end=false"  # without a limit that depends on the speed, so that counts are equal
 
 
@@ -32,31 +33,39 @@ class SweptRun:
         folder: Folder of the run.
         overrides: Values that distinguish the run, each as `KEY=VALUE`.
         loaded: Spec of the run.
+        split: Split that the run is evaluated on.
     """
 
     folder: Path
     overrides: tuple[str, ...]
     loaded: LoadedSpec
+    split: EvaluatedSplit = "validation"
 
     def is_finished(self) -> bool:
-        """Return whether the run is trained and evaluated by this spec."""
+        """Return whether the run is trained and evaluated by this spec, on this split."""
+        return self.split in self._finished_splits()
+
+    def _finished_splits(self) -> list[str]:
+        """Splits that the run, trained by this spec, is done with; none if it is not trained by it."""
         path = self.folder / FINISHED_FILE
         if not path.is_file():
-            return False
+            return []
         try:
             shape = {"spec": dict, "stages": [str]}
             found = read_json(path, shape, error=CheckpointError, advice="the run is finished again")
-        except CheckpointError:
-            return False
+            splits = found.get("splits", ["validation"])  # all that earlier versions evaluated on
+            check_shape(splits, [str])
+        except (CheckpointError, ValueError):
+            return []
         trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
-        return bool(with_later_keys(found["spec"]) == self._spec()) and trained
+        return splits if trained and with_later_keys(found["spec"]) == self._spec() else []
 
     def is_evaluated(self) -> bool:
         """Return whether it has an evaluation to compare."""
-        return (self.folder / EVALUATION_FOLDER / "validation.json").is_file()
+        return (self.folder / EVALUATION_FOLDER / f"{self.split}.json").is_file()
 
     def work(self, reporter: Reporter, *, command: str = "", take_from: Path | None = None) -> None:
-        """Train the stages that are not trained yet, sample, write the report and evaluate on validation rows.
+        """Train the stages that are not trained yet, sample, write the report and evaluate on rows of the split.
 
         Args:
             reporter: Receives progress.
@@ -66,14 +75,15 @@ class SweptRun:
         Raises:
             ShalaError: As for `Experiment.run` and `evaluate_run`.
         """
+        splits = self._finished_splits()
         experiment = Experiment(self.loaded, self.folder, reporter, command=command, take_from=take_from)
         experiment.run()
         model, settings = experiment.model, self.loaded.spec.evaluate
-        if split_urls(model.spec.data, "validation", self.folder if model.synthetic else None):
+        if split_urls(model.spec.data, self.split, self.folder if model.synthetic else None):
             evaluate_run(
                 model,
                 self.folder,
-                "validation",
+                self.split,
                 settings,
                 seconds=60 * settings.minutes if settings.minutes is not None else None,
                 seed=self.loaded.spec.seed,
@@ -81,8 +91,8 @@ class SweptRun:
             )
             experiment.report.write()
         else:
-            reporter.note(f"{self.folder} is not evaluated: its spec names no data.validation")
-        done = {"spec": self._spec(), "stages": sorted(model.stages)}
+            reporter.note(f"{self.folder} is not evaluated: its spec names no data.{self.split}")
+        done = {"spec": self._spec(), "stages": sorted(model.stages), "splits": sorted({*splits, self.split})}
         write_file(self.folder / FINISHED_FILE, dump_json(done))
 
     def _spec(self) -> Any:
@@ -90,7 +100,9 @@ class SweptRun:
         return json.loads(json.dumps(spec))
 
 
-def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> list[SweptRun]:
+def plan_sweep(
+    spec: Path, texts: Sequence[str], out: Path | None = None, split: EvaluatedSplit = "validation"
+) -> list[SweptRun]:
     """Read the spec of every run of a sweep, so that a mistake in any is found before the first one trains.
 
     Args:
@@ -98,10 +110,11 @@ def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> lis
         texts: Keys with their values, as `make_grid` takes them. If the spec has a list of seeds and they have no seed,
             each seed of the list varies fastest.
         out: Folder of the runs' folders; None is `runs/<name of the spec>_sweep`.
+        split: Split that the runs are evaluated on.
 
     Raises:
         SpecError: A key or value is wrong; it lists what is wrong with the first such run.
-        DataError: There are neither keys nor a list of seeds.
+        DataError: There are neither keys nor a list of seeds, or a spec has no test rows and the split is "test".
     """
     texts = [*texts, *seeds_to_sweep(spec, texts)]
     if not texts:
@@ -111,8 +124,14 @@ def plan_sweep(spec: Path, texts: Sequence[str], out: Path | None = None) -> lis
         )
     points: list[GridPoint] = make_grid(texts)
     loaded = [read_spec(spec, (*point.overrides, _EVALUATES_ITSELF)) for point in points]
+    for found in loaded:
+        if split == "test" and not found.spec.data.test and found.spec.data.stand_in is None:
+            raise DataError(
+                f"{found.spec.name}: the spec names no data.test, which --split test evaluates on; "
+                "name the test shards, or leave --split out"
+            )
     base = out or Path("runs") / f"{loaded[0].spec.name}_sweep"
     return [
-        SweptRun(folder=base / point.name, overrides=point.overrides, loaded=found)
+        SweptRun(folder=base / point.name, overrides=point.overrides, loaded=found, split=split)
         for point, found in zip(points, loaded, strict=True)
     ]

@@ -109,6 +109,7 @@ class TwoFloats(Modality):
 class MadeOptions:
     train: int = attrs.field(default=256, validator=at_least(1, at_most=1_000_000))
     validation: int = attrs.field(default=16, validator=at_least(0, at_most=1_000_000))
+    test: int = attrs.field(default=0, validator=at_least(0, at_most=1_000_000))
     missing: float = attrs.field(default=0.0, validator=between(0, 1))
     attributes: bool = False
 
@@ -122,7 +123,7 @@ class Made(Dataset):
 
     def samples(self, source: Path | None, account: Account) -> Iterator[Sample]:
         generator = np.random.default_rng(0)
-        for split in ("train", "validation"):
+        for split in ("train", "validation", "test"):
             for n in range(getattr(self.options, split)):
                 angle = generator.uniform(0, 2 * math.pi)
                 a = [3 + math.cos(angle), math.sin(angle)]
