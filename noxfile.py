@@ -28,6 +28,7 @@ DOCS_TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.
 WHEEL_TOOLS = ["build>=1.2", "twine>=6.1"]
 EXTRAS = {  # of each package, those whose libraries some tests need
     ".": "hub,onnx",
+    "plugins/shala-datasets": "huggingface,parquet",
     "plugins/shala-image": "timm,torchvision,transformers",
     "plugins/shala-mlflow": "mlflow",
     "plugins/shala-text": "transformers",
@@ -155,8 +156,9 @@ def browser(session: nox.Session) -> None:
 def extras(session: nox.Session) -> None:
     """Tests that need optional libraries, which others skip."""
     install(session, *TEST_TOOLS, packages=(".", *PLUGINS))
-    pip(session, "install", *(f"{wheel_of[folder]}[{names}]" for folder, names in EXTRAS.items()))
-    files = ("tests/test_export.py", "tests/test_hub.py", "tests/test_pretrained.py")
+    pip(session, "install", "pandas", *(f"{wheel_of[folder]}[{names}]" for folder, names in EXTRAS.items()))
+    files = ("tests/test_export.py", "tests/test_hub.py", "tests/test_pretrained.py", "tests/test_tables.py")
+    files += tuple(f"plugins/shala-datasets/tests/{name}" for name in ("test_folder_rows.py", "test_huggingface.py"))
     folders = ("plugins/shala-image", "plugins/shala-mlflow", "plugins/shala-text", "plugins/shala-wandb")
     run_tests(session, *files, *folders)
 

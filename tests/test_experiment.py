@@ -209,6 +209,8 @@ def test_sample_verb_writes_files(two_spec, finished_run, capsys, command_enviro
     manifest = json.loads(Path("s/manifest.json").read_text())
     assert manifest["given"] == {"first": "one.a"}
     assert [entry["row"] for entry in manifest["samples"]] == ["one"] * 3
+    assert manifest["num"] == 3
+    assert not {"num_joint", "num_rows", "num_samples"} & manifest["settings"].keys(), "they are of a run's own samples"
     listed = [Path("s") / file for entry in manifest["samples"] for file in entry["files"]["second"]]
     assert sorted(p.name for p in listed) == sorted(f"one_{i}.second.json" for i in range(3))
     assert all(path.exists() for path in listed)

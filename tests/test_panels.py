@@ -27,6 +27,19 @@ def test_a_page_is_as_wide_as_its_text_needs() -> None:
     assert (sheet("clear lungs " * 11 + "dense lungs ") != long).any()
 
 
+def test_a_text_is_level_with_its_label() -> None:
+    """One line is halfway up its tile, and a full page lies within it."""
+    for text, level in (("seven", True), ("clear lungs " * 400, False)):
+        tile = sheet(text)[26 : 26 + 96]
+        start = 12 + _text_width("a text")
+        dark = [np.flatnonzero((part < 128).all(2).any(1)) for part in (tile[:, :start], tile[:, start:])]
+        middles = [(rows[0] + rows[-1]) / 2 for rows in dark]
+        assert abs(middles[0] - middles[1]) < 4
+        assert (dark[1][-1] - dark[1][0] < 16) == level
+        assert dark[1][0] > 0
+        assert dark[1][-1] < 95
+
+
 def test_a_text_that_is_cut_says_so() -> None:
     """If the text continues, its last visible line ends in an ellipsis; otherwise it does not."""
     fitting = next(n for n in range(1, 400) if len(_wrapped("lungs " * (n + 1), 8 * 96 - 12)) > PAGE_LINES)

@@ -14,6 +14,7 @@ def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
     phases = RunPhases(["reading", "training", "samples"], reporter)
     with phases.phase("reading"):
         pass
+    phases.expect({"samples": 3600.0})
     with phases.phase("training"):
         phases.expect({"samples": 3600.0, "evaluation": 9e9})
         reporter.begin("training", 100)
@@ -22,8 +23,8 @@ def test_a_run_says_what_its_phases_are_and_when_the_last_will_end(capsys):
         before = time.time()
         reporter.advance(50)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "phase 1/3, reading of: reading, training, samples"
-    assert lines[1] == "phase 2/3, training"
+    assert lines[0] == "phase 1/3: reading, then training, samples"
+    assert lines[1] == "phase 2/3: training", "without an end, which is not known before the first steps"
     (told,) = (line for line in lines if "50/100" in line)
     ends = re.search(r"0:30 left, the run ends about (\d\d:\d\d:\d\d)", told)[1]
     expected = {time.strftime("%H:%M:%S", time.localtime(before + 3630 + late)) for late in range(-1, 4)}
@@ -41,6 +42,12 @@ def test_an_unknown_phase_makes_the_end_a_lower_bound(capsys):
     phases.expect({"evaluation": 20.0})
     assert "about" in reporter.run.describe(5.0)
     capsys.readouterr()
+    reporter.begin("training", 600)
+    reporter.begin("training", 600, done=100)
+    reporter.begin("fitting", None)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: starts, 600 steps", "training: starts at 100 of 600 steps", "fitting: starts",
+    ]  # fmt: skip
 
 
 def test_a_run_that_has_become_slow_says_so_once():

@@ -1,5 +1,6 @@
 """The parts of a release: one version everywhere, and metadata that a package index accepts."""
 
+import ast
 import re
 from datetime import date
 from pathlib import Path
@@ -50,3 +51,29 @@ def test_metadata_are_complete(path):
     assert found["license"] == "Apache-2.0"
     assert found["description"]
     assert found["requires-python"] == project(PROJECTS[0])["requires-python"]
+
+
+def test_the_base_installation_stays_light():
+    """What one modality, tracker or verb needs belongs in a plugin or in an extra: the core's own list is fixed."""
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in project(PROJECTS[0])["dependencies"]}
+    assert names == {
+        "attrs", "av", "braceexpand", "cattrs", "click", "fsspec", "jinja2", "matplotlib", "numpy", "pillow", "plotly",
+        "pluggy", "rich", "safetensors", "scikit-learn", "tomli", "tomli-w", "torch", "webdataset",
+    }  # fmt: skip
+
+
+def test_every_extra_is_installed_by_a_session_that_tests_it():
+    """The session extras has all of them; the page of `shala explore` has the session browser."""
+    declared = {
+        (path.parent.relative_to(ROOT).as_posix(), name)
+        for path in PROJECTS
+        for name in project(path).get("optional-dependencies", {})
+    }
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    extras = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXTRAS"
+    )
+    tested = {(folder, name) for folder, names in extras.items() for name in names.split(",")}
+    assert declared == tested | {(".", "explore")}

@@ -102,9 +102,11 @@ class _Run:
         if before is not None and before.current == outlook.current:
             return ""
         self.phase_start = time.perf_counter()
-        listed = "" if before is not None else f" of: {', '.join(outlook.phases)}"
-        end = f"; {self.describe(None)}" if before is not None and outlook.later_seconds else ""
-        return f"phase {outlook.current + 1}/{len(outlook.phases)}, {outlook.phases[outlook.current]}{listed}{end}"
+        later = ", ".join(outlook.phases[outlook.current + 1 :])
+        listed = f", then {later}" if before is None and later else ""
+        end = self.describe(None) if before is not None and outlook.later_seconds else ""
+        line = f"phase {outlook.current + 1}/{len(outlook.phases)}: {outlook.phases[outlook.current]}{listed}"
+        return f"{line}; {end}" if end else line
 
     def describe(self, task_seconds: float | None) -> str:
         """Describe when the run will end, given the remaining seconds of the current task; empty if unknown."""
@@ -190,8 +192,8 @@ class LogProgress:
     def begin(self, title: str, total: int | None, unit: str = "step", done: int = 0) -> None:
         self.task = _Task(title, total, unit, done)
         self.printed = time.perf_counter()
-        of = f" of {total} {unit}s" if total is not None else ""
-        remark(f"{title}: starts at {done}{of}" if done else f"{title}: starts{of}")
+        parts = [f"starts at {done}" if done else "starts", *([] if total is None else [f"{total} {unit}s"])]
+        remark(f"{title}: {(' of ' if done else ', ').join(parts)}")
 
     def advance(self, done: int, terms: Mapping[str, float] | None = None) -> None:
         task = self.task

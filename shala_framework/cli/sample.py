@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shala_framework.model import ShaLa
     from shala_framework.plugin.modality import Modality
 
+OF_A_RUN = ("num_joint", "num_rows", "num_samples")  # numbers of the samples that a run writes at its end
 MANIFEST = "manifest.json"
 MOST_SAMPLES = 4096
 
@@ -108,7 +109,8 @@ def sample(
         "synthetic": model.synthetic,
         "given": dict(item.split("=", 1) for item in given),
         "seed": seed,
-        "settings": unstructure(settings),
+        "num": num,
+        "settings": {key: value for key, value in unstructure(settings).items() if key not in OF_A_RUN},
         "refined": list(model.refined_names) if refine else [],
         "samples": writer.written,
     }

@@ -125,7 +125,9 @@ def _text_page(text: str) -> np.ndarray:
     if len(lines) > PAGE_LINES:
         lines = [*lines[: PAGE_LINES - 1], f"{lines[PAGE_LINES - 1]} ..."]
     page = Image.new("RGB", (width, TILE), PAPER)
-    ImageDraw.Draw(page).multiline_text((6, 4), "\n".join(lines), fill=INK, font=_font(), spacing=2)
+    # Halfway up, as the label beside it.
+    where = (6, TILE / 2)
+    ImageDraw.Draw(page).multiline_text(where, "\n".join(lines), fill=INK, font=_font(), spacing=2, anchor="lm")
     return np.asarray(page)
 
 

@@ -19,7 +19,7 @@ from shala_datasets.cells import FIELD, LONGEST_FIELD, check_fields, text_of
 from shala_datasets.files import check_folder, count, examples, listed, printable, read_or_leave_out, walk
 from shala_datasets.folder_names import describes_the_set, left_by_a_system, safe_key, split_folders, split_of
 from shala_datasets.folder_rows import TableRows, samples_of_rows
-from shala_datasets.folder_table import SPLITS, Columns, Facts, choose_columns, read_facts
+from shala_datasets.folder_table import SPLITS, Columns, Facts, choose_columns, note_unused, read_facts
 from shala_datasets.parquet import RowTable, is_table, open_table
 from shala_datasets.splits import check_share, divide_by_hash
 from shala_datasets.tables import MISSING
@@ -290,6 +290,7 @@ class Folder(Dataset):
         table = open_table(self._table_path(source))
         columns = self._columns(table)
         facts = read_facts(table, columns, found, source, account, options.missing_cells)
+        note_unused(table, columns, account)
         self._note_missing_cells(account, table, columns)
         if not facts:
             few = [str(path.relative_to(source)) for paths in found.values() for path in paths.values()][:10]

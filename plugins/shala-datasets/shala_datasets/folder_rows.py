@@ -11,7 +11,7 @@ import attrs
 from shala_datasets.cells import FIELD, LONGEST_FIELD, embedded_file, text_of
 from shala_datasets.files import count, printable, read_or_leave_out
 from shala_datasets.folder_names import safe_key
-from shala_datasets.folder_table import Columns, Facts, facts_of
+from shala_datasets.folder_table import Columns, Facts, facts_of, note_unused
 from shala_datasets.parquet import RowTable
 from shala_framework.plugin import Account, DataError, Sample
 
@@ -143,6 +143,7 @@ def samples_of_rows(
             f'numbers) or path_columns (of files), such as --set \'columns={{"{free[0]}" = "txt"}}\'; the columns are '
             f"{', '.join(map(repr, table.columns))}"
         )
+    note_unused(table, columns, account)
     tally: Counter[str] = Counter()
     fields_of: Counter[str] = Counter()
     for sample in rows.samples(divide(rows.facts())):

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from shala_datasets.cells import EVERY_OTHER, CellFields, text_of
-from shala_datasets.files import printable
+from shala_datasets.files import examples, printable
 from shala_datasets.parquet import RowTable
 from shala_datasets.tables import MISSING
 from shala_framework.plugin import Account, DataError
@@ -127,6 +127,19 @@ def choose_columns(
     table.require(paths, "option path_columns")
     written = dict.fromkeys(text, "txt") | dict(fields)
     return attrs.evolve(chosen, fields=CellFields.of_table(written, table.columns, chosen.names, missing))
+
+
+def note_unused(table: RowTable, columns: Columns, account: Account) -> None:
+    """Note the columns that nothing reads, which may be forgotten ones or misspelt defaults.
+
+    Args:
+        table: Table to read.
+        columns: Result of `choose_columns`.
+        account: Receives the note.
+    """
+    if unused := [name for name in table.columns if name not in columns.names]:
+        what = "column" if len(unused) == 1 else "columns"
+        account.note(f"{printable(table.path.name)}: {what} not used: {examples(list(map(repr, unused)))}")
 
 
 def read_facts(

@@ -389,6 +389,7 @@ def test_real_xrays_and_notes_through_options_alone() -> None:
     assert min(Counter(sample.split for sample in samples.values()).values()) >= 40
     assert samples["images256_auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus"].label == "COVID-19"
     assert notes[0].startswith("5 rows left out, a second, different row for the same sample")
-    assert notes[1:] == ["111 of 648 samples without txt"]
+    assert notes[1].startswith("pairs.csv: columns not used: ")
+    assert notes[2:] == ["111 of 648 samples without txt"]
     again, _ = read(REAL, **options)
     assert json.dumps(list(again)) == json.dumps(list(samples))

@@ -76,6 +76,7 @@ def test_each_row_that_names_files_is_a_sample(pictures: Path, alone: bool) -> N
     ]  # fmt: skip
     assert notes == [
         "rows.csv: cells taken as blank (option missing_cells): 'NA' (2), 'nan' (1)",
+        "rows.csv: column not used: 'age'",
         "1 file left out, cannot read the file: No such file or directory: img/9.JPG",
         "2 rows left out, no value in the columns of fields: rows.csv line 6 (000005), rows.csv line 7 (000006)",
         "1 file left out, outside the folder of the set: rows.csv line 7 (../secret.txt)",
@@ -96,6 +97,8 @@ def test_columns_become_fields_beside_files(pictures: Path) -> None:
     assert json.loads(found["img_1"].fields["table.json"]) == {"age": "8"}
     assert "txt" not in found["img_1"].fields
     assert not any("fields with a dot" in note for note in notes)
+    _, notes = read(pictures, table="rows.csv", key_column="photo", columns={"caption": "txt"})
+    assert "rows.csv: columns not used: 'mask', 'price', 'age'" in notes, "label is a column that is read by default"
 
 
 def test_a_table_alone_is_packed_as_rows(tmp_path: Path) -> None:
