@@ -103,8 +103,9 @@ class Canvas(nn.Module):
         self.leave = convolution(between, channels, 1)
 
     def forward(self, z_BD: Tensor) -> Tensor:
-        h_BK: Tensor = self.layers(z_BD).unflatten(1, (-1, *self.places))
-        return self.leave(nn.functional.silu(h_BK))
+        h_BK = nn.functional.silu(self.layers(z_BD).unflatten(1, (-1, *self.places)))
+        map_BK: Tensor = self.leave(h_BK)
+        return map_BK
 
 
 class RefinerUNet(nn.Module):
