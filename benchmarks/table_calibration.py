@@ -69,7 +69,7 @@ class World:
         uniform = generator.random(count)
         category = (uniform[:, None] > self.of_category[label].cumsum(1)).sum(1).clip(0, CATEGORIES - 1)
         known = generator.random((count, NUMBERS + 1)) >= MISSING_SHARE
-        return Rows(label, numbers, category, known)
+        return Rows(label, latent, numbers, category, known)
 
     def conditional(
         self, numbers: np.ndarray, known: np.ndarray, target: int, label: int | None, category: int | None
@@ -93,9 +93,10 @@ class World:
 
 @attrs.frozen(eq=False)
 class Rows:
-    """Rows of the world: label [N], numbers of table and vector [N, 14], category [N], known cells [N, 9]."""
+    """Rows of the world: label [N], t [N, 3], numbers of table and vector [N, 14], category [N], known cells [N, 9]."""
 
     label: np.ndarray
+    latent: np.ndarray
     numbers: np.ndarray
     category: np.ndarray
     known: np.ndarray
