@@ -146,6 +146,7 @@ def _differs(loaded: Any, data: bytes, *, compared: bool) -> str:
     if unstructure(again) != unstructure(loaded.spec) and loaded.spec.data.cache is None:
         return "another spec by way of JSON"
     raw = tomli.loads(data.decode("utf-8-sig"))
+    raw.pop("profile", None)  # values for other settings, which are not those of the spec unless asked for
     if not compared or any("{" in name for name in raw["modality"]):
         return ""
     return ", ".join(_missing(raw, saved, ""))

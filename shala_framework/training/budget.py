@@ -173,7 +173,9 @@ def resized(settings: AnyStage, steps: int, validations: int | None = None) -> A
             value = getattr(settings, field.name)
             scaled = value * steps / settings.steps
             least = 0 if value == 0 else 1
-            changes[field.name] = max(least, scaled) if isinstance(value, float) else max(least, math.ceil(scaled))
+            changes[field.name] = (
+                max(float(least), scaled) if isinstance(value, float) else max(least, math.ceil(scaled))
+            )
     if validations is not None:
         changes["save_every_steps"] = -(-steps // validations)
     return attrs.evolve(settings, **changes)
