@@ -56,6 +56,18 @@ class LatentStore:
         default=attrs.Factory(lambda self: self.h_NMF.new_zeros(len(self.h_NMF), 0, 0, 0), takes_self=True)
     )
 
+    @classmethod
+    def blank(
+        cls, num_rows: int, *, latent_dim: int, num_modalities: int, feature_dim: int, device: torch.device
+    ) -> "LatentStore":
+        """Return complete rows of zeros, on which a step of stage 2 costs what it costs on real ones."""
+        return cls(
+            torch.zeros(num_rows, latent_dim, device=device),
+            torch.zeros(num_rows, latent_dim, device=device),
+            torch.zeros(num_rows, num_modalities, feature_dim, device=device),
+            torch.ones(num_rows, num_modalities, dtype=torch.bool, device=device),
+        )
+
     def __len__(self) -> int:
         return len(self.mean_ND)
 

@@ -204,12 +204,13 @@ def _autoencoder_stage(
 def _prior_stage(
     model: ShaLa, precision: Precision, networks: Any, num_rows: int, device: torch.device
 ) -> tuple[Any, Any]:
-    table, modalities, prior = model.spec.posterior, len(model.names), networks[1]
-    latents = LatentStore(
-        torch.zeros(num_rows, table.latent_dim, device=device),
-        torch.zeros(num_rows, table.latent_dim, device=device),
-        torch.zeros(num_rows, modalities, table.feature_dim, device=device),
-        torch.ones(num_rows, modalities, dtype=torch.bool, device=device),
+    table, prior = model.spec.posterior, networks[1]
+    latents = LatentStore.blank(
+        num_rows,
+        latent_dim=table.latent_dim,
+        num_modalities=len(model.names),
+        feature_dim=table.feature_dim,
+        device=device,
     )
     held_out = _held_out(model, latents)
     stage = PriorTraining(prior, model.spec.prior, model.spec.train.prior, latents, held_out, precision=precision)

@@ -132,13 +132,14 @@ class RunTraining:
     def measure_prior(self, seconds: float) -> StageCost:
         """Measure a step of stage 2 on artificial latents and clusters, because real ones need a trained stage 1."""
         prior, table, settings = self.model.prior, self.model.spec.posterior, self.model.spec.train.prior
-        count, modalities = settings.batch_size, len(self.model.names)
-        latents = LatentStore(
-            torch.zeros(count, table.latent_dim),
-            torch.zeros(count, table.latent_dim),
-            torch.zeros(count, modalities, table.feature_dim),
-            torch.ones(count, modalities, dtype=torch.bool),
-        ).to(self.device)
+        count = settings.batch_size
+        latents = LatentStore.blank(
+            count,
+            latent_dim=table.latent_dim,
+            num_modalities=len(self.model.names),
+            feature_dim=table.feature_dim,
+            device=self.device,
+        )
         held_out = latents if self.data.held_out() is not None else None
         with prior.mixture.supposed(SUPPOSED_CLUSTERS), self._compiled([prior.network, prior.guide]):
             stage = PriorTraining(prior, self.model.spec.prior, settings, latents, held_out, precision=self.precision)

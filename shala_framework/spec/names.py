@@ -18,16 +18,23 @@ def names_files(_: Any, __: Any, name: str, most: int = LONGEST_RUN) -> None:
         raise ValueError(f"expected at most {most} characters (it names files), got {shortened(name)}")
 
 
+def _wrong_names(tables: dict[str, Any]) -> list[Finding]:
+    """Return a finding for each table whose name cannot be part of a file's name."""
+    findings = []
+    for name in tables:
+        try:
+            names_files(None, None, name, LONGEST_NAME)
+        except ValueError as error:
+            findings.append(Finding((name,), str(error)))
+    return findings
+
+
 def modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
     """Validator: at least one table, valid names, and shared networks only for names with braces."""
     if not tables:
         raise ValueError("expected at least one [modality.<name>] table, got none")
-    findings = []
+    findings = _wrong_names(tables)
     for name, table in tables.items():
-        try:
-            names_files(_, __, name, LONGEST_NAME)
-        except ValueError as error:
-            findings.append(Finding((name,), str(error)))
         if table.share and not table.group:
             hint = 'such as [modality."view_{00..31}"]'
             findings.append(Finding((name, "share"), "only a table with braces in its name can share networks", hint))
@@ -37,12 +44,8 @@ def modality_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
 
 def profile_tables(_: Any, __: Any, tables: dict[str, Any]) -> None:
     """Validator: valid names, and no profile inside another."""
-    findings = []
+    findings = _wrong_names(tables)
     for name, table in tables.items():
-        try:
-            names_files(_, __, name, LONGEST_NAME)
-        except ValueError as error:
-            findings.append(Finding((name,), str(error)))
         findings += [
             Finding((name, key), "a profile cannot change this key")
             for key in table
