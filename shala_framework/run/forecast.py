@@ -18,6 +18,7 @@ import torch
 from shala_framework.data.latent_store import LatentStore
 from shala_framework.data.rows import Rows
 from shala_framework.model import ShaLa
+from shala_framework.run.training import SUPPOSED_CLUSTERS
 from shala_framework.spec.schema import Stage
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.modes import evaluating
@@ -86,6 +87,12 @@ def forecast(model: ShaLa) -> Forecast:
     device = resolve_device("cpu" if asked == "cuda" and not torch.cuda.is_available() else asked)
     precision = choose_precision(spec.train.precision, device)
     drawn = _drawn_rows(model)
+    with model.prior.mixture.supposed(SUPPOSED_CLUSTERS):
+        return _forecast(model, device, precision, drawn)
+
+
+def _forecast(model: ShaLa, device: torch.device, precision: Precision, drawn: dict[str, torch.Tensor]) -> Forecast:
+    spec = model.spec
     memo = {id(modality): modality for modality in model.modalities.values()}  # not copied
     networks = (model.autoencoder, model.prior, model.refiner)
     shapes = tuple(module.to(META) for module in copy.deepcopy(networks, memo))
