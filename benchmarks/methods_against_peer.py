@@ -1,7 +1,7 @@
 """Methods of shala-baselines and the same methods of MultiVae, with equal networks, data and steps on PolyMNIST.
 
     python benchmarks/methods_against_peer.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python
-        --results RESULTS [--methods mvtcae mopoe] [--steps 20000] [--seeds 0 1 2] [--threads 2]
+        --results RESULTS [--methods mvtcae mopoe] [--steps 20000] [--seeds 0 1 2] [--threads 2] [--device cpu]
 
 BENCH is the folder of the benchmark: judge.py scores, and peers.py has the peers' models. PEERS is a virtual
 environment with `multivae` installed. JUDGES.pt is written by `judge.py train`.
@@ -93,6 +93,7 @@ class Settings:
         steps: Steps of each training.
         seeds: Seeds.
         threads: Threads of each training.
+        device: Device of the trainings; samples are drawn on the CPU.
     """
 
     bench: Path
@@ -104,6 +105,7 @@ class Settings:
     steps: int
     seeds: Sequence[int]
     threads: int
+    device: str
 
 
 def with_weights(model: ShaLa, path: Path, x: Mapping[str, Tensor]) -> None:
@@ -147,15 +149,16 @@ def train_own(settings: Settings, method: str, seed: int, weights: Path, samples
     )
     train, test = ({n: x.float() / 255 for n, x in load_pictures(settings.data, s).items()} for s in ("train", "test"))
     with_weights(model, weights, test)
-    networks = model.autoencoder.train()
+    networks, device = model.autoencoder.train().to(settings.device), torch.device(settings.device)
 
     def loss_of(rows: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> Tensor:
-        x = {name: value[torch.from_numpy(rows)] for name, value in train.items()}
-        return -networks.bound(x, torch.ones(len(rows), NUM_MODALITIES, dtype=torch.bool)).value_B.mean()
+        x = {name: value[torch.from_numpy(rows)].to(device) for name, value in train.items()}
+        present = torch.ones(len(rows), NUM_MODALITIES, dtype=torch.bool, device=device)
+        return -networks.bound(x, present).value_B.mean()
 
     trained = (p for module in (networks.encoders, networks.decoders, networks.method) for p in module.parameters())
     figures = train_steps(trained, loss_of, len(train["m0"]), settings.steps, seed)
-    networks.eval()
+    networks.eval().cpu()
 
     def decoded(z_ND: Tensor) -> dict[str, Tensor]:
         parts = [networks.decode(z_KD) for z_KD in z_ND.split(CHUNK)]
@@ -197,7 +200,7 @@ def run(settings: Settings, method: str, seed: int) -> dict[str, dict[str, float
     line = [
         *(str(settings.peers_python), str(HERE / "peer_steps.py"), str(settings.bench / "peers.py"), method),
         *(str(settings.data), str(stem), "--steps", str(settings.steps), "--seed", str(seed)),
-        *("--threads", str(settings.threads)),
+        *("--threads", str(settings.threads), "--device", settings.device),
     ]
     peer = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     trained = train_own(settings, method, seed, weights, own)
@@ -238,6 +241,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trainings")
     settings = Settings(**vars(parser.parse_args()))
     settings.results.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(settings.threads)

@@ -1,6 +1,7 @@
 """Train one model of the MultiVae library for a number of steps, for methods_against_peer.py.
 
     PEERS_ENVIRONMENT/bin/python benchmarks/peer_steps.py PEERS.py METHOD POLYMNIST.npz STEM --steps 20000 [--seed 0]
+        [--device cpu]
 
 It runs in an environment of its own, with multivae installed. PEERS.py is the benchmark's script, whose models and
 layers are used unchanged. STEM.weights.npz has the weights before training, and what the networks make of a few rows
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the training")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -96,14 +98,16 @@ def main() -> None:
             weights[f"mean/{i}"], weights[f"log_var/{i}"] = encoded.embedding.numpy(), encoded.log_covariance.numpy()
             weights[f"x/{i}"] = model.decoders[name](encoded.embedding).reconstruction.numpy()
     np.savez(f"{args.stem}.weights.npz", **weights)
-    model.train()
+    model.train().to(args.device)
 
     def loss_of(rows: NDArray[np.intp]) -> Tensor:
-        loss: Tensor = model(peers.dataset(train_x[:, rows])).loss
+        batch = peers.dataset(train_x[:, rows])
+        batch.data = {name: x.to(args.device) for name, x in batch.data.items()}
+        loss: Tensor = model(batch).loss
         return loss
 
     figures = train_steps(model.parameters(), loss_of, train_x.shape[1], args.steps, args.seed)
-    model.eval()
+    model.eval().cpu()
     np.savez(f"{args.stem}.npz", **peers.generate(model, train_x, test_x, "prior"))
     print(json.dumps(figures))
 
