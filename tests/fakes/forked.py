@@ -5,9 +5,11 @@ Each process that starts afresh imports torch for seconds, which is most of what
 
 import multiprocessing
 import os
+import runpy
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,12 @@ def _begin(environment: dict[str, str], output: Path, call: Callable[..., Any], 
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     call(*arguments)
+
+
+def run_script(path: Path, arguments: Sequence[str]) -> None:
+    """Run a file as `python PATH ARGUMENT ...` does."""
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def train_with_small_layers_sharded(arguments: list[str]) -> None:
