@@ -68,8 +68,9 @@ sys.exit(status)
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path, monkeypatch):
     """Start a script in two processes that form a group; kill those that still run at the end."""
+    monkeypatch.chdir(tmp_path)
     started = []
 
     def start(script, *arguments):
