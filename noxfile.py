@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
+"""Sessions: lint, types, tests, core, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
 
 An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
 which each installs what it is to see and removes what it is not.
@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -38,18 +39,23 @@ BROWSER_TOOLS = ["gradio>=5", "playwright>=1.45"]
 MOST_PROCESSES = "4"  # each holds torch, and up to 2 GB
 SHARED = Path(".nox/torch").absolute()
 WHEELS = Path(".nox/wheels").absolute()
+ALONE = Path(".nox/alone").absolute()  # each plugin's files in a folder of its own
+SLOWEST = ("shala-audio", "shala-datasets", "shala-image", "shala-video")  # tests, which begin first
 
 wheel_of: dict[str, str] = {}  # the wheel of each package of this project, built once by this call of nox
 installed: set[str] = set()  # packages of this project that are in the shared environment, after the wheels are built
 tools_installed: set[str] = set()  # by this call of nox
 
 
-def run(session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-    """Run a program of the shared environment, which is made on first use."""
+def run(
+    session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None, silent: bool = False
+) -> None:
+    """Run a program of the shared environment, which is made on first use; if silent, it prints when it has ended."""
     if not (SHARED / "bin" / "python").exists():
         session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
     path = os.pathsep.join([str(SHARED / "bin"), os.environ.get("PATH", "")])
-    session.run(str(SHARED / "bin" / program), *arguments, env={**(env or {}), "PATH": path}, external=True)
+    environment = {**(env or {}), "PATH": path}
+    session.run(str(SHARED / "bin" / program), *arguments, env=environment, silent=silent, external=True)
 
 
 def pip(session: nox.Session, command: str, *arguments: str) -> None:
@@ -92,14 +98,27 @@ def install(session: nox.Session, *tools: str, packages: tuple[str, ...]) -> Non
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
     """Run pytest on the installed packages from the checkout's root, a process for each core and a thread in each."""
-    environment = {
+    # Each process begins with tests in a row, so that most fixtures of a module are made once.
+    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
+    run(session, "pytest", *processes, *arguments, *session.posargs, env=environment_of_tests())
+
+
+def environment_of_tests() -> dict[str, str]:
+    """Return the variables that tests need."""
+    return {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",  # threads that wait by spinning slow down what else runs
         "SHALA_DATA": os.environ.get("SHALA_DATA", "../shared/data"),
     }
-    # Each process begins with tests in a row, so that most fixtures of a module are made once.
-    processes = ["--numprocesses", "auto", "--maxprocesses", MOST_PROCESSES, "--dist", "worksteal"]
-    run(session, "pytest", *processes, *arguments, *session.posargs, env=environment)
+
+
+def run_alone(session: nox.Session, plugin: str) -> None:
+    """Run a plugin's tests in one process, which finds the installed core and the plugin's wheel, unpacked."""
+    folder = ALONE / Path(plugin).name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.unpack_archive(wheel_of[plugin], folder, "zip")
+    environment = {**environment_of_tests(), "PYTHONPATH": str(folder)}
+    run(session, "pytest", "-p", "no:cacheprovider", plugin, *session.posargs, env=environment, silent=True)
 
 
 @nox.session
@@ -126,16 +145,24 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def core(session: nox.Session) -> None:
+    """The core's tests with everything installed: what the session `tests` runs beyond `plugins`."""
+    install(session, *TEST_TOOLS, packages=(".", *PLUGINS))
+    run_tests(session, "tests")
+
+
+@nox.session(venv_backend="none")
 def plugins(session: nox.Session) -> None:
     """The core's tests without any plugin, then each plugin's own with nothing but the core.
 
-    Tests marked "long" take minutes together and know no plugin, which a test checks: the session `tests` has run them.
+    Tests marked "long" take minutes together and know no plugin, which a test checks: `tests` and `core` run them.
     """
     install(session, *TEST_TOOLS, packages=(".",))
     run_tests(session, "tests", "-m", "not long")
-    for plugin in PLUGINS:
-        install(session, packages=(".", plugin))
-        run_tests(session, plugin)
+    # Several plugins at a time: to start the processes of pytest-xdist takes longer than the tests of most.
+    by_length = sorted(PLUGINS, key=lambda plugin: Path(plugin).name not in SLOWEST)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, int(MOST_PROCESSES))) as pool:
+        list(pool.map(lambda plugin: run_alone(session, plugin), by_length))
 
 
 @nox.session(venv_backend="none")

@@ -254,6 +254,8 @@ def bench(setting: Setting) -> Bench:
     torch.set_num_threads(1)  # a fork does not inherit the threads of its process
     for name in ("run.experiment", "report.page", "cli.run", "cli.pack", "cli.sample", "cli.report", "cli.evaluate"):
         importlib.import_module(f"shala_framework.{name}")
+    for name in ("sklearn.cluster", "torch._dynamo"):  # a run imports them when it first fits clusters and first trains
+        importlib.import_module(name)
     found = Bench(setting.folder)
     found.must(found.pack_line(setting.folder / "shards"))
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import LEAST_VALUES, ForkedGroup, train_with_small_layers_sharded
 from small_runs import StopAt, run
 
 from shala_framework.support.checkpoint import read_checkpoint
@@ -20,24 +21,25 @@ pytestmark = pytest.mark.long
 
 RUNNER = """\
 import sys
-from shala_framework.cli.main import main_run
-from shala_framework.support.distributed import sharded_layers as sharding
-sharding.LEAST_VALUES = 32
+from forked import train_with_small_layers_sharded
 if __name__ == "__main__":  # worker processes import this file
-    main_run(sys.argv[1:])
+    train_with_small_layers_sharded(sys.argv[1:])
 """
 
 
+def arguments_of(out, overrides):
+    return ["two.toml", "--out", out, *(text for override in overrides for text in ("--set", override))]
+
+
 @pytest.fixture
-def start(two_spec, command_environment, tmp_path):
-    """Start `shala-run two.toml` in several processes; kill those that still run at the end."""
+def launch(two_spec, command_environment, tmp_path):
+    """Start `shala-run two.toml` in several processes by torchrun; kill those that still run at the end."""
     (tmp_path / "run.py").write_text(RUNNER)
     started = []
 
-    def start(processes, out, *overrides):
-        sets = [text for override in overrides for text in ("--set", override)]
+    def launch(processes, out, *overrides):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        line = [sys.executable, *launcher, "run.py", "two.toml", "--out", out, *sets]
+        line = [sys.executable, *launcher, "run.py", *arguments_of(out, overrides)]
         started.append(
             subprocess.Popen(
                 line, env=command_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -46,7 +48,7 @@ def start(two_spec, command_environment, tmp_path):
         )  # fmt: skip
         return started[-1]
 
-    yield start
+    yield launch
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -54,9 +56,23 @@ def start(two_spec, command_environment, tmp_path):
 
 
 @pytest.fixture
+def start(two_spec):
+    """Start the same without the launcher and its imports."""
+    started = []
+
+    def start(processes, out, *overrides):
+        started.append(ForkedGroup(processes, train_with_small_layers_sharded, arguments_of(out, overrides)))
+        return started[-1]
+
+    yield start
+    for group in started:
+        group.kill()
+
+
+@pytest.fixture
 def run_alone(two_spec, monkeypatch):
     """Run the spec as `start` does with one process, but in this one."""
-    monkeypatch.setattr(sharded_layers, "LEAST_VALUES", 32)
+    monkeypatch.setattr(sharded_layers, "LEAST_VALUES", LEAST_VALUES)
     return partial(run, two_spec)
 
 
@@ -68,26 +84,36 @@ def losses(folder, stage):
 EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_steps=1", "train.prior.batch_size=64")
 
 
-@pytest.mark.parametrize(
-    ("count", "plugin", "in_memory"),
-    [(4, "convolved-floats", "true"), (2, "two-floats", "false"), (2, "varied-floats", "true")],
-)
-def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, count, plugin, in_memory):
+@pytest.mark.parametrize(("count", "plugin"), [(4, "convolved-floats"), (2, "varied-floats")])
+def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, count, plugin):
     """Losses of both stages, with contrast and texture over all rows, and final weights agree to 1e-5."""
     two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
-    overrides = (f"data.in_memory={in_memory}", *EVERY_STEP)
+    run_alone("alone", *EVERY_STEP)
+    output = start(count, "both", *EVERY_STEP).wait(timeout=120)
+    expect_the_same_run(output, count)
+
+
+def test_torchrun_starts_processes_that_take_the_steps_of_one(launch, run_alone):
+    """The same of a stream, under the real launcher."""
+    overrides = ("data.in_memory=false", *EVERY_STEP)
     run_alone("alone", *overrides)
-    process = start(count, "both", *overrides)
+    process = launch(2, "both", *overrides)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
+    expect_the_same_run(output, 2)
+
+
+def expect_the_same_run(output, num_processes):
+    """Compare the run in the folder both, of several processes, with that in the folder alone."""
     assert output.count("look at") == 1  # only one process writes messages
-    for stage, count in (("autoencoder", 60), ("prior", 40)):
+    for stage, num_steps in (("autoencoder", 60), ("prior", 40)):
         alone, both = losses("alone", stage), losses("both", stage)
-        assert len(alone) == len(both) == count
+        assert len(alone) == len(both) == num_steps
         assert both == pytest.approx(alone, abs=1e-5, rel=1e-5)
     alone, both = (read_checkpoint(Path(out) / "prior.safetensors")[0] for out in ("alone", "both"))
     assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
-    assert not list(Path("both").rglob(f"*-of-{count}*"))
+    stored = [path.name for path in Path("both").rglob("*-of-*")]
+    assert stored == [f"0-of-{num_processes}"]  # the latents, of which the first process keeps those of all
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -101,19 +127,17 @@ def test_sharded_decoders_train_like_replicated_ones(start, run_alone, two_spec,
         group = '[modality."{a,b}"]\nplugin = "two-floats"\noptions = { field = "{a,b}" }\nshare = true\n\n'
         two_spec.write_text(head + group + tail)
     run_alone("alone", *overrides)
-    process = start(2, "both", *overrides)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    output = start(2, "both", *overrides).wait(timeout=120)
     assert f"{2 if share else 4} layers of decoders are sharded over 2 processes" in output
     for stage in ("autoencoder", "prior"):
         assert losses("both", stage) == pytest.approx(losses("alone", stage), abs=1e-5, rel=1e-5)
     alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))
     assert alone.keys() == both.keys()
     assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
-    both = start(2, "r", *overrides, *LONG)
+    group = start(2, "r", *overrides, *LONG)
     wait_for_step("r", 45)
-    both.terminate()
-    output, _ = both.communicate(timeout=30)
+    group.terminate()
+    output = group.wait(timeout=30, failing=True)
     assert "stopped after step" in output
     step = int(output.split("stopped after step ")[1].split()[0]) // 5 * 5 + 5
     with pytest.raises(KeyboardInterrupt):
@@ -129,9 +153,7 @@ def test_processes_keep_the_weights_that_one_keeps(start, run_alone, two_spec, s
         *("train.autoencoder.steps=150", "train.autoencoder.save_every_steps=10", "train.prior.steps=2"),
     )
     run_alone("alone", *overrides)
-    process = start(2, "both", *overrides)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    output = start(2, "both", *overrides).wait(timeout=120)
     alone, both = (read_checkpoint(Path(out) / "autoencoder.safetensors")[0] for out in ("alone", "both"))
     step = int(output.split("stage autoencoder: the loss of held-out rows was lowest")[1].split(" step ")[1].split()[0])
     assert f"the weights of step {step} are kept" in output
@@ -139,9 +161,7 @@ def test_processes_keep_the_weights_that_one_keeps(start, run_alone, two_spec, s
     assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
     Path("both/autoencoder.safetensors").unlink()
     Path("both/prior.safetensors").unlink()
-    again = start(2, "both", *overrides)  # from the state of stage 1, which is complete
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
+    output = start(2, "both", *overrides).wait(timeout=120)  # from the state of stage 1, which is complete
     assert f"the weights of step {step} are kept" in output
     resumed, _ = read_checkpoint(Path("both/autoencoder.safetensors"))
     assert all(torch.equal(value, both[name]) for name, value in resumed.items())
@@ -159,9 +179,9 @@ def wait_for_step(folder, step):
 LONG = ("train.autoencoder.steps=700", "train.autoencoder.log_every_steps=5", "generate.num_rows=0")
 
 
-def test_a_killed_process_ends_the_other_and_one_resumes_alone(start, run_alone):
+def test_a_killed_process_ends_the_other_and_one_resumes_alone(launch, run_alone):
     """The launcher stops within 30 s of the kill; a single process resumes from the last saved state."""
-    both = start(2, "r", *LONG)
+    both = launch(2, "r", *LONG)
     wait_for_step("r", 45)
     children = subprocess.run(["pgrep", "-P", str(both.pid)], capture_output=True, text=True, check=True).stdout.split()
     killed = time.monotonic()
@@ -175,10 +195,10 @@ def test_a_killed_process_ends_the_other_and_one_resumes_alone(start, run_alone)
     assert logged == list(range(5, 701, 5))
 
 
-def test_asked_to_stop_both_leave_with_their_state_saved(start):
+def test_asked_to_stop_both_leave_with_their_state_saved(launch):
     """After SIGTERM to the launcher, a line says how to resume, and the next call continues at the same step."""
     # The workers get the signal too, because torchrun passes it on to whole process groups.
-    both = start(2, "r", *LONG, "data.in_memory=false", "data.num_workers=1")
+    both = launch(2, "r", *LONG, "data.in_memory=false", "data.num_workers=1")
     wait_for_step("r", 45)
     both.terminate()
     output, _ = both.communicate(timeout=30)
@@ -188,8 +208,8 @@ def test_asked_to_stop_both_leave_with_their_state_saved(start):
     assert description["step"] == step
 
 
-def test_rows_that_cannot_be_shared_are_an_error(start):
+def test_rows_that_cannot_be_shared_are_an_error(launch):
     """A batch of 63 rows for two processes is refused before training."""
-    process = start(2, "r", "train.autoencoder.batch_size=63")
+    process = launch(2, "r", "train.autoencoder.batch_size=63")
     output, _ = process.communicate(timeout=60)
     assert "train.autoencoder.batch_size: expected a multiple of 2, got 63 (2 processes share it)" in output

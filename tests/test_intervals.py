@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from shala_framework.evaluation.intervals import mean_figure, spread_figure
+from shala_framework.evaluation import intervals
+from shala_framework.evaluation.intervals import mean_figure, ratio_figure, spread_figure
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial():
@@ -26,6 +27,17 @@ def test_seeds_that_say_the_same_of_each_row_do_not_narrow_it():
     assert (copies.low, copies.high) == (alone.low, alone.high)
     assert copies.count == 9 * alone.count
     assert copies.seeds == (alone.value,) * 9
+
+
+def test_resamples_are_the_same_however_many_are_drawn_at_once(monkeypatch):
+    """One resample a call, some, and all of them give equal intervals."""
+    over, under = torch.rand(2, 57, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for most in (1, 57 * 3 + 1, 57 * 3_000):
+        monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", most)
+        found.append(ratio_figure(over, under))
+    assert found[0].low < found[0].value < found[0].high
+    assert found[1:] == found[:1] * 2
 
 
 def test_rows_that_gave_nothing_count_for_nothing():

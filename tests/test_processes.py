@@ -1,12 +1,10 @@
 """Exchanges between processes: what ends a wait for another one, which waits may be long, and work that they share."""
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import ForkedGroup, run_script
 from small_runs import run
 
 pytestmark = pytest.mark.long
@@ -70,32 +68,20 @@ sys.exit(status)
 
 
 @pytest.fixture
-def pair(tmp_path, command_environment):
+def pair(tmp_path, monkeypatch):
     """Start a script in two processes that form a group; kill those that still run at the end."""
+    monkeypatch.chdir(tmp_path)
     started = []
 
     def start(script, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        (tmp_path / "pair.py").write_text(script)
-        for rank in range(2):
-            group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "pair.py", *arguments],
-                    cwd=tmp_path, env=command_environment | group | place, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                )
-            )  # fmt: skip
-        return started
+        path = tmp_path / "pair.py"
+        path.write_text(script)
+        started.append(ForkedGroup(2, run_script, path, arguments))
+        return started[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    for group in started:
+        group.kill()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +90,9 @@ def pair(tmp_path, command_environment):
 )
 def test_a_process_that_ends_or_hangs_ends_the_others(pair, signal_name, seconds, says):
     """One that ends is noticed at once, one that hangs after the timeout, although barriers wait for longer."""
-    first, _ = pair(LOST, signal_name, str(seconds))
-    output, _ = first.communicate(timeout=300)
+    group = pair(LOST, signal_name, str(seconds))
+    group.processes[0].join(300)
+    output = group.outputs[0].read_text()
     assert output.startswith("exchanged\nprocess 0 of 2 "), output
     assert says in output
 
@@ -128,10 +115,9 @@ def test_two_processes_write_the_samples_and_figures_of_one(pair, finished_run, 
     for file in Path("both/samples").rglob("*.*"):
         file.unlink()
     sets = [text for override in overrides for text in ("--set", override)]
-    processes = pair(SHARED, str(two_spec), "--out", "both", *sets)
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (output.splitlines()[-1].split("|")[1:] for output in outputs)
+    group = pair(SHARED, str(two_spec), "--out", "both", *sets)
+    group.wait(300)
+    first, second = (path.read_text().splitlines()[-1].split("|")[1:] for path in group.outputs)
     assert not set(first) & set(second)
     assert len(first) > 10 <= len(second)
     files = [

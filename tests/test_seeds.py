@@ -2,7 +2,7 @@
 
 import torch
 
-from shala_framework.support.seeds import forked_rng
+from shala_framework.support.seeds import forked_rng, seed_generators
 
 
 def test_a_fork_saves_this_process_device_alone(monkeypatch):
@@ -18,3 +18,13 @@ def test_a_fork_saves_this_process_device_alone(monkeypatch):
         torch.rand(5)
     assert torch.equal(torch.get_rng_state(), state)
     assert [int(torch.device("cuda", d).index if isinstance(d, int) else d.index) for d in saved + restored] == [3, 3]
+
+
+def test_seeding_gives_the_draws_of_torch():
+    """Draws after `seed_generators` are those after `torch.manual_seed`, which run folders were made with."""
+    with forked_rng():
+        torch.manual_seed(2**62 + 7)
+        expected = torch.rand(5), torch.randn(5)
+        seed_generators(2**62 + 7)
+        assert torch.equal(torch.rand(5), expected[0])
+        assert torch.equal(torch.randn(5), expected[1])

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -13,6 +13,7 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.escaping import printable
 
 if TYPE_CHECKING:
+    from shala_framework.data.splits import EvaluatedSplit
     from shala_framework.report.comparison import Comparison
     from shala_framework.report.plots import PictureFormat
 
@@ -49,7 +50,7 @@ PICTURES = ("png", "pdf", "svg")
 def compare(
     runs: tuple[Path, ...],
     by: tuple[str, ...],
-    split: Literal["validation", "test"],
+    split: "EvaluatedSplit",
     csv: Path | None,
     latex: Path | None,
     plot: Path | None,

@@ -2,7 +2,7 @@
 
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 import click
@@ -26,6 +26,7 @@ from shala_framework.support.escaping import printable
 from shala_framework.support.structuring import format_path
 
 if TYPE_CHECKING:
+    from shala_framework.data.splits import EvaluatedSplit
     from shala_framework.evaluation.suite import Evaluation
 
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: Path,
     suite: str | None,
-    split: Literal["validation", "test"],
+    split: "EvaluatedSplit",
     overrides: tuple[str, ...],
     seed: int,
     device: str,

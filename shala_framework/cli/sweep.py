@@ -27,7 +27,8 @@ from shala_framework.support.errors import DataError, ShalaError
 from shala_framework.support.hints import shortened
 
 if TYPE_CHECKING:
-    from shala_framework.run.sweeping import EvaluatedSplit, SweptRun
+    from shala_framework.data.splits import EvaluatedSplit
+    from shala_framework.run.sweeping import SweptRun
 
 
 @verb(

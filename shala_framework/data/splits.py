@@ -10,6 +10,7 @@ from shala_framework.support.shard_names import expand_urls
 from shala_framework.support.urls import local_name
 
 Split = Literal["train", "validation", "test"]
+EvaluatedSplit = Literal["validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 STAND_IN_FOLDER = "data"  # within a run's folder
 

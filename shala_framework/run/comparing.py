@@ -4,10 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
+from shala_framework.data.splits import EvaluatedSplit
 from shala_framework.evaluation.measurements import measurements
 from shala_framework.report.comparison import Comparison, make_sections
 from shala_framework.report.samples import SYNTHETIC
@@ -55,9 +56,7 @@ class EvaluatedRun:
         return found
 
 
-def compare_runs(
-    folders: Sequence[Path], by: Sequence[str] = (), split: Literal["validation", "test"] = "validation"
-) -> Comparison:
+def compare_runs(folders: Sequence[Path], by: Sequence[str] = (), split: EvaluatedSplit = "validation") -> Comparison:
     """Put the evaluations of runs side by side.
 
     Args:

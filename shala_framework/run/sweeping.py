@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from shala_framework.data.splits import split_urls
+from shala_framework.data.splits import EvaluatedSplit, split_urls
 from shala_framework.model import checkpoint_file
 from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
@@ -21,7 +21,6 @@ from shala_framework.support.json_files import check_shape, dump_json, read_json
 from shala_framework.support.progress import Reporter
 
 FINISHED_FILE = "finished.json"
-EvaluatedSplit = Literal["validation", "test"]
 _EVALUATES_ITSELF = "evaluate.at_end=false"  # without a limit that depends on the speed, so that counts are equal
 
 

@@ -1,6 +1,7 @@
 """Seeds that depend only on where they are used, so no random state needs to be stored."""
 
 from contextlib import AbstractContextManager
+from functools import cache
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -28,3 +29,24 @@ def forked_rng() -> AbstractContextManager[None]:
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     return torch.random.fork_rng(devices=devices)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators of the CPU and of all accelerators.
+
+    Without an accelerator, `torch.manual_seed` formats the stack three times, once for each kind of device that might
+    start later. That takes as long as a small training step.
+    """
+    import torch
+
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+@cache
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()

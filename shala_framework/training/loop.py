@@ -23,7 +23,7 @@ from shala_framework.support.distributed.sharded_layers import has_sharded_layer
 from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.progress import Reporter, Silent
-from shala_framework.support.seeds import forked_rng, mix_seed
+from shala_framework.support.seeds import forked_rng, mix_seed, seed_generators
 from shala_framework.training.compiling import uncompiled
 from shala_framework.training.graphs import Steps, can_capture
 from shala_framework.training.metrics import MetricsFile, weighted
@@ -96,7 +96,7 @@ def train(
 
     def measure(step: int) -> bool:
         """Validate after a step, and return whether the stage ends there."""
-        torch.manual_seed(mix_seed(stage_seed, step))
+        seed_generators(mix_seed(stage_seed, step))
         _validate(stage, step, sharded, clock, metrics, reporter)
         rest.measured = True
         return _ends(settled)
@@ -128,7 +128,7 @@ def train(
             ended = measure(start)
             save(start)
         for step in range(start, start if ended else settings.steps):
-            torch.manual_seed(mix_seed(stage_seed, step))
+            seed_generators(mix_seed(stage_seed, step))
             window.add(steps.take(stream.batch, step, rest.begin_change))
             done = rest.step = step + 1
             if done % settings.log_every_steps == 0 or done == settings.steps:
@@ -215,7 +215,7 @@ class _Ahead:
 
     def fetch(self, seed: int) -> None:
         """Get the next batch, if there is one. Reading may draw from torch's generator."""
-        torch.manual_seed(seed)
+        seed_generators(seed)
         try:
             self.batch = next(self.stream, self.batch)
         except ShalaError as error:
