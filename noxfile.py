@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests, core, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
+"""Sessions: lint, types, tests, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
 
 An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
 which each installs what it is to see and removes what it is not.
@@ -145,17 +145,10 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-def core(session: nox.Session) -> None:
-    """The core's tests with everything installed: what the session `tests` runs beyond `plugins`."""
-    install(session, *TEST_TOOLS, packages=(".", *PLUGINS))
-    run_tests(session, "tests")
-
-
-@nox.session(venv_backend="none")
 def plugins(session: nox.Session) -> None:
     """The core's tests without any plugin, then each plugin's own with nothing but the core.
 
-    Tests marked "long" take minutes together and know no plugin, which a test checks: `tests` and `core` run them.
+    Tests marked "long" take minutes together and know no plugin, which a test checks: the session `tests` runs them.
     """
     install(session, *TEST_TOOLS, packages=(".",))
     run_tests(session, "tests", "-m", "not long")
