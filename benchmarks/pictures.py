@@ -7,6 +7,7 @@ batch, F feature_dim, D latent_dim.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -78,7 +79,19 @@ class Picture(Modality):
 
     @attrs.frozen(kw_only=True)
     class Options:
-        """There are no options."""
+        """Size of the network of stage 3: see RefinerUNet.
+
+        Attributes:
+            width: Channels of the highest map.
+            num_blocks: Blocks of each level.
+            attention: Whether places of the lowest map attend to each other.
+        """
+
+        width: int = 32
+        num_blocks: tuple[int, ...] = (1, 3)
+        attention: bool = False
+
+    options: Options
 
     shape, dtype, fields = (3, SIDE, SIDE), torch.uint8, ("png",)
 
@@ -99,12 +112,13 @@ class Picture(Modality):
         return Decoder(latent_dim)
 
     def refiner(self, latent_dim: int) -> nn.Module:
-        return RefinerUNet(3, latent_dim, sides=(28, 28))
+        size = attrs.asdict(self.options)
+        return RefinerUNet(3, latent_dim, sides=(SIDE, SIDE), **size)
 
 
-def modalities(count: int) -> dict[str, Picture]:
-    """Return a number of picture modalities, m0, m1, ..."""
-    return {f"m{i}": Picture(Picture.Options()) for i in range(count)}
+def modalities(count: int, **options: Any) -> dict[str, Picture]:
+    """Return a number of picture modalities, m0, m1, ..., with Picture's options."""
+    return {f"m{i}": Picture(Picture.Options(**options)) for i in range(count)}
 
 
 def load_pictures(path: Path, split: str) -> dict[str, Tensor]:

@@ -56,6 +56,7 @@ class Recipe:
     )
     refine: dict[str, Any] = attrs.field(factory=dict)
     refiner_stage: dict[str, Any] = attrs.field(factory=lambda: {"steps": 1_500})
+    refiner_size: dict[str, Any] = attrs.field(factory=dict)
     guidance: float = 1.0
     autoguidance: float = 1.0
     given_autoguidance: float = 1.0
@@ -65,7 +66,14 @@ class Recipe:
     def model(self, count: int) -> ShaLa:
         """Make a model with a number of modalities."""
         sizes = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim, "feature_dim": FEATURE_DIM}
-        return ShaLa(modalities(count), prior=self.prior, refine=self.refine, seed=self.seed, **sizes, **self.posterior)
+        return ShaLa(
+            modalities(count, **self.refiner_size),
+            prior=self.prior,
+            refine=self.refine,
+            seed=self.seed,
+            **sizes,
+            **self.posterior,
+        )
 
     def with_rows(self, rows: Mapping[str, int]) -> "Recipe":
         """Return the recipe with the steps in which each stage sees a number of rows, by its batch size."""

@@ -26,7 +26,7 @@ and the mean squared distance between two samples over that between a sample and
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -113,10 +113,12 @@ class Table:
             "TV": mean(total_variation(c, real, NUM_CLASSES) for _, c, _, real in every),
         }
 
-    def conditional(self, generate: Callable[[tuple[int, ...]], Samples]) -> dict[str, float]:
-        """Return the columns of what is generated given modalities of the scored rows."""
+    def conditional(
+        self, generate: Callable[[tuple[int, ...]], Samples], sizes: Sequence[int] = (1, 2, 4)
+    ) -> dict[str, float]:
+        """Return the columns of what is generated given so many modalities of the scored rows."""
         found: dict[str, list[float]] = defaultdict(list)
-        for given in given_subsets(len(self.classes)):
+        for given in given_subsets(len(self.classes), sizes):
             for i, x in enumerate(generate(given).values()):
                 if i in given:
                     continue

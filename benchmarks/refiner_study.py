@@ -1,0 +1,182 @@
+"""Stage 3 on PolyMNIST by length of training, size and sampling: a table beside the modes that it refines.
+
+    python benchmarks/refiner_study.py POLYMNIST.npz --bench BENCH --judges JUDGES.pt --results RESULTS
+        [--rows 300000] [--prior-rows 1024000] [--kl-weight 16] [--seed 0] [--device cpu]
+        [--seconds 600 | --refiner-rows 3000000] [--batch-size 16] [--width 32] [--blocks 1 3] [--attention]
+        [--log-sigma-mean -0.4] [--log-sigma-std 1.4] [--sigma-max 1.5 4 12 40] [--guidance 1] [--num 2000] [--test]
+
+One seed. Stages 1 and 2 are trained for numbers of rows as in polymnist_table.py, and stage 3 for a time or a number of
+rows; RESULTS keeps trained stages, and the same command continues. The last 2,000 training rows are scored and not
+trained on; --test scores the test rows instead. Columns: those of polymnist_table.py of as many unguided joint samples
+as scored rows, the Frechet distance of each modality, and the share of samples given one modality that the judges find
+right, with their distance. *Own z* is the share of rows of which a draw of q(z | x) is decoded to their own class; what
+stage 3 loses of it, it draws anew. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from ablation import Scorer
+from numpy.typing import NDArray
+from pictures import load_pictures
+from PIL import Image
+from polymnist import Recipe, train_stage
+from polymnist_table import HELD_OUT, Samples, Table
+from scripts import markdown
+from torch import Tensor
+
+from shala_framework import ShaLa
+from shala_framework.evaluation.frechet import frechet_distance
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.machine import describe_machine
+
+SIZES = {1.5: 5, 4.0: 8, 12.0: 12, 40.0: 18}  # steps of the sampler, by its highest level
+COLUMNS = ("joint", "FD", "recall", "precision", "spread", "own z", "given 1", "FD 1")
+DRAWN = 16  # samples of each way on the sheet
+
+
+@attrs.frozen(kw_only=True)
+class Way:
+    """How samples are refined.
+
+    Attributes:
+        sigma_max: The sampler's highest level; None leaves the mode as it is.
+        guidance: Scale of the guidance by z.
+    """
+
+    sigma_max: float | None = None
+    guidance: float = 1.0
+
+    @property
+    def name(self) -> str:
+        if self.sigma_max is None:
+            return "modes"
+        return f"sigma_max {self.sigma_max:g}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
+
+    def decode(self, model: ShaLa, z_ND: Tensor, seed: int) -> Samples:
+        """Decode latents, with the model's settings of stage 3 changed to these."""
+        if self.sigma_max is None:
+            return model.decode(z_ND, seed=seed, batch_size=500)
+        steps = SIZES.get(self.sigma_max, 12)
+        table = attrs.evolve(model.spec.refine, sigma_max=self.sigma_max, num_steps=steps, guidance_scale=self.guidance)
+        model.spec = attrs.evolve(model.spec, refine=table)
+        return model.decode(z_ND, refine=True, seed=seed, batch_size=500)
+
+
+@torch.no_grad()
+def score(model: ShaLa, table: Table, way: Way, x: Samples, seed: int) -> tuple[dict[str, float], Samples]:
+    """Return the figures of one way, and its joint samples."""
+    joint = way.decode(model, model.sample_latents(len(table.scorer.labels), seed=seed), seed)
+    figures = table.joint(joint)
+    scorer = table.scorer
+    for i, (name, of_modality) in enumerate(joint.items()):
+        figures[f"FD {name}"] = frechet_distance(scorer._features(i, of_modality), scorer.real[i])
+    own = way.decode(model, model.sample_latents(1, given=x, seed=seed, prior="posterior"), seed)
+    figures["own z"] = mean(
+        float((scorer._digits(i, scorer._features(i, of_modality)) == scorer.labels).float().mean())
+        for i, of_modality in enumerate(own.values())
+    )
+
+    def generate(given: tuple[int, ...]) -> Samples:
+        z = model.sample_latents(1, given={f"m{i}": x[f"m{i}"] for i in given}, seed=seed + 1 + given[0])
+        return way.decode(model, z, seed)
+
+    found = table.conditional(generate, sizes=(1,))
+    return {**figures, **found}, joint
+
+
+def trained(args: argparse.Namespace, x: Samples) -> tuple[ShaLa, dict[str, Any]]:
+    """Return a model whose stages are trained, or read where they were trained before, and what training reported."""
+    recipe = Recipe(
+        seed=args.seed,
+        refine={"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std},
+        refiner_stage={"steps": 1_500, "batch_size": args.batch_size, "learning_rate": args.learning_rate},
+        refiner_size={"width": args.width, "num_blocks": tuple(args.blocks), "attention": args.attention},
+    )
+    recipe.autoencoder["kl_weight"] = args.kl_weight
+    recipe = recipe.with_rows({"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows})
+    model, figures = recipe.model(len(x)), {}
+    for stage in ("autoencoder", "prior", "refiner"):
+        file = args.results / f"{stage}.safetensors"
+        module: torch.nn.Module = getattr(model, stage)
+        if file.exists():
+            module.load_state_dict(read_checkpoint(file)[0])
+            model.stages.add(stage)
+        else:
+            figures |= train_stage(model, stage, recipe, x, args.seconds, args.device)
+            write_checkpoint(file, module.state_dict(), {})
+            print(figures, flush=True)
+    return model.to(args.device), figures
+
+
+def sheet(rows: list[Samples]) -> NDArray[np.uint8]:
+    """Return the pictures of some samples of several ways, a block of the modalities each."""
+    blocks = []
+    for samples in rows:
+        lines = [
+            np.concatenate(list(of_modality[:DRAWN].permute(0, 2, 3, 1).numpy()), axis=1)
+            for of_modality in samples.values()
+        ]
+        blocks += [*lines, np.full((6, lines[0].shape[1], 3), 255, np.uint8)]
+    return np.concatenate(blocks[:-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--bench", type=Path, required=True)
+    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--prior-rows", type=int, default=1_024_000)
+    parser.add_argument("--refiner-rows", type=int, default=0, help="in place of --seconds")
+    parser.add_argument("--seconds", type=float, default=600, help="of stage 3")
+    parser.add_argument("--kl-weight", type=float, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--attention", action="store_true")
+    parser.add_argument("--log-sigma-mean", type=float, default=-0.4)
+    parser.add_argument("--log-sigma-std", type=float, default=1.4)
+    parser.add_argument("--sigma-max", type=float, nargs="+", default=list(SIZES))
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--num", type=int, default=2_000, help="scored rows, and joint samples; at most 2,000")
+    parser.add_argument("--test", action="store_true", help="score the test rows in place of validation rows")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.results.mkdir(parents=True, exist_ok=True)
+    pictures = load_pictures(args.data, "train")
+    x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
+    split = "test" if args.test else "train"
+    rows = slice(-HELD_OUT, None if args.num == HELD_OUT else args.num - HELD_OUT)
+    scored = {name: of_modality[rows] for name, of_modality in load_pictures(args.data, split).items()}
+    with np.load(args.data) as arrays:
+        labels = arrays[f"{split}_y"][rows]
+    table = Table(Scorer(args.bench / "judge.py", args.judges, scored, labels))
+    model, figures = trained(args, x)
+    ways = [Way(), *(Way(sigma_max=sigma, guidance=scale) for sigma in args.sigma_max for scale in args.guidance)]
+    found, drawn = {}, []
+    for way in ways:
+        found[way.name], samples = score(model, table, way, scored, args.seed)
+        drawn.append(samples)
+        print(way.name, {key: round(value, 3) for key, value in found[way.name].items()}, flush=True)
+        (args.results / f"{split}.json").write_text(json.dumps({"training": figures, "figures": found}, indent=1))
+        Image.fromarray(sheet([scored, *drawn])).save(args.results / "sheet.png")
+    columns = [*COLUMNS, *(f"FD {name}" for name in x)]
+    lines = [["", *columns], *([name, *(f"{row[c]:.3f}" for c in columns)] for name, row in found.items())]
+    settings = ", ".join(f"{key} {value}" for key, value in vars(args).items() if not isinstance(value, Path))
+    print(f"\n{split} rows; {settings}; {describe_machine()}\n\n{markdown(lines)}")
+
+
+if __name__ == "__main__":
+    main()
