@@ -2,6 +2,7 @@
 
 import math
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -42,14 +43,24 @@ def circle(count: int, seed: int) -> Rows:
     return Rows(x=x, presence=torch.ones(count, 2, dtype=torch.bool), keys=("",) * count, labels=(None,) * count)
 
 
+def unrelated(count: int, seed: int) -> Rows:
+    """Points on a circle, and others of which they say nothing."""
+    rows = circle(count, seed)
+    return attrs.evolve(rows, x={**rows.x, "b": circle(count, seed + 10).x["b"]})
+
+
 def trained(
-    settings: AutoencoderStage = SETTINGS, rows: int = 8, state: Path | None = None, stop_after: int | None = None
+    settings: AutoencoderStage = SETTINGS,
+    rows: int = 8,
+    state: Path | None = None,
+    stop_after: int | None = None,
+    make: Callable[[int, int], Rows] = circle,
 ) -> tuple[AutoencoderTraining, list[float]]:
     """Train stage 1, and return it with its held-out losses in order."""
     torch.manual_seed(0)
     modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
-    training_rows = circle(rows, 1)
-    stage = AutoencoderTraining(Autoencoder(modalities, SIZES), settings, CPU, circle(64, 2))
+    training_rows = make(rows, 1)
+    stage = AutoencoderTraining(Autoencoder(modalities, SIZES), settings, CPU, make(64, 2))
     losses, validate, after_step = [], stage.validate, stage.after_step
 
     def recorded():
@@ -96,6 +107,18 @@ def test_a_memorised_set_keeps_the_weights_of_the_lowest_held_out_loss():
     assert all(torch.equal(value, weights[name]) for name, value in final.module.state_dict().items())
     _, losses = trained(attrs.evolve(SETTINGS, patience=3))
     assert losses.index(min(losses)) == len(losses) - 4
+
+
+def test_a_stage_says_that_its_contrast_has_memorised_the_pairs():
+    """Pairs that have nothing in common can only be known by heart: others are then matched worse than by a guess."""
+    memorised, _ = trained(make=unrelated)
+    contrast = memorised.validate()["contrast"]
+    assert contrast > math.log(64)
+    (said,) = (line for line in memorised.finish().splitlines() if "worse than by chance" in line)
+    assert f"{contrast - math.log(64):.2g} nats above it" in said
+    learned, _ = trained()
+    assert learned.validate()["contrast"] < math.log(64) - 1
+    assert "worse than by chance" not in learned.finish()
 
 
 def test_the_loss_that_decides_has_the_final_weights_of_training():

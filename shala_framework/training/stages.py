@@ -21,6 +21,7 @@ from shala_framework.training.row_batches import RowBatches
 
 COUNTED_ROWS = 512  # first training rows whose values are counted before the first step
 NUM_VALUES = "num_values"  # name of the counts in the extra state
+CONTRAST = "contrast"  # figure of the contrastive term, in nats
 
 
 class AutoencoderTraining(RowBatches):
@@ -40,6 +41,8 @@ class AutoencoderTraining(RowBatches):
         loss_unit: Nats by which the loss is divided.
         average: Moving average of the weights, which is then measured and kept in their place; None without one.
         kept: Weights with the lowest loss on held-out rows so far.
+        surprise: Contrast of held-out rows at the last validation, in nats beyond that of guessing; below 0 before the
+            first one and without the term.
     """
 
     name = "autoencoder"
@@ -57,7 +60,7 @@ class AutoencoderTraining(RowBatches):
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
         self.settings = settings
-        self.held_out, self.precision = held_out, precision
+        self.held_out, self.precision, self.surprise = held_out, precision, -math.inf
         autoencoder.recomputes = settings.activation_checkpointing
         halflife = settings.ema_halflife_steps
         self.average = MovingAverage(autoencoder, halflife, trained_only=True) if halflife else None
@@ -152,6 +155,8 @@ class AutoencoderTraining(RowBatches):
                 torch.manual_seed(0)
                 figures |= self.means(self.held_out, self.settings.batch_size, terms)
             self.kept.add(figures["loss"], self._trained())
+        candidates = min(self.settings.batch_size, len(self.held_out))  # at most, for each query
+        self.surprise = figures.get(CONTRAST, -math.inf) - math.log(candidates)
         return figures
 
     def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
@@ -163,11 +168,23 @@ class AutoencoderTraining(RowBatches):
         return {"loss": bound.loss(self.loss_unit)}
 
     def finish(self) -> str:
-        """Give the module the weights to keep, and return what `BestWeights.finish` says."""
+        """Give the module the weights to keep, and return what held-out rows say of them and of the contrast."""
         if self.average is not None:
             self.average.copy_to_module()
         trained = self._trained()
-        return self.kept.finish(trained, trained)
+        return "\n".join(filter(None, (self.kept.finish(trained, trained), self._memorised_pairs())))
+
+    def _memorised_pairs(self) -> str:
+        """Say so if the features of held-out rows find their own row less often than by chance."""
+        if self.surprise <= 0:
+            return ""
+        return (
+            "stage autoencoder: modalities of held-out rows are matched worse than by chance (the contrast is "
+            f"{self.surprise:.2g} nats above it), so the contrastive terms have memorised which training rows belong "
+            "together, and samples from given modalities will be too much alike; for so few rows set "
+            "posterior.contrast_weight and posterior.recognition_weight to 0 and prior.feature_noise to 1, or add "
+            "augmentation"
+        )
 
     def extra_state(self) -> dict[str, Tensor]:
         counts = torch.tensor(list(self.num_values.values()), dtype=torch.float64)
