@@ -2,13 +2,16 @@
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
         [--methods shala mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
-        [--set KEY=VALUE]... [--split test] [--part I/N] [--dry-run]
+        [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
 mixture and N(0, I), on test rows: stages keep their weights by validation rows. The same command resumes, and --part
 does one part of each sweep, as in a job array. Without it the command ends with the table: RESULTS/table.csv and
 RESULTS/table.tex, and printed.
+
+A spec with train.minutes, such as that of NTU's stand-in, does not get a number of rows: it needs --equal-time in place
+of --rows, and compares methods after that time on this machine, which nothing else should use meanwhile.
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
 MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
@@ -44,7 +47,7 @@ class Settings:
     Attributes:
         spec: Path of the spec.
         out: Folder of the sweeps and of the table.
-        rows: Rows of stage 1.
+        rows: Rows of stage 1; None leaves its length to the spec's train.minutes.
         seeds: Seeds, separated by commas.
         changes: Further overrides of the spec, each as `KEY=VALUE`.
         split: Split that is scored.
@@ -56,7 +59,7 @@ class Settings:
 
     spec: Path
     out: Path
-    rows: int
+    rows: int | None
     seeds: str
     changes: Sequence[str]
     split: str
@@ -67,7 +70,11 @@ class Settings:
 
     def overrides(self, method: str, spec: Spec) -> dict[str, str]:
         """Keys and values that a method's sweep has."""
-        steps = max(1, self.rows // spec.train.autoencoder.batch_size)
+        length: dict[str, str] = {}
+        if self.rows is not None:
+            steps = max(1, self.rows // spec.train.autoencoder.batch_size)
+            length["train.autoencoder.steps"] = str(steps)
+            length["train.autoencoder.kl_warmup_steps"] = str(max(1, int(WARMUP_SHARE * steps)))
         count = len(spec.modality)
         private = {"posterior.latent_dim": str(self.private_dim * (count + 1))}
         own: Mapping[str, Mapping[str, str]] = {
@@ -83,8 +90,7 @@ class Settings:
         return {
             "posterior.method": method,
             "seed": self.seeds,
-            "train.autoencoder.steps": str(steps),
-            "train.autoencoder.kl_warmup_steps": str(max(1, int(WARMUP_SHARE * steps))),
+            **length,
             "evaluate.suite": "multimodal-vae",
             **({} if method == OWN else {**WITHOUT_TERMS, **AS_PUBLISHED}),
             **own.get(method, {}),
@@ -126,11 +132,20 @@ def main() -> None:
     parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+ and CMVAE, shared and of each modality")
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
     parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
+    parser.add_argument("--equal-time", action="store_true", help="as long as train.minutes says, in place of --rows")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
     given = vars(parser.parse_args())
-    methods, dry_run = given.pop("methods"), given.pop("dry_run")
-    settings = Settings(**given)
+    methods, dry_run, equal_time = (given.pop(name) for name in ("methods", "dry_run", "equal_time"))
+    settings = Settings(**{**given, "rows": None if equal_time else given["rows"]})
     spec = read_spec(settings.spec, settings.changes).spec
+    minutes = spec.train.minutes
+    if equal_time != (minutes is not None):
+        kind = (
+            "no train.minutes"
+            if minutes is None
+            else f"train.minutes = {minutes:g}, which decides how long stages train"
+        )
+        parser.error(f"{settings.spec} has {kind}; {'leave out' if equal_time else 'add'} --equal-time")
     for method in methods:
         shala(settings.sweep(method, spec), dry_run=dry_run)
     if settings.part == "1/1":

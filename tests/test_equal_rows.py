@@ -19,12 +19,12 @@ TINY = (
 )
 
 
-def benchmark(*arguments):
+def benchmark(*arguments, error=False):
     path = os.pathsep.join([str(FAKES), *filter(None, [os.environ.get("PYTHONPATH")])])
     line = [sys.executable, str(SCRIPT), *arguments]
     found = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    assert (found.returncode != 0) == error, found.stderr
+    return found.stderr if error else found.stdout
 
 
 def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
@@ -43,6 +43,17 @@ def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
     assert lines[-1].startswith("shala compare")
     parts = benchmark(str(two_spec), "--out", "r", "--dry-run", "--part", "1/3").splitlines()
     assert all("--part 1/3" in line for line in parts)
+
+
+def test_a_spec_of_a_time_limit_is_not_compared_as_if_at_equal_rows(two_spec):
+    """train.minutes would decide on the steps and the rows be ignored in silence."""
+    common = (str(two_spec), "--out", "r", "--dry-run", "--methods", "mvtcae", "--set", TINY[0])
+    minutes = ("--set", "train.minutes=2")
+    assert "train.minutes = 2, which decides how long stages train; add --equal-time" in benchmark(
+        *common, *minutes, error=True
+    )
+    assert "has no train.minutes; leave out --equal-time" in benchmark(*common, "--equal-time", error=True)
+    assert "train.autoencoder.steps" not in benchmark(*common, *minutes, "--equal-time")
 
 
 def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
