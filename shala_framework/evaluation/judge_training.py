@@ -95,7 +95,7 @@ class JudgeTraining:
                 seconds = pace.seconds(part)
                 share = None if seconds is None else seconds / (len(mine) - number)
                 fitting = partial(self._fitting, name, architecture, share)
-                steps = parts.own_value(Part(f"steps of the {title}", len(self.train), int, fitting))
+                steps = parts.own_value(Part(f"steps of the {title}", [len(self.train), pace.limit], int, fitting))
             steps_of[name] = steps
             if not steps:
                 continue
