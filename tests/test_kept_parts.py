@@ -8,8 +8,15 @@ import pytest
 from shala_framework import load
 from shala_framework.data.rows import load_rows
 from shala_framework.data.splits import split_urls
+from shala_framework.evaluation.attributes import find_attributes
+from shala_framework.evaluation.judge_training import JudgeTraining
+from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.reference_rows import split_reference
+from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.suite import evaluate
+from shala_framework.support.progress import Silent
+from shala_framework.training.precision import FLOAT32
 
 pytestmark = pytest.mark.long
 
@@ -40,3 +47,18 @@ def test_more_time_gives_more_figures(run):
     unlimited = measured(None)
     assert all((unlimited.joint, unlimited.conditional, unlimited.calibration, unlimited.log_likelihood))
     assert measured(1e-3).joint == []
+
+
+def test_judges_learn_from_the_rows_that_the_groups_leave_them(run):
+    """Other groups leave as many, but other rows to the judges: judges of the rows before would know the reference."""
+    model, train, held_out = run
+    Path("parts").mkdir()
+    parts, described = Parts(Path("parts"), "one context"), []
+    for pattern in (None, "[0-9]{2}$", None):
+        seen, reference = split_reference(train, row_groups(train.keys, pattern))
+        assert len(reference) == len(train) // 4
+        training = JudgeTraining(model, seen, held_out, find_attributes(train), 4, 0, FLOAT32)
+        first, _ = training.judges(Pace(None), parts, Silent(), [])
+        described.append({name: judge.head[-1].weight.tolist() for name, judge in first.items()})
+    assert described[0] == described[2]
+    assert all(described[0][name] != described[1][name] for name in model.names)
