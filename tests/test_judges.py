@@ -1,11 +1,14 @@
 """Figures of a panel for samplers that are known to be calibrated, narrow, or short of a class."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import plain_class
+from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.reference_rows import split_reference
 
@@ -21,6 +24,9 @@ class Nearest(nn.Module):
 
     def features(self, x):
         return x
+
+    def classify(self, x):
+        return self.verdicts(x)
 
     def verdicts(self, features):
         return torch.cdist(features, CENTRES).argmin(1, keepdim=True)
@@ -62,6 +68,18 @@ def test_fair_samples_score_as_real_rows_do(panel):
     assert fair["recall"] == pytest.approx(real["recall"], abs=0.05)
     assert fair["spread"] == pytest.approx(1, abs=0.03)
     assert fair["classes"] < 2 * fair["classes_noise"]
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_real_rows_stand_in_sets_as_large_as_those_of_samples(panel, count):
+    """Frechet distance of few fair samples is as large as that of as few real rows, and their recall as low."""
+    generator = torch.Generator().manual_seed(0)
+    fair = [panel.compare("a", drawn(torch.randint(4, (count,), generator=generator), seed=s)) for s in range(3, 43)]
+    real, whole = measure_real(panel, panel, count), measure_real(panel, panel, 1000)
+    assert (real.frechet["a"].count, whole.frechet["a"].count) == (count, 200)
+    assert real.frechet["a"].value == pytest.approx(fmean(found["frechet"] for found in fair), rel=0.25)
+    assert real.recall["a"].value == pytest.approx(fmean(found["recall"] for found in fair), abs=0.05)
+    assert whole.frechet["a"].value < 0.5 * real.frechet["a"].value
 
 
 def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(panel):

@@ -215,22 +215,27 @@ class Panel:
         return within if self._varies(name, within) else math.nan
 
     def set_size(self, name: str, num_samples: int) -> int:
-        """Return the size of sets for distances that depend on it: that of samples or reference rows."""
+        """Return the size of sets for distances that depend on it: the smaller number of samples and reference rows."""
         num_reference = len(self.reference.get(name, ()))
         return min(num_samples, num_reference) if num_reference > NUM_NEIGHBOURS else num_samples
 
-    def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:
+    def compare(self, name: str, samples_KF: Tensor, size: int | None = None) -> dict[str, float]:
         """Return every figure of samples' features compared with those of held-out rows; empty if sets are too small.
 
-        Frechet distance, precision and recall depend on the number of samples. They are means over sets as large as the
-        reference rows, and so comparable with these.
+        Frechet distance, precision and recall depend on the number of samples. They are means over sets of one size,
+        and so comparable with those of other samples and of the reference rows.
+
+        Args:
+            name: The modality.
+            samples_KF: Features of the samples.
+            size: Size of the sets; by default that of `set_size` for these samples.
 
         Returns:
             "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
             variation) and "classes_noise" (total variation by chance alone), both means over attributes.
         """
         real_NF, judge = self.real[name], self.judges[name]
-        size = self.set_size(name, len(samples_KF))
+        size = self.set_size(name, len(samples_KF)) if size is None else size
         sets = [samples_KF[start : start + size] for start in range(0, len(samples_KF) - size + 1, size)]
         found = {}
         if min(size, len(real_NF)) >= 2:

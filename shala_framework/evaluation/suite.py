@@ -237,7 +237,7 @@ def evaluate(
         num_samples = counts.joint_samples()
         if num_samples:
             joint = [
-                measure_real(panel, second),
+                measure_real(panel, second, num_samples),
                 *measure_joint(model, panel, second, settings, num_samples, seed=seed, reporter=reporter, parts=parts),
             ]
         pace.finish("joint")
