@@ -8,6 +8,7 @@ from torch import nn
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import plain_class
+from shala_framework.evaluation.conditional import conditional_reference
 from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.reference_rows import split_reference
@@ -80,6 +81,18 @@ def test_real_rows_stand_in_sets_as_large_as_those_of_samples(panel, count):
     assert real.frechet["a"].value == pytest.approx(fmean(found["frechet"] for found in fair), rel=0.25)
     assert real.recall["a"].value == pytest.approx(fmean(found["recall"] for found in fair), abs=0.05)
     assert whole.frechet["a"].value < 0.5 * real.frechet["a"].value
+
+
+def test_a_training_set_that_is_sorted_by_class_has_the_same_distances():
+    """Parts of the reference rows are as near to held-out rows, whether training rows come class by class or mixed."""
+    held_out, mixed = rows_of(torch.arange(400) % 4, 2), torch.arange(800) % 4
+    found = []
+    for classes in (mixed, mixed.sort().values):
+        panel = Panel({"a": Nearest()}, held_out, split_reference(rows_of(classes, 1), None)[1])
+        found.append(
+            [conditional_reference(panel, 40)["frechet"].value, measure_real(panel, panel, 40).frechet["a"].value]
+        )
+    assert found[1] == pytest.approx(found[0], rel=0.3)
 
 
 def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(panel):

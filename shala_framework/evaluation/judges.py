@@ -137,7 +137,8 @@ class Panel:
         groups_N: Groups of held-out rows that are resampled together, or None.
         real: Modality to its judge's features of the held-out rows that have it, float [N, F].
         real_classes: Modality to the classes that its judge names for those rows, int64 [N, A].
-        reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F].
+        reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F]; in a
+            random but fixed order, so that parts of them have all classes also where a training set is sorted by class.
         attributes: Attributes that the judges name; empty without judges.
         able: For each attribute, the modalities whose judges can tell it: with at least 0.8 of the balanced accuracy of
             the best judge, and clearly better than by chance. A word for a digit does not tell where the digit lies.
@@ -156,7 +157,7 @@ class Panel:
         self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
         self.real_classes = {name: judge.verdicts(self.real[name]) for name, judge in judges.items()}
         self.reference = {
-            name: judge.features(reference.having([name]).x[name])
+            name: _shuffled(judge.features(reference.having([name]).x[name]))
             for name, judge in judges.items()
             if reference is not None and len(reference.index_having([name]))
         }
@@ -263,6 +264,10 @@ class Panel:
         """Return whether a distance within classes is more than negligible beside that between rows of any class."""
         all_rows = class_spread(self.real[name], torch.zeros(len(self.real[name])))
         return within > NEGLIGIBLE_SPREAD * all_rows
+
+
+def _shuffled(features_NF: Tensor) -> Tensor:
+    return features_NF[torch.randperm(len(features_NF), generator=torch.Generator().manual_seed(0))]
 
 
 def _digest(module: nn.Module) -> str:
