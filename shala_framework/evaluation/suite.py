@@ -200,9 +200,9 @@ def evaluate(
         ),
         Part(
             "refinement",
-            unstructure(model.spec.refine),
+            [settings.group, unstructure(model.spec.refine)],
             dict[str, RefinedFigures],
-            partial(measure_refinement, model, held_out, z_ND),
+            partial(measure_refinement, model, held_out, z_ND, groups_N),
         ),
         Part(
             "latent",
