@@ -378,6 +378,25 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
         compare_runs([grid[0], grid[0]])
 
 
+def test_an_evaluation_counts_with_the_sampler_that_it_used(grid, tmp_path, capsys):
+    """Runs of one spec that were evaluated with other samplers are two rows, as if their specs had named these."""
+    shutil.copytree(grid[0], tmp_path / "fast")
+    assert call(capsys, "evaluate", tmp_path / "fast", "--set", "generate.num_steps=4")[0] == 0
+    compared = compare_runs([grid[0], tmp_path / "fast"])
+    assert compared.by == ("generate.num_steps",)
+    assert {row.group for section in compared.sections for row in section.rows} == {("18",), ("4",)}
+    assert not any("pools" in note for note in compared.notes)
+
+
+def test_an_evaluation_of_fewer_stages_than_a_run_has_is_refused(grid, tmp_path):
+    """A stage that was trained after the evaluation has no share in its figures."""
+    old = edited(grid[0], tmp_path / "old", stages=["autoencoder", "prior"])
+    assert compare_runs([old]).sections
+    (old / "refiner.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"before its stage refiner was trained; `shala evaluate .*/old --split"):
+        compare_runs([old])
+
+
 def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):
     """A folder without a spec, a missing or damaged evaluation, and an unknown file type give status 2 and no file."""
     lacking, damaged = edited(grid[0], tmp_path / "lacking"), edited(grid[0], tmp_path / "damaged")
