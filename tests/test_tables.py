@@ -371,6 +371,12 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
         ("number", {"joint": fewer["joint"]}, r"joint samples a seed \(n\): '40' in .*; '20' in .*number"),
         ("judge", {"judges": judged}, "training steps of the judge of first: '60' in .*; '30' in .*judge"),
         ("split", {"split": "test"}, "split: 'validation' in .*; 'test' in"),
+        ("group", {"settings": found["settings"] | {"group": "^."}}, r"resampled together: 'none' in .*; '\^\.' in"),
+        (
+            "train",
+            {"settings": found["settings"] | {"train_rows": 9}},
+            "training rows of judges: '10000' in .*; '9' in",
+        ),
     ):
         with pytest.raises(CheckpointError, match=message):
             compare_runs([grid[1], edited(grid[0], tmp_path / name, **changes)])

@@ -150,8 +150,10 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
         "samples a given row": settings.get("num_row_samples") if given else None,
         "rows of log-likelihoods (n)": scored[0].count if scored else None,
         "estimate of log-likelihoods": evaluation.likelihood if scored else None,
-        "rows that are resampled together": settings.get("group"),
+        "rows that are resampled together": settings.get("group") or "none",
         "importance samples": settings.get("importance_samples") if scored else None,
+        "annealing steps": settings.get("annealing_steps") if scored and evaluation.likelihood == "annealed" else None,
+        "largest number of training rows of judges": settings.get("train_rows") if evaluation.judges else None,
     }
     for name, judge in evaluation.judges.items():
         protocol[f"training steps of the judge of {name}"] = judge.steps
