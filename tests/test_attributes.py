@@ -152,7 +152,7 @@ def test_each_attribute_is_judged_by_those_who_can_tell_it(scene):
     assert [attribute.name for attribute in panel.attributes] == ["height", "side"]
     assert panel.able == [{"a", "b"}, {"hint", "a", "b"}]
     assert panel.told == {"hint": [1], "a": [0, 1], "b": [0, 1]}
-    real = measure_real(panel, panel)
+    real = measure_real(panel, panel, 400)
     assert min(real.coherence.value, *(figure.value for figure in real.attributes.values())) > 0.99
 
 

@@ -184,7 +184,7 @@ def test_rows_of_a_person_are_resampled_together(trained):
     assert width == pytest.approx(2 * before, rel=0.25)  # four copies of a row count as one
     assert not any("groups" in note for note in grouped.notes)
     rough = evaluate(model, train, doubled, attrs.evolve(settings, group="P"))
-    assert any("resample only 1 groups" in note for note in rough.notes)
+    assert any("no intervals, because all rows are one group" in note for note in rough.notes)
 
 
 @pytest.mark.parametrize("share", ["all", "some"])

@@ -54,6 +54,16 @@ def test_rows_that_gave_nothing_count_for_nothing():
         mean_figure(torch.full((1, 3), math.nan))
 
 
+def test_a_single_row_or_group_has_no_interval():
+    """One row says nothing about others, however many seeds it has; two already do."""
+    one = torch.tensor([[1.0], [0.0]])
+    assert (mean_figure(one).low, mean_figure(one).high, mean_figure(one).value) == (None, None, 0.5)
+    rows = torch.tensor([[1.0, 0.0, 1.0, math.nan]])
+    assert mean_figure(rows, torch.tensor([5, 5, 5, 6])).low is None
+    assert ratio_figure(rows[0], torch.ones(4), torch.zeros(4).long()).high is None
+    assert (mean_figure(rows, torch.tensor([5, 5, 7, 6])).low, mean_figure(rows).high) == (0.5, 1.0)
+
+
 def test_a_figure_without_rows_has_the_spread_of_its_seeds():
     """The spread is from lowest to highest; one seed has none."""
     figure = spread_figure([3.0, 1.0, 2.0], 100)

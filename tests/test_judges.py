@@ -1,11 +1,15 @@
 """Figures of a panel for samplers that are known to be calibrated, narrow, or short of a class."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from torch import nn
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import plain_class
+from shala_framework.evaluation.conditional import conditional_reference
+from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.reference_rows import split_reference
 
@@ -21,6 +25,9 @@ class Nearest(nn.Module):
 
     def features(self, x):
         return x
+
+    def classify(self, x):
+        return self.verdicts(x)
 
     def verdicts(self, features):
         return torch.cdist(features, CENTRES).argmin(1, keepdim=True)
@@ -62,6 +69,30 @@ def test_fair_samples_score_as_real_rows_do(panel):
     assert fair["recall"] == pytest.approx(real["recall"], abs=0.05)
     assert fair["spread"] == pytest.approx(1, abs=0.03)
     assert fair["classes"] < 2 * fair["classes_noise"]
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_real_rows_stand_in_sets_as_large_as_those_of_samples(panel, count):
+    """Frechet distance of few fair samples is as large as that of as few real rows, and their recall as low."""
+    generator = torch.Generator().manual_seed(0)
+    fair = [panel.compare("a", drawn(torch.randint(4, (count,), generator=generator), seed=s)) for s in range(3, 43)]
+    real, whole = measure_real(panel, panel, count), measure_real(panel, panel, 1000)
+    assert (real.frechet["a"].count, whole.frechet["a"].count) == (count, 200)
+    assert real.frechet["a"].value == pytest.approx(fmean(found["frechet"] for found in fair), rel=0.25)
+    assert real.recall["a"].value == pytest.approx(fmean(found["recall"] for found in fair), abs=0.05)
+    assert whole.frechet["a"].value < 0.5 * real.frechet["a"].value
+
+
+def test_a_training_set_that_is_sorted_by_class_has_the_same_distances():
+    """Parts of the reference rows are as near to held-out rows, whether training rows come class by class or mixed."""
+    held_out, mixed = rows_of(torch.arange(400) % 4, 2), torch.arange(800) % 4
+    found = []
+    for classes in (mixed, mixed.sort().values):
+        panel = Panel({"a": Nearest()}, held_out, split_reference(rows_of(classes, 1), None)[1])
+        found.append(
+            [conditional_reference(panel, 40)["frechet"].value, measure_real(panel, panel, 40).frechet["a"].value]
+        )
+    assert found[1] == pytest.approx(found[0], rel=0.3)
 
 
 def test_a_sampler_without_a_class_has_low_recall_and_shows_in_the_distribution(panel):

@@ -29,6 +29,13 @@ def test_draws_have_the_distributions_moments(ours, variance):
     assert torch.equal(draws, likelihood.sample(torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_uniform_draws_are_no_outliers(uniform, monkeypatch):
+    """The farthest of the 2 ** 24 draws that there are lies where a Laplace distribution has about its rarest value."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, uniform))
+    assert 15 < float(Laplace(torch.zeros(1, 1), torch.zeros(())).sample().abs()) < 24 * math.log(2) + 1e-3
+
+
 def test_pixel_density_sums_to_one_over_the_levels():
     """Over all 256 levels, exp(log_prob) of one pixel sums to 1 if the scale is well inside the range."""
     levels = torch.arange(256, dtype=torch.uint8)[:, None]

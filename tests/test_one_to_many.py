@@ -10,9 +10,11 @@ import pytest
 import torch
 from two_floats import TwoFloats
 
+from shala_framework import load
 from shala_framework.cli.main import main
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import plain_class
+from shala_framework.evaluation.cost import measure_cost
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.one_to_many import measure_one_to_many
@@ -171,6 +173,10 @@ def test_the_suite_stands_in_the_evaluation_and_in_the_comparison(two_spec, caps
     cost = json.loads(saved.read_text())["cost"]
     assert set(cost["parameters"]) == {"autoencoder", "prior"}
     assert 0 < cost["hours"] < 0.1
+    model = load(Path("r"))  # a loaded prior has one cluster and an untrained network for more, as after its training
+    assert measure_cost(model, 0).parameters == cost["parameters"]
+    model.prior.cluster_network.requires_grad_(False)
+    assert measure_cost(model, 0).parameters == cost["parameters"]
     call("compare", "r", "--csv", "table.csv")
     rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
     (found,) = (float(row["mean"]) for row in rows if row["metric"] == "parameters, million")

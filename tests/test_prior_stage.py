@@ -10,12 +10,13 @@ import torch
 
 from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.data.rows import shuffled_batches
+from shala_framework.model.denoisers import BroughtPrior
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec import structure
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.training.loop import train
-from shala_framework.training.prior_stage import PriorTraining
+from shala_framework.training.prior_stage import PriorTraining, fit_to_latents
 from shala_framework.training.stopping import Interrupted
 
 pytestmark = pytest.mark.long
@@ -43,6 +44,17 @@ def stage(settings: PriorStage = SETTINGS, *, held_out: bool = True) -> PriorTra
     return PriorTraining(
         prior, Prior(unconditional_share=0.2), settings, train_rows, store(64, 2) if held_out else None
     )
+
+
+@pytest.mark.parametrize("kind", [DiffusionPrior, BroughtPrior])
+def test_the_network_of_clusters_is_trained_where_the_denoiser_knows_several(kind):
+    """The mixture finds several clusters; a method's own denoiser knows one, and leaves no weight without gradient."""
+    prior = kind(latent_dim=4, num_modalities=2, feature_dim=8, hidden_dim=8, num_blocks=1, max_clusters=20)
+    fit_to_latents(prior, store(600, 1), seed=0)
+    assert prior.mixture.num_components > 1
+    assert prior.clusters.num_components == (1 if kind is BroughtPrior else prior.mixture.num_components)
+    trained = {parameter.requires_grad for parameter in prior.cluster_network.parameters()}
+    assert trained == {kind is DiffusionPrior}
 
 
 def run(one: PriorTraining, settings: PriorStage = SETTINGS, state: Path | None = None, **more) -> list[float]:

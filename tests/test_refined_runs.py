@@ -11,6 +11,8 @@ from two_floats import RefinedFloats, TwoFloats, TwoFloatsOptions
 import shala_framework as shala
 from shala_framework import load
 from shala_framework.cli.main import dispatch
+from shala_framework.data.rows import Rows
+from shala_framework.evaluation.refinement import measure_refinement
 from shala_framework.plugin import Modality
 from shala_framework.run.preparing import budgeted_plan
 from shala_framework.spec.stages import RefinerStage, Train
@@ -129,6 +131,25 @@ def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
     assert plan.applied(settings).refiner.steps == plan.steps.get("refiner", 0)
     halflife = plan.applied(settings).refiner.ema_halflife_steps / settings.refiner.ema_halflife_steps
     assert halflife == pytest.approx(plan.steps.get("refiner", 10_000) / settings.refiner.steps)
+
+
+def test_densities_are_of_rows_from_the_whole_set_and_of_groups(trained):
+    """Half of 128 rows are scored, of both classes of a sorted set; rows of one group are resampled together."""
+    model, _, _ = trained
+    far_N = (torch.arange(128) >= 64).float()
+    rows = Rows(
+        x={name: far_N[:, None] * torch.full((128, 2), 3.0) for name in "ab"},
+        presence=torch.ones(128, 2, dtype=torch.bool),
+        keys=tuple(map(str, range(128))),
+        labels=tuple("no" if far == 0 else "yes" for far in far_N),
+    )
+    z_ND = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+    all_rows = torch.arange(128)
+    whole = float(model.autoencoder.decoded_log_prob(rows.x, "a", z_ND, all_rows).mean() / 2)
+    single, grouped = (measure_refinement(model, rows, z_ND, groups)["a"].decoder for groups in (None, all_rows // 32))
+    assert single.count == 64
+    assert single.value == grouped.value == pytest.approx(whole, rel=0.05)
+    assert grouped.high - grouped.low > 2 * (single.high - single.low)
 
 
 def test_refined_samples_are_measured_beside_modes(refined_spec):

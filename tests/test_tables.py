@@ -371,11 +371,36 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
         ("number", {"joint": fewer["joint"]}, r"joint samples a seed \(n\): '40' in .*; '20' in .*number"),
         ("judge", {"judges": judged}, "training steps of the judge of first: '60' in .*; '30' in .*judge"),
         ("split", {"split": "test"}, "split: 'validation' in .*; 'test' in"),
+        ("group", {"settings": found["settings"] | {"group": "^."}}, r"resampled together: 'none' in .*; '\^\.' in"),
+        (
+            "train",
+            {"settings": found["settings"] | {"train_rows": 9}},
+            "training rows of judges: '10000' in .*; '9' in",
+        ),
     ):
         with pytest.raises(CheckpointError, match=message):
             compare_runs([grid[1], edited(grid[0], tmp_path / name, **changes)])
     with pytest.raises(DataError, match="expected every run once"):
         compare_runs([grid[0], grid[0]])
+
+
+def test_an_evaluation_counts_with_the_sampler_that_it_used(grid, tmp_path, capsys):
+    """Runs of one spec that were evaluated with other samplers are two rows, as if their specs had named these."""
+    shutil.copytree(grid[0], tmp_path / "fast")
+    assert call(capsys, "evaluate", tmp_path / "fast", "--set", "generate.num_steps=4")[0] == 0
+    compared = compare_runs([grid[0], tmp_path / "fast"])
+    assert compared.by == ("generate.num_steps",)
+    assert {row.group for section in compared.sections for row in section.rows} == {("18",), ("4",)}
+    assert not any("pools" in note for note in compared.notes)
+
+
+def test_an_evaluation_of_fewer_stages_than_a_run_has_is_refused(grid, tmp_path):
+    """A stage that was trained after the evaluation has no share in its figures."""
+    old = edited(grid[0], tmp_path / "old", stages=["autoencoder", "prior"])
+    assert compare_runs([old]).sections
+    (old / "refiner.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"before its stage refiner was trained; `shala evaluate .*/old --split"):
+        compare_runs([old])
 
 
 def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):

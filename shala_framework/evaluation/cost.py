@@ -26,9 +26,12 @@ def measure_cost(model: ShaLa, training_seconds: float) -> CostFigures:
         training_seconds: Seconds of training of all stages; 0 if they were not recorded.
     """
     stages = {"autoencoder": model.autoencoder, "prior": model.prior, "refiner": model.refiner}
+    # A prior of one cluster does not train the network of clusters, also where it was loaded and does not say so.
+    clusters = model.prior.cluster_network.parameters() if model.prior.clusters.num_components == 1 else ()
+    untrained = frozenset(map(id, clusters))
     return CostFigures(
         parameters={
-            name: sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+            name: sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in untrained)
             for name, module in stages.items()
             if name in model.stages
         },

@@ -90,7 +90,13 @@ class Counts:
             if not asked:
                 self.notes.append(f"no figures of {_KINDS[part]}: {key} is 0")
             return asked
-        depends = [times, unstructure(self.model.spec.generate), self.panel.description(), self.second.description()]
+        depends = [
+            times,
+            self.pace.limit,
+            unstructure(self.model.spec.generate),
+            self.panel.description(),
+            self.second.description(),
+        ]
         seconds = unit or self._sample_seconds
         fitting = partial(self.pace.count, part, most, least, lambda: times * largest_share(num_parts) * seconds())
         count = self.parts.value(f"number for {part}", depends, int, fitting)

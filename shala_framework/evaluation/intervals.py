@@ -33,8 +33,9 @@ class Figure:
 def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
     """Return a mean over seeds and rows, with a 95 % percentile interval from a bootstrap over rows or groups.
 
-    The values of one row under all seeds stay together, because the row's difficulty affects all of them. The rows of
-    one group, such as the recordings of one person, stay together too.
+    A single row or group has no interval, because nothing says how far another one would be from it. The values of one
+    row under all seeds stay together, because the row's difficulty affects all of them. The rows of one group, such as
+    the recordings of one person, stay together too.
 
     Args:
         values_SN: Value of each row under each seed, float; NaN if a row has none.
@@ -84,8 +85,10 @@ def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None
     return Figure(value=float(over_N.sum() / under_N.sum()), low=low, high=high, count=int(known_N.sum()))
 
 
-def _interval(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int) -> tuple[float, float]:
-    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator."""
+def _interval(
+    over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator; None of one."""
     if groups_N is not None:
         number_N = groups_N.unique(return_inverse=True)[1]
         zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
@@ -94,6 +97,8 @@ def _interval(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: in
     over_N, under_N = over_N[some_N], under_N[some_N]
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(over_N)
+    if num_rows < 2:
+        return None, None
     ratios = []
     most = max(1, DRAWN_AT_ONCE // num_rows)
     for done in range(0, NUM_RESAMPLES, most):

@@ -146,11 +146,17 @@ def _measure_method(
     )
 
 
-def measure_real(panel: Panel, second: Panel) -> JointFigures:
-    """Return coherence of held-out rows, and distances between them and training rows that no judge has seen."""
+def measure_real(panel: Panel, second: Panel, num_samples: int) -> JointFigures:
+    """Return coherence of held-out rows, and distances between them and training rows that no judge has seen.
+
+    Args:
+        panel: The judges.
+        second: The second judges.
+        num_samples: Number of samples for each seed that the figures stand beside, in sets as large as theirs.
+    """
     views = [_View(panel), _View(second)]
     for view in views:
-        view.compare(view.panel.reference)
+        view.compare(view.panel.reference, num_samples)
     by_judge, by_second = views
     attributes = {name: _real_figure(panel, values) for name, values in panel.by_attribute(_real_agreed(panel)).items()}
     return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second), attributes)
@@ -195,13 +201,13 @@ class _View:
             judges = self.panel.judges
             verdicts = {name: judges[name].verdicts(value) for name, value in features.items()}
             self.agreed_KA.append(self.panel.agreed(verdicts))
-        self.compare(features)
+        self.compare(features, len(next(iter(features.values()), ())))
 
-    def compare(self, features: dict[str, Tensor]) -> None:
-        """Compare features with those of held-out rows."""
+    def compare(self, features: dict[str, Tensor], num_samples: int) -> None:
+        """Compare features with those of held-out rows, in sets that suit so many samples."""
         for name, value in features.items():
-            self.counts[name] = self.panel.set_size(name, len(value))
-            for what, figure in self.panel.compare(name, value).items():
+            self.counts[name] = self.panel.set_size(name, min(num_samples, len(value)))
+            for what, figure in self.panel.compare(name, value, self.counts[name]).items():
                 self.found[what].setdefault(name, []).append(figure)
 
     def coherence(self) -> Figure | None:

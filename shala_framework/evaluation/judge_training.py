@@ -3,6 +3,8 @@
 Shapes: N rows, A attributes, C classes.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -88,6 +90,8 @@ class JudgeTraining:
         size, titles = processes.world_size(), {name: f"{prefix}judge of {name}" for name in names}
         steps_of: dict[str, int] = {}
         own: dict[str, Judge] = {}
+        # The same training set leaves other rows to the judges if other groups of rows stay together.
+        rows = hashlib.sha256(json.dumps(self.train.keys).encode()).hexdigest()
         mine = names[processes.rank() :: size]
         for number, name in enumerate(mine):
             steps, title = self.steps, titles[name]
@@ -95,14 +99,14 @@ class JudgeTraining:
                 seconds = pace.seconds(part)
                 share = None if seconds is None else seconds / (len(mine) - number)
                 fitting = partial(self._fitting, name, architecture, share)
-                steps = parts.own_value(Part(f"steps of the {title}", len(self.train), int, fitting))
+                steps = parts.own_value(Part(f"steps of the {title}", [len(self.train), pace.limit], int, fitting))
             steps_of[name] = steps
             if not steps:
                 continue
             reporter.begin(title, steps, "step")
             own[name] = parts.own_module(
                 title,
-                [steps, len(self.train)],
+                [steps, rows],
                 partial(self._untrained, name, architecture),
                 partial(self._trained, name, architecture, steps, reporter.advance),
             )

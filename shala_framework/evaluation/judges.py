@@ -137,7 +137,8 @@ class Panel:
         groups_N: Groups of held-out rows that are resampled together, or None.
         real: Modality to its judge's features of the held-out rows that have it, float [N, F].
         real_classes: Modality to the classes that its judge names for those rows, int64 [N, A].
-        reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F].
+        reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F]; in a
+            random but fixed order, so that parts of them have all classes also where a training set is sorted by class.
         attributes: Attributes that the judges name; empty without judges.
         able: For each attribute, the modalities whose judges can tell it: with at least 0.8 of the balanced accuracy of
             the best judge, and clearly better than by chance. A word for a digit does not tell where the digit lies.
@@ -156,7 +157,7 @@ class Panel:
         self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
         self.real_classes = {name: judge.verdicts(self.real[name]) for name, judge in judges.items()}
         self.reference = {
-            name: judge.features(reference.having([name]).x[name])
+            name: _shuffled(judge.features(reference.having([name]).x[name]))
             for name, judge in judges.items()
             if reference is not None and len(reference.index_having([name]))
         }
@@ -215,22 +216,27 @@ class Panel:
         return within if self._varies(name, within) else math.nan
 
     def set_size(self, name: str, num_samples: int) -> int:
-        """Return the size of sets for distances that depend on it: that of samples or reference rows."""
+        """Return the size of sets for distances that depend on it: the smaller number of samples and reference rows."""
         num_reference = len(self.reference.get(name, ()))
         return min(num_samples, num_reference) if num_reference > NUM_NEIGHBOURS else num_samples
 
-    def compare(self, name: str, samples_KF: Tensor) -> dict[str, float]:
+    def compare(self, name: str, samples_KF: Tensor, size: int | None = None) -> dict[str, float]:
         """Return every figure of samples' features compared with those of held-out rows; empty if sets are too small.
 
-        Frechet distance, precision and recall depend on the number of samples. They are means over sets as large as the
-        reference rows, and so comparable with these.
+        Frechet distance, precision and recall depend on the number of samples. They are means over sets of one size,
+        and so comparable with those of other samples and of the reference rows.
+
+        Args:
+            name: The modality.
+            samples_KF: Features of the samples.
+            size: Size of the sets; by default that of `set_size` for these samples.
 
         Returns:
             "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
             variation) and "classes_noise" (total variation by chance alone), both means over attributes.
         """
         real_NF, judge = self.real[name], self.judges[name]
-        size = self.set_size(name, len(samples_KF))
+        size = self.set_size(name, len(samples_KF)) if size is None else size
         sets = [samples_KF[start : start + size] for start in range(0, len(samples_KF) - size + 1, size)]
         found = {}
         if min(size, len(real_NF)) >= 2:
@@ -258,6 +264,10 @@ class Panel:
         """Return whether a distance within classes is more than negligible beside that between rows of any class."""
         all_rows = class_spread(self.real[name], torch.zeros(len(self.real[name])))
         return within > NEGLIGIBLE_SPREAD * all_rows
+
+
+def _shuffled(features_NF: Tensor) -> Tensor:
+    return features_NF[torch.randperm(len(features_NF), generator=torch.Generator().manual_seed(0))]
 
 
 def _digest(module: nn.Module) -> str:

@@ -144,7 +144,7 @@ def measure_log_likelihoods(
     count = settings.likelihood_rows
     if count is None:
         fitting = partial(pace.count, "likelihood", most, 1, row_seconds)
-        count = parts.value("number for likelihood", depends, int, fitting)
+        count = parts.value("number for likelihood", [pace.limit, *depends], int, fitting)
     if not count:
         notes.append(
             "no log-likelihoods: evaluate.likelihood_rows is 0"

@@ -21,13 +21,18 @@ MOST_OF_REST = 0.5  # of the time left, for the least number of a part that its 
 class Pace:
     """Shares the time of an evaluation among its parts.
 
-    Args:
-        seconds: Time for everything; None is no limit.
-        clock: Returns seconds.
+    Attributes:
+        limit: Seconds for everything; None is no limit. Counts that were fitted to one limit do not fit another.
     """
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
+        """Start the clock.
+
+        Args:
+            seconds: Time for everything; None is no limit.
+            clock: Returns seconds.
+        """
+        self.limit, self.clock = seconds, clock
         self.end = None if seconds is None else clock() + (1 - RESERVE) * seconds
         self.waiting = dict(SHARES)
 

@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.model import ShaLa
@@ -33,29 +34,33 @@ class RefinedFigures:
 
 @torch.no_grad()
 def measure_refinement(
-    model: ShaLa, held_out: Rows, z_ND: Tensor, *, batch_size: int = 32
+    model: ShaLa, held_out: Rows, z_ND: Tensor, groups_N: Tensor | None = None, *, batch_size: int = 32
 ) -> dict[str, RefinedFigures]:
     """Return figures of every refined modality that at least two rows have.
 
     Args:
         model: Model with all stages trained.
-        held_out: Held-out rows.
+        held_out: Held-out rows, of which some are taken that are spread over all: they may be sorted by class.
         z_ND: A draw of q(z | x) of each row.
+        groups_N: Groups of held-out rows that are resampled together, or None.
         batch_size: Number of latents decoded at a time.
     """
     figures = {}
     for name in model.refined_names:
-        index = held_out.index_having([name])[:MOST_ROWS]
+        index = held_out.index_having([name])
+        index = index[spread_positions(len(index), MOST_ROWS)]
         if len(index) < 2:
             continue
         x, z = held_out.x[name][index], z_ND[index]
         decoder_N = model.autoencoder.decoded_log_prob(held_out.x, name, z, index, batch_size=batch_size)
-        own_N, other_N = (_bounds(model, name, x, latents, batch_size) for latents in (z, z.roll(1, 0)))
+        # The other row is far away in the order of the rows, because neighbours are often of one class.
+        own_N, other_N = (_bounds(model, name, x, latents, batch_size) for latents in (z, z.roll(len(z) // 2, 0)))
         count = model.modalities[name].count_values(x).cpu().clamp_min(1)
+        some_groups_N = None if groups_N is None else groups_N[index]
         figures[name] = RefinedFigures(
-            decoder=mean_figure(decoder_N[None] / count),
-            refined=mean_figure(own_N[None] / count),
-            gain=mean_figure((own_N - other_N)[None] / count),
+            decoder=mean_figure(decoder_N[None] / count, some_groups_N),
+            refined=mean_figure(own_N[None] / count, some_groups_N),
+            gain=mean_figure((own_N - other_N)[None] / count, some_groups_N),
         )
     return figures
 

@@ -182,10 +182,7 @@ def evaluate(
     notes += [note for attribute in attributes for note in _unseen_labels(attribute, held_out)]
     groups_N = row_groups(held_out.keys, settings.group)
     if groups_N is not None and len(groups_N.unique()) < FEW_GROUPS:
-        notes.append(
-            f"intervals resample only {len(groups_N.unique())} groups, as evaluate.group finds no more in the keys of "
-            f"held-out rows (such as {held_out.keys[0]!r}): they are rough, and rather too narrow"
-        )
+        notes.append(_few_groups(len(groups_N.unique()), held_out.keys[0]))
     # Parts of fixed cost come first; the rest is fitted to the time that is left.
     q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
@@ -200,9 +197,9 @@ def evaluate(
         ),
         Part(
             "refinement",
-            unstructure(model.spec.refine),
+            [settings.group, unstructure(model.spec.refine)],
             dict[str, RefinedFigures],
-            partial(measure_refinement, model, held_out, z_ND),
+            partial(measure_refinement, model, held_out, z_ND, groups_N),
         ),
         Part(
             "latent",
@@ -237,7 +234,7 @@ def evaluate(
         num_samples = counts.joint_samples()
         if num_samples:
             joint = [
-                measure_real(panel, second),
+                measure_real(panel, second, num_samples),
                 *measure_joint(model, panel, second, settings, num_samples, seed=seed, reporter=reporter, parts=parts),
             ]
         pace.finish("joint")
@@ -275,6 +272,14 @@ def evaluate(
         refinement=refinement,
         one_to_many=one_to_many,
     )
+
+
+def _few_groups(num_groups: int, key: str) -> str:
+    """Return a note on too few groups for intervals, with a row's key as an example."""
+    found = f"evaluate.group finds no more in the keys of held-out rows (such as {key!r})"
+    if num_groups == 1:
+        return f"no intervals, because all rows are one group: {found}"
+    return f"intervals resample only {num_groups} groups, as {found}: they are rough, and rather too narrow"
 
 
 def _unseen_labels(attribute: Attribute, held_out: Rows) -> list[str]:

@@ -223,7 +223,8 @@ class ShaLa(Staged):
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
             refine: Whether stage 3 adds what the decoders leave out, where it is trained.
-            draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned.
+            draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned. The same
+                call gives the same draws, but another number of rows or samples, or batch_size, gives others.
             batch_size: Latents decoded at a time.
 
         Returns:

@@ -40,7 +40,7 @@ class EvaluatedRun:
 
     Attributes:
         folder: Folder of the run.
-        spec: The run's spec, as JSON values.
+        spec: The run's spec, as JSON values, with the tables of sampling that its evaluation used.
         saved: The run's evaluation.
     """
 
@@ -94,7 +94,8 @@ def read_evaluated_run(folder: Path, split: str) -> EvaluatedRun:
     """Read the spec and the evaluation of a run.
 
     Raises:
-        CheckpointError: The folder is no run, has no evaluation of the split, or a damaged file.
+        CheckpointError: The folder is no run, has no evaluation of the split or one from before a stage was trained, or
+            has a damaged file.
     """
     path = folder / SPEC_FILE
     if not path.is_file():
@@ -105,7 +106,8 @@ def read_evaluated_run(folder: Path, split: str) -> EvaluatedRun:
         raise CheckpointError(
             f"{folder} has no evaluation of the {split} split: `shala evaluate {folder} --split {split}` makes one"
         )
-    return EvaluatedRun(folder=folder, spec=with_later_keys(described["spec"]), saved=read_saved_evaluation(evaluated))
+    saved = read_saved_evaluation(evaluated)
+    return EvaluatedRun(folder=folder, spec=with_later_keys(described["spec"] | saved.sampling), saved=saved)
 
 
 def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
@@ -148,8 +150,10 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
         "samples a given row": settings.get("num_row_samples") if given else None,
         "rows of log-likelihoods (n)": scored[0].count if scored else None,
         "estimate of log-likelihoods": evaluation.likelihood if scored else None,
-        "rows that are resampled together": settings.get("group"),
+        "rows that are resampled together": settings.get("group") or "none",
         "importance samples": settings.get("importance_samples") if scored else None,
+        "annealing steps": settings.get("annealing_steps") if scored and evaluation.likelihood == "annealed" else None,
+        "largest number of training rows of judges": settings.get("train_rows") if evaluation.judges else None,
     }
     for name, judge in evaluation.judges.items():
         protocol[f"training steps of the judge of {name}"] = judge.steps

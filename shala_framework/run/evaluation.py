@@ -111,6 +111,8 @@ def evaluate_run(
         "seed": seed,
         "machine": describe_machine(model.device),
         "settings": unstructure(settings),
+        "stages": sorted(model.stages),
+        "sampling": {"generate": unstructure(model.spec.generate), "refine": unstructure(model.spec.refine)},
         "synthetic": model.synthetic,
         "held_out": hashlib.sha256(json.dumps([held_out.keys, held_out.labels]).encode()).hexdigest()[:16],
         **_without_nan(attrs.asdict(evaluation)),

@@ -51,7 +51,8 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
     # Of a single cluster there is nothing to learn, and processes wait for the gradients of all weights that have one.
-    prior.cluster_network.requires_grad_(prior.mixture.num_components > 1)
+    # A method's own denoiser knows a single one, however many the mixture has that is its control.
+    prior.cluster_network.requires_grad_(prior.clusters.num_components > 1)
 
 
 class PriorTraining:
