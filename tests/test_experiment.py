@@ -155,6 +155,7 @@ def test_wrong_arguments_are_named(two_spec, finished_run):
     model = load(finished_run("r"))
     for call, message in (
         (lambda: model.generate(0), "num_samples >= 1"),
+        (lambda: model.generate(1, num_steps=0), "num_steps >= 2"),
         (lambda: model.generate(given={"third": torch.zeros(1, 2)}), "modalities among"),
         (lambda: model.generate(given={"first": torch.zeros(1, 3)}), r"shape \('N', 2\), got \(1, 3\)"),
         (lambda: model.embed({"first": torch.zeros(1, 2), "second": torch.zeros(2, 2)}), "same number of rows"),

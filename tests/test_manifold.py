@@ -33,3 +33,10 @@ def test_a_lost_mode_costs_recall_and_an_invented_one_precision():
 def test_a_set_without_enough_neighbours_is_refused():
     with pytest.raises(ValueError, match="more than 3 rows, got 3 and 10"):
         precision_recall(cloud(3, 0.0, 0), cloud(10, 0.0, 1))
+
+
+def test_equal_rows_are_covered_whatever_their_rounding():
+    """Features of equal labels differ by rounding in batches of other sizes, and still count as equal."""
+    labels, noise = torch.randn(10, 128, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+    rounded = labels[torch.arange(129) % 9] * (1 + 2e-7 * torch.randn(129, 128, generator=noise))
+    assert precision_recall(rounded, labels[torch.arange(400) % 10]) == (1.0, 0.9)

@@ -275,7 +275,7 @@ class ShaLa(Staged):
         scales = {"guidance_scale": guidance_scale, "autoguidance_scale": autoguidance_scale}
         sampling = Sampling(
             guidance=attrs.evolve(self.guidance, **{k: scale for k, scale in scales.items() if scale is not None}),
-            num_steps=num_steps or settings.num_steps,
+            num_steps=settings.num_steps if num_steps is None else num_steps,
             sampler=sampler or settings.sampler,
         )
         return source.sample(seed, self._given(x, num_rows, num_samples), sampling)
