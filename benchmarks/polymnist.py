@@ -22,11 +22,12 @@ from typing import Any
 import attrs
 import torch
 from pictures import FEATURE_DIM, load_pictures, modalities, write_samples
-from torch import Tensor
+from torch import Tensor, nn
 
 from shala_framework import ShaLa, train
 from shala_framework.model import PriorName
 from shala_framework.spec.schema import Train
+from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
 NUM_JOINT = 2_000
@@ -103,6 +104,21 @@ def train_stage(
     train(model, x, stages=[stage], minutes=minutes, device=device, precision=precision, **{stage: table})
     spent, done = time.perf_counter() - start, getattr(model.spec.train, stage)
     return {f"{stage}_steps": done.steps, f"{stage}_rows_per_second": round(done.steps * done.batch_size / spent)}
+
+
+def kept_stage(
+    model: ShaLa, stage: str, file: Path, recipe: Recipe, x: Mapping[str, Tensor], seconds: float, device: str
+) -> dict[str, float]:
+    """Read a stage from a file, or train it as `train_stage` does and write the file; return what training reports."""
+    module: nn.Module = getattr(model, stage)
+    if file.exists():
+        module.load_state_dict(read_checkpoint(file)[0])
+        model.stages.add(stage)
+        return {}
+    figures = train_stage(model, stage, recipe, x, seconds, device)
+    write_checkpoint(file, module.state_dict(), {})
+    print(f"{file.stem}: {figures}", flush=True)
+    return figures
 
 
 def train_both(recipe: Recipe, x: Mapping[str, Tensor], device: str = "cpu") -> tuple[ShaLa, dict[str, float]]:

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from ablation import Scorer
 from pictures import given_subsets, load_pictures
-from polymnist import NUM_JOINT, Recipe, train_stage
+from polymnist import NUM_JOINT, Recipe, kept_stage
 from scripts import cell, markdown
 from torch import Tensor
 
@@ -50,7 +50,6 @@ from shala_framework.evaluation.methods import Method
 from shala_framework.evaluation.spread import relative_class_spread
 from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec.schema import Evaluate
-from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
 HELD_OUT, NUM_CLASSES = 2_000, 10
@@ -187,16 +186,8 @@ def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
     model = recipe.model(len(x))
     for stage, rows in rows_of.items():
         file = args.results / f"{stage}-seed{seed}.safetensors"
-        if not rows:
-            continue
-        module: torch.nn.Module = getattr(model, stage)
-        if file.exists():
-            module.load_state_dict(read_checkpoint(file)[0])
-            model.stages.add(stage)
-        else:
-            figures = train_stage(model, stage, recipe, x, 0.0, args.device)
-            write_checkpoint(file, module.state_dict(), {})
-            print(f"seed {seed}: {figures}", flush=True)
+        if rows:
+            kept_stage(model, stage, file, recipe, x, 0.0, args.device)
     return model.to(args.device)
 
 

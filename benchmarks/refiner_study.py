@@ -26,14 +26,13 @@ from ablation import Scorer
 from numpy.typing import NDArray
 from pictures import load_pictures
 from PIL import Image
-from polymnist import Recipe, train_stage
+from polymnist import Recipe, kept_stage
 from polymnist_table import HELD_OUT, Samples, Table
 from scripts import markdown
 from torch import Tensor
 
 from shala_framework import ShaLa
 from shala_framework.evaluation.frechet import frechet_distance
-from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
 SIZES = {1.5: 5, 4.0: 8, 12.0: 12, 40.0: 18}  # steps of the sampler, by its highest level
@@ -104,14 +103,7 @@ def trained(args: argparse.Namespace, x: Samples) -> tuple[ShaLa, dict[str, Any]
     model, figures = recipe.model(len(x)), {}
     for stage in ("autoencoder", "prior", "refiner"):
         file = args.results / f"{stage}.safetensors"
-        module: torch.nn.Module = getattr(model, stage)
-        if file.exists():
-            module.load_state_dict(read_checkpoint(file)[0])
-            model.stages.add(stage)
-        else:
-            figures |= train_stage(model, stage, recipe, x, args.seconds, args.device)
-            write_checkpoint(file, module.state_dict(), {})
-            print(figures, flush=True)
+        figures |= kept_stage(model, stage, file, recipe, x, args.seconds, args.device)
     return model.to(args.device), figures
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 NUM_NEIGHBOURS = 3
-ROUNDING = (
-    1e-5  # of the features, relative to the largest: a judge rounds equal x differently in batches of other sizes
-)
+# Of the features, relative to the largest: a judge rounds equal x differently in batches of other sizes.
+ROUNDING = 1e-5
 
 
 def precision_recall(samples_KF: Tensor, real_NF: Tensor, num_neighbours: int = NUM_NEIGHBOURS) -> tuple[float, float]:
