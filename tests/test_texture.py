@@ -58,6 +58,22 @@ def test_rows_that_lack_the_modality_change_nothing():
     torch.testing.assert_close(2 * beside, alone)
 
 
+def test_deviations_are_those_of_all_rows():
+    """A few rows are compared in the deviations of the whole batch, which do not vary as those of two rows would."""
+    torch.manual_seed(0)
+    real = torch.randn(4000, 3) * torch.tensor([1.0, 2.0, 3.0])
+    decoded = real[:2] + torch.tensor([1.0, 2.0, 3.0])  # one deviation away, for every channel
+    assert float(texture_distance([decoded], [real], torch.ones(4000))) == pytest.approx(1.0, abs=0.05)
+    few = torch.stack(
+        [texture_distance([torch.randn(2, 8)], [torch.randn(16, 8)], torch.ones(16)) for _ in range(2000)]
+    )
+    assert float(few.mean()) == pytest.approx(2.0, rel=0.15)  # of two draws of one distribution, in its deviations
+    assert float(few.max()) < 12
+    alone = torch.zeros(16)
+    alone[0] = 1
+    assert float(texture_distance([torch.randn(16, 8)], [torch.randn(16, 8)], alone)) == 0  # one row has no deviation
+
+
 def test_texture_trains_decoders_and_no_encoder_by_itself():
     """The gradient passes only through the decoded x. Rows without the modality do not count."""
     torch.manual_seed(0)

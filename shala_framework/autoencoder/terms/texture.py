@@ -18,6 +18,8 @@ from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import gather_rows
 
+POOLED_ROWS = 2.0  # rows that the mean deviation of a map's channels counts for, beside those of a batch
+
 
 class TextureTerm(Term):
     """Squared distance between decoded modalities and the data in statistics of the encoders' maps."""
@@ -34,36 +36,45 @@ class TextureTerm(Term):
         for i, name in enumerate(batch.h):
             again = batch.reencode(name) if name in batch.statistics else None
             if again is not None:
-                count = batch.num_reencoded
-                real = [statistics[:count] for statistics in batch.statistics[name]]
-                present_Q = batch.presence_BM[:count, i]
+                present_B = batch.presence_BM[:, i]
                 # A single process validates.
-                distances.append(texture_distance(again.statistics, real, present_Q, gathered=batch.training))
+                distances.append(
+                    texture_distance(again.statistics, batch.statistics[name], present_B, gathered=batch.training)
+                )
         return torch.stack(distances).mean() if distances else None
 
 
 def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tensor, *, gathered: bool = False) -> Tensor:
     """Return the squared distance between statistics of two sets of maps, in deviations of the real ones over rows.
 
+    The deviations are those of all B rows, also where only the first Q are compared: the inverse variance of a handful
+    of rows has no finite variance itself. Each is drawn towards the map's mean deviation, by as much as if
+    `POOLED_ROWS` more rows had it.
+
     Args:
-        decoded: `map_statistics` of decoded rows.
-        real: Statistics of the data in the same rows, without gradient.
+        decoded: `map_statistics` of the decoded first Q rows.
+        real: Statistics of the data in all B rows, without gradient.
         present_B: Rows that have the modality; the others do not count.
         gathered: Whether deviations are over the rows of all processes, which must then call this together.
 
     Returns:
-        Scalar, a mean over rows, channels and maps.
+        Scalar, a mean over Q rows, channels and maps; 0 if fewer than two rows have the modality, as these have no
+        deviations.
     """
     distances = []
     weight_B1 = present_B.float()[:, None]
+    everyone_B1 = gather_rows(weight_B1) if gathered else weight_B1
     for mine, theirs in zip(decoded, real, strict=True):
-        scale = _deviation(*(gather_rows(rows) if gathered else rows for rows in (theirs, weight_B1))) + 1e-2
-        distances.append((((mine - theirs) / scale).square().mean(1) * present_B).mean())
-    return torch.stack(distances).mean()
+        scale = _deviation(gather_rows(theirs) if gathered else theirs, everyone_B1) + 1e-2
+        away_Q = ((mine - theirs[: len(mine)]) / scale).square().mean(1)
+        distances.append((away_Q * present_B[: len(mine)]).mean())
+    return torch.stack(distances).mean() * (everyone_B1.sum() > 1)
 
 
 def _deviation(values_BK: Tensor, weight_B1: Tensor) -> Tensor:
-    """Return the standard deviation [K] over the rows of weight 1; 0 if there is none."""
-    count = weight_B1.sum().clamp_min(1)
-    mean_K = (values_BK * weight_B1).sum(0) / count
-    return (((values_BK - mean_K).square() * weight_B1).sum(0) / count).sqrt()
+    """Return the standard deviation [K] over the rows of weight 1, drawn towards the mean one."""
+    count = weight_B1.sum()
+    mean_K = (values_BK * weight_B1).sum(0) / count.clamp_min(1)
+    squares_K = ((values_BK - mean_K).square() * weight_B1).sum(0)
+    pooled = squares_K.mean() / (count - 1).clamp_min(1)
+    return ((squares_K + POOLED_ROWS * pooled) / (count - 1 + POOLED_ROWS).clamp_min(1)).sqrt()
