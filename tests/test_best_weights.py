@@ -28,6 +28,7 @@ pytestmark = pytest.mark.long
 
 CPU = torch.device("cpu")
 SIZES = Posterior(latent_dim=4, feature_dim=16, hidden_dim=32)
+INSISTENT = attrs.evolve(SIZES, contrast_tolerance=1000.0)  # contrast is never faded out
 SETTINGS = structure(
     {"steps": 200, "batch_size": 64, "save_every_steps": 10, "kl_warmup_steps": 50, "learning_rate": 1e-2},
     AutoencoderStage,
@@ -55,12 +56,13 @@ def trained(
     state: Path | None = None,
     stop_after: int | None = None,
     make: Callable[[int, int], Rows] = circle,
+    sizes: Posterior = SIZES,
 ) -> tuple[AutoencoderTraining, list[float]]:
     """Train stage 1, and return it with its held-out losses in order."""
     torch.manual_seed(0)
     modalities = {name: TwoFloats(TwoFloatsOptions(field=name)) for name in "ab"}
     training_rows = make(rows, 1)
-    stage = AutoencoderTraining(Autoencoder(modalities, SIZES), settings, CPU, make(64, 2))
+    stage = AutoencoderTraining(Autoencoder(modalities, sizes), settings, CPU, make(64, 2))
     losses, validate, after_step = [], stage.validate, stage.after_step
 
     def recorded():
@@ -109,16 +111,36 @@ def test_a_memorised_set_keeps_the_weights_of_the_lowest_held_out_loss():
     assert losses.index(min(losses)) == len(losses) - 4
 
 
-def test_a_stage_says_that_its_contrast_has_memorised_the_pairs():
-    """Pairs that have nothing in common can only be known by heart: others are then matched worse than by a guess."""
+def test_contrast_is_faded_out_where_it_memorises_pairs():
+    """Pairs that have nothing in common can only be known by heart, and others are then matched worse than by a guess.
+
+    Where modalities tell of each other in held-out rows too, the weight stays whole.
+    """
     memorised, _ = trained(make=unrelated)
-    contrast = memorised.validate()["contrast"]
-    assert contrast > math.log(64)
-    (said,) = (line for line in memorised.finish().splitlines() if "worse than by chance" in line)
-    assert f"{contrast - math.log(64):.2g} nats above it" in said
-    learned, _ = trained()
-    assert learned.validate()["contrast"] < math.log(64) - 1
-    assert "worse than by chance" not in learned.finish()
+    assert memorised.gate.weight == 0
+    assert memorised.gate.last < memorised.gate.best - 0.1
+    assert f"{memorised.gate.last:.2g} in the end" in memorised.finish()
+    with torch.no_grad():
+        bound = memorised.autoencoder.train().bound(unrelated(16, 1).x, torch.ones(16, 2, dtype=torch.bool))
+    assert float(bound.losses["contrast"]) == 0 < float(bound.added["contrast"])
+    with_many, _ = trained(rows=512)
+    assert with_many.gate.weight == 1
+    assert with_many.gate.best > 1
+    assert "faded out" not in with_many.finish()
+    insisted, _ = trained(make=unrelated, sizes=INSISTENT)
+    assert insisted.gate.weight > 0.95
+    assert insisted.validate()["contrast"] > memorised.validate()["contrast"]
+
+
+def test_the_contrast_of_held_out_rows_is_measured_without_a_trace():
+    """Figures are those of the closed form: nats of a guess less the contrast; training goes on as it was."""
+    stage, _ = trained(attrs.evolve(SETTINGS, steps=10, save_every_steps=20))
+    rows = circle(64, 2)
+    with torch.no_grad():
+        h = stage.autoencoder.eval().encode(rows.x)
+        contrast = stage.autoencoder.added_terms["contrast"].between(list(h.values()), rows.presence)
+    assert stage.gate.last == pytest.approx(math.log(64) - float(contrast), rel=1e-5)
+    assert stage.autoencoder.added_terms["contrast"].seen.tolist() == [0, 0]
 
 
 def test_the_loss_that_decides_has_the_final_weights_of_training():

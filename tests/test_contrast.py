@@ -16,7 +16,7 @@ from shala_framework.spec.schema import Posterior
 def contrast():
     """Return a contrast of three modalities with two-dimensional features, compared unchanged at a scale of 20."""
     torch.manual_seed(0)
-    made = ContrastTerm(1.0, 3, 2)
+    made = ContrastTerm(1.0, 3, 2, tolerance=0.1)
     for projection in made.projections:
         torch.nn.init.zeros_(projection.weight)
         torch.nn.init.zeros_(projection.bias)

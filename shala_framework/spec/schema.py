@@ -8,7 +8,7 @@ from attrs.validators import optional
 from shala_framework.plugin.options import above, at_least, between, each, multiple_of, none_or_at_least, not_empty
 from shala_framework.spec.limits import MOST_GUIDANCE, MOST_ROWS, MOST_STEPS, MOST_WEIGHT, MOST_WIDE
 from shala_framework.spec.names import modality_tables, names_files, profile_tables, regular_expression
-from shala_framework.spec.stages import EARLIER_NONE
+from shala_framework.spec.stages import EARLIER_NONE, MISSING_MEANS
 from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
 from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
 from shala_framework.spec.stages import PriorStage as PriorStage
@@ -149,6 +149,9 @@ class Posterior:
         contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 disables it.
         recognition_weight: Weight of the InfoNCE between the features of decoded modalities and those of the row's
             other modalities; 0 disables it. It needs differentiable likelihoods and contrast_weight above 0.
+        contrast_tolerance: Share of what the contrast has taught about held-out rows that may be lost again before it
+            and recognition are faded out altogether, because training rows are being memorised; a large number, such
+            as 1000, never fades them out. It needs held-out rows.
         texture_weight: Weight of the distance between decoded and real data in the statistics of the encoders'
             convolutional maps; 0 disables it. It needs differentiable likelihoods.
         auxiliary_share: Share of a step's rows for which the recognition and texture terms are computed. A smaller
@@ -167,6 +170,9 @@ class Posterior:
     subset_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
     contrast_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
     recognition_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
+    contrast_tolerance: float = attrs.field(
+        default=0.1, validator=above(0, at_most=MOST_WEIGHT), metadata={MISSING_MEANS: 1000.0}
+    )
     texture_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
     auxiliary_share: float = attrs.field(
         default=1.0, validator=[above(0), between(0, 1)], metadata=renamed_from("checked_share")

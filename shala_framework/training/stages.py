@@ -15,13 +15,13 @@ from shala_framework.spec.schema import AutoencoderStage
 from shala_framework.support.distributed.processes import barrier, mean_of
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
+from shala_framework.training.contrast_gate import ContrastGate
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.row_batches import RowBatches
 
 COUNTED_ROWS = 512  # first training rows whose values are counted before the first step
 NUM_VALUES = "num_values"  # name of the counts in the extra state
-CONTRAST = "contrast"  # figure of the contrastive term, in nats
 
 
 class AutoencoderTraining(RowBatches):
@@ -41,8 +41,7 @@ class AutoencoderTraining(RowBatches):
         loss_unit: Nats by which the loss is divided.
         average: Moving average of the weights, which is then measured and kept in their place; None without one.
         kept: Weights with the lowest loss on held-out rows so far.
-        surprise: Contrast of held-out rows at the last validation, in nats beyond that of guessing; below 0 before the
-            first one and without the term.
+        gate: Weight of the contrastive terms by what they teach about held-out rows.
     """
 
     name = "autoencoder"
@@ -60,10 +59,11 @@ class AutoencoderTraining(RowBatches):
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
         self.settings = settings
-        self.held_out, self.precision, self.surprise = held_out, precision, -math.inf
+        self.held_out, self.precision = held_out, precision
         autoencoder.recomputes = settings.activation_checkpointing
         halflife = settings.ema_halflife_steps
         self.average = MovingAverage(autoencoder, halflife, trained_only=True) if halflife else None
+        self.gate = ContrastGate(autoencoder, held_out, settings.batch_size, device)
         self.kept = BestWeights(self.name, settings, self._trained(), validated=held_out is not None)
         self._weigh({name: float(math.prod(modality.shape)) for name, modality in autoencoder.modalities.items()})
 
@@ -124,7 +124,7 @@ class AutoencoderTraining(RowBatches):
             bound = self.autoencoder.bound(
                 rows.x, rows.presence, self.kl_weight(step), self.likelihood_weights, corrupted=rows.corrupted
             )
-        return bound.loss(self.loss_unit), self._terms(bound, rows.presence)
+        return bound.loss(self.loss_unit), self._terms(bound, rows.presence) | self.gate.terms()
 
     def _terms(self, bound: Bound, presence_BM: Tensor) -> dict[str, Tensor]:
         terms = {"kl": bound.kl_B.detach().mean()} | {name: value.detach() for name, value in bound.added.items()}
@@ -137,6 +137,7 @@ class AutoencoderTraining(RowBatches):
         if self.average is not None:
             self.average.update(step)
         self.kept.after_step(step)
+        self.gate.after_step(step)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -155,8 +156,6 @@ class AutoencoderTraining(RowBatches):
                 torch.manual_seed(0)
                 figures |= self.means(self.held_out, self.settings.batch_size, terms)
             self.kept.add(figures["loss"], self._trained())
-        candidates = min(self.settings.batch_size, len(self.held_out))  # at most, for each query
-        self.surprise = figures.get(CONTRAST, -math.inf) - math.log(candidates)
         return figures
 
     def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
@@ -172,24 +171,12 @@ class AutoencoderTraining(RowBatches):
         if self.average is not None:
             self.average.copy_to_module()
         trained = self._trained()
-        return "\n".join(filter(None, (self.kept.finish(trained, trained), self._memorised_pairs())))
-
-    def _memorised_pairs(self) -> str:
-        """Say so if the features of held-out rows find their own row less often than by chance."""
-        if self.surprise <= 0:
-            return ""
-        return (
-            "stage autoencoder: modalities of held-out rows are matched worse than by chance (the contrast is "
-            f"{self.surprise:.2g} nats above it), so the contrastive terms have memorised which training rows belong "
-            "together, and samples from given modalities will be too much alike; for so few rows set "
-            "posterior.contrast_weight and posterior.recognition_weight to 0 and prior.feature_noise to 1, or add "
-            "augmentation"
-        )
+        return "\n".join(filter(None, (self.kept.finish(trained, trained), self.gate.describe())))
 
     def extra_state(self) -> dict[str, Tensor]:
         counts = torch.tensor(list(self.num_values.values()), dtype=torch.float64)
         average = self.average.state() if self.average is not None else {}
-        return {NUM_VALUES: counts, **average, **self.kept.state()}
+        return {NUM_VALUES: counts, **average, **self.kept.state(), **self.gate.state()}
 
     def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
         if NUM_VALUES in tensors:  # a state of a version that did not count goes on as it began
@@ -197,3 +184,4 @@ class AutoencoderTraining(RowBatches):
         if self.average is not None:
             self.average.load(tensors)
         self.kept.load(tensors)
+        self.gate.load(tensors)

@@ -23,14 +23,26 @@ from shala_framework.support.distributed.processes import gather_rows
 
 
 class ContrastTerm(Term):
-    """InfoNCE between the features of every two modalities, in nats."""
+    """InfoNCE between the features of every two modalities, in nats.
+
+    Attributes:
+        tolerance: Share of what held-out rows have gained from the term whose loss fades it out altogether.
+        gate: Factor of the weight, a scalar tensor, which training sets by held-out rows.
+        seen: Sum of the term over training steps, in nats, and their number; whoever reads it sets it to 0.
+    """
 
     name = "contrast"
     PROJECTION_DIM = 64
     LARGEST_SCALE = 100.0
 
-    def __init__(self, weight: float, num_modalities: int, feature_dim: int) -> None:
+    gate: Tensor
+    seen: Tensor
+
+    def __init__(self, weight: float, num_modalities: int, feature_dim: int, *, tolerance: float) -> None:
         super().__init__(weight)
+        self.tolerance = tolerance
+        self.register_buffer("gate", torch.ones(()), persistent=False)
+        self.register_buffer("seen", torch.zeros(2), persistent=False)
         self.projections = nn.ModuleList(nn.Linear(feature_dim, self.PROJECTION_DIM) for _ in range(num_modalities))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
@@ -38,10 +50,20 @@ class ContrastTerm(Term):
     def from_table(cls, table: Posterior, sizes: MethodSizes, others: dict[str, Term]) -> Self | None:
         if not table.contrast_weight or sizes.num_modalities < 2:
             return None
-        return cls(table.contrast_weight, sizes.num_modalities, sizes.feature_dim)
+        return cls(table.contrast_weight, sizes.num_modalities, sizes.feature_dim, tolerance=table.contrast_tolerance)
 
     def forward(self, batch: Pass) -> Tensor:
-        return self.between(list(batch.h.values()), batch.presence_BM)
+        value = self.between(list(batch.h.values()), batch.presence_BM)
+        if self.training:
+            self.seen += torch.stack([value.detach(), torch.ones_like(value)])
+        return value
+
+    def loss(self, value: Tensor) -> Tensor:
+        return self.gated(self.weight * value)
+
+    def gated(self, loss: Tensor) -> Tensor:
+        """Return a part of the loss as far as it is not faded out, which it never is on held-out rows."""
+        return self.gate * loss if self.training else loss
 
     def between(self, h_MBF: Sequence[Tensor], presence_BM: Tensor) -> Tensor:
         """Return the mean over ordered pairs of modalities of -log p(row | a feature of one, features of the other).

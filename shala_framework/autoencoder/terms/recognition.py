@@ -21,7 +21,7 @@ class RecognitionTerm(Term):
     """InfoNCE between features of decoded modalities and of the row's other modalities, in nats.
 
     It uses the projections of the contrast term and gives them no gradient; decoders get one, and through z so do the
-    posterior and the encoders.
+    posterior and the encoders. It is faded out with the contrast term, whose projections then say less and less.
     """
 
     name = "recognition"
@@ -29,6 +29,11 @@ class RecognitionTerm(Term):
     def __init__(self, weight: float, contrast: ContrastTerm) -> None:
         super().__init__(weight)
         self.__dict__["contrast"] = contrast  # registered elsewhere
+
+    @property
+    def _contrast(self) -> ContrastTerm:
+        contrast: ContrastTerm = self.__dict__["contrast"]
+        return contrast
 
     @classmethod
     def from_table(cls, table: Posterior, sizes: MethodSizes, others: dict[str, Term]) -> Self | None:
@@ -42,5 +47,7 @@ class RecognitionTerm(Term):
         decoded = {i: again.h_QF for i, again in seen.items() if again is not None}
         if not decoded:
             return None
-        contrast: ContrastTerm = self.__dict__["contrast"]
-        return contrast.recognition(decoded, list(batch.h.values()), batch.presence_BM)
+        return self._contrast.recognition(decoded, list(batch.h.values()), batch.presence_BM)
+
+    def loss(self, value: Tensor) -> Tensor:
+        return self._contrast.gated(self.weight * value)
