@@ -2,13 +2,16 @@
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
         [--methods shala mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
-        [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--dry-run]
+        [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--collect FOLDER] [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
 mixture and N(0, I), on test rows: stages keep their weights by validation rows. The same command resumes, and --part
 does one part of each sweep, as in a job array. Without it the command ends with the table: RESULTS/table.csv and
 RESULTS/table.tex, and printed.
+
+--collect copies spec.json and the evaluation of every run, which is all that a table reads, to FOLDER/METHOD/seed-SEED,
+and the table is of all that lie there: of runs that different machines made at different times.
 
 A spec with train.minutes, such as that of NTU's stand-in, does not get a number of rows: it needs --equal-time in place
 of --rows, and compares methods after that time on this machine, which nothing else should use meanwhile.
@@ -21,7 +24,9 @@ rows take longest; --mmvae-samples lowers that number, and the table then is not
 """
 
 import argparse
+import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,6 +60,7 @@ class Settings:
         private_dim: Dimensions of the shared latent of MMVAE+ and CMVAE, and of each private one.
         mld_dim: Dimensions of each modality's latent of MLD.
         mmvae_samples: Draws K of each expert of MMVAE.
+        collect: Folder of the evaluations of all machines' runs; None makes the table of this machine's runs.
     """
 
     spec: Path
@@ -67,6 +73,7 @@ class Settings:
     private_dim: int
     mld_dim: int
     mmvae_samples: int
+    collect: Path | None
 
     def overrides(self, method: str, spec: Spec) -> dict[str, str]:
         """Keys and values that a method's sweep has."""
@@ -105,10 +112,23 @@ class Settings:
 
     def comparison(self, methods: Sequence[str]) -> list[str]:
         """Arguments of `shala` that put all evaluated runs into one table."""
-        files = [path for name in methods for path in self.out.glob(f"{name}/*/evaluation/{self.split}.json")]
-        runs = sorted(str(path.parents[1]) for path in files)
+        folder = self.collect or self.out
+        runs = sorted(str(run) for name in methods for run in self.evaluated(folder, name))
         tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
         return ["compare", *runs, "--by", "posterior.method", "--split", self.split, *tables]
+
+    def evaluated(self, folder: Path, method: str) -> list[Path]:
+        """Folders of a method's evaluated runs."""
+        return [path.parents[1] for path in folder.glob(f"{method}/*/evaluation/{self.split}.json")]
+
+    def copy_evaluations(self, method: str, folder: Path) -> None:
+        """Copy what a table reads of this machine's runs of a method to a folder of the method and the seed."""
+        for run in self.evaluated(self.out, method):
+            seed = json.loads((run / "spec.json").read_text())["spec"]["seed"]
+            for file in ("spec.json", f"evaluation/{self.split}.json"):
+                copy = folder / method / f"seed-{seed}" / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run / file, copy)
 
 
 def shala(arguments: Sequence[str], *, dry_run: bool) -> None:
@@ -133,6 +153,7 @@ def main() -> None:
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
     parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
     parser.add_argument("--equal-time", action="store_true", help="as long as train.minutes says, in place of --rows")
+    parser.add_argument("--collect", type=Path, metavar="FOLDER", help="keep what tables read of all machines' runs")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
     given = vars(parser.parse_args())
     methods, dry_run, equal_time = (given.pop(name) for name in ("methods", "dry_run", "equal_time"))
@@ -148,8 +169,10 @@ def main() -> None:
         parser.error(f"{settings.spec} has {kind}; {'leave out' if equal_time else 'add'} --equal-time")
     for method in methods:
         shala(settings.sweep(method, spec), dry_run=dry_run)
+        if settings.collect and not dry_run:
+            settings.copy_evaluations(method, settings.collect)
     if settings.part == "1/1":
-        shala(settings.comparison(methods), dry_run=dry_run)
+        shala(settings.comparison(METHODS if settings.collect else methods), dry_run=dry_run)
 
 
 if __name__ == "__main__":

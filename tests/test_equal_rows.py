@@ -61,7 +61,13 @@ def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
     pytest.importorskip("shala_baselines")
     made = ("data.stand_in.options.missing=0.0", "data.stand_in.options.test=16")
     changes = [part for text in (*TINY, *made) for part in ("--set", text)]
-    benchmark(str(two_spec), "--out", "r", "--rows", "32", "--seeds", "3", "--methods", "shala", "mvtcae", *changes)
+    common = [str(two_spec), "--out", "r", "--rows", "32", "--seeds", "3", "--collect", "kept", *changes]
+    benchmark(*common, "--methods", "shala")
+    benchmark(*common, "--methods", "mvtcae")  # the table is of both
+    files = sorted(str(path) for path in Path("kept").rglob("*.json"))
+    assert files == [
+        f"kept/{m}/seed-3/{name}" for m in ("mvtcae", "shala") for name in ("evaluation/test.json", "spec.json")
+    ]
     rows = list(csv.DictReader(Path("r/table.csv").read_text().splitlines()))
     priors = {"diffusion", "mixture", "normal"}
     found = {(row["posterior.method"], row["method"]) for row in rows if row["metric"] == "coherence"}
