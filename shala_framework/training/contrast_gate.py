@@ -19,7 +19,7 @@ from shala_framework.support.distributed.processes import mean_of
 from shala_framework.training.compiling import uncompiled
 
 MOST_ROWS = 256  # held-out rows that are measured
-FIRST_STEPS, SHARE_OF_STEPS = 10, 0.1  # steps between measurements: at least so many, and a share of the steps so far
+FIRST_STEPS, SHARE_OF_STEPS = 5, 0.1  # steps between measurements: at least so many, and a share of the steps so far
 LEAST_SHARE = 0.25  # of the nats of guessing: what held-out rows gain counts as at least this
 STATE, SEEN = "contrast_gate", "contrast_seen"  # names in the extra state of stage 1
 

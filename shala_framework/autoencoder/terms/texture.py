@@ -18,7 +18,7 @@ from shala_framework.plugin.posterior import MethodSizes
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import gather_rows
 
-POOLED_ROWS = 2.0  # rows that the mean deviation of a map's channels counts for, beside those of a batch
+POOLED_ROWS = 2.0  # rows that the mean variance of a map's channels counts for beside a batch, over its number of rows
 
 
 class TextureTerm(Term):
@@ -48,8 +48,7 @@ def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tenso
     """Return the squared distance between statistics of two sets of maps, in deviations of the real ones over rows.
 
     The deviations are those of all B rows, also where only the first Q are compared: the inverse variance of a handful
-    of rows has no finite variance itself. Each is drawn towards the map's mean deviation, by as much as if
-    `POOLED_ROWS` more rows had it.
+    of rows has no finite variance itself. In a batch of a handful of rows, they are drawn towards the map's mean one.
 
     Args:
         decoded: `map_statistics` of the decoded first Q rows.
@@ -73,8 +72,8 @@ def texture_distance(decoded: list[Tensor], real: list[Tensor], present_B: Tenso
 
 def _deviation(values_BK: Tensor, weight_B1: Tensor) -> Tensor:
     """Return the standard deviation [K] over the rows of weight 1, drawn towards the mean one."""
-    count = weight_B1.sum()
-    mean_K = (values_BK * weight_B1).sum(0) / count.clamp_min(1)
-    squares_K = ((values_BK - mean_K).square() * weight_B1).sum(0)
-    pooled = squares_K.mean() / (count - 1).clamp_min(1)
-    return ((squares_K + POOLED_ROWS * pooled) / (count - 1 + POOLED_ROWS).clamp_min(1)).sqrt()
+    count = weight_B1.sum().clamp_min(1)
+    mean_K = (values_BK * weight_B1).sum(0) / count
+    variance_K = ((values_BK - mean_K).square() * weight_B1).sum(0) / count
+    pooled_rows = POOLED_ROWS / count
+    return ((count * variance_K + pooled_rows * variance_K.mean()) / (count + pooled_rows)).sqrt()
