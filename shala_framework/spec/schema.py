@@ -149,9 +149,9 @@ class Posterior:
         contrast_weight: Weight of the InfoNCE between the features of a row's modalities, in nats; 0 disables it.
         recognition_weight: Weight of the InfoNCE between the features of decoded modalities and those of the row's
             other modalities; 0 disables it. It needs differentiable likelihoods and contrast_weight above 0.
-        contrast_tolerance: Share of what the contrast has taught about held-out rows that may be lost again before it
-            and recognition are faded out altogether, because training rows are being memorised; a large number, such
-            as 1000, never fades them out. It needs held-out rows.
+        contrast_tolerance: Share of what the contrast has taught about training rows that may not hold on held-out rows
+            before it and recognition are faded out, because training rows are being memorised; from twice this share
+            on, their weights are 0. A large number, such as 1000, never fades them out. It needs held-out rows.
         texture_weight: Weight of the distance between decoded and real data in the statistics of the encoders'
             convolutional maps; 0 disables it. It needs differentiable likelihoods.
         auxiliary_share: Share of a step's rows for which the recognition and texture terms are computed. A smaller
@@ -171,7 +171,7 @@ class Posterior:
     contrast_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
     recognition_weight: float = attrs.field(default=0.05, validator=at_least(0, at_most=MOST_WEIGHT))
     contrast_tolerance: float = attrs.field(
-        default=0.1, validator=above(0, at_most=MOST_WEIGHT), metadata={MISSING_MEANS: 1000.0}
+        default=0.25, validator=above(0, at_most=MOST_WEIGHT), metadata={MISSING_MEANS: 1000.0}
     )
     texture_weight: float = attrs.field(default=0.1, validator=at_least(0, at_most=MOST_WEIGHT))
     auxiliary_share: float = attrs.field(

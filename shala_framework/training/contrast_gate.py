@@ -3,7 +3,7 @@
 In a small set, a network soon learns by heart which rows' modalities belong together. The contrast of held-out rows,
 which fell at first, then rises above that of guessing. The features have by then lost what the modalities share, and
 stage 2 takes a given modality for the row that it reminds of, so that its samples are too much alike. The contrast of
-held-out rows is therefore measured often, and the contrastive terms are faded out as it rises.
+held-out rows is therefore measured often, and the contrastive terms are faded out as it departs from that of training.
 """
 
 import math
@@ -20,21 +20,23 @@ from shala_framework.training.compiling import uncompiled
 
 MOST_ROWS = 256  # held-out rows that are measured
 FIRST_STEPS, SHARE_OF_STEPS = 5, 0.1  # steps between measurements: at least so many, and a share of the steps so far
-LEAST_SHARE = 0.25  # of the nats of guessing: what held-out rows gain counts as at least this
+LEAST_SHARE = 0.25  # of the nats of guessing: the information of training rows counts as at least this
 STATE, SEEN = "contrast_gate", "contrast_seen"  # names in the extra state of stage 1
 
 
 class ContrastGate:
-    """Fades out the contrastive terms as held-out rows lose what they had gained from them.
+    """Fades out the contrastive terms as far as what they teach does not hold on held-out rows.
 
-    Features have the information I about rows: the nats of guessing less the contrast. With J the highest I of held-out
-    rows so far, they have lost J - I, or less where training rows do not have that much more: a network that knows as
-    little about these has memorised nothing. In training, weights are multiplied by 1 - loss / (tolerance J), within 0
-    and 1. The held-out loss that chooses weights has the whole terms, so that its values compare.
+    Features have the information I about rows: the nats of guessing less the contrast. With T that of training rows
+    since the last measurement and H that of held-out rows, the share (T - H) / T is memorised. In training, weights are
+    multiplied by 2 - share / tolerance, within 0 and 1: they are whole up to a share of the tolerance, and 0 from twice
+    that on. They never grow again, because a network without these terms forgets what it had memorised, and would
+    begin anew. The held-out loss that chooses weights has the whole terms, so that its values compare.
 
     Attributes:
-        best: J, in nats.
-        last: I of held-out rows at the last measurement, in nats.
+        training: T at the last measurement, in nats.
+        held_out: H at the last measurement, in nats.
+        widest: T and H where the memorised share was largest, in nats.
     """
 
     def __init__(self, autoencoder: Autoencoder, held_out: Rows | None, batch_size: int, device: torch.device) -> None:
@@ -49,7 +51,8 @@ class ContrastGate:
         term = dict(autoencoder.added_terms.items()).get(ContrastTerm.name)
         self._term = term if isinstance(term, ContrastTerm) else None
         self._autoencoder, self._device = autoencoder, device
-        self.best = self.last = -math.inf
+        self.training = self.held_out = 0.0
+        self.widest = 0.0, 0.0
         self._due = FIRST_STEPS
         self._batches: list[Rows] = []
         if self._term is not None:
@@ -80,11 +83,12 @@ class ContrastGate:
         found = {"held_out": self._held_out_contrast(self._term), "training": total / count.clamp_min(1)}
         found = mean_of(found)  # the same in every process, whatever its rounding
         self._term.seen.zero_()
-        self.last = guessing - float(found["held_out"])
-        self.best = max(self.best, self.last)
-        lost = min(self.best - self.last, guessing - float(found["training"]) - self.last)
-        share = lost / (self._term.tolerance * max(self.best, LEAST_SHARE * guessing))
-        self._term.gate.fill_(min(1.0, max(0.0, 1 - share)))
+        self.training, self.held_out = (guessing - float(found[name]) for name in ("training", "held_out"))
+        share = (self.training - self.held_out) / max(self.training, LEAST_SHARE * guessing)
+        weight = max(0.0, 2 - share / self._term.tolerance)
+        if weight < self.weight:
+            self._term.gate.fill_(weight)
+            self.widest = self.training, self.held_out
 
     @torch.no_grad()
     def _held_out_contrast(self, term: ContrastTerm) -> Tensor:
@@ -103,22 +107,22 @@ class ContrastGate:
             return ""
         return (
             "stage autoencoder: the contrastive terms had begun to memorise which training rows belong together, and "
-            f"were faded out to {self.weight:.2g} of their weights: in held-out rows, one modality told at best "
-            f"{self.best:.2g} nats about another and {self.last:.2g} in the end; with so few rows, samples from given "
-            "modalities may still be too much alike, and prior.feature_noise = 1 and augmentation help"
+            f"were faded out to {self.weight:.2g} of their weights: one modality told {self.widest[0]:.2g} nats about "
+            f"another in training rows, and {self.widest[1]:.2g} in held-out rows; with so few rows, samples from "
+            "given modalities may still be too much alike, and prior.feature_noise = 1 and augmentation help"
         )
 
     def state(self) -> dict[str, Tensor]:
         """Return what resuming needs."""
         if self._term is None:
             return {}
-        figures = torch.tensor([self.best, self.last, self._due, self.weight], dtype=torch.float64)
+        figures = torch.tensor([self._due, self.weight, *self.widest], dtype=torch.float64)
         return {STATE: figures, SEEN: self._term.seen.clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore it; a state of a version that did not measure goes on with whole weights."""
         if self._term is not None and STATE in tensors:
-            self.best, self.last, due, weight = tensors[STATE].tolist()
-            self._due = int(due)
+            due, weight, *widest = tensors[STATE].tolist()
+            self._due, self.widest = int(due), (widest[0], widest[1])
             self._term.gate.fill_(weight)
             self._term.seen.copy_(tensors[SEEN])

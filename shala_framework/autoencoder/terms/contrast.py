@@ -26,7 +26,7 @@ class ContrastTerm(Term):
     """InfoNCE between the features of every two modalities, in nats.
 
     Attributes:
-        tolerance: Share of what held-out rows have gained from the term whose loss fades it out altogether.
+        tolerance: Share of what the term teaches about training rows that need not hold on held-out ones.
         gate: Factor of the weight, a scalar tensor, which training sets by held-out rows.
         seen: Sum of the term over training steps, in nats, and their number; whoever reads it sets it to 0.
     """
