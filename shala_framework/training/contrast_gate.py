@@ -34,6 +34,7 @@ class ContrastGate:
     begin anew. The held-out loss that chooses weights has the whole terms, so that its values compare.
 
     Attributes:
+        weight: The present factor of the terms' weights.
         training: T at the last measurement, in nats.
         held_out: H at the last measurement, in nats.
         widest: T and H where the memorised share was largest, in nats.
@@ -51,6 +52,7 @@ class ContrastGate:
         term = dict(autoencoder.added_terms.items()).get(ContrastTerm.name)
         self._term = term if isinstance(term, ContrastTerm) else None
         self._autoencoder, self._device = autoencoder, device
+        self.weight = 1.0
         self.training = self.held_out = 0.0
         self.widest = 0.0, 0.0
         self._due = FIRST_STEPS
@@ -63,11 +65,6 @@ class ContrastGate:
             # Whole batches alone, because a smaller one has fewer rows to guess from.
             starts = range(0, min(MOST_ROWS, len(held_out)) - size + 1, size)
             self._batches = [held_out.take(torch.arange(start, start + size)) for start in starts]
-
-    @property
-    def weight(self) -> float:
-        """The present factor of the terms' weights."""
-        return 1.0 if self._term is None else float(self._term.gate)
 
     def terms(self) -> dict[str, Tensor]:
         """Return the factor as a term to log; empty without a contrast term."""
@@ -87,6 +84,7 @@ class ContrastGate:
         share = (self.training - self.held_out) / max(self.training, LEAST_SHARE * guessing)
         weight = max(0.0, 2 - share / self._term.tolerance)
         if weight < self.weight:
+            self.weight = weight
             self._term.gate.fill_(weight)
             self.widest = self.training, self.held_out
 
@@ -109,7 +107,8 @@ class ContrastGate:
             "stage autoencoder: the contrastive terms had begun to memorise which training rows belong together, and "
             f"were faded out to {self.weight:.2g} of their weights: one modality told {self.widest[0]:.2g} nats about "
             f"another in training rows, and {self.widest[1]:.2g} in held-out rows; with so few rows, samples from "
-            "given modalities may still be too much alike, and prior.feature_noise = 1 and augmentation help"
+            "given modalities may still be too much alike; set posterior.contrast_weight and "
+            "posterior.recognition_weight to 0 and prior.feature_noise to 1, or add augmentation"
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -122,7 +121,7 @@ class ContrastGate:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore it; a state of a version that did not measure goes on with whole weights."""
         if self._term is not None and STATE in tensors:
-            due, weight, *widest = tensors[STATE].tolist()
+            due, self.weight, *widest = tensors[STATE].tolist()
             self._due, self.widest = int(due), (widest[0], widest[1])
-            self._term.gate.fill_(weight)
+            self._term.gate.fill_(self.weight)
             self._term.seen.copy_(tensors[SEEN])
