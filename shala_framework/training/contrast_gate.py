@@ -31,11 +31,10 @@ class ContrastGate:
     since the last measurement and H that of held-out rows, the share (T - H) / T is memorised. In training, weights are
     multiplied by 2 - share / tolerance, within 0 and 1: they are whole up to a share of the tolerance, and 0 from twice
     that on. They never grow again, because a network without these terms forgets what it had memorised, and would
-    begin anew. The held-out loss that chooses weights has the whole terms, so that its values compare.
+    begin again. The held-out loss by which weights are chosen keeps the terms at full weight: its values stay comparable.
 
     Attributes:
         weight: The present factor of the terms' weights.
-        training: T at the last measurement, in nats.
         held_out: H at the last measurement, in nats.
         widest: T and H where the memorised share was largest, in nats.
     """
@@ -53,7 +52,7 @@ class ContrastGate:
         self._term = term if isinstance(term, ContrastTerm) else None
         self._autoencoder, self._device = autoencoder, device
         self.weight = 1.0
-        self.training = self.held_out = 0.0
+        self.held_out = 0.0
         self.widest = 0.0, 0.0
         self._due = FIRST_STEPS
         self._batches: list[Rows] = []
@@ -80,13 +79,13 @@ class ContrastGate:
         found = {"held_out": self._held_out_contrast(self._term), "training": total / count.clamp_min(1)}
         found = mean_of(found)  # the same in every process, whatever its rounding
         self._term.seen.zero_()
-        self.training, self.held_out = (guessing - float(found[name]) for name in ("training", "held_out"))
-        share = (self.training - self.held_out) / max(self.training, LEAST_SHARE * guessing)
+        training, self.held_out = (guessing - float(found[name]) for name in ("training", "held_out"))
+        share = (training - self.held_out) / max(training, LEAST_SHARE * guessing)
         weight = max(0.0, 2 - share / self._term.tolerance)
         if weight < self.weight:
             self.weight = weight
             self._term.gate.fill_(weight)
-            self.widest = self.training, self.held_out
+            self.widest = training, self.held_out
 
     @torch.no_grad()
     def _held_out_contrast(self, term: ContrastTerm) -> Tensor:
@@ -119,7 +118,7 @@ class ContrastGate:
         return {STATE: figures, SEEN: self._term.seen.clone()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore it; a state of a version that did not measure goes on with whole weights."""
+        """Restore it. Without such a state, which earlier versions did not write, the terms keep their full weight."""
         if self._term is not None and STATE in tensors:
             due, self.weight, *widest = tensors[STATE].tolist()
             self._due, self.widest = int(due), (widest[0], widest[1])
