@@ -31,7 +31,7 @@ class ContrastGate:
     since the last measurement and H that of held-out rows, the share (T - H) / T is memorised. In training, weights are
     multiplied by 2 - share / tolerance, within 0 and 1: they are whole up to a share of the tolerance, and 0 from twice
     that on. They never grow again, because a network without these terms forgets what it had memorised, and would
-    begin again. The held-out loss by which weights are chosen keeps the terms at full weight: its values stay comparable.
+    begin again. The held-out loss by which weights are chosen keeps the terms at full weight, so that it is comparable.
 
     Attributes:
         weight: The present factor of the terms' weights.
