@@ -14,7 +14,8 @@ RESULTS/table.tex, and printed.
 and the table is of all that lie there: of runs that different machines made at different times.
 
 A spec with train.minutes, such as that of NTU's stand-in, does not get a number of rows: it needs --equal-time in place
-of --rows, and compares methods after that time on this machine, which nothing else should use meanwhile.
+of --rows, and compares methods after that time on this machine, which nothing else should use meanwhile. --set
+train.minutes=none takes the time limit out.
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
 MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
@@ -161,12 +162,13 @@ def main() -> None:
     spec = read_spec(settings.spec, settings.changes).spec
     minutes = spec.train.minutes
     if equal_time != (minutes is not None):
-        kind = (
-            "no train.minutes"
+        problem = (
+            "no train.minutes; leave out --equal-time"
             if minutes is None
-            else f"train.minutes = {minutes:g}, which decides how long stages train"
+            else f"train.minutes = {minutes:g}, which decides how long stages train; add --equal-time, or "
+            "--set train.minutes=none for equal rows"
         )
-        parser.error(f"{settings.spec} has {kind}; {'leave out' if equal_time else 'add'} --equal-time")
+        parser.error(f"{settings.spec} has {problem}")
     for method in methods:
         shala(settings.sweep(method, spec), dry_run=dry_run)
         if settings.collect and not dry_run:

@@ -390,6 +390,17 @@ def test_the_stand_in_applies_only_while_the_shards_are_absent(two_spec):
     assert real.spec.train.prior.steps == 99
 
 
+def test_none_takes_back_what_the_file_sets(two_spec, capsys):
+    """An optional key gets its default back, also from the stand-in; a key that needs a value refuses it."""
+    two_spec.write_text(two_spec.read_text().replace(SET, SET.replace("{", '{ "train.minutes" = 3.5, ', 1)))
+    assert read_spec(two_spec).spec.train.minutes == 3.5
+    loaded = read_spec(two_spec, ["train.minutes=none", "data.cache=none", "train.sharding=none"])
+    assert (loaded.spec.train.minutes, loaded.spec.data.cache, loaded.spec.train.sharding) == (None, None, "none")
+    assert refusal(capsys, "two.toml", "--set", "train.prior.steps=none") == (
+        "error: --set: train.prior.steps: expected int, got string 'none'\n"
+    )
+
+
 def test_the_stand_in_hides_no_mistake(two_spec, capsys):
     """A wrong value that `set` replaces is still an error, because real shards would bring it to light."""
     two_spec.write_text(two_spec.read_text().replace("steps = 99", "steps = 9.9"))

@@ -23,7 +23,9 @@ better than the default.
 `--profile NAME` applies the table `[profile.NAME]`, which has other values for some keys, such as those for a large
 GPU, in the form of the spec or as dotted keys. If a key has several values, the last of these takes precedence: the
 file, the `set` of `[data.stand_in]` where the stand-in is used, the profile, `--set`. A run records its profile, so
-that resuming needs no flag. All profiles of a spec are checked whenever it is read."""
+that resuming needs no flag. All profiles of a spec are checked whenever it is read.
+
+`--set KEY=none` takes back what the file sets for a key whose default is none, such as `train.minutes=none`."""
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 _TABLE_NAME = re.compile(r"^\[[\w.<>]+\]: ")
 

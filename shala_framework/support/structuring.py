@@ -22,6 +22,7 @@ KeyPath = tuple[str | int, ...]
 MOST_SHOWN = 100  # characters of a key or a text in a message
 MOST_FINDINGS = 1_000  # of one table or array; further items are not checked
 LARGEST_INT = 2**63 - 1  # limit of TOML and of most JSON readers
+UNSET = "none"  # what lists of keys call the default of an optional key; TOML has no such value
 RENAMED_FROM = "renamed_from"  # metadata of a field: its earlier name
 LISTED_IN_SWEEPS = "listed_in_sweeps"  # metadata of a field that may be an array of its values for `shala sweep`
 EXPERIMENTAL = "experimental"  # metadata of a field: its experimental choices
@@ -203,7 +204,7 @@ class _Structurer:
 
     def union(self, value: Any, kind: Any) -> Any:
         members = [member for member in get_args(kind) if member is not type(None)]
-        if value is None and len(members) < len(get_args(kind)):
+        if value in (None, UNSET) and len(members) < len(get_args(kind)):
             return None
         errors = []
         for member in members:
@@ -287,7 +288,8 @@ def structure(value: Any, kind: type[T]) -> T:
         kind: Class to build.
 
     Returns:
-        An instance of kind. An int is accepted for a float; nothing else is coerced.
+        An instance of kind. An int is accepted for a float, and "none" for an optional value that is not set; nothing
+        else is coerced.
 
     Raises:
         InvalidValueError: The value is invalid; it lists every problem with its path.
