@@ -153,7 +153,7 @@ def test_python_of_the_pages_runs(page, packed_shards, monkeypatch):
     few = "steps=6, batch_size=8"
     code = [STEPS.sub(few, text) for found, text in blocks("python") if found == page]
     if page == "README.md":
-        code = [text.replace('out="runs/mine")', f'{few}, out="runs/mine")') for text in code]
+        code = [text.replace('out="runs/photos")', f'{few}, out="runs/photos")') for text in code]
     assert few in "".join(code)
     Path("vectors.py").write_text(VECTORS)
     monkeypatch.syspath_prepend(".")

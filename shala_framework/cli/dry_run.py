@@ -28,6 +28,8 @@ def describe(loaded: LoadedSpec) -> None:
     say("\nparameters")
     total = 0
     for name, module in parts_of(model).items():
+        if name == "refiner" and not loaded.spec.train.refiner.steps:
+            continue
         count = sum(parameter.numel() for parameter in module.parameters())
         total += count
         say(f"  {name:<24}{count:>12,}")

@@ -45,7 +45,7 @@ def run(
     take_from: Path | None,
     dry_run: bool,
 ) -> None:
-    """Train both stages of a spec and write samples; the same command resumes a run that was stopped."""
+    """Train the stages of a spec and write samples; the same command resumes a run that was stopped."""
     loaded = read_spec(spec, overrides, profile=profile)
     if dry_run:
         from shala_framework.cli.dry_run import describe

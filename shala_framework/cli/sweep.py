@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 @verb(
-    "  shala sweep specs/digits.toml --set posterior.latent_dim=16,32 --set seed=0,1,2\n"
-    "  shala sweep specs/digits.toml --set seed=0,1,2 --set 'evaluate.guidance_scales=[1,2]' --out runs/seeds\n"
-    "  shala sweep specs/digits.toml --set seed=0,1,2,3 --part 2/4\n"
-    "  shala sweep specs/digits.toml --set posterior.method=shala,mvtcae --set seed=0,1,2 --split test\n"
+    "  shala sweep specs/digits5.toml --set posterior.latent_dim=16,32 --set seed=0,1,2\n"
+    "  shala sweep specs/digits5.toml --set seed=0,1,2 --set 'evaluate.guidance_scales=[1,2]' --out runs/seeds\n"
+    "  shala sweep specs/digits5.toml --set seed=0,1,2,3 --part 2/4\n"
+    "  shala sweep specs/digits5.toml --set posterior.method=shala,mvtcae --set seed=0,1,2 --split test\n"
 )
 @spec_argument
 @set_option(
