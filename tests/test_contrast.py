@@ -52,6 +52,23 @@ def test_rows_without_a_modality_are_neither_asked_nor_answers(contrast):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in contrast.parameters())
 
 
+def test_information_is_the_nats_of_a_guess_less_those_of_the_queries(contrast):
+    """It is 0 for equal features, and log 2 for two of four rows; among fewer, the others count for a part."""
+    presence = torch.tensor([[True, True, True]] * 4 + [[True, True, False]] * 2)
+    twice = torch.cat([corners(2).repeat(3, 1)])
+    most = torch.full((3, 3), 100.0)
+    told = contrast.information([twice, twice, torch.ones(6, 2)], presence, most)
+    assert told.candidates_MM.tolist() == told.queries_MM.tolist() == [[6, 6, 4], [6, 6, 4], [4, 4, 4]]
+    torch.testing.assert_close(told.nats_MM[0].detach(), torch.tensor([math.log(2), math.log(2), 0.0]))
+    torch.testing.assert_close(told.squares_MM[0, 1].detach(), torch.tensor(math.log(2) ** 2))
+    fewer = contrast.information([twice, twice, torch.ones(6, 2)], presence, torch.full((3, 3), 2.0))
+    # Two others are alike; a fifth of all five others is one of them.
+    assert float(fewer.nats_MM[0, 1].detach()) == pytest.approx(math.log(2) - math.log(1 + 2 / 5))
+    alone = contrast.information([twice] * 3, torch.tensor([[True, True, False]] + [[True, False, False]] * 5), most)
+    assert not alone.known_MM.any()
+    assert alone.nats_MM.isfinite().all()
+
+
 def test_recognition_is_lowest_for_what_shows_its_row(contrast):
     """Decoded features of the right row score better than those of another, also for a modality the row lacks."""
     presence = torch.tensor([[False, True, True]] * 4)

@@ -15,6 +15,7 @@ from shala_framework.plugin import Laplace, Likelihood, Normal, Pixels, Refinabl
 from shala_framework.refiner import Refined, Refinement, Refiner, check_refiner
 from shala_framework.refiner.model import skip_and_out
 from shala_framework.spec.schema import Posterior, Refine, RefinerStage
+from shala_framework.support.distributed import processes
 from shala_framework.support.errors import PluginError
 from shala_framework.training.loop import train
 from shala_framework.training.refinement import RefinerTraining
@@ -173,6 +174,34 @@ def test_draws_follow_their_generator_and_the_mode_stays():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(refined.mode(), likelihood.mode())
+
+
+@pytest.mark.parametrize("sigma_max", [0.8, 1.5, 10.0])
+def test_draws_have_the_deviation_of_the_residual(sigma_max):
+    """Whatever the level at which the sampler begins: a start of noise alone would lack the residual's own variance."""
+    modality = Best(torch.zeros(1, LATENT_DIM), torch.eye(1))
+    refiner = Refiner({"x": modality}, latent_dim=LATENT_DIM)
+    z = torch.zeros(NUM_ROWS, LATENT_DIM)
+    likelihood = Normal(torch.full((NUM_ROWS, 1), 3.0), torch.tensor(0.5).log())
+    refined = Refined(likelihood, refiner, "x", z, Refinement(num_steps=12, sigma_max=sigma_max))
+    drawn = refined.sample(torch.Generator().manual_seed(0))
+    assert float(drawn.mean()) == pytest.approx(3, abs=0.02)
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_row_has_the_same_noise_in_any_number_of_processes(monkeypatch):
+    """The loss of all rows is the mean of those of two processes with half of them each."""
+    modalities, autoencoder = stage_1()
+    stage, data = training(modalities, autoencoder), rows(16, modalities)
+
+    def loss(part: Rows, number: int, size: int) -> float:
+        monkeypatch.setattr(processes, "world_size", lambda: size)
+        monkeypatch.setattr(processes, "rank", lambda: number)
+        torch.manual_seed(5)
+        return float(stage.loss(part, 0)[0].detach())
+
+    halves = [loss(data.take(torch.arange(16)[number::2]), number, 2) for number in range(2)]
+    assert sum(halves) / 2 == pytest.approx(loss(data, 0, 1), rel=1e-5)
 
 
 def test_rows_that_lack_a_modality_do_not_matter():

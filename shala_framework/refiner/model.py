@@ -6,6 +6,7 @@ c_skip and c_out, as residuals are measured in their own standard deviation; Pan
 refining the coarse output of a frozen autoencoder; Ho and Salimans 2022 for guidance by a dropped condition.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -258,7 +259,9 @@ class Refiner(nn.Module):
         residual = self.residual(name, likelihood)
         sigmas = karras_sigmas(refinement.num_steps, refinement.sigma_min, refinement.sigma_max)
         denoise = self.denoiser(name, residual, z_BD, refinement.guidance_scale)
-        return residual.x(SAMPLERS[refinement.sampler](denoise, noise, sigmas))
+        # At the highest level, u = r + sigma * noise also has the residual's variance of 1.
+        start = noise * math.sqrt(1 + 1 / refinement.sigma_max**2)
+        return residual.x(SAMPLERS[refinement.sampler](denoise, start, sigmas))
 
 
 def _kind(modality: Modality) -> tuple[type[Modality], torch.dtype, tuple[int, ...]]:

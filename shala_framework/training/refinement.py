@@ -17,7 +17,7 @@ from shala_framework.plugin.modality import Likelihood
 from shala_framework.refiner import Refiner
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
-from shala_framework.support.distributed.processes import barrier, mean_of
+from shala_framework.support.distributed.processes import barrier, mean_of, rows_rand, rows_randn
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
@@ -113,7 +113,10 @@ class RefinerTraining(RowBatches):
     def _decoded(self, rows: Rows) -> tuple[Tensor, dict[str, Likelihood]]:
         """Return a draw of q(z | x) and p(x | z) for it, without gradients."""
         with torch.no_grad(), evaluating(self.autoencoder):
-            z_BD = self.autoencoder.fuse(self.autoencoder.encode(rows.x), rows.presence).sample()
+            q = self.autoencoder.fuse(self.autoencoder.encode(rows.x), rows.presence)
+            count = len(rows.presence)  # each row has its own draws, whichever process has it
+            noise_BD = rows_randn(count, self.refiner.latent_dim, device=self.device)
+            z_BD = q.draw(noise_BD, rows_rand(count, device=self.device))
             return z_BD, self.autoencoder.decode(z_BD)
 
     def _denoised(self, rows: Rows) -> dict[str, Denoised]:

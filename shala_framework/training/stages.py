@@ -59,11 +59,11 @@ class AutoencoderTraining(RowBatches):
         self.autoencoder = autoencoder
         self.module: nn.Module = autoencoder
         self.settings = settings
-        self.held_out, self.precision = held_out, precision
+        self.held_out, self.precision = _mixed(held_out), precision
         autoencoder.recomputes = settings.activation_checkpointing
         halflife = settings.ema_halflife_steps
         self.average = MovingAverage(autoencoder, halflife, trained_only=True) if halflife else None
-        self.gate = ContrastGate(autoencoder, held_out, settings.batch_size, device)
+        self.gate = ContrastGate(autoencoder, self.held_out, settings, device)
         self.kept = BestWeights(self.name, settings, self._trained(), validated=held_out is not None)
         self._weigh({name: float(math.prod(modality.shape)) for name, modality in autoencoder.modalities.items()})
 
@@ -185,3 +185,13 @@ class AutoencoderTraining(RowBatches):
             self.average.load(tensors)
         self.kept.load(tensors)
         self.gate.load(tensors)
+
+
+def _mixed(rows: Rows | None) -> Rows | None:
+    """Return held-out rows in a fixed random order.
+
+    They may be sorted by class, and the contrast of a batch of one class is that of a guess.
+    """
+    if rows is None:
+        return None
+    return rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)))
