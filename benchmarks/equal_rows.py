@@ -35,6 +35,8 @@ from pathlib import Path
 
 import attrs
 
+from shala_framework.data.splits import EvaluatedSplit
+from shala_framework.run.sweeping import plan_sweep
 from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Spec
 
@@ -122,14 +124,24 @@ class Settings:
         """Folders of a method's evaluated runs."""
         return [path.parents[1] for path in folder.glob(f"{method}/*/evaluation/{self.split}.json")]
 
-    def copy_evaluations(self, method: str, folder: Path) -> None:
-        """Copy what a table reads of this machine's runs of a method to a folder of the method and the seed."""
-        for run in self.evaluated(self.out, method):
-            seed = json.loads((run / "spec.json").read_text())["spec"]["seed"]
+    def copy_evaluations(self, method: str, spec: Spec, folder: Path) -> None:
+        """Copy what a table reads of a method's runs to a folder of the method and the seed.
+
+        Raises:
+            SystemExit: Such a folder has the run of another spec.
+        """
+        texts = [f"{key}={value}" for key, value in self.overrides(method, spec).items()]
+        split: EvaluatedSplit = "test" if self.split == "test" else "validation"
+        for run in plan_sweep(self.spec, texts, self.out / method, split):
+            if not run.is_evaluated():
+                continue
+            kept = folder / method / f"seed-{run.loaded.spec.seed}"
+            known, new = (json.loads((f / "spec.json").read_text()) if f.exists() else None for f in (kept, run.folder))
+            if known is not None and known["spec"] != new["spec"]:
+                raise SystemExit(f"{kept} has a run of another spec; name another folder for --collect, or remove it")
             for file in ("spec.json", f"evaluation/{self.split}.json"):
-                copy = folder / method / f"seed-{seed}" / file
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(run / file, copy)
+                (kept / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run.folder / file, kept / file)
 
 
 def shala(arguments: Sequence[str], *, dry_run: bool) -> None:
@@ -172,7 +184,7 @@ def main() -> None:
     for method in methods:
         shala(settings.sweep(method, spec), dry_run=dry_run)
         if settings.collect and not dry_run:
-            settings.copy_evaluations(method, settings.collect)
+            settings.copy_evaluations(method, spec, settings.collect)
     if settings.part == "1/1":
         shala(settings.comparison(METHODS if settings.collect else methods), dry_run=dry_run)
 

@@ -1,6 +1,7 @@
 """The benchmark of methods at equal rows: its commands, and a table of a tiny one."""
 
 import csv
+import json
 import os
 import shlex
 import subprocess
@@ -73,5 +74,11 @@ def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
     assert {(method, prior) for method in ("shala", "mvtcae") for prior in priors} <= found
     assert {row["metric"] for row in rows} >= {"parameters, million", "hours of training", "Frechet, 1 given"}
     assert r"\begin{tabular}" in Path("r/table.tex").read_text()
+    assert "kept/shala/seed-3 has a run of another spec" in benchmark(
+        *common, "--methods", "shala", "--rows", "64", error=True
+    )
+    others = [part if part != "kept" else "other" for part in common]
+    benchmark(*others, "--methods", "shala", "--rows", "64")  # beside the earlier run, which is not of this call
+    assert json.loads(Path("other/shala/seed-3/spec.json").read_text())["spec"]["train"]["autoencoder"]["steps"] == 8
     runs = [path.parent for path in Path("r").glob("*/*/spec.json")]
-    assert {load(run).spec.train.autoencoder.steps for run in runs} == {4}
+    assert {load(run).spec.train.autoencoder.steps for run in runs} == {4, 8}

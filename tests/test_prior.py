@@ -354,6 +354,19 @@ def test_a_mixture_finds_the_number_of_its_clusters(count):
     assert torch.equal(mixture.sample(0, [5])[0], draws[5])
 
 
+def test_weights_are_the_shares_by_which_stage_2_learns_a_cluster():
+    """Also where a wide cluster and a narrow one overlap, which k-means divides elsewhere than their Gaussians do."""
+    generator = torch.Generator().manual_seed(0)
+    narrow, wide = torch.randn(2, 4000, 4, generator=generator)
+    z = torch.cat([0.15 * narrow, torch.tensor([1.5, 0, 0, 0]) + 1.2 * wide])
+    mixture = GaussianMixture(50, 4)
+    mixture.fit((z - z.mean(0)) / z.std(0))
+    count = mixture.num_components
+    assert count > 1
+    own = torch.bincount(mixture.component_of((z - z.mean(0)) / z.std(0)), minlength=count) / len(z)
+    torch.testing.assert_close(mixture.weights[:count], own, atol=2e-3, rtol=0)
+
+
 def test_several_draws_of_a_row_are_not_taken_for_rows():
     """Ten draws of each of 60 rows without clusters do not look like 60 clusters, nor are covariances too narrow."""
     torch.manual_seed(0)

@@ -23,6 +23,7 @@ SHRINKAGE = 0.5  # rows, in units of D, by which a component's covariance is dra
 LEAST_ROWS = 20  # of a component, on average
 TOLERANCE = 3  # larger numbers of components that are tried without success
 HELD_OUT = 5  # every fifth row decides on the number of components
+MOST_WEIGHINGS, SETTLED = 20, 1e-3  # rounds in which weights become shares of rows, and the change that ends them
 VARIANCES = 1e-6, 1e12  # range in any direction
 
 
@@ -30,7 +31,7 @@ class GaussianMixture(nn.Module):
     """A mixture of Gaussians with full covariances, initially N(0, I).
 
     Everything is a buffer, so a mixture is saved like a module. There is room for a largest number of components; those
-    in use come first, the heaviest ahead.
+    in use come first.
 
     Attributes:
         weights: Probabilities of the components, 0 for those that are not in use: [K].
@@ -181,6 +182,22 @@ class GaussianMixture(nn.Module):
             best = i if scores[i].mean() > scores[best].mean() else best
         chosen = next((i for i, score in enumerate(scores) if _as_good(score, scores[best])), 0)
         self._fit(z, numbers[chosen], seed, num_rows)
+        self._weigh(z.to(self.means))
+
+    def _weigh(self, z_ND: Tensor) -> None:
+        """Make each weight the share of the latents whose most likely component it is.
+
+        Stage 2 learns a latent under its most likely component, and joint samples draw components by their weights. A
+        cluster of k-means has other latents than its Gaussian where neighbours are of unequal width.
+        """
+        count = self.num_components
+        for _ in range(MOST_WEIGHINGS if count > 1 else 0):
+            own_N = torch.cat([self.component_of(part) for part in z_ND.split(1_000)])
+            share_K = torch.bincount(own_N, minlength=count).to(self.weights) / len(z_ND)
+            settled = bool((share_K - self.weights[:count]).abs().sum() < SETTLED)
+            if settled or not share_K.all():
+                break
+            self.weights[:count] = share_K
 
     def _fit(self, z_ND: Tensor, count: int, seed: int, num_rows: int) -> None:
         num_draws, dim = z_ND.shape

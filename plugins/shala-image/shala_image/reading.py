@@ -95,7 +95,8 @@ def read_picture(
     if doubtful:
         warnings.warn(
             f"field {field!r}: a 16-bit picture has no value above {DOUBTFUL}, as if its values had 12 bits; it is "
-            f"read as 16 bits, nearly black; set the option `bits` to 12, or to 16 if that is right",
+            f"read as 16 bits, nearly black; set the option `bits` to 12, or to 16 if that is right; only pictures of one "
+            f"channel can have 12",
             stacklevel=2,
         )
     return x
@@ -135,11 +136,18 @@ def _decode(
                     f"8 bits a channel"
                 )
             opaque = _opaque(image)
+            doubtful = bits is None and _has_16_bit_channels(data) and 0 < _brightest(image) <= DOUBTFUL >> 8
         if opaque is None:
             return None
         picture = opaque.convert("L" if channels == 1 else "RGB")
         extent = image.size if reduced is None else reduced[1][2:]
         return picture, extent, TURNS.get(_orientation(image)), doubtful
+
+
+def _brightest(image: Image.Image) -> int:
+    """Return the largest value of the colour channels, 0 to 255."""
+    colours = [image.getchannel(band) for band in image.getbands() if band != "A"]
+    return max(int(channel.getextrema()[1]) for channel in colours)  # type: ignore[arg-type]
 
 
 def _check_sums(data: bytes, field: str) -> None:

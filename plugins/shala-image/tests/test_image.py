@@ -178,6 +178,9 @@ def test_several_channels_of_16_bits_cannot_have_fewer() -> None:
     )
     with pytest.raises(DataError, match="upper 8 bits"):
         read_picture(data, "png", 3, 28, 28, "cover", bits=12)
+    with pytest.warns(UserWarning, match=r"no value above 4095.*only pictures of one channel"):
+        dark = read_picture(data, "png", 3, 28, 28, "cover")
+    assert np.array_equal(dark, read_picture(data, "png", 3, 28, 28, "cover", bits=16))
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,10 @@ def _of_csv(text: str, field: str, missing: Collection[str]) -> Row | list[Cell]
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
     except csv.Error as error:
         raise DataError(f"field {field!r}: not readable as CSV: {error}") from error
+    rows = rows[:2] + [row for row in rows[2:] if any(row)]  # a blank second line is a row without any known cell
     if len(rows) == 1 and all(cell is None or number_of(cell) is not None for cell in _texts(rows[0], missing)):
         return list(_texts(rows[0], missing))
     if len(rows) != 2:

@@ -275,6 +275,13 @@ def test_formats_agree() -> None:
     assert table.read({"table.json": b'{"a": null}'}) is None
 
 
+def test_a_blank_row_below_names_that_are_numbers_is_missing() -> None:
+    """Names such as years pass for a vector where the line below them is taken for no line."""
+    table = fitted(b"2019,2020\n,\n", b"2019,2020\n1,5\n", b"2019,2020\n2,6\n\n,\n", field="csv", fields=("csv",))
+    assert table.read({"csv": b"2019,2020\n,\n"}) is None
+    assert read(table, b"2020,2019\n,1\n", "csv")[1].tolist() == [1, 0]
+
+
 def test_vectors_are_read_in_every_format() -> None:
     """npy, a JSON list and a CSV line without a header; NaN is a missing number."""
     vectors = [np.array([1.0, 10.0, 3.0]) * n for n in range(1, 9)]
