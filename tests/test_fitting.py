@@ -1,11 +1,17 @@
 """Fitting in worker processes learns the same as in one, and its errors name the same sample."""
 
+from collections import Counter
+from contextlib import closing
+from functools import partial
+
 import attrs
 import pytest
 from two_floats import Made, MadeOptions, ReadFloats, TwoFloats
 
 from shala_framework.data import fitting
+from shala_framework.data.fitting import WatchedShards
 from shala_framework.data.packing import pack
+from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.rows import fit_to_shards
 from shala_framework.data.workers import work
 from shala_framework.support.errors import DataError
@@ -51,6 +57,28 @@ def test_workers_fit_what_one_process_fits(tmp_path, monkeypatch):
     assert begun == [(1, 1)]
     monkeypatch.setattr(fitting, "work", lambda stream, _: stream.read(0, 1))
     assert fitted(TwoFloats, urls, 1) == fitted(TwoFloats, urls, 0)
+
+
+def test_a_part_of_a_sorted_set_is_from_all_over_it(tmp_path, monkeypatch):
+    """Whoever reads; in the end every sample has been read once. Without an index, or of few samples, all in order."""
+    urls, fields = shards(tmp_path), frozenset({"a"})
+    samples, index = partial(read_in_order, urls, None, wanted=fields), partial(index_shards, urls, None)
+
+    def keys(enough, num_workers=0, index=index):
+        watched = WatchedShards(samples(), index, fields, num_workers)
+        with closing(watched):
+            return [watched.current.key for _ in watched.read_each(len, enough)]
+
+    whole = keys(None)
+    spread = keys(40)
+    assert whole == sorted(whole) == sorted(spread)
+    fifths = Counter(whole.index(key) // 80 for key in spread[:40])
+    assert len(fifths) == 5
+    assert set(fifths.values()) == {8}
+    monkeypatch.setattr(fitting, "SECONDS_ALONE", 0.0)
+    monkeypatch.setattr(fitting, "work", lambda stream, _: stream.read(0, 1))
+    assert keys(40, 1) == spread
+    assert keys(400) == keys(40, index=lambda: None) == whole
 
 
 @pytest.mark.parametrize("kind", [ReadFloats, TwoFloats])

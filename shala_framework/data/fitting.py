@@ -4,9 +4,11 @@ Fitting is mostly quick, and workers take seconds to start. Samples of shards ar
 some seconds, and by workers from then on.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -83,9 +85,12 @@ class WatchedShards(Watched[RawSample]):
     def __iter__(self) -> Iterator[Mapping[str, bytes]]:
         return self.read_each(_as_it_is)
 
-    def read_each(self, read: Reading) -> Iterator[Any]:
-        """Yield what a function returns for the fields of each sample, in order."""
-        self._reading = self._read(read)
+    def read_each(self, read: Reading, enough: int | None = None) -> Iterator[Any]:
+        """Yield what a function returns for the fields of each sample.
+
+        Samples come in order or, if they have an index and `enough` is less than their number, from all over the set.
+        """
+        self._reading = self._read(read, enough)
         return self._reading
 
     def close(self) -> None:
@@ -93,16 +98,21 @@ class WatchedShards(Watched[RawSample]):
         if self._reading is not None:
             self._reading.close()
 
-    def _read(self, read: Reading) -> Generator[Any]:
+    def _read(self, read: Reading, enough: int | None) -> Generator[Any]:
         start, alone = time.monotonic(), self.num_workers == 0
-        for number, sample in enumerate(self.samples, 1):
+        shards = self.index() if enough is not None else None
+        order = Order(len(shards)) if shards is not None and enough is not None and len(shards) > enough else None
+        samples = self.samples
+        if shards is not None and order is not None:
+            samples = chain.from_iterable(_ReadStream(shards, self.fields, 0, read, order).samples(0, 1))
+        for number, sample in enumerate(samples, 1):
             self.current = sample
             yield read(sample.fields)
             self.current = None
             if not alone and time.monotonic() - start >= SECONDS_ALONE:
                 shards, alone = self.index(), True
                 if shards is not None and len(shards) - number >= SAMPLES_WORTH_WORKERS:
-                    yield from self._read_by_workers(_ReadStream(shards, self.fields, number, read))
+                    yield from self._read_by_workers(_ReadStream(shards, self.fields, number, read, order))
                     break
         self.ended = True
 
@@ -136,19 +146,53 @@ class _Found:
     error: DataError | None = None
 
 
-class _ReadStream:
-    """Samples of indexed shards from one on, in order, and what a function makes of their fields."""
+@attrs.frozen
+class Order:
+    """An order of all numbers below a total, of which every beginning is spread over all of them.
 
-    def __init__(self, shards: IndexedShards, fields: frozenset[str], start: int, read: Reading) -> None:
-        self.shards, self.fields, self.start, self.function = shards, fields, start, read
+    Each number follows the last one by a golden section of the circle, so that no regular turn of classes is met.
+
+    Example:
+        >>> order = Order(8)
+        >>> [order.position(number) for number in range(8)]
+        [0, 5, 2, 7, 4, 1, 6, 3]
+    """
+
+    total: int
+    step: int = attrs.field(init=False)
+
+    @step.default
+    def _golden_step(self) -> int:
+        near = round(self.total * (math.sqrt(5) - 1) / 2)
+        return next(step for step in range(max(1, near), self.total + 2) if math.gcd(step, self.total) == 1)
+
+    def position(self, number: int) -> int:
+        """Return the number at a place of the order."""
+        return number * self.step % self.total
+
+
+class _ReadStream:
+    """Samples of indexed shards from one on, in some order, and what a function makes of their fields."""
+
+    def __init__(
+        self, shards: IndexedShards, fields: frozenset[str], start: int, read: Reading, order: Order | None = None
+    ) -> None:
+        self.shards, self.fields, self.start, self.function, self.order = shards, fields, start, read, order
 
     def read(self, index: int, count: int) -> Iterator[list[_Found]]:
         """Yield the batches of one of `count` readers."""
+        for samples in self.samples(index, count):
+            yield list(map(self._found, samples))
+
+    def samples(self, index: int, count: int) -> Iterator[list[RawSample]]:
+        """Yield the samples of one of `count` readers."""
         end, size = len(self.shards), SAMPLES_OF_A_WORKER
         begins = range(self.start + index * size, end, count * size)
-        places = (list(map(self.shards.locate, range(begin, min(begin + size, end)))) for begin in begins)
-        for samples in self.shards.read_ahead(places, self.fields):
-            yield list(map(self._found, samples))
+        places = (list(map(self._place, range(begin, min(begin + size, end)))) for begin in begins)
+        return self.shards.read_ahead(places, self.fields)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        return self.shards.locate(number if self.order is None else self.order.position(number))
 
     def _found(self, sample: RawSample) -> _Found:
         bare = attrs.evolve(sample, fields={})

@@ -116,7 +116,7 @@ class Inertial(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(read_each(self.read, samples), self.fields)
+        self._standardise.fit(read_each(self.read, samples, 2_000), self.fields, 2_000)
 
     def state(self) -> dict[str, Any]:
         """Return mean and standard deviation of each channel."""

@@ -238,7 +238,7 @@ class Audio(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(read_each(self.read, samples), self.fields, FIT_SAMPLES)
+        self._standardise.fit(read_each(self.read, samples, FIT_SAMPLES), self.fields, FIT_SAMPLES)
 
     def state(self) -> dict[str, Any]:
         """Return the mean [mels] and the scale, in decibels."""

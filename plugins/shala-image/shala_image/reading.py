@@ -95,8 +95,8 @@ def read_picture(
     if doubtful:
         warnings.warn(
             f"field {field!r}: a 16-bit picture has no value above {DOUBTFUL}, as if its values had 12 bits; it is "
-            f"read as 16 bits, nearly black; set the option `bits` to 12, or to 16 if that is right; only pictures of one "
-            f"channel can have 12",
+            f"read as 16 bits, nearly black; set the option `bits` to 12, or to 16 if that is right; only pictures of "
+            f"one channel can have 12",
             stacklevel=2,
         )
     return x

@@ -34,6 +34,7 @@ from shala_skeleton.networks import SkeletonDecoder, SkeletonEncoder, SkeletonRe
 from shala_skeleton.parsing import FORMATS, MAX_FRAMES, MAX_MEGABYTES, parse
 
 PREVIEW_SIDE = 192
+FIT_SAMPLES = 2_000  # enough for the mean pose
 FARTHEST = 1e6  # largest plausible coordinate in any unit; larger values come from flipped bits
 SHORTEST = 1e-6  # distance in any unit; two joints closer than this have no direction
 
@@ -245,7 +246,7 @@ class Skeleton(Modality):
         Raises:
             DataError: No sample has this modality.
         """
-        self._standardise.fit(read_each(self.read, samples), self.fields)
+        self._standardise.fit(read_each(self.read, samples, FIT_SAMPLES), self.fields, FIT_SAMPLES)
 
     def state(self) -> dict[str, Any]:
         """Return the mean pose [bodies, joints, dims] and the scale, in metres."""
