@@ -41,9 +41,25 @@ def stage(settings: PriorStage = SETTINGS, *, held_out: bool = True) -> PriorTra
     train_rows = store(16, 1)
     prior = DiffusionPrior(latent_dim=4, num_modalities=2, feature_dim=8, hidden_dim=64, num_blocks=2)
     prior.set_statistics(*latent_statistics(train_rows))
-    return PriorTraining(
-        prior, Prior(unconditional_share=0.2), settings, train_rows, store(64, 2) if held_out else None
-    )
+    table = Prior(unconditional_share=0.2, feature_noise=0.0)  # rows are memorised
+    return PriorTraining(prior, table, settings, train_rows, store(64, 2) if held_out else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "given", "expected"),
+    [
+        (DiffusionPrior, 16, None, 1.0),
+        (DiffusionPrior, 3_000, None, 0.1),
+        (DiffusionPrior, 16, 0.3, 0.3),
+        (DiffusionPrior, 16, 0.0, 0.0),
+        (BroughtPrior, 16, None, 0.0),
+    ],
+)
+def test_features_of_few_rows_have_noise(kind, rows, given, expected):
+    """As much as they vary for a few hundred rows, and none with a method's own denoiser or where a spec says so."""
+    prior = kind(latent_dim=4, num_modalities=2, feature_dim=8, hidden_dim=8, num_blocks=1)
+    found = PriorTraining(prior, Prior(feature_noise=given), SETTINGS, store(rows, 1))
+    assert found.feature_noise == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", [DiffusionPrior, BroughtPrior])

@@ -3,7 +3,7 @@
 Shapes: B batch, D latent_dim, W width of the condition.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class BroughtPrior(DiffusionPrior):
     Attributes:
         single: The only cluster.
     """
+
+    few_rows_have_noise: ClassVar[bool] = False  # features may be what has to be kept, as MLD's latents
 
     def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)

@@ -12,7 +12,7 @@ errors that a small network makes beyond those of the large one show the directi
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,10 @@ class DiffusionPrior(nn.Module):
         cluster_network: Network of the clusters' probabilities.
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
+        few_rows_have_noise: Whether features of a small training set have noise by default.
     """
 
+    few_rows_have_noise: ClassVar[bool] = True
     z_mean: Tensor
     z_whiten: Tensor
     z_restore: Tensor

@@ -138,7 +138,8 @@ class Prior:
         guide_num_blocks: Number of residual blocks of the guide.
         dropout: Dropout rate inside the residual blocks.
         feature_noise: Standard deviation of the noise that is added to the features, which are standardised, while the
-            denoiser is trained. It keeps the denoiser from memorising a small training set.
+            denoiser is trained. It keeps the denoiser from memorising a small training set; by default it is 300 over
+            the number of training rows, at most 1, and 0 with a method that has a denoiser of its own.
         whiten: Whether latents are rotated and scaled so that their covariance is close to the identity; otherwise
             each dimension is only scaled.
         condition: How the features of a subset enter the denoiser: as the "sum" of one projection each, or by
@@ -157,7 +158,7 @@ class Prior:
     guide_hidden_dim: int = attrs.field(default=32, validator=at_least(1, at_most=MOST_WIDE))
     guide_num_blocks: int = attrs.field(default=1, validator=at_least(1, at_most=1_000))
     dropout: float = attrs.field(default=0.0, validator=between(0, 0.9))
-    feature_noise: float = attrs.field(default=0.0, validator=between(0, 100))
+    feature_noise: float | None = attrs.field(default=None, validator=optional(between(0, 100)))
     whiten: bool = False
     condition: Literal["sum", "attention"] = attrs.field(default="sum", metadata=experimental("attention"))
     log_sigma_mean: float = attrs.field(default=0.2, validator=between(-10, 10))

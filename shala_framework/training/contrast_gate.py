@@ -143,9 +143,8 @@ class ContrastGate:
         return (
             "stage autoencoder: the contrastive terms had begun to memorise which training rows belong together, and "
             f"were faded out to {self.weight:.2g} of their weights: one modality told {self.widest[0]:.2g} nats about "
-            f"another in training rows, and {self.widest[1]:.2g} in held-out rows; with so few rows, samples from "
-            "given modalities may still be too much alike; set posterior.contrast_weight and "
-            "posterior.recognition_weight to 0 and prior.feature_noise to 1, or add augmentation"
+            f"another in training rows, and {self.widest[1]:.2g} in held-out rows; more rows or the option `augment` "
+            "help, and prior.feature_noise keeps samples from given modalities from being too much alike"
         )
 
     def state(self) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ LEAST_DRAWS, MOST_DRAWS = 1_000, 20_000  # number of latents that the mixture is
 HELD_OUT_DRAWS = 4_096  # a validation repeats held-out rows up to about this number
 OF_CLUSTERS = "clusters"  # prefix in the names of the extra state
 PriorBatch = Tensor | LatentStore
+FEW_ROWS = 300  # training rows for which the noise on features is as large as their deviation
 CLUSTERS = "cluster_network."  # prefix of the names of weights that the loss of clusters trains
 
 
@@ -64,6 +65,7 @@ class PriorTraining:
         average: Moving average of the weights.
         kept: Averages with the lowest held-out denoising loss so far.
         kept_clusters: The same of the network of clusters, which learns faster and so has a best step of its own.
+        feature_noise: Standard deviation of the noise on standardised features in training.
     """
 
     name = "prior"
@@ -94,6 +96,7 @@ class PriorTraining:
         self.module: nn.Module = prior
         self.table, self.settings = table, settings
         self.latents, self.held_out, self.precision = latents, held_out, precision
+        self.feature_noise = _feature_noise(prior, table, len(latents))
         self.average = MovingAverage(prior, self.settings.ema_halflife_steps)
         self.kept, self.kept_clusters = (
             BestWeights(self.name, settings, weights, validated=held_out is not None) for weights in self._averages()
@@ -128,7 +131,7 @@ class PriorTraining:
                 unconditional_share=table.unconditional_share,
                 log_sigma_mean=table.log_sigma_mean,
                 log_sigma_std=table.log_sigma_std,
-                feature_noise=table.feature_noise,
+                feature_noise=self.feature_noise,
             )
         # They share no parameter, so each gets the gradient of its own loss.
         means = {name: loss_N.mean() for name, loss_N in losses.items()}
@@ -211,3 +214,10 @@ class PriorTraining:
 
 def _tensors(batch: PriorBatch) -> tuple[Tensor, ...]:
     return attrs.astuple(batch, recurse=False) if isinstance(batch, LatentStore) else (batch,)
+
+
+def _feature_noise(prior: DiffusionPrior, table: Prior, num_rows: int) -> float:
+    """Return the table's noise on features, or the default for a number of training rows."""
+    if table.feature_noise is not None:
+        return table.feature_noise
+    return min(1.0, FEW_ROWS / num_rows) if prior.few_rows_have_noise else 0.0

@@ -20,7 +20,7 @@ steps and jumps of 10; a row's error is averaged over all of z, where that code 
 given; a subset's size is uniform; the network is a residual MLP, where that code has one in the shape of a U-Net.
 Settings in that code for PolyMNIST: 160 dimensions for each modality, Laplace likelihoods, no regularisation, a given
 subset in 0.2 of the batches (prior.unconditional_share = 0.8), width 1,536, Adam at 1e-4, a moving average of 0.999.
-Of [prior], condition has no effect and feature_noise should stay 0. Guidance is no part of the paper.
+Of [prior], condition has no effect, and feature_noise has to be 0, its default here. Guidance is no part of the paper.
 
 The paper has no posterior of a subset and no prior N(0, I). The control "posterior" here gives N(0, I) for what is not
 given, and log-likelihoods are of no use, as z given x has no density. It needs complete rows.
