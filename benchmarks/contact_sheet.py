@@ -114,7 +114,7 @@ def main() -> None:
     if not any(is_picture(x) for x in rows.x.values()):
         parser.error(f"expected a modality of pictures, got {', '.join(rows.x)}")
     blocks = [block(model, rows, given, args.scale, args.seed, modes=args.modes) for given in args.given]
-    sheet(blocks).save(args.out)
+    sheet(blocks).quantize(256).save(args.out, optimize=True)
 
 
 if __name__ == "__main__":

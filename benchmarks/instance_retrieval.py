@@ -1,6 +1,7 @@
 """Is a sample the right instance? One view of a row given, another sampled, and looked for among the true pictures.
 
-    python benchmarks/instance_retrieval.py runs/emoji [--split test] [--samples 1] [--judge-steps 400] [--json FILE]
+    python benchmarks/instance_retrieval.py runs/emoji [--split test] [--samples 1] [--judge-steps 400]
+        [--judges instance] [--json FILE]
 
 For every given modality and every other modality of pictures, a sample of each row is compared with the true pictures
 of all rows of the split, in the features of a judge. A sample is right if its own row's picture is the nearest one. The
@@ -11,6 +12,9 @@ bootstrap over rows (or over evaluate.group), and both shares by chance. Of equa
     refined          the same latents with stage 3, where it is trained
     reconstruction   modes from the mean of q(z | all modalities of the row): what the latent can hold
     perturbed        the true picture, moved, scaled, recoloured, blurred and with noise: what the judge can tell
+
+*Distance* is the Frechet distance, in the judge's features, between one sample of each row and pictures of training
+rows; that of the true pictures of the split, as many, stands beside it.
 
 There are two judges, which see training rows only.
 
@@ -29,15 +33,18 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import mean
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from shala_framework.data.latent_store import latents_of
+from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows, load_rows, shuffled_batches
 from shala_framework.data.splits import split_urls
 from shala_framework.evaluation.attributes import find_attributes, known_values
+from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Judge
@@ -51,6 +58,7 @@ from shala_framework.support.seeds import forked_rng, mix_seed
 
 NEAR = 5  # number of nearest pictures among which the own one is looked for
 TEMPERATURE = 0.1
+REFERENCE_ROWS = 1_000  # training rows that distances are measured to
 SAME = 1e-4  # distances that differ by less are equal
 BATCH_SIZE, FEATURE_DIM, LEARNING_RATE = 128, 64, 2e-3
 
@@ -136,6 +144,7 @@ class Line:
         right: Share of samples whose own picture is the nearest.
         near: Share of samples whose own picture is among the nearest five.
         num_pictures: Number of pictures to choose from.
+        distance: Frechet distance between the first sample of each row and training pictures.
     """
 
     judge: str
@@ -145,6 +154,7 @@ class Line:
     right: Figure
     near: Figure
     num_pictures: int
+    distance: float
 
 
 class Retrieval:
@@ -154,12 +164,23 @@ class Retrieval:
         rows: Rows of the split.
         judges: Judges of each modality of pictures, by their kind.
         groups_N: Groups of rows that the bootstrap draws together, or None.
+        train: Training rows, whose pictures distances are measured to.
     """
 
     def __init__(
-        self, rows: Rows, judges: dict[str, dict[str, InstanceJudge | Judge]], groups_N: Tensor | None
+        self,
+        rows: Rows,
+        judges: dict[str, dict[str, InstanceJudge | Judge]],
+        groups_N: Tensor | None,
+        train: Rows,
     ) -> None:
         self.rows, self.judges, self.groups_N = rows, judges, groups_N
+        few = train.take(torch.tensor(spread_positions(len(train), REFERENCE_ROWS)))
+        self.reference = {
+            (kind, name): judge.features(few.having([name]).x[name])
+            for kind, of_kind in judges.items()
+            for name, judge in of_kind.items()
+        }
         self.names = list(rows.x)
         self.lines: list[Line] = []
         self.right: dict[tuple[str, str], list[Tensor]] = {}  # by judge and kind: [N], NaN where nothing was sampled
@@ -182,9 +203,8 @@ class Retrieval:
             if target not in judges:
                 continue
             judge = judges[target]
-            nearer_KS = num_nearer(
-                judge.features(x.flatten(0, 1)), judge.features(self.rows.x[target][candidates]), own
-            ).view(x.shape[:2])
+            found_KF = judge.features(x.flatten(0, 1))
+            nearer_KS = num_nearer(found_KF, judge.features(self.rows.x[target][candidates]), own).view(x.shape[:2])
             shares = []
             for most in (1, NEAR):
                 values_SN = torch.full((x.shape[1], len(self.rows)), math.nan)
@@ -201,8 +221,16 @@ class Retrieval:
                     right=shares[0],
                     near=shares[1],
                     num_pictures=len(candidates),
+                    distance=frechet_distance(found_KF[:: x.shape[1]], self.reference[kind_of_judge, target]),
                 )
             )
+
+    def distances(self) -> dict[str, float]:
+        """Return the mean distance over all pairs, by judge and kind."""
+        found: dict[str, list[float]] = {}
+        for line in self.lines:
+            found.setdefault(f"{line.judge}, {line.kind}", []).append(line.distance)
+        return {name: mean(values) for name, values in found.items()}
 
     def summary(self) -> dict[str, Figure]:
         """Return the share of right samples over all pairs, and of refined ones minus modes, by row."""
@@ -247,6 +275,7 @@ def measure(model: ShaLa, retrieval: Retrieval, num_samples: int, seed: int) -> 
         retrieval.add("all", target, "reconstruction", x[target][:, None], everything)
         changed = perturbed(rows.x[target], mix_seed(seed, 7))
         retrieval.add("itself", target, "perturbed", changed[:, None], everything)
+        retrieval.add("itself", target, "true", rows.x[target][:, None], everything)
 
 
 def share(figure: Figure) -> str:
@@ -260,6 +289,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="samples of each row")
     parser.add_argument("--rows", type=int, help="largest number of rows, evenly spread over the split")
     parser.add_argument("--judge-steps", type=int, default=400, help="training steps of each judge")
+    parser.add_argument("--judges", nargs="+", default=["instance", "class"], choices=["instance", "class"])
     parser.add_argument("--modes", action="store_true", help="leave out refined samples")
     parser.add_argument("--json", type=Path, help="file for all figures")
     parser.add_argument("--seed", type=int, default=0)
@@ -282,32 +312,40 @@ def main() -> None:
     for name in pictures:
         print(f"judges of {name}", file=sys.stderr, flush=True)
         having = train.having([name])
-        judges["instance"][name] = train_instance_judge(having.x[name], args.judge_steps, args.seed)
-        if max((len(known_values(having, attribute)) for attribute in attributes), default=0) > 1:
+        if "instance" in args.judges:
+            judges["instance"][name] = train_instance_judge(having.x[name], args.judge_steps, args.seed)
+        if (
+            "class" in args.judges
+            and max((len(known_values(having, attribute)) for attribute in attributes), default=0) > 1
+        ):
             judges["class"][name] = train_judge(
                 model.modalities[name], name, train, attributes, steps=args.judge_steps, seed=args.seed
             )
-    retrieval = Retrieval(rows, judges, row_groups(rows.keys, model.spec.evaluate.group))
+    retrieval = Retrieval(rows, judges, row_groups(rows.keys, model.spec.evaluate.group), train)
     measure(model, retrieval, args.samples, args.seed)
     print(f"{args.run}, {args.split} split, {len(rows)} rows, {args.samples} samples a row, {args.judge_steps} steps")
     print(f"{describe_machine()}\n")
-    print("| judge | given | of | pictures | right | times chance | among the nearest 5 | by chance |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| judge | given | of | pictures | right | times chance | among the nearest 5 | by chance | distance |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for line in retrieval.lines:
         by_chance = 1 / line.num_pictures
         print(
             f"| {line.judge} | {line.given} | {line.target} | {line.kind} | {share(line.right)} "
             f"| {line.right.value / by_chance:.1f} | {share(line.near)} "
-            f"| {by_chance:.4f}, {min(1.0, NEAR * by_chance):.4f} |"
+            f"| {by_chance:.4f}, {min(1.0, NEAR * by_chance):.4f} | {line.distance:.3f} |"
         )
     summary = retrieval.summary()
     print("\nright, over all pairs:")
     for name, figure in summary.items():
         print(f"  {name:32} {share(figure)}")
+    distances = retrieval.distances()
+    print("\ndistance, mean over all pairs:")
+    for name, value in distances.items():
+        print(f"  {name:32} {value:.3f}")
     if args.json:
         lines = [attrs.asdict(line) for line in retrieval.lines]
         figures = {name: attrs.asdict(figure) for name, figure in summary.items()}
-        args.json.write_text(json.dumps({"lines": lines, "summary": figures}, indent=1))
+        args.json.write_text(json.dumps({"lines": lines, "summary": figures, "distances": distances}, indent=1))
 
 
 if __name__ == "__main__":

@@ -138,6 +138,8 @@ def test_a_table_of_a_tiny_run(benchmark, tmp_path, monkeypatch, capsys):
         assert line["num_pictures"] == 40
         assert line["right"]["low"] <= line["right"]["value"] <= line["right"]["high"]
         assert line["near"]["value"] >= line["right"]["value"]
+    distances = found["distances"]
+    assert min(distances, key=distances.__getitem__) == "instance, true"
     summary = found["summary"]
     assert summary["instance, perturbed"]["value"] > 10 / 40
     difference = summary["instance, refined"]["value"] - summary["instance, mode"]["value"]
@@ -145,4 +147,4 @@ def test_a_table_of_a_tiny_run(benchmark, tmp_path, monkeypatch, capsys):
 
 
 KINDS = ("mode", "refined")
-REFERENCES = (("all", "reconstruction"), ("itself", "perturbed"))
+REFERENCES = (("all", "reconstruction"), ("itself", "perturbed"), ("itself", "true"))
