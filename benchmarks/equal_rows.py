@@ -36,9 +36,11 @@ from pathlib import Path
 import attrs
 
 from shala_framework.data.splits import EvaluatedSplit
-from shala_framework.run.sweeping import plan_sweep
-from shala_framework.spec import read_spec
+from shala_framework.run.sweeping import SweptRun, plan_sweep
+from shala_framework.spec import read_spec, unstructure
+from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.spec.schema import Spec
+from shala_framework.support.json_files import dump_json
 
 OWN = "shala"
 METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
@@ -124,22 +126,26 @@ class Settings:
         """Folders of a method's evaluated runs."""
         return [path.parents[1] for path in folder.glob(f"{method}/*/evaluation/{self.split}.json")]
 
-    def copy_evaluations(self, method: str, spec: Spec, folder: Path) -> None:
-        """Copy what a table reads of a method's runs to a folder of the method and the seed.
+    def kept_runs(self, method: str, spec: Spec, folder: Path) -> dict[Path, SweptRun]:
+        """Return a method's runs by the folders, of the method and the seed, that keep what a table reads of them.
 
         Raises:
             SystemExit: Such a folder has the run of another spec.
         """
         texts = [f"{key}={value}" for key, value in self.overrides(method, spec).items()]
         split: EvaluatedSplit = "test" if self.split == "test" else "validation"
-        for run in plan_sweep(self.spec, texts, self.out / method, split):
-            if not run.is_evaluated():
-                continue
-            kept = folder / method / f"seed-{run.loaded.spec.seed}"
-            known, new = (json.loads((f / "spec.json").read_text()) if f.exists() else None for f in (kept, run.folder))
-            if known is not None and known["spec"] != new["spec"]:
+        runs = plan_sweep(self.spec, texts, self.out / method, split)
+        found = {folder / method / f"seed-{run.loaded.spec.seed}": run for run in runs}
+        for kept, run in found.items() if spec.train.minutes is None else ():  # a time limit decides on steps anew
+            file, asked = kept / "spec.json", json.loads(dump_json(unstructure(run.loaded.spec)))
+            if file.exists() and with_later_keys(json.loads(file.read_text())["spec"]) != asked:
                 raise SystemExit(f"{kept} has a run of another spec; name another folder for --collect, or remove it")
-            for file in ("spec.json", f"evaluation/{self.split}.json"):
+        return found
+
+    def copy_evaluations(self, method: str, spec: Spec, folder: Path) -> None:
+        """Copy what a table reads of a method's evaluated runs."""
+        for kept, run in self.kept_runs(method, spec, folder).items():
+            for file in ("spec.json", f"evaluation/{self.split}.json") if run.is_evaluated() else ():
                 (kept / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run.folder / file, kept / file)
 
@@ -181,6 +187,8 @@ def main() -> None:
             "--set train.minutes=none for equal rows"
         )
         parser.error(f"{settings.spec} has {problem}")
+    for method in methods if settings.collect else ():
+        settings.kept_runs(method, spec, settings.collect)  # refuses before anything is trained
     for method in methods:
         shala(settings.sweep(method, spec), dry_run=dry_run)
         if settings.collect and not dry_run:
