@@ -1,5 +1,6 @@
 """The training of a model's stages, and measurements of its cost."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -174,7 +175,7 @@ class RunTraining:
         self.data.check_presence(resumed=state_file is not None and state_file.exists())
         stage = self._autoencoder_stage()
         if stage.needs_counts and (state_file is None or not state_file.exists()):  # a state contains the counts
-            few = max(1, COUNTED_ROWS // self.model.spec.train.autoencoder.batch_size)
+            few = self._few_batches(COUNTED_ROWS, self.model.spec.train.autoencoder.batch_size)
             with forked_rng(), closed_after(partial(self.data.batches, 0)) as batches:
                 stage.count(islice(batches, few))
         if stage.describe_weights():
@@ -247,7 +248,7 @@ class RunTraining:
         stage, settings = self._refiner_stage(), self.model.spec.train.refiner
         state_file = self._state_file("refiner")
         if state_file is None or not state_file.exists():  # a state contains the units
-            few = max(1, MEASURED_ROWS // settings.batch_size)
+            few = self._few_batches(MEASURED_ROWS, settings.batch_size)
             with forked_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
                 torch.manual_seed(self.model.spec.seed)
                 stage.measure(islice(batches, few))
@@ -269,6 +270,13 @@ class RunTraining:
         self.model.stages.add("refiner")
         self._save("refiner")
         return True
+
+    def _few_batches(self, num_rows: int, batch_size: int) -> int:
+        """Return how many batches have about so many rows, but no more than one pass over the training set."""
+        total = self.data.num_train_rows()
+        if total is not None and total < num_rows:
+            return math.ceil(total / batch_size)
+        return max(1, num_rows // batch_size)
 
     def _refiner_stage(self) -> RefinerTraining:
         return RefinerTraining(
