@@ -31,7 +31,7 @@ class ContrastGate:
 
     Features of one modality have information about another: the nats of guessing the row less the contrast. With T that
     of training rows since the last measurement and H that of held-out rows, both means over the pairs of modalities
-    that either has, the share (T - H) / T is memorised. H counts as higher by its standard error, so that a few
+    that both have, the share (T - H) / T is memorised. H counts as higher by its standard error, so that a few
     held-out rows decide nothing by chance. In training, weights are multiplied by 2 - share / tolerance, within 0 and
     1: they are whole up to a share of the tolerance, and 0 from twice that on. They never grow again, because a network
     without these terms forgets what it had memorised, and would begin again. The held-out loss by which weights are
