@@ -142,7 +142,7 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, finish
         (("--split", "test"), "expected shards of the test split, got none: the spec has no data.test"),
         (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected 0 or a number of at least 2, got 1"),
         (("--set", "evaluate.num_sample=9"), "num_samples"),
-        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate] or [data]"),
+        (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate], [refine] or [data]"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
         (("--set", "evaluate.group=P("), "evaluate.group: expected a regular expression, got"),
     ],

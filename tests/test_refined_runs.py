@@ -120,6 +120,40 @@ def test_a_finished_run_gets_a_third_stage_later(refined_spec):
     assert drawn[0] != drawn[1]
 
 
+def test_the_sampler_of_stage_3_may_change_at_any_time(refined_spec):
+    """Its keys may differ from a spec's while the stage is trained, and at each sampling; they change samples alone."""
+    whole = run(refined_spec, "whole", "refine.num_levels=4")
+    with pytest.raises(KeyboardInterrupt):
+        run(refined_spec, "cut", reporter=StopAt("refiner", 17))
+    cut = run(refined_spec, "cut", "refine.num_levels=4", reporter=StopAt("refiner", 5))  # it goes on at step 10
+    assert (whole / "refiner.safetensors").read_bytes() == (cut / "refiner.safetensors").read_bytes()
+    drawn = {}
+    for name, sets in (("spec", ()), ("far", ("--set", "refine.sigma_max=10", "--set", "refine.num_steps=12"))):
+        assert dispatch(["sample", str(whole), "--num", "2", "--out", name, *sets], "shala") == 0
+        drawn[name] = [sorted(p.read_bytes() for p in Path(name).rglob(f"*.{m}.json")) for m in ("first", "second")]
+    assert drawn["spec"][0] != drawn["far"][0]
+    assert drawn["spec"][1] == drawn["far"][1]
+    assert json.loads(Path("far", "manifest.json").read_text())["refine"]["sigma_max"] == 10
+
+
+@pytest.mark.parametrize(
+    ("run_keys", "arguments", "message"),
+    [
+        ((), ("--set", "refine.share=false"), "refine.share: expected a key of stage 3's sampler (sampler, num_steps"),
+        ((), ("--set", "refine.sigma_max=0.01"), "expected sigma_min < sigma_max, got 0.1 and 0.01"),
+        ((), ("--set", "refine.sigma=3"), "refine.sigma: unknown key (did you mean 'sigma_min'?)"),
+        ((), ("--no-refine", "--set", "refine.num_steps=3"), "--set refine.num_steps and --no-refine contradict"),
+        ((), ("--set", "generate.num_joint=3"), "use --num here"),
+        ((), ("--set", "evaluate.num_rows=3"), "evaluate.num_rows: expected a key of [generate] or [refine]"),
+        (("train.refiner.steps=0",), ("--set", "refine.num_steps=3"), "this run has no stage 3"),
+    ],
+)
+def test_an_override_that_samples_would_not_follow_is_refused(refined_spec, capsys, run_keys, arguments, message):
+    folder = run(refined_spec, "r", *run_keys, "train.autoencoder.steps=2", "train.prior.steps=2")
+    assert dispatch(["sample", str(folder), "--num", "2", *arguments], "shala") == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("trained", [("autoencoder", "prior", "refiner"), ("autoencoder", "prior")])
 def test_a_time_budget_is_shared_by_the_stages_that_are_trained(trained):
     """train.minutes fixes the steps of all stages; a plan in which the third had no time leaves it out."""

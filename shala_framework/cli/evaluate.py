@@ -20,7 +20,7 @@ from shala_framework.cli.commands import (
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
 from shala_framework.spec import Spec, parse_override, unstructure
-from shala_framework.spec.schema import Data, Evaluate, Generate
+from shala_framework.spec.schema import Data, Evaluate, Generate, Refine
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.escaping import printable
 from shala_framework.support.structuring import format_path
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     help="Figures to measure, in place of the spec's evaluate.suite.",
 )
 @option("--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to measure the run on.")
-@set_option("Override a key of [evaluate], [generate] or [data].")
+@set_option("Override a key of [evaluate], [generate] or [data], or of stage 3's sampler in [refine].")
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of judges and samples.")
 @device_option
 @allow_pipe_flag
@@ -70,7 +70,8 @@ def evaluate(
     first = processes.starts_as_first()
     try:
         model = load(run, device=processes.join(resolve_device(device)))
-        model.spec = with_overrides(model.spec, (*overrides, *([f"evaluate.suite={suite}"] if suite else [])))
+        overrides = (*overrides, *([f"evaluate.suite={suite}"] if suite else []))
+        model.spec = with_overrides(model.spec, overrides, refined=bool(model.refined_names))
         settings = model.spec.evaluate
         with closing(make_reporter()) if first else nullcontext(Silent()) as reporter, processes.naming_lost_process():
             evaluation = evaluate_run(
@@ -98,21 +99,27 @@ def evaluate(
 
 
 def with_overrides(
-    spec: Spec, overrides: tuple[str, ...], names: tuple[str, ...] = ("evaluate", "generate", "data")
+    spec: Spec,
+    overrides: tuple[str, ...],
+    names: tuple[str, ...] = ("evaluate", "generate", "refine", "data"),
+    *,
+    refined: bool = False,
 ) -> Spec:
     """Return the spec of a run with the tables changed by --set.
 
     Args:
         spec: The spec.
         overrides: What --set was given.
-        names: Tables that may be changed, some of the default's.
+        names: Tables that may be changed, some of the default's. Of [refine], only the keys of the sampler may be.
+        refined: Whether the run has a third stage, without which [refine] would change nothing.
 
     Raises:
-        SpecError: An override is of another table, or wrong.
+        SpecError: An override is of another table or of a key that only training reads, or is wrong.
     """
     tables: dict[str, dict[str, object]] = {
         "evaluate": unstructure(spec.evaluate),
         "generate": unstructure(spec.generate),
+        "refine": unstructure(spec.refine),
         "data": unstructure(spec.data),
     }
     for text in overrides:
@@ -123,13 +130,28 @@ def with_overrides(
             listed = f"{', '.join(most)} or {last}" if most else last
             message = f"expected a key of {listed}"
             raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
+        if table == "refine":
+            _check_refines(str(rest[0]), refined=refined)
         tables[str(table)][str(rest[0])] = override.value
     return attrs.evolve(
         spec,
         evaluate=structure_set(tables["evaluate"], Evaluate, ("evaluate",)),
         generate=structure_set(tables["generate"], Generate, ("generate",)),
+        refine=structure_set(tables["refine"], Refine, ("refine",)),
         data=structure_set(tables["data"], Data, ("data",)),
     )
+
+
+def _check_refines(key: str, *, refined: bool) -> None:
+    """Raise a SpecError where a key of [refine] would change nothing."""
+    message, hint = "", None
+    if not refined:
+        message, hint = "this run has no stage 3, which [refine] is for", "train it with train.refiner.steps"
+    elif key not in Refine.SAMPLING_KEYS and key in attrs.fields_dict(Refine):
+        message = f"expected a key of stage 3's sampler ({', '.join(Refine.SAMPLING_KEYS)}), got one that trains it"
+        hint = "train another run with it"
+    if message:
+        raise SpecError([Problem(path=f"refine.{key}", message=message, hint=hint, origin="--set")])
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from shala_framework.cli.commands import FILE, device_option, json_flag, option, parse_seed, run_argument, verb
+from shala_framework.cli.commands import (
+    FILE,
+    device_option,
+    json_flag,
+    option,
+    parse_seed,
+    run_argument,
+    set_option,
+    verb,
+)
+from shala_framework.cli.evaluate import with_overrides
 from shala_framework.cli.output import remark, say
 from shala_framework.spec import unstructure
-from shala_framework.spec.schema import Generate
+from shala_framework.spec.schema import Generate, Refine
 from shala_framework.support.errors import DataError
 from shala_framework.support.hints import nearest, shortened
 
@@ -49,6 +59,7 @@ MOST_SAMPLES = 4096
 @option("--autoguidance", type=float, metavar="V", help="Autoguidance scale. [default: the spec's]")
 @option("--refine/--no-refine", default=True, help="Whether a trained third stage refines the samples.")
 @option("--steps", type=int, metavar="N", help="Steps of the sampler. [default: the spec's]")
+@set_option("Override a key of [generate], or of stage 3's sampler in [refine].")
 @device_option
 @json_flag("the manifest")
 def sample(
@@ -62,6 +73,7 @@ def sample(
     autoguidance: float | None,
     refine: bool,
     steps: int | None,
+    overrides: tuple[str, ...],
     device: str,
     as_json: bool,
 ) -> None:
@@ -81,6 +93,8 @@ def sample(
 
     model = load(run, device=resolve_device(device))
     wanted = _wanted(model, want)
+    _check_overrides(overrides, refine=refine)
+    model.spec = with_overrides(model.spec, overrides, ("generate", "refine"), refined=bool(model.refined_names))
     settings = _settings(model.spec.generate, guidance=guidance, autoguidance=autoguidance, steps=steps)
     rows = _given_rows(model, given) if given else None
     presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
@@ -104,6 +118,7 @@ def sample(
                 reporter.note(f"{name} is given and wanted: its files hold the model's own version of it")
         if model.synthetic:
             reporter.warn(f"{SYNTHETIC}: this model was trained on a synthetic stand-in")
+    refined = list(model.refined_names) if refine else []
     manifest = {
         "run": str(run),
         "synthetic": model.synthetic,
@@ -111,7 +126,8 @@ def sample(
         "seed": seed,
         "num": num,
         "settings": {key: value for key, value in unstructure(settings).items() if key not in OF_A_RUN},
-        "refined": list(model.refined_names) if refine else [],
+        "refined": refined,
+        "refine": {key: getattr(model.spec.refine, key) for key in Refine.SAMPLING_KEYS} if refined else {},
         "samples": writer.written,
     }
     write_file(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -119,6 +135,15 @@ def sample(
         print(json.dumps(manifest, indent=2))
     else:
         say(f"wrote {num} samples to {out}; {MANIFEST} lists their files")
+
+
+def _check_overrides(overrides: tuple[str, ...], *, refine: bool) -> None:
+    """Raise a DataError for a --set that would change nothing."""
+    for key in (text.split("=", 1)[0].strip() for text in overrides):
+        if key.startswith("refine.") and not refine:
+            raise DataError(f"--set {key} and --no-refine contradict each other; leave one of them out")
+        if key in {f"generate.{name}" for name in OF_A_RUN}:
+            raise DataError(f"--set {key}: it counts the samples that a run writes at its end; use --num here")
 
 
 def _settings(generate: Generate, **given: float | None) -> Generate:

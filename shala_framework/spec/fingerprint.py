@@ -37,6 +37,10 @@ def run_fingerprint(described: Mapping[str, Any]) -> str:
 
 
 def refiner_fingerprint(spec: Spec) -> str:
-    """Return a hash of the tables of stage 3, on which its state depends and the fingerprint of a run does not."""
-    tables = [without_later_keys(unstructure(table), type(table)) for table in (spec.refine, spec.train.refiner)]
+    """Return a hash of what the state of stage 3 depends on and the fingerprint of a run does not.
+
+    The keys of its sampler do not count: they may change while the stage is in training.
+    """
+    refine, stage = (without_later_keys(unstructure(table), type(table)) for table in (spec.refine, spec.train.refiner))
+    tables = [{key: value for key, value in refine.items() if key not in spec.refine.SAMPLING_KEYS}, stage]
     return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """The schema of a spec: one attrs class for each TOML table. Each default is written once, in its field here."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from attrs.validators import optional
@@ -195,6 +195,10 @@ class Refine:
             gain edges and grain. A higher one also draws large structures, which needs far longer training.
         num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
+
+    SAMPLING_KEYS: ClassVar[tuple[str, ...]] = (  # training depends on the others
+        *("sampler", "num_steps", "guidance_scale", "sigma_min", "sigma_max", "num_levels"),
+    )
 
     share: bool = True
     log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
