@@ -1,17 +1,15 @@
 """A time limit instead of numbers of steps: decided once, recorded, and equivalent to a spec with those numbers."""
 
-import json
 from pathlib import Path
 
 import attrs
 import pytest
 import torch
-from small_runs import CHECKPOINTS, StopAt, run, without_rates
+from small_runs import CHECKPOINTS, StopAt, decided_steps, run, without_rates
 
-from shala_framework import SpecError, load
+from shala_framework import SpecError
 from shala_framework.prior.mixture import GaussianMixture
 from shala_framework.run import training as run_training
-from shala_framework.spec import unstructure
 from shala_framework.spec.schema import AutoencoderStage, PriorStage
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.training.budget import StageCost, measure_stage, resized, steps_within
@@ -33,17 +31,6 @@ def slow_steps(monkeypatch):
     monkeypatch.setattr(run_training, "measure_stage", measured)
 
 
-def explicit(folder: Path) -> list[str]:
-    """Return the overrides that correspond to what a finished run decided."""
-    train = unstructure(load(folder).spec.train)
-    assert train.pop("minutes") is None
-    found = []
-    for key, value in train.items():
-        inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-        found += [f"train.{name}={json.dumps(v)}" for name, v in inner.items() if v is not None]
-    return found
-
-
 def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slow_steps):
     """A run stopped and resumed in both stages has the tensors of an undisturbed run with the same numbers of steps."""
     for stage in ("autoencoder", "prior"):
@@ -54,7 +41,7 @@ def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slo
     assert TrainingPlan.read(cut / "state") == plan
     steps = {line["stage"]: line["step"] for line in without_rates(cut)}
     assert {name: steps[name] for name in plan.steps} == plan.steps
-    whole = run(two_spec, "whole", *explicit(cut))
+    whole = run(two_spec, "whole", *decided_steps(cut))
     for name in CHECKPOINTS:
         (one, described), (other, others) = (read_checkpoint(folder / name) for folder in (cut, whole))
         assert one.keys() == other.keys()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import LEAST_VALUES, ForkedGroup, train_with_small_layers_sharded
-from small_runs import StopAt, run
+from forked import LEAST_VALUES, ForkedGroup, train_and_tell_of_timed_steps, train_with_small_layers_sharded
+from small_runs import StopAt, decided_steps, run
 
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.distributed import sharded_layers
+from shala_framework.training.plan import TrainingPlan
 
 pytestmark = pytest.mark.long
 
@@ -165,6 +167,28 @@ def test_processes_keep_the_weights_that_one_keeps(start, run_alone, two_spec, s
     assert f"the weights of step {step} are kept" in output
     resumed, _ = read_checkpoint(Path("both/autoencoder.safetensors"))
     assert all(torch.equal(value, both[name]) for name, value in resumed.items())
+
+
+def test_a_time_budget_counts_the_exchange_of_gradients(start, two_spec):
+    """Timed steps of two processes exchange gradients and leave nothing behind: training equals that of these steps."""
+    size = ("train.autoencoder.batch_size=16", "train.prior.batch_size=64", "prior.max_clusters=3")
+    group = ForkedGroup(2, train_and_tell_of_timed_steps, arguments_of("timed", ("train.minutes=0.1", *size)))
+    try:
+        output = group.wait(timeout=120)
+    finally:
+        group.kill()
+    for stage in ("autoencoder", "prior"):
+        told = re.findall(rf"timed {stage}: (\d+) exchanges, (\d+) left", output)
+        assert len(told) == 2
+        assert told[0] == told[1]
+        assert int(told[0][0]) >= 3
+        assert told[0][1] == "0"
+    plan = TrainingPlan.read(Path("timed/state"))
+    assert plan.steps["prior"] > 1
+    start(2, "told", *decided_steps(Path("timed")), *size).wait(timeout=120)
+    for name in ("autoencoder.safetensors", "prior.safetensors"):
+        timed, told = (read_checkpoint(Path(out) / name)[0] for out in ("timed", "told"))
+        assert all(torch.equal(value, told[key]) for key, value in timed.items())
 
 
 def wait_for_step(folder, step):

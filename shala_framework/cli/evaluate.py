@@ -144,7 +144,7 @@ def with_overrides(
 
 def _check_refines(key: str, *, refined: bool) -> None:
     """Raise a SpecError where a key of [refine] would change nothing."""
-    message, hint = "", None
+    message = hint = ""
     if not refined:
         message, hint = "this run has no stage 3, which [refine] is for", "train it with train.refiner.steps"
     elif key not in Refine.SAMPLING_KEYS and key in attrs.fields_dict(Refine):

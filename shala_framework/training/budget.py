@@ -3,6 +3,7 @@
 The measured steps are undone, so that training equals that of a spec with these numbers of steps.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -66,11 +67,26 @@ def measure_stage(
     module = stage.module
     weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
     extra = {name: value.detach().clone() for name, value in stage.extra_state().items()}
+    cost = _timed(stage, settings, batches, matrix_dtype, seconds)
+    gc.collect()  # it ends the exchange of gradients, whose hooks on the parameters live as long as it does
+    module.load_state_dict(weights)
+    stage.load_extra_state(extra)
+    return cost
+
+
+def _timed(
+    stage: Trainable[Batch],
+    settings: Stage,
+    batches: Callable[[int], Iterator[Batch]],
+    matrix_dtype: torch.dtype,
+    seconds: float,
+) -> StageCost:
+    """Take some steps and validations, and return what each takes."""
+    module = stage.module
     device = next(module.parameters()).device
     captured = can_capture(stage, settings)
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
-    step_loss = shared_loss(stage, device, exchange_gradients=False)
-    steps = Steps(stage, settings, optimizers, step_loss, captured=captured)
+    steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured)
     module.train()
     with forked_rng(), closed_after(partial(batches, 0)) as drawn:
         first = next(drawn)
@@ -94,8 +110,6 @@ def measure_stage(
                 stage.validate()
             _wait(device)
             validation_seconds = time.perf_counter() - start
-    module.load_state_dict(weights)
-    stage.load_extra_state(extra)
     return StageCost(
         step_seconds=largest(median(times)),  # a short load by other programs would raise the mean
         validation_seconds=largest(validation_seconds),

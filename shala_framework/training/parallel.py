@@ -40,7 +40,7 @@ def shared_loss(stage: Trainable[Any], device: torch.device, *, exchange_gradien
     Args:
         stage: The stage.
         device: Device of its parameters.
-        exchange_gradients: False keeps each process's own gradients, for steps that are measured and undone.
+        exchange_gradients: False keeps each process's own gradients, for steps that are only counted.
 
     Returns:
         A function of a batch, the step and the number of micro-batches. It returns the mean loss and the terms of

@@ -3,6 +3,7 @@
 Each process that starts afresh imports torch for seconds, which is most of what a short run takes.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -91,4 +92,29 @@ def train_with_small_layers_sharded(arguments: list[str]) -> None:
     from shala_framework.support.distributed import sharded_layers
 
     sharded_layers.LEAST_VALUES = LEAST_VALUES
+    main_run(arguments)
+
+
+def train_and_tell_of_timed_steps(arguments: list[str]) -> None:
+    """Run `shala-run`, and print how each stage was timed: steps that exchange gradients, and what is left of that."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    from shala_framework.cli.main import main_run
+    from shala_framework.run import training
+
+    measure, forward, exchanging = training.measure_stage, DistributedDataParallel.forward, []
+
+    def counted(module: Any, *inputs: Any, **named: Any) -> Any:
+        exchanging.append(module.require_backward_grad_sync)
+        return forward(module, *inputs, **named)
+
+    def told(stage: Any, *inputs: Any, **named: Any) -> Any:
+        exchanging.clear()
+        cost = measure(stage, *inputs, **named)
+        left = sum(type(thing) is DistributedDataParallel for thing in gc.get_objects())
+        print(f"timed {stage.name}: {sum(exchanging)} exchanges, {left} left", flush=True)
+        return cost
+
+    DistributedDataParallel.forward = counted  # type: ignore[method-assign]
+    training.measure_stage = told
     main_run(arguments)

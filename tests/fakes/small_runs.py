@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from shala_framework import load
 from shala_framework.run.experiment import Experiment
-from shala_framework.spec import read_spec
+from shala_framework.spec import read_spec, unstructure
 from shala_framework.support.progress import Silent
 
 SHORT_STAGES = ("train.autoencoder.steps=8", "train.prior.steps=8", "train.autoencoder.save_every_steps=4")
@@ -40,3 +41,14 @@ class StopAt(Silent):
     def advance(self, done, terms=None):
         if self.title == self.stage and done == self.step:
             raise KeyboardInterrupt
+
+
+def decided_steps(folder: Path) -> list[str]:
+    """Return the overrides of [train] that give another run what this finished one decided."""
+    train = unstructure(load(folder).spec.train)
+    assert train.pop("minutes") is None
+    found = []
+    for key, value in train.items():
+        inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+        found += [f"train.{name}={json.dumps(v)}" for name, v in inner.items() if v is not None]
+    return found
