@@ -59,13 +59,12 @@ class Way:
         return f"sigma_max {self.sigma_max:g}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
 
     def decode(self, model: ShaLa, z_ND: Tensor, seed: int) -> Samples:
-        """Decode latents, with the model's settings of stage 3 changed to these."""
+        """Decode latents."""
         if self.sigma_max is None:
             return model.decode(z_ND, seed=seed, batch_size=500)
         steps = SIZES.get(self.sigma_max, 12)
-        table = attrs.evolve(model.spec.refine, sigma_max=self.sigma_max, num_steps=steps, guidance_scale=self.guidance)
-        model.spec = attrs.evolve(model.spec, refine=table)
-        return model.decode(z_ND, refine=True, seed=seed, batch_size=500)
+        sampler = {"sigma_max": self.sigma_max, "num_steps": steps, "guidance_scale": self.guidance}
+        return model.decode(z_ND, refine=sampler, seed=seed, batch_size=500)
 
 
 @torch.no_grad()

@@ -81,6 +81,26 @@ def test_a_refined_sample_is_its_rows_own(trained):
     assert not torch.equal(given[:, 0], given[:, 1])
 
 
+def test_a_call_may_change_the_sampler(trained):
+    """As the spec would; and what it would not follow is an error."""
+    refined, bare, _ = trained
+    far = shala.ShaLa({**refined.modalities}, **SIZES, refine={"sigma_max": 10.0, "num_steps": 12})
+    far.autoencoder, far.prior, far.refiner = refined.autoencoder, refined.prior, refined.refiner
+    far.stages |= refined.stages
+    changed = refined.generate(5, refine={"sigma_max": 10.0, "num_steps": 12})["a"]
+    assert torch.equal(changed, far.generate(5)["a"])
+    assert not torch.equal(changed, refined.generate(5)["a"])
+    assert torch.equal(refined.generate(5, refine={})["a"], refined.generate(5)["a"])
+    for model, changes, message in (
+        (refined, {"share": False}, r"refine: expected keys of \['sampler', .*\], got 'share'"),
+        (refined, {"num_steps": 2.5}, "refine: num_steps: expected int, got float 2.5"),
+        (refined, {"sigma_max": 0.01}, "expected sigma_min < sigma_max"),
+        (bare, {"num_steps": 3}, "refine: expected a model whose stage 3 is trained, to change its num_steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(2, refine=changes)
+
+
 def test_a_saved_model_refines_as_before(trained, tmp_path):
     """A loaded model refines; if the third stage's file is missing, it returns modes."""
     refined, bare, _ = trained

@@ -205,7 +205,7 @@ class ShaLa(Staged):
         num_steps: int | None = None,
         seed: int = 0,
         prior: PriorName = "diffusion",
-        refine: bool = True,
+        refine: bool | Mapping[str, Any] = True,
         draw: bool = False,
         batch_size: int = 64,
     ) -> dict[str, Tensor]:
@@ -222,7 +222,8 @@ class ShaLa(Staged):
                 more joint samples, the first ones stay the same.
             prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
                 which samples q(z | x_given) of stage 1.
-            refine: Whether stage 3 adds what the decoders leave out, where it is trained.
+            refine: Whether stage 3 adds what the decoders leave out, where it is trained; or keys of a spec's [refine]
+                that change its sampler, such as {"sigma_max": 10.0, "num_steps": 12}.
             draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned. The same
                 call gives the same draws, but another number of rows or samples, or batch_size, gives others.
             batch_size: Latents decoded at a time.
@@ -314,19 +315,31 @@ class ShaLa(Staged):
 
     @torch.no_grad()
     def decode(
-        self, z_ND: Tensor, *, refine: bool = False, draw: bool = False, seed: int = 0, batch_size: int = 64
+        self,
+        z_ND: Tensor,
+        *,
+        refine: bool | Mapping[str, Any] = False,
+        draw: bool = False,
+        seed: int = 0,
+        batch_size: int = 64,
     ) -> dict[str, Tensor]:
         """Every modality of some latents [N, D], on the CPU: the likelihood's mode, a draw, or a refined draw.
 
-        A refined draw depends on (seed, row) and its latent alone, whatever the batch.
+        A refined draw depends on (seed, row) and its latent alone, whatever the batch. `refine` is as for `generate`.
+
+        Raises:
+            ValueError: `refine` changes what is not of the sampler, or no stage 3 is trained that it could change.
         """
-        refined = self.refined_names if refine else ()
+        changes = {} if isinstance(refine, bool) else refine
+        refined = self.refined_names if refine is not False else ()
+        if changes and not refined:
+            raise ValueError(f"refine: expected a model whose stage 3 is trained, to change its {', '.join(changes)}")
         return decode_latents(
             self.autoencoder,
             z_ND,
             refiner=self.refiner,
             refined=refined,
-            refinement=Refinement.from_table(self.spec.refine),
+            refinement=Refinement.from_table(self.spec.refine, changes),
             draw=draw,
             seed=seed,
             batch_size=batch_size,

@@ -8,6 +8,7 @@ refining the coarse output of a frozen autoencoder; Ho and Salimans 2022 for gui
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -17,8 +18,10 @@ from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
 from shala_framework.refiner.residuals import ResidualUnit
+from shala_framework.spec import structure, unstructure
 from shala_framework.spec.schema import Refine
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
+from shala_framework.support.structuring import InvalidValueError
 
 # Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
 # network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a
@@ -57,8 +60,19 @@ class Refinement:
     bound_sigma_max: float = 20.0
 
     @classmethod
-    def from_table(cls, table: Refine) -> "Refinement":
-        """Return the settings of a spec's [refine]."""
+    def from_table(cls, table: Refine, changes: Mapping[str, Any] | None = None) -> "Refinement":
+        """Return the settings of a spec's [refine], with some keys of its sampler changed.
+
+        Raises:
+            ValueError: A changed key is not of the sampler, or its value has another type or range.
+        """
+        if changes:
+            if of_training := [key for key in changes if key not in table.SAMPLING_KEYS]:
+                raise ValueError(f"refine: expected keys of {list(table.SAMPLING_KEYS)}, got {of_training[0]!r}")
+            try:
+                table = structure({**unstructure(table), **changes}, Refine)
+            except InvalidValueError as error:
+                raise ValueError(f"refine: {error}") from error
         return cls(
             num_steps=table.num_steps,
             sampler=table.sampler,
