@@ -354,6 +354,22 @@ def test_a_mixture_finds_the_number_of_its_clusters(count):
     assert torch.equal(mixture.sample(0, [5])[0], draws[5])
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_clusters_of_unequal_length_are_each_found_whole(seed):
+    """Some starts of k-means cut a long cluster in two and leave two short ones together."""
+    torch.manual_seed(seed)
+    centres, directions = 1.5 * torch.randn(8, 16), torch.nn.functional.normalize(torch.randn(8, 16))
+    component = torch.randint(8, (3000,))
+    z = centres[component] + 0.5 * torch.randn(3000, 16)
+    z += 3 * torch.rand(8)[component, None] * torch.randn(3000, 1) * directions[component]
+    mixture = GaussianMixture(30, 16)
+    mixture.fit((z - z.mean(0)) / z.std(0), seed=seed)
+    assert mixture.num_components == 8
+    found = mixture.component_of((z - z.mean(0)) / z.std(0))
+    pairs = torch.unique(torch.stack([component, found]), dim=1, return_counts=True)[1]
+    assert pairs.topk(8).values.sum() > 0.998 * 3000
+
+
 def test_weights_are_the_shares_by_which_stage_2_learns_a_cluster():
     """Also where a wide cluster and a narrow one overlap, which k-means divides elsewhere than their Gaussians do."""
     generator = torch.Generator().manual_seed(0)

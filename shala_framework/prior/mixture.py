@@ -21,6 +21,7 @@ from shala_framework.support.seeds import mix_seed
 
 SHRINKAGE = 0.5  # rows, in units of D, by which a component's covariance is drawn to the mean one
 LEAST_ROWS = 20  # of a component, on average
+STARTS = 4  # of k-means, for each number of components
 TOLERANCE = 3  # larger numbers of components that are tried without success
 HELD_OUT = 5  # every fifth row decides on the number of components
 MOST_WEIGHINGS, SETTLED = 20, 1e-3  # rounds in which weights become shares of rows, and the change that ends them
@@ -159,8 +160,10 @@ class GaussianMixture(nn.Module):
     def fit(self, z_ND: Tensor, *, seed: int = 0, num_rows: int | None = None) -> None:
         """Fit clusters, as many as make the latents of other rows most likely.
 
-        For each number of components, k-means clusters four fifths of the rows, and each cluster is given a Gaussian.
-        The smallest number counts whose log-likelihood of the remaining rows is within a standard error of the best.
+        For each number of components, k-means clusters four fifths of the rows from several starts, and each cluster is
+        given a Gaussian. The start counts under which the remaining rows are most likely: two classes that k-means
+        left in one cluster make them less so. The smallest number counts whose log-likelihood of those rows is within
+        a standard error of the best. All rows then join their most likely components.
 
         Args:
             z_ND: Latents in units in which variances are near 1. Draws of one row are num_rows rows apart.
@@ -173,16 +176,34 @@ class GaussianMixture(nn.Module):
         held_out = torch.arange(len(z)) % num_rows % HELD_OUT == HELD_OUT - 1
         numbers = _numbers(min(self.weights.numel(), num_rows // LEAST_ROWS))
         scores: list[Tensor] = []
+        found: list[dict[str, Tensor]] = []
         best = 0
         for i, count in enumerate(numbers):
             if len(numbers) == 1 or i - best > TOLERANCE:
                 break
-            self._fit(z[~held_out], count, seed, round(num_rows * (1 - 1 / HELD_OUT)))
-            scores.append(self.log_prob(z[held_out].to(self.means)).double().cpu())
+            scores.append(self._fit_best(z[~held_out], z[held_out], count, seed, num_rows))
+            found.append({name: value.clone() for name, value in self.state_dict().items()})
             best = i if scores[i].mean() > scores[best].mean() else best
-        chosen = next((i for i, score in enumerate(scores) if _as_good(score, scores[best])), 0)
-        self._fit(z, numbers[chosen], seed, num_rows)
-        self._weigh(z.to(self.means))
+        if found:
+            self.load_state_dict(found[next(i for i, score in enumerate(scores) if _as_good(score, scores[best]))])
+        self._fit(z, self._components_of(z), num_rows)
+        self._weigh(z)
+
+    def _fit_best(self, z_ND: Tensor, held_out_ND: Tensor, count: int, seed: int, num_rows: int) -> Tensor:
+        """Fit a number of components from several starts, and keep the best; return its log-likelihoods held out."""
+        best, kept = torch.tensor([-math.inf], dtype=torch.float64), self.state_dict()
+        for start in range(STARTS if count > 1 else 1):
+            label_N = _clusters(z_ND, count, seed + start, num_rows)
+            self._fit(z_ND, label_N, round(num_rows * (1 - 1 / HELD_OUT)))
+            score_N = self.log_prob(held_out_ND.to(self.means)).double().cpu()
+            if score_N.mean() > best.mean():
+                best, kept = score_N, {name: value.clone() for name, value in self.state_dict().items()}
+        self.load_state_dict(kept)
+        return best
+
+    def _components_of(self, z_ND: Tensor) -> Tensor:
+        parts = [self.component_of(part.to(self.means)).cpu() for part in z_ND.split(1_000)]
+        return torch.cat(parts)
 
     def _weigh(self, z_ND: Tensor) -> None:
         """Make each weight the share of the latents whose most likely component it is.
@@ -192,16 +213,15 @@ class GaussianMixture(nn.Module):
         """
         count = self.num_components
         for _ in range(MOST_WEIGHINGS if count > 1 else 0):
-            own_N = torch.cat([self.component_of(part) for part in z_ND.split(1_000)])
-            share_K = torch.bincount(own_N, minlength=count).to(self.weights) / len(z_ND)
+            share_K = torch.bincount(self._components_of(z_ND), minlength=count).to(self.weights) / len(z_ND)
             settled = bool((share_K - self.weights[:count]).abs().sum() < SETTLED)
             if settled or not share_K.all():
                 break
             self.weights[:count] = share_K
 
-    def _fit(self, z_ND: Tensor, count: int, seed: int, num_rows: int) -> None:
+    def _fit(self, z_ND: Tensor, label_N: Tensor, num_rows: int) -> None:
+        """Give each cluster, of the rows with one label, its Gaussian; the largest cluster comes first."""
         num_draws, dim = z_ND.shape
-        label_N = _clusters(z_ND, count, seed, num_rows)
         sizes = torch.bincount(label_N)
         labels = sorted(sizes.nonzero()[:, 0].tolist(), key=lambda label: -int(sizes[label]))
         unit = dim * num_draws / num_rows  # D rows, as so many draws
@@ -263,5 +283,5 @@ def _clusters(z_ND: Tensor, count: int, seed: int, num_rows: int) -> Tensor:
     whiten_DD, _ = whitening(torch.cov(z_ND.T), num_rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-        labels = KMeans(count, n_init=4, random_state=seed % 2**32).fit_predict((z_ND.float() @ whiten_DD).numpy())
+        labels = KMeans(count, n_init=1, random_state=seed % 2**32).fit_predict((z_ND.float() @ whiten_DD).numpy())
     return torch.from_numpy(labels).long()
