@@ -192,7 +192,8 @@ class Refine:
         guidance_scale: w in D_dropped + w (D - D_dropped), where the network does not see z; 1 is no guidance.
         sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
         sigma_max: Highest noise level of the sampler, same unit. From a low level, samples keep what the mean shows and
-            gain edges and grain. A higher one also draws large structures, which needs far longer training.
+            gain edges and grain. A higher one, such as 10 with 12 steps, also draws large structures, which needs
+            longer training. `shala evaluate RUN --set refine.sigma_max=10` compares them without training.
         num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
