@@ -175,31 +175,35 @@ class GaussianMixture(nn.Module):
         z = z_ND.detach().cpu().double()
         held_out = torch.arange(len(z)) % num_rows % HELD_OUT == HELD_OUT - 1
         numbers = _numbers(min(self.weights.numel(), num_rows // LEAST_ROWS))
+        fitted, fitted_rows = z[~held_out], round(num_rows * (1 - 1 / HELD_OUT))
         scores: list[Tensor] = []
-        found: list[dict[str, Tensor]] = []
+        clusters: list[Tensor] = []
         best = 0
         for i, count in enumerate(numbers):
             if len(numbers) == 1 or i - best > TOLERANCE:
                 break
-            scores.append(self._fit_best(z[~held_out], z[held_out], count, seed, num_rows))
-            found.append({name: value.clone() for name, value in self.state_dict().items()})
+            score_N, label_N = self._best_start(fitted, z[held_out], count, seed, fitted_rows)
+            scores.append(score_N)
+            clusters.append(label_N)
             best = i if scores[i].mean() > scores[best].mean() else best
-        if found:
-            self.load_state_dict(found[next(i for i, score in enumerate(scores) if _as_good(score, scores[best]))])
-        self._fit(z, self._components_of(z), num_rows)
+        label_N = torch.zeros(len(z), dtype=torch.int64)
+        if clusters:
+            chosen = next((i for i, score_N in enumerate(scores) if _as_good(score_N, scores[best])), 0)
+            self._fit(fitted, clusters[chosen], fitted_rows)
+            label_N = self._components_of(z)
+        self._fit(z, label_N, num_rows)
         self._weigh(z)
 
-    def _fit_best(self, z_ND: Tensor, held_out_ND: Tensor, count: int, seed: int, num_rows: int) -> Tensor:
-        """Fit a number of components from several starts, and keep the best; return its log-likelihoods held out."""
-        best, kept = torch.tensor([-math.inf], dtype=torch.float64), self.state_dict()
+    def _best_start(
+        self, z_ND: Tensor, held_out_ND: Tensor, count: int, seed: int, num_rows: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cluster rows from several starts; return log-likelihoods of the rows held out and the labels of the best."""
+        tried: list[tuple[Tensor, Tensor]] = []
         for start in range(STARTS if count > 1 else 1):
             label_N = _clusters(z_ND, count, seed + start, num_rows)
-            self._fit(z_ND, label_N, round(num_rows * (1 - 1 / HELD_OUT)))
-            score_N = self.log_prob(held_out_ND.to(self.means)).double().cpu()
-            if score_N.mean() > best.mean():
-                best, kept = score_N, {name: value.clone() for name, value in self.state_dict().items()}
-        self.load_state_dict(kept)
-        return best
+            self._fit(z_ND, label_N, num_rows)
+            tried.append((self.log_prob(held_out_ND.to(self.means)).double().cpu(), label_N))
+        return max(tried, key=lambda scored: float(scored[0].mean()))
 
     def _components_of(self, z_ND: Tensor) -> Tensor:
         parts = [self.component_of(part.to(self.means)).cpu() for part in z_ND.split(1_000)]
