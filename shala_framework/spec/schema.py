@@ -197,9 +197,8 @@ class Refine:
         num_levels: Noise levels of each row in the bound of its log-likelihood.
     """
 
-    SAMPLING_KEYS: ClassVar[tuple[str, ...]] = (  # training depends on the others
-        *("sampler", "num_steps", "guidance_scale", "sigma_min", "sigma_max", "num_levels"),
-    )
+    # training depends on the others
+    SAMPLING_KEYS: ClassVar = ("sampler", "num_steps", "guidance_scale", "sigma_min", "sigma_max", "num_levels")
 
     share: bool = True
     log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
