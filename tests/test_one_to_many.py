@@ -10,7 +10,7 @@ import pytest
 import torch
 from two_floats import TwoFloats
 
-from shala_framework import load
+from shala_framework import ShaLa, load
 from shala_framework.cli.main import main
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import plain_class
@@ -155,6 +155,20 @@ def test_a_judge_without_labelled_rows_takes_no_part(scene):
     )
 
 
+def test_the_network_of_clusters_counts_where_there_are_several():
+    """Before a first cluster is found, or of a single one, it is not trained, whether or not its weights say so."""
+    model = ShaLa({"a": TwoFloats(), "b": TwoFloats()}, latent_dim=2, feature_dim=8, hidden_dim=8).build()
+    model.stages = ("autoencoder", "prior")
+    alone = measure_cost(model, 0).parameters
+    model.prior.cluster_network.requires_grad_(False)
+    assert measure_cost(model, 0).parameters == alone
+    model.prior.cluster_network.requires_grad_(True)
+    model.prior.mixture.fit(torch.cat([side + 0.1 * torch.randn(500, 2) for side in (-1, 1)]))
+    several = measure_cost(model, 0).parameters
+    network = sum(weight.numel() for weight in model.prior.cluster_network.parameters())
+    assert several == {**alone, "prior": alone["prior"] + network}
+
+
 def test_the_suite_stands_in_the_evaluation_and_in_the_comparison(two_spec, capsys):
     """`--suite` adds the cost, its parameters counted and its hours of the metrics; other evaluations have neither."""
     Experiment(read_spec(two_spec), Path("r")).run()
@@ -173,10 +187,7 @@ def test_the_suite_stands_in_the_evaluation_and_in_the_comparison(two_spec, caps
     cost = json.loads(saved.read_text())["cost"]
     assert set(cost["parameters"]) == {"autoencoder", "prior"}
     assert 0 < cost["hours"] < 0.1
-    model = load(Path("r"))  # a loaded prior has one cluster and an untrained network for more, as after its training
-    assert measure_cost(model, 0).parameters == cost["parameters"]
-    model.prior.cluster_network.requires_grad_(False)
-    assert measure_cost(model, 0).parameters == cost["parameters"]
+    assert measure_cost(load(Path("r")), 0).parameters == cost["parameters"]
     call("compare", "r", "--csv", "table.csv")
     rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
     (found,) = (float(row["mean"]) for row in rows if row["metric"] == "parameters, million")
