@@ -163,7 +163,7 @@ def test_the_sampler_of_stage_3_may_change_at_any_time(refined_spec):
         ((), ("--set", "refine.sigma_max=0.01"), "expected sigma_min < sigma_max, got 0.1 and 0.01"),
         ((), ("--set", "refine.sigma=3"), "refine.sigma: unknown key (did you mean 'sigma_min'?)"),
         ((), ("--no-refine", "--set", "refine.num_steps=3"), "--set refine.num_steps and --no-refine contradict"),
-        ((), ("--set", "generate.num_joint=3"), "use --num here"),
+        ((), ("--set", "generate.num_joint=3"), "would change nothing here (use --num)"),
         ((), ("--set", "evaluate.num_rows=3"), "evaluate.num_rows: expected a key of [generate] or [refine]"),
         (("train.refiner.steps=0",), ("--set", "refine.num_steps=3"), "this run has no stage 3"),
     ],
@@ -172,6 +172,17 @@ def test_an_override_that_samples_would_not_follow_is_refused(refined_spec, caps
     folder = run(refined_spec, "r", *run_keys, "train.autoencoder.steps=2", "train.prior.steps=2")
     assert dispatch(["sample", str(folder), "--num", "2", *arguments], "shala") == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"), [(["evaluate"], "(use --set evaluate.num_rows or"), (["export", "--out", "programs"], "")]
+)
+def test_a_number_of_samples_that_nothing_reads_is_refused(finished_run, tmp_path, capsys, command, hint):
+    folder = finished_run(str(tmp_path / "r"))
+    assert dispatch([command[0], str(folder), *command[1:], "--set", "generate.num_rows=3"], "shala") == 2
+    said = capsys.readouterr().err
+    assert "generate.num_rows: it counts the samples that a run writes at its end" in said
+    assert hint in said
 
 
 @pytest.mark.parametrize("trained", [("autoencoder", "prior", "refiner"), ("autoencoder", "prior")])

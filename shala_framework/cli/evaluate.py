@@ -71,7 +71,12 @@ def evaluate(
     try:
         model = load(run, device=processes.join(resolve_device(device)))
         overrides = (*overrides, *([f"evaluate.suite={suite}"] if suite else []))
-        model.spec = with_overrides(model.spec, overrides, refined=bool(model.refined_names))
+        model.spec = with_overrides(
+            model.spec,
+            overrides,
+            refined=bool(model.refined_names),
+            counted="use --set evaluate.num_rows or evaluate.num_samples",
+        )
         settings = model.spec.evaluate
         with closing(make_reporter()) if first else nullcontext(Silent()) as reporter, processes.naming_lost_process():
             evaluation = evaluate_run(
@@ -104,6 +109,7 @@ def with_overrides(
     names: tuple[str, ...] = ("evaluate", "generate", "refine", "data"),
     *,
     refined: bool = False,
+    counted: str = "",
 ) -> Spec:
     """Return the spec of a run with the tables changed by --set.
 
@@ -112,6 +118,7 @@ def with_overrides(
         overrides: What --set was given.
         names: Tables that may be changed, some of the default's. Of [refine], only the keys of the sampler may be.
         refined: Whether the run has a third stage, without which [refine] would change nothing.
+        counted: Hint at what sets the number of samples in place of the keys of [generate] that do so in a run.
 
     Raises:
         SpecError: An override is of another table or of a key that only training reads, or is wrong.
@@ -132,6 +139,9 @@ def with_overrides(
             raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
         if table == "refine":
             _check_refines(str(rest[0]), refined=refined)
+        if table == "generate" and rest[0] in Generate.COUNT_KEYS:
+            message = "it counts the samples that a run writes at its end, and would change nothing here"
+            raise SpecError([Problem(path=format_path(override.path), message=message, hint=counted, origin="--set")])
         tables[str(table)][str(rest[0])] = override.value
     return attrs.evolve(
         spec,

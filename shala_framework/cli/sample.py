@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from shala_framework.model import ShaLa
     from shala_framework.plugin.modality import Modality
 
-OF_A_RUN = ("num_joint", "num_rows", "num_samples")  # numbers of the samples that a run writes at its end
 MANIFEST = "manifest.json"
 MOST_SAMPLES = 4096
 
@@ -94,7 +93,9 @@ def sample(
     model = load(run, device=resolve_device(device))
     wanted = _wanted(model, want)
     _check_overrides(overrides, refine=refine)
-    model.spec = with_overrides(model.spec, overrides, ("generate", "refine"), refined=bool(model.refined_names))
+    model.spec = with_overrides(
+        model.spec, overrides, ("generate", "refine"), refined=bool(model.refined_names), counted="use --num"
+    )
     settings = _settings(model.spec.generate, guidance=guidance, autoguidance=autoguidance, steps=steps)
     rows = _given_rows(model, given) if given else None
     presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
@@ -125,7 +126,7 @@ def sample(
         "given": dict(item.split("=", 1) for item in given),
         "seed": seed,
         "num": num,
-        "settings": {key: value for key, value in unstructure(settings).items() if key not in OF_A_RUN},
+        "settings": {key: value for key, value in unstructure(settings).items() if key not in settings.COUNT_KEYS},
         "refined": refined,
         "refine": {key: getattr(model.spec.refine, key) for key in Refine.SAMPLING_KEYS} if refined else {},
         "samples": writer.written,
@@ -138,12 +139,10 @@ def sample(
 
 
 def _check_overrides(overrides: tuple[str, ...], *, refine: bool) -> None:
-    """Raise a DataError for a --set that would change nothing."""
+    """Raise a DataError for a --set that --no-refine contradicts."""
     for key in (text.split("=", 1)[0].strip() for text in overrides):
         if key.startswith("refine.") and not refine:
             raise DataError(f"--set {key} and --no-refine contradict each other; leave one of them out")
-        if key in {f"generate.{name}" for name in OF_A_RUN}:
-            raise DataError(f"--set {key}: it counts the samples that a run writes at its end; use --num here")
 
 
 def _settings(generate: Generate, **given: float | None) -> Generate:

@@ -236,6 +236,12 @@ class Generate:
         guidance_sigma_max: Highest noise level at which either kind of guidance is applied; no limit by default.
     """
 
+    COUNT_KEYS: ClassVar = (
+        "num_joint",
+        "num_rows",
+        "num_samples",
+    )  # numbers of the samples that a run writes at its end
+
     num_joint: int = attrs.field(default=16, validator=at_least(0, at_most=100_000))
     num_rows: int = attrs.field(default=8, validator=at_least(0, at_most=100_000))
     num_samples: int = attrs.field(default=1, validator=at_least(1, at_most=10_000))
