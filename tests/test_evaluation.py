@@ -214,11 +214,13 @@ def test_judges_say_what_real_rows_are(trained):
         assert (panel.real_classes[name] == targets_NA).float().mean() > 0.9
     assert len(panel.real["second"]) == int(rows.presence[:, 1].sum())
     with_it = rows.having(["second"])
-    assert torch.equal(judges["second"].verdicts(panel.real["second"]), judges["second"].classify(with_it.x["second"]))
-    same = panel.compare("second", panel.real["second"])
+    assert torch.equal(
+        judges["second"].verdicts(panel.real["second"].features), judges["second"].classify(with_it.x["second"])
+    )
+    same = panel.compare("second", panel.real["second"].features)
     assert same["frechet"] == pytest.approx(0, abs=1e-6)
     assert (same["precision"], same["recall"]) == (1, 1)
-    assert "frechet" not in panel.compare("second", panel.real["second"][:1])
+    assert "frechet" not in panel.compare("second", panel.real["second"].features[:1])
 
 
 def test_classes_that_a_modality_never_has_are_no_misses(trained):

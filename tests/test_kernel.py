@@ -5,6 +5,8 @@ import torch
 
 from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.kernel import kernel_distance
+from shala_framework.evaluation.manifold import precision_recall
+from shala_framework.evaluation.real_features import RealFeatures
 
 
 def test_few_rows_of_one_distribution_are_no_distance_apart():
@@ -26,6 +28,20 @@ def test_shrunken_features_do_not_win():
     fair_mean = sum(kernel_distance(x, y) for x, y in many) / 30
     shrunken_mean = sum(kernel_distance(0.8 * x, y) for x, y in many) / 30
     assert fair_mean < shrunken_mean
+
+
+def test_figures_of_the_same_real_rows_do_not_depend_on_earlier_ones():
+    """What is taken from the real rows once is right for every set of samples."""
+    generator = torch.Generator().manual_seed(0)
+    y_NF = torch.randn(70, 8, generator=generator)
+    real = RealFeatures(y_NF)
+    for size in (30, 90):
+        x_KF = 1.5 * torch.randn(size, 8, generator=generator)
+        assert real.kernel(x_KF) == kernel_distance(x_KF, y_NF)
+        assert real.precision_recall(x_KF) == precision_recall(x_KF, y_NF)
+        assert real.frechet(x_KF) == frechet_distance(x_KF, y_NF)
+    apart = torch.pdist(y_NF.double()).mean()
+    assert real.spread == pytest.approx(float(apart), rel=1e-5)
 
 
 def test_it_is_the_closed_form_of_two_points():

@@ -15,10 +15,8 @@ from torch import Tensor
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import squared_distances
 from shala_framework.evaluation.coherence import votes
-from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
 from shala_framework.evaluation.judges import Panel, all_known
-from shala_framework.evaluation.kernel import kernel_distance
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
@@ -130,8 +128,8 @@ def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
         count = min(count, len(features))
         sets = [part for part in features.split(size) if len(part) >= 2 and len(part) == min(size, len(features))]
         if sets and len(panel.real[name]) >= 2:
-            distances.append(fmean(frechet_distance(part, panel.real[name]) for part in sets))
-            kernels.append(kernel_distance(features, panel.real[name]))
+            distances.append(fmean(panel.real[name].frechet(part) for part in sets))
+            kernels.append(panel.real[name].kernel(features))
     if not distances:
         return {}
     return {
@@ -156,7 +154,7 @@ class _Real:
         self.features = {name: judge.features(rows.x[name]) for name, judge in panel.judges.items()}
         self.verdicts = {name: judge.verdicts(self.features[name]) for name, judge in panel.judges.items()}
         self.scale = {
-            name: float(features.var(0, correction=0).sum()) or math.nan for name, features in panel.real.items()
+            name: float(found.features.var(0, correction=0).sum()) or math.nan for name, found in panel.real.items()
         }
 
 
@@ -242,8 +240,8 @@ class _Tally:
             if title and (targets_NA[:, a] >= 0).any():
                 self.attribute_hits.setdefault(title, []).append(self._spread_out(hits_NSA[..., a].T, index))
         sets = [features_NSF[:, s] for s in range(num_samples)]
-        self.distances.append(fmean(frechet_distance(part, real.panel.real[name]) for part in sets))
-        self.kernels.append(fmean(kernel_distance(part, real.panel.real[name]) for part in sets))
+        self.distances.append(fmean(map(real.panel.real[name].frechet, sets)))
+        self.kernels.append(fmean(map(real.panel.real[name].kernel, sets)))
         if num_samples < 2:
             return
         self.ratios.append(self._spread_out((spread(features_NSF) / real.spread_of[name])[None], index))

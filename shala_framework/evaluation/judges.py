@@ -20,10 +20,9 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import Attribute, as_one_class, is_plain
 from shala_framework.evaluation.class_distribution import sampling_noise, total_variation
 from shala_framework.evaluation.coherence import agreement
-from shala_framework.evaluation.frechet import frechet_distance
-from shala_framework.evaluation.kernel import kernel_distance
-from shala_framework.evaluation.manifold import NUM_NEIGHBOURS, precision_recall
+from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.plain_encoder import PlainEncoder
+from shala_framework.evaluation.real_features import RealFeatures
 from shala_framework.evaluation.spread import class_spread, relative_class_spread
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.machine import to_device
@@ -135,7 +134,7 @@ class Panel:
         judges: Judges by modality.
         held_out: Rows that samples are compared with.
         groups_N: Groups of held-out rows that are resampled together, or None.
-        real: Modality to its judge's features of the held-out rows that have it, float [N, F].
+        real: Modality to its judge's features of the held-out rows that have it.
         real_classes: Modality to the classes that its judge names for those rows, int64 [N, A].
         reference: Modality to its judge's features of training rows that no judge was trained on, float [N, F]; in a
             random but fixed order, so that parts of them have all classes also where a training set is sorted by class.
@@ -154,8 +153,10 @@ class Panel:
         groups_N: Tensor | None = None,
     ) -> None:
         self.judges, self.held_out, self.groups_N = dict(judges), held_out, groups_N
-        self.real = {name: judge.features(held_out.having([name]).x[name]) for name, judge in judges.items()}
-        self.real_classes = {name: judge.verdicts(self.real[name]) for name, judge in judges.items()}
+        self.real = {
+            name: RealFeatures(judge.features(held_out.having([name]).x[name])) for name, judge in judges.items()
+        }
+        self.real_classes = {name: judge.verdicts(self.real[name].features) for name, judge in judges.items()}
         self.reference = {
             name: _shuffled(judge.features(reference.having([name]).x[name]))
             for name, judge in judges.items()
@@ -212,7 +213,7 @@ class Panel:
         """
         targets_NA = self.judges[name].targets(self.held_out.having([name]).labels)[:, self.told[name]]
         known = (targets_NA >= 0).all(1)
-        within = class_spread(self.real[name][known], as_one_class(targets_NA[known]))
+        within = class_spread(self.real[name].features[known], as_one_class(targets_NA[known]))
         return within if self._varies(name, within) else math.nan
 
     def set_size(self, name: str, num_samples: int) -> int:
@@ -235,24 +236,22 @@ class Panel:
             "frechet", "kernel", "precision", "recall", "spread" (relative to real rows of a class), "classes" (total
             variation) and "classes_noise" (total variation by chance alone), both means over attributes.
         """
-        real_NF, judge = self.real[name], self.judges[name]
+        real, judge = self.real[name], self.judges[name]
         size = self.set_size(name, len(samples_KF)) if size is None else size
         sets = [samples_KF[start : start + size] for start in range(0, len(samples_KF) - size + 1, size)]
         found = {}
-        if min(size, len(real_NF)) >= 2:
-            found["frechet"] = fmean(frechet_distance(part_KF, real_NF) for part_KF in sets)
-            found["kernel"] = kernel_distance(samples_KF, real_NF)
-        if min(size, len(real_NF)) > NUM_NEIGHBOURS:
-            precisions, recalls = zip(*(precision_recall(part_KF, real_NF) for part_KF in sets), strict=True)
+        if min(size, len(real)) >= 2:
+            found["frechet"] = fmean(real.frechet(part_KF) for part_KF in sets)
+            found["kernel"] = real.kernel(samples_KF)
+        if min(size, len(real)) > NUM_NEIGHBOURS:
+            precisions, recalls = zip(*(real.precision_recall(part_KF) for part_KF in sets), strict=True)
             found["precision"], found["recall"] = fmean(precisions), fmean(recalls)
-        if len(samples_KF) and len(real_NF):
+        if len(samples_KF) and len(real):
             told = self.told[name]
             classes_KA, classes_NA = judge.verdicts(samples_KF)[:, told], self.real_classes[name][:, told]
-            classes_K, classes_N = as_one_class(torch.cat([classes_KA, classes_NA])).split(
-                [len(samples_KF), len(real_NF)]
-            )
-            spread = relative_class_spread(samples_KF, classes_K, real_NF, classes_N)
-            if self._varies(name, class_spread(real_NF, classes_N)) and not math.isnan(spread):
+            classes_K, classes_N = as_one_class(torch.cat([classes_KA, classes_NA])).split([len(samples_KF), len(real)])
+            spread = relative_class_spread(samples_KF, classes_K, real.features, classes_N)
+            if self._varies(name, class_spread(real.features, classes_N)) and not math.isnan(spread):
                 found["spread"] = spread
             columns = [(classes_KA[:, i], classes_NA[:, i], judge.sizes[a]) for i, a in enumerate(told)]
             if columns:
@@ -262,8 +261,7 @@ class Panel:
 
     def _varies(self, name: str, within: float) -> bool:
         """Return whether a distance within classes is more than negligible beside that between rows of any class."""
-        all_rows = class_spread(self.real[name], torch.zeros(len(self.real[name])))
-        return within > NEGLIGIBLE_SPREAD * all_rows
+        return within > NEGLIGIBLE_SPREAD * self.real[name].spread
 
 
 def _shuffled(features_NF: Tensor) -> Tensor:
