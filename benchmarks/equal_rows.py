@@ -1,7 +1,7 @@
 """Methods of inference with every prior, at equal training rows: one table, by `shala sweep` and `shala compare` alone.
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
-        [--methods shala mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
+        [--methods shala plain mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
         [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--collect FOLDER] [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
@@ -18,10 +18,13 @@ of --rows, and compares methods after that time on this machine, which nothing e
 train.minutes=none takes the time limit out.
 
 Three methods need sizes of their own: MMVAE+ and CMVAE have 32 dimensions that are shared and 32 for each modality, and
-MLD has 160 for each, as published for PolyMNIST, but for CMVAE, whose sizes are those of MMVAE+ (--private-dim and
---mld-dim). The terms that this framework adds to stage 1 and the spec's KL weight are for its own method alone; the
-others weigh the KL term as their papers do. MMVAE decodes 30 latents for each expert, row and modality, so that its
-rows take longest; --mmvae-samples lowers that number, and the table then is not of the published setting.
+MLD has 160 for each and a denoiser of 1,536 channels, as published for PolyMNIST, but for CMVAE, whose sizes are those
+of MMVAE+ (--private-dim and --mld-dim). The terms that this framework adds to stage 1 are for its own method alone, and
+"plain" is that method without them. All methods have the spec's KL weight, in place of the factors that their papers
+give it: those belong to a Laplace likelihood of fixed scale, beside which the learned scales of this framework's
+decoders make a picture weigh several times as much. --set train.autoencoder.kl_weight=W gives all of them another one.
+MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that
+number, and the table then is not of the published setting.
 """
 
 import argparse
@@ -43,11 +46,13 @@ from shala_framework.spec.schema import Spec
 from shala_framework.support.json_files import dump_json
 
 OWN = "shala"
-METHODS = (OWN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
+PLAIN = "plain"  # the own method without the terms that this framework adds
+METHODS = (OWN, PLAIN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
 WITHOUT_TERMS = {f"posterior.{term}_weight": "0" for term in ("contrast", "recognition", "texture")}
-AS_PUBLISHED = {"train.autoencoder.kl_weight": "1"}  # the methods' options have their published factors of the KL term
 WARMUP_SHARE = 0.1  # of the steps of stage 1, over which kl_weight grows
 MLD_JOINT_SHARE = "0.8"  # of the rows of stage 2 in which nothing is given, as published
+MLD_WIDTH = "1536"  # of its denoiser, as published; it has to be above the number of dimensions
+ONE_FACTOR = {"posterior.options": "{beta=1}"}  # of the KL term, beside the spec's weight
 
 
 @attrs.frozen(kw_only=True)
@@ -91,20 +96,23 @@ class Settings:
         private = {"posterior.latent_dim": str(self.private_dim * (count + 1))}
         own: Mapping[str, Mapping[str, str]] = {
             "mmvae": {"posterior.options": f"{{num_samples={self.mmvae_samples}}}"},
-            "mmvaeplus": private,
+            "mmvaeplus": {**private, **ONE_FACTOR},
             "cmvae": private,
+            "mopoe": ONE_FACTOR,
+            "mvtcae": ONE_FACTOR,
             "mld": {
                 "posterior.feature_dim": str(self.mld_dim),
                 "posterior.latent_dim": str(self.mld_dim * count),
                 "prior.unconditional_share": MLD_JOINT_SHARE,
+                "prior.hidden_dim": MLD_WIDTH,
             },
         }
         return {
-            "posterior.method": method,
+            "posterior.method": OWN if method == PLAIN else method,
             "seed": self.seeds,
             **length,
             "evaluate.suite": "multimodal-vae",
-            **({} if method == OWN else {**WITHOUT_TERMS, **AS_PUBLISHED}),
+            **({} if method == OWN else WITHOUT_TERMS),
             **own.get(method, {}),
             **dict(text.split("=", 1) for text in self.changes),
         }
@@ -120,7 +128,8 @@ class Settings:
         folder = self.collect or self.out
         runs = sorted(str(run) for name in methods for run in self.evaluated(folder, name))
         tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
-        return ["compare", *runs, "--by", "posterior.method", "--split", self.split, *tables]
+        rows = ["--by", "posterior.method", "--by", "posterior.contrast_weight"]
+        return ["compare", *runs, *rows, "--split", self.split, *tables]
 
     def evaluated(self, folder: Path, method: str) -> list[Path]:
         """Folders of a method's evaluated runs."""

@@ -5,8 +5,9 @@ Compromises", ICLR.
 
 The latent is u = (z, w_1, ..., w_M): z is shared, and w_m is seen by the decoder of modality m alone. All have N(0, I)
 as their prior p. The posterior of z is the mixture of the experts, q(z | X) = 1/M sum_m q(z | x_m), and w_m has
-q(w_m | x_m). What is maximised uses auxiliary distributions r_n(w_n) = N(0, diag s_n^2) of learned scale, from which
-the other modalities' private latents are drawn, so that z alone can carry what is shared:
+q(w_m | x_m). What is maximised uses auxiliary distributions r_n(w_n) = N(0, diag s_n^2) of learned scale, whose mean
+over the dimensions is 1, from which the other modalities' private latents are drawn, so that z alone can carry what is
+shared:
 
     1/M sum_m E[log 1/K sum_k p(x_m | z_k, w_k) prod_{n != m} p(x_n | z_k, v_nk)
                               (p(z_k) p(w_k) / (q(z_k | X) q(w_k | x_m)))^beta],
@@ -21,9 +22,9 @@ modalities take part: their mixture is of the experts that they have.
 
 Settings in the authors' code for PolyMNIST (github.com/epalu/mmvaeplus, and its release of 2024): K = 1 and the
 ordinary gradient, beta 2.5 without annealing, 32 dimensions for z and for each w_m, Laplace distributions, Adam with
-AMSGrad at 1e-3, batches of 128 and 250 epochs. Here distributions over u are Gaussian, and both experts of a modality
-are linear layers on one feature h, where that code has a network for each. latent_dim counts all of u: 192 dimensions
-are the authors' for five modalities.
+AMSGrad at 1e-3, batches of 128 and 250 epochs. That code also holds the mean scale of each posterior at 1; here it is
+free. Distributions over u are Gaussian here, and both experts of a modality are linear layers on one feature h, where
+that code has a network for each. latent_dim counts all of u: 192 dimensions are the authors' for five modalities.
 
 Shapes: B batch, F feature_dim, M modalities.
 """

@@ -39,7 +39,11 @@ class PrivateOptions(BoundOptions):
 
 
 class PrivateLatents(nn.Module):
-    """Experts of z and of each w_m, and auxiliary distributions r_m(w_m) = N(0, diag s_m^2) of learned scale."""
+    """Experts of z and of each w_m, and auxiliary distributions r_m(w_m) = N(0, diag s_m^2) of learned scale.
+
+    The scales s_m have a mean of 1 over the dimensions, as in the authors' code of MMVAE+. Free ones would shrink to 0:
+    nothing in the bound asks for noise, and decoders would then see whether a private latent is of their own rows.
+    """
 
     def __init__(self, options: PrivateOptions, sizes: MethodSizes) -> None:
         super().__init__()
@@ -54,7 +58,11 @@ class PrivateLatents(nn.Module):
             )
         width = self.shared_dim + self.private_dim
         self.heads: nn.Module = nn.ModuleList(GaussianHead(sizes.feature_dim, width) for _ in range(count))
-        self.log_scale_MP = nn.Parameter(torch.zeros(count, self.private_dim))  # of the auxiliary distributions
+        self.scale_logit_MP = nn.Parameter(torch.zeros(count, self.private_dim))
+
+    def auxiliary_scales(self) -> Tensor:
+        """Return the deviations s_m of the auxiliary distributions, with a mean of 1 for each modality: [M, P]."""
+        return self.scale_logit_MP.softmax(1) * self.private_dim
 
     def seen_by(self, modality: int) -> Sequence[int]:
         """Return the dimensions of u that the decoder of a modality sees."""
@@ -101,7 +109,7 @@ class PrivateLatents(nn.Module):
         w_MKBP = torch.stack([q.draw(noise_w[m, ..., m, :]) for m, q in enumerate(private)])
         own_MKBW = torch.cat([z_MKBZ, w_MKBP], -1)
         z, w = own_MKBW.split([self.shared_dim, self.private_dim], -1)
-        others = self.log_scale_MP.exp() * noise_w
+        others = self.auxiliary_scales() * noise_w
         eye = torch.eye(count, dtype=torch.bool, device=z.device).view(count, 1, 1, count, 1)
         u_MKBD = torch.cat([z, torch.where(eye, w.unsqueeze(-2), others).flatten(-2)], -1)
         log_prob = batch.log_prob(u_MKBD)
