@@ -136,6 +136,30 @@ def test_equal_seeds_give_equal_figures_and_settings_reach_them(two_spec, finish
     capsys.readouterr()
 
 
+def test_parts_of_other_rows_or_code_are_not_taken(trained, monkeypatch):
+    """Noise in rows of the same keys and labels changes the figures, as does another version of the code."""
+    model, train, held_out = trained()
+    settings = attrs.evolve(model.spec.evaluate, judge_steps=0, likelihood_rows=2, calibration_rows=0)
+    noisy = attrs.evolve(held_out, x={name: x + 3 * torch.randn_like(x) for name, x in held_out.x.items()})
+
+    def found(rows):
+        figures = evaluate_run(model, Path("r"), "validation", settings, train=train, held_out=rows)
+        return next(iter(figures.log_likelihood.values())).elbo.value
+
+    def num_parts():
+        return len(list(Path("r/evaluation/parts").iterdir()))
+
+    first, after_first = found(held_out), num_parts()
+    assert found(noisy) < first - 1
+    after_noisy = num_parts()
+    assert after_noisy > after_first
+    assert found(held_out) == first
+    assert num_parts() == after_noisy
+    monkeypatch.setattr("shala_framework.run.evaluation.source_digest", lambda *_: "another")
+    assert found(held_out) == first
+    assert num_parts() > after_noisy
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shala_framework.evaluation import intervals
-from shala_framework.evaluation.intervals import mean_figure, ratio_figure, spread_figure
+from shala_framework.evaluation.intervals import mean_figure, ratio_figure, share_figure, spread_figure
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial():
@@ -69,3 +69,28 @@ def test_a_figure_without_rows_has_the_spread_of_its_seeds():
     figure = spread_figure([3.0, 1.0, 2.0], 100)
     assert (figure.value, figure.low, figure.high) == (2.0, 1.0, 3.0)
     assert spread_figure([3.0], 100).low is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.99])
+@pytest.mark.parametrize("count", [20, 40, 200])
+def test_the_interval_of_a_share_holds_the_true_one_also_near_1(share, count):
+    """In at least 92 % of 400 experiments; the bootstrap's did so in 71 % of those with 40 rows and 0.97."""
+    generator = torch.Generator().manual_seed(0)
+    found = [share_figure(torch.bernoulli(torch.full((1, count), share), generator=generator)) for _ in range(400)]
+    assert sum(figure.low <= share <= figure.high for figure in found) >= 0.92 * 400
+
+
+def test_answers_that_agree_within_a_row_or_group_count_as_one():
+    """Copies do not narrow it, and answers that are all right leave doubt, by the number of rows or groups."""
+    one = torch.bernoulli(torch.full((1, 200), 0.9), generator=torch.Generator().manual_seed(0))
+    alone, copies = share_figure(one), share_figure(one.repeat(5, 1))
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high))
+    grouped = share_figure(one.repeat(1, 5), torch.arange(200).repeat(5))
+    assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high))
+    right = share_figure(torch.ones(3, 20))
+    assert (right.value, right.high) == (1, 1)
+    assert right.low == pytest.approx(20 / (20 + 1.96**2), abs=1e-4)
+    assert share_figure(torch.ones(3, 20), torch.arange(20) // 4).low < right.low
+    assert share_figure(torch.ones(1, 1)).low is None
+    with pytest.raises(ValueError, match="from 0 to 1, got some from 0 to 3"):
+        share_figure(torch.tensor([[0.0, 3.0]]))

@@ -12,6 +12,7 @@ from shala_framework.evaluation.conditional import conditional_reference
 from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.reference_rows import split_reference
+from shala_framework.spec.schema import Evaluate
 
 CENTRES = 12 * torch.eye(4, 8)
 
@@ -90,7 +91,10 @@ def test_a_training_set_that_is_sorted_by_class_has_the_same_distances():
     for classes in (mixed, mixed.sort().values):
         panel = Panel({"a": Nearest()}, held_out, split_reference(rows_of(classes, 1), None)[1])
         found.append(
-            [conditional_reference(panel, 40)["frechet"].value, measure_real(panel, panel, 40).frechet["a"].value]
+            [
+                conditional_reference(panel, Evaluate(), ["a"], 40)["frechet"].value,
+                measure_real(panel, panel, 40).frechet["a"].value,
+            ]
         )
     assert found[1] == pytest.approx(found[0], rel=0.3)
 

@@ -77,7 +77,9 @@ def is_plain(attributes: Sequence[Attribute]) -> bool:
 
 
 def as_one_class(values_NA: Tensor) -> Tensor:
-    """Number the combinations of values that occur, in their order: int64 [N]."""
+    """Number the combinations of values that occur, in their order: int64 [N]; rows without attributes are alike."""
+    if not values_NA.shape[1]:
+        return torch.zeros(len(values_NA), dtype=torch.int64)
     numbers: Tensor = values_NA.unique(dim=0, return_inverse=True)[1]
     return numbers
 

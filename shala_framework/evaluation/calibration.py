@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
+from shala_framework.evaluation.intervals import Figure, ratio_figure, share_figure
 from shala_framework.evaluation.methods import Method, conditional_methods, joint_methods
 from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.subsets import cyclic_subsets
@@ -165,7 +165,7 @@ class Calibration:
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 7))
         directions_PD = torch.randn(NUM_DIRECTIONS, truth_ND.shape[1], generator=generator, dtype=torch.float64)
         intervals, regions = (
-            {share: mean_figure(covered_N[None], groups_N) for share, covered_N in covered.items()}
+            {share: share_figure(covered_N[None], groups_N) for share, covered_N in covered.items()}
             for covered in (
                 interval_coverage(samples_NSD, truth_ND, directions_PD),
                 region_coverage(samples_NSD, truth_ND),

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.evaluation.intervals import Figure, share_figure
 
 NUM_STARTS = 4
 
@@ -56,7 +56,7 @@ def measure_clusters(
     class_of = torch.full((count,), -1)
     class_of[torch.from_numpy(rows)] = torch.from_numpy(columns)
     return ClusterFigures(
-        accuracy=mean_figure(
+        accuracy=share_figure(
             (class_of[clusters] == truth).float()[None], None if groups_N is None else groups_N[known]
         ),
         mutual_information=Figure(

@@ -12,16 +12,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.calibration import squared_distances
 from shala_framework.evaluation.coherence import votes
-from shala_framework.evaluation.intervals import Figure, mean_figure, ratio_figure
+from shala_framework.evaluation.intervals import Figure, ratio_figure, share_figure
 from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
+from shala_framework.evaluation.unpaired import Distances, UnpairedDistances
 from shala_framework.model import ShaLa
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
@@ -38,10 +40,11 @@ class ConditionalFigures:
             several attributes, those that a given modality and the generated one can both tell.
         vote_coherence: The same for the most frequent class of a row's samples.
         second_coherence: As `coherence`, by the second judges.
-        frechet: Distance between sets of one sample of each row and the held-out rows, in the judges' features.
+        frechet: Distance between sets of one sample of each row and held-out rows other than these, in the judges'
+            features; None if there are too few rows.
         kernel: The same by an unbiased kernel.
-        diversity: Mean distance between two samples of one row, divided by that between two real rows of its class;
-            None if a row has one sample, as for all figures below.
+        diversity: Mean distance between two samples of one row, divided by that between two real rows of its class,
+            both as means over rows; None if a row has one sample, as for all figures below.
         agreement: Share of samples in which the judges of all generated modalities name one class, whether or not it
             is the row's; None if only one is generated.
         changes: Share of pairs of samples of one row that show different classes, in any attribute.
@@ -59,8 +62,8 @@ class ConditionalFigures:
     coherence: Figure
     vote_coherence: Figure
     second_coherence: Figure | None
-    frechet: Figure
-    kernel: Figure
+    frechet: Figure | None
+    kernel: Figure | None
     diversity: Figure | None
     agreement: Figure | None
     changes: Figure | None
@@ -93,7 +96,9 @@ def measure_conditional(
         reporter: Receives progress.
         parts: Keeps the figures of each method and size.
     """
-    real = _Real(given_rows(panel, num_rows), panel, second, settings.group)
+    given_N = given_index(panel, num_rows)
+    unpaired = UnpairedDistances(panel, given_N, model.names, settings.group)
+    real = _Real(panel.held_out.take(given_N), panel, second, settings.group, unpaired)
     depends = [
         num_rows,
         settings.num_row_samples,
@@ -117,40 +122,32 @@ def measure_conditional(
     return [found for found in figures if found is not None]
 
 
-def conditional_reference(panel: Panel, num_rows: int) -> dict[str, Figure]:
-    """Return Frechet and kernel distance of training rows that no judge has seen, in sets as large as those of samples.
+def conditional_reference(panel: Panel, settings: Evaluate, names: Sequence[str], num_rows: int) -> dict[str, Figure]:
+    """Return distances of training rows that no judge has seen, to the same real rows as samples', in equal sets.
 
-    Means over modalities; empty if there are too few such rows.
+    "frechet" and "kernel", means over modalities; empty if there are too few such rows.
     """
-    size = len(given_rows(panel, num_rows))
-    distances, kernels, count = [], [], size
-    for name, features in panel.reference.items():
-        count = min(count, len(features))
-        sets = [part for part in features.split(size) if len(part) >= 2 and len(part) == min(size, len(features))]
-        if sets and len(panel.real[name]) >= 2:
-            distances.append(fmean(panel.real[name].frechet(part) for part in sets))
-            kernels.append(panel.real[name].kernel(features))
-    if not distances:
-        return {}
-    return {
-        "frechet": Figure(value=fmean(distances), count=count),
-        "kernel": Figure(value=fmean(kernels), count=count),
-    }
+    return UnpairedDistances(panel, given_index(panel, num_rows), names, settings.group).control()
+
+
+def given_index(panel: Panel, num_rows: int) -> Tensor:
+    """Return the numbers of the held-out rows to generate from: int64 [N]; at most this many, all with a label."""
+    labelled_N = torch.tensor([n for n, label in enumerate(panel.held_out.labels) if label is not None])
+    return labelled_N[spread_positions(len(labelled_N), num_rows)].long()
 
 
 def given_rows(panel: Panel, num_rows: int) -> Rows:
-    """Return the held-out rows to generate from: at most this many, all with a label."""
-    labelled = torch.tensor([label is not None for label in panel.held_out.labels])
-    return panel.held_out.take(torch.nonzero(labelled)[:, 0]).spread(num_rows)
+    """Return the held-out rows to generate from."""
+    return panel.held_out.take(given_index(panel, num_rows))
 
 
 class _Real:
     """Rows to generate from, and the judges' features of them."""
 
-    def __init__(self, rows: Rows, panel: Panel, second: Panel, group: str | None) -> None:
-        self.rows, self.panel, self.second = rows, panel, second
+    def __init__(self, rows: Rows, panel: Panel, second: Panel, group: str | None, unpaired: UnpairedDistances) -> None:
+        self.rows, self.panel, self.second, self.unpaired = rows, panel, second, unpaired
         self.groups_N = row_groups(rows.keys, group)
-        self.spread_of = {name: panel.class_spread(name) for name in panel.judges}
+        self.spread_of = {name: panel.class_spreads(name, rows.labels) for name in panel.judges}
         self.features = {name: judge.features(rows.x[name]) for name, judge in panel.judges.items()}
         self.verdicts = {name: judge.verdicts(self.features[name]) for name, judge in panel.judges.items()}
         self.scale = {
@@ -190,14 +187,14 @@ class _Tally:
         self.vote_hits: list[Tensor] = []
         self.attribute_hits: dict[str, list[Tensor]] = {}
         self.second_hits: list[Tensor] = []
-        self.ratios: list[Tensor] = []
+        self.spreads: list[Tensor] = []
+        self.real_spreads: list[Tensor] = []
         self.agreed: list[Tensor] = []
         self.changes: list[Tensor] = []
         self.misses: list[Tensor] = []
         self.between: list[Tensor] = []
         self.beside: list[Tensor] = []
-        self.distances: list[float] = []
-        self.kernels: list[float] = []
+        self.distances: list[Distances] = []
 
     def add(self, given: Sequence[str], index: Tensor, x: Mapping[str, Tensor]) -> None:
         """Judge samples [N, S, ...] of the other modalities, generated from the rows of an index."""
@@ -234,17 +231,20 @@ class _Tally:
             voted_N = all_known(_hits(votes_NA[:, None], targets_NA)[:, 0, asked])
             self.vote_hits.append(self._spread_out(voted_N[None], index))
             if len(given) == 1:
-                self.pairs.setdefault(given[0], {})[name] = mean_figure(hits_SN, real.groups_N)
+                self.pairs.setdefault(given[0], {})[name] = share_figure(hits_SN, real.groups_N)
         for a in asked:
             title = real.panel.attributes[a].name
             if title and (targets_NA[:, a] >= 0).any():
                 self.attribute_hits.setdefault(title, []).append(self._spread_out(hits_NSA[..., a].T, index))
-        sets = [features_NSF[:, s] for s in range(num_samples)]
-        self.distances.append(fmean(map(real.panel.real[name].frechet, sets)))
-        self.kernels.append(fmean(map(real.panel.real[name].kernel, sets)))
+        found = real.unpaired.of_samples(name, index, features_NSF)
+        self.distances += [] if found is None else [found]
         if num_samples < 2:
             return
-        self.ratios.append(self._spread_out((spread(features_NSF) / real.spread_of[name])[None], index))
+        scale = real.spread_of[name].nanmean()
+        under_N = real.spread_of[name][index] / scale
+        over_N = torch.where(under_N.isnan(), math.nan, spread(features_NSF) / scale)
+        self.spreads.append(self._spread_out(over_N[None], index))
+        self.real_spreads.append(self._spread_out(under_N[None], index))
         has_N = real.rows.presence[index, list(real.rows.x).index(name)]
         told = real.panel.told[name]
         told_NSA = verdicts_NSA[..., told]
@@ -266,28 +266,24 @@ class _Tally:
         """Return the means over subsets and modalities; None if nothing was added."""
         if not self.hits:
             return None
-        rows, groups_N = self.real.rows, self.real.groups_N
-        calibration = None
-        if _known(self.beside):
-            over_N, under_N = (torch.cat(values).nanmean(0) for values in (self.between, self.beside))
-            if float(under_N.nansum()) > 0:
-                calibration = ratio_figure(over_N, under_N, groups_N)
+        groups_N = self.real.groups_N
+        distances, set_size = self.distances, self.real.unpaired.size
         return ConditionalFigures(
             method=method,
             num_given=size,
-            coherence=mean_figure(torch.stack(self.hits).nanmean(0), groups_N),
-            vote_coherence=mean_figure(torch.stack(self.vote_hits).nanmean(0), groups_N),
+            coherence=share_figure(torch.stack(self.hits).nanmean(0), groups_N),
+            vote_coherence=share_figure(torch.stack(self.vote_hits).nanmean(0), groups_N),
             second_coherence=_mean(self.second_hits, groups_N),
-            frechet=Figure(value=fmean(self.distances), count=len(rows)),
-            kernel=Figure(value=fmean(self.kernels), count=len(rows)),
-            diversity=_mean(self.ratios, groups_N),
+            frechet=Figure(value=fmean(d.frechet for d in distances), count=set_size) if distances else None,
+            kernel=Figure(value=fmean(d.kernel for d in distances), count=set_size) if distances else None,
+            diversity=_ratio(self.spreads, self.real_spreads, groups_N),
             agreement=_mean(self.agreed, groups_N),
             changes=_mean(self.changes, groups_N),
             misses=_mean(self.misses, groups_N),
-            calibration=calibration,
+            calibration=_ratio(self.between, self.beside, groups_N),
             pairs=self.pairs,
             attributes={
-                name: mean_figure(torch.stack(hits).nanmean(0), groups_N) for name, hits in self.attribute_hits.items()
+                name: share_figure(torch.stack(hits).nanmean(0), groups_N) for name, hits in self.attribute_hits.items()
             },
         )
 
@@ -317,6 +313,14 @@ def _known(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _mean(values: Sequence[Tensor], groups_N: Tensor | None) -> Figure | None:
-    """Return the mean of known values, over subsets and modalities first, then over samples and rows."""
+    """Return the mean of known shares, over subsets and modalities first, then over samples and rows."""
     known = _known(values)
-    return mean_figure(torch.stack(known).nanmean(0), groups_N) if known else None
+    return share_figure(torch.stack(known).nanmean(0), groups_N) if known else None
+
+
+def _ratio(over: Sequence[Tensor], under: Sequence[Tensor], groups_N: Tensor | None) -> Figure | None:
+    """Return the ratio of two means over rows, each over subsets and modalities first; None if none is positive."""
+    if not _known(under):
+        return None
+    over_N, under_N = (torch.cat(list(values)).nanmean(0) for values in (over, under))
+    return ratio_figure(over_N, under_N, groups_N) if float(under_N.nansum()) > 0 else None

@@ -3,6 +3,8 @@
 Shapes: S seeds, N rows, G groups, R resamples.
 """
 
+import math
+
 import attrs
 import torch
 from torch import Tensor
@@ -61,6 +63,51 @@ def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int 
     )
 
 
+def share_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
+    """Return a mean of values from 0 to 1, such as a share, with a 95 % interval that stays honest near 0 and 1.
+
+    A bootstrap of values that are nearly all equal is too narrow, and of equal ones it has no width. The interval is
+    Wilson's (1927), for as many independent answers as would have the variance that the values have over rows or
+    groups; where they are all equal, for as many as there are rows or groups.
+
+    Args:
+        values_SN: As for `mean_figure`, each from 0 to 1.
+        groups_N: Likewise.
+        seed: Seed of the resampling, by which a single row or group is told.
+
+    Raises:
+        ValueError: There is no value, or one is not from 0 to 1.
+
+    Example:
+        >>> found = share_figure(torch.ones(1, 20))
+        >>> (found.value, round(found.low, 3), round(found.high, 3))
+        (1.0, 0.839, 1.0)
+    """
+    known = values_SN[~values_SN.isnan()].double()
+    if len(known) and not (float(known.min()) >= 0 and float(known.max()) <= 1):
+        raise ValueError(f"expected values from 0 to 1, got some from {float(known.min()):g} to {float(known.max()):g}")
+    figure = mean_figure(values_SN, groups_N, seed=seed)
+    if figure.low is None:
+        return figure
+    known_SN = ~values_SN.isnan()
+    over_G, under_G = _by_group(
+        torch.where(known_SN, values_SN.double(), 0.0).sum(0), known_SN.sum(0).double(), groups_N
+    )
+    share = figure.value
+    variance = float((over_G - share * under_G).square().sum() / under_G.sum().square())
+    count = share * (1 - share) / variance if variance > 0 else len(under_G)
+    low, high = _wilson(share, count)
+    return attrs.evolve(figure, low=low, high=high)
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of this many independent answers."""
+    squared = 1.959964**2 / count
+    centre = (share + squared / 2) / (1 + squared)
+    half = math.sqrt(squared * share * (1 - share) + squared**2 / 4) / (1 + squared)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # whatever the rounding
+
+
 def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
     """Return the ratio of two means over rows, with a bootstrap interval that draws a row's two values together.
 
@@ -89,12 +136,7 @@ def _interval(
     over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int
 ) -> tuple[float, float] | tuple[None, None]:
     """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator; None of one."""
-    if groups_N is not None:
-        number_N = groups_N.unique(return_inverse=True)[1]
-        zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
-        over_N, under_N = (zeros_G.index_add(0, number_N, values) for values in (over_N, under_N))
-    some_N = under_N > 0
-    over_N, under_N = over_N[some_N], under_N[some_N]
+    over_N, under_N = _by_group(over_N, under_N, groups_N)
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(over_N)
     if num_rows < 2:
@@ -106,6 +148,16 @@ def _interval(
         ratios.append(over_N[rows_RN].sum(1) / under_N[rows_RN].sum(1))
     low, high = torch.cat(ratios).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _by_group(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sums of each group, or the values of rows without groups, where the denominator is positive."""
+    if groups_N is not None:
+        number_N = groups_N.unique(return_inverse=True)[1]
+        zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
+        over_N, under_N = (zeros_G.index_add(0, number_N, values) for values in (over_N, under_N))
+    some_N = under_N > 0
+    return over_N[some_N], under_N[some_N]
 
 
 def spread_figure(values: list[float], count: int) -> Figure:

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.evaluation.intervals import Figure, mean_figure, spread_figure
+from shala_framework.evaluation.intervals import Figure, share_figure, spread_figure
 from shala_framework.evaluation.judges import Panel, all_known
 from shala_framework.evaluation.methods import Method, joint_methods
 from shala_framework.evaluation.parts import Part, Parts
@@ -180,7 +180,7 @@ def _real_agreed(panel: Panel) -> Tensor:
 
 def _real_figure(panel: Panel, values_N: Tensor) -> Figure:
     known = ~values_N.isnan()
-    return mean_figure(values_N[known][None], None if panel.groups_N is None else panel.groups_N[known])
+    return share_figure(values_N[known][None], None if panel.groups_N is None else panel.groups_N[known])
 
 
 _BY_MODALITY = ("frechet", "kernel", "precision", "recall", "spread", "classes", "classes_noise")
@@ -213,13 +213,13 @@ class _View:
     def coherence(self) -> Figure | None:
         """Return the coherence over all seeds; None if fewer than two judges can tell an attribute."""
         agreed = [all_known(agreed_KA) for agreed_KA in self.agreed_KA]
-        return mean_figure(_apart(torch.stack(agreed))) if agreed and not agreed[0].isnan().all() else None
+        return share_figure(_apart(torch.stack(agreed))) if agreed and not agreed[0].isnan().all() else None
 
     def attributes(self) -> dict[str, Figure]:
         """Return the coherence in each attribute over all seeds."""
         by_seed = [self.panel.by_attribute(agreed_KA) for agreed_KA in self.agreed_KA]
         names = by_seed[0] if by_seed else {}
-        return {name: mean_figure(_apart(torch.stack([found[name] for found in by_seed]))) for name in names}
+        return {name: share_figure(_apart(torch.stack([found[name] for found in by_seed]))) for name in names}
 
     def figures(self, what: str) -> dict[str, Figure]:
         """Return the figures by modality."""

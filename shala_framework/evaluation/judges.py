@@ -23,7 +23,7 @@ from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.plain_encoder import PlainEncoder
 from shala_framework.evaluation.real_features import RealFeatures
-from shala_framework.evaluation.spread import class_spread, relative_class_spread
+from shala_framework.evaluation.spread import class_spread, relative_class_spread, spread
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.machine import to_device
 
@@ -206,15 +206,23 @@ class Panel:
         """Return a hash of each judge's weights, as JSON values, which identifies the judges."""
         return {name: _digest(judge) for name, judge in self.judges.items()}
 
-    def class_spread(self, name: str) -> float:
-        """Return the mean distance between two real rows of one class in a judge's features.
+    def class_spreads(self, name: str, labels: Sequence[str | None]) -> Tensor:
+        """Return the mean distance between two real rows of the class of each label, in a judge's features: float [K].
 
-        NaN if no two rows share a class, or if those that do are nearly equal, like the word for a class.
+        NaN if no two real rows have the class, and for all labels if rows of a class are nearly equal, like the word
+        for it.
         """
-        targets_NA = self.judges[name].targets(self.held_out.having([name]).labels)[:, self.told[name]]
-        known = (targets_NA >= 0).all(1)
-        within = class_spread(self.real[name].features[known], as_one_class(targets_NA[known]))
-        return within if self._varies(name, within) else math.nan
+        judge, told, features_NF = self.judges[name], self.told[name], self.real[name].features
+        targets_NA, asked_KA = (judge.targets(rows)[:, told] for rows in (self.held_out.having([name]).labels, labels))
+        known_N = (targets_NA >= 0).all(1)
+        found_K = torch.full((len(asked_KA),), math.nan)
+        if not self._varies(name, class_spread(features_NF[known_N], as_one_class(targets_NA[known_N]))):
+            return found_K
+        for class_A in asked_KA[(asked_KA >= 0).all(1)].unique(dim=0) if told else ():
+            members_CF = features_NF[(targets_NA == class_A).all(1)]
+            if len(members_CF) > 1:
+                found_K[(asked_KA == class_A).all(1)] = float(spread(members_CF[None]))
+        return found_K
 
     def set_size(self, name: str, num_samples: int) -> int:
         """Return the size of sets for distances that depend on it: the smaller number of samples and reference rows."""
@@ -250,9 +258,9 @@ class Panel:
             told = self.told[name]
             classes_KA, classes_NA = judge.verdicts(samples_KF)[:, told], self.real_classes[name][:, told]
             classes_K, classes_N = as_one_class(torch.cat([classes_KA, classes_NA])).split([len(samples_KF), len(real)])
-            spread = relative_class_spread(samples_KF, classes_K, real.features, classes_N)
-            if self._varies(name, class_spread(real.features, classes_N)) and not math.isnan(spread):
-                found["spread"] = spread
+            within = relative_class_spread(samples_KF, classes_K, real.features, classes_N)
+            if self._varies(name, class_spread(real.features, classes_N)) and not math.isnan(within):
+                found["spread"] = within
             columns = [(classes_KA[:, i], classes_NA[:, i], judge.sizes[a]) for i, a in enumerate(told)]
             if columns:
                 found["classes"] = fmean(total_variation(*column) for column in columns)

@@ -24,8 +24,7 @@ COHERENCE, DISTANCE = "coherence", "Frechet"
 REAL_ROWS, RECONSTRUCTIONS = "real rows", "reconstructions"
 """Methods that generate nothing: real data as a reference, and rows reconstructed by stage 1."""
 CHANCE, TRAINING, INDEPENDENT = "by chance", "training", "a latent for each target"
-REFERENCES = frozenset({REAL_ROWS, CHANCE})
-"""Methods that others are compared with and that are never the best."""
+_REFERENCES = frozenset({REAL_ROWS, CHANCE, INDEPENDENT})
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +57,11 @@ class Measurement:
     metric: Metric
     method: str
     figure: Figure
+
+
+def is_reference(method: str) -> bool:
+    """Return whether a method's figures are what others are compared with, so that they are never the best."""
+    return method.rpartition(", ")[2] in _REFERENCES
 
 
 def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
@@ -143,13 +147,14 @@ def _one_to_many(found: Sequence[OneToManyFigures]) -> Iterator[Measurement]:
         coherence, variation = f"{COHERENCE}{of}, {many.given} given", f"total variation{of}, {many.given} given"
         if (many.given, of) not in seen:  # what all methods of a run have in common is one figure
             yield from _measured(ONE_TO_MANY, REAL_ROWS, [(coherence, "higher", many.real)])
-            yield from _measured(ONE_TO_MANY, CHANCE, [(variation, "lower", many.variation_by_chance)])
             seen.add((many.given, of))
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (coherence, "higher", many.coherence),
             (variation, "lower", many.variation),
         )
         yield from _measured(ONE_TO_MANY, many.method, columns)
+        columns = ((variation, "lower", many.variation_by_chance),)
+        yield from _measured(ONE_TO_MANY, f"{many.method}, {CHANCE}", columns)
         control = f"{many.method}, {INDEPENDENT}"
         yield from _measured(ONE_TO_MANY, control, [(coherence, "higher", many.independent)])
 

@@ -23,7 +23,7 @@ from shala_framework.evaluation.attributes import Attribute
 from shala_framework.evaluation.class_distribution import sampling_noise, total_variation
 from shala_framework.evaluation.coherence import agreement
 from shala_framework.evaluation.conditional import given_rows
-from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.evaluation.intervals import Figure, share_figure
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.methods import Method, conditional_methods
 from shala_framework.evaluation.parts import Part, Parts
@@ -187,14 +187,14 @@ def _figures(
     shifted_NS = {name: value.roll(shift, 1) for shift, (name, value) in enumerate(verdicts_NS.items())}
     groups_N = row_groups([rows.keys[i] for i in index.tolist()], group)
     coherence, independent = (
-        mean_figure(agreement({n: v.flatten() for n, v in found.items()}).view(len(index), -1).T.float(), groups_N)
+        share_figure(agreement({n: v.flatten() for n, v in found.items()}).view(len(index), -1).T.float(), groups_N)
         for found in (verdicts_NS, shifted_NS)
     )
     complete = rows.having(list(verdicts_NS))
     real = None
     if len(complete):
         own = agreement({name: panel.judges[name].classify(complete.x[name])[:, a] for name in verdicts_NS})
-        real = mean_figure(own.float()[None], row_groups(complete.keys, group))
+        real = share_figure(own.float()[None], row_groups(complete.keys, group))
     attribute = panel.attributes[a]
     known = {name: panel.judges[name].known[a] for name in verdicts_NS}
     variation, by_chance = _variations(attribute, known, values, verdicts_NS)

@@ -20,7 +20,7 @@ from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import dump_json, parse_json
 
-FORMAT = 4  # version of the files, included in every part's name: parts of other versions are computed again
+FORMAT = 5  # version of the files and of what figures mean: parts of other versions are computed again
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 

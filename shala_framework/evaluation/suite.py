@@ -19,7 +19,7 @@ from shala_framework.evaluation.clusters import ClusterFigures, measure_clusters
 from shala_framework.evaluation.conditional import ConditionalFigures, conditional_reference, measure_conditional
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.counts import Counts
-from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.evaluation.intervals import Figure, mean_figure, share_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
 from shala_framework.evaluation.judge_training import JudgeTraining
 from shala_framework.evaluation.judges import Panel
@@ -243,7 +243,7 @@ def evaluate(
             conditional = measure_conditional(
                 model, panel, second, settings, num_rows, seed=seed, reporter=reporter, parts=parts
             )
-            conditional_real = conditional_reference(panel, num_rows) if conditional else {}
+            conditional_real = conditional_reference(panel, settings, model.names, num_rows) if conditional else {}
             if settings.suite == MULTIMODAL:
                 one_to_many = measure_one_to_many(
                     model, panel, train, settings, num_rows, seed=seed, reporter=reporter, parts=parts
@@ -307,15 +307,15 @@ def _judge_figures(model: ShaLa, panel: Panel, second: Panel, z_ND: Tensor) -> d
         groups_N = None if panel.groups_N is None else panel.groups_N[index]
         by_attribute = panel.by_attribute(reconstructed_NA)
         figures[name] = JudgeFigures(
-            real=mean_figure(real_NA.nanmean(1)[None], groups_N),
-            reconstructed=mean_figure(reconstructed_NA.nanmean(1)[None], groups_N),
-            second_real=None if others is None else mean_figure(others[0].nanmean(1)[None], groups_N),
-            second_reconstructed=None if others is None else mean_figure(others[1].nanmean(1)[None], groups_N),
+            real=share_figure(real_NA.nanmean(1)[None], groups_N),
+            reconstructed=share_figure(reconstructed_NA.nanmean(1)[None], groups_N),
+            second_real=None if others is None else share_figure(others[0].nanmean(1)[None], groups_N),
+            second_reconstructed=None if others is None else share_figure(others[1].nanmean(1)[None], groups_N),
             steps=panel.judges[name].steps,
             attributes={
                 attribute.name: AttributeFigures(
-                    real=mean_figure(real_NA[None, :, a], groups_N),
-                    reconstructed=mean_figure(reconstructed_NA[None, :, a], groups_N),
+                    real=share_figure(real_NA[None, :, a], groups_N),
+                    reconstructed=share_figure(reconstructed_NA[None, :, a], groups_N),
                     counts=a in panel.told[name],
                 )
                 for a, attribute in enumerate(panel.attributes)
@@ -377,11 +377,11 @@ def _latent(
             clusters[attribute.name] = measure_clusters(mean_ND, q.mean_BD, targets_N, len(attribute.classes), groups_N)
     probe_N = torch.stack(list(right.values())).nanmean(0) if right else None
     return LatentFigures(
-        probe=None if probe_N is None else mean_figure(probe_N[None], groups_N),
+        probe=None if probe_N is None else share_figure(probe_N[None], groups_N),
         dimensions=q.mean_BD.shape[1],
         active=active_dimensions(q.mean_BD),
         effective=effective_dimensions(q.mean_BD),
         kl=mean_figure(q.kl_BD().sum(1)[None], groups_N),
-        attributes={name: mean_figure(values_N[None], groups_N) for name, values_N in right.items() if name != CLASS},
+        attributes={name: share_figure(values_N[None], groups_N) for name, values_N in right.items() if name != CLASS},
         clusters=clusters,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from shala_framework.evaluation.intervals import Figure
-from shala_framework.evaluation.measurements import REFERENCES, SECTIONS, Measurement, Metric
+from shala_framework.evaluation.measurements import SECTIONS, Measurement, Metric, is_reference
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -148,7 +148,7 @@ def _marked(rows: Sequence[ComparisonRow], metrics: Sequence[Metric]) -> list[Co
         means = [
             round(row.cells[metric].mean, metric.digits)
             for row in rows
-            if metric in row.cells and row.method not in REFERENCES
+            if metric in row.cells and not is_reference(row.method)
         ]
         if len(means) > 1:
             best[metric] = max(means) if metric.better == "higher" else min(means)
@@ -156,7 +156,7 @@ def _marked(rows: Sequence[ComparisonRow], metrics: Sequence[Metric]) -> list[Co
     def marked(row: ComparisonRow) -> ComparisonRow:
         cells = {
             metric: attrs.evolve(
-                cell, best=row.method not in REFERENCES and round(cell.mean, metric.digits) == best.get(metric)
+                cell, best=not is_reference(row.method) and round(cell.mean, metric.digits) == best.get(metric)
             )
             for metric, cell in row.cells.items()
         }
@@ -189,7 +189,7 @@ def section_title(comparison: Comparison, section: ComparisonSection) -> str:
     runs = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     spread = "mean ± standard deviation over" if numbers[-1] > 1 else "figures of"
     unit = "run" if numbers == [1] else "runs"
-    cells = [cell.count for row in section.rows for cell in row.cells.values() if row.method not in REFERENCES]
+    cells = [cell.count for row in section.rows for cell in row.cells.values() if not is_reference(row.method)]
     count = f", n up to {max(cells)}" if cells else ""
     return f"{section.title}; {comparison.split} split{count}; {spread} {runs} {unit} of a row"
 

@@ -7,7 +7,7 @@ import attrs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from shala_framework.evaluation.measurements import COHERENCE, DISTANCE, GIVEN, JOINT, REFERENCES
+from shala_framework.evaluation.measurements import COHERENCE, DISTANCE, GIVEN, JOINT, is_reference
 from shala_framework.report.comparison import Comparison, ComparisonRow, PooledFigure
 from shala_framework.report.plots import COLOURS, MARKERS, PictureFormat, finish_axes, save_canvas
 from shala_framework.support.errors import DataError
@@ -119,7 +119,7 @@ def _panels(comparison: Comparison, key: int | None) -> dict[str, list[Point]]:
             points = [
                 _point(row, row.cells[coherence], row.cells[distance], key)
                 for row in section.rows
-                if coherence in row.cells and distance in row.cells and row.method not in REFERENCES
+                if coherence in row.cells and distance in row.cells and not is_reference(row.method)
             ]
             if points:
                 panels[given or JOINT] = points

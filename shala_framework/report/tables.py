@@ -15,6 +15,8 @@ from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
 
+EARLIER_FORMAT = 4  # of evaluations that do not name theirs
+
 
 @attrs.frozen
 class TextTable:
@@ -44,6 +46,7 @@ class SavedEvaluation:
         held_out: Digest of keys and labels of the held-out rows; None in files of earlier versions.
         sampling: The tables [generate] and [refine] that samples were made with, which `shala evaluate --set` may have
             changed, as JSON values; empty in files of earlier versions.
+        format: Version of what figures mean; those of other versions are not comparable.
     """
 
     evaluation: Evaluation
@@ -53,6 +56,7 @@ class SavedEvaluation:
     synthetic: bool
     held_out: str | None = None
     sampling: dict[str, Any] = attrs.field(factory=dict)
+    format: int = EARLIER_FORMAT
 
 
 def read_saved_evaluation(path: Path) -> SavedEvaluation:
@@ -77,6 +81,7 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
             evaluation=converter.structure(saved, Evaluation),
             held_out=None if saved.get("held_out") is None else str(saved["held_out"]),
             sampling=dict(saved.get("sampling") or {}),
+            format=int(saved.get("format", EARLIER_FORMAT)),
             **{key: saved[key] for key in shape if key != "rows"},
         )
     except Exception as error:  # cattrs raises exception groups of any kind
@@ -102,7 +107,8 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
     names = list(evaluation.reconstruction)
     if evaluation.judges:
         yield (
-            f"judges: accuracy on {evaluation.rows} held-out rows [95 % interval]; second judges have other networks",
+            f"judges: accuracy on up to {max(j.real.count for j in evaluation.judges.values())} held-out rows of known "
+            "class [95 % interval]; second judges have other networks",
             ["", "real rows", "reconstructions", "second, real", "second, reconstr."],
             [
                 [name, show(j.real), show(j.reconstructed), show(j.second_real), show(j.second_reconstructed)]
@@ -116,8 +122,8 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
     if evaluation.calibration:
         shares = list(evaluation.calibration[0].intervals)
         yield (
-            f"calibration: is the latent of a held-out row as uncertain as samples of it say? "
-            f"n = {evaluation.calibration[0].ratio.count}; spread over error is 1, and a share covers itself",
+            "calibration: is the latent of a held-out row as uncertain as samples of it say? n up to "
+            f"{max(f.ratio.count for f in evaluation.calibration)}; spread over error is 1, and a share covers itself",
             [
                 "",
                 "given",
@@ -275,7 +281,9 @@ def _joint_tables(joint: Sequence[JointFigures]) -> Iterable[tuple[str, Sequence
 def _conditional_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
     if not evaluation.conditional:
         return
-    title = f"samples from given modalities; distances of sets of {evaluation.conditional[0].frechet.count}"
+    title = "samples from given modalities"
+    if sizes := [f.frechet.count for f in evaluation.conditional if f.frechet is not None]:
+        title += f"; distances to rows of others, of sets of {max(sizes)}"
     if evaluation.conditional_real:
         frechet, kernel = (evaluation.conditional_real[what] for what in ("frechet", "kernel"))
         title += f"; of {frechet.count} real rows Frechet {show(frechet)}, kernel {_scaled(kernel)}"
@@ -385,6 +393,6 @@ def _over_modalities(figures: dict[str, Figure], *, factor: float = 1) -> str:
     return f"{factor * sum(figure.value for figure in figures.values()) / len(figures):.3f}"
 
 
-def _scaled(kernel: Figure) -> str:
-    """A kernel distance x 1,000."""
-    return f"{1e3 * kernel.value:.2f}"
+def _scaled(kernel: Figure | None) -> str:
+    """A kernel distance x 1,000; empty if it was not measured."""
+    return "" if kernel is None else f"{1e3 * kernel.value:.2f}"

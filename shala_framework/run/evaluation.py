@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import torch
 
 from shala_framework.data.prepared import check_preparation
 from shala_framework.data.rows import Rows
@@ -15,7 +16,7 @@ from shala_framework.data.shard_cache import cache_of
 from shala_framework.data.splits import Split, split_urls
 from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.evaluation.cost import measure_cost
-from shala_framework.evaluation.parts import Parts
+from shala_framework.evaluation.parts import FORMAT, Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.report.plots import draw_evaluation
@@ -29,6 +30,7 @@ from shala_framework.support.errors import DataError
 from shala_framework.support.json_files import dump_json
 from shala_framework.support.machine import describe_machine
 from shala_framework.support.progress import Reporter, Silent
+from shala_framework.support.sources import source_digest
 from shala_framework.training.metrics import training_seconds
 from shala_framework.training.precision import choose_precision
 
@@ -106,6 +108,7 @@ def evaluate_run(
     if processes.rank() != 0:
         return evaluation
     description = {
+        "format": FORMAT,
         "run": folder.name,
         "split": split,
         "seed": seed,
@@ -148,14 +151,32 @@ def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Report
 
 
 def _context(model: ShaLa, folder: Path, split: Split, train: Rows, held_out: Rows, seed: int) -> dict[str, Any]:
-    """What every part depends on, as JSON values: the run's weights, the rows by keys and labels, the seed."""
+    """What every part depends on, as JSON values: the run's weights, the rows, the seed, and the code that measures."""
     weights = []
     for path in (checkpoint_file(folder, stage) for stage in STAGES):
         if path.exists():
             with path.open("rb") as file:
                 weights.append(hashlib.file_digest(file, "sha256").hexdigest())
     rows = hashlib.sha256(json.dumps([[r.keys, r.labels, r.presence.tolist()] for r in (train, held_out)]).encode())
-    return {"split": split, "seed": seed, "weights": weights, "rows": rows.hexdigest(), "device": model.device.type}
+    for part in (train, held_out):
+        for name, value in part.x.items():
+            present = value[part.index_having([name])].contiguous()
+            rows.update(f"{name} {value.dtype} {list(present.shape)}".encode())
+            rows.update(present.cpu().view(torch.uint8).numpy().tobytes())
+    return {
+        "split": split,
+        "seed": seed,
+        "weights": weights,
+        "rows": rows.hexdigest(),
+        "device": model.device.type,
+        "code": source_digest("shala_framework", *_packages(model)),
+    }
+
+
+def _packages(model: ShaLa) -> set[str]:
+    """Return the top-level packages of the modalities and of the method."""
+    kinds = [type(value) for value in (*model.modalities.values(), model.autoencoder.method)]
+    return {kind.__module__.partition(".")[0] for kind in kinds}
 
 
 def _without_nan(value: Any) -> Any:
