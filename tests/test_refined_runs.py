@@ -16,6 +16,7 @@ from shala_framework.evaluation.refinement import measure_refinement
 from shala_framework.plugin import Modality
 from shala_framework.run.preparing import budgeted_plan
 from shala_framework.spec.stages import RefinerStage, Train
+from shala_framework.support.errors import CheckpointError
 from shala_framework.training.budget import StageCost
 from shala_framework.training.plan import TrainingPlan
 
@@ -172,6 +173,25 @@ def test_an_override_that_samples_would_not_follow_is_refused(refined_spec, caps
     folder = run(refined_spec, "r", *run_keys, "train.autoencoder.steps=2", "train.prior.steps=2")
     assert dispatch(["sample", str(folder), "--num", "2", *arguments], "shala") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trained_third_stage_is_not_labelled_with_other_settings(refined_spec):
+    """Its own keys are refused once it is trained; those of its sampler may change, and it can be trained anew."""
+    few = ("train.autoencoder.steps=2", "train.prior.steps=2")
+    folder = run(refined_spec, "r", *few, "train.refiner.steps=2")
+    trained = (folder / "refiner.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"train.refiner.steps: 2 in the folder, 3 now") as caught:
+        run(refined_spec, "r", *few, "train.refiner.steps=3")
+    assert "remove refiner.safetensors and state/refiner* to train stage 3 again" in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"refine.latent_dropout: 0.1 in the folder, 0.2 now"):
+        run(refined_spec, "r", *few, "train.refiner.steps=2", "refine.latent_dropout=0.2")
+    run(refined_spec, "r", *few, "train.refiner.steps=2", "refine.sigma_max=3")
+    assert (folder / "refiner.safetensors").read_bytes() == trained
+    for path in (folder / "refiner.safetensors", *(folder / "state").glob("refiner*")):
+        path.unlink()
+    run(refined_spec, "r", *few, "train.refiner.steps=3")
+    assert (folder / "refiner.safetensors").read_bytes() != trained
+    assert json.loads((folder / "spec.json").read_text())["spec"]["train"]["refiner"]["steps"] == 3
 
 
 @pytest.mark.parametrize(

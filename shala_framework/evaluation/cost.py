@@ -11,7 +11,8 @@ class CostFigures:
 
     Attributes:
         parameters: Number of trainable parameters of each trained stage.
-        hours: Hours of training of all stages, without saving and validating; None if they were not recorded.
+        hours: Hours of training of all stages, without saving and validating; None if they were not recorded, or if a
+            stage comes from another run.
     """
 
     parameters: dict[str, int]

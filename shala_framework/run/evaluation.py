@@ -19,6 +19,7 @@ from shala_framework.evaluation.cost import measure_cost
 from shala_framework.evaluation.parts import FORMAT, Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
+from shala_framework.model.origin import read_origin
 from shala_framework.report.plots import draw_evaluation
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.passing import read_by_first
@@ -103,7 +104,10 @@ def evaluate_run(
         reporter.warn("stopped while evaluating; finished parts are kept, and the same command resumes there")
         raise
     if settings.suite == "multimodal-vae":
-        seconds_trained = training_seconds(RunFolder(folder, model.fingerprint, reporter).metrics, model.fingerprint)
+        # What training the stages of another run took is not recorded here, and the rest alone would be too little.
+        of_others = read_origin(folder) is not None
+        metrics = RunFolder(folder, model.fingerprint, reporter).metrics
+        seconds_trained = 0 if of_others else training_seconds(metrics, model.fingerprint)
         evaluation = attrs.evolve(evaluation, cost=measure_cost(model, seconds_trained))
     if processes.rank() != 0:
         return evaluation

@@ -9,13 +9,13 @@ from typing import Any
 from shala_framework.data.identity import compare_shards, read_record, write_record
 from shala_framework.data.packing import describe_pack, pack
 from shala_framework.data.splits import STAND_IN_FOLDER
-from shala_framework.model import STAGES
+from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.card import CARD_FILE
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
 from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
-from shala_framework.spec.fingerprint import fixed_part
+from shala_framework.spec.fingerprint import fixed_part, refiner_part
 from shala_framework.spec.schema import Data
 from shala_framework.support.checkpoint import PARTIAL, read_checkpoint, write_file
 from shala_framework.support.distributed import processes
@@ -87,12 +87,16 @@ class RunFolder:
         if path.exists():
             theirs = self._read_spec(path)
             found = differences(fixed_part(theirs), fixed_part(mine)) or reordered(theirs, mine) if theirs else []
+            trained, again = checkpoint_file(self.path, "refiner"), ""
+            if theirs and not found and trained.exists():
+                found = differences(refiner_part(theirs), refiner_part(mine))
+                again = f", or remove {trained.name} and state/refiner* to train stage 3 again"
             if found:
                 listed = "\n".join(f"  {key}: {old!r} in the folder, {new!r} now" for key, old, new in found)
                 absent = any(old is ABSENT for _, old, _ in found)
                 raise CheckpointError(
                     f"{self.path} belongs to another spec:\n{listed}\n"
-                    "choose another --out, remove the folder, or put these keys back"
+                    f"choose another --out, remove the folder, or put these keys back{again}"
                     + (f"; the version that wrote the folder did not know keys that are {ABSENT!r} there" * absent)
                 )
         elif any(entry.name not in _OWN_BEGINNINGS for entry in self.path.iterdir()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shala_framework.spec.later_keys import with_later_keys, without_later_keys
-from shala_framework.spec.schema import Spec
+from shala_framework.spec.schema import Refine, Spec
 from shala_framework.support.structuring import unstructure
 
 FREE_TO_CHANGE = ("generate", "evaluate", "track", "refine")  # tables that may change between calls
@@ -24,6 +24,13 @@ def fixed_part(described: Mapping[str, Any]) -> dict[str, Any]:
     if "train" in spec:
         spec["train"] = {key: value for key, value in spec["train"].items() if key not in FREE_STAGES}
     return {"spec": spec, "stand_in_used": described["stand_in_used"]}
+
+
+def refiner_part(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a spec.json that stage 3 alone depends on; the keys of its sampler do not count."""
+    spec = with_later_keys(described["spec"])
+    refine = {key: value for key, value in spec["refine"].items() if key not in Refine.SAMPLING_KEYS}
+    return {"spec": {"refine": refine, "train": {"refiner": spec["train"]["refiner"]}}}
 
 
 def run_fingerprint(described: Mapping[str, Any]) -> str:
