@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from pictures import given_subsets, load_pictures
 from polymnist import Recipe, sample, sample_given, train_both, train_stage
-from scripts import cell, load_script, markdown
+from scripts import cell, claim_results, load_script, markdown
 from torch import Tensor
 
 from shala_framework import ShaLa
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*TRAINED, "stage 2"], default=["stage 2", *TRAINED])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
+    claim_results(args.results, data=args.data, judges=args.judges, seconds=args.seconds)
     pictures = load_pictures(args.data, "train")
     with np.load(args.data) as arrays:
         labels = arrays["train_y"][-SCORED:]

@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import attrs
-from scripts import cell, markdown
+from scripts import cell, claim_results, markdown
 
 PEERS = {"mvtcae": "MVTCAE", "mmvaeplus": "MMVAE+", "mopoe": "MoPoE", "jmvae": "JMVAE"}
 SAMPLERS = {"prior": "N(0, I)", "gmm": "Gaussian mixture"}
@@ -154,7 +154,7 @@ def main() -> None:
         threads=args.threads,
         keep=args.keep,
     )
-    settings.results.mkdir(parents=True, exist_ok=True)
+    claim_results(settings.results, data=args.data, judges=args.judges, seconds=args.seconds)
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
 
     def take(name: str, seed: int) -> None:

@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from pictures import SIDE
 from polymnist import Recipe, sample, sample_given, train_both
-from scripts import cell, load_script, markdown
+from scripts import cell, claim_results, load_script, markdown
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.polymnist import read_background
 from torch import Tensor, nn
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["shala", *PEERS], default=["shala", *PEERS])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
+    claim_results(args.results, raw=args.raw, steps=args.steps, prior_steps=args.prior_steps)
     script = load_script(args.bench / "judge.py")
     digits = read_mnist(args.raw / "mnist", 0.1)
     rng = np.random.default_rng(0)

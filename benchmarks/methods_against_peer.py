@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from peer_steps import SCALE, train_steps
 from pictures import FEATURE_DIM, Decoder, Encoder, Picture, load_pictures, write_samples
-from scripts import cell, markdown
+from scripts import cell, claim_results, markdown
 from torch import Tensor, nn
 
 from shala_framework import ShaLa
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the trainings")
     settings = Settings(**vars(parser.parse_args()))
-    settings.results.mkdir(parents=True, exist_ok=True)
+    claim_results(settings.results, data=settings.data, judges=settings.judges, steps=settings.steps)
     torch.set_num_threads(settings.threads)
     found = {method: [run(settings, method, seed) for seed in settings.seeds] for method in settings.methods}
     print(table(found))

@@ -37,7 +37,7 @@ import torch
 from ablation import Scorer
 from pictures import given_subsets, load_pictures
 from polymnist import NUM_JOINT, Recipe, kept_stage
-from scripts import cell, markdown
+from scripts import cell, claim_results, markdown
 from torch import Tensor
 
 from shala_framework import ShaLa
@@ -210,7 +210,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
+    later = {"refiner_rows": args.refiner_rows, "calibrated": args.calibrated}
+    claim_results(
+        args.results,
+        data=args.data,
+        judges=args.judges,
+        unseen=args.unseen,
+        rows=args.rows,
+        prior_rows=args.prior_rows,
+        kl_weight=args.kl_weight,
+        **{name: value for name, value in later.items() if value},
+    )
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
     scored = {name: of_modality[-HELD_OUT:] for name, of_modality in pictures.items()}

@@ -41,7 +41,7 @@ from ablation import Scorer
 from pictures import load_pictures
 from polymnist import Recipe, train_stage
 from prior_variants import PRIORS
-from scripts import markdown
+from scripts import claim_results, markdown
 from torch import Tensor, nn
 
 from shala_framework import ShaLa
@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
+    claim_results(args.results, world=args.world, data=args.data, stage_1_steps=args.stage_1_steps)
     if args.world == "digits":
         study = Study(Digits(args.data, args.results))
     else:

@@ -28,7 +28,7 @@ from pictures import load_pictures
 from PIL import Image
 from polymnist import Recipe, kept_stage
 from polymnist_table import HELD_OUT, Samples, Table
-from scripts import markdown
+from scripts import claim_results, markdown
 from torch import Tensor
 
 from shala_framework import ShaLa
@@ -145,7 +145,9 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="score the test rows in place of validation rows")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
+    trained_with = ("data", "rows", "prior_rows", "refiner_rows", "seconds", "kl_weight", "seed", "batch_size")
+    trained_with += ("learning_rate", "width", "blocks", "attention", "log_sigma_mean", "log_sigma_std")
+    claim_results(args.results, **{name: getattr(args, name) for name in trained_with})
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
     split = "test" if args.test else "train"

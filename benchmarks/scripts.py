@@ -1,6 +1,7 @@
 """Functions that the benchmarks' scripts share. They do not need the framework, because some scripts run without it."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,29 @@ def load_script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def claim_results(folder: Path, **settings: object) -> None:
+    """Make a folder of results, or check that what it keeps was made with these settings.
+
+    Args:
+        folder: The folder.
+        settings: What the kept results depend on beside their names, by the names of the script's options; of a path,
+            the last part. None is the script's own value.
+
+    Raises:
+        SystemExit: The folder keeps results of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    mine = {name: value.name if isinstance(value, Path) else value for name, value in settings.items()}
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    other = [
+        f"{name} {kept[name]} there, {value} now" for name, value in mine.items() if kept.get(name, value) != value
+    ]
+    if other:
+        raise SystemExit(f"{folder} keeps results of other settings ({'; '.join(other)}); name another folder")
+    file.write_text(json.dumps({**kept, **mine}, indent=2) + "\n")
 
 
 def cell(values: Sequence[float]) -> str:
