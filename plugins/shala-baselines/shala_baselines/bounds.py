@@ -9,6 +9,10 @@ Of K draws of each expert m with weights w_mk it is
 
 and a row that lacks modalities has the mean over the experts that it has.
 
+"dreg" is what the papers of MMVAE and CMVAE state. Its identity asks for draws from the density in w; here they come
+from one expert and w has the mixture of all, so that with K above 1 its gradient is not that of the bound, as that of
+"iwae" is. With K = 1 both are.
+
 Shapes: B batch, K draws, M modalities.
 """
 
