@@ -22,7 +22,9 @@ MLD has 160 for each and a denoiser of 1,536 channels, as published for PolyMNIS
 of MMVAE+ (--private-dim and --mld-dim). The terms that this framework adds to stage 1 are for its own method alone, and
 "plain" is that method without them. All methods have the spec's KL weight, in place of the factors that their papers
 give it: those belong to a Laplace likelihood of fixed scale, beside which the learned scales of this framework's
-decoders make a picture weigh several times as much. --set train.autoencoder.kl_weight=W gives all of them another one.
+decoders make a picture weigh several times as much. A spec's weight was found for its own method, and one weight does
+not suit all: a fair table takes for each method the best of a few (--methods M --split validation --set
+train.autoencoder.kl_weight=W, with a folder for each W) and only then scores test rows.
 MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that
 number, and the table then is not of the published setting.
 """
