@@ -4,10 +4,9 @@ from statistics import fmean
 
 import pytest
 import torch
-from torch import nn
+from nearest_judge import Nearest
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.attributes import plain_class
 from shala_framework.evaluation.conditional import conditional_reference
 from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
@@ -15,26 +14,6 @@ from shala_framework.evaluation.reference_rows import split_reference
 from shala_framework.spec.schema import Evaluate
 
 CENTRES = 12 * torch.eye(4, 8)
-
-
-class Nearest(nn.Module):
-    """A judge with x itself as features and the nearest of four centres as verdict."""
-
-    attributes = plain_class("0123")
-    known = (frozenset("0123"),)
-    sizes = (4,)
-
-    def features(self, x):
-        return x
-
-    def classify(self, x):
-        return self.verdicts(x)
-
-    def verdicts(self, features):
-        return torch.cdist(features, CENTRES).argmin(1, keepdim=True)
-
-    def targets(self, labels):
-        return torch.tensor([[int(label)] for label in labels])
 
 
 def drawn(classes, width=1.0, seed=0):
@@ -54,7 +33,7 @@ def rows_of(classes, seed):
 @pytest.fixture
 def panel():
     reference = split_reference(rows_of(torch.arange(800) % 4, 1), None)[1]
-    return Panel({"a": Nearest()}, rows_of(torch.arange(400) % 4, 2), reference)
+    return Panel({"a": Nearest(CENTRES)}, rows_of(torch.arange(400) % 4, 2), reference)
 
 
 def test_fair_samples_score_as_real_rows_do(panel):
@@ -89,7 +68,7 @@ def test_a_training_set_that_is_sorted_by_class_has_the_same_distances():
     held_out, mixed = rows_of(torch.arange(400) % 4, 2), torch.arange(800) % 4
     found = []
     for classes in (mixed, mixed.sort().values):
-        panel = Panel({"a": Nearest()}, held_out, split_reference(rows_of(classes, 1), None)[1])
+        panel = Panel({"a": Nearest(CENTRES)}, held_out, split_reference(rows_of(classes, 1), None)[1])
         found.append(
             [
                 conditional_reference(panel, Evaluate(), ["a"], 40)["frechet"].value,

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import torch
+from nearest_judge import Nearest
 from torch import nn
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.attributes import Attribute, plain_class
+from shala_framework.evaluation.attributes import Attribute
 from shala_framework.evaluation.conditional import conditional_reference, measure_conditional
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.parts import Parts
@@ -22,27 +23,6 @@ from shala_framework.support.progress import Silent
 CENTRES = 5 * torch.eye(4, 8)
 NAMES = ("a", "b")
 SETTINGS = Evaluate(guidance_scales=(1.0,), num_row_samples=4)
-
-
-class Nearest(nn.Module):
-    """A judge with x itself as features and the nearest of four centres as verdict."""
-
-    attributes = plain_class("0123")
-    known = (frozenset("0123"),)
-    sizes = (4,)
-    steps = 0
-
-    def features(self, x):
-        return x
-
-    def classify(self, x):
-        return self.verdicts(x)
-
-    def verdicts(self, features):
-        return torch.cdist(features, CENTRES).argmin(1, keepdim=True)
-
-    def targets(self, labels):
-        return torch.tensor([[int(label)] for label in labels])
 
 
 @attrs.frozen
@@ -74,7 +54,7 @@ class Known:
         )
 
     def panel(self, num_held_out, share_present=1.0):
-        judges = dict.fromkeys(self.names, Nearest())
+        judges = dict.fromkeys(self.names, Nearest(CENTRES))
         held_out, train = (self.rows(torch.randint(4, (n,)), share_present) for n in (num_held_out, 1600))
         return Panel(judges, held_out, split_reference(train, None)[1])
 
@@ -109,7 +89,7 @@ def test_a_perfect_sampler_is_as_varied_as_real_rows_also_of_unequal_classes():
     torch.manual_seed(0)
     model = Known(torch.tensor([0.5, 1.5, 1.0, 1.0]))
     rows = model.rows((torch.rand(400) < 0.2).long())
-    panel = Panel(dict.fromkeys(NAMES, Nearest()), rows, rows)
+    panel = Panel(dict.fromkeys(NAMES, Nearest(CENTRES)), rows, rows)
     assert model.measured(panel, 400).diversity.value == pytest.approx(1, abs=0.03)
 
 
