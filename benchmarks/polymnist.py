@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from shala_framework import ShaLa, train
 from shala_framework.model import PriorName
 from shala_framework.spec.schema import Train
-from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
+from shala_framework.support.checkpoint import load_module, read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
 NUM_JOINT = 2_000
@@ -112,7 +112,7 @@ def kept_stage(
     """Read a stage from a file, or train it as `train_stage` does and write the file; return what training reports."""
     module: nn.Module = getattr(model, stage)
     if file.exists():
-        module.load_state_dict(read_checkpoint(file)[0])
+        load_module(module, read_checkpoint(file)[0], file)
         model.stages.add(stage)
         return {}
     figures = train_stage(model, stage, recipe, x, seconds, device)

@@ -230,7 +230,7 @@ def test_guidance_moves_away_from_the_denoiser_without_a_latent():
     u, sigma = torch.randn(2, 3), torch.ones(2)
     none, plain, far = (refiner.denoiser("x", residual, z[:2], w)(u, sigma) for w in (0.0, 1.0, 2.0))
     torch.testing.assert_close(far - plain, plain - none)
-    told = refiner.denoise("x", u, sigma, torch.zeros(2, 3), refiner.dropped.expand(2, -1))
+    told = refiner.denoise("x", residual, u, sigma, refiner.dropped.expand(2, -1))
     torch.testing.assert_close(none, told)
 
 

@@ -21,6 +21,7 @@ from shala_framework.model.origin import read_origin
 from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
+from shala_framework.run.taking import stages_to_take
 from shala_framework.spec.grid import make_grid
 from shala_framework.support.errors import DataError, SpecError
 from shala_framework.support.json_files import dump_json, parse_json
@@ -476,6 +477,17 @@ def test_a_run_of_other_settings_gives_nothing_and_says_why(grid, tmp_path, caps
         assert status == 2
         assert message in err
         assert not list((tmp_path / "b").glob("*.safetensors"))
+
+
+def test_stages_are_taken_whatever_the_networks_of_a_later_one_are(grid, monkeypatch):
+    """Options on which only stage 3's network depends do not count for stages 1 and 2; other options do."""
+    described = json.loads((grid[2] / "spec.json").read_text())
+    modalities = load(grid[2]).modalities
+    described["spec"]["modality"]["first"]["options"]["width"] += 1
+    with pytest.raises(CheckpointError, match=r"modality\.first\.options\.width: \d+ in "):
+        stages_to_take(grid[2], described, modalities)
+    monkeypatch.setattr(type(modalities["first"]), "refiner_options", frozenset({"width"}))
+    assert stages_to_take(grid[2], described, modalities).stages == ("autoencoder", "prior")
 
 
 def test_embeddings_have_keys_and_labels(grid, tmp_path, capsys):

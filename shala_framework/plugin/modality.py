@@ -95,11 +95,18 @@ class Modality(abc.ABC):
             plugin take these tensors unchanged.
         network_options: Names of the options that affect neither the result of `read` nor what `fit` learns, such as
             those of networks, likelihood and drawing. Prepared shards stay valid when these options change.
+        refiner_options: Names of the options on which only the network of stage 3 depends; `--from` takes
+            the other stages of a run in which they differ.
+        correlated_residuals: Whether what the decoder's mean leaves out is correlated along the axes of x, as motion is
+            from frame to frame. Stage 3 then measures the covariance of each axis and removes noise by it before its
+            network does.
     """
 
     Options: ClassVar[type[Any]]
     dtype: ClassVar[torch.dtype] = torch.float32
     network_options: ClassVar[frozenset[str]] = frozenset()
+    refiner_options: ClassVar[frozenset[str]] = frozenset()
+    correlated_residuals: ClassVar[bool] = False
 
     def __init__(self, options: Any = None, /, **values: Any) -> None:
         """Set the options.

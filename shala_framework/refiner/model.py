@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shala_framework.plugin.modality import Likelihood, Modality
 from shala_framework.plugin.refining import Refinable
 from shala_framework.prior.sampling import SAMPLERS, Denoise, karras_sigmas, num_evaluations
+from shala_framework.refiner.linear import LinearFilter
 from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec import structure, unstructure
 from shala_framework.spec.schema import Refine
@@ -109,6 +110,7 @@ class Refiner(nn.Module):
     Attributes:
         names: Names of the refined modalities.
         networks: Networks by the name of the modality, or of the first modality that shares the network.
+        filters: Linear parts of the denoisers of modalities with correlated residuals.
     """
 
     z_mean: Tensor
@@ -125,7 +127,7 @@ class Refiner(nn.Module):
         """
         super().__init__()
         self.latent_dim = latent_dim
-        self.networks, self.embeddings = nn.ModuleDict(), nn.ParameterDict()
+        self.networks, self.filters, self.embeddings = nn.ModuleDict(), nn.ModuleDict(), nn.ParameterDict()
         self.home: dict[str, str] = {}
         for name, modality in modalities.items():
             network = modality.refiner(latent_dim)
@@ -139,6 +141,8 @@ class Refiner(nn.Module):
             self.home[name] = alike[0] if alike else name
             if not alike:
                 self.networks[name] = network
+            if modality.correlated_residuals:
+                self.filters[name] = LinearFilter(modality.shape)
         for name, home in self.home.items():
             if list(self.home.values()).count(home) > 1:
                 self.embeddings[name] = nn.Parameter(torch.randn(latent_dim))
@@ -148,12 +152,23 @@ class Refiner(nn.Module):
         self.register_buffer("z_std", torch.ones(latent_dim))
         self.register_buffer("spread", torch.ones(len(self.names)))
 
+    @property
+    def linear_filters(self) -> dict[str, LinearFilter]:
+        """`filters`, by modality."""
+        return {name: linear for name, linear in self.filters.items() if isinstance(linear, LinearFilter)}
+
     def set_statistics(self, z_mean: Tensor, z_std: Tensor, spread: Mapping[str, float]) -> None:
         """Set mean and deviation of latents [D], and the residuals' deviations in units of the likelihoods' scales."""
         self.z_mean.copy_(z_mean)
         self.z_std.copy_(z_std.clamp_min(1e-6))
         for i, name in enumerate(self.names):
             self.spread[i] = max(1e-6, spread.get(name, 1.0))
+
+    def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
+        """Leave out the filters that a checkpoint of an earlier version does not have."""
+        had = {key.split(".")[1] for key in tensors if key.startswith("filters.")}
+        for name in [name for name in self.filters if name not in had]:
+            del self.filters[name]
 
     def residual(self, name: str, likelihood: object) -> ResidualUnit:
         """Return the residual's coordinates for a modality.
@@ -174,13 +189,23 @@ class Refiner(nn.Module):
             told_BD = told_BD + self.embeddings[name]
         return told_BD
 
-    def denoise(self, name: str, u: Tensor, sigma_B: Tensor, mean: Tensor, condition_BD: Tensor) -> Tensor:
-        """D(u; sigma): the expected clean residual; `name` is that of any modality of the network."""
-        sigma = sigma_B.view(-1, *(1,) * (u.ndim - 1))
-        raw = self.networks[self.home[name]](u / (sigma.square() + 1).sqrt(), mean, condition_BD, sigma_B.log() / 4)
+    def denoise(self, name: str, residual: ResidualUnit, u: Tensor, sigma_B: Tensor, condition_BD: Tensor) -> Tensor:
+        """D(u; sigma): the expected clean residual."""
+        raw = self._raw(self.home[name], u, sigma_B, residual.mean, condition_BD)
+        return self._combined(name, residual, u, sigma_B, raw)
+
+    def _raw(self, home: str, u: Tensor, sigma_B: Tensor, mean: Tensor, condition_BD: Tensor) -> Tensor:
+        """Output of a network, for rows of any of its modalities."""
+        sigma = _shaped(sigma_B, u)
+        raw: Tensor = self.networks[home](u / (sigma.square() + 1).sqrt(), mean, condition_BD, sigma_B.log() / 4)
+        return raw.float()
+
+    def _combined(self, name: str, residual: ResidualUnit, u: Tensor, sigma_B: Tensor, raw: Tensor) -> Tensor:
+        """The linear part and the network's."""
+        sigma = _shaped(sigma_B, u)
         skip, out = skip_and_out(sigma)
-        clean: Tensor = skip * u + out * raw.float()
-        return clean
+        linear: Tensor = self.filters[name](u, sigma, residual) if name in self.filters else skip * u
+        return linear + out * raw
 
     def denoised(
         self,
@@ -215,10 +240,11 @@ class Refiner(nn.Module):
             u, sigma_K, mean, condition_KD = (
                 torch.cat(tensors) for tensors in zip(*(p[2:] for p in parts), strict=True)
             )
-            denoised = self.denoise(members[0], u, sigma_K, mean, condition_KD)
-            for name, (residual, r, _, sigma_B, *_), clean in zip(
-                members, parts, denoised.split(len(z_BD)), strict=True
+            raw = self._raw(self.home[members[0]], u, sigma_K, mean, condition_KD)
+            for name, (residual, r, own_u, sigma_B, *_), own_raw in zip(
+                members, parts, raw.split(len(z_BD)), strict=True
             ):
+                clean = self._combined(name, residual, own_u, sigma_B, own_raw)
                 weight_B = (sigma_B.square() + 1) / sigma_B.square()
                 loss_B = weight_B * (clean - r).square().flatten(1).mean(1)
                 found[name] = Denoised(loss_B=loss_B, clean=residual.restore(clean), residual=residual)
@@ -242,21 +268,21 @@ class Refiner(nn.Module):
         residual = self.residual(name, likelihood)
         r, device = residual.of(x), z_BD.device
         sigma_B = (log_sigma_mean + log_sigma_std * rows_randn(len(r), device=device)).exp()
-        u = r + sigma_B.view(-1, *(1,) * (r.ndim - 1)) * rows_randn(*r.shape, device=device)
+        u = r + _shaped(sigma_B, r) * rows_randn(*r.shape, device=device)
         dropped_B = rows_rand(len(r), device=device) < latent_dropout
         return residual, r, u, sigma_B, residual.mean, self.condition(name, z_BD, dropped_B)
 
     def denoiser(self, name: str, residual: ResidualUnit, z_BD: Tensor, guidance_scale: float = 1.0) -> Denoise:
         """D(u; sigma) for fixed latents: D_dropped + w (D - D_dropped); D_dropped does not see z."""
-        told_BD, mean = self.condition(name, z_BD), residual.mean
+        told_BD = self.condition(name, z_BD)
         every_B = torch.ones(len(z_BD), dtype=torch.bool, device=z_BD.device)
         untold_BD = self.condition(name, z_BD, every_B)
 
         def denoise(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
-            plain = self.denoise(name, z_ND, sigma_N, mean, told_BD)
+            plain = self.denoise(name, residual, z_ND, sigma_N, told_BD)
             if guidance_scale == 1:
                 return plain
-            return torch.lerp(self.denoise(name, z_ND, sigma_N, mean, untold_BD), plain, guidance_scale)
+            return torch.lerp(self.denoise(name, residual, z_ND, sigma_N, untold_BD), plain, guidance_scale)
 
         return denoise
 
@@ -276,6 +302,10 @@ class Refiner(nn.Module):
         # At the highest level, u = r + sigma * noise also has the residual's variance of 1.
         start = noise * math.sqrt(1 + 1 / refinement.sigma_max**2)
         return residual.x(SAMPLERS[refinement.sampler](denoise, start, sigmas))
+
+
+def _shaped(sigma_B: Tensor, like: Tensor) -> Tensor:
+    return sigma_B.view(-1, *(1,) * (like.ndim - 1))
 
 
 def _kind(modality: Modality) -> tuple[type[Modality], torch.dtype, tuple[int, ...]]:

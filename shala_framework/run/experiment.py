@@ -94,7 +94,7 @@ class Experiment:
         described = {"spec": unstructure(self.spec), "stand_in_used": self.loaded.stand_in_used}
         if self.loaded.profile is not None:
             described["profile"] = self.loaded.profile
-        taken = plan_taking(self.take_from, self.place, described, self.reporter)
+        taken = plan_taking(self.take_from, self.place, described, self.model.modalities, self.reporter)
         self.phases = RunPhases(self._phase_titles(), self.reporter)
         with processes.first_before_others():
             self.lock = claim_folder(self.place, described, stack, self.reporter)

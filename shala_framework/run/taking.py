@@ -9,6 +9,7 @@ import attrs
 from shala_framework.data.identity import Shards, compare_shards, read_record
 from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.model.origin import StageOrigin, read_origin, write_origin
+from shala_framework.plugin.modality import Modality
 from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.run.folder import RunFolder, differences, reordered
 from shala_framework.spec.fingerprint import FREE_STAGES, fixed_part, run_fingerprint
@@ -42,7 +43,11 @@ class TakenStages:
 
 
 def plan_taking(
-    source: Path | None, folder: RunFolder, described: Mapping[str, Any], reporter: Reporter
+    source: Path | None,
+    folder: RunFolder,
+    described: Mapping[str, Any],
+    modalities: Mapping[str, Modality],
+    reporter: Reporter,
 ) -> TakenStages | None:
     """Decide what a run takes from another one; return None if there is nothing to take.
 
@@ -52,6 +57,7 @@ def plan_taking(
         source: Folder of the other run; None if the user names none.
         folder: Folder of the run, which may not exist yet.
         described: The content of the run's spec.json.
+        modalities: The run's modalities, by name.
         reporter: Receives a note if the run trains stages of its own.
 
     Raises:
@@ -69,15 +75,16 @@ def plan_taking(
         if origin is None:
             reporter.note(f"{folder.path} has begun to train stages of its own; nothing is taken from {source}")
         return None
-    return stages_to_take(source, described)
+    return stages_to_take(source, described, modalities)
 
 
-def stages_to_take(source: Path, described: Mapping[str, Any]) -> TakenStages:
+def stages_to_take(source: Path, described: Mapping[str, Any], modalities: Mapping[str, Modality]) -> TakenStages:
     """Find the stages of another run whose settings agree with those of a spec; later stages need all earlier ones.
 
     Args:
         source: Folder of the other run.
         described: The content of spec.json of the run that is to take them.
+        modalities: Its modalities, by name.
 
     Raises:
         CheckpointError: The folder is no run, is damaged, or not one stage can be taken; it says what differs.
@@ -93,7 +100,7 @@ def stages_to_take(source: Path, described: Mapping[str, Any]) -> TakenStages:
         if not checkpoint_file(source, stage).is_file():
             reason = f"{source} has no trained stage {stage}"
             break
-        found = _what_differs(stage, theirs, described)
+        found = _what_differs(stage, theirs, described, modalities)
         if found:
             listed = "\n".join(f"  {key}: {old} in {source}, {new} here" for key, old, new in found)
             reason = f"stage {stage} of {source} was trained with other settings:\n{listed}"
@@ -174,13 +181,17 @@ def take_stages(taken: TakenStages, folder: RunFolder, described: Mapping[str, A
         reporter.note(f"the rest is not taken: {taken.reason}")
 
 
-def _what_differs(stage: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _what_differs(
+    stage: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], modalities: Mapping[str, Modality]
+) -> list[tuple[str, str, str]]:
     """Return the keys that the weights of a stage depend on and that differ, with both values."""
-    found = differences(_part(theirs, stage), _part(mine, stage)) or list(reordered(theirs, mine))
+    found = differences(_part(theirs, stage, modalities), _part(mine, stage, modalities)) or list(
+        reordered(theirs, mine)
+    )
     return [(key, _brief(old), _brief(new)) for key, old, new in found]
 
 
-def _part(described: Mapping[str, Any], stage: str) -> dict[str, Any]:
+def _part(described: Mapping[str, Any], stage: str, modalities: Mapping[str, Modality]) -> dict[str, Any]:
     """Return everything that the weights of a stage depend on, without later stages and keys without effect."""
     part = fixed_part(described)
     spec = {key: value for key, value in part["spec"].items() if key not in ("name", "schema")}
@@ -192,6 +203,13 @@ def _part(described: Mapping[str, Any], stage: str) -> dict[str, Any]:
     spec["train"] = spec["train"] | added
     for name in later:
         spec.pop(name, None)
+    if "refiner" in later:
+        spec["modality"] = {
+            name: {**table, "options": _without(table["options"], tuple(modalities[name].refiner_options))}
+            if name in modalities
+            else table
+            for name, table in spec["modality"].items()
+        }
     for name, keys in _WITHOUT_EFFECT.items():
         spec[name] = _without(spec.get(name, {}), (*keys, *(later if name == "train" else ())))
     for name in STAGES:

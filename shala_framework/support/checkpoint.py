@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -141,12 +141,27 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return f"{total:08x}"
 
 
+@runtime_checkable
+class KnowsEarlierForms(Protocol):
+    """A module that can load checkpoints of earlier versions, in which it had other parts."""
+
+    def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take on the parts that a checkpoint has tensors for."""
+        ...
+
+
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Load tensors into a module.
+
+    Modules with a method `before_loading` see their tensors first, and may take on the form that they had in an
+    earlier version.
 
     Raises:
         CheckpointError: Names or shapes differ from those of the module.
     """
+    for name, inner in list(module.named_modules()):
+        if isinstance(inner, KnowsEarlierForms):
+            inner.before_loading(part(tensors, name) if name else tensors)
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in tensors]
     wrong += [f"{name} is not expected" for name in tensors if name not in wanted]

@@ -3,7 +3,7 @@
 Shapes: B batch, D latent_dim.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from shala_framework.autoencoder.shared_networks import call_frozen
 from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.modality import Likelihood
-from shala_framework.refiner import Refiner
+from shala_framework.refiner import Refiner, ResidualUnit
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
-from shala_framework.support.distributed.processes import barrier, mean_of, rows_rand, rows_randn
+from shala_framework.support.checkpoint import part
+from shala_framework.support.distributed.processes import barrier, mean_of, rows_rand, rows_randn, world_size
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
@@ -72,33 +73,61 @@ class RefinerTraining(RowBatches):
     @torch.no_grad()
     def measure(self, batches: Iterable[Rows]) -> None:
         """Take the statistics of latents and residuals from some rows of all processes, before the first step."""
-        self.refiner.spread.fill_(1.0)
+        refiner, filters = self.refiner, self.refiner.linear_filters
+        refiner.spread.fill_(1.0)
+        kept = list(batches)  # rows are as small as `read` makes them, and pass twice
+        first = self._sums(kept, lambda name, residual, r, has_B: filters[name].axis_sums(residual.mean[has_B], r))
+        mean_D = first["z"] / first["rows"]
+        variance_D = (first["z squared"] / first["rows"] - mean_D.square()).clamp_min(0)
+        measured = [name for name in refiner.names if first[f"{name} rows"] > 0]
+        spread = {name: float((first[f"{name} squared"] / first[f"{name} values"]).sqrt()) for name in measured}
+        refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
+        filtered = {name: (filters[name], float(first[f"{name} rows"])) for name in measured if name in filters}
+        if not filtered:
+            return
+        for name, (linear, num_rows) in filtered.items():
+            linear.set_axes(part(first, name), num_rows)
+        second = self._sums(
+            kept,
+            lambda name, residual, r, has_B: filters[name].moment_sums(filters[name].offset(residual)[has_B], r),
+        )
+        for name, (linear, num_rows) in filtered.items():
+            linear.set_moments(part(second, name), num_rows)
+
+    def _sums(
+        self, batches: Iterable[Rows], of_filter: Callable[[str, ResidualUnit, Tensor, Tensor], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return sums over the rows of all processes: of latents, residuals and what the filters need.
+
+        Args:
+            batches: The rows.
+            of_filter: Returns a filter's sums, of a modality's name, its residual's coordinates, the residual of rows
+                that have the modality, and which ones these are.
+        """
         sums: dict[str, Tensor] = {}
 
-        def add(name: str, value: Tensor) -> None:
+        def add(name: str, value: Tensor | float) -> None:
+            value = torch.as_tensor(value, dtype=torch.float64, device=self.device)
             sums[name] = sums[name] + value if name in sums else value
 
         for batch in batches:
             rows = batch.to(self.device)
             z_BD, likelihoods = self._decoded(rows)
-            add("rows", torch.tensor(float(len(z_BD)), device=z_BD.device))
+            add("rows", len(z_BD))
             add("z", z_BD.double().sum(0))
             add("z squared", z_BD.double().square().sum(0))
             for name in self.refiner.names:
-                present = rows.presence[:, self.autoencoder.names.index(name)]
-                r = self.refiner.residual(name, likelihoods[name]).of(rows.x[name])[present]
+                present_B = rows.presence[:, self.autoencoder.names.index(name)]
+                residual = self.refiner.residual(name, likelihoods[name])
+                r = residual.of(rows.x[name])[present_B]
+                add(f"{name} rows", len(r))
                 add(f"{name} squared", r.double().square().sum())
-                add(f"{name} values", torch.tensor(float(r.numel()), device=z_BD.device))
+                add(f"{name} values", r.numel())
+                if name in self.refiner.filters:
+                    for key, value in of_filter(name, residual, r, present_B).items():
+                        add(f"{name}.{key}", value)
         barrier()  # each process reads at its own pace
-        sums = mean_of(sums)
-        mean_D = sums["z"] / sums["rows"]
-        variance_D = (sums["z squared"] / sums["rows"] - mean_D.square()).clamp_min(0)
-        spread = {
-            name: float((sums[f"{name} squared"] / sums[f"{name} values"]).sqrt())
-            for name in self.refiner.names
-            if sums[f"{name} values"] > 0
-        }
-        self.refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
+        return {name: value * world_size() for name, value in mean_of(sums).items()}
 
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)

@@ -161,6 +161,7 @@ class Audio(Modality):
             return mel_edges(self.mels, self.min_frequency_hz, self.highest_frequency_hz)
 
     options: Options
+    refiner_options = frozenset({"refiner_width"})
     network_options = frozenset({"width", "likelihood", "scale", "max_samples", "refiner_width", "augment"})
 
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:

@@ -144,6 +144,7 @@ class Image(Modality):
 
     options: Options
     dtype = torch.uint8
+    refiner_options = frozenset({"refiner_width", "refiner_blocks", "refiner_attention"})
     network_options = frozenset(
         {"network_width", "likelihood", "scale", "components", "max_pixels"}
         | {"refiner_width", "refiner_blocks", "refiner_attention", "augment"}
@@ -238,6 +239,7 @@ class Image(Modality):
             num_blocks=options.refiner_blocks or (*(1,) * (levels - 1), 3),
             attention=options.refiner_attention,
             sides=(options.height, options.width),
+            output_norm=False,
         )
 
 

@@ -143,6 +143,8 @@ class Skeleton(Modality):
                 )
 
     options: Options
+    correlated_residuals = True
+    refiner_options = frozenset({"refiner_width"})
     network_options = frozenset(
         {"bones", "frames_per_second", "width", "likelihood", "scale", "refiner_width", "augment"}
     )

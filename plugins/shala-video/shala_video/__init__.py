@@ -109,6 +109,7 @@ class Video(Modality):
 
     options: Options
     dtype = torch.uint8
+    refiner_options = frozenset({"refiner_width", "refiner_attention"})
     network_options = frozenset(
         {"channels", "frames_per_second", "likelihood", "scale", "training_frames", "max_pixels", "max_frames"}
         | {"refiner_width", "refiner_attention", "augment"}

@@ -3,6 +3,7 @@
 Shapes: B batch, D latent_dim.
 """
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,12 @@ class RefiningTests(Subject):
             f"a modality with a refiner needs a likelihood with residual_space(); {type(likelihood).__name__} has none"
         )
         return network, likelihood.residual_space()
+
+    def test_refiner_options_are_options_of_networks(self) -> None:
+        """They exist, and nothing that is read depends on them: `--from` takes other stages whatever they are."""
+        modality, names = self.modality, {field.name for field in attrs.fields(self.modality.Options)}
+        assert modality.refiner_options <= names, f"{modality.refiner_options - names} are no options"
+        assert modality.refiner_options <= modality.network_options, "refiner_options must be in network_options"
 
     def test_refiner_keeps_the_shape_of_x(self) -> None:
         """Float [B, ...] in, the same out; row by row, also for B = 1; and mean, z and noise level all count."""
