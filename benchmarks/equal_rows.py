@@ -2,7 +2,8 @@
 
     python benchmarks/equal_rows.py specs/polymnist.toml --out RESULTS [--rows 300000] [--seeds 0,1,2]
         [--methods shala plain mvae mmvae mmvaeplus cmvae mopoe mvtcae jmvae mld]
-        [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--collect FOLDER] [--dry-run]
+        [--kl-weights 1,4,16] [--set KEY=VALUE]... [--split test] [--part I/N] [--equal-time] [--collect FOLDER]
+        [--dry-run]
 
 Each method is a sweep over the seeds in a folder of its own, with the encoders, decoders, stage 2 and evaluation of the
 spec, and as many rows in stage 1; the suite "multimodal-vae" measures each under the diffusion prior, the Gaussian
@@ -23,8 +24,10 @@ of MMVAE+ (--private-dim and --mld-dim). The terms that this framework adds to s
 "plain" is that method without them. All methods have the spec's KL weight, in place of the factors that their papers
 give it: those belong to a Laplace likelihood of fixed scale, beside which the learned scales of this framework's
 decoders make a picture weigh several times as much. A spec's weight was found for its own method, and one weight does
-not suit all: a fair table takes for each method the best of a few (--methods M --split validation --set
-train.autoencoder.kl_weight=W, with a folder for each W) and only then scores test rows.
+not suit all: --kl-weights trains each method's first seed with each of them in RESULTS/METHOD/kl-WEIGHT, and keeps the
+one with which coherence is highest on validation rows, on average over joint samples of the diffusion prior and samples
+given one modality. Only with that weight are further seeds trained, and test rows scored. MLD has no such weight.
+
 MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that
 number, and the table then is not of the published setting.
 """
@@ -37,10 +40,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 import attrs
 
 from shala_framework.data.splits import EvaluatedSplit
+from shala_framework.evaluation.measurements import COHERENCE, GIVEN, JOINT, measurements
+from shala_framework.run.comparing import read_evaluated_run
 from shala_framework.run.sweeping import SweptRun, plan_sweep
 from shala_framework.spec import read_spec, unstructure
 from shala_framework.spec.later_keys import with_later_keys
@@ -48,6 +54,9 @@ from shala_framework.spec.schema import Spec
 from shala_framework.support.json_files import dump_json
 
 OWN = "shala"
+CHOSEN_BY = {JOINT: COHERENCE, GIVEN: f"{COHERENCE}, 1 given"}  # sections and their metrics, of the diffusion prior
+DIFFUSION = "diffusion"
+WITHOUT_KL = ("mld",)  # methods that no weight of the KL term changes
 PLAIN = "plain"  # the own method without the terms that this framework adds
 METHODS = (OWN, PLAIN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
 WITHOUT_TERMS = {f"posterior.{term}_weight": "0" for term in ("contrast", "recognition", "texture")}
@@ -72,6 +81,7 @@ class Settings:
         private_dim: Dimensions of the shared latent of MMVAE+ and CMVAE, and of each private one.
         mld_dim: Dimensions of each modality's latent of MLD.
         mmvae_samples: Draws K of each expert of MMVAE.
+        kl_weights: Weights of the KL term that each method chooses from; without any, all have the spec's.
         collect: Folder of the evaluations of all machines' runs; None makes the table of this machine's runs.
     """
 
@@ -85,9 +95,18 @@ class Settings:
     private_dim: int
     mld_dim: int
     mmvae_samples: int
+    kl_weights: Sequence[str]
     collect: Path | None
 
-    def overrides(self, method: str, spec: Spec) -> dict[str, str]:
+    def weights(self, method: str) -> Sequence[str]:
+        """Weights of the KL term that a method chooses from."""
+        return () if method in WITHOUT_KL else self.kl_weights
+
+    def place(self, method: str, weight: str | None) -> str:
+        """Folder of a method's runs, inside that of all."""
+        return method if weight is None else f"{method}/kl-{weight}"
+
+    def overrides(self, method: str, spec: Spec, weight: str | None = None) -> dict[str, str]:
         """Keys and values that a method's sweep has."""
         length: dict[str, str] = {}
         if self.rows is not None:
@@ -113,49 +132,76 @@ class Settings:
             "posterior.method": OWN if method == PLAIN else method,
             "seed": self.seeds,
             **length,
+            **({} if weight is None else {"train.autoencoder.kl_weight": weight}),
             "evaluate.suite": "multimodal-vae",
             **({} if method == OWN else WITHOUT_TERMS),
             **own.get(method, {}),
             **dict(text.split("=", 1) for text in self.changes),
         }
 
-    def sweep(self, method: str, spec: Spec) -> list[str]:
-        """Arguments of `shala` that train and evaluate a method's runs."""
-        sets = [part for key, value in self.overrides(method, spec).items() for part in ("--set", f"{key}={value}")]
-        rest = ["--split", self.split, "--out", str(self.out / method), "--part", self.part]
+    def sweep(self, method: str, spec: Spec, weight: str | None = None, *, choosing: bool = False) -> list[str]:
+        """Arguments of `shala` that train and evaluate a method's runs, or the one by which a weight is chosen."""
+        values = self.overrides(method, spec, weight)
+        if choosing:
+            values["seed"] = self.seeds.split(",")[0]
+        sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+        split = "validation" if choosing else self.split
+        rest = ["--split", split, "--out", str(self.out / self.place(method, weight)), "--part", self.part]
         return ["sweep", str(self.spec), *sets, *rest]
 
-    def comparison(self, methods: Sequence[str]) -> list[str]:
-        """Arguments of `shala` that put all evaluated runs into one table."""
+    def choose(self, method: str) -> str:
+        """Return the weight with which a method's first seed does best on validation rows, and print all."""
+        scores: dict[str, float] = {}
+        for weight in self.kl_weights:
+            (run,) = self.evaluated(self.out, self.place(method, weight), "validation", self.seeds.split(",")[0])
+            found = {
+                (m.metric.section, m.metric.name): m.figure.value
+                for m in measurements(read_evaluated_run(run, "validation").saved.evaluation)
+                if m.method == DIFFUSION
+            }
+            scores[weight] = mean(found[metric] for metric in CHOSEN_BY.items())
+        best = max(scores, key=lambda weight: scores[weight])
+        listed = ", ".join(f"{weight}: {score:.3f}" for weight, score in scores.items())
+        print(f"{method}: kl_weight {best}; coherence on validation rows, joint and given one: {listed}", flush=True)
+        return best
+
+    def comparison(self, places: Sequence[str]) -> list[str]:
+        """Arguments of `shala` that put all evaluated runs of some folders into one table."""
         folder = self.collect or self.out
-        runs = sorted(str(run) for name in methods for run in self.evaluated(folder, name))
+        runs = sorted(str(run) for place in places for run in self.evaluated(folder, place, self.split))
         tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
-        rows = ["--by", "posterior.method", "--by", "posterior.contrast_weight"]
+        keys = ["posterior.method", "posterior.contrast_weight"]
+        keys += ["train.autoencoder.kl_weight"] if self.kl_weights else []
+        rows = [part for key in keys for part in ("--by", key)]
         return ["compare", *runs, *rows, "--split", self.split, *tables]
 
-    def evaluated(self, folder: Path, method: str) -> list[Path]:
-        """Folders of a method's evaluated runs."""
-        return [path.parents[1] for path in folder.glob(f"{method}/*/evaluation/{self.split}.json")]
+    def evaluated(self, folder: Path, place: str, split: str, seed: str | None = None) -> list[Path]:
+        """Folders of evaluated runs, of all seeds or of one."""
+        runs = [path.parents[1] for path in folder.glob(f"{place}/*/evaluation/{split}.json")]
+        if seed is None:
+            return runs
+        return [run for run in runs if json.loads((run / "spec.json").read_text())["spec"]["seed"] == int(seed)]
 
-    def kept_runs(self, method: str, spec: Spec, folder: Path) -> dict[Path, SweptRun]:
+    def kept_runs(self, method: str, spec: Spec, folder: Path, weight: str | None = None) -> dict[Path, SweptRun]:
         """Return a method's runs by the folders, of the method and the seed, that keep what a table reads of them.
 
         Raises:
             SystemExit: Such a folder has the run of another spec.
         """
-        texts = [f"{key}={value}" for key, value in self.overrides(method, spec).items()]
+        texts = [f"{key}={value}" for key, value in self.overrides(method, spec, weight).items()]
         split: EvaluatedSplit = "test" if self.split == "test" else "validation"
-        runs = plan_sweep(self.spec, texts, self.out / method, split)
-        found = {folder / method / f"seed-{run.loaded.spec.seed}": run for run in runs}
+        place = self.place(method, weight)
+        runs = plan_sweep(self.spec, texts, self.out / place, split)
+        found = {folder / place / f"seed-{run.loaded.spec.seed}": run for run in runs}
         for kept, run in found.items() if spec.train.minutes is None else ():  # a time limit decides on steps anew
             file, asked = kept / "spec.json", json.loads(dump_json(unstructure(run.loaded.spec)))
             if file.exists() and with_later_keys(json.loads(file.read_text())["spec"]) != asked:
                 raise SystemExit(f"{kept} has a run of another spec; name another folder for --collect, or remove it")
         return found
 
-    def copy_evaluations(self, method: str, spec: Spec, folder: Path) -> None:
+    def copy_evaluations(self, method: str, spec: Spec, folder: Path, weight: str | None) -> None:
         """Copy what a table reads of a method's evaluated runs."""
-        for kept, run in self.kept_runs(method, spec, folder).items():
+        for kept, run in self.kept_runs(method, spec, folder, weight).items():
             for file in ("spec.json", f"evaluation/{self.split}.json") if run.is_evaluated() else ():
                 (kept / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run.folder / file, kept / file)
@@ -182,6 +228,7 @@ def main() -> None:
     parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+ and CMVAE, shared and of each modality")
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
     parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
+    parser.add_argument("--kl-weights", type=lambda text: text.split(","), default=[], metavar="W,W,...")
     parser.add_argument("--equal-time", action="store_true", help="as long as train.minutes says, in place of --rows")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="keep what tables read of all machines' runs")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
@@ -198,14 +245,26 @@ def main() -> None:
             "--set train.minutes=none for equal rows"
         )
         parser.error(f"{settings.spec} has {problem}")
+    if settings.kl_weights and (settings.split != "test" or settings.part != "1/1"):
+        parser.error("--kl-weights chooses by validation rows, from runs of one call: leave out --split and --part")
     for method in methods if settings.collect else ():
-        settings.kept_runs(method, spec, settings.collect)  # refuses before anything is trained
+        for weight in settings.weights(method) or (None,):
+            settings.kept_runs(method, spec, settings.collect, weight)  # refuses before anything is trained
+    places = {}
     for method in methods:
-        shala(settings.sweep(method, spec), dry_run=dry_run)
+        for weight in settings.weights(method):
+            shala(settings.sweep(method, spec, weight, choosing=True), dry_run=dry_run)
+        chosen = None
+        if settings.weights(method):
+            chosen = "CHOSEN" if dry_run else settings.choose(method)
+        places[method] = settings.place(method, chosen)
+        shala(settings.sweep(method, spec, chosen), dry_run=dry_run)
         if settings.collect and not dry_run:
-            settings.copy_evaluations(method, spec, settings.collect)
+            settings.copy_evaluations(method, spec, settings.collect, chosen)
     if settings.part == "1/1":
-        shala(settings.comparison(METHODS if settings.collect else methods), dry_run=dry_run)
+        others = [f"{name}/kl-*" if settings.weights(name) else name for name in METHODS if name not in places]
+        listed = [*places.values(), *(others if settings.collect else ())]
+        shala(settings.comparison(listed), dry_run=dry_run)
 
 
 if __name__ == "__main__":

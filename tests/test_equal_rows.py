@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -90,3 +91,29 @@ def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
     benchmark(*(part if part != "kept" else "other" for part in common), "--methods", "shala")
     kept = (Path("other/shala/seed-3/spec.json"), Path("kept/shala/seed-3/spec.json"))
     assert kept[0].read_text() == kept[1].read_text()
+
+
+def test_each_method_chooses_its_kl_weight_on_validation_rows(two_spec):
+    """The first seed trains with every weight; test rows and further seeds are for the best alone."""
+    made = ("data.stand_in.options.missing=0.0", "data.stand_in.options.test=16")
+    changes = [part for text in (*TINY, *made) for part in ("--set", text)]
+    common = [str(two_spec), "--out", "r", "--rows", "32", "--seeds", "3,4", "--methods", "shala", *changes]
+    said = benchmark(*common, "--kl-weights", "1,50", "--collect", "kept")
+    line = next(line for line in said.splitlines() if line.startswith("shala: kl_weight "))
+    best, scores = re.fullmatch(r"shala: kl_weight (\d+); .*: (1: [\d.]+, 50: [\d.]+)", line).groups()
+    found = dict(text.split(": ") for text in scores.split(", "))
+    assert float(found[best]) == max(map(float, found.values()))
+    places = {path.parents[1].parent.name: path for path in Path("r").rglob("evaluation/validation.json")}
+    assert sorted(places) == ["kl-1", "kl-50"]
+    tested = sorted(path.parents[2].name for path in Path("r").rglob("evaluation/test.json"))
+    assert tested == [f"kl-{best}", f"kl-{best}"]
+    kept = sorted(str(path) for path in Path("kept").rglob("test.json"))
+    assert kept == [f"kept/shala/kl-{best}/seed-{seed}/evaluation/test.json" for seed in (3, 4)]
+    rows = list(csv.DictReader(Path("r/table.csv").read_text().splitlines()))
+    assert {float(row["train.autoencoder.kl_weight"]) for row in rows} == {float(best)}
+    weights = {load(path.parents[1]).spec.train.autoencoder.kl_weight for path in places.values()}
+    assert weights == {1.0, 50.0}
+    for words in (("--split", "validation"), ("--part", "1/2")):
+        assert "--kl-weights chooses by validation rows" in benchmark(
+            *common, "--kl-weights", "1,50", *words, error=True
+        )
