@@ -34,6 +34,8 @@ from shala_framework.spec import read_spec
 from shala_framework.spec.schema import Evaluate, Generate, Refine
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 NAMES = ("hint", "a", "b")
 
 

@@ -21,6 +21,8 @@ from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.errors import PluginError
 from shala_framework.training.row_batches import RowBatches
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

@@ -29,6 +29,7 @@ def benchmark(*arguments, error=False):
     return found.stderr if error else found.stdout
 
 
+@pytest.mark.long
 def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
     lines = benchmark(str(two_spec), "--out", "r", "--rows", "800", "--dry-run", "--set", TINY[0]).splitlines()
     sweeps = [shlex.split(line) for line in lines if line.startswith("shala sweep")]
@@ -52,6 +53,7 @@ def test_its_commands_give_each_method_equal_rows_and_its_own_sizes(two_spec):
     assert all("--part 1/3" in line for line in parts)
 
 
+@pytest.mark.long
 def test_a_spec_of_a_time_limit_is_not_compared_as_if_at_equal_rows(two_spec):
     """train.minutes would decide on the steps and the rows be ignored in silence."""
     common = (str(two_spec), "--out", "r", "--dry-run", "--methods", "mvtcae", "--set", TINY[0])
@@ -93,6 +95,7 @@ def test_a_tiny_one_ends_with_a_table_of_all_methods(two_spec):
     assert kept[0].read_text() == kept[1].read_text()
 
 
+@pytest.mark.long
 def test_each_method_chooses_its_kl_weight_on_validation_rows(two_spec):
     """The first seed trains with every weight; test rows and further seeds are for the best alone."""
     made = ("data.stand_in.options.missing=0.0", "data.stand_in.options.test=16")

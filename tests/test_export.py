@@ -100,15 +100,6 @@ def test_the_loop_of_the_manifest_samples_the_model(trained, exported, tmp_path)
         assert ((found.std(0) / spread).log().abs() < 0.2).all()
 
 
-@pytest.mark.parametrize("method", ["mopoe", "mld"])
-def test_every_method_can_be_exported(two_spec, tmp_path, method):
-    """Mixtures and denoisers that a method brings become programs too."""
-    pytest.importorskip("shala_baselines", reason="needs other methods")
-    sizes = ("posterior.latent_dim=32", "data.stand_in.options.missing=0") if method == "mld" else ()
-    folder = run(two_spec, "run", f"posterior.method={method}", "train.prior.steps=1", *sizes)
-    assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) == NAMES
-
-
 def test_networks_that_modalities_share_are_in_each_program(two_spec, tmp_path):
     """Members of a group have programs of their own, with the weights of the group."""
     head, _, rest = two_spec.read_text().partition("[modality.first]")

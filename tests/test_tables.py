@@ -26,6 +26,8 @@ from shala_framework.spec.grid import make_grid
 from shala_framework.support.errors import DataError, SpecError
 from shala_framework.support.json_files import dump_json, parse_json
 
+pytestmark = pytest.mark.long
+
 GRID = ("--set", "posterior.latent_dim=3,4", "--set", "seed=0,1")
 FOLDERS = [f"latent_dim-{size}_seed-{seed}" for size in (3, 4) for seed in (0, 1)]
 
@@ -538,20 +540,6 @@ def test_an_embedding_of_given_modalities_is_that_of_the_model(grid, tmp_path, c
         left_out = len(rows) - len(there)
         assert (f"{left_out} of {len(rows)} rows have none of second and are left out" in err) == (left_out > 0)
         assert (left_out > 0) == (given == ["second"])
-
-
-def test_an_embedding_of_a_mixture_is_its_mean(two_spec, capsys):
-    """Of a method whose posterior is a mixture, the file has the mixture's moments, as model.posterior does."""
-    pytest.importorskip("shala_baselines", reason="needs a method with mixtures")
-    folder = run(two_spec, "runs/mmvae", "posterior.method=mmvae", "train.prior.steps=1")
-    assert call(capsys, "embed", folder, "--out", "z.npz")[0] == 0
-    model = load(folder)
-    both = load_rows(sorted(map(str, (folder / "data").glob("validation-*.tar"))), model.modalities).having(model.names)
-    q = model.posterior(both.x)
-    with np.load("z.npz", allow_pickle=False) as found:
-        places = [found["keys"].tolist().index(key) for key in both.keys]
-        np.testing.assert_allclose(found["z"][places], q.mean_BD, atol=1e-5)
-        np.testing.assert_allclose(found["std"][places], (0.5 * q.log_var_BD).exp(), atol=1e-5)
 
 
 def test_an_embedding_that_cannot_be_written_is_refused_first(grid, tmp_path, capsys):

@@ -1,0 +1,35 @@
+"""Embeddings and exported programs of methods whose posterior is a mixture, or that bring a denoiser."""
+
+import numpy as np
+import pytest
+from small_runs import run
+
+from shala_framework import load
+from shala_framework.cli.main import dispatch
+from shala_framework.data.rows import load_rows
+from shala_framework.run.exporting import export_model
+from shala_framework.support.progress import Silent
+
+pytest.importorskip("shala_baselines", reason="needs other methods")
+PROGRAMS = {"encode_first", "decode_second", "fuse", "clusters", "denoise", "restore"}
+
+
+def test_an_embedding_of_a_mixture_is_its_mean(two_spec):
+    """Of a method whose posterior is a mixture, the file has the mixture's moments, as model.posterior does."""
+    folder = run(two_spec, "runs/mmvae", "posterior.method=mmvae", "train.prior.steps=1")
+    assert dispatch(["embed", str(folder), "--out", "z.npz"]) == 0
+    model = load(folder)
+    both = load_rows(sorted(map(str, (folder / "data").glob("validation-*.tar"))), model.modalities).having(model.names)
+    q = model.posterior(both.x)
+    with np.load("z.npz", allow_pickle=False) as found:
+        places = [found["keys"].tolist().index(key) for key in both.keys]
+        np.testing.assert_allclose(found["z"][places], q.mean_BD, atol=1e-5)
+        np.testing.assert_allclose(found["std"][places], (0.5 * q.log_var_BD).exp(), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mopoe", "mld"])
+def test_every_method_can_be_exported(two_spec, tmp_path, method):
+    """Mixtures and denoisers that a method brings become programs too."""
+    sizes = ("posterior.latent_dim=32", "data.stand_in.options.missing=0") if method == "mld" else ()
+    folder = run(two_spec, "run", f"posterior.method={method}", "train.prior.steps=1", *sizes)
+    assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) >= PROGRAMS
