@@ -148,10 +148,11 @@ def _draw_calibration(calibration: Sequence[CalibrationFigures], title: str) -> 
 
 
 def finish_axes(axes: Axes, x_label: str, y_label: str, top: float | None = 1.02) -> None:
-    """Label axes from 0 to a top, with a grid, and a legend if something is labelled."""
+    """Label axes from 0 to a top, or to just above the data, with a grid, and a legend if something is labelled."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_ylim(0, top)
+    above = 1.05 * float(axes.dataLim.y1)
+    axes.set_ylim(0, top if top is not None else above if 0 < above < float("inf") else 1.02)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
