@@ -113,7 +113,7 @@ class Picture(Modality):
 
     def refiner(self, latent_dim: int) -> nn.Module:
         size = attrs.asdict(self.options)
-        return RefinerUNet(3, latent_dim, sides=(SIDE, SIDE), output_norm=False, **size)
+        return RefinerUNet(3, latent_dim, sides=(SIDE, SIDE), **size)
 
 
 def modalities(count: int, **options: Any) -> dict[str, Picture]:

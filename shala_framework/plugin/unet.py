@@ -9,7 +9,7 @@ Reference: Ronneberger et al. 2015 for the shape; Dhariwal and Nichol 2021 for g
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -123,8 +123,6 @@ class RefinerUNet(nn.Module):
         sides: Sides of the signal in space; z is then also decoded to a map of its own, which joins the lowest one. A
             mean does not show what z says where values above and below it are as likely: strokes that are darker on
             bright grounds and brighter on dark ones.
-        output_norm: Whether group norm precedes the output layer. It fixes the size of all outputs together, which
-            steadies motion; pictures, whose residuals are large at a few places, come closer to the data without it.
     """
 
     def __init__(
@@ -139,11 +137,10 @@ class RefinerUNet(nn.Module):
         over_time: bool = False,
         attention: bool = False,
         sides: Sequence[int] | None = None,
-        output_norm: bool = True,
     ) -> None:
         super().__init__()
         convolution = (nn.Conv1d, nn.Conv2d)[dims - 1]
-        self.width, self.dims, self.fold, self.over_time = width, dims, fold, over_time
+        self.dims, self.fold, self.over_time = dims, fold, over_time
         self.condition = NoiseAndLatent(latent_dim)
         folded, lowest = channels * fold**dims, len(num_blocks) - 1
         widths = [width if level == 0 else 2 * width for level in range(len(num_blocks))]
@@ -174,18 +171,12 @@ class RefinerUNet(nn.Module):
             convolution(widths[level + 1], 2**dims * widths[level], 1) for level in reversed(range(lowest))
         )
         self.up = nn.ModuleList(blocks(level) for level in reversed(range(lowest)))
-        self.norm: nn.Module = group_norm(width) if output_norm else nn.Identity()
-        self.leave = convolution(width, folded, 3, padding=1)
+        self.norm, self.leave = group_norm(width), convolution(width, folded, 3, padding=1)
         initialise(self)
         for block in self.modules():
             if isinstance(block, _Block):
                 nn.init.zeros_(block.second.weight)
         nn.init.zeros_(self.leave.weight)
-
-    def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take on the output norm of a checkpoint from before `output_norm`."""
-        if "norm.weight" in tensors and isinstance(self.norm, nn.Identity):
-            self.norm = group_norm(self.width).to(self.leave.weight.device)
 
     def forward(self, noisy: Tensor, mean: Tensor, z_BD: Tensor, c_noise_B: Tensor) -> Tensor:
         num_frames = noisy.shape[1] if self.over_time else 1

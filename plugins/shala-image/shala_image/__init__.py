@@ -239,7 +239,6 @@ class Image(Modality):
             num_blocks=options.refiner_blocks or (*(1,) * (levels - 1), 3),
             attention=options.refiner_attention,
             sides=(options.height, options.width),
-            output_norm=False,
         )
 
 
