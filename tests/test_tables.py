@@ -18,6 +18,7 @@ from shala_framework.data.rows import load_rows
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.measurements import JOINT, Measurement, Metric
 from shala_framework.model.origin import read_origin
+from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
@@ -385,6 +386,25 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
             compare_runs([grid[1], edited(grid[0], tmp_path / name, **changes)])
     with pytest.raises(DataError, match="expected every run once"):
         compare_runs([grid[0], grid[0]])
+    longer = []
+    for steps in (60, 90):
+        second = {**found["judges"], "first": {**found["judges"]["first"], "second_steps": steps}}
+        longer.append(edited(grid[0], tmp_path / f"second-{steps}", judges=second))
+    with pytest.raises(CheckpointError, match=r"training steps of the second judge of first: '60' in .*; '90' in .*"):
+        compare_runs(longer)
+
+
+def test_networks_of_stage_3_may_differ_where_judges_do_not_depend_on_them(grid, tmp_path, monkeypatch):
+    """Other options of a modality give other judges; these name a row."""
+    wide = edited(grid[0], tmp_path / "wide")
+    described = parse_json((wide / "spec.json").read_bytes(), dict)
+    described["spec"]["modality"]["first"]["options"]["width"] = 33
+    (wide / "spec.json").write_bytes(dump_json(described))
+    with pytest.raises(CheckpointError, match=r"modality\.first\.options\.width: '32' in .*; '33' in"):
+        compare_runs([grid[0], wide])
+    monkeypatch.setattr(load_modality("two-floats"), "refiner_options", frozenset({"width"}))
+    compared = compare_runs([grid[0], wide])
+    assert compared.by == ("modality.first.options.width",)
 
 
 def test_an_evaluation_counts_with_the_sampler_that_it_used(grid, tmp_path, capsys):

@@ -72,6 +72,7 @@ class JudgeFigures:
         second_real: Accuracy of the modality's second judge on held-out rows; None if it has none.
         second_reconstructed: The same on reconstructions.
         steps: Number of optimiser steps of the first judge's training; None in files of earlier versions.
+        second_steps: The same of the second judge; None also if it has none.
         attributes: The same by attribute, of which the figures above are means; empty for plain labels.
     """
 
@@ -80,6 +81,7 @@ class JudgeFigures:
     second_real: Figure | None
     second_reconstructed: Figure | None
     steps: int | None = None
+    second_steps: int | None = None
     attributes: dict[str, AttributeFigures] = attrs.field(factory=dict)
 
 
@@ -312,6 +314,7 @@ def _judge_figures(model: ShaLa, panel: Panel, second: Panel, z_ND: Tensor) -> d
             second_real=None if others is None else share_figure(others[0].nanmean(1)[None], groups_N),
             second_reconstructed=None if others is None else share_figure(others[1].nanmean(1)[None], groups_N),
             steps=panel.judges[name].steps,
+            second_steps=None if others is None else second.judges[name].steps,
             attributes={
                 attribute.name: AttributeFigures(
                     real=share_figure(real_NA[None, :, a], groups_N),

@@ -10,6 +10,7 @@ import attrs
 
 from shala_framework.data.splits import EvaluatedSplit
 from shala_framework.evaluation.measurements import measurements
+from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.report.tables import SavedEvaluation, read_saved_evaluation
@@ -18,7 +19,7 @@ from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec.fingerprint import FREE_DATA_KEYS
 from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.spec.overrides import split_key
-from shala_framework.support.errors import CheckpointError, DataError
+from shala_framework.support.errors import CheckpointError, DataError, PluginError
 from shala_framework.support.hints import nearest, shortened
 from shala_framework.support.json_files import read_json
 from shala_framework.support.structuring import KeyPath, format_path
@@ -159,11 +160,22 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
     }
     for name, judge in evaluation.judges.items():
         protocol[f"training steps of the judge of {name}"] = judge.steps
+        protocol[f"training steps of the second judge of {name}"] = judge.second_steps
     for name in names:
+        without = _options_of_stage_3(run.value(("modality", name, "plugin")))
         for key in ("plugin", "options"):
             for path, value in _leaves(run.value(("modality", name, key)), ("modality", name, key)):
-                protocol[format_path(path)] = value
+                if path[3:4] not in without:
+                    protocol[format_path(path)] = value
     return protocol
+
+
+def _options_of_stage_3(plugin: Any) -> set[KeyPath]:
+    """Return the options of stage 3's network, on which no judge depends; none of a plugin that is not installed."""
+    try:
+        return {(name,) for name in load_modality(str(plugin)).refiner_options}
+    except PluginError:
+        return set()
 
 
 def _differing_keys(runs: Sequence[EvaluatedRun]) -> list[KeyPath]:
