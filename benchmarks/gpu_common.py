@@ -134,7 +134,8 @@ def stage_3(model: ShaLa, device: torch.device, precision: Precision, rows: Rows
     settings = model.spec.train.refiner
     stage = RefinerTraining(model.refiner, model.autoencoder, model.spec.refine, settings, device, precision=precision)
     torch.manual_seed(SEED)
-    stage.measure([rows])
+    for measure in stage.measurements:
+        measure([rows])
     return stage
 
 

@@ -141,7 +141,8 @@ def test_it_learns_what_the_decoder_cannot_say():
     assert len(stage.refiner.networks) == 1
     data = rows(512, modalities)
     before = {name: p.clone() for name, p in autoencoder.state_dict().items()}
-    stage.measure([data])
+    for measure in stage.measurements:
+        measure([data])
     first = stage.validate()["denoising"]
     train(
         stage,
@@ -214,7 +215,8 @@ def test_rows_that_lack_a_modality_do_not_matter():
         data.x["a"][:8] = filler
         stage = training(modalities, autoencoder)
         torch.manual_seed(0)
-        stage.measure([data])
+        for measure in stage.measurements:
+            measure([data])
         loss, terms = stage.loss(data, 0)
         loss.backward()
         gradients = [p.grad.clone() for p in stage.refiner.parameters() if p.grad is not None]

@@ -249,9 +249,10 @@ class RunTraining:
         state_file = self._state_file("refiner")
         if state_file is None or not state_file.exists():  # a state contains the units
             few = self._few_batches(MEASURED_ROWS, settings.batch_size)
-            with forked_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
-                torch.manual_seed(self.model.spec.seed)
-                stage.measure(islice(batches, few))
+            for measure in stage.measurements:
+                with forked_rng(), closed_after(partial(self._refiner_batches, 0)) as batches:
+                    torch.manual_seed(self.model.spec.seed)
+                    measure(islice(batches, few))
         with self._compiled(list(self.model.refiner.networks.values())):
             train(
                 stage,

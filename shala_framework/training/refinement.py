@@ -70,29 +70,35 @@ class RefinerTraining(RowBatches):
             for name in self.refiner.names
         }
 
+    @property
+    def measurements(self) -> tuple[Callable[[Iterable[Rows]], None], ...]:
+        """What to measure before the first step, one after the other, each on the same rows of all processes."""
+        return (self.measure_units, self.measure_directions) if self.refiner.filters else (self.measure_units,)
+
     @torch.no_grad()
-    def measure(self, batches: Iterable[Rows]) -> None:
-        """Take the statistics of latents and residuals from some rows of all processes, before the first step."""
+    def measure_units(self, batches: Iterable[Rows]) -> None:
+        """Take the statistics of latents and residuals, and the axes of filters."""
         refiner, filters = self.refiner, self.refiner.linear_filters
         refiner.spread.fill_(1.0)
-        kept = list(batches)  # rows are as small as `read` makes them, and pass twice
-        first = self._sums(kept, lambda name, residual, r, has_B: filters[name].axis_sums(residual.mean[has_B], r))
-        mean_D = first["z"] / first["rows"]
-        variance_D = (first["z squared"] / first["rows"] - mean_D.square()).clamp_min(0)
-        measured = [name for name in refiner.names if first[f"{name} rows"] > 0]
-        spread = {name: float((first[f"{name} squared"] / first[f"{name} values"]).sqrt()) for name in measured}
+        sums = self._sums(batches, lambda name, residual, r, has_B: filters[name].axis_sums(residual.mean[has_B], r))
+        mean_D = sums["z"] / sums["rows"]
+        variance_D = (sums["z squared"] / sums["rows"] - mean_D.square()).clamp_min(0)
+        measured = [name for name in refiner.names if sums[f"{name} rows"] > 0]
+        spread = {name: float((sums[f"{name} squared"] / sums[f"{name} values"]).sqrt()) for name in measured}
         refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
-        filtered = {name: (filters[name], float(first[f"{name} rows"])) for name in measured if name in filters}
-        if not filtered:
-            return
-        for name, (linear, num_rows) in filtered.items():
-            linear.set_axes(part(first, name), num_rows)
-        second = self._sums(
-            kept,
+        for name in (name for name in measured if name in filters):
+            filters[name].set_axes(part(sums, name), float(sums[f"{name} rows"]))
+
+    @torch.no_grad()
+    def measure_directions(self, batches: Iterable[Rows]) -> None:
+        """Take what filters keep of each direction of a residual, once its unit and its axes are set."""
+        filters = self.refiner.linear_filters
+        sums = self._sums(
+            batches,
             lambda name, residual, r, has_B: filters[name].moment_sums(filters[name].offset(residual)[has_B], r),
         )
-        for name, (linear, num_rows) in filtered.items():
-            linear.set_moments(part(second, name), num_rows)
+        for name in (name for name in filters if sums[f"{name} rows"] > 0):
+            filters[name].set_moments(part(sums, name), float(sums[f"{name} rows"]))
 
     def _sums(
         self, batches: Iterable[Rows], of_filter: Callable[[str, ResidualUnit, Tensor, Tensor], Mapping[str, Tensor]]
