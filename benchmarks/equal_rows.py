@@ -26,7 +26,8 @@ give it: those belong to a Laplace likelihood of fixed scale, beside which the l
 decoders make a picture weigh several times as much. A spec's weight was found for its own method, and one weight does
 not suit all: --kl-weights trains each method's first seed with each of them in RESULTS/METHOD/kl-WEIGHT, and keeps the
 one with which coherence is highest on validation rows, on average over joint samples of the diffusion prior and samples
-given one modality. Only with that weight are further seeds trained, and test rows scored. MLD has no such weight.
+given one modality. Only with that weight are further seeds trained, and test rows scored. MLD has no such weight. With
+--collect, FOLDER/METHOD/kl_weight.json keeps the choice for other machines, and runs are in FOLDER/METHOD/kl-WEIGHT.
 
 MMVAE decodes 30 latents for each expert, row and modality, so that its rows take longest; --mmvae-samples lowers that
 number, and the table then is not of the published setting.
@@ -34,6 +35,7 @@ number, and the table then is not of the published setting.
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -56,6 +58,7 @@ from shala_framework.support.json_files import dump_json
 OWN = "shala"
 CHOSEN_BY = {JOINT: COHERENCE, GIVEN: f"{COHERENCE}, 1 given"}  # sections and their metrics, of the diffusion prior
 DIFFUSION = "diffusion"
+KL_WEIGHT = "train.autoencoder.kl_weight"
 WITHOUT_KL = ("mld",)  # methods that no weight of the KL term changes
 PLAIN = "plain"  # the own method without the terms that this framework adds
 METHODS = (OWN, PLAIN, "mvae", "mmvae", "mmvaeplus", "cmvae", "mopoe", "mvtcae", "jmvae", "mld")
@@ -132,7 +135,7 @@ class Settings:
             "posterior.method": OWN if method == PLAIN else method,
             "seed": self.seeds,
             **length,
-            **({} if weight is None else {"train.autoencoder.kl_weight": weight}),
+            **({} if weight is None else {KL_WEIGHT: weight}),
             "evaluate.suite": "multimodal-vae",
             **({} if method == OWN else WITHOUT_TERMS),
             **own.get(method, {}),
@@ -141,46 +144,89 @@ class Settings:
 
     def sweep(self, method: str, spec: Spec, weight: str | None = None, *, choosing: bool = False) -> list[str]:
         """Arguments of `shala` that train and evaluate a method's runs, or the one by which a weight is chosen."""
-        values = self.overrides(method, spec, weight)
-        if choosing:
-            values["seed"] = self.seeds.split(",")[0]
-        sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+        sets = [part for text in self.texts(method, spec, weight, choosing=choosing) for part in ("--set", text)]
         split = "validation" if choosing else self.split
         rest = ["--split", split, "--out", str(self.out / self.place(method, weight)), "--part", self.part]
         return ["sweep", str(self.spec), *sets, *rest]
 
-    def choose(self, method: str) -> str:
-        """Return the weight with which a method's first seed does best on validation rows, and print all."""
+    def texts(self, method: str, spec: Spec, weight: str | None, *, choosing: bool = False) -> list[str]:
+        """Overrides of a method's runs, or of the one by which a weight is chosen, each as `KEY=VALUE`."""
+        values = self.overrides(method, spec, weight)
+        if choosing:
+            values["seed"] = self.seeds.split(",")[0]
+        return [f"{key}={value}" for key, value in values.items()]
+
+    def runs(self, method: str, spec: Spec, weight: str | None, *, choosing: bool = False) -> list[SweptRun]:
+        """The runs of `sweep`."""
+        split: EvaluatedSplit = "test" if self.split == "test" and not choosing else "validation"
+        texts = self.texts(method, spec, weight, choosing=choosing)
+        return plan_sweep(self.spec, texts, self.out / self.place(method, weight), split)
+
+    def choose(self, method: str, spec: Spec) -> str:
+        """Return the weight with which a method's first seed does best on validation rows, and print all.
+
+        Raises:
+            SystemExit: A run has no coherence by which to choose.
+        """
         scores: dict[str, float] = {}
         for weight in self.kl_weights:
-            (run,) = self.evaluated(self.out, self.place(method, weight), "validation", self.seeds.split(",")[0])
+            (run,) = self.runs(method, spec, weight, choosing=True)
             found = {
                 (m.metric.section, m.metric.name): m.figure.value
-                for m in measurements(read_evaluated_run(run, "validation").saved.evaluation)
+                for m in measurements(read_evaluated_run(run.folder, "validation").saved.evaluation)
                 if m.method == DIFFUSION
             }
+            lacking = [f"{name} of {section}" for section, name in CHOSEN_BY.items() if (section, name) not in found]
+            if lacking:
+                raise SystemExit(f"{run.folder}: its evaluation has no {lacking[0]}, by which --kl-weights chooses")
             scores[weight] = mean(found[metric] for metric in CHOSEN_BY.items())
         best = max(scores, key=lambda weight: scores[weight])
         listed = ", ".join(f"{weight}: {score:.3f}" for weight, score in scores.items())
         print(f"{method}: kl_weight {best}; coherence on validation rows, joint and given one: {listed}", flush=True)
         return best
 
-    def comparison(self, places: Sequence[str]) -> list[str]:
-        """Arguments of `shala` that put all evaluated runs of some folders into one table."""
-        folder = self.collect or self.out
-        runs = sorted(str(run) for place in places for run in self.evaluated(folder, place, self.split))
+    def kept_choice(self, method: str) -> str | None:
+        """Return the weight that an earlier call, maybe of another machine, chose for a method.
+
+        Raises:
+            SystemExit: It chose from other weights.
+        """
+        file = self.choice_file(method)
+        if file is None or not file.exists():
+            return None
+        kept = json.loads(file.read_text())
+        if kept["of"] != list(self.kl_weights):
+            raise SystemExit(f"{file}: chosen from {kept['of']}, not {list(self.kl_weights)}; name another folder")
+        chosen: str = kept["kl_weight"]
+        return chosen
+
+    def keep_choice(self, method: str, weight: str) -> None:
+        """Keep the weight for calls on other machines."""
+        if file := self.choice_file(method):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"kl_weight": weight, "of": list(self.kl_weights)}))
+
+    def choice_file(self, method: str) -> Path | None:
+        """File of the weight that was chosen for a method."""
+        return self.collect / method / "kl_weight.json" if self.collect and self.weights(method) else None
+
+    def comparison(self, runs: Sequence[Path]) -> list[str]:
+        """Arguments of `shala` that put evaluated runs into one table."""
         tables = ["--csv", str(self.out / "table.csv"), "--latex", str(self.out / "table.tex")]
         keys = ["posterior.method", "posterior.contrast_weight"]
-        keys += ["train.autoencoder.kl_weight"] if self.kl_weights else []
+        keys += [KL_WEIGHT] if self.kl_weights else []
         rows = [part for key in keys for part in ("--by", key)]
-        return ["compare", *runs, *rows, "--split", self.split, *tables]
+        return ["compare", *sorted(map(str, runs)), *rows, "--split", self.split, *tables]
 
-    def evaluated(self, folder: Path, place: str, split: str, seed: str | None = None) -> list[Path]:
-        """Folders of evaluated runs, of all seeds or of one."""
-        runs = [path.parents[1] for path in folder.glob(f"{place}/*/evaluation/{split}.json")]
-        if seed is None:
-            return runs
-        return [run for run in runs if json.loads((run / "spec.json").read_text())["spec"]["seed"] == int(seed)]
+    def collected(self, method: str) -> list[Path]:
+        """Folders of a method's runs that all machines have kept."""
+        if self.collect is None:
+            return []
+        chosen = self.kept_choice(method)
+        if chosen is None and self.weights(method):
+            return []
+        pattern = f"{self.place(method, chosen)}/seed-*/evaluation/{self.split}.json"
+        return [path.parents[1] for path in self.collect.glob(pattern)]
 
     def kept_runs(self, method: str, spec: Spec, folder: Path, weight: str | None = None) -> dict[Path, SweptRun]:
         """Return a method's runs by the folders, of the method and the seed, that keep what a table reads of them.
@@ -188,11 +234,8 @@ class Settings:
         Raises:
             SystemExit: Such a folder has the run of another spec.
         """
-        texts = [f"{key}={value}" for key, value in self.overrides(method, spec, weight).items()]
-        split: EvaluatedSplit = "test" if self.split == "test" else "validation"
-        place = self.place(method, weight)
-        runs = plan_sweep(self.spec, texts, self.out / place, split)
-        found = {folder / place / f"seed-{run.loaded.spec.seed}": run for run in runs}
+        place = folder / self.place(method, weight)
+        found = {place / f"seed-{run.loaded.spec.seed}": run for run in self.runs(method, spec, weight)}
         for kept, run in found.items() if spec.train.minutes is None else ():  # a time limit decides on steps anew
             file, asked = kept / "spec.json", json.loads(dump_json(unstructure(run.loaded.spec)))
             if file.exists() and with_later_keys(json.loads(file.read_text())["spec"]) != asked:
@@ -205,6 +248,17 @@ class Settings:
             for file in ("spec.json", f"evaluation/{self.split}.json") if run.is_evaluated() else ():
                 (kept / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run.folder / file, kept / file)
+
+
+def parsed_weights(text: str) -> list[str]:
+    """Weights of the KL term, each once, as their folders name them."""
+    try:
+        found = [f"{float(piece):g}" for piece in text.split(",")]
+        if len(set(found)) == len(found) and all(0 < float(weight) < math.inf for weight in found):
+            return found
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected different numbers above 0, such as 1,4,16, got {text!r}")
 
 
 def shala(arguments: Sequence[str], *, dry_run: bool) -> None:
@@ -228,7 +282,7 @@ def main() -> None:
     parser.add_argument("--private-dim", type=int, default=32, help="of MMVAE+ and CMVAE, shared and of each modality")
     parser.add_argument("--mld-dim", type=int, default=160, help="of each modality's latent of MLD")
     parser.add_argument("--mmvae-samples", type=int, default=30, help="draws of each expert of MMVAE")
-    parser.add_argument("--kl-weights", type=lambda text: text.split(","), default=[], metavar="W,W,...")
+    parser.add_argument("--kl-weights", type=parsed_weights, default=[], metavar="W,W,...", help="each method's best")
     parser.add_argument("--equal-time", action="store_true", help="as long as train.minutes says, in place of --rows")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="keep what tables read of all machines' runs")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
@@ -247,24 +301,32 @@ def main() -> None:
         parser.error(f"{settings.spec} has {problem}")
     if settings.kl_weights and (settings.split != "test" or settings.part != "1/1"):
         parser.error("--kl-weights chooses by validation rows, from runs of one call: leave out --split and --part")
-    for method in methods if settings.collect else ():
+    if settings.kl_weights and any(text.split("=")[0].strip() == KL_WEIGHT for text in settings.changes):
+        parser.error(f"--kl-weights and --set {KL_WEIGHT} both give the weight; leave out one of them")
+    for method in methods:  # refuses before anything is trained
+        settings.kept_choice(method)
         for weight in settings.weights(method) or (None,):
-            settings.kept_runs(method, spec, settings.collect, weight)  # refuses before anything is trained
-    places = {}
+            settings.runs(method, spec, weight)
+            if settings.collect:
+                settings.kept_runs(method, spec, settings.collect, weight)
+    compared: list[Path] = []
     for method in methods:
-        for weight in settings.weights(method):
-            shala(settings.sweep(method, spec, weight, choosing=True), dry_run=dry_run)
-        chosen = None
-        if settings.weights(method):
-            chosen = "CHOSEN" if dry_run else settings.choose(method)
-        places[method] = settings.place(method, chosen)
+        chosen = settings.kept_choice(method)
+        if settings.weights(method) and chosen is None:
+            for weight in settings.weights(method):
+                shala(settings.sweep(method, spec, weight, choosing=True), dry_run=dry_run)
+            chosen = "CHOSEN" if dry_run else settings.choose(method, spec)
         shala(settings.sweep(method, spec, chosen), dry_run=dry_run)
-        if settings.collect and not dry_run:
+        if dry_run:
+            continue
+        compared += [run.folder for run in settings.runs(method, spec, chosen) if run.is_evaluated()]
+        if settings.collect:
+            settings.keep_choice(method, chosen or "")
             settings.copy_evaluations(method, spec, settings.collect, chosen)
     if settings.part == "1/1":
-        others = [f"{name}/kl-*" if settings.weights(name) else name for name in METHODS if name not in places]
-        listed = [*places.values(), *(others if settings.collect else ())]
-        shala(settings.comparison(listed), dry_run=dry_run)
+        if settings.collect:
+            compared = [run for method in METHODS for run in settings.collected(method)]
+        shala(settings.comparison(compared), dry_run=dry_run)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import torch
 from forked import LEAST_VALUES, ForkedGroup, train_and_tell_of_timed_steps, train_with_small_layers_sharded
 from small_runs import StopAt, decided_steps, run
 
+from shala_framework import load
+from shala_framework.plugin import Normal
 from shala_framework.support.checkpoint import read_checkpoint
 from shala_framework.support.distributed import sharded_layers
 from shala_framework.training.plan import TrainingPlan
@@ -93,6 +95,24 @@ def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, cou
     run_alone("alone", *EVERY_STEP)
     output = start(count, "both", *EVERY_STEP).wait(timeout=120)
     expect_the_same_run(output, count)
+
+
+@pytest.mark.parametrize("plugin", ["refined-floats", "correlated-floats"])
+def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin):
+    """Units and directions of the residuals, which some rows lack, losses and weights of stage 3 agree."""
+    two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
+    overrides = (*EVERY_STEP, "train.refiner.steps=10", "train.refiner.log_every_steps=1")
+    run_alone("alone", *overrides)
+    start(2, "both", *overrides).wait(timeout=120)
+    assert losses("both", "refiner") == pytest.approx(losses("alone", "refiner"), abs=1e-5, rel=1e-4)
+    alone, both = (load(out).refiner for out in ("alone", "both"))
+    assert alone.linear_filters.keys() == both.linear_filters.keys()
+    torch.testing.assert_close(both.spread, alone.spread)
+    residual = alone.residual("first", Normal(torch.randn(40, 2), torch.zeros(())))
+    u, sigma, z = torch.randn(40, 2), torch.rand(40), torch.randn(40, alone.latent_dim)
+    torch.testing.assert_close(
+        both.denoise("first", residual, u, sigma, z), alone.denoise("first", residual, u, sigma, z), atol=1e-3, rtol=0
+    )
 
 
 def test_torchrun_starts_processes_that_take_the_steps_of_one(launch, run_alone):

@@ -116,7 +116,26 @@ def test_each_method_chooses_its_kl_weight_on_validation_rows(two_spec):
     assert {float(row["train.autoencoder.kl_weight"]) for row in rows} == {float(best)}
     weights = {load(path.parents[1]).spec.train.autoencoder.kl_weight for path in places.values()}
     assert weights == {1.0, 50.0}
-    for words in (("--split", "validation"), ("--part", "1/2")):
-        assert "--kl-weights chooses by validation rows" in benchmark(
-            *common, "--kl-weights", "1,50", *words, error=True
-        )
+    again = benchmark(
+        *common, "--rows", "40", "--seeds", "3", "--kl-weights", "1,50"
+    )  # runs of the other length lie beside these
+    assert "shala: kl_weight " in again
+    assert "chosen from ['1', '50'], not ['2', '50']" in benchmark(
+        *common, "--kl-weights", "2,50", "--collect", "kept", error=True
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("1,50", "--split", "validation"), "--kl-weights chooses by validation rows"),
+        (("1,50", "--part", "1/2"), "--kl-weights chooses by validation rows"),
+        (("1,50", "--set", "train.autoencoder.kl_weight=8"), "both give the weight; leave out one of them"),
+        (("1,1.0",), "expected different numbers above 0, such as 1,4,16, got '1,1.0'"),
+        (("1,l6",), "expected different numbers above 0, such as 1,4,16, got '1,l6'"),
+    ],
+)
+def test_weights_that_cannot_be_chosen_from_are_refused_first(two_spec, words, says):
+    common = (str(two_spec), "--out", "r", "--methods", "shala", "--set", TINY[0], "--dry-run")
+    assert says in benchmark(*common, "--kl-weights", *words, error=True)

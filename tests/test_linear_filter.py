@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
-from two_floats import RefinedFloats, TwoFloatsOptions
+from two_floats import CorrelatedFloats, RefinedFloats, TwoFloatsOptions
 
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.data.rows import Rows
@@ -14,16 +15,11 @@ from shala_framework.refiner.linear import PRESUMED
 from shala_framework.refiner.model import skip_and_out
 from shala_framework.spec.schema import Posterior, Refine, RefinerStage
 from shala_framework.support.checkpoint import load_module
+from shala_framework.support.errors import PluginError
 from shala_framework.training.refinement import RefinerTraining
 
 SHAPE, LATENT_DIM = (4, 3), 2
 NUM_ROWS = 20_000
-
-
-class CorrelatedFloats(RefinedFloats):
-    """A modality whose residuals have a covariance."""
-
-    correlated_residuals = True
 
 
 def correlated_rows() -> tuple[Normal, Tensor, Tensor, Tensor]:
@@ -57,6 +53,38 @@ def test_it_is_the_wiener_filter_of_what_was_measured():
         best = expected + (u.flatten(1) - expected) @ filtered.T
         found = linear(u, torch.tensor(level), residual).flatten(1)
         assert float((found - best).square().mean() / (best.square().mean())) < 1e-3
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 8, 200])
+def test_few_rows_neither_find_a_slope_by_chance_nor_a_variance_of_none(num_rows):
+    """Where the residual does not follow the mean, on new rows the filter is no worse than the scalar."""
+    found = []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        x, mean = (torch.randn(num_rows + 500, *SHAPE, generator=generator) for _ in range(2))
+        linear = LinearFilter(SHAPE)
+        one, new = (
+            ResidualUnit(Normal(m, torch.zeros(())).residual_space(), torch.ones(()))
+            for m in (mean[:num_rows], mean[num_rows:])
+        )
+        linear.set_axes(linear.axis_sums(one.mean, x[:num_rows]), num_rows)
+        linear.set_moments(linear.moment_sums(linear.offset(one), x[:num_rows]), num_rows)
+        noise = torch.randn(500, *SHAPE, generator=generator)
+        error = (linear(x[num_rows:] + 0.1 * noise, torch.tensor(0.1), new) - x[num_rows:]).square().mean()
+        found.append([float((linear.slope != 0).float().mean()), float(error) / 0.1**2])
+    chance, error = torch.tensor(found).mean(0)
+    assert chance <= (0 if num_rows < 10 else 0.01)
+    assert error < (3.0 if num_rows < 8 else 1.5)
+
+
+def test_it_refuses_an_axis_whose_square_would_fill_a_checkpoint():
+    """With the name of the modality."""
+
+    class Wave(CorrelatedFloats):
+        shape = (16_000,)  # type: ignore[assignment]
+
+    with pytest.raises(PluginError, match=r"modality 'x' has correlated_residuals: expected at most 4,096 values"):
+        Refiner({"x": Wave(TwoFloatsOptions())}, latent_dim=LATENT_DIM)
 
 
 def test_before_it_is_measured_it_is_the_scalar_skip():

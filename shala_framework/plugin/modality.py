@@ -98,8 +98,8 @@ class Modality(abc.ABC):
         refiner_options: Names of the options on which only the network of stage 3 depends; `--from` takes
             the other stages of a run in which they differ.
         correlated_residuals: Whether what the decoder's mean leaves out is correlated along the axes of x, as motion is
-            from frame to frame. Stage 3 then measures the covariance of each axis and removes noise by it before its
-            network does.
+            from frame to frame. Stage 3 then measures the second moments of each axis and removes noise by them before
+            its network does. An axis may have at most 4,096 values, whose square a checkpoint then holds.
     """
 
     Options: ClassVar[type[Any]]

@@ -18,12 +18,17 @@ from shala_framework.support.autocasting import without_autocast
 
 UNMEASURED = 0.25**2  # variance of every direction before it is measured
 PRESUMED = 0.5  # share of the measured variances that the filter presumes, as the network predicts some of the residual
-SMALLEST = 1e-4  # smallest variance of a direction; their mean is 1
+SMALLEST = 1e-4  # smallest variance that is measured; their mean is 1
 SIGNIFICANT = 3.0  # standard errors beyond which the residual's mean follows the decoder's
+SHRINKAGE_ROWS = 10  # rows whose weight the mean of the variances has, on a logarithmic scale, in each of them
+MOST_VALUES = 4_096  # along an axis: its covariance has the square of that
 
 
 class LinearFilter(nn.Module):
-    """E[r | u] of a Gaussian residual r, where u = r + sigma * noise, given the decoder's mean."""
+    """E[r | u] of a Gaussian residual r, where u = r + sigma * noise, given the decoder's mean.
+
+    Its variances are a share of those that were measured, because a network predicts some of the residual.
+    """
 
     centre: Tensor
     slope: Tensor
@@ -34,9 +39,14 @@ class LinearFilter(nn.Module):
 
         Args:
             shape: Shape of one x.
+
+        Raises:
+            ValueError: An axis is too long.
         """
         super().__init__()
         self.shape = tuple(shape)
+        if max(self.shape) > MOST_VALUES:
+            raise ValueError(f"expected at most {MOST_VALUES:,} values along each axis, got the shape {self.shape}")
         for axis, side in enumerate(self.shape):
             self.register_buffer(f"basis_{axis}", torch.eye(side))
         self.register_buffer("centre", torch.zeros(self.shape))
@@ -78,13 +88,17 @@ class LinearFilter(nn.Module):
     def moment_sums(self, offset: Tensor, r: Tensor) -> dict[str, Tensor]:
         """Sums that `set_moments` needs, float64, over rows of `offset` and the residual, once the axes are set."""
         r, m = self.turned(r.double()), self.turned(offset.double())
-        return {"rr": r.square().sum(0), "rm": (r * m).sum(0), "mm": m.square().sum(0)}
+        return {
+            "rr": r.square().sum(0), "rm": (r * m).sum(0), "mm": m.square().sum(0), "rrmm": (r * m).square().sum(0)
+        }  # fmt: skip
 
     def set_moments(self, sums: Mapping[str, Tensor], num_rows: float) -> None:
         """Set what each direction has: its variance, and its slope where that is significant."""
-        slope = sums["rm"] / sums["mm"].clamp_min(1e-12)
-        error = ((sums["rr"] - slope * sums["rm"]).clamp_min(0) / num_rows / sums["mm"].clamp_min(1e-12)).sqrt()
-        slope = torch.where(slope.abs() > SIGNIFICANT * error, slope, 0.0)
+        # A standard error for rows of unequal variance (White 1980), of which no nine rows reach more than three.
+        significant = sums["rm"].abs() > SIGNIFICANT * sums["rrmm"].sqrt()
+        slope = torch.where(significant, sums["rm"] / sums["mm"].clamp_min(1e-12), 0.0)
         variance = ((sums["rr"] - slope * sums["rm"]) / num_rows).clamp_min(SMALLEST)
+        weight = SHRINKAGE_ROWS / (SHRINKAGE_ROWS + num_rows)
+        variance = variance.log().lerp(variance.mean().log(), weight).exp()
         self.slope.copy_(slope)
         self.variance.copy_(PRESUMED * variance)

@@ -22,6 +22,7 @@ from shala_framework.refiner.residuals import ResidualUnit
 from shala_framework.spec import structure, unstructure
 from shala_framework.spec.schema import Refine
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
+from shala_framework.support.errors import PluginError
 from shala_framework.support.structuring import InvalidValueError
 
 # Residuals are near 0 at most places and large at edges. With EDM's preconditioning for their overall spread of 1, a
@@ -124,6 +125,9 @@ class Refiner(nn.Module):
             modalities: Modalities by name.
             latent_dim: Number of dimensions of z.
             share: Whether modalities of one class and shape share a network if theirs are alike.
+
+        Raises:
+            PluginError: A modality with correlated residuals has too long an axis.
         """
         super().__init__()
         self.latent_dim = latent_dim
@@ -142,7 +146,10 @@ class Refiner(nn.Module):
             if not alike:
                 self.networks[name] = network
             if modality.correlated_residuals:
-                self.filters[name] = LinearFilter(modality.shape)
+                try:
+                    self.filters[name] = LinearFilter(modality.shape)
+                except ValueError as error:
+                    raise PluginError(f"modality {name!r} has correlated_residuals: {error}") from None
         for name, home in self.home.items():
             if list(self.home.values()).count(home) > 1:
                 self.embeddings[name] = nn.Parameter(torch.randn(latent_dim))

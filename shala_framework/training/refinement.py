@@ -18,7 +18,7 @@ from shala_framework.refiner import Refiner, ResidualUnit
 from shala_framework.refiner.model import Denoised
 from shala_framework.spec.schema import Refine, RefinerStage
 from shala_framework.support.checkpoint import part
-from shala_framework.support.distributed.processes import barrier, mean_of, rows_rand, rows_randn, world_size
+from shala_framework.support.distributed.processes import barrier, copied_from_first, rows_rand, rows_randn, sum_of
 from shala_framework.support.modes import evaluating
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
@@ -88,6 +88,7 @@ class RefinerTraining(RowBatches):
         refiner.set_statistics(mean_D, variance_D.sqrt(), spread)
         for name in (name for name in measured if name in filters):
             filters[name].set_axes(part(sums, name), float(sums[f"{name} rows"]))
+            filters[name].load_state_dict(copied_from_first(filters[name].state_dict()))  # eigenvectors are not unique
 
     @torch.no_grad()
     def measure_directions(self, batches: Iterable[Rows]) -> None:
@@ -133,7 +134,7 @@ class RefinerTraining(RowBatches):
                     for key, value in of_filter(name, residual, r, present_B).items():
                         add(f"{name}.{key}", value)
         barrier()  # each process reads at its own pace
-        return {name: value * world_size() for name, value in mean_of(sums).items()}
+        return sum_of(sums)
 
     def loss(self, batch: Rows, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch.to(self.device)

@@ -224,8 +224,15 @@ class RefinedFloats(TwoFloats):
         return FloatsRefiner(latent_dim)
 
 
+class CorrelatedFloats(RefinedFloats):
+    """RefinedFloats whose residuals stage 3 filters by their covariance."""
+
+    correlated_residuals = True
+
+
 @hookimpl
 def shala_register_modalities(register: Any) -> None:
+    register("correlated-floats", CorrelatedFloats)
     register("refined-floats", RefinedFloats)
     register("two-floats", TwoFloats)
     register("typed-floats", TypedFloats)

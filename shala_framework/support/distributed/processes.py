@@ -162,6 +162,17 @@ def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, stacked / world_size(), strict=True))
 
 
+def sum_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add each tensor over processes, in float64. All must have the same names and shapes in the same order."""
+    exact = {name: value.double() for name, value in values.items()}
+    if world_size() == 1 or not exact:
+        return exact
+    together = torch.cat([value.flatten() for value in exact.values()])
+    dist.all_reduce(together)
+    parts = together.split([value.numel() for value in exact.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(exact.items(), parts, strict=True)}
+
+
 def copied_from_first(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The first process's tensors, in every process; all have the same names and shapes in the same order."""
     if world_size() == 1:
