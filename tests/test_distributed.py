@@ -99,9 +99,9 @@ def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, cou
 
 @pytest.mark.parametrize("plugin", ["refined-floats", "correlated-floats"])
 def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin):
-    """Units and directions of the residuals, which some rows lack, losses and weights of stage 3 agree."""
+    """Units, directions of residuals that some rows lack, losses with texture, and weights of stage 3 agree."""
     two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
-    overrides = (*EVERY_STEP, "train.refiner.steps=10", "train.refiner.log_every_steps=1")
+    overrides = (*EVERY_STEP, "train.refiner.steps=10", "train.refiner.log_every_steps=1", "refine.texture_weight=1")
     run_alone("alone", *overrides)
     start(2, "both", *overrides).wait(timeout=120)
     assert losses("both", "refiner") == pytest.approx(losses("alone", "refiner"), abs=1e-5, rel=1e-4)

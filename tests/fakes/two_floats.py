@@ -224,8 +224,8 @@ class RefinedFloats(TwoFloats):
         return FloatsRefiner(latent_dim)
 
 
-class CorrelatedFloats(RefinedFloats):
-    """RefinedFloats whose residuals stage 3 filters by their covariance."""
+class CorrelatedFloats(ConvolvedFloats, RefinedFloats):
+    """RefinedFloats whose residuals stage 3 filters by their covariance, with maps for its texture term."""
 
     correlated_residuals = True
 
