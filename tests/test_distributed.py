@@ -105,6 +105,9 @@ def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin):
     run_alone("alone", *overrides)
     start(2, "both", *overrides).wait(timeout=120)
     assert losses("both", "refiner") == pytest.approx(losses("alone", "refiner"), abs=1e-5, rel=1e-4)
+    lines = [json.loads(line) for line in Path("both/metrics.jsonl").read_text().splitlines()]
+    textures = [line["texture"] for line in lines if line["stage"] == "refiner" and "texture" in line]
+    assert (max(textures) > 0) == (plugin == "correlated-floats")  # those with a convolution
     alone, both = (load(out).refiner for out in ("alone", "both"))
     assert alone.linear_filters.keys() == both.linear_filters.keys()
     torch.testing.assert_close(both.spread, alone.spread)
