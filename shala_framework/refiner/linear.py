@@ -94,7 +94,7 @@ class LinearFilter(nn.Module):
 
     def set_moments(self, sums: Mapping[str, Tensor], num_rows: float) -> None:
         """Set what each direction has: its variance, and its slope where that is significant."""
-        # By a standard error for rows of unequal variance (White 1980); no slope of nine rows or fewer exceeds three of it.
+        # By a standard error for rows of unequal variance (White 1980), three of which no nine rows exceed.
         significant = sums["rm"].abs() > SIGNIFICANT * sums["rrmm"].sqrt()
         slope = torch.where(significant, sums["rm"] / sums["mm"].clamp_min(1e-12), 0.0)
         variance = ((sums["rr"] - slope * sums["rm"]) / num_rows).clamp_min(SMALLEST)
