@@ -154,7 +154,7 @@ def any_process(flags: Sequence[bool]) -> list[bool]:
 
 
 def mean_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Average each value over processes. All processes must have the same names in the same order."""
+    """Average each number, a tensor [], over processes. All must have the same names in the same order."""
     if world_size() == 1 or not values:
         return dict(values)
     stacked = torch.stack([value.float() for value in values.values()])
