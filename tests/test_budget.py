@@ -12,12 +12,23 @@ from shala_framework.prior.mixture import GaussianMixture
 from shala_framework.run import training as run_training
 from shala_framework.spec.schema import AutoencoderStage, PriorStage
 from shala_framework.support.checkpoint import read_checkpoint
+from shala_framework.support.progress import Silent
 from shala_framework.training.budget import StageCost, measure_stage, resized, steps_within
 from shala_framework.training.plan import TrainingPlan
 
 pytestmark = pytest.mark.long
 
 MINUTES = "train.minutes=0.5"
+
+
+class Told(Silent):
+    """Records the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -37,7 +48,9 @@ def test_a_stopped_run_under_a_budget_ends_as_one_with_these_steps(two_spec, slo
         with pytest.raises(KeyboardInterrupt):
             run(two_spec, "cut", MINUTES, reporter=StopAt(stage, 7))
     plan = TrainingPlan.read(Path("cut/state"))
-    cut = run(two_spec, "cut", MINUTES)
+    told = Told()
+    cut = run(two_spec, "cut", MINUTES, reporter=told)
+    assert [text for text in told.warnings if "too few to learn anything" in text] == [plan.doubt()]
     assert TrainingPlan.read(cut / "state") == plan
     steps = {line["stage"]: line["step"] for line in without_rates(cut)}
     assert {name: steps[name] for name in plan.steps} == plan.steps
@@ -104,6 +117,18 @@ def test_steps_follow_costs_and_shares():
     assert (settings.steps, settings.save_every_steps) == (20, 5)
     with pytest.raises(SpecError, match=r"set it to more than 0\.067"):
         steps_within(3.0, stages, costs, minutes=3 / 60)
+
+
+def test_a_budget_of_too_few_steps_is_doubted():
+    """With 5 steps in half a minute, 100 need ten minutes. With as many as that in all stages, nothing is said."""
+    cost = StageCost(step_seconds=2.0)
+    plan = TrainingPlan(
+        precision="float32", minutes=0.5, steps={"autoencoder": 5, "prior": 100}, costs={"autoencoder": cost}
+    )
+    assert "0.5 minutes hold 5 steps of stage autoencoder, 2 s each: too few to learn anything" in plan.doubt()
+    assert "more than 10, and start again in another folder" in plan.doubt()
+    assert attrs.evolve(plan, steps={"autoencoder": 100, "prior": 100}).doubt() == ""
+    assert TrainingPlan(precision="float32").doubt() == ""
 
 
 def test_schedules_keep_their_proportion():

@@ -57,3 +57,18 @@ def test_a_run_that_has_become_slow_says_so_once():
     told = watch.see(2.0)
     assert told.startswith("a step takes 0.5 s, and took 0.1 s at first")
     assert watch.see(2.0) == ""
+
+
+def test_a_run_that_is_faster_than_planned_says_so_once():
+    """A step was counted as 0.3 s beside another program; without it, it takes 0.1 s. Slowness is told as before."""
+    watch = RateWatch(planned_seconds=0.3)
+    assert [watch.see(rate) for rate in (10.0, 10.0, 5.0, 10.0, 10.0)] == [""] * 5
+    told = watch.see(10.0)
+    assert told.startswith(
+        "a step takes 0.1 s, and took 0.3 s when the number of steps was chosen, when another program"
+    )
+    assert "in another folder would take more steps" in told
+    assert watch.see(10.0) == ""
+    slow = RateWatch(planned_seconds=0.3)
+    assert [slow.see(1.5) for _ in range(2)] == [""] * 2
+    assert slow.see(1.5).startswith("a step takes 0.667 s, and took 0.3 s when the number of steps was chosen: another")

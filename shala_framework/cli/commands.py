@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
 from shala_framework.cli.completion import complete_profiles, complete_runs, complete_spec_keys
+from shala_framework.support.cores import sharing_cores
 from shala_framework.support.hints import shortened
 from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
@@ -62,7 +63,7 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb. Only its own --allow-pipe permits URLs that run commands."""
-        with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals():
+        with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals(), sharing_cores():
             return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

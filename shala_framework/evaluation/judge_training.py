@@ -21,6 +21,7 @@ from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.model import ShaLa
 from shala_framework.plugin.modality import Modality
 from shala_framework.spec.schema import Stage
+from shala_framework.support.cores import look_at_load
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.machine import to_device
@@ -239,6 +240,7 @@ def train_judge(
         judge.train()
         batches = shuffled_batches(len(usable), batch_size, seed)
         for step in range(steps):
+            look_at_load()
             chosen = usable[next(batches)]
             rate = learning_rate * learning_rate_factor(settings, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):

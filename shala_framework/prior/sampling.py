@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from shala_framework.support.cores import look_at_load
 from shala_framework.support.seeds import mix_seed
 
 
@@ -98,6 +99,7 @@ def sample_heun(
         return (z_ND - denoise(z_ND, z_ND.new_full((len(z_ND),), sigma))) / sigma
 
     for i, (sigma, following) in enumerate(pairwise(levels)):
+        look_at_load()
         d_ND = slope(z_ND, sigma)
         euler_ND = z_ND + (following - sigma) * d_ND
         if following > 0:
@@ -134,6 +136,7 @@ def sample_dpm(
     z_ND = noise_ND * levels[0]
     before_ND, step_before = None, 0.0
     for i, (sigma, following) in enumerate(pairwise(levels)):
+        look_at_load()
         denoised_ND = denoise(z_ND, z_ND.new_full((len(z_ND),), sigma))
         guess_ND = denoised_ND
         if following > 0:

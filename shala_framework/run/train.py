@@ -30,6 +30,7 @@ from shala_framework.run.training import RunTraining
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.making import IN_MEMORY, checked
 from shala_framework.spec.schema import Data, Train
+from shala_framework.support.cores import sharing_cores
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.hints import nearest
@@ -98,7 +99,7 @@ def train(
     """
     reporter = reporter or Logged()
     spec = _described(model, settings, steps, batch_size)
-    with processes.naming_lost_process(), ExitStack() as stack:
+    with processes.naming_lost_process(), sharing_cores(), ExitStack() as stack:
         device = processes.join(resolve_device(spec.train.device))
         if out is None and processes.world_size() > 1:
             raise ShalaError("expected out=..., as several processes share the files of a run, got none")

@@ -55,6 +55,7 @@ class RunTraining:
         metrics: Receives figures.
         reporter: Receives progress.
         stages: Stages that are to be trained.
+        step_seconds: Seconds that a step of each stage took when its number of steps was chosen for a time.
     """
 
     model: ShaLa
@@ -65,6 +66,7 @@ class RunTraining:
     metrics: MetricsFile
     reporter: Reporter
     stages: Sequence[str] = STAGES
+    step_seconds: dict[str, float] = attrs.field(factory=dict)
 
     def shard_decoders(self) -> None:
         """Shard the large layers of decoders over the processes if the spec asks for it."""
@@ -87,8 +89,11 @@ class RunTraining:
         if settings.minutes is not None and not plan.steps:
             plan = budgeted_plan(plan, settings, *self.measure(60 * settings.minutes))
             keep_plan(plan, self.folder)
+        self.step_seconds.update({name: cost.step_seconds for name, cost in plan.costs.items()})
         if plan.steps:
             self.reporter.note(plan.describe())
+        if few := plan.doubt():
+            self.reporter.warn(few)
         self.model.spec = attrs.evolve(self.model.spec, train=plan.applied(settings))
         return plan
 
@@ -191,6 +196,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                planned_seconds=self.step_seconds.get("autoencoder"),
                 settled=stage.kept.settled,
             )
         if decided := stage.finish():
@@ -232,6 +238,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                planned_seconds=self.step_seconds.get("prior"),
                 settled=stage.kept.settled,
             )
         if decided := stage.finish():
@@ -264,6 +271,7 @@ class RunTraining:
                 matrix_dtype=self.precision.dtype,
                 metrics=self.metrics,
                 reporter=self.reporter,
+                planned_seconds=self.step_seconds.get("refiner"),
                 settled=stage.kept.settled,
             )
         if decided := stage.finish():

@@ -16,6 +16,7 @@ import attrs
 import torch
 
 from shala_framework.spec.schema import Stage, Train
+from shala_framework.support.cores import glance_at_load
 from shala_framework.support.distributed.processes import barrier, largest
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.seeds import forked_rng
@@ -88,6 +89,7 @@ def _timed(
     optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
     steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured)
     module.train()
+    glance_at_load()
     with forked_rng(), closed_after(partial(batches, 0)) as drawn:
         first = next(drawn)
         barrier()  # each process starts to read at its own pace

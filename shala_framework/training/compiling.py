@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
+from shala_framework.support.cores import glance_at_load, keeping_threads
 from shala_framework.support.errors import ShalaError
 
 
@@ -32,8 +33,10 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
     members = list(networks)
     for network in members:
         network.compile()
+    glance_at_load()
     try:
-        yield
+        with keeping_threads():  # compiled code is for one number of threads
+            yield
     finally:
         for network in members:
             network._compiled_call_impl = None  # sampling, without gradients, would compile again

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
+from shala_framework.support.cores import glance_at_load, look_at_load
 from shala_framework.support.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
@@ -52,6 +53,7 @@ def train(
     fingerprint: str = "",
     metrics: MetricsFile | None = None,
     reporter: Reporter | None = None,
+    planned_seconds: float | None = None,
     settled: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train one stage to its last step, and resume from its state file if there is one.
@@ -66,6 +68,7 @@ def train(
         fingerprint: Identifies the run; a state of another run is refused.
         metrics: Receives figures; None keeps none.
         reporter: Receives progress.
+        planned_seconds: Seconds that a step took when the number of steps was chosen for a time.
         settled: Called after each validation; returning True ends the stage before its last step.
 
     Raises:
@@ -85,10 +88,11 @@ def train(
         start, window = _restore(stage, optimizers, tensors, description)
         num_lines, measured = int(description["metrics_lines"]), bool(description["measured"])
     metrics.rewind(stage.name, start, num_lines)
+    glance_at_load()
     reporter.begin(stage.name, settings.steps, "step", start)
     stage_seed = mix_seed(seed, zlib.crc32(stage.name.encode()))
     device = next(module.parameters()).device
-    clock, watch, saved_at = _Clock(), RateWatch(), time.monotonic()
+    clock, watch, saved_at = _Clock(), RateWatch(planned_seconds), time.monotonic()
     module.train()
     steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured, note=reporter.note)
     rest = _Rest(start)
@@ -128,6 +132,7 @@ def train(
             ended = measure(start)
             save(start)
         for step in range(start, start if ended else settings.steps):
+            look_at_load()
             seed_generators(mix_seed(stage_seed, step))
             window.add(steps.take(stream.batch, step, rest.begin_change))
             done = rest.step = step + 1

@@ -15,6 +15,7 @@ from shala_framework.training.budget import StageCost, resized, stages_of
 from shala_framework.training.precision import Precision, PrecisionName
 
 PLAN_FILE, PLAN_COPY = "plan.json", "plan.copy.json"  # in a run's state folder
+FEW_STEPS = 100  # below these, no stage learns anything worth sampling from
 
 
 @attrs.frozen(kw_only=True)
@@ -107,3 +108,18 @@ class TrainingPlan:
             f"{name} {steps:,} steps of {self.costs[name].step_seconds:.3g} s" for name, steps in self.steps.items()
         )
         return f"{self.minutes:g} minutes of training: {stages}; fixed for this run, however often it is resumed"
+
+    def doubt(self) -> str:
+        """Return a sentence if the time budget holds too few steps of some stage for it to learn anything, or ""."""
+        few = {name: steps for name, steps in self.steps.items() if steps < FEW_STEPS}
+        if not few or self.minutes is None:
+            return ""
+        found = " and ".join(
+            f"{steps} step{'s' * (steps > 1)} of stage {name}, {self.costs[name].step_seconds:.3g} s each"
+            for name, steps in few.items()
+        )
+        enough = self.minutes * FEW_STEPS / min(few.values())
+        return (
+            f"{self.minutes:g} minutes hold {found}: too few to learn anything; close other programs, or set "
+            f"train.minutes to more than {enough:.2g}, and start again in another folder"
+        )
