@@ -1,4 +1,4 @@
-"""Sessions: lint, types, tests, plugins (core alone, then each), example, browser, extras, docs, wheels, dev.
+"""Sessions: lint, types, tests, plugins (the core, then each), example, browser, extras, docs, wheels, dev.
 
 An environment with torch takes several GB and minutes to make, so all sessions that need one share `.nox/torch`, in
 which each installs what it is to see and removes what it is not.
@@ -21,6 +21,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 PLUGINS = sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))
 CODE = ["shala_framework", "plugins", "tests", "browser", "benchmarks", "examples", "docs", "noxfile.py"]
 EXAMPLE = "examples/shala-inertial"
+EXAMPLE_NEEDS = ("plugins/shala-datasets", "plugins/shala-text")
 BUILD_TOOLS = ["setuptools>=77"]
 TEST_TOOLS = ["jsonschema>=4.21", "pytest>=8", "pytest-xdist>=3.6"]
 LINT_TOOLS = ["ruff==0.17.*"]
@@ -113,12 +114,17 @@ def environment_of_tests() -> dict[str, str]:
 
 
 def run_alone(session: nox.Session, plugin: str) -> None:
-    """Run a plugin's tests in one process, which finds the installed core and the plugin's wheel, unpacked."""
+    """Run a plugin's tests in one process, which finds the installed core and the plugin's wheel, unpacked.
+
+    The example is run with the plugins that it needs.
+    """
     folder = ALONE / Path(plugin).name
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.unpack_archive(wheel_of[plugin], folder, "zip")
+    for package in (plugin, *(EXAMPLE_NEEDS if plugin == EXAMPLE else ())):
+        shutil.unpack_archive(wheel_of[package], folder, "zip")
     environment = {**environment_of_tests(), "PYTHONPATH": str(folder)}
-    run(session, "pytest", "-p", "no:cacheprovider", plugin, *session.posargs, env=environment, silent=True)
+    own = ("-c", f"{EXAMPLE}/pyproject.toml", "-W", "error") if plugin == EXAMPLE else ()
+    run(session, "pytest", "-p", "no:cacheprovider", *own, plugin, *session.posargs, env=environment, silent=True)
 
 
 @nox.session
@@ -146,14 +152,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def plugins(session: nox.Session) -> None:
-    """The core's tests without any plugin, then each plugin's own with nothing but the core.
+    """The core's tests without any plugin, then each plugin's own with nothing but the core, and the example's.
 
     Tests marked "long" take minutes together and know no plugin, which a test checks: the session `tests` runs them.
     """
     install(session, *TEST_TOOLS, packages=(".",))
     run_tests(session, "tests", "-m", "not long")
     # Several plugins at a time: to start the processes of pytest-xdist takes longer than the tests of most.
-    by_length = sorted(PLUGINS, key=lambda plugin: Path(plugin).name not in SLOWEST)
+    by_length = [EXAMPLE, *sorted(PLUGINS, key=lambda plugin: Path(plugin).name not in SLOWEST)]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, int(MOST_PROCESSES))) as pool:
         list(pool.map(lambda plugin: run_alone(session, plugin), by_length))
 
@@ -161,15 +167,15 @@ def plugins(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def example(session: nox.Session) -> None:
     """The tutorial's plugin, which is no part of this project's packages, beside nothing but what it needs."""
-    install(session, *TEST_TOOLS, packages=(".", "plugins/shala-datasets", "plugins/shala-text", EXAMPLE))
-    run_tests(session, "-c", f"{EXAMPLE}/pyproject.toml", "-W", "error", EXAMPLE)
+    install(session, *TEST_TOOLS, packages=(".",))
+    run_alone(session, EXAMPLE)
 
 
 @nox.session(venv_backend="none")
 def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
     install(session, *TEST_TOOLS, *BROWSER_TOOLS, packages=(".", *PLUGINS))
-    run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
+    run_tests(session, "browser", "--maxprocesses", "2", "--dist", "loadgroup")  # each group trains a run to look at
 
 
 @nox.session(venv_backend="none")

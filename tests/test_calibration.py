@@ -17,6 +17,8 @@ from shala_framework.model import ShaLa
 from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
+pytestmark = pytest.mark.long
+
 NUM_ROWS, DIM = 600, 8
 
 

@@ -10,6 +10,8 @@ from shala_framework.run.forecast import forecast
 from shala_framework.spec import read_spec
 from shala_framework.training.counting import META, count_step
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("device", [META, torch.device("cpu")], ids=str)
 def test_counts_of_a_linear_layer(device):

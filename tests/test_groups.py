@@ -16,6 +16,8 @@ from shala_framework.support.errors import SpecError
 
 from two_floats import TwoFloats, TwoFloatsOptions  # isort: skip
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def group_spec(two_spec):

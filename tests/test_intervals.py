@@ -8,6 +8,8 @@ import torch
 from shala_framework.evaluation import intervals
 from shala_framework.evaluation.intervals import mean_figure, ratio_figure, share_figure, spread_figure
 
+pytestmark = pytest.mark.long
+
 
 def test_the_interval_of_a_share_is_that_of_the_binomial():
     """400 coin flips give 1.96 standard errors on either side."""

@@ -18,6 +18,8 @@ from shala_framework.plugin.likelihoods import Normal
 from shala_framework.plugin.posterior import GaussianPosterior
 from shala_framework.spec import read_spec
 
+pytestmark = pytest.mark.long
+
 
 class LinearGaussian(nn.Module):
     """p(x | z) = N(W z + b, 0.5^2)."""

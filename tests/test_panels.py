@@ -1,9 +1,12 @@
 """Pictures of previews."""
 
 import numpy as np
+import pytest
 
 from shala_framework.plugin.modality import Preview
 from shala_framework.report.panels import PAGE_LINES, Strip, _text_width, _wrapped, contact_sheet
+
+pytestmark = pytest.mark.long
 
 
 def sheet(text: str) -> np.ndarray:

@@ -8,6 +8,8 @@ import pytest
 from shala_framework import load
 from shala_framework.cli.main import main_run
 
+pytestmark = pytest.mark.long
+
 CODE = """
 import json
 from pathlib import Path

@@ -20,6 +20,8 @@ from shala_framework.prior.guidance import Guidance
 from shala_framework.spec.schema import Evaluate, Generate, Refine
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 CENTRES = 5 * torch.eye(4, 8)
 NAMES = ("a", "b")
 SETTINGS = Evaluate(guidance_scales=(1.0,), num_row_samples=4)

@@ -25,6 +25,8 @@ from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError, SpecError
 from shala_framework.support.progress import Silent
 
+pytestmark = pytest.mark.long
+
 
 def test_rows_are_chosen_as_often_as_their_weights_say():
     """Each choice has N rows, each floor(w) or ceil(w) times, and the mean over seeds is w."""
