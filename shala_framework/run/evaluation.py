@@ -20,7 +20,6 @@ from shala_framework.evaluation.parts import FORMAT, Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
 from shala_framework.model import STAGES, ShaLa, checkpoint_file
 from shala_framework.model.origin import read_origin
-from shala_framework.report.plots import draw_evaluation
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.passing import read_by_first
 from shala_framework.spec import unstructure
@@ -125,6 +124,8 @@ def evaluate_run(
         **_without_nan(attrs.asdict(evaluation)),
     }
     write_file(target / f"{split}.json", dump_json(description, indent=2))
+    from shala_framework.report.plots import draw_evaluation  # matplotlib takes most of a second
+
     for name, picture in draw_evaluation(evaluation, title=f"{folder.name}, {split} split").items():
         write_file(target / f"{split}_{name}.png", picture)
     return evaluation
