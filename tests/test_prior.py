@@ -16,6 +16,7 @@ from shala_framework.prior import (
 )
 from shala_framework.prior.network import CONDITIONS
 from shala_framework.prior.priors import DiffusedPrior, Given, MixturePrior, Sampling
+from shala_framework.prior.whitening import whitening
 from shala_framework.support.seeds import mix_seed
 from shala_framework.training.averages import MovingAverage
 
@@ -368,6 +369,23 @@ def test_clusters_of_unequal_length_are_each_found_whole(seed):
     found = mixture.component_of((z - z.mean(0)) / z.std(0))
     pairs = torch.unique(torch.stack([component, found]), dim=1, return_counts=True)[1]
     assert pairs.topk(8).values.sum() > 0.998 * 3000
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_classes_that_differ_in_two_respects_are_found(seed):
+    """Eight times four classes, whose offsets add up, in 12 of 48 dimensions: no start of k-means finds 32 at once."""
+    torch.manual_seed(seed)
+    one, other = torch.randint(8, (6000,)), torch.randint(4, (6000,))
+    offsets, others = 3 * torch.randn(8, 48), 3 * torch.randn(4, 48)
+    offsets[:, 8:], others[:, :8], others[:, 12:] = 0, 0, 0
+    z = offsets[one] + others[other] + torch.randn(6000, 48)
+    z = (z - z.mean(0)) @ whitening(torch.cov(z.T), 6000)[0]
+    mixture = GaussianMixture(50, 48)
+    mixture.fit(z)
+    pairs = torch.stack([4 * one + other, mixture.component_of(z)])
+    kinds, count = torch.unique(pairs, dim=1, return_counts=True)
+    most = torch.zeros(50, dtype=torch.int64).scatter_reduce(0, kinds[1], count, "amax")
+    assert most.sum() > 0.97 * 6000  # nearly every component is of one class
 
 
 def test_weights_are_the_shares_by_which_stage_2_learns_a_cluster():

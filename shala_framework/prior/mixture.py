@@ -1,28 +1,29 @@
 """A Gaussian mixture of latents: the control that the diffusion prior must beat, and the clusters it is built on.
 
-Where rows fall into classes, so do their latents, without any label. K-means finds these clusters, once the latents are
-whitened, and each has a Gaussian. Their number is the one under which latents of other rows are most likely.
+Where rows fall into classes, so do their latents, without any label. K-means finds these clusters, and each has a
+Gaussian. Their number is the one under which latents of other rows are most likely.
 Shapes: N rows, B batch, K components, D latent_dim.
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
+from shala_framework.prior.clustering import ROUNDS, joined, k_means, means_of, pooled_covariance
 from shala_framework.prior.sampling import Denoise, row_noise
-from shala_framework.prior.whitening import whitening
 from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.seeds import mix_seed
 
-SHRINKAGE = 0.5  # rows, in units of D, by which a component's covariance is drawn to the mean one
+SHRINKAGES = 0.5, 4.0, 32.0  # rows, in units of D, by which a component's covariance is drawn to the mean one
 LEAST_ROWS = 20  # of a component, on average
-STARTS = 4  # of k-means, for each number of components
+STARTS = 2  # of k-means, for each number of components
 TOLERANCE = 3  # larger numbers of components that are tried without success
+LITTLE = 0.1  # share of what the clusters have gained so far
 HELD_OUT = 5  # every fifth row decides on the number of components
 MOST_WEIGHINGS, SETTLED = 20, 1e-3  # rounds in which weights become shares of rows, and the change that ends them
 VARIANCES = 1e-6, 1e12  # range in any direction
@@ -161,9 +162,11 @@ class GaussianMixture(nn.Module):
         """Fit clusters, as many as make the latents of other rows most likely.
 
         For each number of components, k-means clusters four fifths of the rows from several starts, and each cluster is
-        given a Gaussian. The start counts under which the remaining rows are most likely: two classes that k-means
-        left in one cluster make them less so. The smallest number counts whose log-likelihood of those rows is within
-        a standard error of the best. All rows then join their most likely components.
+        given a Gaussian, whose covariance is drawn to that of all clusters by several amounts. The start and the amount
+        count under which the remaining rows are most likely. The smallest number counts whose log-likelihood of those
+        rows is within a standard error of the best. What the means of these clusters leave of the rows is clustered in
+        the same way, as long as that makes the remaining rows more likely: classes that differ in two respects, such as
+        a digit and its place, lie at sums of two offsets. All rows then join their most likely components.
 
         Args:
             z_ND: Latents in units in which variances are near 1. Draws of one row are num_rows rows apart.
@@ -173,37 +176,57 @@ class GaussianMixture(nn.Module):
         """
         num_rows = len(z_ND) if num_rows is None else min(num_rows, len(z_ND))
         z = z_ND.detach().cpu().double()
-        held_out = torch.arange(len(z)) % num_rows % HELD_OUT == HELD_OUT - 1
-        numbers = _numbers(min(self.weights.numel(), num_rows // LEAST_ROWS))
-        fitted, fitted_rows = z[~held_out], round(num_rows * (1 - 1 / HELD_OUT))
-        scores: list[Tensor] = []
-        clusters: list[Tensor] = []
-        best = 0
-        for i, count in enumerate(numbers):
-            if len(numbers) == 1 or i - best > TOLERANCE:
-                break
-            score_N, label_N = self._best_start(fitted, z[held_out], count, seed, fitted_rows)
-            scores.append(score_N)
-            clusters.append(label_N)
-            best = i if scores[i].mean() > scores[best].mean() else best
-        label_N = torch.zeros(len(z), dtype=torch.int64)
-        if clusters:
-            chosen = next((i for i, score_N in enumerate(scores) if _as_good(score_N, scores[best])), 0)
-            self._fit(fitted, clusters[chosen], fitted_rows)
+        row_N = torch.arange(len(z)) % num_rows
+        held_out_N = row_N % HELD_OUT == HELD_OUT - 1
+        most = max(1, min(self.weights.numel(), num_rows // LEAST_ROWS))
+        label_N, shrinkage = torch.zeros(len(z), dtype=torch.int64), SHRINKAGES[0]
+        if most > 1:
+            split = _Split(
+                fitted_ND=z[~held_out_N],
+                num_rows=round(num_rows * (1 - 1 / HELD_OUT)),
+                held_out_ND=z[held_out_N],
+                row_H=torch.unique(row_N[held_out_N], return_inverse=True)[1],
+                most=most,
+                seed=seed,
+            )
+            found = self._divided(split, self._scored(split, label_N[~held_out_N]))
+            shrinkage = found.shrinkage
+            self._fit(split.fitted_ND, found.label_N, split.num_rows, shrinkage)
             label_N = self._components_of(z)
-        self._fit(z, label_N, num_rows)
+        self._fit(z, label_N, num_rows, shrinkage)
         self._weigh(z)
 
-    def _best_start(
-        self, z_ND: Tensor, held_out_ND: Tensor, count: int, seed: int, num_rows: int
-    ) -> tuple[Tensor, Tensor]:
-        """Cluster rows from several starts; return log-likelihoods of the rows held out and the labels of the best."""
-        tried: list[tuple[Tensor, Tensor]] = []
-        for start in range(STARTS if count > 1 else 1):
-            label_N = _clusters(z_ND, count, seed + start, num_rows)
-            self._fit(z_ND, label_N, num_rows)
-            tried.append((self.log_prob(held_out_ND.to(self.means)).double().cpu(), label_N))
-        return max(tried, key=lambda scored: float(scored[0].mean()))
+    def _divided(self, split: "_Split", base: "_Scored") -> "_Scored":
+        """Cluster what the means of clusters leave of the rows, and return the clusters that make other rows likeliest.
+
+        Of numbers whose log-likelihood is within a standard error of the best, the smallest counts. The clusters of the
+        first number on which the next ones hardly improve are divided in turn, and compared with these.
+        """
+        rest_ND = split.fitted_ND - means_of(split.fitted_ND, base.label_N)
+        unit = rest_ND.shape[1] * len(rest_ND) / split.num_rows
+        found, best = [base], 0
+        for i, parts in enumerate(_numbers(split.most // base.count)[1:], 1):
+            if i - best > TOLERANCE:
+                break
+            seeds = [split.seed + start * ROUNDS for start in range(STARTS)]
+            labels = [joined(base.label_N, k_means(rest_ND, parts, seed=seed, unit=unit)) for seed in seeds]
+            found.append(max((self._scored(split, label_N) for label_N in labels), key=lambda scored: scored.mean))
+            best = i if found[i].mean > found[best].mean else best
+        direct, plateau = _smallest(found), _plateau(found)
+        if plateau is None or direct is base:
+            return direct
+        return _smallest(sorted((direct, self._divided(split, plateau)), key=lambda scored: scored.count))
+
+    def _scored(self, split: "_Split", label_N: Tensor) -> "_Scored":
+        """Fit clusters with the shrinkage under which other rows are most likely."""
+        tried: list[_Scored] = []
+        for shrinkage in SHRINKAGES:
+            self._fit(split.fitted_ND, label_N, split.num_rows, shrinkage)
+            score_H = self.log_prob(split.held_out_ND.to(self.means)).double().cpu()
+            score_R = torch.zeros(int(split.row_H.max()) + 1, dtype=torch.float64).index_add_(0, split.row_H, score_H)
+            score_R /= torch.bincount(split.row_H)
+            tried.append(_Scored(score_R=score_R, label_N=label_N, shrinkage=shrinkage))
+        return max(tried, key=lambda scored: scored.mean)
 
     def _components_of(self, z_ND: Tensor) -> Tensor:
         parts = [self.component_of(part.to(self.means)).cpu() for part in z_ND.split(1_000)]
@@ -223,19 +246,19 @@ class GaussianMixture(nn.Module):
                 break
             self.weights[:count] = share_K
 
-    def _fit(self, z_ND: Tensor, label_N: Tensor, num_rows: int) -> None:
+    def _fit(self, z_ND: Tensor, label_N: Tensor, num_rows: int, shrinkage: float) -> None:
         """Give each cluster, of the rows with one label, its Gaussian; the largest cluster comes first."""
         num_draws, dim = z_ND.shape
         sizes = torch.bincount(label_N)
         labels = sorted(sizes.nonzero()[:, 0].tolist(), key=lambda label: -int(sizes[label]))
         unit = dim * num_draws / num_rows  # D rows, as so many draws
-        members = [z_ND[label_N == label] for label in labels]
-        means = [part.mean(0) for part in members]
-        products = [(part - mean).T @ (part - mean) for part, mean in zip(members, means, strict=True)]
-        pooled_DD = (torch.stack(products).sum(0) + unit * _covariance(z_ND, unit)) / (num_draws + unit)
+        pooled_DD = pooled_covariance(z_ND, label_N, unit)
         self.weights.zero_()
-        for k, (part, mean, product) in enumerate(zip(members, means, products, strict=True)):
-            covariance_DD = (product + SHRINKAGE * unit * pooled_DD) / (len(part) + SHRINKAGE * unit)
+        for k, label in enumerate(labels):
+            part = z_ND[label_N == label]
+            mean = part.mean(0)
+            product = (part - mean).T @ (part - mean)
+            covariance_DD = (product + shrinkage * unit * pooled_DD) / (len(part) + shrinkage * unit)
             variances_D, directions_DD = torch.linalg.eigh(covariance_DD)
             self.weights[k] = len(part) / num_draws
             self.means[k] = mean
@@ -244,15 +267,50 @@ class GaussianMixture(nn.Module):
         self._count()
 
 
-def _covariance(z_ND: Tensor, unit: float) -> Tensor:
-    """Return the covariance of all rows, drawn to its diagonal by some rows: [D, D], never singular.
+@attrs.frozen(kw_only=True, eq=False)
+class _Split:
+    """Rows to cluster, and others that decide on the clusters.
 
-    The narrowest directions of latents have a fiftieth of the mean variance, so the identity would widen them.
+    Attributes:
+        fitted_ND: Draws of the rows to cluster.
+        num_rows: Number of these rows.
+        held_out_ND: Draws of the other rows.
+        row_H: The row of each of them.
+        most: Largest number of clusters.
+        seed: Seed of k-means.
     """
-    offset_ND = z_ND - z_ND.mean(0)
-    products_DD = offset_ND.T @ offset_ND
-    diagonal_D = (products_DD.diagonal() / len(z_ND)).clamp_min(VARIANCES[0])
-    return (products_DD + unit * diagonal_D.diag()) / (len(z_ND) + unit)
+
+    fitted_ND: Tensor
+    num_rows: int
+    held_out_ND: Tensor
+    row_H: Tensor
+    most: int
+    seed: int
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Scored:
+    """Clusters, and how likely they make other rows.
+
+    Attributes:
+        score_R: Log-likelihood of each of the other rows.
+        label_N: Labels of the draws that were clustered.
+        shrinkage: Rows, in units of D, by which a component's covariance is drawn to the mean one.
+    """
+
+    score_R: Tensor
+    label_N: Tensor
+    shrinkage: float
+
+    @property
+    def mean(self) -> float:
+        """Mean log-likelihood."""
+        return float(self.score_R.mean())
+
+    @property
+    def count(self) -> int:
+        """Number of clusters."""
+        return int(self.label_N.max()) + 1
 
 
 def draw_components(seed: int, log_probs_NK: Tensor, rows: Sequence[int]) -> Tensor:
@@ -271,21 +329,22 @@ def _numbers(most: int) -> list[int]:
     return numbers
 
 
-def _as_good(score_N: Tensor, best_N: Tensor) -> bool:
+def _smallest(found: Sequence[_Scored]) -> _Scored:
+    """Return the first whose log-likelihood is within a standard error of the best."""
+    best = max(found, key=lambda scored: scored.mean)
+    return next(scored for scored in found if _as_good(scored.score_R, best.score_R))
+
+
+def _plateau(found: Sequence[_Scored]) -> _Scored | None:
+    """Return the first after which the next few gain little of what has been gained so far."""
+    mean = [scored.mean for scored in found]
+    for i in range(1, len(found)):
+        if max(mean[i : i + 1 + TOLERANCE]) - mean[i] <= LITTLE * (mean[i] - mean[0]):
+            return found[i]
+    return None
+
+
+def _as_good(score_R: Tensor, best_R: Tensor) -> bool:
     """Return whether log-likelihoods are within a standard error of the best ones."""
-    gap_N = best_N - score_N
-    return float(gap_N.mean()) <= float(gap_N.std()) / math.sqrt(len(gap_N))
-
-
-def _clusters(z_ND: Tensor, count: int, seed: int, num_rows: int) -> Tensor:
-    """Return the label of each row by k-means of the whitened rows: int64 [N]."""
-    if count == 1:
-        return torch.zeros(len(z_ND), dtype=torch.int64)
-    from sklearn.cluster import KMeans  # a second, which priors that are only sampled do not need
-    from sklearn.exceptions import ConvergenceWarning
-
-    whiten_DD, _ = whitening(torch.cov(z_ND.T), num_rows)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-        labels = KMeans(count, n_init=1, random_state=seed % 2**32).fit_predict((z_ND.float() @ whiten_DD).numpy())
-    return torch.from_numpy(labels).long()
+    gap_R = best_R - score_R
+    return float(gap_R.mean()) <= float(gap_R.std()) / math.sqrt(len(gap_R))
