@@ -24,14 +24,6 @@ FEW = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests between two processes, so that each trains other runs."""
-    for item in items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-        used = {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
-        item.add_marker(pytest.mark.xdist_group("digits" if "digits" in used else "others"))
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
