@@ -27,12 +27,10 @@ def k_means(z_ND: Tensor, count: int, *, seed: int, unit: float) -> Tensor:
         seed: Seed of the first centres.
         unit: Rows, as those of `pooled_covariance`.
     """
-    label_N = torch.zeros(len(z_ND), dtype=torch.int64)
-    if count == 1:
-        return label_N
     from sklearn.cluster import KMeans  # a second, which priors that are only sampled do not need
     from sklearn.exceptions import ConvergenceWarning
 
+    label_N = torch.zeros(len(z_ND), dtype=torch.int64)
     for round_ in range(ROUNDS):
         precision_DD = torch.linalg.inv(pooled_covariance(z_ND, label_N, unit))
         metric_ND = (z_ND @ torch.linalg.cholesky(precision_DD)).float().numpy()

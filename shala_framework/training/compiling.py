@@ -33,8 +33,8 @@ def compiled(networks: Iterable[nn.Module], device: torch.device) -> Iterator[No
     members = list(networks)
     for network in members:
         network.compile()
-    glance_at_load()
     try:
+        glance_at_load()
         with keeping_threads():  # compiled code is for one number of threads
             yield
     finally:
