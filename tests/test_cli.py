@@ -42,6 +42,11 @@ def call(*arguments: str) -> object:
         ("shala-run two.to", ["two.toml"]),
         ("shala compare runs/mine --by train.prior.ema", ["train.prior.ema_halflife_steps "]),
         ("shala sweep two.toml --set posterior.latent", ["posterior.latent_dim="]),
+        ("shala evaluate runs/mine --set evaluate.num_seed", ["evaluate.num_seeds="]),
+        ("shala evaluate runs/mine --set generate.num_", ["generate.num_steps="]),  # of the others, a run's end
+        ("shala sample runs/mine --set refine.sigma_m", ["refine.sigma_min=", "refine.sigma_max="]),
+        ("shala sample runs/mine --set refine.log_sigma", []),  # for training
+        ("shala embed runs/mine --set train.minut", []),
         ("shala-run two.toml --from runs/m", ["runs/mine ", "runs/more/"]),
     ],
 )

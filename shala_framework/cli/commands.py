@@ -1,22 +1,26 @@
 """The parts that all verbs share: parsing, help pages, answers to misspelt options, and common options."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from shala_framework import __version__
-from shala_framework.cli.completion import complete_profiles, complete_runs, complete_spec_keys
+from shala_framework.cli.completion import (
+    Completer,
+    complete_keys_of,
+    complete_profiles,
+    complete_runs,
+    complete_spec_keys,
+)
 from shala_framework.support.cores import sharing_cores
 from shala_framework.support.hints import shortened
 from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
 
 F = TypeVar("F", bound=Callable[..., Any])
-Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem] | list[str]]
 FILE = click.Path(path_type=Path, readable=False)  # verbs check files themselves, with their own messages
 HELP = {"help_option_names": ["-h", "--help"]}
 _LIKE_AN_OPTION = re.compile(r"-[-A-Za-z]")
@@ -124,8 +128,19 @@ def json_flag(what: str) -> Callable[[F], F]:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
-def set_option(help: str, complete: Completer | None = complete_spec_keys) -> Callable[[F], F]:  # noqa: A002
-    """Add the option --set, which is passed to the verb's function as `overrides`."""
+def set_option(
+    help: str,  # noqa: A002
+    tables: Collection[str] = (),
+    complete: Completer | None = complete_spec_keys,
+) -> Callable[[F], F]:
+    """Add the option --set, which is passed to the verb's function as `overrides`.
+
+    Args:
+        help: What it overrides.
+        tables: Tables of a run's spec that the verb may override; none stands for a whole spec.
+        complete: Completer, if there are no tables.
+    """
+    complete = complete_keys_of(tables) if tables else complete
     return option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=f"{help} Repeatable.", shell_complete=complete
     )

@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, shell_complete
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem] | list[str]]
 
 
 def complete(command: click.Command, program: str) -> None:
@@ -46,6 +48,24 @@ def complete_runs(_: click.Context, __: click.Parameter, incomplete: str) -> lis
 def complete_spec_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """List the dotted keys of a spec, each followed by `=`."""
     return [f"{key}=" for key in _spec_keys() if key.startswith(incomplete)]
+
+
+def complete_keys_of(tables: Collection[str]) -> Completer:
+    """Return a completer of the keys that a verb on a run may override, those of some tables."""
+
+    def complete_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        from shala_framework.spec.schema import Generate, Refine
+
+        keys = (key.rsplit(".", 1) for key in _spec_keys() if key.startswith(incomplete) and "." in key)
+        return [
+            f"{table}.{key}="
+            for table, key in keys
+            if table in tables
+            and not (table == "generate" and key in Generate.COUNT_KEYS)
+            and (table != "refine" or key in Refine.SAMPLING_KEYS)
+        ]
+
+    return complete_keys
 
 
 def complete_run_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

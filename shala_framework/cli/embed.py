@@ -10,6 +10,8 @@ from shala_framework.cli.evaluate import with_overrides
 from shala_framework.cli.output import remark, say
 from shala_framework.data.splits import SPLITS, Split
 
+TABLES = ("data",)  # of a run's spec, which --set may change
+
 
 @verb(
     "  shala embed runs/ntu_rgb_skeleton --out z.npz\n"
@@ -25,7 +27,7 @@ from shala_framework.data.splits import SPLITS, Split
     metavar="MODALITY",
     help="Look at this modality of each row. Repeatable. [default: all that a row has]",
 )
-@set_option("Override a key of [data].")
+@set_option("Override a key of [data].", TABLES)
 @device_option
 @allow_pipe_flag
 def embed(
@@ -43,7 +45,7 @@ def embed(
     check_kind(out)
     folder = local_folder(run)
     model = load(folder, device=resolve_device(device))
-    model.spec = with_overrides(model.spec, overrides, ("data",))
+    model.spec = with_overrides(model.spec, overrides, TABLES)
     with closing(make_reporter()) as reporter:
         embeddings = embed_split(model, folder, split, reporter, given or None)
     write_file(out, embeddings_file(embeddings, out.suffix.lower()))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from shala_framework.data.splits import EvaluatedSplit
     from shala_framework.evaluation.suite import Evaluation
 
+TABLES = ("evaluate", "generate", "refine", "data")  # of a run's spec, which --set may change
+
 
 @verb(
     "  shala evaluate runs/ntu_rgb_skeleton\n"
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     help="Figures to measure, in place of the spec's evaluate.suite.",
 )
 @option("--split", type=click.Choice(["validation", "test"]), default="validation", help="Split to measure the run on.")
-@set_option("Override a key of [evaluate], [generate] or [data], or of stage 3's sampler in [refine].")
+@set_option("Override a key of [evaluate], [generate] or [data], or of stage 3's sampler in [refine].", TABLES)
 @option("--seed", type=parse_seed, default=0, metavar="N", help="Seed of judges and samples.")
 @device_option
 @allow_pipe_flag
@@ -106,7 +108,7 @@ def evaluate(
 def with_overrides(
     spec: Spec,
     overrides: tuple[str, ...],
-    names: tuple[str, ...] = ("evaluate", "generate", "refine", "data"),
+    names: tuple[str, ...] = TABLES,
     *,
     refined: bool = False,
     counted: str = "",

@@ -8,6 +8,8 @@ from shala_framework.cli.evaluate import with_overrides
 from shala_framework.cli.output import remark, say
 from shala_framework.support.errors import DataError
 
+TABLES = ("generate",)  # of a run's spec, which --set may change
+
 
 @verb(
     "  shala export runs/mine --out exported\n"
@@ -17,7 +19,7 @@ from shala_framework.support.errors import DataError
 @option("--out", type=FILE, required=True, metavar="DIR", help="New or empty folder for the programs.")
 @flag("--onnx", "Write ONNX programs too, where the conversion works.")
 @option("--batch-size", type=int, metavar="N", help="Make programs for N rows. [default: any number of rows]")
-@set_option("Override a key of [generate], such as the guidance and the number of steps.")
+@set_option("Override a key of [generate], such as the guidance and the number of steps.", TABLES)
 def export(run: Path | str, out: Path, onnx: bool, batch_size: int | None, overrides: tuple[str, ...]) -> None:
     """Write encoders, fusion, denoiser and decoders as programs of torch.export, each checked against the model."""
     from shala_framework.cli.progress_display import make_reporter
@@ -30,7 +32,7 @@ def export(run: Path | str, out: Path, onnx: bool, batch_size: int | None, overr
     if onnx:
         check_onnx()
     model = load(run)
-    model.spec = with_overrides(model.spec, overrides, ("generate",))
+    model.spec = with_overrides(model.spec, overrides, TABLES)
     with closing(make_reporter()) as reporter:
         manifest = export_model(model, out, onnx=onnx, batch_size=batch_size, reporter=reporter)
     num_onnx = sum("onnx" in program for program in manifest["programs"].values())

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 MOST_SAMPLES = 4096
 
+TABLES = ("generate", "refine")  # of a run's spec, which --set may change
+
 
 @verb(
     "  shala sample runs/ntu_rgb_skeleton --num 16 --out samples\n"
@@ -58,7 +60,7 @@ MOST_SAMPLES = 4096
 @option("--autoguidance", type=float, metavar="V", help="Autoguidance scale. [default: the spec's]")
 @option("--refine/--no-refine", default=True, help="Whether a trained third stage refines the samples.")
 @option("--steps", type=int, metavar="N", help="Steps of the sampler. [default: the spec's]")
-@set_option("Override a key of [generate], or of stage 3's sampler in [refine].")
+@set_option("Override a key of [generate], or of stage 3's sampler in [refine].", TABLES)
 @device_option
 @json_flag("the manifest")
 def sample(
@@ -93,9 +95,7 @@ def sample(
     model = load(run, device=resolve_device(device))
     wanted = _wanted(model, want)
     _check_overrides(overrides, refine=refine)
-    model.spec = with_overrides(
-        model.spec, overrides, ("generate", "refine"), refined=bool(model.refined_names), counted="use --num"
-    )
+    model.spec = with_overrides(model.spec, overrides, TABLES, refined=bool(model.refined_names), counted="use --num")
     settings = _settings(model.spec.generate, guidance=guidance, autoguidance=autoguidance, steps=steps)
     rows = _given_rows(model, given) if given else None
     presence = [False] * len(model.names) if rows is None else rows.presence[0].tolist()
