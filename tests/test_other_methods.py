@@ -1,4 +1,8 @@
-"""Embeddings and exported programs of methods whose posterior is a mixture, or that bring a denoiser."""
+"""Methods with a mixture as posterior, a denoiser of their own, or no densities: embedding, export, figures."""
+
+import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,3 +40,32 @@ def test_every_method_can_be_exported(two_spec, tmp_path, method):
     sizes = ("posterior.latent_dim=32", "data.stand_in.options.missing=0") if method == "mld" else ()
     folder = run(two_spec, "run", f"posterior.method={method}", "train.prior.steps=1", *sizes)
     assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) == PROGRAMS
+
+
+def test_a_method_without_densities_is_compared_by_what_it_has(two_spec):
+    """Deterministic encoders have no N(0, I), no q(z given x_S) and no likelihoods; other methods keep them."""
+    made = ("data.stand_in.options.missing=0.0", "train.autoencoder.steps=2", "train.prior.steps=2")
+    few = (
+        *("evaluate.at_end=true", "evaluate.num_seeds=1", "evaluate.num_samples=40", "evaluate.num_rows=4"),
+        *("evaluate.judge_steps=2", "evaluate.calibration_rows=4", "evaluate.likelihood_rows=2"),
+        *("evaluate.likelihood=elbo", "generate.num_steps=3", "evaluate.suite=multimodal-vae"),
+    )
+    found = {}
+    for method in ("mld", "mvtcae"):
+        sizes = ("posterior.latent_dim=32", f"posterior.method={method}")
+        folder = run(two_spec, method, *made, *few, *sizes)
+        found[method] = json.loads((folder / "evaluation" / "validation.json").read_text())
+
+    def priors(part, method):
+        return {figures["method"].split(",")[0] for figures in found[method][part]}
+
+    assert priors("joint", "mvtcae") - priors("joint", "mld") == {"normal"}
+    assert priors("conditional", "mvtcae") - priors("conditional", "mld") == {"posterior"}
+    assert priors("calibration", "mvtcae") - priors("calibration", "mld") == {"normal", "posterior"}
+    assert found["mvtcae"]["log_likelihood"]
+    assert found["mld"]["log_likelihood"] == {}
+    assert any("no log-likelihoods: the encoders" in note for note in found["mld"]["notes"])
+    words = ["compare", "mld", "mvtcae", "--by", "posterior.method", "--csv", "table.csv"]
+    assert dispatch(words) == 0
+    rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
+    assert {row["posterior.method"] for row in rows if row["method"] == "normal"} == {"mvtcae"}

@@ -120,11 +120,11 @@ class Calibration:
 
     def questions(self) -> Iterator[tuple[int, Method]]:
         """Yield sizes of subsets, 0 and powers of two below the number of modalities, with the methods of each."""
-        for method in joint_methods(self.settings, self.model.guidance):
+        for method in joint_methods(self.model, self.settings, refined=False):
             yield 0, method
         size = 1
         while size < len(self.model.names):
-            for method in conditional_methods(self.settings, self.model.guidance):
+            for method in conditional_methods(self.model, self.settings, refined=False):
                 yield size, method
             size *= 2
 

@@ -113,7 +113,7 @@ def measure_conditional(
             ConditionalFigures | None,
             partial(_measure_size, model, real, method, size, settings.num_row_samples, seed),
         )
-        for method in conditional_methods(settings, model.guidance, refined=bool(model.refined_names))
+        for method in conditional_methods(model, settings)
         for size in range(1, len(model.names))
     ]
     reporter.begin("samples from given modalities", len(questions), "sampling")

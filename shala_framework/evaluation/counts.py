@@ -47,8 +47,7 @@ class Counts:
     def joint_samples(self) -> int:
         """Joint samples a seed."""
         most = min(MOST_SAMPLES, max(LEAST_WORTH_SAMPLES, 4 * len(self.panel.held_out)))
-        refined = bool(self.model.refined_names)
-        methods = len(list(joint_methods(self.settings, self.model.guidance, refined=refined)))
+        methods = len(list(joint_methods(self.model, self.settings)))
         key, asked, times = "evaluate.num_samples", self.settings.num_samples, methods * self.settings.num_seeds
         return self._count("joint", key, asked, most, LEAST_SAMPLES, times, methods)
 
@@ -59,8 +58,7 @@ class Counts:
             return 0
         most = min(MOST_ROWS, len(self.panel.held_out))
         subsets = sum(len(list(cyclic_subsets(names, size))) for size in range(1, len(names)))
-        refined = bool(self.model.refined_names)
-        methods = len(list(conditional_methods(self.settings, self.model.guidance, refined=refined)))
+        methods = len(list(conditional_methods(self.model, self.settings)))
         key, asked, times = (
             "evaluate.num_rows",
             self.settings.num_rows,

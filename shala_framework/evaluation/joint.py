@@ -100,7 +100,7 @@ def measure_joint(
                 JointFigures,
                 partial(_measure_method, model, panel, second, method, num_samples, settings.num_seeds, seed, reporter),
             )
-            for method in joint_methods(settings, model.guidance, refined=bool(model.refined_names))
+            for method in joint_methods(model, settings)
         ]
     )
 

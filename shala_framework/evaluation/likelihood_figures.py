@@ -120,6 +120,9 @@ def measure_log_likelihoods(
         pace: Time limit.
         parts: Keeps each figure.
     """
+    if not model.autoencoder.method.has_densities:
+        notes.append("no log-likelihoods: the encoders of this method are deterministic, so that z has no density")
+        return {}
     rows = held_out.having(model.names)
     if not len(rows):
         notes.append("no log-likelihoods: no held-out row has every modality")

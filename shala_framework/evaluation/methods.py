@@ -5,9 +5,8 @@ from typing import Any
 
 import attrs
 
-from shala_framework.model import PriorName
+from shala_framework.model import PriorName, ShaLa
 from shala_framework.prior import num_evaluations
-from shala_framework.prior.guidance import Guidance
 from shala_framework.refiner import Refinement
 from shala_framework.spec import unstructure
 from shala_framework.spec.schema import Evaluate, Generate, Spec
@@ -49,23 +48,35 @@ class Method:
         return [unstructure(spec.generate), *([unstructure(spec.refine)] if self.refine else [])]
 
 
-def joint_methods(settings: Evaluate, guidance: Guidance, *, refined: bool = False) -> Iterator[Method]:
-    """Return no guidance, the model's own, each autoguidance scale, all also refined if possible, and the controls."""
-    scales = guidance.autoguidance_scale, *settings.autoguidance_scales
+def joint_methods(model: ShaLa, settings: Evaluate, *, refined: bool = True) -> Iterator[Method]:
+    """Return no guidance, the model's own, each autoguidance scale, and the controls that the method of inference has.
+
+    Args:
+        model: The model.
+        settings: Scales to compare.
+        refined: Whether to return the first ones also with a third stage, if the model has one.
+    """
+    scales = model.guidance.autoguidance_scale, *settings.autoguidance_scales
     guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in scales]
-    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined and bool(model.refined_names))
     yield Method(prior="mixture")
-    yield Method(prior="normal")
+    if model.autoencoder.method.has_densities:
+        yield Method(prior="normal")
 
 
-def conditional_methods(settings: Evaluate, guidance: Guidance, *, refined: bool = False) -> Iterator[Method]:
-    """Return no guidance, the model's own guidance, each scale, all also refined, and q(z | x_given)."""
+def conditional_methods(model: ShaLa, settings: Evaluate, *, refined: bool = True) -> Iterator[Method]:
+    """Return no guidance, the model's own guidance, each scale, and q(z | x_given) if the method of inference has it.
+
+    Arguments are those of `joint_methods`.
+    """
+    guidance = model.guidance
     guided = [
         Method(prior="diffusion", guidance_scale=scale, autoguidance_scale=guidance.autoguidance_scale)
         for scale in (guidance.guidance_scale, *settings.guidance_scales)
     ]
-    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined)
-    yield Method(prior="posterior")
+    yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined and bool(model.refined_names))
+    if model.autoencoder.method.has_densities:
+        yield Method(prior="posterior")
 
 
 def _with_refinement(methods: Sequence[Method], *, refined: bool) -> Iterator[Method]:

@@ -101,7 +101,7 @@ def measure_one_to_many(
     if not chosen:
         return []
     depends = [num_rows, settings.num_row_samples, settings.group, panel.description()]
-    methods = list(conditional_methods(settings, model.guidance, refined=bool(model.refined_names)))
+    methods = list(conditional_methods(model, settings))
     reporter.begin("one to many", len(chosen) * len(methods), "sampling")
     rows_of = {given: _rows_of_values(train, given) for given in chosen}
     questions = [

@@ -312,10 +312,14 @@ class PosteriorMethod(nn.Module, abc.ABC):
     Attributes:
         Options: Frozen attrs class of the options, the table [posterior.options].
         needs_complete_rows: Whether training needs every modality in every row; other rows are then an error.
+        has_densities: Whether q(z | x_S) is a density for every subset S, beside which N(0, I) is a prior. A method of
+            deterministic encoders says False: evaluations then leave out the controls "normal" and "posterior" and
+            log-likelihoods, which would say nothing.
     """
 
     Options: ClassVar[type[Any]]
     needs_complete_rows: ClassVar[bool] = False
+    has_densities: ClassVar[bool] = True
 
     def __init__(self, options: Any, sizes: MethodSizes) -> None:
         """Make the method's networks.

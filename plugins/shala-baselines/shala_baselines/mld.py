@@ -22,8 +22,8 @@ Settings in that code for PolyMNIST: 160 dimensions for each modality, Laplace l
 subset in 0.2 of the batches (prior.unconditional_share = 0.8), width 1,536, Adam at 1e-4, a moving average of 0.999.
 Of [prior], condition has no effect, and feature_noise has to be 0, its default here. Guidance is no part of the paper.
 
-The paper has no posterior of a subset and no prior N(0, I). The control "posterior" here gives N(0, I) for what is not
-given, and log-likelihoods are of no use, as z given x has no density. It needs complete rows.
+The paper has no posterior of a subset and no prior N(0, I), and z given x has no density: evaluations leave out these
+controls and log-likelihoods. It needs complete rows.
 
 Shapes: B batch, M modalities, F feature_dim, D = M F latent_dim, W hidden_dim.
 """
@@ -55,6 +55,7 @@ class MLD(PosteriorMethod):
     """MLD (Bounoua et al. 2024): deterministic autoencoders, masked multi-time diffusion; complete rows only."""
 
     needs_complete_rows = True
+    has_densities = False
 
     @attrs.frozen(kw_only=True)
     class Options:
