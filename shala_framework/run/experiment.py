@@ -35,6 +35,7 @@ from shala_framework.training.metrics import MetricsFile, training_seconds
 
 STAND_IN, READING, STAGE_1, STAGE_2, STAGE_3 = "stand-in data", "reading", "autoencoder", "prior", "refiner"
 SAMPLES, REPORT, EVALUATION = "samples", "report", "evaluation"
+LEAST_MEASURED = 20  # steps of stage 2 from which its time is measured beforehand, which takes about five
 EVALUATION_SHARE = 0.25  # share of the training time, for an evaluation without a time in the spec
 
 
@@ -265,9 +266,9 @@ class Experiment:
     def _expect(self) -> None:
         """Report the expected time of each phase."""
         expected = {name: steps * self.plan.costs[name].step_seconds for name, steps in self.plan.steps.items()}
+        settings, trained = self.spec.train.prior, "prior" in self.model.stages
         # Compiling a network takes minutes, too long for an estimate.
-        if not expected and "prior" not in self.model.stages and not self.spec.train.compile:
-            settings = self.spec.train.prior
+        if not expected and not trained and not self.spec.train.compile and settings.steps >= LEAST_MEASURED:
             cost = self.training.measure_prior(seconds=0.0)
             expected = {STAGE_2: settings.steps * cost.step_seconds}
         generate = self.spec.generate

@@ -105,7 +105,7 @@ class TestMixtureImage(TestImage):
         "fit": "stretch",
     }  # fmt: skip
     kind = "JPEG"
-    density_options: ClassVar = {}
+    density_options: ClassVar = {"height": 28, "width": 28}  # of the densities' tests, which need no more
     independent_values = False  # channels share their component: see test_masses_sum_to_one_and_match_the_closed_form
 
 
