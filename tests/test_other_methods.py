@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_runs import run
 
 from shala_framework import load
@@ -42,8 +43,8 @@ def test_every_method_can_be_exported(two_spec, tmp_path, method):
     assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) == PROGRAMS
 
 
-def test_a_method_without_densities_is_compared_by_what_it_has(two_spec):
-    """Deterministic encoders have no N(0, I), no q(z given x_S) and no likelihoods; other methods keep them."""
+def test_methods_are_compared_by_the_controls_that_they_have(two_spec):
+    """N(0, I), a prior of stage 1's own, or neither; deterministic encoders have no q(z given x_S) and likelihoods."""
     made = ("data.stand_in.options.missing=0.0", "train.autoencoder.steps=2", "train.prior.steps=2")
     few = (
         *("evaluate.at_end=true", "evaluate.num_seeds=1", "evaluate.num_samples=40", "evaluate.num_rows=4"),
@@ -51,7 +52,7 @@ def test_a_method_without_densities_is_compared_by_what_it_has(two_spec):
         *("evaluate.likelihood=elbo", "generate.num_steps=3", "evaluate.suite=multimodal-vae"),
     )
     found = {}
-    for method in ("mld", "mvtcae"):
+    for method in ("mld", "mvtcae", "cmvae"):
         sizes = ("posterior.latent_dim=32", f"posterior.method={method}")
         folder = run(two_spec, method, *made, *few, *sizes)
         found[method] = json.loads((folder / "evaluation" / "validation.json").read_text())
@@ -62,10 +63,17 @@ def test_a_method_without_densities_is_compared_by_what_it_has(two_spec):
     assert priors("joint", "mvtcae") - priors("joint", "mld") == {"normal"}
     assert priors("conditional", "mvtcae") - priors("conditional", "mld") == {"posterior"}
     assert priors("calibration", "mvtcae") - priors("calibration", "mld") == {"normal", "posterior"}
-    assert found["mvtcae"]["log_likelihood"]
+    assert priors("joint", "mvtcae") ^ priors("joint", "cmvae") == {"normal", "own"}
+    assert "all together, normal" in found["mvtcae"]["log_likelihood"]
+    assert "all together, own" in found["cmvae"]["log_likelihood"]
     assert found["mld"]["log_likelihood"] == {}
     assert any("no log-likelihoods: the encoders" in note for note in found["mld"]["notes"])
-    words = ["compare", "mld", "mvtcae", "--by", "posterior.method", "--csv", "table.csv"]
+    words = ["compare", "mld", "mvtcae", "cmvae", "--by", "posterior.method", "--csv", "table.csv"]
     assert dispatch(words) == 0
     rows = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
-    assert {row["posterior.method"] for row in rows if row["method"] == "normal"} == {"mvtcae"}
+    for prior, methods in (("normal", {"mvtcae"}), ("own", {"cmvae"}), ("mixture", {"mld", "mvtcae", "cmvae"})):
+        assert {row["posterior.method"] for row in rows if row["method"] == prior} == methods
+    own = load("cmvae").generate(3, prior="own", seed=1)
+    torch.testing.assert_close(load("cmvae").generate(2, prior="own", seed=1)["first"], own["first"][:2])
+    with pytest.raises(ValueError, match="expected prior 'diffusion', 'mixture', 'normal', 'posterior', got 'own'"):
+        load("mvtcae").generate(3, prior="own")

@@ -333,8 +333,8 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, draw
         return -0.5 * (u_KD.square().sum(1) + u_KD.shape[1] * math.log(2 * math.pi))
 
     condition = _given(model, rows, given, len(drawn_KD) // len(rows))
-    if prior == "mixture":  # there is no map from noise, but the density has a gradient
-        source = model.priors["mixture"]
+    if prior in ("mixture", "own"):  # there is no map from noise, but the density has a gradient
+        source = model.priors[prior]
         return _Unit(lambda u: u, lambda z: z, lambda u: source.log_prob(u, condition))
     if prior == "normal":
         return _Unit(lambda u: u, lambda z: z, normal)

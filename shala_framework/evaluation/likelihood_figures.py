@@ -13,6 +13,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.annealing import annealed_log_likelihood
 from shala_framework.evaluation.intervals import Figure, mean_figure
 from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
+from shala_framework.evaluation.methods import controls
 from shala_framework.evaluation.pace import Pace
 from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
@@ -24,7 +25,6 @@ from shala_framework.support.progress import Reporter
 
 FEW_SAMPLES = 2.0  # effective samples, below which a weighted estimate is unreliable
 MOST_ROWS = 16
-JOINT_PRIORS: tuple[PriorName, ...] = ("diffusion", "mixture", "normal")
 CONDITIONAL_PRIORS: tuple[PriorName, ...] = ("diffusion", "posterior")
 
 
@@ -62,8 +62,9 @@ class _Question:
     prior: PriorName
 
 
-def _questions(names: tuple[str, ...]) -> Iterator[_Question]:
-    for prior in JOINT_PRIORS:
+def _questions(model: ShaLa) -> Iterator[_Question]:
+    names = model.names
+    for prior in ("diffusion", *controls(model)):
         yield _Question(f"all together, {prior}", names, (), prior)
     for i, name in enumerate(names):
         yield _Question(f"{name}, diffusion", (name,), (), "diffusion")
@@ -127,7 +128,7 @@ def measure_log_likelihoods(
     if not len(rows):
         notes.append("no log-likelihoods: no held-out row has every modality")
         return {}
-    questions = list(_questions(model.names))
+    questions = list(_questions(model))
     depends = [
         settings.likelihood,
         settings.importance_samples,

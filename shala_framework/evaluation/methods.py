@@ -48,6 +48,14 @@ class Method:
         return [unstructure(spec.generate), *([unstructure(spec.refine)] if self.refine else [])]
 
 
+def controls(model: ShaLa) -> tuple[PriorName, ...]:
+    """Return the controls of joint synthesis: the mixture, and what stage 1 was trained with if that is a density."""
+    method = model.autoencoder.method
+    if not method.has_densities:
+        return ("mixture",)
+    return "mixture", "normal" if method.own_prior() is None else "own"
+
+
 def joint_methods(model: ShaLa, settings: Evaluate, *, refined: bool = True) -> Iterator[Method]:
     """Return no guidance, the model's own, each autoguidance scale, and the controls that the method of inference has.
 
@@ -59,9 +67,7 @@ def joint_methods(model: ShaLa, settings: Evaluate, *, refined: bool = True) -> 
     scales = model.guidance.autoguidance_scale, *settings.autoguidance_scales
     guided = [Method(prior="diffusion", autoguidance_scale=scale) for scale in scales]
     yield from _with_refinement([Method(prior="diffusion"), *guided], refined=refined and bool(model.refined_names))
-    yield Method(prior="mixture")
-    if model.autoencoder.method.has_densities:
-        yield Method(prior="normal")
+    yield from (Method(prior=prior) for prior in controls(model))
 
 
 def conditional_methods(model: ShaLa, settings: Evaluate, *, refined: bool = True) -> Iterator[Method]:

@@ -27,6 +27,7 @@ from shala_framework.prior.priors import (
     LatentPrior,
     MixturePrior,
     NormalPrior,
+    OwnPrior,
     SamplerName,
     Sampling,
     SubsetPosterior,
@@ -38,7 +39,7 @@ from shala_framework.spec import LoadedSpec, make_spec, read_spec, unstructure
 from shala_framework.spec.schema import DEFAULT_METHOD, ModalityTable
 from shala_framework.support.modes import evaluating
 
-PriorName = Literal["diffusion", "mixture", "normal", "posterior"]
+PriorName = Literal["diffusion", "mixture", "normal", "own", "posterior"]
 
 
 class ShaLa(Staged):
@@ -220,8 +221,8 @@ class ShaLa(Staged):
             num_steps: Sampler steps; None takes the spec's.
             seed: Seed of the noise that samples start from. The same call gives the same samples; with more rows or
                 more joint samples, the first ones stay the same.
-            prior: "diffusion"; or a control: "mixture" and "normal" without `given`, and with it "posterior",
-                which samples q(z | x_given) of stage 1.
+            prior: "diffusion"; or a control: "mixture" and "normal" without `given`, also "own" where the method of
+                inference has a prior of its own, and with it "posterior", which samples q(z | x_given) of stage 1.
             refine: Whether stage 3 adds what the decoders leave out, where it is trained; or keys of a spec's [refine]
                 that change its sampler, such as {"sigma_max": 10.0, "num_steps": 12}.
             draw: Whether to draw from each likelihood that is not refined; otherwise its mode is returned. The same
@@ -359,13 +360,14 @@ class ShaLa(Staged):
     @property
     def priors(self) -> dict[PriorName, LatentPrior]:
         """The distributions that a latent can be drawn from: the diffusion prior and its controls."""
-        table = self.spec.prior
-        return {
+        table, own = self.spec.prior, self.autoencoder.method.own_prior()
+        found: dict[PriorName, LatentPrior] = {
             "diffusion": DiffusedPrior(self.prior, table.sigma_min, table.sigma_max),
             "mixture": MixturePrior(self.prior),
             "normal": NormalPrior(self.autoencoder),
             "posterior": SubsetPosterior(self.autoencoder),
         }
+        return found if own is None else {**found, "own": OwnPrior(own)}
 
     def _prior(self, name: PriorName, *, given: bool) -> LatentPrior:
         """The prior of a name, if it is trained and suits whether anything is given."""

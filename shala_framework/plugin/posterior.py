@@ -343,6 +343,10 @@ class PosteriorMethod(nn.Module, abc.ABC):
         """q(z | x_S) of a subset of what rows would have; the same as `fuse` unless a method tells them apart."""
         return self.fuse(h_MBF, subset_BM)
 
+    def own_prior(self) -> AnyPosterior | None:
+        """p(z) of one row, with which stage 1 is trained, where that is not N(0, I); it is then the control "own"."""
+        return None
+
     def decoder_dimensions(self, modality: int) -> Sequence[int] | None:
         """Return the dimensions of z that the decoder of a modality sees; the default, None, shows all of them.
 

@@ -100,6 +100,25 @@ class NormalPrior:
 
 
 @attrs.frozen(eq=False)
+class OwnPrior:
+    """p(z) with which a method of inference trains stage 1, where that is not N(0, I).
+
+    Attributes:
+        own: p(z), as a distribution of one row.
+    """
+
+    stage: ClassVar[str] = "autoencoder"
+    given: ClassVar[bool | None] = False
+    own: AnyPosterior
+
+    def sample(self, seed: int, given: Given, sampling: Sampling) -> Tensor:
+        return posterior_draws(self.own.take(torch.zeros_like(given.row_K)), seed)
+
+    def log_prob(self, z_KD: Tensor, given: Given, num_steps: int = DENSITY_STEPS) -> Tensor:
+        return self.own.take(torch.zeros_like(given.row_K)).log_prob(z_KD)
+
+
+@attrs.frozen(eq=False)
 class MixturePrior:
     """A Gaussian mixture that is fitted to samples of the aggregate posterior."""
 
@@ -227,8 +246,10 @@ def check_choice(name: str, priors: Mapping[Any, LatentPrior], *, given: bool, t
 
     Raises:
         CheckpointError: The stage of the prior is not trained.
-        ValueError: The prior needs given modalities, or takes none.
+        ValueError: The model has no such prior, or it needs given modalities, or takes none.
     """
+    if name not in priors:
+        raise ValueError(f"expected prior {', '.join(map(repr, priors))}, got {name!r}")
     found = priors[name]
     if found.stage not in trained:
         raise CheckpointError(f"expected a trained {found.stage} for prior={name!r}; this model has {sorted(trained)}")

@@ -17,8 +17,8 @@ p(c) p(z | c) / q(c | z), so that CMVAE is MMVAE+ with a learned Gaussian mixtur
 
 The paper's diffusion decoders are a third stage here as well: [train.refiner]. Its choice of the number of clusters
 after training is not part of this method; clusters that are not needed get little weight (figure `clusters_in_use`).
-The paper samples z from the mixture. Here the priors on top are those of all methods: the diffusion prior, a mixture
-that is fitted to the latents, and N(0, I), which is not the prior that this method was trained with.
+The paper samples z from this mixture, which here is the prior "own", beside the diffusion prior and a mixture that is
+fitted to the latents.
 
 No code of the authors was found (github.com/epalu/CMVAE has none yet). Equations and settings were checked against
 MultiVae's documentation and its implementation (github.com/AgatheSenellart/MultiVae): K = 10 with DReG, beta 1, 10
@@ -67,6 +67,14 @@ class CMVAE(PosteriorMethod):
 
     def fuse(self, h_MBF: list[Tensor], presence_BM: Tensor) -> MixturePosterior:
         return self.latents.posterior(h_MBF, presence_BM)
+
+    def own_prior(self) -> MixturePosterior:
+        """The mixture of clusters, and N(0, I) of private latents."""
+        clusters, private_dim = len(self.cluster_mean_CZ), self.sizes.latent_dim - self.latents.shared_dim
+        mean_CBD = nn.functional.pad(self.cluster_mean_CZ, (0, private_dim))[:, None]
+        return MixturePosterior(
+            mean_CBD, torch.zeros_like(mean_CBD), self.cluster_logit_C.log_softmax(0).view(clusters, 1)
+        )
 
     def log_joint(self, z: Tensor) -> Tensor:
         """Return log p(c) p(z | c) of every cluster for z [..., Z] in nats: [..., C]."""

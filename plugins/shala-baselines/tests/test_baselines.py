@@ -357,6 +357,32 @@ def test_cmvae_reports_how_many_clusters_are_in_use():
     assert float(method.objective(bench.rows()).figures["clusters_in_use"]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_cmvae_samples_its_clusters_and_private_latents():
+    """Its own prior is the mixture of its clusters, with N(0, I) for private latents: density and draws."""
+    method = CMVAE(CMVAE.Options(num_clusters=3), PRIVATE)
+    method.cluster_mean_CZ.data = torch.tensor([[9.0, 0], [0, 9], [-9, 0]])
+    method.cluster_logit_C.data = torch.tensor([0.5, 0.3, 0.2]).log() + 4
+    prior, shared = method.own_prior().detach(), method.latents.shared_dim
+    z = 3 * torch.randn(20, PRIVATE.latent_dim, generator=torch.Generator().manual_seed(0))
+    of_clusters = torch.stack(
+        [
+            torch.distributions.Normal(mean, 1.0).log_prob(z[:, :shared]).sum(1)
+            for mean in method.cluster_mean_CZ.detach()
+        ]
+    )
+    private = torch.distributions.Normal(0.0, 1.0).log_prob(z[:, shared:]).sum(1)
+    expected = (of_clusters + torch.tensor([[0.5], [0.3], [0.2]]).log()).logsumexp(0) + private
+    rows = torch.zeros(20, dtype=torch.int64)
+    torch.testing.assert_close(prior.take(rows).log_prob(z), expected)
+    many = prior.take(torch.zeros(4_000, dtype=torch.int64))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = many.sample()
+    nearest = torch.cdist(drawn[:, :shared], method.cluster_mean_CZ.detach()).argmin(1)
+    torch.testing.assert_close(nearest.bincount() / 4_000, torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn[:, shared:].std(0), torch.ones(PRIVATE.latent_dim - shared), atol=0.05, rtol=0)
+
+
 def test_mmvaeplus_infers_private_latents_of_what_is_given_alone():
     """The mixture's density is that of z times those of the private latents, N(0, I) of what is not given."""
     bench, method = PrivateBench(), with_fixed_weights(MMVAEPlus(MMVAEPlus.Options(), PRIVATE))
