@@ -10,7 +10,7 @@ Reference: Sutter et al. 2021, "Generalized multimodal ELBO".
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -65,48 +65,96 @@ class PolyMNIST(Dataset):
         Raises:
             DataError: A file is missing or invalid.
         """
-        options = self.options
-        source = check_folder(source, LAYOUT)
-        backgrounds = [
-            read_background(source / "polymnist_backgrounds" / f"{number}.jpg")
-            for number in range(1, options.num_modalities + 1)
-        ]
-        digits = read_mnist(source / "mnist", VALIDATION_SHARE if options.validation else 0.0)
-        for split_number, split in enumerate(SPLITS):
-            rows = [digits[split].of_class(label) for label in range(10)]
-            num_samples = getattr(options, split)
-            drawn = draw(len(digits[split].labels), num_samples, options.seed, _CLASS_STREAM, split_number)
-            for index, label in enumerate(digits[split].labels[drawn].tolist()):
-                key = f"{split}_{index:06d}"
-                if account.wanted(key):
-                    rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
-                    fields = compose(digits[split], rows[label], backgrounds, rng)
-                    yield Sample(key=key, split=split, fields=fields, label=str(label))
+        for drawn in drawn_samples(self.options, source, account, _SIDE):
+            fields = drawn.compose(ink_of)
+            yield Sample(key=drawn.key, split=drawn.split, fields=fields, label=str(drawn.digit))
 
 
-def compose(
-    digits: MNISTDigits, rows: NDArray[np.intp], backgrounds: list[NDArray[np.uint8]], rng: np.random.Generator
-) -> dict[str, bytes]:
-    """Generate one sample's fields.
+@attrs.frozen(kw_only=True, eq=False)
+class DrawnSample:
+    """A sample before its pictures are made.
 
-    Args:
-        digits: Digits to choose from.
-        rows: Rows of the sample's class. Each modality shows a different one if there are enough.
+    Attributes:
+        key: Its key.
+        split: "train", "validation" or "test".
+        digit: Its class.
+        digits: MNIST's digits of the split.
+        rows: Those of its class.
         backgrounds: uint8 RGB array [H, W, 3] of each modality.
+        side: Height and width of a picture.
         rng: Generator that chooses digits and crops.
     """
-    chosen = rng.choice(rows, len(backgrounds), replace=len(rows) < len(backgrounds))
-    fields, corners = {}, []
-    for number, (row, background) in enumerate(zip(chosen, backgrounds, strict=True)):
-        height, width = background.shape[:2]
-        top, left = int(rng.integers(height - _SIDE + 1)), int(rng.integers(width - _SIDE + 1))
-        picture = background[top : top + _SIDE, left : left + _SIDE].copy()
-        ink = digits.images[row] > _INK
-        picture[ink] = 255 - picture[ink]
-        fields[f"m{number}.png"] = encode_png(picture)
-        corners.append([top, left])
-    facts = {"digits": digits.numbers[chosen].tolist(), "corners": corners}
-    return fields | {"json": json.dumps(facts).encode()}
+
+    key: str
+    split: str
+    digit: int
+    digits: MNISTDigits
+    rows: NDArray[np.intp]
+    backgrounds: Sequence[NDArray[np.uint8]]
+    side: int
+    rng: np.random.Generator
+
+    def compose(
+        self, inverted: Callable[[NDArray[np.uint8]], NDArray[np.bool_]], facts: Mapping[str, object] | None = None
+    ) -> dict[str, bytes]:
+        """Generate the pictures, and the json of which digits and crops they show.
+
+        Args:
+            inverted: Returns where the colours of a picture are inverted, bool [side, side], for a digit, uint8 [28,
+                28]. Each modality shows another digit of the class if there are enough.
+            facts: Further values of the json.
+        """
+        chosen = self.rng.choice(self.rows, len(self.backgrounds), replace=len(self.rows) < len(self.backgrounds))
+        fields, corners = {}, []
+        for number, (row, background) in enumerate(zip(chosen, self.backgrounds, strict=True)):
+            top, left = (int(self.rng.integers(length - self.side + 1)) for length in background.shape[:2])
+            picture = background[top : top + self.side, left : left + self.side].copy()
+            where = inverted(self.digits.images[row])
+            picture[where] = 255 - picture[where]
+            fields[f"m{number}.png"] = encode_png(picture)
+            corners.append([top, left])
+        shown = {"digits": self.digits.numbers[chosen].tolist(), "corners": corners, **(facts or {})}
+        return fields | {"json": json.dumps(shown).encode()}
+
+
+def drawn_samples(
+    options: PolyMNIST.Options, source: Path | None, account: Account, side: int
+) -> Iterator[DrawnSample]:
+    """Draw the samples of each split that are wanted.
+
+    Raises:
+        DataError: A file is missing or invalid.
+    """
+    source = check_folder(source, LAYOUT)
+    backgrounds = [
+        read_background(source / "polymnist_backgrounds" / f"{number}.jpg", side)
+        for number in range(1, options.num_modalities + 1)
+    ]
+    digits = read_mnist(source / "mnist", VALIDATION_SHARE if options.validation else 0.0)
+    for split_number, split in enumerate(SPLITS):
+        rows = [digits[split].of_class(label) for label in range(10)]
+        num_samples = getattr(options, split)
+        drawn = draw(len(digits[split].labels), num_samples, options.seed, _CLASS_STREAM, split_number)
+        for index, digit in enumerate(digits[split].labels[drawn].tolist()):
+            key = f"{split}_{index:06d}"
+            if account.wanted(key):
+                rng = np.random.default_rng((options.seed, _SAMPLE_STREAM, split_number, index))
+                yield DrawnSample(
+                    key=key,
+                    split=split,
+                    digit=digit,
+                    digits=digits[split],
+                    rows=rows[digit],
+                    backgrounds=backgrounds,
+                    side=side,
+                    rng=rng,
+                )
+
+
+def ink_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a digit has ink: bool [28, 28]."""
+    ink: NDArray[np.bool_] = image > _INK
+    return ink
 
 
 def read_background(path: Path, side: int = _SIDE) -> NDArray[np.uint8]:
