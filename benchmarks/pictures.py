@@ -116,9 +116,9 @@ class Picture(Modality):
         return RefinerUNet(3, latent_dim, sides=(SIDE, SIDE), **size)
 
 
-def modalities(count: int, **options: Any) -> dict[str, Picture]:
-    """Return a number of picture modalities, m0, m1, ..., with Picture's options."""
-    return {f"m{i}": Picture(Picture.Options(**options)) for i in range(count)}
+def modalities(count: int, kind: type[Picture] = Picture, **options: Any) -> dict[str, Picture]:
+    """Return a number of picture modalities of one kind, m0, m1, ..., with Picture's options."""
+    return {f"m{i}": kind(Picture.Options(**options)) for i in range(count)}
 
 
 def load_pictures(path: Path, split: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 import torch
-from pictures import FEATURE_DIM, load_pictures, modalities, write_samples
+from pictures import FEATURE_DIM, Picture, load_pictures, modalities, write_samples
 from torch import Tensor, nn
 
 from shala_framework import ShaLa, train
@@ -58,6 +58,7 @@ class Recipe:
     refine: dict[str, Any] = attrs.field(factory=dict)
     refiner_stage: dict[str, Any] = attrs.field(factory=lambda: {"steps": 1_500})
     refiner_size: dict[str, Any] = attrs.field(factory=dict)
+    modality: type[Picture] = Picture
     guidance: float = 1.0
     autoguidance: float = 1.0
     given_autoguidance: float = 1.0
@@ -68,7 +69,7 @@ class Recipe:
         """Make a model with a number of modalities."""
         sizes = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim, "feature_dim": FEATURE_DIM}
         return ShaLa(
-            modalities(count, **self.refiner_size),
+            modalities(count, self.modality, **self.refiner_size),
             prior=self.prior,
             refine=self.refine,
             seed=self.seed,

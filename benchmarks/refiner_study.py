@@ -4,13 +4,15 @@
         [--rows 300000] [--prior-rows 1024000] [--kl-weight 16] [--seed 0] [--device cpu]
         [--seconds 600 | --refiner-rows 3000000] [--batch-size 16] [--width 32] [--blocks 1 3] [--attention]
         [--log-sigma-mean -0.4] [--log-sigma-std 1.4] [--sigma-max 1.5 4 12 40] [--guidance 1] [--num 2000] [--test]
+        [--flow]
 
 One seed. Stages 1 and 2 are trained for numbers of rows as in polymnist_table.py, and stage 3 for a time or a number of
 rows; RESULTS keeps trained stages, and the same command continues. The last 2,000 training rows are scored and not
 trained on; --test scores the test rows instead. Columns: those of polymnist_table.py of as many unguided joint samples
 as scored rows, the Frechet distance of each modality, and the share of samples given one modality that the judges find
 right, with their distance. *Own z* is the share of rows of which a draw of q(z | x) is decoded to their own class; what
-stage 3 loses of it, it draws anew. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
+stage 3 loses of it, it draws anew. --flow has decoders that are conditional flows, trained with stage 1 (see
+flow_decoder.py), in place of stage 3. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
 """
 
 import argparse
@@ -23,8 +25,9 @@ import attrs
 import numpy as np
 import torch
 from ablation import Scorer
+from flow_decoder import FlowPicture
 from numpy.typing import NDArray
-from pictures import load_pictures
+from pictures import Picture, load_pictures
 from PIL import Image
 from polymnist import Recipe, kept_stage
 from polymnist_table import HELD_OUT, Samples, Table
@@ -45,23 +48,25 @@ class Way:
     """How samples are refined.
 
     Attributes:
-        sigma_max: The sampler's highest level; None leaves the mode as it is.
+        sigma_max: The sampler's highest level; None leaves what the decoder gives as it is.
         guidance: Scale of the guidance by z.
+        draw: Whether the decoder gives a draw and not the mode.
     """
 
     sigma_max: float | None = None
     guidance: float = 1.0
+    draw: bool = False
 
     @property
     def name(self) -> str:
         if self.sigma_max is None:
-            return "modes"
+            return "draws" if self.draw else "modes"
         return f"sigma_max {self.sigma_max:g}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
 
     def decode(self, model: ShaLa, z_ND: Tensor, seed: int) -> Samples:
         """Decode latents."""
         if self.sigma_max is None:
-            return model.decode(z_ND, seed=seed, batch_size=500)
+            return model.decode(z_ND, draw=self.draw, seed=seed, batch_size=500)
         steps = SIZES.get(self.sigma_max, 12)
         sampler = {"sigma_max": self.sigma_max, "num_steps": steps, "guidance_scale": self.guidance}
         return model.decode(z_ND, refine=sampler, seed=seed, batch_size=500)
@@ -96,11 +101,12 @@ def trained(args: argparse.Namespace, x: Samples) -> tuple[ShaLa, dict[str, Any]
         refine={"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std},
         refiner_stage={"steps": 1_500, "batch_size": args.batch_size, "learning_rate": args.learning_rate},
         refiner_size={"width": args.width, "num_blocks": tuple(args.blocks), "attention": args.attention},
+        modality=FlowPicture if args.flow else Picture,
     )
     recipe.autoencoder["kl_weight"] = args.kl_weight
     recipe = recipe.with_rows({"autoencoder": args.rows, "prior": args.prior_rows, "refiner": args.refiner_rows})
     model, figures = recipe.model(len(x)), {}
-    for stage in ("autoencoder", "prior", "refiner"):
+    for stage in ("autoencoder", "prior") if args.flow else ("autoencoder", "prior", "refiner"):
         file = args.results / f"{stage}.safetensors"
         figures |= kept_stage(model, stage, file, recipe, x, args.seconds, args.device)
     return model.to(args.device), figures
@@ -139,6 +145,7 @@ def main() -> None:
     parser.add_argument("--log-sigma-std", type=float, default=1.4)
     parser.add_argument("--sigma-max", type=float, nargs="+", default=list(SIZES))
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--flow", action="store_true", help="decoders that are flows, in place of stage 3")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--num", type=int, default=2_000, help="scored rows, and joint samples; at most 2,000")
@@ -147,6 +154,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     trained_with = ("data", "rows", "prior_rows", "refiner_rows", "seconds", "kl_weight", "seed", "batch_size")
     trained_with += ("learning_rate", "width", "blocks", "attention", "log_sigma_mean", "log_sigma_std")
+    trained_with += ("flow",) if args.flow else ()
     claim_results(args.results, **{name: getattr(args, name) for name in trained_with})
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
@@ -157,7 +165,9 @@ def main() -> None:
         labels = arrays[f"{split}_y"][rows]
     table = Table(Scorer(args.bench / "judge.py", args.judges, scored, labels))
     model, figures = trained(args, x)
-    ways = [Way(), *(Way(sigma_max=sigma, guidance=scale) for sigma in args.sigma_max for scale in args.guidance)]
+    ways = [Way(draw=True)] if args.flow else [Way()]
+    if not args.flow:
+        ways += [Way(sigma_max=sigma, guidance=scale) for sigma in args.sigma_max for scale in args.guidance]
     found, drawn = {}, []
     for way in ways:
         found[way.name], samples = score(model, table, way, scored, args.seed)
