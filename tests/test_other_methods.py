@@ -2,16 +2,20 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_runs import run
+from two_floats import TwoFloats
 
-from shala_framework import load
+from shala_framework import ShaLa, load, train
 from shala_framework.cli.main import dispatch
-from shala_framework.data.rows import load_rows
+from shala_framework.data.rows import Rows, load_rows
+from shala_framework.evaluation.annealing import annealed_log_likelihood
+from shala_framework.evaluation.likelihood import log_mean_weight, log_weights
 from shala_framework.run.exporting import export_model
 from shala_framework.support.progress import Silent
 
@@ -41,6 +45,27 @@ def test_every_method_can_be_exported(two_spec, tmp_path, method):
     sizes = ("posterior.latent_dim=32", "data.stand_in.options.missing=0") if method == "mld" else ()
     folder = run(two_spec, "run", f"posterior.method={method}", "train.prior.steps=1", *sizes)
     assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) == PROGRAMS
+
+
+def test_likelihoods_under_a_prior_of_stage_1s_own_are_those_of_its_draws():
+    """Importance weights and annealed chains agree with the mean density of data at draws of CMVAE's prior."""
+    generator = torch.Generator().manual_seed(0)
+    x = {name: torch.randn(24, 2, generator=generator) for name in "ab"}
+    sizes = {"latent_dim": 4, "feature_dim": 2, "hidden_dim": 8, "prior": {"hidden_dim": 8, "num_blocks": 1}}
+    model = ShaLa({name: TwoFloats(field=name) for name in "ab"}, method="cmvae", seed=1, **sizes)
+    train(model, x, steps=20, batch_size=8, device="cpu")
+    few = {name: of_modality[:3] for name, of_modality in x.items()}
+    rows = Rows(x=few, presence=torch.ones(3, 2, dtype=torch.bool), keys=("p", "q", "r"), labels=(None,) * 3)
+    asked = (model, rows, ("a", "b"), ())
+    weighted = log_weights(*asked, prior="own", num_samples=4_000, mixture=True, seed=0).mixture_NS
+    annealed = annealed_log_likelihood(*asked, prior="own", num_chains=64, num_steps=60, seed=0)
+    count = 30_000
+    z = model.sample_latents(count, prior="own", seed=5).repeat(3, 1)
+    of_rows = torch.arange(3).repeat_interleave(count)
+    log_prob = sum(model.autoencoder.decoded_log_prob(few, name, z, of_rows) for name in "ab").view(3, count)
+    expected = log_prob.logsumexp(1) - math.log(count)
+    for found in (weighted, annealed):
+        torch.testing.assert_close(log_mean_weight(found).float(), expected, atol=0.05, rtol=0)
 
 
 def test_methods_are_compared_by_the_controls_that_they_have(two_spec):
