@@ -3,11 +3,11 @@
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
+from plain_model import PlainModel
 from two_floats import TwoFloats
 
 from shala_framework import load
@@ -28,10 +28,9 @@ from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
 from shala_framework.evaluation.suite import evaluate
 from shala_framework.plugin import DataError, Dataset, Sample
-from shala_framework.prior.guidance import Guidance
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.spec.schema import Evaluate, Generate, Refine
+from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Silent
 
 pytestmark = pytest.mark.long
@@ -115,15 +114,12 @@ def rows_of(side, height, *, prefix="r", plain=False):
 
 
 @attrs.frozen
-class Known:
+class Known(PlainModel):
     """A model whose targets share the side; their heights agree if `alike`, and are above with known probability."""
 
     alike: bool
     above: float = 0.5
     names: tuple[str, ...] = NAMES
-    refined_names: tuple[str, ...] = ()
-    spec: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(generate=Generate(), refine=Refine()))
-    guidance = Guidance()
 
     def generate(self, num_samples, *, given=None, seed=0, **_):
         if given:

@@ -3,11 +3,11 @@
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
+from plain_model import PlainModel
 from two_floats import TwoFloats
 
 from shala_framework import ShaLa, load
@@ -19,10 +19,9 @@ from shala_framework.evaluation.judge_training import train_judge
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.one_to_many import measure_one_to_many
 from shala_framework.evaluation.parts import Parts
-from shala_framework.prior.guidance import Guidance
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import read_spec
-from shala_framework.spec.schema import Evaluate, Generate, Refine
+from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Silent
 
 pytestmark = pytest.mark.long
@@ -50,15 +49,12 @@ def drawn_classes(count):
 
 
 @attrs.frozen
-class Known:
+class Known(PlainModel):
     """A model that draws a class for each sample from known shares, once for all targets or for each."""
 
     shares: tuple[float, float]
     alike: bool
     names: tuple[str, ...] = NAMES
-    refined_names: tuple[str, ...] = ()
-    spec: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(generate=Generate(), refine=Refine()))
-    guidance = Guidance()
 
     def generate(self, num_samples, *, given, seed, **_):
         ((name, x),) = given.items()

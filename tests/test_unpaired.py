@@ -2,12 +2,12 @@
 
 import json
 from statistics import fmean, stdev
-from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
 from nearest_judge import Nearest
+from plain_model import PlainModel
 from torch import nn
 
 from shala_framework.data.rows import Rows
@@ -16,8 +16,7 @@ from shala_framework.evaluation.conditional import conditional_reference, measur
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
-from shala_framework.prior.guidance import Guidance
-from shala_framework.spec.schema import Evaluate, Generate, Refine
+from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Silent
 
 pytestmark = pytest.mark.long
@@ -28,15 +27,12 @@ SETTINGS = Evaluate(guidance_scales=(1.0,), num_row_samples=4)
 
 
 @attrs.frozen
-class Known:
+class Known(PlainModel):
     """A model that draws the given row's class with a width of its own relative to the true one."""
 
     widths: torch.Tensor  # of the classes
     relative: float = 1.0
     names: tuple[str, ...] = NAMES
-    refined_names: tuple[str, ...] = ()
-    spec: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(generate=Generate(), refine=Refine()))
-    guidance = Guidance()
 
     def generate(self, num_samples, *, given, **_):
         classes = torch.cdist(next(iter(given.values())), CENTRES).argmin(1)[:, None].expand(-1, num_samples)
