@@ -481,6 +481,9 @@ def test_pipes_run_where_the_command_line_allows_them(two_spec):
         ("a={ b = 1 }", ("a",), {"b": 1}),
         ("a=1\nb=2", ("a",), "1\nb=2"),
         ('modality."my rgb".plugin=p', ("modality", "my rgb", "plugin"), "p"),
+        ('modality."m{0..2}".plugin=p', ("modality", "m{0..2}", "plugin"), "p"),
+        ("modality.m{0..2}.plugin=p", ("modality", "m{0..2}", "plugin"), "p"),
+        ("modality.view-{a,b}_x.options.height=32", ("modality", "view-{a,b}_x", "options", "height"), 32),
     ],
 )
 def test_an_override_is_toml_or_a_bare_string(text, path, value):

@@ -1,6 +1,7 @@
 """Overrides of single keys of a spec, such as `--set train.prior.steps=2000`."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import attrs
 import tomli
@@ -10,6 +11,8 @@ from shala_framework.spec.toml import LimitError, parse_toml
 from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.hints import shortened
 from shala_framework.support.structuring import InvalidValueError, KeyPath, format_path
+
+BRACES: Final = re.compile(r"[\w-]*\{[^{}]*\}[\w-]*")  # a name that stands for several modalities
 
 
 @attrs.frozen
@@ -94,8 +97,13 @@ def join_keys(keys: KeyPath) -> KeyPath:
 
 
 def split_key(key: str) -> KeyPath:
-    """Split a dotted key. Raises ValueError (TOMLDecodeError is a subclass) for anything else."""
-    table: Any = parse_toml(f"{key} = 'end'")
+    """Split a dotted key, in which names with braces need no quotes: a shell removes them from `modality."m{0..2}"`.
+
+    Raises:
+        ValueError: It is not a dotted key (TOMLDecodeError is a subclass).
+    """
+    quoted = key if '"' in key or "'" in key else BRACES.sub(r'"\g<0>"', key)
+    table: Any = parse_toml(f"{quoted} = 'end'")
     path: KeyPath = ()
     while isinstance(table, dict):
         ((name, table),) = table.items()
