@@ -12,6 +12,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 SAMPLES = 4  # that the page makes unless told otherwise
+# Keeps every text of the message: one that samples replace within milliseconds would be missed by looking now and then.
+KEEP_MESSAGES = """() => {
+    window.messages = [];
+    const keep = () => window.messages.push(document.querySelector("#message")?.textContent ?? "");
+    new MutationObserver(keep).observe(document.body, {childList: true, subtree: true, characterData: true});
+}"""
 
 
 @contextmanager
@@ -58,8 +64,10 @@ def kinds_address(kinds: Path) -> Iterator[str]:
 
 def generate(page: Page, num_figures: int) -> None:
     """Press the button, see that the page says at once that it works, and wait for what is given and the samples."""
+    page.evaluate(KEEP_MESSAGES)
     page.locator("#go").click()
-    expect(page.locator("#message")).to_contain_text(f"Generating {SAMPLES} samples", timeout=5_000)
+    said = f"text => text.includes('Generating {SAMPLES} samples')"
+    page.wait_for_function(f"window.messages.some({said})", timeout=60_000)
     expect(page.locator("#shown figure")).to_have_count(num_figures, timeout=60_000)
     expect(page.locator("#message")).to_have_text("")
 
