@@ -1,17 +1,19 @@
-"""How many sampler steps a run's prior needs: Frechet distance in latent space, by number of steps.
+"""How many sampler steps a run's prior needs, and what they cost: Frechet distance of latents, by number of steps.
 
     python benchmarks/sampler_steps.py RUN [--num 10000] [--steps 5 9 18 36 256] [--seeds 3]
 
 Joint latents of the diffusion prior, without guidance and with the run's own sampler, are compared with as many draws
 of the posteriors of training rows, in standard deviations of those. "ratio" divides by the figure of the largest number
 of steps. "posterior draws" is the distance between two sets of draws of the same rows' posteriors. Seeds are those of
-the noise; figures are means over seeds, with the least and the greatest.
+the noise; figures are means over seeds, with the least and the greatest. Milliseconds are those of one latent in
+batches of --num.
 
 The second table needs no network: it shows the effect of the run's noise levels on the variance of a Gaussian, whose
 denoiser is known, for both samplers with about as many evaluations. 1 is exact.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -57,24 +59,28 @@ def main() -> None:
     def distance(z: Tensor) -> float:
         return frechet_distance((z - mean) / std, (reference - mean) / std)
 
-    found = {
-        steps: [
-            distance(model.sample_latents(args.num, num_steps=steps, autoguidance_scale=1, seed=seed).cpu())
-            for seed in range(args.seeds)
-        ]
-        for steps in sorted(args.steps)
-    }
-    most = found[max(found)]
-    print(f"{args.run.name}: {args.num} latents, sampler {model.spec.generate.sampler!r}; {describe_machine()}\n")
+    found: dict[int, list[float]] = {}
+    cost: dict[int, list[float]] = {}  # milliseconds a latent
+    for steps in sorted(args.steps):
+        found[steps], cost[steps] = [], []
+        for seed in range(args.seeds):
+            start = time.perf_counter()
+            z = model.sample_latents(args.num, num_steps=steps, autoguidance_scale=1, seed=seed).cpu()
+            cost[steps].append(1_000 * (time.perf_counter() - start) / args.num)
+            found[steps].append(distance(z))
+    most, clusters = found[max(found)], model.prior.clusters.num_components
+    sampler, machine = model.spec.generate.sampler, describe_machine()
+    print(f"{args.run.name}: {args.num} latents, sampler {sampler!r}, {clusters} clusters; {machine}\n")
     body = [
         [
             f"{steps} steps",
             cell(values),
             cell([value / at_most for value, at_most in zip(values, most, strict=True)]),
+            cell(cost[steps]),
         ]
         for steps, values in found.items()
     ]
-    print(markdown([["", "Frechet distance", f"ratio to {max(found)} steps"], *body]))
+    print(markdown([["", "Frechet distance", f"ratio to {max(found)} steps", "milliseconds"], *body]))
     print(f"\nposterior draws: {distance(other):.2g}\n")
     body = []
     for steps in sorted(args.steps):

@@ -54,8 +54,13 @@ def clustered_prior(**sizes):
     return prior, covariance
 
 
-def test_the_skip_connection_is_the_best_denoiser_of_the_cluster():
-    """With the network's output at its initial zero, D is the conditional mean of the cluster's Gaussian."""
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_the_skip_connection_is_the_best_denoiser_of_the_cluster(in_graph, monkeypatch):
+    """With the network's output at its initial zero, D is the conditional mean of the cluster's Gaussian.
+
+    A graph, and a device, multiply each row by the matrices of all clusters.
+    """
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: in_graph)
     prior, covariance = clustered_prior()
     z, sigma, cluster = 2 * torch.randn(6, 3), torch.logspace(-2, 1.6, 6), torch.tensor([0, 1, 1, 0, 0, 1])
     condition = prior.condition([torch.zeros(6, 2)], torch.zeros(6, 1, dtype=torch.bool))

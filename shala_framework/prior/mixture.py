@@ -134,17 +134,24 @@ class GaussianMixture(nn.Module):
 
     def _turned_to(self, z_BD: Tensor, component_B: Tensor) -> Tensor:
         """Return each row's offset from its component's mean, along the component's directions: [B, D]."""
-        return torch.einsum("kb,kbe->be", self._own(component_B), self._turned(z_BD))
+        return self._times_own(z_BD - self.means[component_B], self.directions, component_B)
 
     def _turned_back(self, turned_BD: Tensor, component_B: Tensor) -> Tensor:
         """Invert `_turned_to`."""
-        own_KBD = self._own(component_B)[:, :, None] * turned_BD
-        return torch.einsum("kbe,kde->bd", own_KBD, self.directions[: self.num_components]) + self.means[component_B]
+        return self._times_own(turned_BD, self.directions.mT, component_B) + self.means[component_B]
 
-    def _own(self, component_B: Tensor) -> Tensor:
-        """Return 1 for each row's component and 0 for others, [K, B], without waiting for the device."""
-        numbers_K1 = torch.arange(self.num_components, device=component_B.device)[:, None]
-        return (numbers_K1 == component_B).to(self.means.dtype)
+    def _times_own(self, x_BD: Tensor, matrix_KDE: Tensor, component_B: Tensor) -> Tensor:
+        """Multiply each row by its component's matrix: [B, E]."""
+        count = self.num_components
+        if component_B.device.type == "cpu" and not torch.compiler.is_compiling():
+            order_B = component_B.argsort()
+            sizes = component_B.bincount(minlength=count).tolist()
+            parts = x_BD[order_B].split(sizes)
+            product_BE = torch.cat([part @ matrix for part, matrix in zip(parts, matrix_KDE[:count], strict=True)])
+            return product_BE[order_B.argsort()]
+        # A device would have to wait for the sizes, and a graph cannot depend on them: take all products, and keep one.
+        own_KB = (torch.arange(count, device=component_B.device)[:, None] == component_B).to(x_BD.dtype)
+        return torch.einsum("kb,bd,kde->be", own_KB, x_BD, matrix_KDE[:count])
 
     def _turned(self, z_BD: Tensor) -> Tensor:
         """Return each row's offset from each mean, along the component's directions: [K, B, D]."""
