@@ -67,7 +67,7 @@ def generate(page: Page, num_figures: int) -> None:
     page.evaluate(KEEP_MESSAGES)
     page.locator("#go").click()
     said = f"text => text.includes('Generating {SAMPLES} samples')"
-    page.wait_for_function(f"window.messages.some({said})", timeout=60_000)
+    page.wait_for_function(f"window.messages.some({said})", timeout=5_000)
     expect(page.locator("#shown figure")).to_have_count(num_figures, timeout=60_000)
     expect(page.locator("#message")).to_have_text("")
 

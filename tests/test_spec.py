@@ -483,6 +483,7 @@ def test_pipes_run_where_the_command_line_allows_them(two_spec):
         ('modality."my rgb".plugin=p', ("modality", "my rgb", "plugin"), "p"),
         ('modality."m{0..2}".plugin=p', ("modality", "m{0..2}", "plugin"), "p"),
         ("modality.m{0..2}.plugin=p", ("modality", "m{0..2}", "plugin"), "p"),
+        ("modality.{a,b}{0..1}.plugin=p", ("modality", "{a,b}{0..1}", "plugin"), "p"),
         ("modality.view-{a,b}_x.options.height=32", ("modality", "view-{a,b}_x", "options", "height"), 32),
     ],
 )

@@ -150,8 +150,8 @@ class GaussianMixture(nn.Module):
             product_BE = torch.cat([part @ matrix for part, matrix in zip(parts, matrix_KDE[:count], strict=True)])
             return product_BE[order_B.argsort()]
         # A device would have to wait for the sizes, and a graph cannot depend on them: take all products, and keep one.
-        own_KB = (torch.arange(count, device=component_B.device)[:, None] == component_B).to(x_BD.dtype)
-        return torch.einsum("kb,bd,kde->be", own_KB, x_BD, matrix_KDE[:count])
+        is_own_KB = torch.arange(count, device=component_B.device)[:, None] == component_B
+        return torch.einsum("kbd,kde->be", is_own_KB[:, :, None] * x_BD, matrix_KDE[:count])
 
     def _turned(self, z_BD: Tensor) -> Tensor:
         """Return each row's offset from each mean, along the component's directions: [K, B, D]."""

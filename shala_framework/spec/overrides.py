@@ -12,7 +12,7 @@ from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.hints import shortened
 from shala_framework.support.structuring import InvalidValueError, KeyPath, format_path
 
-BRACES: Final = re.compile(r"[\w-]*\{[^{}]*\}[\w-]*")  # a name that stands for several modalities
+BRACES: Final = re.compile(r"[\w-]*(\{[^{}]*\}[\w-]*)+")  # a name that stands for several modalities
 
 
 @attrs.frozen
@@ -80,19 +80,17 @@ def table_overrides(override: Override) -> list[Override]:
 
 
 def join_keys(keys: KeyPath) -> KeyPath:
-    """Join nested keys to one path. Each is a dotted key or, below `modality`, a name with braces.
+    """Join nested keys to one path.
 
     Raises:
-        ValueError: One of the keys is neither.
+        ValueError: One of them is not a dotted key.
     """
     path: KeyPath = ()
     for key in map(str, keys):
         try:
             path += split_key(key)
         except ValueError:
-            if path != ("modality",):
-                raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
-            path += (key,)
+            raise ValueError(f"expected a dotted key, got {shortened(key)}") from None
     return path
 
 
