@@ -29,6 +29,7 @@ from shala_framework.run.files import SPEC_FILE
 from shala_framework.run.loading import load
 from shala_framework.spec import read_spec
 from shala_framework.spec.fingerprint import run_fingerprint
+from shala_framework.spec.overrides import parse_override
 from shala_framework.spec.schema import Data
 from shala_framework.support import retrying
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
@@ -382,6 +383,20 @@ def test_depth_and_digits_are_errors_at_their_line(text, two_spec, capsys):
         assert (status, "Traceback" in said, len(said) < 3_000) == (2, False, True), said[:3_000]
         assert said.startswith("error: --set: ")
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["k-" * 50_000, "{" + "k" * 100_000, "k{" * 50_000, "{," * 50_000, "{a}" * 30_000 + "{"],
+    ids=lambda key: key[:4],
+)
+def test_long_keys_of_set_are_refused_without_delay(key):
+    """The time to find the names with braces grows with the key's length, not with its square."""
+    start = time.process_time()
+    with pytest.raises(SpecError, match="expected a dotted key before '=', got") as caught:
+        parse_override(f"{key}..x=1")
+    assert len(str(caught.value)) < 2_000
+    assert time.process_time() - start < 5
 
 
 LARGE = {

@@ -12,7 +12,7 @@ from shala_framework.support.errors import Problem, SpecError
 from shala_framework.support.hints import shortened
 from shala_framework.support.structuring import InvalidValueError, KeyPath, format_path
 
-BRACES: Final = re.compile(r"[\w-]*(\{[^{}]*\}[\w-]*)+")  # a name that stands for several modalities
+BRACES: Final = re.compile(r"(?<![\w-])[\w-]*(\{[^{}]*\}[\w-]*)+")  # a name for several modalities
 
 
 @attrs.frozen
