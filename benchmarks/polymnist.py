@@ -31,6 +31,7 @@ from shala_framework.support.checkpoint import load_module, read_checkpoint, wri
 from shala_framework.support.machine import describe_machine
 
 NUM_JOINT = 2_000
+VALIDATIONS = 20  # of a stage that has validation rows
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +89,13 @@ class Recipe:
 
 
 def train_stage(
-    model: ShaLa, stage: str, recipe: Recipe, x: Mapping[str, Tensor], seconds: float, device: str
+    model: ShaLa,
+    stage: str,
+    recipe: Recipe,
+    x: Mapping[str, Tensor],
+    seconds: float,
+    device: str,
+    validation: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Train one stage for a time, or for the recipe's number of steps."""
     settings, steps = {
@@ -97,18 +104,34 @@ def train_stage(
         "refiner": (recipe.refiner_stage, recipe.refiner_steps),
     }[stage]
     table = {**settings, **({"steps": steps} if steps else {})}
-    table["save_every_steps"] = table["steps"]
+    table["save_every_steps"] = table["steps"] if validation is None else max(1, table["steps"] // VALIDATIONS)
     # layers of this size gain nothing from bfloat16 on a CPU
     precision = "float32" if stage != "prior" and device == "cpu" else "auto"
     minutes = None if steps else seconds / 60
     start = time.perf_counter()
-    train(model, x, stages=[stage], minutes=minutes, device=device, precision=precision, **{stage: table})
+    train(
+        model,
+        x,
+        validation=validation,
+        stages=[stage],
+        minutes=minutes,
+        device=device,
+        precision=precision,
+        **{stage: table},
+    )
     spent, done = time.perf_counter() - start, getattr(model.spec.train, stage)
     return {f"{stage}_steps": done.steps, f"{stage}_rows_per_second": round(done.steps * done.batch_size / spent)}
 
 
 def kept_stage(
-    model: ShaLa, stage: str, file: Path, recipe: Recipe, x: Mapping[str, Tensor], seconds: float, device: str
+    model: ShaLa,
+    stage: str,
+    file: Path,
+    recipe: Recipe,
+    x: Mapping[str, Tensor],
+    seconds: float,
+    device: str,
+    validation: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Read a stage from a file, or train it as `train_stage` does and write the file; return what training reports."""
     module: nn.Module = getattr(model, stage)
@@ -116,7 +139,7 @@ def kept_stage(
         load_module(module, read_checkpoint(file)[0], file)
         model.stages.add(stage)
         return {}
-    figures = train_stage(model, stage, recipe, x, seconds, device)
+    figures = train_stage(model, stage, recipe, x, seconds, device, validation)
     write_checkpoint(file, module.state_dict(), {})
     print(f"{file.stem}: {figures}", flush=True)
     return figures

@@ -176,7 +176,7 @@ def calibration(model: ShaLa, x: Samples, trained_on: Samples, num_rows: int, se
     return found
 
 
-def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
+def trained(args: argparse.Namespace, seed: int, x: Samples, validation: Samples) -> ShaLa:
     """Return a model whose stages are trained, or read where they were trained before."""
     recipe = Recipe(seed=seed)
     if args.kl_weight is not None:
@@ -187,7 +187,7 @@ def trained(args: argparse.Namespace, seed: int, x: Samples) -> ShaLa:
     for stage, rows in rows_of.items():
         file = args.results / f"{stage}-seed{seed}.safetensors"
         if rows:
-            kept_stage(model, stage, file, recipe, x, 0.0, args.device)
+            kept_stage(model, stage, file, recipe, x, 0.0, args.device, validation if stage == "prior" else None)
     return model.to(args.device)
 
 
@@ -223,7 +223,7 @@ def main() -> None:
     )
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
-    scored = {name: of_modality[-HELD_OUT:] for name, of_modality in pictures.items()}
+    scored = validation = {name: of_modality[-HELD_OUT:] for name, of_modality in pictures.items()}
     split = "test" if args.test else "train"
     if args.test:
         scored = load_pictures(args.data, "test")
@@ -234,7 +234,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"unseen real rows": [table.joint(unseen)]}
     covered: dict[str, list[list[float]]] = defaultdict(list)
     for seed in args.seeds:
-        model = trained(args, seed, x)
+        model = trained(args, seed, x, validation)
         for name in args.only:
             way = WAYS[name]
             if way.refine and not args.refiner_rows:

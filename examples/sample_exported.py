@@ -25,7 +25,8 @@ for name, value in x.items():
 
 with torch.no_grad():
     cluster = torch.multinomial(call["clusters"](h, given).exp(), 1)[:, 0]
-    y = torch.randn(num_rows, about["latent_dim"])
+    temperatures = torch.tensor(about["sampling"]["temperatures"])
+    y = temperatures[given.sum(1)][:, None] * torch.randn(num_rows, about["latent_dim"])
     sigmas = about["sampling"]["sigmas"]
     for a, b in itertools.pairwise(sigmas):  # Heun's method
         slope = (y - call["denoise"](y, torch.full((num_rows,), a), h, given, cluster)) / a

@@ -361,7 +361,8 @@ def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, draw
         rising = sigmas[:-1].flip(0)
         lowest_K = z_KD.new_full((len(z_KD),), float(rising[0]))
         steady_KD = diffusion.clusters.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
-        return sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
+        first_KD = sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
+        return first_KD / diffusion.temperature(subset_KM)[:, None]
 
     def log_prob(u_KD: Tensor) -> Tensor:
         return log_prob_K + normal(u_KD)

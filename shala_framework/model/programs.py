@@ -286,7 +286,8 @@ def sample_by_programs(
     def denoise_by_program(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
         return denoise(z_ND, sigma_N, h_BMF, given_BM, cluster_B)
 
-    y_BD = sampler(denoise_by_program, noise_BD / sigmas[0].to(noise_BD), sigmas)
+    first_BD = prior.temperature(given_BM)[:, None] * noise_BD
+    y_BD = sampler(denoise_by_program, first_BD / sigmas[0].to(noise_BD), sigmas)
     by_model_BD = prior.sample(noise_BD, h_MBF, given_BM, cluster_B, sigmas, sampler=sampler, guidance=model.guidance)
     return restore(y_BD, cluster_B), by_model_BD
 

@@ -15,7 +15,7 @@ from shala_framework.prior.sampling import Denoise
 
 
 @torch.no_grad()
-def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor, last_variance: float | None = None) -> Tensor:
+def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor, last_variance_N: Tensor | None = None) -> Tensor:
     """Compute the log density of z under sampling with the same denoiser and noise levels, with the exact divergence.
 
     This is the density of the data under noise of the lowest level. Heun's method solves the ODE from there to the
@@ -25,7 +25,7 @@ def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor, last_variance: f
         denoise: D(z; sigma), row by row: a row's output may depend only on its own z.
         z_ND: Standardised latents.
         sigmas: Decreasing noise levels of the sampler; the last one is 0.
-        last_variance: Variance of z at the highest level; sigma_max^2 + 1 by default.
+        last_variance_N: Variance of each z at the highest level; sigma_max^2 + 1 by default.
 
     Returns:
         float tensor [N], nats.
@@ -45,8 +45,8 @@ def log_density(denoise: Denoise, z_ND: Tensor, sigmas: Tensor, last_variance: f
         next_d_ND, next_divergence_N = slope(z_ND + step * d_ND, following)
         z_ND = z_ND + 0.5 * step * (d_ND + next_d_ND)
         log_volume_N = log_volume_N + 0.5 * step * (divergence_N + next_divergence_N)
-    variance = levels[-1] ** 2 + 1 if last_variance is None else last_variance
-    log_prob_N = -0.5 * (z_ND.square().sum(1) / variance + z_ND.shape[1] * math.log(2 * math.pi * variance))
+    variance_N = z_ND.new_full((len(z_ND),), levels[-1] ** 2 + 1) if last_variance_N is None else last_variance_N
+    log_prob_N = -0.5 * (z_ND.square().sum(1) / variance_N + z_ND.shape[1] * (2 * math.pi * variance_N).log())
     return log_prob_N + log_volume_N
 
 

@@ -11,7 +11,7 @@ z is standardised; Karras et al. 2024, "Guiding a Diffusion Model with a Bad Ver
 errors that a small network makes beyond those of the large one show the direction towards likely latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 import torch
@@ -28,6 +28,7 @@ from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
 
 STRAIGHT: Final = 10.0  # deviations up to which a standardised feature enters as it is
+CLUSTER_DROPOUT: Final = 0.3  # share of features without which clusters are learned, or few rows are known by heart
 
 
 def bounded(h_BF: Tensor) -> Tensor:
@@ -48,6 +49,8 @@ class DiffusionPrior(nn.Module):
         cluster_network: Network of the clusters' probabilities.
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
+        temperatures: Deviation of the noise that samples begin with, by number of given modalities: [M + 1]; None if
+            it was not fitted, for 1.
         few_rows_have_noise: Whether features of a small training set have noise by default.
     """
 
@@ -57,6 +60,7 @@ class DiffusionPrior(nn.Module):
     z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
+    temperatures: Tensor | None
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
+        self.register_buffer("temperatures", None)
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
@@ -134,6 +139,19 @@ class DiffusionPrior(nn.Module):
         ):
             getattr(self, name).copy_(value)
 
+    def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have temperatures if a checkpoint has them."""
+        found = tensors.get("temperatures")
+        self.temperatures = None if found is None else self.z_mean.new_ones(len(self.h_mean) + 1)
+
+    def temperature_by_size(self) -> Tensor:
+        """Return the deviation of the noise that samples begin with, by number of given modalities: [M + 1]."""
+        return self.z_mean.new_ones(len(self.h_mean) + 1) if self.temperatures is None else self.temperatures
+
+    def temperature(self, subset_BM: Tensor) -> Tensor:
+        """Return that of each row: [B]."""
+        return self.temperature_by_size()[subset_BM.sum(1)]
+
     def standardise(self, z_BD: Tensor) -> Tensor:
         """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""
         with without_autocast(z_BD.device):
@@ -169,16 +187,28 @@ class DiffusionPrior(nn.Module):
             scaled = [h + feature_noise * rows_randn(*h.shape, device=h.device) for h in scaled]
         return scaled
 
-    def cluster_log_probs(self, h_MBF: Sequence[Tensor], subset_BM: Tensor, *, feature_noise: float = 0.0) -> Tensor:
+    def cluster_log_probs(
+        self,
+        h_MBF: Sequence[Tensor],
+        subset_BM: Tensor,
+        *,
+        feature_noise: float = 0.0,
+        feature_dropout: float = 0.0,
+    ) -> Tensor:
         """Return log p(k | h_S): [B, K]. Rows without any given modality have the clusters' shares of the training set.
 
         Args:
             h_MBF: Features of every modality. Those outside the subset may have any finite values.
             subset_BM: bool, the given modalities.
             feature_noise: Standard deviation of the noise that is added to the standardised features.
+            feature_dropout: Share of the standardised features that are replaced by 0, the mean.
         """
+        scaled = self._scaled(h_MBF, feature_noise)
+        if feature_dropout:
+            kept = (rows_rand(*h.shape, device=h.device) >= feature_dropout for h in scaled)
+            scaled = [h * kept_BF / (1 - feature_dropout) for h, kept_BF in zip(scaled, kept, strict=True)]
         log_weights_K = self.clusters.weights[: self.clusters.num_components].log()
-        logits_BK = self.cluster_network(self._scaled(h_MBF, feature_noise), subset_BM)[:, : len(log_weights_K)]
+        logits_BK = self.cluster_network(scaled, subset_BM)[:, : len(log_weights_K)]
         given_BK = (log_weights_K + logits_BK.float()).log_softmax(1)
         return torch.where(subset_BM.any(1, keepdim=True), given_BK, log_weights_K)
 
@@ -248,7 +278,9 @@ class DiffusionPrior(nn.Module):
         own_B, guide_B = self._errors(clean_BD, sigma_B, noise_BD, [own_BW, guide_BW], cluster_B)
         found = {"denoising": own_B, "guide_denoising": guide_B}
         if self.clusters.num_components > 1:
-            log_probs_BK = self.cluster_log_probs(h_MBF, any_BM, feature_noise=feature_noise)
+            log_probs_BK = self.cluster_log_probs(
+                h_MBF, any_BM, feature_noise=feature_noise, feature_dropout=CLUSTER_DROPOUT
+            )
             found["clusters"] = nn.functional.nll_loss(log_probs_BK, cluster_B, reduction="none")
         return found
 
@@ -317,7 +349,8 @@ class DiffusionPrior(nn.Module):
             guidance: Guidance to apply.
         """
         denoise = self.clusters.steady(self.denoiser(h_MBF, subset_BM, cluster_B, guidance), cluster_B)
-        steady_BD = sampler(denoise, noise_BD / sigmas[0].to(noise_BD), sigmas)
+        first_BD = self.temperature(subset_BM)[:, None] * noise_BD
+        steady_BD = sampler(denoise, first_BD / sigmas[0].to(noise_BD), sigmas)
         return self.restore(self.clusters.from_steady(steady_BD, steady_BD.new_zeros(len(steady_BD)), cluster_B))
 
     def denoiser(

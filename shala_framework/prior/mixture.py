@@ -87,6 +87,13 @@ class GaussianMixture(nn.Module):
         constant = 0.5 * z_BD.shape[1] * math.log(2 * math.pi)
         return self.weights[:count].log() - 0.5 * squares_KB.T - constant
 
+    def covariance(self) -> Tensor:
+        """Return the covariance of all latents: float64 [D, D]."""
+        weights_K, means_KD = self.weights.double(), self.means.double()
+        centred_KD = means_KD - weights_K @ means_KD
+        scaled_KDD = self.directions.double() * self.variances.double().sqrt()[:, None]
+        return torch.einsum("k,kde,kfe->df", weights_K, scaled_KDD, scaled_KDD) + centred_KD.T * weights_K @ centred_KD
+
     def log_prob(self, z_BD: Tensor) -> Tensor:
         """Return log p(z): [B]."""
         return self.log_joint(z_BD).logsumexp(1)

@@ -219,7 +219,8 @@ class DiffusedPrior:
         sigma_P = unit_KD.new_full((len(draw_P),), float(sigmas[sigmas > 0].min()))
         steady_PD = clusters.to_steady(unit_KD[draw_P], sigma_P, cluster_P)
         log_scale_P = clusters.scale(sigma_P, cluster_P).log().sum(1)
-        return log_density(clusters.steady(denoise, cluster_P), steady_PD, sigmas, last_variance=1.0) - log_scale_P
+        first_P = self.prior.temperature(given.subset_NM[rows]).square()
+        return log_density(clusters.steady(denoise, cluster_P), steady_PD, sigmas, first_P) - log_scale_P
 
     def _possible_clusters(self, unit_KD: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor]:
         """Return pairs [P] of a latent and a cluster that it may be of, and log p(cluster | h_S).

@@ -44,7 +44,7 @@ STEPS = (
     "h: zeros [batch, modalities, features]; for each modality that is given, h[:, i] = encode_NAME(x)",
     "given: true in column i where modality i is given; all false for joint synthesis",
     "cluster: for each row, a draw from the probabilities exp(clusters(h, given))",
-    "y: standard normal draws [batch, latent]",
+    "y: standard normal draws [batch, latent], times temperatures[number of given modalities]",
     "for each pair of neighbours a, b in sigmas, by Heun's method: d = (y - denoise(y, a, h, given, cluster)) / a; "
     "next = y + (b - a) d; if b > 0, e = (next - denoise(next, b, h, given, cluster)) / b and "
     "next = y + (b - a) (d + e) / 2; y = next",
@@ -268,6 +268,7 @@ def _manifest(model: ShaLa, programs: Mapping[str, Any], left_out: Mapping[str, 
     if "denoise" in programs:
         manifest["sampling"] = {
             "sigmas": noise_levels(model),
+            "temperatures": model.prior.temperature_by_size().tolist(),
             "guidance_scale": model.guidance.guidance_scale,
             "autoguidance_scale": model.guidance.autoguidance_scale,
             "steps": STEPS,

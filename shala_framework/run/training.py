@@ -37,6 +37,7 @@ from shala_framework.training.precision import Precision
 from shala_framework.training.prior_stage import PriorBatch, PriorTraining, fit_to_latents
 from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import COUNTED_ROWS, AutoencoderTraining
+from shala_framework.training.temperatures import fit_temperatures
 
 SUPPOSED_CLUSTERS = 20  # number of clusters when a step of stage 2 is timed, before there are any
 MEASURED_ROWS = 1_024  # number of rows whose latents and residuals define stage 3's units
@@ -243,9 +244,21 @@ class RunTraining:
             )
         if decided := stage.finish():
             self.reporter.note(decided)
+        if settings.calibrate and held_out is not None:
+            self._fit_temperatures(held_out)
         self.model.stages.add("prior")
         self._save("prior")
         return True
+
+    def _fit_temperatures(self, held_out: LatentStore) -> None:
+        """Fit the temperatures of sampling to held-out rows, and say which they are."""
+        prior, spec = self.model.prior, self.model.spec
+        hiding = list(self.model.autoencoder.hiding)
+        fit_temperatures(prior, held_out, spec.prior, spec.generate, hiding=hiding, seed=spec.seed)
+        by_size = ", ".join(
+            f"{value:.3f} given {size}" for size, value in enumerate(prior.temperature_by_size().tolist())
+        )
+        self.reporter.note(f"stage prior: temperature of sampling, fitted to {len(held_out)} held-out rows: {by_size}")
 
     def train_refiner(self) -> bool:
         """Train stage 3 if a modality offers a network and the spec gives it steps; return whether it was trained."""

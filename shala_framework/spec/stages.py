@@ -118,6 +118,7 @@ class PriorStage(Stage):
 
     Attributes:
         ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
+        calibrate: Whether to fit the width of samples to held-out rows at the end, for each number of given modalities.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))
@@ -127,6 +128,7 @@ class PriorStage(Stage):
     ema_halflife_steps: float = attrs.field(default=500.0, validator=above(0, at_most=1e9), metadata=SCALES_WITH_STEPS)
     keep: Literal["best", "last"] = "best"  # this stage had both keys before the others
     patience: int = attrs.field(default=0, validator=at_least(0, at_most=MOST_STEPS))
+    calibrate: bool = attrs.field(default=True, metadata={MISSING_MEANS: False})
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,104 @@
+"""Temperatures of sampling: fitted to known errors of width, kept in checkpoints, and part of the density."""
+
+import math
+
+import pytest
+import torch
+
+from shala_framework.data.latent_store import LatentStore
+from shala_framework.prior import DiffusionPrior
+from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
+from shala_framework.spec.schema import Generate, Prior
+from shala_framework.support.checkpoint import load_module
+from shala_framework.training.temperatures import HIGHEST, fit_temperatures, fitted_temperature
+
+DIM, NUM_MODALITIES = 24, 5
+SIZES = {"latent_dim": DIM, "num_modalities": NUM_MODALITIES, "feature_dim": 3, "hidden_dim": 8}
+
+
+def untrained():
+    """A prior that is N(0, I) whatever is given."""
+    torch.manual_seed(0)
+    return DiffusionPrior(**SIZES, num_blocks=1)
+
+
+def held_out(std: float, num_rows: int, presence=None) -> LatentStore:
+    """Latents from N(0, std^2 I), half of whose variance is that of their posteriors."""
+    generator = torch.Generator().manual_seed(1)
+    mean = std * 0.5**0.5 * torch.randn(num_rows, DIM, generator=generator)
+    log_var = torch.full((num_rows, DIM), math.log(0.5 * std**2))
+    h = torch.randn(num_rows, NUM_MODALITIES, 3, generator=generator)
+    there = torch.ones(num_rows, NUM_MODALITIES, dtype=torch.bool) if presence is None else presence
+    return LatentStore(mean, log_var, h, there)
+
+
+def fitted(std: float, num_rows: int = 3_000, presence=None, prior=None):
+    prior = prior or untrained()
+    fit_temperatures(prior, held_out(std, num_rows, presence), Prior(), Generate())
+    return prior.temperatures
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.9, 0.9), (1.1, 1.1), (3.0, HIGHEST)])
+def test_the_width_of_held_out_rows_is_found(std, expected):
+    """For every number of given modalities, up to a limit."""
+    assert fitted(std).tolist() == pytest.approx([expected] * (NUM_MODALITIES + 1), abs=0.02)
+
+
+def test_what_chance_may_explain_is_left_alone():
+    """Calibrated samples, and thirty rows of which three per cent of the variance are missing, keep 1, or nearly."""
+    assert fitted(1.0).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.015)
+    assert fitted(0.985, 30).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.06)
+    same = torch.full((50,), 2.0)
+    assert fitted_temperature(same, same) == 1
+
+
+def test_sizes_that_no_row_has_take_the_temperature_of_the_next_smaller():
+    """Rows of two present modalities say nothing of four; no row at all is no error."""
+    presence = torch.zeros(2_000, NUM_MODALITIES, dtype=torch.bool)
+    presence[:, [1, 3]] = True
+    found = fitted(0.9, 2_000, presence)
+    assert found[3] == found[4] == found[5] == found[2]
+    assert found.tolist() == pytest.approx([0.9] * (NUM_MODALITIES + 1), abs=0.03)
+
+
+def test_fitting_is_repeatable_and_leaves_torchs_generator_alone():
+    """A second fit forgets the first."""
+    prior = untrained()
+    before = torch.get_rng_state()
+    first, second = (fitted(0.9, 200, prior=prior) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second)
+
+
+def given_first(count: int, num_given: int) -> Given:
+    subset = torch.zeros(1, NUM_MODALITIES, dtype=torch.bool)
+    subset[:, :num_given] = True
+    h = [torch.zeros(1, 3) for _ in range(NUM_MODALITIES)]
+    return Given(h_MNF=h, subset_NM=subset, row_K=torch.zeros(count, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("num_given", [0, 2])
+def test_samples_and_density_have_the_temperature(num_given):
+    """Samples are those of temperature 1 drawn to the mean, and the density is that of N(0, T^2 I)."""
+    source = DiffusedPrior(untrained(), 0.01, 80.0)
+    given = given_first(400, num_given)
+    plain = source.sample(0, given, Sampling())
+    source.prior.temperatures = torch.tensor([0.7, 1.0, 0.9, 1.0, 1.0, 1.0])
+    temperature = 0.7 if num_given == 0 else 0.9
+    z = source.sample(0, given, Sampling())
+    torch.testing.assert_close(z, temperature * plain, rtol=1e-4, atol=1e-5)
+    expected = torch.distributions.Normal(0.0, temperature).log_prob(z).sum(1)
+    torch.testing.assert_close(source.log_prob(z, given), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoints_with_and_without_temperatures_load(tmp_path):
+    """Those of earlier versions have none; a module takes on the form of the checkpoint, whatever it had."""
+    old, new = untrained(), untrained()
+    new.temperatures = torch.linspace(0.9, 1.1, NUM_MODALITIES + 1)
+    assert "temperatures" not in old.state_dict()
+    other = untrained()
+    load_module(other, new.state_dict(), tmp_path)
+    assert torch.equal(other.temperatures, new.temperatures)
+    load_module(other, old.state_dict(), tmp_path)
+    assert other.temperatures is None
+    assert torch.equal(other.temperature(torch.ones(2, NUM_MODALITIES, dtype=torch.bool)), torch.ones(2))
