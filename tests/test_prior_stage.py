@@ -73,6 +73,24 @@ def test_the_network_of_clusters_is_trained_where_the_denoiser_knows_several(kin
     assert trained == {kind is DiffusionPrior}
 
 
+def test_clusters_are_learned_without_some_features():
+    """Thirty per cent of standardised features are 0 in training, others grow so that means stay, and none is later."""
+    prior = DiffusionPrior(latent_dim=4, num_modalities=2, feature_dim=8, hidden_dim=8, num_blocks=1, max_clusters=20)
+    rows = store(2_000, 1)
+    fit_to_latents(prior, rows, seed=0)
+    seen = []
+    prior.cluster_network.register_forward_pre_hook(lambda _, inputs: seen.append(torch.stack(inputs[0], 1)))
+    one = PriorTraining(prior, Prior(feature_noise=0.0), SETTINGS, rows, rows)
+    torch.manual_seed(0)
+    one.loss(torch.arange(len(rows)), 0)
+    one.validate()
+    given = (rows.h_NMF - prior.h_mean) / prior.h_std
+    dropped = seen[0] == 0
+    assert dropped.float().mean() == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(seen[0][~dropped], given[~dropped] / 0.7)
+    assert all((held_out != 0).all() for held_out in seen[1:])
+
+
 def run(one: PriorTraining, settings: PriorStage = SETTINGS, state: Path | None = None, **more) -> list[float]:
     """Train, and return the held-out losses in order."""
     losses, validate = [], one.validate
