@@ -8,9 +8,10 @@ Reference: Kingma and Dhariwal 2018, "Glow", for the temperature of a determinis
 the two distances. Shapes: B rows, M modalities, D latent_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -39,10 +40,10 @@ def fit_temperatures(
 ) -> None:
     """Give a prior its temperature for each number of given modalities.
 
-    Those of 0, of powers of two and of all modalities are measured; others lie between their neighbours. They are drawn
-    towards 1 as far as chance may explain them. Samples are of the cluster of the truth, and nothing is guided: a
-    temperature corrects the width within clusters, and not the choice of one. Distances are in the metric in which all
-    latents together have unit covariance, as in the evaluation of calibration.
+    Those of powers of two and of all modalities are measured, others lie between their neighbours, and that of joint
+    synthesis is 1. They are drawn towards 1 as far as chance may explain them. Samples are of the cluster of the truth,
+    and nothing is guided: a temperature corrects the width within clusters, and not the choice of one. Distances are in
+    the metric in which all latents together have unit covariance, as in the evaluation of calibration.
 
     Args:
         prior: The trained prior. Temperatures that it has are replaced.
@@ -54,9 +55,12 @@ def fit_temperatures(
     """
     prior.temperatures = None
     num_modalities = held_out.presence_NM.shape[1]
-    sizes = sorted({0, num_modalities, *(2**i for i in range(num_modalities.bit_length()) if 2**i < num_modalities)})
+    sizes = sorted({num_modalities, *(2**i for i in range(num_modalities.bit_length()) if 2**i < num_modalities)})
     most_rows = MOST_LATENTS // (2 * len(sizes))
-    fitted: dict[int, float] = {}
+    sigmas = karras_sigmas(generate.num_steps, table.sigma_min, table.sigma_max)
+    sample = partial(prior.sample, sigmas=sigmas, sampler=SAMPLERS[generate.sampler])
+    distances = _Distances(sample, prior, torch.linalg.cholesky(prior.mixture.covariance()), hiding)
+    fitted = {0: 1.0}
     with forked_rng(), evaluating(prior):
         torch.manual_seed(seed)
         for size in sizes:
@@ -65,10 +69,7 @@ def fit_temperatures(
                 continue
             repeats = max(1, min(MOST_REPEATS, most_rows // len(able)))
             rows = able[torch.randperm(len(able))[:most_rows].to(able.device)].repeat(repeats)
-            parts = [
-                _distances(prior, held_out.take(index), size, table, generate, hiding)
-                for index in rows.split(ROWS_AT_A_TIME)
-            ]
+            parts = [distances.measure(held_out.take(index), size) for index in rows.split(ROWS_AT_A_TIME)]
             between_N, beside_N = (torch.cat(found).view(repeats, -1).sum(0) for found in zip(*parts, strict=True))
             fitted[size] = fitted_temperature(between_N, beside_N)
     by_size = torch.tensor(_interpolated(fitted, num_modalities + 1), device=held_out.mean_ND.device)
@@ -100,31 +101,42 @@ def fitted_temperature(between_N: Tensor, beside_N: Tensor) -> float:
     return temperature
 
 
-def _distances(
-    prior: DiffusionPrior, rows: LatentStore, size: int, table: Prior, generate: Generate, hiding: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Return squared distances between two samples given random subsets of a size, and of them to the truth: [B]."""
-    device, shape = rows.mean_ND.device, rows.mean_ND.shape
-    noises = [torch.randn(shape).to(device) for _ in range(3)]  # on the CPU: the same draws for any device
-    order_BM = torch.rand(rows.presence_NM.shape).to(device).masked_fill(~rows.presence_NM, 2.0)
-    subset_BM = order_BM.argsort(1).argsort(1) < size
-    if hiding:
-        rows = rows.partly_hidden(hiding, torch.rand(len(rows), len(hiding)).to(device))
-    truth_BD = rows.sample(noises[0])
-    cluster_B = prior.clusters.component_of(prior.standardise(truth_BD))
-    sigmas = karras_sigmas(generate.num_steps, table.sigma_min, table.sigma_max)
-    sample = partial(prior.sample, sampler=SAMPLERS[generate.sampler])
-    first_BD, second_BD = (
-        sample(noise_BD, rows.h_NMF.unbind(1), subset_BM, cluster_B, sigmas) for noise_BD in noises[1:]
-    )
-    lower_DD = torch.linalg.cholesky(prior.mixture.covariance())
+@attrs.frozen(eq=False)
+class _Distances:
+    """Measures distances between samples, and of samples from the truth.
 
-    def squares(offset_BD: Tensor) -> Tensor:
-        unit_BD = (offset_BD @ prior.z_whiten).double()
-        white_DB: Tensor = torch.linalg.solve_triangular(lower_DD, unit_BD.T, upper=False)
+    Attributes:
+        sample: `DiffusionPrior.sample` with all but the first arguments.
+        prior: The prior.
+        lower_DD: Root of the covariance of all latents in the prior's units.
+        hiding: Columns of the modalities of which latents have copies with hidden parts.
+    """
+
+    sample: Callable[..., Tensor]
+    prior: DiffusionPrior
+    lower_DD: Tensor
+    hiding: Sequence[int]
+
+    def measure(self, rows: LatentStore, size: int) -> tuple[Tensor, Tensor]:
+        """Return mean squared distances between two samples given random subsets of a size, and from the truth: [B]."""
+        device, shape = rows.mean_ND.device, rows.mean_ND.shape
+        noises = [torch.randn(shape).to(device) for _ in range(3)]  # on the CPU: the same draws for any device
+        order_BM = torch.rand(rows.presence_NM.shape).to(device).masked_fill(~rows.presence_NM, 2.0)
+        subset_BM = order_BM.argsort(1).argsort(1) < size
+        if self.hiding:
+            rows = rows.partly_hidden(self.hiding, torch.rand(len(rows), len(self.hiding)).to(device))
+        truth_BD = rows.sample(noises[0])
+        cluster_B = self.prior.clusters.component_of(self.prior.standardise(truth_BD))
+        first_BD, second_BD = (
+            self.sample(noise_BD, rows.h_NMF.unbind(1), subset_BM, cluster_B) for noise_BD in noises[1:]
+        )
+        beside_B = 0.5 * (self._squares(first_BD - truth_BD) + self._squares(second_BD - truth_BD))
+        return self._squares(first_BD - second_BD), beside_B
+
+    def _squares(self, offset_BD: Tensor) -> Tensor:
+        unit_BD = (offset_BD @ self.prior.z_whiten).double()
+        white_DB: Tensor = torch.linalg.solve_triangular(self.lower_DD, unit_BD.T, upper=False)
         return white_DB.square().sum(0)
-
-    return squares(first_BD - second_BD), 0.5 * (squares(first_BD - truth_BD) + squares(second_BD - truth_BD))
 
 
 def _interpolated(fitted: dict[int, float], count: int) -> list[float]:
