@@ -38,6 +38,7 @@ from shala_framework.support.machine import describe_machine
 
 CLASSES, LATENT, NUMBERS, SIGNALS, CATEGORIES = 3, 3, 8, 6, 3
 MISSING_SHARE = 0.15
+VALIDATION_ROWS = 1_000
 LEVELS = (0.5, 0.8, 0.95)
 NAMES = [f"n{i}" for i in range(NUMBERS)]
 
@@ -229,10 +230,11 @@ def train(world: World, args: argparse.Namespace, seed: int) -> tuple[shala.ShaL
         seed=seed,
     )
     stage = {"likelihood_rescaling": False, "batch_size": 256, "kl_warmup_steps": args.steps // 4, "warmup_steps": 50}
-    x = tensors(world, rows, modalities)
+    held_out = world.draw(VALIDATION_ROWS, np.random.default_rng(3_000 + seed))
     shala.train(
         model,
-        x,
+        tensors(world, rows, modalities),
+        validation=tensors(world, held_out, modalities),
         autoencoder={**stage, "steps": args.steps},
         prior={"steps": args.prior_steps, "batch_size": 512, "learning_rate": 2e-3},
     )

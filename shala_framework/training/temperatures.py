@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from shala_framework.data.latent_store import LatentStore
+from shala_framework.data.latent_store import HIDDEN_ROWS, LatentStore
 from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas
 from shala_framework.spec.schema import Generate, Prior
 from shala_framework.support.distributed.processes import copied_from_first
@@ -123,8 +123,9 @@ class _Distances:
         noises = [torch.randn(shape).to(device) for _ in range(3)]  # on the CPU: the same draws for any device
         order_BM = torch.rand(rows.presence_NM.shape).to(device).masked_fill(~rows.presence_NM, 2.0)
         subset_BM = order_BM.argsort(1).argsort(1) < size
-        if self.hiding:
-            rows = rows.partly_hidden(self.hiding, torch.rand(len(rows), len(self.hiding)).to(device))
+        if self.hiding:  # where all modalities are given, only hidden parts are left to be drawn
+            share = HIDDEN_ROWS if size == rows.presence_NM.shape[1] else 1.0
+            rows = rows.partly_hidden(self.hiding, share * torch.rand(len(rows), len(self.hiding)).to(device))
         truth_BD = rows.sample(noises[0])
         cluster_B = self.prior.clusters.component_of(self.prior.standardise(truth_BD))
         first_BD, second_BD = (
