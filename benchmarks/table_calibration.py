@@ -262,7 +262,8 @@ def main() -> None:
     for seed in range(args.seeds):
         world = World(seed)
         model, modalities = train(world, args, seed)
-        print(f"trained after {time.perf_counter() - start:.0f} s", flush=True)
+        temperatures = ", ".join(f"{value:.3f}" for value in model.prior.temperature_by_size().tolist())
+        print(f"trained after {time.perf_counter() - start:.0f} s; temperatures {temperatures}", flush=True)
         generator = np.random.default_rng(2_000 + seed)
         rows = world.draw(args.held_out, generator)
         rows.known[~rows.known[:, 1:].any(1), 1] = True
