@@ -416,6 +416,14 @@ def test_several_draws_of_a_row_are_not_taken_for_rows():
     assert float(mixture.log_prob(torch.randn(1000, 4)).mean()) > -4 * 1.419 - 0.3
 
 
+def test_the_covariance_of_a_mixture_is_that_within_and_between_its_components():
+    prior, covariance = clustered_prior()
+    means = prior.mixture.means[:2].double()
+    apart = means[0] - means[1]
+    expected = 0.7 * covariance[0].double() + 0.3 * covariance[1].double() + 0.21 * torch.outer(apart, apart)
+    torch.testing.assert_close(prior.mixture.covariance(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_mixture_density_is_the_closed_form():
     """log_prob equals torch's mixture of multivariate normals."""
     prior, covariance = clustered_prior()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def fit_temperatures(
     sigmas = karras_sigmas(generate.num_steps, table.sigma_min, table.sigma_max)
     sample = partial(prior.sample, sigmas=sigmas, sampler=SAMPLERS[generate.sampler])
     distances = _Distances(sample, prior, torch.linalg.cholesky(prior.mixture.covariance()), hiding)
-    fitted = {0: 1.0}
+    fitted = {0: 1.0}  # in order of size
     with forked_rng(), evaluating(prior):
         torch.manual_seed(seed)
         for size in sizes:
@@ -72,7 +73,8 @@ def fit_temperatures(
             parts = [distances.measure(held_out.take(index), size) for index in rows.split(ROWS_AT_A_TIME)]
             between_N, beside_N = (torch.cat(found).view(repeats, -1).sum(0) for found in zip(*parts, strict=True))
             fitted[size] = fitted_temperature(between_N, beside_N)
-    by_size = torch.tensor(_interpolated(fitted, num_modalities + 1), device=held_out.mean_ND.device)
+    interpolated = np.interp(range(num_modalities + 1), list(fitted), list(fitted.values()))
+    by_size = torch.tensor(interpolated, dtype=torch.float32, device=held_out.mean_ND.device)
     prior.temperatures = copied_from_first({"temperatures": by_size})["temperatures"]
 
 
@@ -138,19 +140,3 @@ class _Distances:
         unit_BD = (offset_BD @ self.prior.z_whiten).double()
         white_DB: Tensor = torch.linalg.solve_triangular(self.lower_DD, unit_BD.T, upper=False)
         return white_DB.square().sum(0)
-
-
-def _interpolated(fitted: dict[int, float], count: int) -> list[float]:
-    """Return values for 0 to count - 1: those that are fitted, straight lines between them, and the last beyond."""
-    sizes = sorted(fitted)
-    found = []
-    for size in range(count):
-        above = next((i for i, other in enumerate(sizes) if other >= size), None)
-        if above is None:
-            found.append(fitted[sizes[-1]])
-        elif sizes[above] == size:
-            found.append(fitted[size])
-        else:
-            low, high = sizes[above - 1], sizes[above]
-            found.append(fitted[low] + (size - low) / (high - low) * (fitted[high] - fitted[low]))
-    return found
