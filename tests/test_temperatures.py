@@ -48,6 +48,7 @@ def test_what_chance_may_explain_is_left_alone():
     """Calibrated samples, and thirty rows of which three per cent of the variance are missing, keep 1, or nearly."""
     assert fitted(1.0).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.015)
     assert fitted(0.985, 30).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.06)
+    assert fitted(0.9, 9).tolist() == [1.0] * (NUM_MODALITIES + 1)  # one row alone would seem to be sure
     same = torch.full((50,), 2.0)
     assert fitted_temperature(same, same) == 1
 

@@ -76,8 +76,12 @@ def random_subsets(presence_BM: Tensor) -> Tensor:
     Rows without present modalities get an empty subset.
     """
     num_B1 = presence_BM.sum(1, keepdim=True)
-    device = presence_BM.device
-    size_B1 = (rows_rand(len(presence_BM), 1, device=device) * num_B1).floor().long() + 1
-    order = rows_rand(*presence_BM.shape, device=device).masked_fill(~presence_BM, 2.0)
+    size_B1 = (rows_rand(len(presence_BM), 1, device=presence_BM.device) * num_B1).floor().long() + 1
+    return random_subsets_of_size(presence_BM, size_B1)
+
+
+def random_subsets_of_size(presence_BM: Tensor, size_B1: Tensor | int) -> Tensor:
+    """Return a random subset of this size of each row's present modalities; all of them if there are fewer."""
+    order = rows_rand(*presence_BM.shape, device=presence_BM.device).masked_fill(~presence_BM, 2.0)
     rank_BM = order.argsort(1).argsort(1)
     return presence_BM & (rank_BM < size_B1)

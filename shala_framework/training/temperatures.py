@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shala_framework.autoencoder.posterior import random_subsets_of_size
 from shala_framework.data.latent_store import HIDDEN_ROWS, LatentStore
 from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas
 from shala_framework.spec.schema import Generate, Prior
@@ -26,6 +27,7 @@ from shala_framework.support.seeds import forked_rng
 MOST_LATENTS = 16_384  # samples that all temperatures are fitted to
 MOST_REPEATS = 4  # of a held-out row, each with another subset, truth and samples
 ROWS_AT_A_TIME = 1_024
+LEAST_ROWS = 10
 LOWEST, HIGHEST = 0.8, 1.25
 
 
@@ -84,6 +86,7 @@ def fitted_temperature(between_N: Tensor, beside_N: Tensor) -> float:
     If samples have variance V about means that miss the truth by E, both summed over dimensions, two samples are 2 V
     apart and a sample and the truth V + E. At temperature T the distances 2 T^2 V and T^2 V + E are equal if
     T^2 = E / V. Its difference from 1 is shrunk by the share of its square that is the square of its standard error.
+    Fewer than `LEAST_ROWS` rows do not know that error, and leave it at 1.
 
     Args:
         between_N: Mean squared distances between two samples of each held-out row.
@@ -93,6 +96,8 @@ def fitted_temperature(between_N: Tensor, beside_N: Tensor) -> float:
         >>> round(fitted_temperature(torch.full((100,), 2.0), torch.full((100,), 1.9)) ** 2, 3)
         0.9
     """
+    if len(between_N) < LEAST_ROWS:
+        return 1.0
     between_N, beside_N = between_N.double(), beside_N.double()
     total = between_N.sum()
     ratio = beside_N.sum() / total
@@ -123,8 +128,7 @@ class _Distances:
         """Return mean squared distances between two samples given random subsets of a size, and from the truth: [B]."""
         device, shape = rows.mean_ND.device, rows.mean_ND.shape
         noises = [torch.randn(shape).to(device) for _ in range(3)]  # on the CPU: the same draws for any device
-        order_BM = torch.rand(rows.presence_NM.shape).to(device).masked_fill(~rows.presence_NM, 2.0)
-        subset_BM = order_BM.argsort(1).argsort(1) < size
+        subset_BM = random_subsets_of_size(rows.presence_NM.cpu(), size).to(device)
         if self.hiding:  # where all modalities are given, only hidden parts are left to be drawn
             share = HIDDEN_ROWS if size == rows.presence_NM.shape[1] else 1.0
             rows = rows.partly_hidden(self.hiding, share * torch.rand(len(rows), len(self.hiding)).to(device))
