@@ -80,9 +80,19 @@ def run_alone(two_spec, monkeypatch):
     return partial(run, two_spec)
 
 
-def losses(folder, stage):
+def metrics_of(folder, stage):
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
+    return [line for line in lines if line["stage"] == stage]
+
+
+def losses(folder, stage):
+    return [line["loss"] for line in metrics_of(folder, stage) if "loss" in line]
+
+
+def held_out_figures(folder, stage):
+    return [
+        value for line in metrics_of(folder, stage) for name, value in line.items() if name.startswith("validation_")
+    ]
 
 
 EVERY_STEP = ("train.autoencoder.log_every_steps=1", "train.prior.log_every_steps=1", "train.prior.batch_size=64")
@@ -105,8 +115,8 @@ def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin):
     run_alone("alone", *overrides)
     start(2, "both", *overrides).wait(timeout=120)
     assert losses("both", "refiner") == pytest.approx(losses("alone", "refiner"), abs=1e-5, rel=1e-4)
-    lines = [json.loads(line) for line in Path("both/metrics.jsonl").read_text().splitlines()]
-    textures = [line["texture"] for line in lines if line["stage"] == "refiner" and "texture" in line]
+    assert held_out_figures("both", "refiner") == pytest.approx(held_out_figures("alone", "refiner"), rel=1e-3)
+    textures = [line["texture"] for line in metrics_of("both", "refiner") if "texture" in line]
     assert (max(textures) > 0) == (plugin == "correlated-floats")  # those with a convolution
     alone, both = (load(out).refiner for out in ("alone", "both"))
     assert alone.linear_filters.keys() == both.linear_filters.keys()
@@ -135,6 +145,7 @@ def expect_the_same_run(output, num_processes):
         alone, both = losses("alone", stage), losses("both", stage)
         assert len(alone) == len(both) == num_steps
         assert both == pytest.approx(alone, abs=1e-5, rel=1e-5)
+        assert held_out_figures("both", stage) == pytest.approx(held_out_figures("alone", stage), rel=1e-3)
     alone, both = (read_checkpoint(Path(out) / "prior.safetensors")[0] for out in ("alone", "both"))
     assert all(both[name].allclose(value, atol=1e-3, rtol=1e-3) for name, value in alone.items())
     stored = [path.name for path in Path("both").rglob("*-of-*")]

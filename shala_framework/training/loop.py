@@ -19,7 +19,14 @@ from torch import Tensor
 from shala_framework.spec.schema import Stage
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.cores import glance_at_load, look_at_load
-from shala_framework.support.distributed.processes import any_process, barrier, is_lost_process, mean_of, rank
+from shala_framework.support.distributed.processes import (
+    any_process,
+    barrier,
+    is_lost_process,
+    mean_of,
+    rank,
+    undivided_rows,
+)
 from shala_framework.support.distributed.sharded_layers import has_sharded_layers
 from shala_framework.support.distributed.sharded_tensors import full_tensor, shard_like
 from shala_framework.support.errors import CheckpointError, ShalaError
@@ -188,7 +195,7 @@ def _validate(
 ) -> None:
     """Measure the stage on held-out rows and report it. With sharded layers, all processes must take part."""
     with clock.stopped():
-        with uncompiled():
+        with uncompiled(), undivided_rows():
             held_out = stage.validate() if rank() == 0 or sharded else {}
         barrier()
         stage.module.train()

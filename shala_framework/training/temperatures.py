@@ -20,7 +20,7 @@ from shala_framework.autoencoder.posterior import random_subsets_of_size
 from shala_framework.data.latent_store import HIDDEN_ROWS, LatentStore
 from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas
 from shala_framework.spec.schema import Generate, Prior
-from shala_framework.support.distributed.processes import copied_from_first
+from shala_framework.support.distributed.processes import copied_from_first, undivided_rows
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import forked_rng
 
@@ -64,7 +64,7 @@ def fit_temperatures(
     sample = partial(prior.sample, sigmas=sigmas, sampler=SAMPLERS[generate.sampler])
     distances = _Distances(sample, prior, torch.linalg.cholesky(prior.mixture.covariance()), hiding)
     fitted = {0: 1.0}  # in order of size
-    with forked_rng(), evaluating(prior):
+    with forked_rng(), evaluating(prior), undivided_rows():
         torch.manual_seed(seed)
         for size in sizes:
             (able,) = (held_out.presence_NM.sum(1) >= size).nonzero(as_tuple=True)

@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
@@ -228,20 +228,34 @@ def largest_share(count: int) -> float:
     return -(-count // world_size()) / max(1, count)
 
 
+_undivided: list[bool] = []  # an entry for each `undivided_rows` around
+
+
+@contextmanager
+def undivided_rows() -> Iterator[None]:
+    """A context in which this process's rows are all rows, as in a validation, and draws for them are those of one."""
+    _undivided.append(True)
+    try:
+        yield
+    finally:
+        _undivided.pop()
+
+
 def rows_randn(num_rows: int, *shape: int, device: torch.device) -> Tensor:
     """Draw normal values [B, ...] for this process's rows."""
-    size = world_size()
-    if size == 1:
-        return torch.randn(num_rows, *shape, device=device)
-    return torch.randn(num_rows * size, *shape, device=device)[rank() :: size]
+    return _for_rows(torch.randn, num_rows, *shape, device=device)
 
 
 def rows_rand(num_rows: int, *shape: int, device: torch.device) -> Tensor:
     """Draw uniform values from [0, 1) for this process's rows."""
-    size = world_size()
+    return _for_rows(torch.rand, num_rows, *shape, device=device)
+
+
+def _for_rows(draw: Callable[..., Tensor], num_rows: int, *shape: int, device: torch.device) -> Tensor:
+    size = 1 if _undivided else world_size()
     if size == 1:
-        return torch.rand(num_rows, *shape, device=device)
-    return torch.rand(num_rows * size, *shape, device=device)[rank() :: size]
+        return draw(num_rows, *shape, device=device)
+    return draw(num_rows * size, *shape, device=device)[rank() :: size]
 
 
 class _Gather(torch.autograd.Function):
