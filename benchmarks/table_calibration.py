@@ -34,6 +34,7 @@ from torch import Tensor
 
 import shala_framework as shala
 from shala_framework.plugin import Modality, encode_npy
+from shala_framework.prior.temperature import describe_temperatures
 from shala_framework.support.machine import describe_machine
 
 CLASSES, LATENT, NUMBERS, SIGNALS, CATEGORIES = 3, 3, 8, 6, 3
@@ -262,7 +263,7 @@ def main() -> None:
     for seed in range(args.seeds):
         world = World(seed)
         model, modalities = train(world, args, seed)
-        temperatures = ", ".join(f"{value:.3f}" for value in model.prior.temperature_by_size().tolist())
+        temperatures = describe_temperatures(model.prior.squared_temperatures)
         print(f"trained after {time.perf_counter() - start:.0f} s; temperatures {temperatures}", flush=True)
         generator = np.random.default_rng(2_000 + seed)
         rows = world.draw(args.held_out, generator)

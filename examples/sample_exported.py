@@ -25,8 +25,11 @@ for name, value in x.items():
 
 with torch.no_grad():
     cluster = torch.multinomial(call["clusters"](h, given).exp(), 1)[:, 0]
-    temperatures = torch.tensor(about["sampling"]["temperatures"])
-    y = temperatures[given.sum(1)][:, None] * torch.randn(num_rows, about["latent_dim"])
+    temperature = about["sampling"]["temperature"]
+    terms = torch.tensor(temperature["squares"])[given.sum(1)]
+    squares = terms[:, 0] + (terms[:, 1:] * given).sum(1)
+    lowest, highest = temperature["lowest"], temperature["highest"]
+    y = squares.clamp(lowest**2, highest**2).sqrt()[:, None] * torch.randn(num_rows, about["latent_dim"])
     sigmas = about["sampling"]["sigmas"]
     for a, b in itertools.pairwise(sigmas):  # Heun's method
         slope = (y - call["denoise"](y, torch.full((num_rows,), a), h, given, cluster)) / a

@@ -124,7 +124,7 @@ def test_log_likelihoods_are_the_closed_form(prior, given, model):
     if prior in ("diffusion", "mixture"):
         mean, deviation = mean + 0.3, 2 * deviation
     if prior == "diffusion":
-        model.prior.temperatures = torch.tensor([0.8, 1.0, 1.0])
+        model.prior.squared_temperatures = torch.tensor([[0.64, 0, 0], [1, 0, 0], [1, 0, 0]])
         deviation = 0.8 * deviation
     if given:
         h = model.autoencoder.encode({"first": x["first"]})

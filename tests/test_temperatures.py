@@ -1,5 +1,6 @@
 """Temperatures of sampling: fitted to known errors of width, kept in checkpoints, and part of the density."""
 
+import itertools
 import math
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from shala_framework.data.latent_store import LatentStore
 from shala_framework.prior import DiffusionPrior
 from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
+from shala_framework.prior.temperature import HIGHEST, LOWEST, describe_temperatures, temperature_of
 from shala_framework.spec.schema import Generate, Prior
 from shala_framework.support.checkpoint import load_module
-from shala_framework.training.temperatures import HIGHEST, fit_temperatures, fitted_temperature
+from shala_framework.training.temperatures import fit_temperatures, fitted_squares
 
 DIM, NUM_MODALITIES = 24, 5
 SIZES = {"latent_dim": DIM, "num_modalities": NUM_MODALITIES, "feature_dim": 3, "hidden_dim": 8}
@@ -33,9 +35,10 @@ def held_out(std: float, num_rows: int, presence=None) -> LatentStore:
 
 
 def fitted(std: float, num_rows: int = 3_000, presence=None, prior=None):
+    """Temperatures given the first 0, 1, ... modalities."""
     prior = prior or untrained()
     fit_temperatures(prior, held_out(std, num_rows, presence), Prior(), Generate())
-    return prior.temperatures
+    return prior.temperature(torch.ones(NUM_MODALITIES, NUM_MODALITIES + 1).triu(1).T.bool())
 
 
 @pytest.mark.parametrize(("std", "expected"), [(0.9, 0.9), (1.1, 1.1), (3.0, HIGHEST)])
@@ -49,8 +52,60 @@ def test_what_chance_may_explain_is_left_alone():
     assert fitted(1.0).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.015)
     assert fitted(0.985, 30).tolist() == pytest.approx([1.0] * (NUM_MODALITIES + 1), abs=0.06)
     assert fitted(0.9, 9).tolist() == [1.0] * (NUM_MODALITIES + 1)  # one row alone would seem to be sure
-    same = torch.full((50,), 2.0)
-    assert fitted_temperature(same, same) == 1
+    same = torch.full((1, 50), 2.0)
+    assert fitted_squares(same, same, torch.eye(2).bool().repeat(1, 25, 1)).tolist() == [1, 0, 0]
+
+
+UNEVEN = torch.tensor(
+    [
+        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [1.0, 0.3, 0.0, -0.1, -0.1, -0.1],
+        [1.1, 0.1, 0.1, 0.0, -0.1, -0.1],
+        [1.0, 0.2, 0.1, 0.0, -0.15, -0.15],
+        [0.9, 0.3, 0.1, 0.0, -0.2, -0.2],
+        [0.8, 0.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+)
+
+
+class Uneven(DiffusionPrior):
+    """A prior whose samples are too narrow by UNEVEN, depending on what is given."""
+
+    def sample(self, noise_BD, h_MBF, subset_BM, *args, **options):
+        return super().sample(noise_BD, h_MBF, subset_BM, *args, **options) / temperature_of(UNEVEN, subset_BM)[:, None]
+
+
+@pytest.mark.parametrize("share_present", [1.0, 0.7])
+def test_each_subset_has_its_temperature(share_present):
+    """Those given 1, 2, 4 and 5 modalities are found, also where rows lack some more often; 3 lie between."""
+    torch.manual_seed(0)
+    prior = Uneven(**SIZES, num_blocks=1)
+    presence = torch.rand(4_000, NUM_MODALITIES) < torch.tensor([1.0, share_present, share_present, 1.0, 1.0])
+    fit_temperatures(prior, held_out(1.0, len(presence), presence), Prior(), Generate())
+    subsets = torch.tensor(list(itertools.product([False, True], repeat=NUM_MODALITIES)))
+    torch.testing.assert_close(prior.temperature(subsets), temperature_of(UNEVEN, subsets), atol=0.04, rtol=0)
+    assert prior.squared_temperatures[:, 1:].sum(1).abs().max() < 1e-5
+
+
+def test_terms_make_the_distances_of_each_modality_equal():
+    """They solve the equations that define them: samples and truth lie as far apart as two samples, term by term."""
+    generator = torch.Generator().manual_seed(0)
+    subset = torch.rand(3, 4_000, 4, generator=generator).argsort(2).argsort(2) < 2
+    between = 1 + torch.rand(3, 4_000, generator=generator)
+    beside = between * (1 + 0.1 * subset[..., 0] - 0.05 * subset[..., 1])
+    a, *b = fitted_squares(between, beside, subset)
+    square = a + (subset * torch.stack(b)).sum(2)
+    for chosen in (torch.ones_like(subset[..., 0]), *subset.unbind(2)):
+        two_samples, to_truth = 2 * (square / 2) * between, (square / 2) * between + (beside - between / 2)
+        assert two_samples[chosen].sum().item() == pytest.approx(to_truth[chosen].sum().item(), rel=1e-3)
+
+
+def test_words_and_limits():
+    """A dependence on what is given is told by its ends; none is beyond the limits."""
+    squares = torch.tensor([[1.0, 0, 0], [1.21, 0.6, -0.6], [0.2, 0, 0]])
+    assert describe_temperatures(squares) == "1.100 given 1 (0.80 to 1.25), 0.800 given 2"
+    subsets = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
+    assert temperature_of(squares, subsets).tolist() == pytest.approx([HIGHEST, LOWEST, LOWEST, 1.0])
 
 
 def test_sizes_that_no_row_has_take_the_temperature_of_the_next_smaller():
@@ -84,8 +139,10 @@ def test_samples_and_density_have_the_temperature(num_given):
     source = DiffusedPrior(untrained(), 0.01, 80.0)
     given = given_first(400, num_given)
     plain = source.sample(0, given, Sampling())
-    source.prior.temperatures = torch.tensor([0.7, 1.0, 0.9, 1.0, 1.0, 1.0])
-    temperature = 0.7 if num_given == 0 else 0.9
+    squares = torch.ones(NUM_MODALITIES + 1, 1 + NUM_MODALITIES)
+    squares[0], squares[2] = (torch.tensor([0.81, 0, 0, 0, 0, 0]), torch.tensor([0.7, 0.1, 0.04, -0.1, -0.04, 0]))
+    source.prior.squared_temperatures = squares
+    temperature = 0.9 if num_given == 0 else 0.84**0.5
     z = source.sample(0, given, Sampling())
     torch.testing.assert_close(z, temperature * plain, rtol=1e-4, atol=1e-5)
     expected = torch.distributions.Normal(0.0, temperature).log_prob(z).sum(1)
@@ -95,11 +152,11 @@ def test_samples_and_density_have_the_temperature(num_given):
 def test_checkpoints_with_and_without_temperatures_load(tmp_path):
     """Those of earlier versions have none; a module takes on the form of the checkpoint, whatever it had."""
     old, new = untrained(), untrained()
-    new.temperatures = torch.linspace(0.9, 1.1, NUM_MODALITIES + 1)
-    assert "temperatures" not in old.state_dict()
+    new.squared_temperatures = UNEVEN.clone()
+    assert "squared_temperatures" not in old.state_dict()
     other = untrained()
     load_module(other, new.state_dict(), tmp_path)
-    assert torch.equal(other.temperatures, new.temperatures)
+    assert torch.equal(other.squared_temperatures, new.squared_temperatures)
     load_module(other, old.state_dict(), tmp_path)
-    assert other.temperatures is None
+    assert other.squared_temperatures is None
     assert torch.equal(other.temperature(torch.ones(2, NUM_MODALITIES, dtype=torch.bool)), torch.ones(2))

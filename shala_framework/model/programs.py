@@ -5,6 +5,7 @@ then needs nothing but the program `denoise`. Shapes: B batch, M modalities, F f
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -15,6 +16,7 @@ from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEnc
 from shala_framework.model.shala import ShaLa
 from shala_framework.plugin.posterior import either_posterior
 from shala_framework.prior import SAMPLERS, DiffusionPrior, Guidance, karras_sigmas, row_noise
+from shala_framework.prior.temperature import HIGHEST, LOWEST, without_temperature
 from shala_framework.support.seeds import mix_seed
 
 
@@ -256,6 +258,15 @@ def noise_levels(model: ShaLa) -> list[float]:
     table = model.spec.prior
     levels: list[float] = karras_sigmas(model.spec.generate.num_steps, table.sigma_min, table.sigma_max).tolist()
     return levels
+
+
+def temperatures(model: ShaLa) -> dict[str, Any]:
+    """Return the terms of the squared temperatures of sampling, and the limits of temperatures."""
+    prior = model.prior
+    squares = prior.squared_temperatures
+    if squares is None:
+        squares = without_temperature(len(model.names), prior.z_mean)
+    return {"squares": squares.tolist(), "lowest": LOWEST, "highest": HIGHEST}
 
 
 @torch.no_grad()

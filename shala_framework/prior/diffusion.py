@@ -22,6 +22,7 @@ from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
 from shala_framework.prior.mixture import GaussianMixture, draw_components
 from shala_framework.prior.network import ClusterNetwork, PriorNetwork
 from shala_framework.prior.sampling import Denoise, Sampler, sample_heun
+from shala_framework.prior.temperature import temperature_of, without_temperature
 from shala_framework.prior.whitening import whitening
 from shala_framework.spec.schema import Prior
 from shala_framework.support.autocasting import without_autocast
@@ -49,8 +50,7 @@ class DiffusionPrior(nn.Module):
         cluster_network: Network of the clusters' probabilities.
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
-        temperatures: Deviation of the noise that samples begin with, by number of given modalities: [M + 1]; None if
-            it was not fitted, for 1.
+        squared_temperatures: See `prior.temperature`: [M + 1, 1 + M]; None if they were not fitted, for 1.
         few_rows_have_noise: Whether features of a small training set have noise by default.
     """
 
@@ -60,7 +60,7 @@ class DiffusionPrior(nn.Module):
     z_restore: Tensor
     h_mean: Tensor
     h_std: Tensor
-    temperatures: Tensor | None
+    squared_temperatures: Tensor | None
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("z_restore", torch.eye(latent_dim))
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
-        self.register_buffer("temperatures", None)
+        self.register_buffer("squared_temperatures", None)
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
@@ -141,16 +141,14 @@ class DiffusionPrior(nn.Module):
 
     def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
         """Have temperatures if a checkpoint has them."""
-        found = tensors.get("temperatures")
-        self.temperatures = None if found is None else self.z_mean.new_ones(len(self.h_mean) + 1)
-
-    def temperature_by_size(self) -> Tensor:
-        """Return the deviation of the noise that samples begin with, by number of given modalities: [M + 1]."""
-        return self.z_mean.new_ones(len(self.h_mean) + 1) if self.temperatures is None else self.temperatures
+        found = tensors.get("squared_temperatures")
+        self.squared_temperatures = None if found is None else without_temperature(len(self.h_mean), self.z_mean)
 
     def temperature(self, subset_BM: Tensor) -> Tensor:
-        """Return that of each row: [B]."""
-        return self.temperature_by_size()[subset_BM.sum(1)]
+        """Return the deviation of the noise that samples of each row begin with: [B]."""
+        if self.squared_temperatures is None:
+            return self.z_mean.new_ones(len(subset_BM))
+        return temperature_of(self.squared_temperatures, subset_BM)
 
     def standardise(self, z_BD: Tensor) -> Tensor:
         """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""

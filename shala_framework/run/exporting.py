@@ -24,6 +24,7 @@ from shala_framework.model.programs import (
     noise_levels,
     programs_of,
     sample_by_programs,
+    temperatures,
 )
 from shala_framework.spec import unstructure
 from shala_framework.support.checkpoint import write_file
@@ -44,7 +45,8 @@ STEPS = (
     "h: zeros [batch, modalities, features]; for each modality that is given, h[:, i] = encode_NAME(x)",
     "given: true in column i where modality i is given; all false for joint synthesis",
     "cluster: for each row, a draw from the probabilities exp(clusters(h, given))",
-    "y: standard normal draws [batch, latent], times temperatures[number of given modalities]",
+    "y: standard normal draws [batch, latent], times T: T * T = squares[n][0] + the sum of squares[n][1 + i] over the "
+    "given modalities i, n of them, clipped to [lowest * lowest, highest * highest]",
     "for each pair of neighbours a, b in sigmas, by Heun's method: d = (y - denoise(y, a, h, given, cluster)) / a; "
     "next = y + (b - a) d; if b > 0, e = (next - denoise(next, b, h, given, cluster)) / b and "
     "next = y + (b - a) (d + e) / 2; y = next",
@@ -268,7 +270,7 @@ def _manifest(model: ShaLa, programs: Mapping[str, Any], left_out: Mapping[str, 
     if "denoise" in programs:
         manifest["sampling"] = {
             "sigmas": noise_levels(model),
-            "temperatures": model.prior.temperature_by_size().tolist(),
+            "temperature": temperatures(model),
             "guidance_scale": model.guidance.guidance_scale,
             "autoguidance_scale": model.guidance.autoguidance_scale,
             "steps": STEPS,

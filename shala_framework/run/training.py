@@ -254,11 +254,8 @@ class RunTraining:
         """Fit the temperatures of sampling to held-out rows, and say which they are."""
         prior, spec = self.model.prior, self.model.spec
         hiding = list(self.model.autoencoder.hiding)
-        fit_temperatures(prior, held_out, spec.prior, spec.generate, hiding=hiding, seed=spec.seed)
-        by_size = ", ".join(
-            f"{value:.3f} given {size}" for size, value in enumerate(prior.temperature_by_size().tolist())
-        )
-        self.reporter.note(f"stage prior: temperature of sampling, fitted to {len(held_out)} held-out rows: {by_size}")
+        found = fit_temperatures(prior, held_out, spec.prior, spec.generate, hiding=hiding, seed=spec.seed)
+        self.reporter.note(f"stage prior: temperature of sampling, fitted to {len(held_out)} held-out rows: {found}")
 
     def train_refiner(self) -> bool:
         """Train stage 3 if a modality offers a network and the spec gives it steps; return whether it was trained."""

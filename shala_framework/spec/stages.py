@@ -118,7 +118,7 @@ class PriorStage(Stage):
 
     Attributes:
         ema_halflife_steps: Half-life, in steps, of the exponential moving average of the weights, which sampling uses.
-        calibrate: Whether to fit the width of samples to held-out rows at the end, for each number of given modalities.
+        calibrate: Whether to fit the width of samples to held-out rows at the end, by what is given.
     """
 
     batch_size: int = attrs.field(default=256, validator=at_least(1, at_most=1_048_576))

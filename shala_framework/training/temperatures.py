@@ -1,11 +1,12 @@
 """The temperature of sampling: how wide samples of p(z | h_S) are made, fitted to held-out rows.
 
 A denoiser of finite training is a little too uncertain about what follows from many given modalities, and one that has
-learned few rows by heart is too sure. Its error is small in each dimension but adds up over all of them. If samples
-begin with noise of deviation T instead of 1, each cluster's Gaussian becomes T times as wide about the same mean, at no
-cost. T is chosen for each number of given modalities such that two samples lie as far apart as a sample and the truth.
+learned few rows by heart is too sure. Its error is small in each dimension but adds up over all of them, and it differs
+between what is given. The temperature T of `prior.temperature` is therefore chosen for each number of given modalities,
+with a term for each of them, such that two samples lie as far apart as a sample and the truth.
 Reference: Kingma and Dhariwal 2018, "Glow", for the temperature of a deterministic map; Gneiting and Raftery 2007 for
-the two distances. Shapes: B rows, M modalities, D latent_dim.
+the two distances; Liang and Zeger 1986 for the errors of repeated rows. Shapes: B or N rows, R repeats of a row, M
+modalities, P = 1 + M terms, D latent_dim.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from shala_framework.autoencoder.posterior import random_subsets_of_size
 from shala_framework.data.latent_store import HIDDEN_ROWS, LatentStore
 from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas
+from shala_framework.prior.temperature import describe_temperatures, without_temperature
 from shala_framework.spec.schema import Generate, Prior
 from shala_framework.support.distributed.processes import copied_from_first, undivided_rows
 from shala_framework.support.modes import evaluating
@@ -27,8 +29,7 @@ from shala_framework.support.seeds import forked_rng
 MOST_LATENTS = 16_384  # samples that all temperatures are fitted to
 MOST_REPEATS = 4  # of a held-out row, each with another subset, truth and samples
 ROWS_AT_A_TIME = 1_024
-LEAST_ROWS = 10
-LOWEST, HIGHEST = 0.8, 1.25
+LEAST_ROWS = 10  # for each fitted term
 
 
 @torch.no_grad()
@@ -40,10 +41,10 @@ def fit_temperatures(
     *,
     hiding: Sequence[int] = (),
     seed: int = 0,
-) -> None:
-    """Give a prior its temperature for each number of given modalities.
+) -> str:
+    """Give a prior its temperatures.
 
-    Those of powers of two and of all modalities are measured, others lie between their neighbours, and that of joint
+    Those given powers of two and all modalities are measured, others lie between their neighbours, and that of joint
     synthesis is 1. They are drawn towards 1 as far as chance may explain them. Samples are of the cluster of the truth,
     and nothing is guided: a temperature corrects the width within clusters, and not the choice of one. Distances are in
     the metric in which all latents together have unit covariance, as in the evaluation of calibration.
@@ -55,15 +56,18 @@ def fit_temperatures(
         generate: [generate], with the sampler.
         hiding: Columns of the modalities of which latents have copies with hidden parts.
         seed: Seed of all draws.
+
+    Returns:
+        What they are, in words.
     """
-    prior.temperatures = None
+    prior.squared_temperatures = None
     num_modalities = held_out.presence_NM.shape[1]
     sizes = sorted({num_modalities, *(2**i for i in range(num_modalities.bit_length()) if 2**i < num_modalities)})
     most_rows = MOST_LATENTS // (2 * len(sizes))
     sigmas = karras_sigmas(generate.num_steps, table.sigma_min, table.sigma_max)
     sample = partial(prior.sample, sigmas=sigmas, sampler=SAMPLERS[generate.sampler])
     distances = _Distances(sample, prior, torch.linalg.cholesky(prior.mixture.covariance()), hiding)
-    fitted = {0: 1.0}  # in order of size
+    fitted = {0: without_temperature(num_modalities, torch.empty(0, dtype=torch.float64))[0]}  # in order of size
     with forked_rng(), evaluating(prior), undivided_rows():
         torch.manual_seed(seed)
         for size in sizes:
@@ -73,39 +77,61 @@ def fit_temperatures(
             repeats = max(1, min(MOST_REPEATS, most_rows // len(able)))
             rows = able[torch.randperm(len(able))[:most_rows].to(able.device)].repeat(repeats)
             parts = [distances.measure(held_out.take(index), size) for index in rows.split(ROWS_AT_A_TIME)]
-            between_N, beside_N = (torch.cat(found).view(repeats, -1).sum(0) for found in zip(*parts, strict=True))
-            fitted[size] = fitted_temperature(between_N, beside_N)
-    interpolated = np.interp(range(num_modalities + 1), list(fitted), list(fitted.values()))
-    by_size = torch.tensor(interpolated, dtype=torch.float32, device=held_out.mean_ND.device)
-    prior.temperatures = copied_from_first({"temperatures": by_size})["temperatures"]
+            between_RN, beside_RN, subset_RNM = (
+                torch.cat(found).cpu().unflatten(0, (repeats, -1)) for found in zip(*parts, strict=True)
+            )
+            fitted[size] = fitted_squares(between_RN, beside_RN, subset_RNM)
+    terms = torch.stack(list(fitted.values())).T
+    interpolated = [np.interp(range(num_modalities + 1), list(fitted), term.numpy()) for term in terms]
+    squares = torch.tensor(np.stack(interpolated, 1), dtype=torch.float32, device=held_out.mean_ND.device)
+    prior.squared_temperatures = copied_from_first({"squares": squares})["squares"]
+    return describe_temperatures(prior.squared_temperatures)
 
 
-def fitted_temperature(between_N: Tensor, beside_N: Tensor) -> float:
-    """Return the temperature that distances of samples at temperature 1 ask for.
+def fitted_squares(between_RN: Tensor, beside_RN: Tensor, subset_RNM: Tensor) -> Tensor:
+    """Return the terms a, b_1, ..., b_M of T^2 that distances of samples at temperature 1 ask for: float64 [1 + M].
 
     If samples have variance V about means that miss the truth by E, both summed over dimensions, two samples are 2 V
     apart and a sample and the truth V + E. At temperature T the distances 2 T^2 V and T^2 V + E are equal if
-    T^2 = E / V. Its difference from 1 is shrunk by the share of its square that is the square of its standard error.
-    Fewer than `LEAST_ROWS` rows do not know that error, and leave it at 1.
+    T^2 = E / V. The terms make them equal for all rows together and for the rows of each given modality. The difference
+    of a from 1, and all b together, are shrunk by the share of their squares that is expected of chance. What has fewer
+    than `LEAST_ROWS` rows a term does not know that share, and is left at 1 and 0.
 
     Args:
-        between_N: Mean squared distances between two samples of each held-out row.
-        beside_N: Those between a sample and the truth.
+        between_RN: Squared distances between two samples of held-out rows, each with another subset in each repeat.
+        beside_RN: Mean squared distances between a sample and the truth.
+        subset_RNM: bool, the given modalities, as many for all rows.
 
     Example:
-        >>> round(fitted_temperature(torch.full((100,), 2.0), torch.full((100,), 1.9)) ** 2, 3)
-        0.9
+        >>> subset = torch.arange(400).remainder(2)[None, :, None] == torch.arange(2)  # one of two modalities
+        >>> beside = torch.where(subset[..., 0], 1.9, 1.7)
+        >>> [round(square, 3) for square in fitted_squares(torch.full((1, 400), 2.0), beside, subset).tolist()]
+        [0.8, 0.1, -0.1]
     """
-    if len(between_N) < LEAST_ROWS:
-        return 1.0
-    between_N, beside_N = between_N.double(), beside_N.double()
-    total = between_N.sum()
-    ratio = beside_N.sum() / total
-    wanted = 2 * (ratio - 1)
-    error = 2 * (beside_N - ratio * between_N).square().sum().sqrt() / total
-    kept = (1 - (error / wanted).square()).clamp_min(0) if wanted else wanted
-    temperature: float = (1 + kept * wanted).clamp(LOWEST**2, HIGHEST**2).sqrt().item()
-    return temperature
+    between_RN, beside_RN = between_RN.double(), beside_RN.double()
+    num_rows, num_modalities = subset_RNM.shape[1:]
+    fitted_P = without_temperature(num_modalities, between_RN)[0]
+    if num_rows < LEAST_ROWS:
+        return fitted_P
+    share_M = subset_RNM.double().mean((0, 1))
+    design_RNP = torch.cat([torch.ones_like(between_RN)[..., None], subset_RNM.double() - share_M], 2)
+    wanted_RN = 2 * (beside_RN - between_RN)
+    gram_PP = torch.einsum("rn,rnp,rnq->pq", between_RN, design_RNP, design_RNP)
+    inverse_PP = torch.linalg.pinv(gram_PP, rtol=1e-9, hermitian=True)  # the b are known up to a constant
+    terms_P = inverse_PP @ torch.einsum("rn,rnp->p", wanted_RN, design_RNP)
+    score_NP = torch.einsum("rn,rnp->np", wanted_RN - between_RN * (design_RNP @ terms_P), design_RNP)
+    covariance_PP = inverse_PP @ score_NP.T @ score_NP @ inverse_PP
+    fitted_P[0] += terms_P[0] * _kept(terms_P[0].square(), covariance_PP[0, 0])
+    if num_rows >= LEAST_ROWS * num_modalities:
+        power, by_chance = (gram_PP[1:, 1:] * m[1:, 1:] for m in (terms_P.outer(terms_P), covariance_PP))
+        fitted_P[1:] = terms_P[1:] * _kept(power.sum(), by_chance.sum())
+        fitted_P[0] -= fitted_P[1:] @ share_M
+    return fitted_P
+
+
+def _kept(power: Tensor, by_chance: Tensor) -> Tensor:
+    """Return the share of an estimate to keep, from its square and the square that is expected of chance."""
+    return (1 - by_chance / power).clamp_min(0) if power > 0 else torch.zeros_like(power)
 
 
 @attrs.frozen(eq=False)
@@ -124,8 +150,8 @@ class _Distances:
     lower_DD: Tensor
     hiding: Sequence[int]
 
-    def measure(self, rows: LatentStore, size: int) -> tuple[Tensor, Tensor]:
-        """Return mean squared distances between two samples given random subsets of a size, and from the truth: [B]."""
+    def measure(self, rows: LatentStore, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared distances between two samples given random subsets of a size, and from the truth; subsets."""
         device, shape = rows.mean_ND.device, rows.mean_ND.shape
         noises = [torch.randn(shape).to(device) for _ in range(3)]  # on the CPU: the same draws for any device
         subset_BM = random_subsets_of_size(rows.presence_NM.cpu(), size).to(device)
@@ -138,7 +164,7 @@ class _Distances:
             self.sample(noise_BD, rows.h_NMF.unbind(1), subset_BM, cluster_B) for noise_BD in noises[1:]
         )
         beside_B = 0.5 * (self._squares(first_BD - truth_BD) + self._squares(second_BD - truth_BD))
-        return self._squares(first_BD - second_BD), beside_B
+        return self._squares(first_BD - second_BD), beside_B, subset_BM
 
     def _squares(self, offset_BD: Tensor) -> Tensor:
         unit_BD = (offset_BD @ self.prior.z_whiten).double()
