@@ -132,5 +132,13 @@ def test_a_model_is_measured_given_nothing_and_given_one(model):
         assert narrow.ratio.high < 0.95
         assert narrow.regions["80"].value < 0.7
     assert calibration.figures(Method(prior="posterior"), 1, 500).ratio.value == pytest.approx(1, abs=0.1)
+    scale_prior(model, 1.0)
+    model.prior.squared_temperatures = torch.tensor([[1.0, 0, 0], [1, -0.3, 0.3], [1, 0, 0]])
+    uneven = calibration.figures(Method(prior="diffusion"), 1, 500)
+    assert uneven.ratio.value == pytest.approx(1, abs=0.1)
+    found = {title: figure.value for title, figure in uneven.by_subset.items()}
+    assert found == pytest.approx({"given first": 2 * 0.7 / 1.7, "given second": 2 * 1.3 / 2.3}, abs=0.1)
+    assert uneven.extremes() == f"{found['given first']:.3f} given first, {found['given second']:.3f} given second"
+    assert calibration.figures(Method(prior="diffusion"), 0, 500).extremes() == ""
     alone = Calibration(model, rows.take(torch.arange(40)), q.sample(), q, model.spec.evaluate, None, 0)
     assert alone.figures(Method(prior="diffusion"), 1, 500) is None

@@ -11,7 +11,8 @@ Reference: Gneiting and Raftery 2007 for the two distances, which are the terms 
 2008 for ranks of multivariate forecasts.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import attrs
@@ -34,6 +35,7 @@ from shala_framework.support.seeds import mix_seed
 NUM_DRAWS = 39  # with the truth these give 40 ranks; 50, 80 and 95 % of 40 are whole numbers
 NOMINAL = (0.5, 0.8, 0.95)
 NUM_DIRECTIONS = 16
+LEAST_OF_SUBSET = 20  # rows of a subset that has a ratio of its own
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +50,8 @@ class CalibrationFigures:
         intervals: Nominal share, such as "50", to the share of random projections in which the truth lies within the
             central interval of samples.
         regions: Nominal share to the share of rows whose truth lies in the central region of that share.
+        by_subset: The ratio of the rows of each subset, by what is given or, where that is most, by what is not; empty
+            if there is one subset. Subsets of fewer than `LEAST_OF_SUBSET` rows are left out.
     """
 
     method: str
@@ -55,6 +59,12 @@ class CalibrationFigures:
     ratio: Figure
     intervals: dict[str, Figure]
     regions: dict[str, Figure]
+    by_subset: dict[str, Figure] = attrs.field(factory=dict)
+
+    def extremes(self) -> str:
+        """Return the lowest and the highest ratio of a subset, in words; empty if there are not two."""
+        ratios = sorted((figure.value, title) for title, figure in self.by_subset.items())
+        return ", ".join(f"{value:.3f} {title}" for value, title in (ratios[0], ratios[-1])) if ratios else ""
 
 
 def squared_distances(samples_NSD: Tensor, truth_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +104,18 @@ def region_coverage(samples_NSD: Tensor, truth_ND: Tensor) -> dict[str, Tensor]:
     rank_N = (distance_NT[:, 1:] < distance_NT[:, :1]).sum(1)
     num_ranks = points_NTD.shape[1]
     return {_percent(share): (rank_N < round(num_ranks * share)).double() for share in NOMINAL}
+
+
+def _ratios_of_subsets(
+    between_N: Tensor, beside_N: Tensor, title_N: Sequence[str], groups_N: Tensor | None
+) -> dict[str, Figure]:
+    found = {}
+    for title, count in Counter(title_N).items():
+        if count >= LEAST_OF_SUBSET:
+            rows_N = torch.tensor([other == title for other in title_N])
+            groups_K = None if groups_N is None else groups_N[rows_N]
+            found[title] = ratio_figure(between_N[rows_N], beside_N[rows_N], groups_K)
+    return found if len(found) > 1 else {}
 
 
 @attrs.frozen
@@ -156,7 +178,7 @@ class Calibration:
 
     def figures(self, method: Method, size: int, num_rows: int) -> CalibrationFigures | None:
         """Return figures of one method for one size; None if no row has such a subset and another modality."""
-        index_N, samples_NSD = self._samples(method, size, num_rows)
+        index_N, samples_NSD, title_N = self._samples(method, size, num_rows)
         if not len(index_N):
             return None
         whiten = self._whitening()
@@ -171,16 +193,18 @@ class Calibration:
                 region_coverage(samples_NSD, truth_ND),
             )
         )
+        distances = squared_distances(samples_NSD, truth_ND)
         return CalibrationFigures(
             method=method.title,
             num_given=size,
-            ratio=ratio_figure(*squared_distances(samples_NSD, truth_ND), groups_N),
+            ratio=ratio_figure(*distances, groups_N),
             intervals=intervals,
             regions=regions,
+            by_subset=_ratios_of_subsets(*distances, title_N, groups_N),
         )
 
-    def _samples(self, method: Method, size: int, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Return rows [N] and samples [N, S, D] given one subset of each row; subsets take turns."""
+    def _samples(self, method: Method, size: int, num_rows: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Return rows [N], samples [N, S, D] given one subset of each row, and its title; subsets take turns."""
         draw = partial(
             self.model.sample_latents,
             prior=method.prior,
@@ -190,21 +214,28 @@ class Calibration:
         if not size:
             index_N = self._spread(num_rows)
             z_KD = draw(NUM_DRAWS * len(index_N), seed=self.seed)
-            return index_N, z_KD.cpu().unflatten(0, (len(index_N), NUM_DRAWS))
+            return index_N, z_KD.cpu().unflatten(0, (len(index_N), NUM_DRAWS)), ["given nothing"] * len(index_N)
         subsets = list(cyclic_subsets(self.model.names, size))
         of_subset: list[list[int]] = [[] for _ in subsets]
         for turn, row in enumerate(self._spread(num_rows).tolist()):
             number = self._subset_of(row, turn, subsets)
             if number is not None:
                 of_subset[number].append(row)
-        index, samples = [], []
+        index: list[int] = []
+        samples: list[Tensor] = []
+        titles: list[str] = []
         for number, (subset, members) in enumerate(zip(subsets, of_subset, strict=True)):
             if members:
                 given = {name: self.rows.x[name][members] for name in subset}
                 z_KD = draw(NUM_DRAWS, given=given, seed=mix_seed(self.seed, 8 + number))
                 index += members
                 samples.append(z_KD.cpu().unflatten(0, (len(members), NUM_DRAWS)))
-        return torch.tensor(index, dtype=torch.int64), torch.cat(samples) if samples else torch.empty(0)
+                titles += [self._title(subset)] * len(members)
+        return torch.tensor(index, dtype=torch.int64), torch.cat(samples) if samples else torch.empty(0), titles
+
+    def _title(self, subset: Sequence[str]) -> str:
+        left_out = [name for name in self.model.names if name not in subset]
+        return f"without {', '.join(left_out)}" if len(left_out) < len(subset) else f"given {', '.join(subset)}"
 
     def _subset_of(self, row: int, turn: int, subsets: list[tuple[str, ...]]) -> int | None:
         """Return the first subset, from the one whose turn it is, that the row has together with another modality."""

@@ -128,6 +128,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                 "",
                 "given",
                 "spread / error",
+                "of subsets",
                 *(f"{share} %" for share in shares),
                 *(f"{share} %, ball" for share in shares),
             ],
@@ -136,6 +137,7 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                     f.method,
                     str(f.num_given),
                     show(f.ratio),
+                    f.extremes(),
                     *(show(f.intervals[share], bounds=False) for share in shares),
                     *(show(f.regions[share], bounds=False) for share in shares),
                 ]
