@@ -138,7 +138,7 @@ def test_a_model_is_measured_given_nothing_and_given_one(model):
     assert uneven.ratio.value == pytest.approx(1, abs=0.1)
     found = {title: figure.value for title, figure in uneven.by_subset.items()}
     assert found == pytest.approx({"given first": 2 * 0.7 / 1.7, "given second": 2 * 1.3 / 2.3}, abs=0.1)
-    assert uneven.extremes() == f"{found['given first']:.3f} given first, {found['given second']:.3f} given second"
-    assert calibration.figures(Method(prior="diffusion"), 0, 500).extremes() == ""
+    assert uneven.extremes() == tuple(f"{found[title]:.3f} {title}" for title in ("given first", "given second"))
+    assert calibration.figures(Method(prior="diffusion"), 0, 500).by_subset == {}
     alone = Calibration(model, rows.take(torch.arange(40)), q.sample(), q, model.spec.evaluate, None, 0)
     assert alone.figures(Method(prior="diffusion"), 1, 500) is None

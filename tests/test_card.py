@@ -12,7 +12,8 @@ import shala_framework
 from shala_framework import load
 from shala_framework.cli.main import main, main_run
 from shala_framework.report.card import CARD_FILE, fenced, model_card, plain
-from shala_framework.report.tables import read_evaluation, show
+from shala_framework.report.saved_evaluations import read_evaluation
+from shala_framework.report.tables import show
 
 pytestmark = pytest.mark.long
 

@@ -24,7 +24,7 @@ from shala_framework.plugin import Preview
 from shala_framework.report.data_uris import media_of
 from shala_framework.report.latent_map import plane
 from shala_framework.report.page import Report, spec_as_toml
-from shala_framework.report.tables import read_evaluation
+from shala_framework.report.saved_evaluations import read_evaluation
 from shala_framework.report.walks import traverse
 from shala_framework.spec import Spec, read_spec, structure, unstructure
 from shala_framework.training.plan import TrainingPlan

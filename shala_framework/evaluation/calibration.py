@@ -61,10 +61,11 @@ class CalibrationFigures:
     regions: dict[str, Figure]
     by_subset: dict[str, Figure] = attrs.field(factory=dict)
 
-    def extremes(self) -> str:
-        """Return the lowest and the highest ratio of a subset, in words; empty if there are not two."""
+    def extremes(self) -> tuple[str, str]:
+        """Return the lowest and the highest ratio of a subset, in words."""
         ratios = sorted((figure.value, title) for title, figure in self.by_subset.items())
-        return ", ".join(f"{value:.3f} {title}" for value, title in (ratios[0], ratios[-1])) if ratios else ""
+        lowest, highest = (f"{value:.3f} {title}" for value, title in (ratios[0], ratios[-1]))
+        return lowest, highest
 
 
 def squared_distances(samples_NSD: Tensor, truth_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,9 @@ from shala_framework.report.card import write_card
 from shala_framework.report.data_uris import media_of, picture_uri
 from shala_framework.report.latent_map import SHEET_COLUMNS, THUMBNAIL, plane, thumbnails
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
+from shala_framework.report.saved_evaluations import read_evaluation
 from shala_framework.report.signal_groups import Cell, SignalGroup
-from shala_framework.report.tables import evaluation_tables, read_evaluation
+from shala_framework.report.tables import evaluation_tables
 from shala_framework.report.walks import interpolation, traversal
 from shala_framework.spec import unstructure
 from shala_framework.support.checkpoint import write_file

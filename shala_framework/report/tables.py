@@ -1,21 +1,12 @@
 """Format an evaluation as text tables, for a terminal and for the report."""
 
-import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import attrs
-import cattrs
 
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.joint import JointFigures
 from shala_framework.evaluation.suite import AttributeFigures, Evaluation
-from shala_framework.model import STAGES, checkpoint_file
-from shala_framework.support.errors import CheckpointError
-from shala_framework.support.json_files import read_json
-
-EARLIER_FORMAT = 4  # of evaluations that do not name theirs
 
 
 @attrs.frozen
@@ -31,70 +22,6 @@ class TextTable:
     title: str
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
-
-
-@attrs.frozen(kw_only=True)
-class SavedEvaluation:
-    """An evaluation as its file holds it.
-
-    Attributes:
-        evaluation: Every figure.
-        split: Split that was measured.
-        seed: Seed of judges and samples.
-        settings: The spec's [evaluate] table, as JSON values.
-        synthetic: Whether the data came from a stand-in.
-        held_out: Digest of keys and labels of the held-out rows; None in files of earlier versions.
-        sampling: The tables [generate] and [refine] that samples were made with, which `shala evaluate --set` may have
-            changed, as JSON values; empty in files of earlier versions.
-        format: Version of what figures mean; those of other versions are not comparable.
-    """
-
-    evaluation: Evaluation
-    split: str
-    seed: int
-    settings: dict[str, Any]
-    synthetic: bool
-    held_out: str | None = None
-    sampling: dict[str, Any] = attrs.field(factory=dict)
-    format: int = EARLIER_FORMAT
-
-
-def read_saved_evaluation(path: Path) -> SavedEvaluation:
-    """Read `evaluation/<split>.json` of a run, with what it says of how the figures came about.
-
-    Raises:
-        CheckpointError: The file cannot be read or is damaged, or a stage was trained after it was written.
-    """
-    converter = cattrs.Converter()
-    converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
-    advice = f"`shala evaluate {path.parent.parent} --split {path.stem}` rewrites it"
-    shape = {"rows": int, "split": str, "seed": int, "settings": dict, "synthetic": bool}
-    saved: dict[str, Any] = read_json(path, shape, error=CheckpointError, advice=advice)
-    folder, measured = path.parent.parent, saved.get("stages")
-    later = [
-        stage for stage in STAGES if measured and stage not in measured and checkpoint_file(folder, stage).exists()
-    ]
-    if later:
-        raise CheckpointError(f"{path} is of the model before its stage {later[0]} was trained; {advice}")
-    try:
-        return SavedEvaluation(
-            evaluation=converter.structure(saved, Evaluation),
-            held_out=None if saved.get("held_out") is None else str(saved["held_out"]),
-            sampling=dict(saved.get("sampling") or {}),
-            format=int(saved.get("format", EARLIER_FORMAT)),
-            **{key: saved[key] for key in shape if key != "rows"},
-        )
-    except Exception as error:  # cattrs raises exception groups of any kind
-        raise CheckpointError(f"{path} is not an evaluation of this version: {error}; {advice}") from error
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Read `evaluation/<split>.json` of a run.
-
-    Raises:
-        CheckpointError: As for `read_saved_evaluation`.
-    """
-    return read_saved_evaluation(path).evaluation
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[TextTable]:
@@ -128,7 +55,6 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                 "",
                 "given",
                 "spread / error",
-                "of subsets",
                 *(f"{share} %" for share in shares),
                 *(f"{share} %, ball" for share in shares),
             ],
@@ -137,13 +63,19 @@ def _tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[str], list[l
                     f.method,
                     str(f.num_given),
                     show(f.ratio),
-                    f.extremes(),
                     *(show(f.intervals[share], bounds=False) for share in shares),
                     *(show(f.regions[share], bounds=False) for share in shares),
                 ]
                 for f in evaluation.calibration
             ],
         )
+        uneven = [(f, *f.extremes()) for f in evaluation.calibration if f.by_subset]
+        if uneven:
+            yield (
+                "calibration by what is given: spread over error of the subsets where it is lowest and highest",
+                ["", "given", "lowest", "highest"],
+                [[f.method, str(f.num_given), lowest, highest] for f, lowest, highest in uneven],
+            )
     if evaluation.log_likelihood:
         method = {
             "elbo": "the ELBO",

@@ -13,7 +13,7 @@ from shala_framework.evaluation.measurements import measurements
 from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, make_sections
 from shala_framework.report.samples import SYNTHETIC
-from shala_framework.report.tables import SavedEvaluation, read_saved_evaluation
+from shala_framework.report.saved_evaluations import SavedEvaluation, read_saved_evaluation
 from shala_framework.run.evaluation import EVALUATION_FOLDER
 from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec.fingerprint import FREE_DATA_KEYS
