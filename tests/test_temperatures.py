@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from shala_framework.data.latent_store import LatentStore
+from shala_framework.model.programs import temperatures
 from shala_framework.prior import DiffusionPrior
 from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.prior.temperature import HIGHEST, LOWEST, describe_temperatures, temperature_of
@@ -98,6 +100,21 @@ def test_terms_make_the_distances_of_each_modality_equal():
     for chosen in (torch.ones_like(subset[..., 0]), *subset.unbind(2)):
         two_samples, to_truth = 2 * (square / 2) * between, (square / 2) * between + (beside - between / 2)
         assert two_samples[chosen].sum().item() == pytest.approx(to_truth[chosen].sum().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_an_export_says_how_to_compute_them(fitted):
+    """The formula of `export.json`, followed in plain numbers, gives the model's temperatures."""
+    prior = untrained()
+    if fitted:
+        prior.squared_temperatures = UNEVEN + 0.1 * torch.eye(NUM_MODALITIES + 1)
+    names = tuple("abcde")
+    table = temperatures(SimpleNamespace(prior=prior, names=names))
+    for subset in itertools.product([False, True], repeat=NUM_MODALITIES):
+        terms = table["squares"][sum(subset)]
+        square = terms[0] + sum(term for term, there in zip(terms[1:], subset, strict=True) if there)
+        expected = min(max(square, table["lowest"] ** 2), table["highest"] ** 2) ** 0.5
+        assert prior.temperature(torch.tensor([subset])).item() == pytest.approx(expected)
 
 
 def test_words_and_limits():
