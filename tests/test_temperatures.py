@@ -108,8 +108,7 @@ def test_an_export_says_how_to_compute_them(fitted):
     prior = untrained()
     if fitted:
         prior.squared_temperatures = UNEVEN + 0.1 * torch.eye(NUM_MODALITIES + 1)
-    names = tuple("abcde")
-    table = temperatures(SimpleNamespace(prior=prior, names=names))
+    table = temperatures(SimpleNamespace(prior=prior))
     for subset in itertools.product([False, True], repeat=NUM_MODALITIES):
         terms = table["squares"][sum(subset)]
         square = terms[0] + sum(term for term, there in zip(terms[1:], subset, strict=True) if there)
@@ -174,6 +173,13 @@ def test_checkpoints_with_and_without_temperatures_load(tmp_path):
     other = untrained()
     load_module(other, new.state_dict(), tmp_path)
     assert torch.equal(other.squared_temperatures, new.squared_temperatures)
+    by_size = torch.linspace(0.9, 1.1, NUM_MODALITIES + 1)  # the form of an earlier version
+    load_module(other, {**old.state_dict(), "temperatures": by_size}, tmp_path)
+    subsets = torch.tensor(list(itertools.product([False, True], repeat=NUM_MODALITIES)))
+    torch.testing.assert_close(other.temperature(subsets), by_size[subsets.sum(1)])
+    assert "squared_temperatures" not in other.state_dict()
+    fitted(0.9, 200, prior=other)
+    assert other.temperatures is None, "a new fit replaces them"
     load_module(other, old.state_dict(), tmp_path)
-    assert other.squared_temperatures is None
+    assert other.squared_temperatures is other.temperatures is None
     assert torch.equal(other.temperature(torch.ones(2, NUM_MODALITIES, dtype=torch.bool)), torch.ones(2))

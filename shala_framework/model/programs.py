@@ -16,7 +16,7 @@ from shala_framework.autoencoder.shared_networks import SharedDecoder, SharedEnc
 from shala_framework.model.shala import ShaLa
 from shala_framework.plugin.posterior import either_posterior
 from shala_framework.prior import SAMPLERS, DiffusionPrior, Guidance, karras_sigmas, row_noise
-from shala_framework.prior.temperature import HIGHEST, LOWEST, without_temperature
+from shala_framework.prior.temperature import HIGHEST, LOWEST
 from shala_framework.support.seeds import mix_seed
 
 
@@ -262,11 +262,7 @@ def noise_levels(model: ShaLa) -> list[float]:
 
 def temperatures(model: ShaLa) -> dict[str, Any]:
     """Return the terms of the squared temperatures of sampling, and the limits of temperatures."""
-    prior = model.prior
-    squares = prior.squared_temperatures
-    if squares is None:
-        squares = without_temperature(len(model.names), prior.z_mean)
-    return {"squares": squares.tolist(), "lowest": LOWEST, "highest": HIGHEST}
+    return {"squares": model.prior.temperature_squares().tolist(), "lowest": LOWEST, "highest": HIGHEST}
 
 
 @torch.no_grad()

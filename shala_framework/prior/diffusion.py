@@ -51,6 +51,7 @@ class DiffusionPrior(nn.Module):
         mixture: The clusters of standardised latents, each with its Gaussian: initially a single N(0, I).
         guide: Smaller network with the same task, which learns it less well, for autoguidance.
         squared_temperatures: See `prior.temperature`: [M + 1, 1 + M]; None if they were not fitted, for 1.
+        temperatures: T by number of given modalities, of a checkpoint of an earlier version: [M + 1]; None in others.
         few_rows_have_noise: Whether features of a small training set have noise by default.
     """
 
@@ -61,6 +62,7 @@ class DiffusionPrior(nn.Module):
     h_mean: Tensor
     h_std: Tensor
     squared_temperatures: Tensor | None
+    temperatures: Tensor | None
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("h_mean", torch.zeros(num_modalities, feature_dim))
         self.register_buffer("h_std", torch.ones(num_modalities, feature_dim))
         self.register_buffer("squared_temperatures", None)
+        self.register_buffer("temperatures", None)
 
     @classmethod
     def from_table(cls, table: Prior, *, latent_dim: int, num_modalities: int, feature_dim: int) -> "DiffusionPrior":
@@ -141,14 +144,22 @@ class DiffusionPrior(nn.Module):
 
     def before_loading(self, tensors: Mapping[str, Tensor]) -> None:
         """Have temperatures if a checkpoint has them."""
-        found = tensors.get("squared_temperatures")
-        self.squared_temperatures = None if found is None else without_temperature(len(self.h_mean), self.z_mean)
+        neutral = without_temperature(len(self.h_mean), self.z_mean)
+        self.squared_temperatures = neutral if "squared_temperatures" in tensors else None
+        self.temperatures = neutral[:, 0].clone() if "temperatures" in tensors else None
+
+    def temperature_squares(self) -> Tensor:
+        """Return the terms of `prior.temperature`, of any version: [M + 1, 1 + M]."""
+        if self.squared_temperatures is not None:
+            return self.squared_temperatures
+        squares = without_temperature(len(self.h_mean), self.z_mean)
+        if self.temperatures is not None:
+            squares[:, 0] = self.temperatures.square()
+        return squares
 
     def temperature(self, subset_BM: Tensor) -> Tensor:
         """Return the deviation of the noise that samples of each row begin with: [B]."""
-        if self.squared_temperatures is None:
-            return self.z_mean.new_ones(len(subset_BM))
-        return temperature_of(self.squared_temperatures, subset_BM)
+        return temperature_of(self.temperature_squares(), subset_BM)
 
     def standardise(self, z_BD: Tensor) -> Tensor:
         """Convert the autoencoder's latents to the prior's units: mean zero, covariance near the identity."""

@@ -44,7 +44,9 @@ class CoreWatch:
         return self.now() - self.start
 
     def free(self) -> float | None:
-        """Return how many cores were idle or this process's own since the count began, and begin anew; None if unknown.
+        """Return how many cores were idle or in use by this process since the count began; None if unknown.
+
+        The count begins anew.
 
         Processes that this one has started count as others.
         """

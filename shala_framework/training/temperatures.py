@@ -60,7 +60,7 @@ def fit_temperatures(
     Returns:
         What they are, in words.
     """
-    prior.squared_temperatures = None
+    prior.squared_temperatures = prior.temperatures = None
     num_modalities = held_out.presence_NM.shape[1]
     sizes = sorted({num_modalities, *(2**i for i in range(num_modalities.bit_length()) if 2**i < num_modalities)})
     most_rows = MOST_LATENTS // (2 * len(sizes))
