@@ -17,6 +17,7 @@ from shala_framework.cli.completion import (
 )
 from shala_framework.support.cores import sharing_cores
 from shala_framework.support.hints import shortened
+from shala_framework.support.memory import keeping_memory
 from shala_framework.support.urls import permit_pipes
 from shala_framework.training.stopping import raising_signals
 
@@ -67,7 +68,7 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb. Only its own --allow-pipe permits URLs that run commands."""
-        with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals(), sharing_cores():
+        with permit_pipes(ctx.params.pop("allow_pipe", False)), raising_signals(), sharing_cores(), keeping_memory():
             return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

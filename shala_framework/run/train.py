@@ -35,6 +35,7 @@ from shala_framework.support.distributed import processes
 from shala_framework.support.errors import CheckpointError, ShalaError
 from shala_framework.support.hints import nearest
 from shala_framework.support.machine import resolve_device
+from shala_framework.support.memory import keeping_memory
 from shala_framework.support.progress import Logged, Reporter
 from shala_framework.training.budget import resized, stages_of
 from shala_framework.training.metrics import MetricsFile
@@ -99,7 +100,7 @@ def train(
     """
     reporter = reporter or Logged()
     spec = _described(model, settings, steps, batch_size)
-    with processes.naming_lost_process(), sharing_cores(), ExitStack() as stack:
+    with processes.naming_lost_process(), sharing_cores(), keeping_memory(), ExitStack() as stack:
         device = processes.join(resolve_device(spec.train.device))
         if out is None and processes.world_size() > 1:
             raise ShalaError("expected out=..., as several processes share the files of a run, got none")
