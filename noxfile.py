@@ -175,7 +175,7 @@ def example(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The report in a real browser: Chromium of the system's packages."""
     install(session, *TEST_TOOLS, *BROWSER_TOOLS, packages=(".", *PLUGINS))
-    run_tests(session, "browser", "--numprocesses", "0")  # each process would train the runs to look at
+    run_tests(session, "browser", "--dist", "loadgroup")  # one process has all tests of a run, which it trains
 
 
 @nox.session(venv_backend="none")

@@ -1,4 +1,4 @@
-"""A browser, and two runs to look at."""
+"""A browser, and three runs to look at."""
 
 import os
 import shutil
@@ -17,11 +17,19 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SHALA_DATA", ROOT / "../shared/data")).resolve()
 SHALA = (sys.executable, "-m", "shala_framework")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+RUNS = ("ntu", "digits", "kinds")  # fixtures below
 MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # one that beeps
 FEW = (
     *("train.autoencoder.steps=20", "train.prior.steps=20", "train.autoencoder.batch_size=16"),
     *("train.prior.batch_size=64", "evaluate.at_end=false"),
 )
+
+
+def pytest_itemcollected(item: pytest.Function) -> None:
+    """Give all tests of a run to one process, so that each run is trained once."""
+    names = [*(item.callspec.params.values() if hasattr(item, "callspec") else ()), *item.fixturenames]
+    run = next(name for name in names if name in RUNS)
+    item.add_marker(pytest.mark.xdist_group(run))
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +47,7 @@ def ntu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run on the stand-in of NTU RGB+D."""
     folder = tmp_path_factory.mktemp("ntu")
     small = [f"data.stand_in.options.{option}" for option in ("train=24", "validation=36", "test=4")]
-    return train(folder, "ntu_rgb_skeleton", [*small, "train.minutes=0.2"])  # its stand-in trains for minutes
+    return train(folder, "ntu_rgb_skeleton", [*small, "train.minutes=none"])  # its stand-in trains for minutes
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,12 @@ from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.prior.temperature import HIGHEST, LOWEST, describe_temperatures, temperature_of
 from shala_framework.spec.schema import Generate, Prior
 from shala_framework.support.checkpoint import load_module
+from shala_framework.support.progress import Silent
 from shala_framework.training.temperatures import fit_temperatures, fitted_squares
 
 DIM, NUM_MODALITIES = 24, 5
+MANY = 10**9  # rows of training, so that its cost limits no samples
+TRAINED = {"reporter": Silent(), "trained_rows": MANY}
 SIZES = {"latent_dim": DIM, "num_modalities": NUM_MODALITIES, "feature_dim": 3, "hidden_dim": 8}
 
 
@@ -39,7 +42,9 @@ def held_out(std: float, num_rows: int, presence=None) -> LatentStore:
 def fitted(std: float, num_rows: int = 3_000, presence=None, prior=None):
     """Temperatures given the first 0, 1, ... modalities."""
     prior = prior or untrained()
-    fit_temperatures(prior, held_out(std, num_rows, presence), Prior(), Generate())
+    fit_temperatures(
+        prior, held_out(std, num_rows, presence), Prior(), Generate(), reporter=Silent(), trained_rows=MANY
+    )
     return prior.temperature(torch.ones(NUM_MODALITIES, NUM_MODALITIES + 1).triu(1).T.bool())
 
 
@@ -70,6 +75,36 @@ UNEVEN = torch.tensor(
 )
 
 
+class Counting(DiffusionPrior):
+    """A prior that counts its samples."""
+
+    num_samples = 0
+
+    def sample(self, noise_BD, *args, **options):
+        self.num_samples += len(noise_BD)
+        return noise_BD
+
+
+class Progress(Silent):
+    """Keeps what is reported."""
+
+    def begin(self, title, total, unit="step", done=0):
+        self.total = total
+
+    def advance(self, done, terms=None):
+        self.done = done
+
+
+@pytest.mark.parametrize(("trained_rows", "expected"), [(0, 1_024), (500_000, 2_142), (MANY, 16_384)])
+def test_the_fit_costs_at_most_a_twentieth_of_training(trained_rows, expected):
+    """500,000 rows cost 1.5 million evaluations, of which a sample takes 35 here. All samples are reported."""
+    prior, progress = Counting(**SIZES, num_blocks=1), Progress()
+    store = held_out(1.0, 3_000)
+    fit_temperatures(prior, store, Prior(), Generate(), reporter=progress, trained_rows=trained_rows)
+    assert prior.num_samples == progress.total == progress.done
+    assert expected - 8 < prior.num_samples <= expected  # as many for each of four numbers of given modalities
+
+
 class Uneven(DiffusionPrior):
     """A prior whose samples are too narrow by UNEVEN, depending on what is given."""
 
@@ -83,7 +118,7 @@ def test_each_subset_has_its_temperature(share_present):
     torch.manual_seed(0)
     prior = Uneven(**SIZES, num_blocks=1)
     presence = torch.rand(4_000, NUM_MODALITIES) < torch.tensor([1.0, share_present, share_present, 1.0, 1.0])
-    fit_temperatures(prior, held_out(1.0, len(presence), presence), Prior(), Generate())
+    fit_temperatures(prior, held_out(1.0, len(presence), presence), Prior(), Generate(), **TRAINED)
     subsets = torch.tensor(list(itertools.product([False, True], repeat=NUM_MODALITIES)))
     torch.testing.assert_close(prior.temperature(subsets), temperature_of(UNEVEN, subsets), atol=0.04, rtol=0)
     assert prior.squared_temperatures[:, 1:].sum(1).abs().max() < 1e-5

@@ -245,16 +245,25 @@ class RunTraining:
         if decided := stage.finish():
             self.reporter.note(decided)
         if settings.calibrate and held_out is not None:
-            self._fit_temperatures(held_out)
+            self._fit_temperatures(held_out, trained_rows=settings.steps * settings.batch_size)
         self.model.stages.add("prior")
         self._save("prior")
         return True
 
-    def _fit_temperatures(self, held_out: LatentStore) -> None:
+    def _fit_temperatures(self, held_out: LatentStore, *, trained_rows: int) -> None:
         """Fit the temperatures of sampling to held-out rows, and say which they are."""
         prior, spec = self.model.prior, self.model.spec
         hiding = list(self.model.autoencoder.hiding)
-        found = fit_temperatures(prior, held_out, spec.prior, spec.generate, hiding=hiding, seed=spec.seed)
+        found = fit_temperatures(
+            prior,
+            held_out,
+            spec.prior,
+            spec.generate,
+            reporter=self.reporter,
+            trained_rows=trained_rows,
+            hiding=hiding,
+            seed=spec.seed,
+        )
         self.reporter.note(f"stage prior: temperature of sampling, fitted to {len(held_out)} held-out rows: {found}")
 
     def train_refiner(self) -> bool:

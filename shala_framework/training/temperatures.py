@@ -19,16 +19,19 @@ from torch import Tensor
 
 from shala_framework.autoencoder.posterior import random_subsets_of_size
 from shala_framework.data.latent_store import HIDDEN_ROWS, LatentStore
-from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas
+from shala_framework.prior import SAMPLERS, DiffusionPrior, karras_sigmas, num_evaluations
 from shala_framework.prior.temperature import describe_temperatures, without_temperature
 from shala_framework.spec.schema import Generate, Prior
 from shala_framework.support.distributed.processes import copied_from_first, undivided_rows
 from shala_framework.support.modes import evaluating
+from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import forked_rng
 
-MOST_LATENTS = 16_384  # samples that all temperatures are fitted to
+LEAST_LATENTS, MOST_LATENTS = 1_024, 16_384  # samples that all temperatures are fitted to
+COST_SHARE = 0.05  # of stage 2's operations, which the fit may take if there are more than the least samples
+TRAINING_COST = 3  # evaluations of the denoiser that cost as much as training on a row
 MOST_REPEATS = 4  # of a held-out row, each with another subset, truth and samples
-ROWS_AT_A_TIME = 1_024
+ROWS_AT_A_TIME = 512
 LEAST_ROWS = 10  # for each fitted term
 
 
@@ -39,6 +42,8 @@ def fit_temperatures(
     table: Prior,
     generate: Generate,
     *,
+    reporter: Reporter,
+    trained_rows: int,
     hiding: Sequence[int] = (),
     seed: int = 0,
 ) -> str:
@@ -54,6 +59,8 @@ def fit_temperatures(
         held_out: Latents of held-out rows, on the prior's device.
         table: [prior], with the noise levels.
         generate: [generate], with the sampler.
+        reporter: Receives progress.
+        trained_rows: Rows that stage 2 has seen, each as often as it did. Their number limits that of samples.
         hiding: Columns of the modalities of which latents have copies with hidden parts.
         seed: Seed of all draws.
 
@@ -63,29 +70,43 @@ def fit_temperatures(
     prior.squared_temperatures = prior.temperatures = None
     num_modalities = held_out.presence_NM.shape[1]
     sizes = sorted({num_modalities, *(2**i for i in range(num_modalities.bit_length()) if 2**i < num_modalities)})
-    most_rows = MOST_LATENTS // (2 * len(sizes))
+    able = {size: (held_out.presence_NM.sum(1) >= size).nonzero(as_tuple=True)[0] for size in sizes}
+    most_rows = _most_latents(generate, trained_rows) // (2 * len(sizes))
+    repeats = {size: max(1, min(MOST_REPEATS, most_rows // len(rows))) for size, rows in able.items() if len(rows)}
+    done = 0
+    reporter.begin(
+        "temperatures", sum(2 * min(len(able[size]), most_rows) * times for size, times in repeats.items()), "sample"
+    )
     sigmas = karras_sigmas(generate.num_steps, table.sigma_min, table.sigma_max)
     sample = partial(prior.sample, sigmas=sigmas, sampler=SAMPLERS[generate.sampler])
     distances = _Distances(sample, prior, torch.linalg.cholesky(prior.mixture.covariance()), hiding)
     fitted = {0: without_temperature(num_modalities, torch.empty(0, dtype=torch.float64))[0]}  # in order of size
     with forked_rng(), evaluating(prior), undivided_rows():
         torch.manual_seed(seed)
-        for size in sizes:
-            (able,) = (held_out.presence_NM.sum(1) >= size).nonzero(as_tuple=True)
-            if not len(able):
-                continue
-            repeats = max(1, min(MOST_REPEATS, most_rows // len(able)))
-            rows = able[torch.randperm(len(able))[:most_rows].to(able.device)].repeat(repeats)
-            parts = [distances.measure(held_out.take(index), size) for index in rows.split(ROWS_AT_A_TIME)]
+        for size, times in repeats.items():
+            order = torch.randperm(len(able[size]))[:most_rows].to(able[size].device)
+            parts = []
+            for index in able[size][order].repeat(times).split(ROWS_AT_A_TIME):
+                parts.append(distances.measure(held_out.take(index), size))
+                done += 2 * len(index)
+                reporter.advance(done)
             between_RN, beside_RN, subset_RNM = (
-                torch.cat(found).cpu().unflatten(0, (repeats, -1)) for found in zip(*parts, strict=True)
+                torch.cat(found).cpu().unflatten(0, (times, -1)) for found in zip(*parts, strict=True)
             )
             fitted[size] = fitted_squares(between_RN, beside_RN, subset_RNM)
+    reporter.finish()
     terms = torch.stack(list(fitted.values())).T
     interpolated = [np.interp(range(num_modalities + 1), list(fitted), term.numpy()) for term in terms]
     squares = torch.tensor(np.stack(interpolated, 1), dtype=torch.float32, device=held_out.mean_ND.device)
     prior.squared_temperatures = copied_from_first({"squares": squares})["squares"]
     return describe_temperatures(prior.squared_temperatures)
+
+
+def _most_latents(generate: Generate, trained_rows: int) -> int:
+    """Return how many samples the fit may draw, by what training has cost."""
+    evaluations = num_evaluations(generate.sampler, generate.num_steps)
+    affordable = int(COST_SHARE * TRAINING_COST * trained_rows / evaluations)
+    return min(MOST_LATENTS, max(LEAST_LATENTS, affordable))
 
 
 def fitted_squares(between_RN: Tensor, beside_RN: Tensor, subset_RNM: Tensor) -> Tensor:
