@@ -205,9 +205,9 @@ class GaussianMixture(nn.Module):
             )
             found = self._divided(split, self._scored(split, label_N[~held_out_N]))
             shrinkage = found.shrinkage
-            self._fit(split.fitted_ND, found.label_N, split.num_rows, shrinkage)
+            self._fit(_Moments.of(split.fitted_ND, found.label_N, split.num_rows), shrinkage)
             label_N = self._components_of(z)
-        self._fit(z, label_N, num_rows, shrinkage)
+        self._fit(_Moments.of(z, label_N, num_rows), shrinkage)
         self._weigh(z)
 
     def _divided(self, split: "_Split", base: "_Scored") -> "_Scored":
@@ -234,8 +234,9 @@ class GaussianMixture(nn.Module):
     def _scored(self, split: "_Split", label_N: Tensor) -> "_Scored":
         """Fit clusters with the shrinkage under which other rows are most likely."""
         tried: list[_Scored] = []
+        moments = _Moments.of(split.fitted_ND, label_N, split.num_rows)
         for shrinkage in SHRINKAGES:
-            self._fit(split.fitted_ND, label_N, split.num_rows, shrinkage)
+            self._fit(moments, shrinkage)
             score_H = self.log_prob(split.held_out_ND.to(self.means)).double().cpu()
             score_R = torch.zeros(int(split.row_H.max()) + 1, dtype=torch.float64).index_add_(0, split.row_H, score_H)
             score_R /= torch.bincount(split.row_H)
@@ -260,25 +261,48 @@ class GaussianMixture(nn.Module):
                 break
             self.weights[:count] = share_K
 
-    def _fit(self, z_ND: Tensor, label_N: Tensor, num_rows: int, shrinkage: float) -> None:
-        """Give each cluster, of the rows with one label, its Gaussian; the largest cluster comes first."""
-        num_draws, dim = z_ND.shape
-        sizes = torch.bincount(label_N)
-        labels = sorted(sizes.nonzero()[:, 0].tolist(), key=lambda label: -int(sizes[label]))
-        unit = dim * num_draws / num_rows  # D rows, as so many draws
-        pooled_DD = pooled_covariance(z_ND, label_N, unit)
+    def _fit(self, moments: "_Moments", shrinkage: float) -> None:
+        """Give each cluster its Gaussian; the largest cluster comes first."""
+        added = shrinkage * moments.unit
         self.weights.zero_()
-        for k, label in enumerate(labels):
-            part = z_ND[label_N == label]
-            mean = part.mean(0)
-            product = (part - mean).T @ (part - mean)
-            covariance_DD = (product + shrinkage * unit * pooled_DD) / (len(part) + shrinkage * unit)
+        for k, (count, mean_D, products_DD) in enumerate(moments.clusters):
+            covariance_DD = (products_DD + added * moments.pooled_DD) / (count + added)
             variances_D, directions_DD = torch.linalg.eigh(covariance_DD)
-            self.weights[k] = len(part) / num_draws
-            self.means[k] = mean
+            self.weights[k] = count / moments.num_draws
+            self.means[k] = mean_D
             self.variances[k] = variances_D.clamp(*VARIANCES)
             self.directions[k] = directions_DD
         self._count()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Moments:
+    """What the Gaussians of some clusters are made of, whatever the shrinkage.
+
+    Attributes:
+        num_draws: Number of draws of all clusters.
+        unit: D rows, as so many draws.
+        pooled_DD: Covariance around the means of clusters.
+        clusters: Of each cluster, the largest first: number of draws, mean [D], sum of the products of offsets [D, D].
+    """
+
+    num_draws: int
+    unit: float
+    pooled_DD: Tensor
+    clusters: list[tuple[int, Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, z_ND: Tensor, label_N: Tensor, num_rows: int) -> "_Moments":
+        """Measure the clusters of the draws with one label each, of a number of different rows."""
+        num_draws, dim = z_ND.shape
+        unit = dim * num_draws / num_rows
+        sizes = torch.bincount(label_N)
+        clusters = []
+        for label in sorted(sizes.nonzero()[:, 0].tolist(), key=lambda label: -int(sizes[label])):
+            part_ND = z_ND[label_N == label]
+            mean_D = part_ND.mean(0)
+            clusters.append((len(part_ND), mean_D, (part_ND - mean_D).T @ (part_ND - mean_D)))
+        return cls(num_draws=num_draws, unit=unit, pooled_DD=pooled_covariance(z_ND, label_N, unit), clusters=clusters)
 
 
 @attrs.frozen(kw_only=True, eq=False)

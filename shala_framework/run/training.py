@@ -215,7 +215,10 @@ class RunTraining:
         held_out = self._held_out_latents()
         prior, settings = self.model.prior, self.model.spec.train.prior
         weights_N = self.data.row_weights()
+        self.reporter.begin("clusters of latents", None, "cluster")
         fit_to_latents(prior, drawn_latents(latents, weights_N, self.model.spec.seed), seed=self.model.spec.seed)
+        self.reporter.advance(prior.mixture.num_components)
+        self.reporter.finish()
         stage = PriorTraining(
             prior,
             self.model.spec.prior,
