@@ -28,8 +28,9 @@ FEW = (
 def pytest_itemcollected(item: pytest.Function) -> None:
     """Give all tests of a run to one process, so that each run is trained once."""
     names = [*(item.callspec.params.values() if hasattr(item, "callspec") else ()), *item.fixturenames]
-    run = next(name for name in names if name in RUNS)
-    item.add_marker(pytest.mark.xdist_group(run))
+    for run in RUNS:
+        if run in names:
+            item.add_marker(pytest.mark.xdist_group(run))
 
 
 @pytest.fixture(scope="session")
