@@ -303,8 +303,9 @@ def main() -> None:
         parser.error("--kl-weights chooses by validation rows, from runs of one call: leave out --split and --part")
     if settings.kl_weights and any(text.split("=")[0].strip() == KL_WEIGHT for text in settings.changes):
         parser.error(f"--kl-weights and --set {KL_WEIGHT} both give the weight; leave out one of them")
-    for method in methods:  # refuses before anything is trained
+    for method in METHODS:  # refuses before anything is trained, also what only the table reads
         settings.kept_choice(method)
+    for method in methods:
         for weight in settings.weights(method) or (None,):
             settings.runs(method, spec, weight)
             if settings.collect:
