@@ -46,9 +46,7 @@ class CoreWatch:
     def free(self) -> float | None:
         """Return how many cores were idle or in use by this process since the count began; None if unknown.
 
-        The count begins anew.
-
-        Processes that this one has started count as others.
+        The count restarts. Processes that this one has started count as others.
         """
         seconds, own, idle = self.seconds, self.used() - self.own, self.idle
         self.begin()

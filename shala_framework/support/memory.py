@@ -1,8 +1,8 @@
 """Keeps freed main memory in this process, so that each training step need not get it from the system again.
 
-The C library of Linux gives large freed blocks back to the system. A training step frees and allocates hundreds of
-megabytes, and the system clears each page before it hands it out again: a sixth of the step's time, and half of it
-where the machine's memory is full of files that were just written.
+The C library of Linux gives the free memory at the end of its heap back to the system. A training step frees and
+allocates hundreds of megabytes, and the system clears each page before it hands it out again, which is slowest where
+the machine's memory is full of files that were just written.
 """
 
 import ctypes
