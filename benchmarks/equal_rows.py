@@ -53,7 +53,6 @@ from shala_framework.run.sweeping import SweptRun, plan_sweep
 from shala_framework.spec import read_spec, unstructure
 from shala_framework.spec.later_keys import with_later_keys
 from shala_framework.spec.schema import Spec
-from shala_framework.support.json_files import dump_json
 
 OWN = "shala"
 CHOSEN_BY = {JOINT: COHERENCE, GIVEN: f"{COHERENCE}, 1 given"}  # sections and their metrics, of the diffusion prior
@@ -237,7 +236,7 @@ class Settings:
         place = folder / self.place(method, weight)
         found = {place / f"seed-{run.loaded.spec.seed}": run for run in self.runs(method, spec, weight)}
         for kept, run in found.items() if spec.train.minutes is None else ():  # a time limit decides on steps anew
-            file, asked = kept / "spec.json", json.loads(dump_json(unstructure(run.loaded.spec)))
+            file, asked = kept / "spec.json", json.loads(json.dumps(unstructure(run.loaded.spec)))
             if file.exists() and with_later_keys(json.loads(file.read_text())["spec"]) != asked:
                 raise SystemExit(f"{kept} has a run of another spec; name another folder for --collect, or remove it")
         return found
