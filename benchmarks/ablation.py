@@ -1,14 +1,13 @@
 """The contribution of each default of the PolyMNIST recipe: one change at a time, three seeds, a short budget.
 
-    python benchmarks/ablation.py BENCH POLYMNIST.npz JUDGES.pt --results RESULTS [--seconds 120] [--only NAME ...]
+    python benchmarks/ablation.py POLYMNIST.npz JUDGES.pt --results RESULTS [--seconds 120] [--only NAME ...]
 
 Every variant trains within the budget on all training rows except the last 2,000, and is scored on the last 1,000; test
 rows are never used. The recipe's stage 2 needs more steps than fit into a short budget, so here it learns twice
 as fast from batches of a quarter of the size; one row of the table has the original for 900 s. Variants of stage 2 use
-the recipe's stage 1 of the same seed, variants of sampling its whole model. BENCH is the folder of the benchmark, whose
-judges score as in compare.py. RESULTS keeps one file for each variant and seed, from which a later call resumes. The
-table, in Markdown, has means and the lowest and highest seed. Two calls with one thread and different --only may fill
-the same folder.
+the recipe's stage 1 of the same seed, variants of sampling its whole model. Judges score as in compare.py. RESULTS
+keeps one file for each variant and seed, from which a later call resumes. The table, in Markdown, has means and the
+lowest and highest seed. Two calls with one thread and different --only may fill the same folder.
 """
 
 import argparse
@@ -24,10 +23,12 @@ import torch
 from matplotlib.figure import Figure
 from pictures import given_subsets, load_pictures
 from polymnist import Recipe, sample, sample_given, train_both, train_stage
-from scripts import cell, claim_results, load_script, markdown
+from polymnist_judges import Scorer
+from scripts import cell, claim_results, markdown
 from torch import Tensor
 
 from shala_framework import ShaLa
+from shala_framework.evaluation.frechet import frechet_distance
 from shala_framework.support.checkpoint import read_checkpoint, write_checkpoint
 from shala_framework.support.machine import describe_machine
 
@@ -90,56 +91,22 @@ SAMPLED: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
-class Scorer:
-    """Scores held-out rows with the benchmark's judges."""
-
-    def __init__(self, script: Path, judges: Path, x: Mapping[str, Tensor], labels: np.ndarray) -> None:
-        self.script = load_script(script)
-        self.x, self.labels = x, torch.from_numpy(labels)
-        self.nets = []
-        for state in torch.load(judges, weights_only=True):
-            net = self.script.judge().eval()
-            net.load_state_dict(state)
-            self.nets.append(net)
-        self.real = [self._features(i, of_modality) for i, of_modality in enumerate(x.values())]
-
-    @torch.no_grad()
-    def _features(self, i: int, x: Tensor) -> Tensor:
-        features: Tensor = self.nets[i][0](x.float() / 255)
-        return features
-
-    @torch.no_grad()
-    def _digits(self, i: int, features: Tensor) -> Tensor:
-        digits: Tensor = self.nets[i][1](features).argmax(1)
-        return digits
-
-    def _frechet(self, i: int, features: Tensor) -> float:
-        return float(self.script.frechet(features.double().numpy(), self.real[i].double().numpy()))
-
-    def joint(self, samples: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Return coherence and mean Frechet distance of joint samples."""
-        features = [self._features(i, x) for i, x in enumerate(samples.values())]
-        digits = torch.stack([self._digits(i, f) for i, f in enumerate(features)])
-        return float((digits == digits[0]).all(0).float().mean()), mean(
-            map(self._frechet, range(len(features)), features)
-        )
-
-    def score(self, model: ShaLa, recipe: Recipe) -> dict[str, float]:
-        """Return every column of the table."""
-        figures: dict[str, float] = {}
-        figures["joint"], figures["Frechet"] = self.joint(sample(model, recipe, 0))
-        figures["joint mixture"], _ = self.joint(sample(model, recipe, 0, prior="mixture"))
-        figures["reconstructed"], _ = self.joint(model.decode(model.posterior(self.x).sample(), batch_size=250))
-        hits, distances = [], []
-        for given in given_subsets(len(self.x), (1,)):
-            samples = sample_given(model, recipe, self.x, given, sum(2**i for i in given))
-            for i, x in enumerate(samples.values()):
-                if i not in given:
-                    features = self._features(i, x)
-                    hits.append(float((self._digits(i, features) == self.labels).float().mean()))
-                    distances.append(self._frechet(i, features))
-        figures["given 1"], figures["Frechet given 1"] = mean(hits), mean(distances)
-        return figures
+def figures_of(model: ShaLa, recipe: Recipe, scorer: Scorer, x: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return every column of the table."""
+    figures: dict[str, float] = {}
+    figures["joint"], figures["Frechet"] = scorer.joint(sample(model, recipe, 0))
+    figures["joint mixture"], _ = scorer.joint(sample(model, recipe, 0, prior="mixture"))
+    figures["reconstructed"], _ = scorer.joint(model.decode(model.posterior(x).sample(), batch_size=250))
+    hits, distances = [], []
+    for given in given_subsets(len(x), (1,)):
+        samples = sample_given(model, recipe, x, given, sum(2**i for i in given))
+        for i, of_modality in enumerate(samples.values()):
+            if i not in given:
+                features = scorer.features(i, of_modality)
+                hits.append(float((scorer.classes(i, features) == scorer.labels).float().mean()))
+                distances.append(frechet_distance(features, scorer.real[i]))
+    figures["given 1"], figures["Frechet given 1"] = mean(hits), mean(distances)
+    return figures
 
 
 @attrs.frozen(kw_only=True)
@@ -147,6 +114,7 @@ class Study:
     """Trains and scores variants, and keeps their figures."""
 
     x: Mapping[str, Tensor]
+    scored: Mapping[str, Tensor]
     scorer: Scorer
     results: Path
     seconds: float
@@ -162,7 +130,7 @@ class Study:
         return [variant for variant in variants if not self.file(variant, seed).exists()]
 
     def score(self, variant: str, seed: int, recipe: Recipe, model: ShaLa, training: Mapping[str, float]) -> None:
-        figures = {**self.scorer.score(model, recipe), "training": training}
+        figures = {**figures_of(model, recipe, self.scorer, self.scored), "training": training}
         self.file(variant, seed).write_text(json.dumps(figures) + "\n")
         print(seed, variant, figures, flush=True)
 
@@ -204,7 +172,6 @@ class Study:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("judges", type=Path)
     parser.add_argument("--results", type=Path, required=True)
@@ -224,7 +191,8 @@ def main() -> None:
     scored = {name: x[-SCORED:] for name, x in pictures.items()}
     study = Study(
         x={name: x[:-HELD_OUT] for name, x in pictures.items()},
-        scorer=Scorer(args.bench / "judge.py", args.judges, scored, labels),
+        scored=scored,
+        scorer=Scorer(args.judges, scored, labels),
         results=args.results,
         seconds=args.seconds,
     )

@@ -1,13 +1,13 @@
 """This framework and its peers on PolyMNIST, with equal training time and equal layers, scored by one judge.
 
-    python benchmarks/compare.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
+    python benchmarks/compare.py POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python --results RESULTS
         [--seconds 900] [--threads 2] [--seeds 3] [--only shala mvtcae ...] [--keep] [--dry-run]
 
-BENCH is the folder of the benchmark: judge.py scores, and peers.py has the peers' models and training. PEERS is a
-virtual environment with `multivae` installed; systems that are not installed there are left out with a note. JUDGES.pt
-is written by `judge.py train`. Systems run one after another. RESULTS keeps their results, so that the same
-command resumes. Every system runs with seed 0; this one and the best peer (by joint coherence plus
-coherence given one modality; the MLD-style baseline is one) also with the other seeds. The table is Markdown.
+The peers are MultiVae's own implementations (peer.py). PEERS is a virtual environment with `multivae` installed;
+without it they are left out with a note. polymnist_arrays.py builds POLYMNIST.npz, and `polymnist_judges.py train`
+writes JUDGES.pt. Systems run one after another. RESULTS keeps their results, so that the same command resumes. Every
+system runs with seed 0; this one and the best peer (by joint coherence plus coherence given one modality; the
+MLD-style baseline is one) also with the other seeds. The table is Markdown.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from statistics import mean
 from typing import Any
 
 import attrs
+from polymnist_judges import score
 from scripts import cell, claim_results, markdown
 
 PEERS = {"mvtcae": "MVTCAE", "mmvaeplus": "MMVAE+", "mopoe": "MoPoE", "jmvae": "JMVAE"}
-SAMPLERS = {"prior": "N(0, I)", "gmm": "Gaussian mixture"}
+SAMPLERS = {"prior": "N(0, I)", "mixture": "Gaussian mixture"}
 OWN = {"shala": "ShaLa, diffusion prior", "mld": "MLD-style baseline"}
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -41,7 +42,6 @@ COLUMNS = {
 class Settings:
     """Arguments of every training."""
 
-    bench: Path
     data: Path
     judges: Path
     peers_python: Path | None
@@ -59,7 +59,7 @@ def command(settings: Settings, name: str, seed: int, stem: Path) -> tuple[list[
     """The command that trains a system, and its files of samples by their title."""
     common = ["--seconds", str(settings.seconds), "--seed", str(seed), "--threads", str(settings.threads)]
     if name in PEERS:
-        line = [str(settings.peers_python), str(HERE / "peer.py"), str(settings.bench / "peers.py"), name]
+        line = [str(settings.peers_python), str(HERE / "peer.py"), name]
         files = {title: stem.with_name(f"{stem.name}.{key}.npz") for key, title in SAMPLERS.items()}
         return [*line, str(settings.data), str(stem), *common], files
     script = {"shala": "polymnist.py", "mld": "mld.py"}[name]
@@ -85,14 +85,7 @@ def run(settings: Settings, name: str, seed: int) -> Mapping[str, Any] | None:
     output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, Any] = {"training": json.loads(output.splitlines()[-1]), "scores": {}}
     for title, samples in files.items():
-        scoring = [
-            sys.executable,
-            "judge.py",
-            "score",
-            *(str(p.resolve()) for p in (settings.data, settings.judges, samples)),
-        ]
-        scored = subprocess.run(scoring, check=True, stdout=subprocess.PIPE, text=True, cwd=settings.bench).stdout
-        result["scores"][title] = json.loads(scored.splitlines()[-1])
+        result["scores"][title] = score(settings.data, settings.judges, samples)
     for samples in () if settings.keep else files.values():
         samples.unlink()
     partial = path.with_suffix(".partial")
@@ -132,7 +125,6 @@ def table(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("judges", type=Path)
     parser.add_argument("--peers-python", type=Path)
@@ -145,7 +137,6 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the table of the existing results")
     args = parser.parse_args()
     settings = Settings(
-        bench=args.bench,
         data=args.data,
         judges=args.judges,
         peers_python=args.peers_python,

@@ -1,7 +1,7 @@
 """Check this framework on a GPU, in one call of at most eight minutes: a table, and JSON of every part.
 
     python benchmarks/gpu_check.py --out CHECK [--device auto] [--only PART ...] [--minutes 8]
-        [--bench BENCH --polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
+        [--polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
 
 Each part is a process with its own deadline, so that one that fails or hangs does not end the others. Those
 that compare no rates run side by side:
@@ -15,7 +15,7 @@ that compare no rates run side by side:
     prior       steps a second of stage 2: as it is, compiled, and captured as a CUDA graph
     refiner     steps a second of stage 3, kernel by kernel and in the loop, and the time to refine samples
     run         a whole run that is killed and resumed, then `shala sample` and `shala evaluate`
-    polymnist   PolyMNIST in a minute of training, scored by BENCH's judge; needs BENCH and the data
+    polymnist   PolyMNIST in a minute of training, scored by judges; needs the sets of polymnist_arrays.py
 
 It also runs on a CPU, with small sizes, as a test. docs/gpu_check.md says how to take it to a machine without
 a network.
@@ -57,8 +57,8 @@ def run_part(args: argparse.Namespace, num_threads: int, seconds: float, name: s
     path = args.out / f"{name}.json"
     path.unlink(missing_ok=True)
     line = [sys.executable, str(HERE / "gpu_parts.py"), name, str(path), "--device", args.device]
-    if args.bench is not None:
-        line += ["--bench", str(args.bench), "--polymnist", str(args.polymnist), "--judge-data", str(args.judge_data)]
+    if args.polymnist is not None:
+        line += ["--polymnist", str(args.polymnist), "--judge-data", str(args.judge_data)]
     start = time.monotonic()
     log = args.out / f"{name}.log"
     with log.open("w") as stream:
@@ -93,21 +93,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the table, JSON and logs")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
-    parser.add_argument("--bench", type=Path, help="folder of the benchmark's judge.py")
-    parser.add_argument("--polymnist", type=Path, help="the benchmark's POLYMNIST.npz")
-    parser.add_argument("--judge-data", type=Path, help="the benchmark's JUDGE_DATA.npz")
+    parser.add_argument("--polymnist", type=Path, help="POLYMNIST.npz of polymnist_arrays.py")
+    parser.add_argument("--judge-data", type=Path, help="JUDGE_DATA.npz of polymnist_arrays.py")
     parser.add_argument("--only", nargs="+", choices=tuple(DEADLINES), default=list(DEADLINES))
     parser.add_argument("--minutes", type=float, default=8.0, help="start no part after this time")
     args = parser.parse_args()
-    if len({path is None for path in (args.bench, args.polymnist, args.judge_data)}) > 1:
-        parser.error("--bench, --polymnist and --judge-data belong together")
+    if (args.polymnist is None) != (args.judge_data is None):
+        parser.error("--polymnist and --judge-data belong together")
     args.out.mkdir(parents=True, exist_ok=True)
     start, found = time.monotonic(), {}
     together = [name for name in args.only if name in TOGETHER]
     for names in filter(None, [together, *([name] for name in args.only if name not in TOGETHER)]):
         left = 60 * args.minutes - (time.monotonic() - start)
-        if names == ["polymnist"] and args.bench is None:
-            print("polymnist: left out, as it needs --bench and its data", file=sys.stderr, flush=True)
+        if names == ["polymnist"] and args.polymnist is None:
+            print("polymnist: left out, as it needs --polymnist and --judge-data", file=sys.stderr, flush=True)
         elif left < 10:
             print(f"{', '.join(names)}: left out, as the time is over", file=sys.stderr, flush=True)
         else:

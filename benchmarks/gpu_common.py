@@ -40,14 +40,12 @@ class Check:
     Attributes:
         device: Device to check.
         path: File of the figures.
-        bench: Folder of the judge, if available.
-        polymnist: Data of the judge, if available.
-        judge_data: Training data of the judges, if available.
+        polymnist: POLYMNIST.npz, if available.
+        judge_data: JUDGE_DATA.npz, on which judges are trained, if available.
     """
 
     device: torch.device
     path: Path
-    bench: Path | None
     polymnist: Path | None
     judge_data: Path | None
     figures: dict[str, Any] = attrs.field(factory=dict)

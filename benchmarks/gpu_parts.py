@@ -1,7 +1,7 @@
 """The parts of gpu_check.py. Each writes its figures as soon as it has them.
 
 python benchmarks/gpu_parts.py PART FIGURES.json [--device auto]
-    [--bench BENCH --polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
+    [--polymnist POLYMNIST.npz --judge-data JUDGE_DATA.npz]
 """
 
 import argparse
@@ -26,12 +26,11 @@ def main() -> None:
     parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("path", type=Path)
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
-    parser.add_argument("--bench", type=Path)
     parser.add_argument("--polymnist", type=Path)
     parser.add_argument("--judge-data", type=Path)
     args = parser.parse_args()
     device = resolve_device(args.device)
-    check = Check(device, args.path, args.bench, args.polymnist, args.judge_data)
+    check = Check(device, args.path, args.polymnist, args.judge_data)
     chosen = choose_precision("auto", device)
     check.say("machine", describe_machine(device))
     check.say("precision", f"{chosen.name}: {chosen.reason}")

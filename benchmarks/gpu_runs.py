@@ -8,12 +8,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from gpu_common import HERE, SEED, SPECS, Check
-from scripts import load_script
+from gpu_common import HERE, SPECS, Check
+from polymnist_judges import score, train_judges
 
 
 def run(check: Check) -> None:
@@ -56,42 +53,16 @@ def run(check: Check) -> None:
 
 
 def polymnist(check: Check) -> None:
-    """Train for a minute, and score by judges that are trained here on the device like those of the benchmark."""
-    assert check.bench is not None
+    """Train for a minute, and score by judges that are trained here on the device."""
     assert check.polymnist is not None
-    judge = load_script(check.bench / "judge.py")
+    assert check.judge_data is not None
     seconds = 60.0 if check.is_gpu else 10.0
     with tempfile.TemporaryDirectory() as folder:
-        samples = Path(folder) / "samples.npz"
+        samples, judges = Path(folder) / "samples.npz", Path(folder) / "judges.pt"
         line = [sys.executable, str(HERE / "polymnist.py"), str(check.polymnist), "--out", str(samples)]
         line += ["--seconds", str(seconds), "--device", check.device.type, "--threads", str(os.cpu_count())]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         check.say("training", (done.stdout if done.returncode == 0 else done.stderr)[-1500:].strip())
-        judges = Path(folder) / "judges.pt"
-        train_judges(check, judge, judges)
-        line = [sys.executable, str(check.bench / "judge.py"), "score", str(check.polymnist), str(judges), str(samples)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        check.say("scores", (done.stdout if done.returncode == 0 else done.stderr)[-1500:].strip())
-
-
-def train_judges(check: Check, judge: Any, out: Path, num_epochs: int = 5, batch_size: int = 128) -> None:
-    """Train the benchmark's judges by its own recipe, on the device."""
-    assert check.judge_data is not None
-    states = []
-    with np.load(check.judge_data) as arrays:
-        labels, train_x = torch.from_numpy(arrays["train_y"]).to(check.device), arrays["train_x"]
-    for pictures in train_x:
-        torch.manual_seed(SEED)
-        net, x = judge.judge().to(check.device), judge.images(pictures).to(check.device)
-        optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-        steps = num_epochs * -(-len(x) // batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-        for _ in range(num_epochs):
-            for index in torch.randperm(len(x), device=check.device).split(batch_size):
-                loss = torch.nn.functional.cross_entropy(net(x[index]), labels[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-        states.append({name: value.cpu() for name, value in net.state_dict().items()})
-    torch.save(states, out)
+        check.say("accuracies of the judges", train_judges(check.judge_data, judges, check.device.type))
+        if done.returncode == 0:
+            check.say("scores", score(check.polymnist, judges, samples))

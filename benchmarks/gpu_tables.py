@@ -1,6 +1,6 @@
 """The long PolyMNIST tables on one GPU: many trainings side by side, each a process of its own with a log.
 
-    python benchmarks/gpu_tables.py --out TABLES --raw RAW --bench BENCH --judges JUDGES.pt [--device cuda]
+    python benchmarks/gpu_tables.py --out TABLES --raw RAW --judges JUDGES.pt [--device cuda]
         [--only methods refiner peers] [--minutes 9] [--rows 300000] [--seeds 0 1 2] [--scale 1] [--dry-run]
 
     methods     equal_rows.py: this framework and six other methods, a process for each method and seed
@@ -73,7 +73,9 @@ def data_jobs(args: argparse.Namespace) -> Iterator[Job]:
     """Commands that make the arrays of the benchmark, and the shards of the spec in as many parts as processors."""
     arrays = args.out / "polymnist.npz"
     if not arrays.exists():
-        yield Job(name="arrays", command=[sys.executable, str(args.bench / "polymnist.py"), str(arrays)])
+        yield Job(
+            name="arrays", command=[sys.executable, str(HERE / "polymnist_arrays.py"), str(args.raw), str(arrays)]
+        )
     if not (args.out / "shards" / "index.json").exists():
         count = max(1, (os.cpu_count() or 2) - 1)
         for part in range(1, count + 1):
@@ -86,7 +88,7 @@ def table_jobs(args: argparse.Namespace) -> Iterator[Job]:
     """Commands of the chosen tables, the longest first."""
     rows, prior_rows = (round(count / args.scale) for count in (args.rows, 1_024_000))
     arrays, seeds = str(args.out / "polymnist.npz"), [str(seed) for seed in args.seeds]
-    judged = ["--bench", str(args.bench), "--judges", str(args.judges), "--device", args.device]
+    judged = ["--judges", str(args.judges), "--device", args.device]
     if "refiner" in args.only:
         network = ["--batch-size", "128", "--attention", "--blocks", "1", "4"]
         levels = ["--log-sigma-mean", "0.2", "--log-sigma-std", "1.3", "--guidance", "1", "1.5"]
@@ -111,7 +113,7 @@ def table_jobs(args: argparse.Namespace) -> Iterator[Job]:
                 yield Job(name=f"{method}-{number}", command=[sys.executable, *line])
     if "peers" in args.only:
         for method in ("mopoe", "mvtcae"):
-            line = [str(HERE / "methods_against_peer.py"), str(args.bench), arrays, str(args.judges)]
+            line = [str(HERE / "methods_against_peer.py"), arrays, str(args.judges)]
             line += ["--peers-python", sys.executable, "--results", str(args.out / "peers"), "--threads", "1"]
             line += ["--methods", method, "--steps", str(rows // 128), "--seeds", *seeds, "--device", args.device]
             yield Job(name=f"peers-{method}", command=[sys.executable, *line])
@@ -134,7 +136,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--judges", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and stop")
     args = parser.parse_args()
-    for name in ("out", "raw", "bench", "judges"):
+    for name in ("out", "raw", "judges"):
         setattr(args, name, getattr(args, name).resolve())
     if args.dry_run:
         for job in (*data_jobs(args), *table_jobs(args)):

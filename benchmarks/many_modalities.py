@@ -1,12 +1,12 @@
 """Whether more modalities hurt: PolyMNIST-like sets of 2, 5, 10 and 20 modalities at equal training samples.
 
-    python benchmarks/many_modalities.py BENCH RAW --results RESULTS [--modalities 2 5 10 20] [--steps 2000]
+    python benchmarks/many_modalities.py RAW --results RESULTS [--modalities 2 5 10 20] [--steps 2000]
         [--peers-python PEERS/bin/python] [--only shala mvtcae jmvae]
 
 RAW holds mnist/ and polymnist_backgrounds/. Modality k shows its own handwriting of a digit over crops of background k
 % 5, with colours rotated and mirrored by k // 5, so that all 20 differ in appearance. Every training takes
-the same number of steps of the same number of rows. The layers are those of compare.py. Judges have the architecture
-of BENCH's judge.py and are trained here, on other crops and digits of the training split. Samples are scored by the
+the same number of steps of the same number of rows. The layers are those of compare.py. Judges are those of
+polymnist_judges.py and are trained here, on other crops and digits of the training split. Samples are scored by the
 judges of five neighbouring modalities on a circle (two, if there are two), over all such windows: the joint
 coherence of any five. Coherence given one modality is that of the next one, over all. Only peers whose cost is
 linear in the number of modalities take part (MoPoE's grows with its subsets, MMVAE+'s with its square). Results
@@ -17,27 +17,26 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 from typing import Any
 
 import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pictures import SIDE
 from polymnist import Recipe, sample, sample_given, train_both
-from scripts import cell, claim_results, load_script, markdown
+from polymnist_arrays import compose
+from polymnist_judges import load_judges, save_judges, train_judge
+from scripts import cell, claim_results, markdown
 from shala_datasets.mnist import MNISTDigits, read_mnist
 from shala_datasets.polymnist import read_background
 from torch import Tensor, nn
 
 from shala_framework.support.machine import describe_machine
 
-INK = 127
 MOST = 20
 TRAIN, HELD_OUT, JUDGE_ROWS, JUDGE_EPOCHS = 20_000, 1_000, 20_000, 4
 PEERS = {"mvtcae": "MVTCAE", "jmvae": "JMVAE"}
@@ -54,34 +53,11 @@ def backgrounds(folder: Path, count: int) -> list[NDArray[np.uint8]]:
     return made
 
 
-def compose(
+def pictures(
     digits: MNISTDigits, labels: NDArray[np.int64], background: NDArray[np.uint8], rng: np.random.Generator
 ) -> Tensor:
     """Return uint8 [N, 3, 28, 28]: for each label a digit of its class, inverted over a crop."""
-    rows = [digits.of_class(label) for label in range(10)]
-    out = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
-    for i, label in enumerate(labels):
-        top, left = rng.integers(background.shape[0] - SIDE + 1), rng.integers(background.shape[1] - SIDE + 1)
-        crop = background[top : top + SIDE, left : left + SIDE].copy()
-        ink = digits.images[rng.choice(rows[label])] > INK
-        crop[ink] = 255 - crop[ink]
-        out[i] = crop
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
-
-
-def train_judge(net: nn.Sequential, x: Tensor, labels: Tensor, batch_size: int = 128) -> nn.Sequential:
-    """Train a judge by cross-entropy, like the benchmark."""
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-    steps = JUDGE_EPOCHS * -(-len(labels) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    for _ in range(JUDGE_EPOCHS):
-        for rows in torch.randperm(len(labels)).split(batch_size):
-            loss = nn.functional.cross_entropy(net(x[rows].float() / 255), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return net.eval()
+    return torch.from_numpy(compose(digits, labels, background, rng)).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()
@@ -140,45 +116,36 @@ class Study:
             hits.append(self.hit(target, sample_given(model, recipe, known, (i,), seed + i)[f"m{target}"]))
         return {**figures, "given 1": mean(hits), "training": training}
 
-    def peer(self, python: Path, bench: Path, name: str, count: int, seed: int, threads: int) -> dict[str, Any]:
+    def peer(self, python: Path, name: str, count: int, seed: int, threads: int) -> dict[str, Any]:
         """Return a peer's figures after the same number of rows."""
         with tempfile.TemporaryDirectory() as folder:
-            rows, samples = Path(folder) / "rows.npz", Path(folder) / "samples.npz"
+            rows, stem = Path(folder) / "rows.npz", Path(folder) / "samples"
             np.savez(rows, train_x=_pixels_last(self.train_x[:count]), test_x=_pixels_last(self.held_out_x[:count]))
-            line = [str(python), str(Path(__file__).parent / "peer_many.py"), str(bench / "peers.py"), name]
-            line += [str(rows), str(samples), "--steps", str(self.steps * 64 // 128), "--seed", str(seed)]
-            output = subprocess.run(
-                [*line, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, text=True
-            ).stdout
-            with np.load(samples) as arrays:
-                made = {key: torch.from_numpy(arrays[key]).permute(0, 3, 1, 2) for key in arrays.files}
+            line = [str(python), str(Path(__file__).parent / "peer.py"), name, str(rows), str(stem), "--next"]
+            line += ["--steps", str(self.steps * 64 // 128), "--seed", str(seed), "--threads", str(threads)]
+            output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+            made = {sampler: _samples(stem.with_name(f"samples.{sampler}.npz")) for sampler in ("prior", "mixture")}
+        five = {sampler: self.five([of[f"joint/{i}"] for i in range(count)]) for sampler, of in made.items()}
+        nexts = [(i, (i + 1) % count) for i in range(count)]
         return {
-            "joint coherence of five": self.five([made[f"prior/{i}"] for i in range(count)]),
-            "Gaussian mixture": self.five([made[f"mixture/{i}"] for i in range(count)]),
-            "given 1": mean(self.hit((i + 1) % count, made[f"given/{i}"]) for i in range(count)),
+            "joint coherence of five": five["prior"],
+            "Gaussian mixture": five["mixture"],
+            "given 1": mean(self.hit(target, made["prior"][f"given/{i}/{target}"]) for i, target in nexts),
             "training": json.loads(output.splitlines()[-1]),
         }
+
+
+def _samples(path: Path) -> dict[str, Tensor]:
+    with np.load(path) as arrays:
+        return {key: torch.from_numpy(arrays[key]).permute(0, 3, 1, 2) for key in arrays.files}
 
 
 def _pixels_last(x: Sequence[Tensor]) -> NDArray[np.uint8]:
     return torch.stack(list(x)).permute(0, 1, 3, 4, 2).contiguous().numpy()
 
 
-def load_judges(path: Path, script: ModuleType, make: Callable[[], list[nn.Sequential]]) -> list[nn.Sequential]:
-    """Return figures of an earlier call, or train now and keep them."""
-    if not path.exists():
-        torch.save([judge.state_dict() for judge in make()], path)
-    judges = []
-    for state in torch.load(path, weights_only=True):
-        net = script.judge().eval()
-        net.load_state_dict(state)
-        judges.append(net)
-    return judges
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path)
     parser.add_argument("raw", type=Path)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--modalities", type=int, nargs="+", default=[2, 5, 10, 20])
@@ -191,29 +158,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     claim_results(args.results, raw=args.raw, steps=args.steps, prior_steps=args.prior_steps)
-    script = load_script(args.bench / "judge.py")
     digits = read_mnist(args.raw / "mnist", 0.1)
     rng = np.random.default_rng(0)
     made = backgrounds(args.raw / "polymnist_backgrounds", MOST)
     labels = rng.permutation(digits["train"].labels)[:TRAIN].astype(np.int64)
     held_out_labels = rng.permutation(digits["validation"].labels)[:HELD_OUT].astype(np.int64)
-    train_x = [compose(digits["train"], labels, picture, rng) for picture in made]
-    held_out_x = [compose(digits["validation"], held_out_labels, picture, rng) for picture in made]
+    train_x = [pictures(digits["train"], labels, picture, rng) for picture in made]
+    held_out_x = [pictures(digits["validation"], held_out_labels, picture, rng) for picture in made]
     judge_labels = rng.permutation(digits["train"].labels)[:JUDGE_ROWS].astype(np.int64)
 
-    def make_judges() -> list[nn.Sequential]:
+    file = args.results / "judges.pt"
+    if not file.exists():
         torch.manual_seed(0)
-        of_judges = torch.from_numpy(judge_labels)
-        return [
-            train_judge(script.judge(), compose(digits["train"], judge_labels, picture, rng), of_judges)
-            for picture in made
-        ]
-
+        seen = (pictures(digits["train"], judge_labels, picture, rng) for picture in made)
+        save_judges([train_judge(x.float() / 255, torch.from_numpy(judge_labels), JUDGE_EPOCHS) for x in seen], file)
     study = Study(
         train_x,
         held_out_x,
         torch.from_numpy(held_out_labels),
-        load_judges(args.results / "judges.pt", script, make_judges),
+        load_judges(file),
         args.steps,
         args.prior_steps,
         args.results,
@@ -225,7 +188,7 @@ def main() -> None:
         figures = (
             study.own(count, seed)
             if name == "shala"
-            else study.peer(args.peers_python, args.bench, name, count, seed, args.threads)
+            else study.peer(args.peers_python, name, count, seed, args.threads)
         )
         figures["real rows"] = study.five(held_out_x[:count])
         file.write_text(json.dumps(figures) + "\n")

@@ -1,10 +1,10 @@
 """Methods of shala-baselines and the same methods of MultiVae, with equal networks, data and steps on PolyMNIST.
 
-    python benchmarks/methods_against_peer.py BENCH POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python
+    python benchmarks/methods_against_peer.py POLYMNIST.npz JUDGES.pt --peers-python PEERS/bin/python
         --results RESULTS [--methods mvtcae mopoe] [--steps 20000] [--seeds 0 1 2] [--threads 2] [--device cpu]
 
-BENCH is the folder of the benchmark: judge.py scores, and peers.py has the peers' models. PEERS is a virtual
-environment with `multivae` installed. JUDGES.pt is written by `judge.py train`.
+PEERS is a virtual environment with `multivae` installed (peer.py runs there). polymnist_arrays.py builds POLYMNIST.npz,
+and `polymnist_judges.py train` writes JUDGES.pt.
 
 Both systems of a seed start from the same weights, which the peer writes and which are checked by what the networks
 make of a few rows. They see the same rows in the same order, with the same likelihoods, optimiser and schedule; only
@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, variance
@@ -25,8 +24,10 @@ from statistics import fmean, variance
 import attrs
 import numpy as np
 import torch
-from peer_steps import SCALE, train_steps
+from numpy.typing import NDArray
+from peer_training import train
 from pictures import FEATURE_DIM, Decoder, Encoder, Picture, load_pictures, write_samples
+from polymnist_judges import score
 from scripts import cell, claim_results, markdown
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ from shala_framework.plugin import Laplace, Likelihood
 
 HERE = Path(__file__).parent
 LATENT_DIM, NUM_MODALITIES, NUM_JOINT, CHUNK = 512, 5, 2_000, 500
+SCALE = 0.75  # of the peers' Laplace likelihoods
 METHODS = ("mvtcae", "mopoe")
 WITHOUT_TERMS = {"contrast_weight": 0.0, "recognition_weight": 0.0, "texture_weight": 0.0}
 COLUMNS = {
@@ -84,7 +86,6 @@ class Settings:
     """What is compared.
 
     Attributes:
-        bench: Folder of the benchmark.
         data: PolyMNIST's arrays.
         judges: The judges' weights.
         peers_python: Interpreter with multivae.
@@ -96,7 +97,6 @@ class Settings:
         device: Device of the trainings; samples are drawn on the CPU.
     """
 
-    bench: Path
     data: Path
     judges: Path
     peers_python: Path
@@ -147,17 +147,19 @@ def train_own(settings: Settings, method: str, seed: int, weights: Path, samples
         feature_dim=FEATURE_DIM,
         **WITHOUT_TERMS,
     )
-    train, test = ({n: x.float() / 255 for n, x in load_pictures(settings.data, s).items()} for s in ("train", "test"))
+    train_x, test = (
+        {n: x.float() / 255 for n, x in load_pictures(settings.data, s).items()} for s in ("train", "test")
+    )
     with_weights(model, weights, test)
     networks, device = model.autoencoder.train().to(settings.device), torch.device(settings.device)
 
-    def loss_of(rows: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> Tensor:
-        x = {name: value[torch.from_numpy(rows)].to(device) for name, value in train.items()}
+    def loss_of(rows: NDArray[np.intp], _: int) -> Tensor:
+        x = {name: value[torch.from_numpy(rows)].to(device) for name, value in train_x.items()}
         present = torch.ones(len(rows), NUM_MODALITIES, dtype=torch.bool, device=device)
         return -networks.bound(x, present).value_B.mean()
 
     trained = (p for module in (networks.encoders, networks.decoders, networks.method) for p in module.parameters())
-    figures = train_steps(trained, loss_of, len(train["m0"]), settings.steps, seed)
+    figures = train(trained, loss_of, len(train_x["m0"]), seed, steps=settings.steps)
     networks.eval().cpu()
 
     def decoded(z_ND: Tensor) -> dict[str, Tensor]:
@@ -179,15 +181,6 @@ def train_own(settings: Settings, method: str, seed: int, weights: Path, samples
     return figures
 
 
-def score(settings: Settings, samples: Path) -> dict[str, float]:
-    """Return the judges' figures of some samples."""
-    paths = [str(path.resolve()) for path in (settings.data, settings.judges, samples)]
-    line = [sys.executable, "judge.py", "score", *paths]
-    output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, cwd=settings.bench).stdout
-    figures: dict[str, float] = json.loads(output.splitlines()[-1])
-    return figures
-
-
 def run(settings: Settings, method: str, seed: int) -> dict[str, dict[str, float]]:
     """Return the figures of both systems, from an earlier call or by training them now."""
     path = settings.results / f"{method}-{settings.steps}-seed{seed}.json"
@@ -196,19 +189,19 @@ def run(settings: Settings, method: str, seed: int) -> dict[str, dict[str, float
         return found
     stem = settings.results / f"{method}-{settings.steps}-seed{seed}"
     own = settings.results / f"{stem.name}.own.npz"
-    weights, samples = (settings.results / f"{stem.name}{ending}" for ending in (".weights.npz", ".npz"))
+    weights, samples, mixed = (settings.results / f"{stem.name}.{part}.npz" for part in ("weights", "prior", "mixture"))
     line = [
-        *(str(settings.peers_python), str(HERE / "peer_steps.py"), str(settings.bench / "peers.py"), method),
-        *(str(settings.data), str(stem), "--steps", str(settings.steps), "--seed", str(seed)),
-        *("--threads", str(settings.threads), "--device", settings.device),
+        *(str(settings.peers_python), str(HERE / "peer.py"), method, str(settings.data), str(stem), "--weights"),
+        *("--steps", str(settings.steps), "--seed", str(seed), "--threads", str(settings.threads)),
+        *("--device", settings.device),
     ]
     peer = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     trained = train_own(settings, method, seed, weights, own)
     result = {
-        "MultiVae": score(settings, samples) | peer,
-        "shala-baselines": score(settings, own) | trained,
+        "MultiVae": score(settings.data, settings.judges, samples) | peer,
+        "shala-baselines": score(settings.data, settings.judges, own) | trained,
     }
-    for used in (weights, samples, own):
+    for used in (weights, samples, mixed, own):
         used.unlink()
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -232,7 +225,6 @@ def table(found: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("judges", type=Path)
     parser.add_argument("--peers-python", type=Path, required=True)

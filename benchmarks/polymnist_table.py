@@ -1,6 +1,6 @@
 """PolyMNIST after a number of rows: each way to sample one model, by accuracy and by diversity, beside references.
 
-    python benchmarks/polymnist_table.py POLYMNIST.npz --bench BENCH --judges JUDGES.pt --unseen JUDGE_DATA.npz
+    python benchmarks/polymnist_table.py POLYMNIST.npz --judges JUDGES.pt --unseen JUDGE_DATA.npz
         --results RESULTS [--rows 300000] [--prior-rows 1024000] [--refiner-rows 0] [--seeds 0 1 2] [--kl-weight 16]
         [--calibrated 400] [--device cpu] [--test]
 
@@ -34,9 +34,9 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from ablation import Scorer
 from pictures import given_subsets, load_pictures
 from polymnist import NUM_JOINT, Recipe, kept_stage
+from polymnist_judges import Scorer
 from scripts import cell, claim_results, markdown
 from torch import Tensor
 
@@ -94,12 +94,12 @@ class Table:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self.classes = [scorer._digits(i, features) for i, features in enumerate(scorer.real)]
+        self.classes = [scorer.classes(i, features) for i, features in enumerate(scorer.real)]
 
     def joint(self, samples: Samples) -> dict[str, float]:
         """Return the columns of joint samples."""
-        features = [self.scorer._features(i, x) for i, x in enumerate(samples.values())]
-        classes = [self.scorer._digits(i, f) for i, f in enumerate(features)]
+        features = [self.scorer.features(i, x) for i, x in enumerate(samples.values())]
+        classes = [self.scorer.classes(i, f) for i, f in enumerate(features)]
         every = list(zip(features, classes, self.scorer.real, self.classes, strict=True))
         covered = [precision_recall(f, real) for f, _, real, _ in every]
         stacked = torch.stack(classes)
@@ -121,8 +121,8 @@ class Table:
             for i, x in enumerate(generate(given).values()):
                 if i in given:
                     continue
-                features = self.scorer._features(i, x)
-                classes = self.scorer._digits(i, features)
+                features = self.scorer.features(i, x)
+                classes = self.scorer.classes(i, features)
                 found[f"given {len(given)}"].append(float((classes == self.scorer.labels).float().mean()))
                 if len(given) == 1:
                     real = self.scorer.real[i]
@@ -194,7 +194,6 @@ def trained(args: argparse.Namespace, seed: int, x: Samples, validation: Samples
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--judges", type=Path, required=True)
     parser.add_argument("--unseen", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
@@ -229,7 +228,7 @@ def main() -> None:
         scored = load_pictures(args.data, "test")
     with np.load(args.data) as arrays:
         labels = arrays[f"{split}_y"][-HELD_OUT:]
-    table = Table(Scorer(args.bench / "judge.py", args.judges, scored, labels))
+    table = Table(Scorer(args.judges, scored, labels))
     unseen = {name: of_modality[:HELD_OUT] for name, of_modality in load_pictures(args.unseen, "test").items()}
     found: dict[str, list[dict[str, float]]] = {"unseen real rows": [table.joint(unseen)]}
     covered: dict[str, list[list[float]]] = defaultdict(list)

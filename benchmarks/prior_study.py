@@ -1,7 +1,7 @@
 """What each change of stage 2 is worth on one and the same set of latents, at equal rows; nothing is guided.
 
     python benchmarks/prior_study.py digits MNIST --results RESULTS [--rows 512000] [--seeds 1] [--only NAME ...]
-    python benchmarks/prior_study.py polymnist POLYMNIST.npz --bench BENCH --judges JUDGES.pt --results RESULTS ...
+    python benchmarks/prior_study.py polymnist POLYMNIST.npz --judges JUDGES.pt --results RESULTS ...
 
 "digits" takes minutes, as it needs no stage 1: MNIST is a folder with the four gzipped files of that set, and a row is
 five of its pictures of one class, each as its first 18 principal components, mixed by a fixed random matrix into one
@@ -37,9 +37,9 @@ from typing import Any, Protocol
 import attrs
 import numpy as np
 import torch
-from ablation import Scorer
 from pictures import load_pictures
 from polymnist import Recipe, train_stage
+from polymnist_judges import Scorer
 from prior_variants import PRIORS
 from scripts import claim_results, markdown
 from torch import Tensor, nn
@@ -198,7 +198,7 @@ class Digits:
 class Pictures:
     """PolyMNIST with the benchmark's stage 1 and judges."""
 
-    def __init__(self, data: Path, bench: Path, judges: Path, results: Path, steps: int) -> None:
+    def __init__(self, data: Path, judges: Path, results: Path, steps: int) -> None:
         pictures = load_pictures(data, "train")
         with np.load(data) as arrays:
             labels = arrays["train_y"][-HELD_OUT:]
@@ -215,15 +215,15 @@ class Pictures:
             _encoded(self.model, x, results / f"latents-{name}.safetensors")
             for name, x in (("train", rows), ("held-out", held_out))
         )
-        self.scorer = Scorer(bench / "judge.py", judges, held_out, labels)
+        self.scorer = Scorer(judges, held_out, labels)
         self.labels, self.real = self.scorer.labels, self.scorer.real
-        self.real_classes = [self.scorer._digits(i, features) for i, features in enumerate(self.real)]
+        self.real_classes = [self.scorer.classes(i, features) for i, features in enumerate(self.real)]
 
     def judged(self, z_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []
         for i, x in enumerate(self.model.decode(z_ND, batch_size=250).values()):
-            features = self.scorer._features(i, x)
-            found.append((features, self.scorer._digits(i, features)))
+            features = self.scorer.features(i, x)
+            found.append((features, self.scorer.classes(i, features)))
         return found
 
 
@@ -370,7 +370,6 @@ def main() -> None:
     parser.add_argument("world", choices=("digits", "polymnist"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--bench", type=Path)
     parser.add_argument("--judges", type=Path)
     parser.add_argument("--stage-1-steps", type=int, default=2_344)
     parser.add_argument("--rows", type=int, default=512_000)
@@ -383,7 +382,7 @@ def main() -> None:
     if args.world == "digits":
         study = Study(Digits(args.data, args.results))
     else:
-        study = Study(Pictures(args.data, args.bench, args.judges, args.results, args.stage_1_steps))
+        study = Study(Pictures(args.data, args.judges, args.results, args.stage_1_steps))
     lines = [
         ["", "seed", *COLUMNS],
         _line("held-out rows, drawn again", "", study.score_joint(study.draws(3))),

@@ -1,6 +1,6 @@
 """Stage 3 on PolyMNIST by length of training, size and sampling: a table beside the modes that it refines.
 
-    python benchmarks/refiner_study.py POLYMNIST.npz --bench BENCH --judges JUDGES.pt --results RESULTS
+    python benchmarks/refiner_study.py POLYMNIST.npz --judges JUDGES.pt --results RESULTS
         [--rows 300000] [--prior-rows 1024000] [--kl-weight 16] [--seed 0] [--device cpu]
         [--seconds 600 | --refiner-rows 3000000] [--batch-size 16] [--width 32] [--blocks 1 3] [--attention]
         [--log-sigma-mean -0.4] [--log-sigma-std 1.4] [--sigma-max 1.5 4 12 40] [--guidance 1] [--num 2000] [--test]
@@ -24,12 +24,12 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from ablation import Scorer
 from flow_decoder import FlowPicture
 from numpy.typing import NDArray
 from pictures import Picture, load_pictures
 from PIL import Image
 from polymnist import Recipe, kept_stage
+from polymnist_judges import Scorer
 from polymnist_table import HELD_OUT, Samples, Table
 from scripts import claim_results, markdown
 from torch import Tensor
@@ -79,10 +79,10 @@ def score(model: ShaLa, table: Table, way: Way, x: Samples, seed: int) -> tuple[
     figures = table.joint(joint)
     scorer = table.scorer
     for i, (name, of_modality) in enumerate(joint.items()):
-        figures[f"FD {name}"] = frechet_distance(scorer._features(i, of_modality), scorer.real[i])
+        figures[f"FD {name}"] = frechet_distance(scorer.features(i, of_modality), scorer.real[i])
     own = way.decode(model, model.sample_latents(1, given=x, seed=seed, prior="posterior"), seed)
     figures["own z"] = mean(
-        float((scorer._digits(i, scorer._features(i, of_modality)) == scorer.labels).float().mean())
+        float((scorer.classes(i, scorer.features(i, of_modality)) == scorer.labels).float().mean())
         for i, of_modality in enumerate(own.values())
     )
 
@@ -127,7 +127,6 @@ def sheet(rows: list[Samples]) -> NDArray[np.uint8]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--bench", type=Path, required=True)
     parser.add_argument("--judges", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=300_000)
@@ -163,7 +162,7 @@ def main() -> None:
     scored = {name: of_modality[rows] for name, of_modality in load_pictures(args.data, split).items()}
     with np.load(args.data) as arrays:
         labels = arrays[f"{split}_y"][rows]
-    table = Table(Scorer(args.bench / "judge.py", args.judges, scored, labels))
+    table = Table(Scorer(args.judges, scored, labels))
     model, figures = trained(args, x)
     ways = [Way(draw=True)] if args.flow else [Way()]
     if not args.flow:

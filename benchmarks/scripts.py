@@ -1,22 +1,10 @@
 """Functions that the benchmarks' scripts share. They do not need the framework, because some scripts run without it."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
-from types import ModuleType
-
-
-def load_script(path: Path) -> ModuleType:
-    """Load a Python file outside this folder as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def claim_results(folder: Path, **settings: object) -> None:

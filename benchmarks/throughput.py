@@ -1,10 +1,10 @@
 """Rates of training, reading and sampling, each next to a reference, in one call.
 
-    python benchmarks/throughput.py BENCH POLYMNIST.npz [--peers-python PEERS/bin/python] [--only SECTION ...]
+    python benchmarks/throughput.py POLYMNIST.npz [--peers-python PEERS/bin/python] [--only SECTION ...]
         [--repeats 5] [--seconds 15] [--threads 2]
 
 Sections:
-    stage1      rows a second of stage 1 on the five PolyMNIST modalities, with layers and batch of BENCH's peers.py:
+    stage1      rows a second of stage 1 on the five PolyMNIST modalities, with layers and batch of peer_models.py:
                 this framework's loop in float32, without its contrastive terms and in the format that precision =
                 "auto" chooses on this machine, a bare loop with
                 the same loss and optimiser, and MVTCAE and MoPoE of MultiVae; and the rate that the same layers would
@@ -62,17 +62,16 @@ BASES = ("bare loop", "bare loop, no contrastive terms", "MVTCAE", "MoPoE")
 PLAIN = {"contrast_weight": 0.0, "recognition_weight": 0.0, "texture_weight": 0.0}
 PEER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
+here, method, data, seconds, threads = sys.argv[1:]
+sys.path.insert(0, here)
 import numpy as np
+import peer_models
 import torch
-from scripts import load_script
-peers = load_script(Path(sys.argv[2]))
-torch.set_num_threads(int(sys.argv[6]))
-x = np.load(sys.argv[4])["train_x"]
-model = peers.build(sys.argv[3], 0.75)
-peers.train(model, x, 2.0)
-print(peers.train(model, x, float(sys.argv[5])))
+torch.set_num_threads(int(threads))
+x = np.load(data)["train_x"]
+model = peer_models.build(method, len(x))
+peer_models.train_model(model, x, 0, seconds=2.0)
+print(peer_models.train_model(model, x, 0, seconds=float(seconds))["samples_per_second"])
 """
 
 
@@ -83,7 +82,7 @@ def stage1(args: argparse.Namespace) -> str:
         return (rows.take(index) for index in shuffled_batches(len(rows), BATCH_SIZE, 0, start))
 
     def peer(name: str) -> float:
-        line = [str(args.peers_python), "-c", PEER, str(HERE), str(args.bench / "peers.py"), name, str(args.data)]
+        line = [str(args.peers_python), "-c", PEER, str(HERE), name, str(args.data)]
         line += [str(args.seconds), str(args.threads)]
         return float(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
@@ -131,7 +130,7 @@ def many(args: argparse.Namespace) -> str:
     found: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     for _ in range(args.repeats):
         for count in counts:  # one process each, to measure its peak memory
-            line = [sys.executable, __file__, "--step", str(count), "--threads", str(args.threads), "-", "-"]
+            line = [sys.executable, __file__, "--step", str(count), "--threads", str(args.threads), "-"]
             output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[count].append(json.loads(output))
             print(f"  {count}: {output.strip()}", file=sys.stderr, flush=True)
@@ -258,7 +257,6 @@ SECTIONS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bench", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--peers-python", type=Path)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
