@@ -22,6 +22,7 @@ from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
+from shala_framework.run.sweeping import plan_sweep
 from shala_framework.run.taking import stages_to_take
 from shala_framework.spec.grid import make_grid
 from shala_framework.support.errors import DataError, SpecError
@@ -424,6 +425,32 @@ def test_an_evaluation_of_fewer_stages_than_a_run_has_is_refused(grid, tmp_path)
     (old / "refiner.safetensors").touch()
     with pytest.raises(CheckpointError, match=r"before its stage refiner was trained; `shala evaluate .*/old --split"):
         compare_runs([old])
+
+
+def test_an_evaluation_of_former_weights_counts_nowhere(grid, tmp_path, capsys):
+    """After a stage was trained again or removed, no table, report or sweep has its figures; other copies are read."""
+    shutil.copytree("grid", tmp_path / "grid")
+    old = tmp_path / "grid" / FOLDERS[0]
+    (planned,) = (run for run in plan_sweep(Path("two.toml"), GRID[1::2], tmp_path / "grid") if run.folder == old)
+    assert planned.is_finished()
+    shutil.copy(grid[1] / "prior.safetensors", old)
+    with pytest.raises(CheckpointError, match=r"before its stage prior was trained again; `shala evaluate .* rewrites"):
+        compare_runs([old])
+    assert not planned.is_finished()
+    shutil.copy(grid[0] / "prior.safetensors", old)
+    assert planned.is_finished()
+    (old / "prior.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="with stage prior, which the run no longer has"):
+        compare_runs([old])
+    earlier = edited(grid[0], tmp_path / "earlier", weights=None)
+    shutil.copy(grid[1] / "prior.safetensors", earlier)
+    assert compare_runs([earlier, edited(grid[1], tmp_path / "collected")]).sections
+    shutil.copy(grid[0] / "prior.safetensors", old)
+    path = old / "evaluation/validation.json"
+    found = parse_json(path.read_bytes(), dict)
+    path.write_bytes(dump_json(found | {"weights": {"autoencoder": "0" * 8}}))
+    assert call(capsys, "report", old)[2].count("it is left out of the report") == 1
+    assert "was not evaluated" in (old / "README.md").read_text()
 
 
 def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):

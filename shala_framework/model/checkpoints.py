@@ -14,6 +14,7 @@ from shala_framework.support.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from shala_framework.support.checksums import declared_checksum
 
 STAGES: Final = ("autoencoder", "prior", "refiner")
 """Stages in the order in which they are trained."""
@@ -22,6 +23,16 @@ STAGES: Final = ("autoencoder", "prior", "refiner")
 def checkpoint_file(folder: Path, stage: str) -> Path:
     """Return the file of a trained stage."""
     return folder / f"{stage}.safetensors"
+
+
+def checkpoint_checksums(folder: Path) -> dict[str, str]:
+    """Return the checksum inside the file of each stage that a folder has; damaged files are left out.
+
+    Only the start of each file is read, so that large models take no longer.
+    """
+    paths = {stage: checkpoint_file(folder, stage) for stage in STAGES}
+    found = {stage: declared_checksum(path) for stage, path in paths.items() if path.is_file()}
+    return {stage: checksum for stage, checksum in found.items() if checksum is not None}
 
 
 def write_stages(folder: Path, stages: Mapping[str, Mapping[str, nn.Module]], description: dict[str, Any]) -> None:

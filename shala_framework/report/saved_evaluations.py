@@ -1,6 +1,7 @@
 """Read the evaluations that runs keep as JSON files."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import attrs
 import cattrs
 
 from shala_framework.evaluation.suite import Evaluation
-from shala_framework.model import STAGES, checkpoint_file
+from shala_framework.model import STAGES, checkpoint_checksums, checkpoint_file
 from shala_framework.support.errors import CheckpointError
 from shala_framework.support.json_files import read_json
 
@@ -45,7 +46,7 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
     """Read `evaluation/<split>.json` of a run, with what it says of how the figures came about.
 
     Raises:
-        CheckpointError: The file cannot be read or is damaged, or a stage was trained after it was written.
+        CheckpointError: The file cannot be read or is damaged, or a stage was trained or removed after it was written.
     """
     converter = cattrs.Converter()
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
@@ -58,6 +59,7 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
     ]
     if later:
         raise CheckpointError(f"{path} is of the model before its stage {later[0]} was trained; {advice}")
+    _check_weights(path, saved.get("weights") or {}, advice)
     try:
         return SavedEvaluation(
             evaluation=converter.structure(saved, Evaluation),
@@ -68,6 +70,19 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
         )
     except Exception as error:  # cattrs raises exception groups of any kind
         raise CheckpointError(f"{path} is not an evaluation of this version: {error}; {advice}") from error
+
+
+def _check_weights(path: Path, measured: Mapping[str, str], advice: str) -> None:
+    """Raise CheckpointError if a run's folder holds other weights than those that were measured.
+
+    Files of earlier versions name no weights, and a folder to which only evaluations were copied holds none.
+    """
+    present = checkpoint_checksums(path.parent.parent)
+    for stage in (stage for stage in STAGES if present and stage in measured):
+        if stage not in present:
+            raise CheckpointError(f"{path} is of the model with stage {stage}, which the run no longer has; {advice}")
+        if present[stage] != measured[stage]:
+            raise CheckpointError(f"{path} is of the model before its stage {stage} was trained again; {advice}")
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -18,7 +18,7 @@ from shala_framework.data.streams import load_rows_in_workers
 from shala_framework.evaluation.cost import measure_cost
 from shala_framework.evaluation.parts import FORMAT, Parts
 from shala_framework.evaluation.suite import Evaluation, evaluate
-from shala_framework.model import STAGES, ShaLa, checkpoint_file
+from shala_framework.model import STAGES, ShaLa, checkpoint_checksums, checkpoint_file
 from shala_framework.model.origin import read_origin
 from shala_framework.run.folder import RunFolder
 from shala_framework.run.passing import read_by_first
@@ -87,6 +87,7 @@ def evaluate_run(
     precision = choose_precision(asked, model.device)
     context = _context(model, folder, split, train, held_out, seed) | {"precision": precision.name}
     parts = Parts(target / PARTS_FOLDER, context)
+    checksums = checkpoint_checksums(folder)  # before it is measured, in case that a stage is trained meanwhile
     try:
         evaluation = evaluate(
             model,
@@ -118,6 +119,7 @@ def evaluate_run(
         "machine": describe_machine(model.device),
         "settings": unstructure(settings),
         "stages": sorted(model.stages),
+        "weights": {stage: checksums[stage] for stage in sorted(model.stages) if stage in checksums},
         "sampling": {"generate": unstructure(model.spec.generate), "refine": unstructure(model.spec.refine)},
         "synthetic": model.synthetic,
         "held_out": hashlib.sha256(json.dumps([held_out.keys, held_out.labels]).encode()).hexdigest()[:16],

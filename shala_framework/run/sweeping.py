@@ -9,6 +9,7 @@ import attrs
 
 from shala_framework.data.splits import EvaluatedSplit, split_urls
 from shala_framework.model import checkpoint_file
+from shala_framework.report.saved_evaluations import read_evaluation
 from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
@@ -57,7 +58,19 @@ class SweptRun:
         except (CheckpointError, ValueError):
             return []
         trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
-        return splits if trained and with_later_keys(found["spec"]) == self._spec() else []
+        if not trained or with_later_keys(found["spec"]) != self._spec():
+            return []
+        return [split for split in splits if self._is_current(split)]
+
+    def _is_current(self, split: str) -> bool:
+        """Return whether the evaluation of a split, if there is one, can be read and is of the present weights."""
+        path = self.folder / EVALUATION_FOLDER / f"{split}.json"
+        if path.is_file():
+            try:
+                read_evaluation(path)
+            except CheckpointError:
+                return False
+        return True
 
     def is_evaluated(self) -> bool:
         """Return whether it has an evaluation to compare."""

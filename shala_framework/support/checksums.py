@@ -40,6 +40,20 @@ def checksum_of(content: bytes) -> str:
     return content[start:end].decode()
 
 
+def declared_checksum(path: Path) -> str | None:
+    """Return the checksum that a file declares, without reading the rest of it; None if it declares none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_MOST_BEFORE)
+    try:
+        return checksum_of(start)
+    except ValueError:
+        return None
+
+
 def verify_checksum(content: bytes) -> None:
     """Compare a file's content with the checksum inside it.
 
