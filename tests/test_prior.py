@@ -411,7 +411,7 @@ def test_several_draws_of_a_row_are_not_taken_for_rows():
     torch.manual_seed(0)
     z = torch.randn(60, 4).repeat(10, 1) + 0.05 * torch.randn(600, 4)
     mixture = GaussianMixture(50, 4)
-    mixture.fit(z, num_rows=60)
+    mixture.fit(z, row_N=torch.arange(600) % 60)
     assert mixture.num_components == 1
     assert float(mixture.log_prob(torch.randn(1000, 4)).mean()) > -4 * 1.419 - 0.3
 

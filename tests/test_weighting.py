@@ -12,12 +12,13 @@ from small_runs import SHORT_STAGES, run
 from two_floats import Made, MadeOptions, TwoFloats
 
 import shala_framework as shala
-from shala_framework.data.latent_store import LatentStore, drawn_latents
+from shala_framework.data.latent_store import LatentStore, drawn_latents, latent_statistics
 from shala_framework.data.order import WeightedOrder, weighted_rows
 from shala_framework.data.packing import pack
 from shala_framework.data.rows import shuffled_batches
 from shala_framework.data.splits import split_urls, train_weights
 from shala_framework.data.weighting import balanced_weights, normalised_weights
+from shala_framework.prior import DiffusionPrior
 from shala_framework.run import training
 from shala_framework.run.data import RunData
 from shala_framework.spec import read_spec
@@ -214,6 +215,36 @@ def test_latents_of_files_are_drawn_without_copying_them():
     drawn = drawn_latents(store, weights_N, 4)
     assert torch.equal(drawn.take(torch.arange(6)).mean_ND[:, 0].long(), weighted_rows(weights_N, 4))
     assert drawn_latents(store, None, 4) is store
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.1, 10.0), (0.02, 50.0)])
+def test_copies_of_a_row_are_not_taken_for_rows_by_the_clusters(share, weight):
+    """Rows of one cluster have one, whatever their weights, and unseen rows are as likely as a single Gaussian says."""
+    torch.manual_seed(1)
+    count, dim = 1_000, 8
+    rows = LatentStore(
+        torch.randn(count, dim), torch.full((count, dim), -5.0), torch.zeros(count, 1, 1), torch.ones(count, 1).bool()
+    )
+    weights_N = torch.ones(count, dtype=torch.float64)
+    weights_N[: round(share * count)] = weight
+    drawn = drawn_latents(rows, normalised_weights(weights_N), 0)
+    prior = DiffusionPrior(latent_dim=dim, num_modalities=1, feature_dim=1, hidden_dim=8, max_clusters=50)
+    training.fit_to_latents(prior, drawn, seed=0)
+    assert prior.mixture.num_components == 1
+    unseen = prior.mixture.log_prob(prior.standardise(torch.randn(4_000, dim))) - prior.log_volume()
+    assert float(unseen.mean()) > -dim * 1.419 - 0.6
+
+
+def test_copies_of_a_row_do_not_count_for_the_shrinkage_of_the_whitening():
+    """The moments are those of all draws; the number of rows is that of different ones."""
+    torch.manual_seed(0)
+    rows = LatentStore(torch.randn(40, 2), torch.zeros(40, 2), torch.zeros(40, 1, 1), torch.ones(40, 1).bool())
+    weights_N = torch.tensor([10.0] * 3 + [10 / 37] * 37, dtype=torch.float64)
+    chosen_N = weighted_rows(weights_N, 0)
+    found = latent_statistics(drawn_latents(rows, weights_N, 0))
+    assert found.num_rows == len(chosen_N.unique()) < 15
+    torch.testing.assert_close(found.z_mean_D, rows.mean_ND[chosen_N].mean(0))
+    assert latent_statistics(rows).num_rows == 40
 
 
 def test_shuffled_batches_with_weights_are_a_function_of_the_step():

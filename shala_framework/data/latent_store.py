@@ -129,6 +129,11 @@ def drawn_latents(latents: Latents, weights_N: Tensor | None, seed: int) -> Late
     return latents if weights_N is None else _ChosenLatents(latents, weighted_rows(weights_N, seed))
 
 
+def rows_behind(latents: Latents) -> Tensor:
+    """Return the number of the row behind each latent, int64 [N]: `drawn_latents` has some rows several times."""
+    return latents.chosen if isinstance(latents, _ChosenLatents) else torch.arange(len(latents))
+
+
 def join_latents(parts: Sequence[LatentStore]) -> LatentStore:
     """Concatenate rows of several stores."""
     columns = zip(*(attrs.astuple(rows, recurse=False) for rows in parts), strict=True)
@@ -143,7 +148,7 @@ class LatentStatistics(NamedTuple):
         z_covariance_DD: Its covariance.
         h_mean_MF: Means of the features of the rows that have the modality.
         h_std_MF: Their standard deviations.
-        num_rows: Number of rows.
+        num_rows: Number of different rows.
     """
 
     z_mean_D: Tensor
@@ -190,9 +195,8 @@ def latent_statistics(latents: Latents) -> LatentStatistics:
     # Cov z = Cov E[z|x] + E Cov[z|x], the law of total covariance.
     z_covariance_DD = (z_products_DD + variance_sum_D.diag()) / len(latents)
     h_std_MF = (h_squares_MF / count_M1.clamp_min(1)).sqrt().clamp_min(1e-4)
-    return LatentStatistics(
-        z_mean_D.float(), z_covariance_DD.float(), h_mean_MF.float(), h_std_MF.float(), len(latents)
-    )
+    num_rows = len(rows_behind(latents).unique())
+    return LatentStatistics(z_mean_D.float(), z_covariance_DD.float(), h_mean_MF.float(), h_std_MF.float(), num_rows)
 
 
 @torch.no_grad()

@@ -62,6 +62,20 @@ def pooled_covariance(z_ND: Tensor, label_N: Tensor, unit: float) -> Tensor:
     return (inner_ND.T @ inner_ND + unit * whole_DD) / (len(z_ND) + unit)
 
 
+def numbered(value_N: Tensor) -> Tensor:
+    """Number values by their first occurrence, without gaps: int64 [N].
+
+    Example:
+        >>> numbered(torch.tensor([7, 2, 7, 5])).tolist()
+        [0, 1, 0, 2]
+    """
+    found, index_N = torch.unique(value_N, return_inverse=True)
+    place_N = torch.arange(len(value_N))
+    first_U = place_N.new_zeros(len(found)).scatter_reduce(0, index_N, place_N, "amin", include_self=False)
+    number_N: Tensor = first_U.argsort().argsort()[index_N]
+    return number_N
+
+
 def joined(first_N: Tensor, second_N: Tensor) -> Tensor:
     """Labels of the pairs of two labels that occur, numbered without gaps: int64 [N]."""
     pair_N = first_N * (int(second_N.max()) + 1) + second_N

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from shala_framework.prior.clustering import ROUNDS, joined, k_means, means_of, pooled_covariance
+from shala_framework.prior.clustering import ROUNDS, joined, k_means, means_of, numbered, pooled_covariance
 from shala_framework.prior.sampling import Denoise, row_noise
 from shala_framework.support.autocasting import without_autocast
 from shala_framework.support.seeds import mix_seed
@@ -172,7 +172,7 @@ class GaussianMixture(nn.Module):
         component_N = draw_components(mix_seed(seed, 1), log_weights_NK, rows)
         return self.from_steady(noise_ND, noise_ND.new_zeros(len(rows)), component_N)
 
-    def fit(self, z_ND: Tensor, *, seed: int = 0, num_rows: int | None = None) -> None:
+    def fit(self, z_ND: Tensor, *, seed: int = 0, row_N: Tensor | None = None) -> None:
         """Fit clusters, as many as make the latents of other rows most likely.
 
         For each number of components, k-means clusters four fifths of the rows from several starts, and each cluster is
@@ -183,14 +183,14 @@ class GaussianMixture(nn.Module):
         a digit and its place, lie at sums of two offsets. All rows then join their most likely components.
 
         Args:
-            z_ND: Latents in units in which variances are near 1. Draws of one row are num_rows rows apart.
+            z_ND: Latents in units in which variances are near 1.
             seed: Seed of k-means.
-            num_rows: Number of different rows behind the latents; by default as many as there are latents. Fewer rows
-                know less about covariances.
+            row_N: Number of the row behind each latent, on the CPU; by default each has a row of its own. All latents
+                of a row are clustered, or all are held out. Fewer rows know less about covariances.
         """
-        num_rows = len(z_ND) if num_rows is None else min(num_rows, len(z_ND))
         z = z_ND.detach().cpu().double()
-        row_N = torch.arange(len(z)) % num_rows
+        row_N = torch.arange(len(z)) if row_N is None else numbered(row_N)
+        num_rows = int(row_N.max()) + 1
         held_out_N = row_N % HELD_OUT == HELD_OUT - 1
         most = max(1, min(self.weights.numel(), num_rows // LEAST_ROWS))
         label_N, shrinkage = torch.zeros(len(z), dtype=torch.int64), SHRINKAGES[0]

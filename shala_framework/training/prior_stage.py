@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.posterior import random_subsets
-from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics
+from shala_framework.data.latent_store import Latents, LatentStore, latent_statistics, rows_behind
 from shala_framework.prior import DiffusionPrior
 from shala_framework.spec.schema import Prior, PriorStage
 from shala_framework.support.checkpoint import part, prefixed
@@ -38,7 +38,7 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
     Args:
         prior: Takes the scale, and the clusters of draws of the aggregate posterior; several draws a row if rows are
             few.
-        latents: Latents of the training rows.
+        latents: Latents of the training rows, some of them several times if rows have weights.
         seed: Seed of the draws and of k-means.
     """
     device = prior.z_mean.device
@@ -47,7 +47,7 @@ def fit_to_latents(prior: DiffusionPrior, latents: Latents, *, seed: int) -> Non
         torch.manual_seed(seed)
         rows = torch.randperm(len(latents)).repeat(max(1, -(-LEAST_DRAWS // len(latents))))[:MOST_DRAWS]
         draws_ND = prior.standardise(latents.take(rows).to(device).sample())
-        prior.mixture.fit(draws_ND, seed=seed, num_rows=len(latents))
+        prior.mixture.fit(draws_ND, seed=seed, row_N=rows_behind(latents)[rows])
         barrier()  # each process reads the latents at its own pace
         fitted = copied_from_first(dict(prior.mixture.named_buffers()))
         prior.mixture.load_state_dict(fitted)
