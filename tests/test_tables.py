@@ -8,13 +8,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
+import torch
 from small_runs import CHECKPOINTS, metric_lines, run
 
 from shala_framework import CheckpointError, load
 from shala_framework.cli.main import dispatch
-from shala_framework.data.rows import load_rows
+from shala_framework.data.rows import Rows, load_rows
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.measurements import JOINT, Measurement, Metric
 from shala_framework.model.origin import read_origin
@@ -22,6 +24,7 @@ from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
+from shala_framework.run.evaluation import presence_digest
 from shala_framework.run.sweeping import plan_sweep
 from shala_framework.run.taking import stages_to_take
 from shala_framework.spec.grid import make_grid
@@ -376,7 +379,7 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
         ("number", {"joint": fewer["joint"]}, r"joint samples a seed \(n\): '40' in .*; '20' in .*number"),
         ("judge", {"judges": judged}, "training steps of the judge of first: '60' in .*; '30' in .*judge"),
         ("split", {"split": "test"}, "split: 'validation' in .*; 'test' in"),
-        ("group", {"settings": found["settings"] | {"group": "^."}}, r"resampled together: 'none' in .*; '\^\.' in"),
+        ("group", {"settings": found["settings"] | {"group": "^."}}, r"together: 'each row alone' in .*; '\^\.' in"),
         (
             "train",
             {"settings": found["settings"] | {"train_rows": 9}},
@@ -393,6 +396,88 @@ def test_evaluations_that_differ_in_how_they_were_made_are_refused(grid, tmp_pat
         longer.append(edited(grid[0], tmp_path / f"second-{steps}", judges=second))
     with pytest.raises(CheckpointError, match=r"training steps of the second judge of first: '60' in .*; '90' in .*"):
         compare_runs(longer)
+
+
+def test_figures_of_other_judges_and_targets_are_not_pooled(grid, tmp_path):
+    """Coherence over other attributes, or agreement of other modalities, is the answer to another question."""
+    half = attrs.asdict(Figure(value=0.5, count=9))
+
+    def judged(counts):
+        told = {"side": {"real": half, "reconstructed": half, "counts": counts}}
+        return {name: judge | {"attributes": told} for name, judge in found["judges"].items()}
+
+    def many(*targets):
+        common = {"method": "diffusion", "given": "first", "attribute": "side", "targets": targets}
+        figures = dict.fromkeys(("coherence", "independent", "real"), half)
+        return [{**common, **figures, "num_values": 0, "variation": None, "variation_by_chance": None}]
+
+    found = parse_json((grid[0] / "evaluation/validation.json").read_bytes(), dict)
+    for key, one, other, message in (
+        ("judges", judged(True), judged(False), r"judge of first can tell: '\[\"side\"\]' in .*; '\[\]' in"),
+        ("one_to_many", many("b", "c"), many("c"), r"have to agree in side, first given: '\[\"b\", \"c\"\]' in .*; "),
+    ):
+        runs = [edited(grid[n], tmp_path / f"{key}{n}", **{key: one}) for n in (0, 1)]
+        assert compare_runs(runs).sections
+        with pytest.raises(CheckpointError, match=message):
+            compare_runs([runs[0], edited(grid[1], tmp_path / f"{key}2", **{key: other})])
+
+
+def test_held_out_rows_are_told_apart_by_presence_and_shards(grid, tmp_path):
+    """Other missing modalities are refused and other shards noted; earlier evaluations state neither."""
+    found = parse_json((grid[0] / "evaluation/validation.json").read_bytes(), dict)
+    assert (len(found["held_out_presence"]), found["held_out_shards"]) == (16, None)
+    with pytest.raises(CheckpointError, match=r"modalities that held-out rows have: .* in grid/.*; 'other' in"):
+        compare_runs([grid[1], edited(grid[0], tmp_path / "presence", held_out_presence="other")])
+    shards = [edited(grid[n], tmp_path / f"{n}", held_out_shards=f"{n}/test-*.tar") for n in (0, 1)]
+    (note,) = (note for note in compare_runs(shards).notes if "different shards" in note)
+    assert "'0/test-*.tar' in " in note
+    assert "'1/test-*.tar' in " in note
+    earlier = [edited(grid[n], tmp_path / f"e{n}", held_out_presence=None, held_out_shards=None) for n in (0, 1)]
+    for runs in (earlier, [earlier[0], grid[1]], [earlier[0], shards[1]], [shards[0], grid[1]]):
+        assert not any("different shards" in note for note in compare_runs(runs).notes)
+
+
+def test_a_digest_of_presence_depends_on_what_is_missing_and_not_on_the_order_of_modalities():
+    one = Rows(
+        x={"a": torch.zeros(2, 1), "b": torch.zeros(2, 1)},
+        presence=torch.tensor([[True, False], [True, True]]),
+        keys=("x", "y"),
+        labels=(None, None),
+    )
+    turned = attrs.evolve(one, x=dict(reversed(one.x.items())), presence=one.presence.flip(1))
+    assert presence_digest(turned) == presence_digest(one)
+    assert presence_digest(attrs.evolve(one, presence=one.presence.flip(1))) != presence_digest(one)
+    assert presence_digest(attrs.evolve(one, presence=one.presence.flip(0))) != presence_digest(one)
+
+
+def with_option(source, target, value, key="columns"):
+    """Copy a run whose first modality has another option."""
+    folder = edited(source, target)
+    described = parse_json((folder / "spec.json").read_bytes(), dict)
+    described["spec"]["modality"]["first"]["options"][key] = value
+    (folder / "spec.json").write_bytes(dump_json(described))
+    return folder
+
+
+def test_long_values_are_compared_whole(grid, tmp_path):
+    """Lists that differ behind their 100th character are refused, and the message shows where they differ."""
+    columns = [f"sensor_number_{i:02d}" for i in range(12)]
+    runs = [with_option(grid[n], tmp_path / f"{n}", [*columns, last]) for n, last in ((0, "aaa"), (1, "bbb"))]
+    with pytest.raises(CheckpointError, match=r"options\.columns: '\.\.\..*aaa.* in .*; '\.\.\..*bbb.* in "):
+        compare_runs(runs)
+    assert compare_runs([runs[0], with_option(grid[1], tmp_path / "2", [*columns, "aaa"])]).sections
+
+
+def test_a_text_is_not_the_value_that_it_looks_like(grid, tmp_path):
+    """Keys without a value, numbers and texts name different rows, also if they read alike."""
+    values = [None, "none", 3, "3", "three"]
+    runs = [edited(grid[0], tmp_path / f"{n}") for n in range(len(values))]
+    for folder, value in zip(runs, values, strict=True):
+        described = parse_json((folder / "spec.json").read_bytes(), dict)
+        described["spec"]["prior"]["novel"] = value
+        (folder / "spec.json").write_bytes(dump_json(described))
+    rows = compare_runs(runs).sections[0].rows
+    assert list(dict.fromkeys(row.group for row in rows)) == [("none",), ('"none"',), ("3",), ('"3"',), ("three",)]
 
 
 def test_networks_of_stage_3_may_differ_where_judges_do_not_depend_on_them(grid, tmp_path, monkeypatch):

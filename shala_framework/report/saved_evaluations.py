@@ -27,6 +27,9 @@ class SavedEvaluation:
         settings: The spec's [evaluate] table, as JSON values.
         synthetic: Whether the data came from a stand-in.
         held_out: Digest of keys and labels of the held-out rows; None in files of earlier versions.
+        held_out_presence: Digest of which modalities the held-out rows have; None likewise.
+        held_out_shards: Shards of the held-out rows, as data.<split> named them after --set; None for a stand-in, and
+            likewise.
         sampling: The tables [generate] and [refine] that samples were made with, which `shala evaluate --set` may have
             changed, as JSON values; empty in files of earlier versions.
         format: Version of what figures mean; those of other versions are not comparable.
@@ -38,6 +41,8 @@ class SavedEvaluation:
     settings: dict[str, Any]
     synthetic: bool
     held_out: str | None = None
+    held_out_presence: str | None = None
+    held_out_shards: str | list[str] | None = None
     sampling: dict[str, Any] = attrs.field(factory=dict)
     format: int = EARLIER_FORMAT
 
@@ -63,7 +68,9 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
     try:
         return SavedEvaluation(
             evaluation=converter.structure(saved, Evaluation),
-            held_out=None if saved.get("held_out") is None else str(saved["held_out"]),
+            held_out=saved.get("held_out"),
+            held_out_presence=saved.get("held_out_presence"),
+            held_out_shards=saved.get("held_out_shards"),
             sampling=dict(saved.get("sampling") or {}),
             format=int(saved.get("format", EARLIER_FORMAT)),
             **{key: saved[key] for key in shape if key != "rows"},

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ _NEVER_GROUPED_BY = {
 }
 _NEVER_GROUPED_TABLES = {"track", "evaluate"}
 _MOST_LISTED = 4
+_SHOWN_BEFORE = 20  # characters in front of the first difference of two long values
+_UNSET = "none"
 
 
 @attrs.frozen(kw_only=True)
@@ -120,15 +123,16 @@ def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
         places: dict[str, list[str]] = {}
         for run, protocol in zip(runs, protocols, strict=True):
             if protocol.get(aspect) is not None:
-                places.setdefault(shortened(_shown(protocol[aspect])), []).append(str(run.folder))
+                places.setdefault(_shown(protocol[aspect]), []).append(str(run.folder))
         if len(places) > 1:
-            lines.append(f"  {aspect}: {'; '.join(f'{text} in {_listed(found)}' for text, found in places.items())}")
+            lines.append(f"  {aspect}: {_by_value(places)}")
     if lines:
         listed = "\n".join(lines)
         raise CheckpointError(
             f"these evaluations cannot be put into one table, because they differ in how they were made:\n{listed}\n"
             "evaluate the runs again on the same rows with the same numbers, such as `shala evaluate RUN --set "
-            "evaluate.num_samples=500 --set evaluate.judge_steps=400`, or compare fewer runs"
+            "evaluate.num_samples=500 --set evaluate.judge_steps=400` (more steps, or the same --seed, give judges that "
+            "can tell the same attributes), or compare fewer runs"
         )
 
 
@@ -144,6 +148,7 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
         "modalities": ", ".join(names) or None,
         "held-out rows (n)": evaluation.rows,
         "digest of the held-out rows": saved.held_out if digests else run.value(("data", saved.split)),
+        "digest of the modalities that held-out rows have": saved.held_out_presence,
         "judges": ", ".join(sorted(evaluation.judges)) or None,
         "joint samples a seed (n)": joint[0].count if joint else None,
         "seeds of joint samples": settings.get("num_seeds") if joint else None,
@@ -153,7 +158,7 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
         "samples a given row": settings.get("num_row_samples") if given else None,
         "rows of log-likelihoods (n)": scored[0].count if scored else None,
         "estimate of log-likelihoods": evaluation.likelihood if scored else None,
-        "rows that are resampled together": settings.get("group") or "none",
+        "rows that are resampled together": settings.get("group") or "each row alone",
         "importance samples": settings.get("importance_samples") if scored else None,
         "annealing steps": settings.get("annealing_steps") if scored and evaluation.likelihood == "annealed" else None,
         "largest number of training rows of judges": settings.get("train_rows") if evaluation.judges else None,
@@ -161,6 +166,11 @@ def _protocol(run: EvaluatedRun, *, digests: bool) -> dict[str, Any]:
     for name, judge in evaluation.judges.items():
         protocol[f"training steps of the judge of {name}"] = judge.steps
         protocol[f"training steps of the second judge of {name}"] = judge.second_steps
+        counted = sorted(attribute for attribute, found in judge.attributes.items() if found.counts)
+        protocol[f"attributes that the judge of {name} can tell"] = counted if judge.attributes else None
+    for many in evaluation.one_to_many:
+        of = f" in {many.attribute}" if many.attribute else ""
+        protocol[f"modalities that have to agree{of}, {many.given} given"] = sorted(many.targets)
     for name in names:
         without = _options_of_stage_3(run.value(("modality", name, "plugin")))
         for key in ("plugin", "options"):
@@ -219,7 +229,30 @@ def _nearest_key(key: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    """Return a value as text; unequal values have unequal texts."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if _reads_as_other(value) else value
+    return _UNSET if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _reads_as_other(text: str) -> bool:
+    """Return whether a text looks like a key without a value, a number, an array or a quoted text."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text == _UNSET
+    return True
+
+
+def _by_value(places: Mapping[str, Sequence[str]]) -> str:
+    """Return each value, shortened so that the start of what they differ in is seen, with the runs that have it."""
+    texts = list(places)
+    if len({shortened(text) for text in texts}) < len(texts):
+        first = next(i for i, found in enumerate(zip_longest(*texts)) if len(set(found)) > 1)
+        start = max(0, first - _SHOWN_BEFORE)
+        texts = [f"...{text[start:]}" for text in texts]
+    pairs = zip(texts, places.values(), strict=True)
+    return "; ".join(f"{shortened(text)} in {_listed(found)}" for text, found in pairs)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -233,6 +266,14 @@ def _notes(
     """Return notes on the rows of the table."""
     if any(run.saved.synthetic for run in runs):
         yield f"{SYNTHETIC}: these figures say nothing about real data"
+    shards: dict[str, list[str]] = {}
+    for run in (run for run in runs if run.saved.held_out_shards is not None):
+        shards.setdefault(_shown(run.saved.held_out_shards), []).append(str(run.folder))
+    if len(shards) > 1:
+        yield (
+            "held-out rows have equal keys and labels, but are from different shards, whose values may differ: "
+            f"{_by_value(shards)}"
+        )
     for found in groups.values():
         names = _listed([str(run.folder) for run in found])
         mixed = [format_path(key) for key in others if len({_shown(run.value(key)) for run in found}) > 1]

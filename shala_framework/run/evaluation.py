@@ -122,7 +122,9 @@ def evaluate_run(
         "weights": {stage: checksums[stage] for stage in sorted(model.stages) if stage in checksums},
         "sampling": {"generate": unstructure(model.spec.generate), "refine": unstructure(model.spec.refine)},
         "synthetic": model.synthetic,
-        "held_out": hashlib.sha256(json.dumps([held_out.keys, held_out.labels]).encode()).hexdigest()[:16],
+        "held_out": _digest([held_out.keys, held_out.labels]),
+        "held_out_presence": presence_digest(held_out),
+        "held_out_shards": None if model.synthetic else unstructure(getattr(model.spec.data, split)),
         **_without_nan(attrs.asdict(evaluation)),
     }
     write_file(target / f"{split}.json", dump_json(description, indent=2))
@@ -131,6 +133,15 @@ def evaluate_run(
     for name, picture in draw_evaluation(evaluation, title=f"{folder.name}, {split} split").items():
         write_file(target / f"{split}_{name}.png", picture)
     return evaluation
+
+
+def presence_digest(rows: Rows) -> str:
+    """Return a short hash of which rows have each modality, whatever the order of modalities."""
+    return _digest({name: rows.index_having([name]).tolist() for name in sorted(rows.x)})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _read(model: ShaLa, split: Split, folder: Path, limit: int, reporter: Reporter) -> Rows:
