@@ -11,7 +11,7 @@ from shala_framework.evaluation.annealing import annealed_log_likelihood, anneal
 from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
 from shala_framework.model import ShaLa
 from shala_framework.plugin.likelihoods import Normal
-from shala_framework.plugin.posterior import GaussianPosterior
+from shala_framework.plugin.posterior import GaussianPosterior, MixturePosterior
 from shala_framework.spec import read_spec
 
 pytestmark = pytest.mark.long
@@ -85,6 +85,18 @@ def test_a_proposal_finds_a_correlated_posterior_from_far_off():
     assert (torch.distributions.kl_divergence(fitted, expected) < 0.3).all()
 
 
+class TwoGaussians(nn.Module):
+    """q(z | x_S) with a narrow and a wide component, far apart, of weights 0.2 and 0.8."""
+
+    def forward(self, h_MBF, presence_BM):
+        from_h_BD = nn.functional.pad(h_MBF[0], (0, 16 - WIDE)) / 4
+        mean_CBD = torch.stack([from_h_BD - 2, from_h_BD + 2])
+        log_var_CBD = torch.tensor([0.1, 0.8]).log()[:, None, None].expand_as(mean_CBD)
+        return MixturePosterior(
+            mean_CBD, log_var_CBD, torch.tensor([0.2, 0.8]).log()[:, None].expand(2, len(from_h_BD))
+        )
+
+
 @pytest.fixture
 def model(two_spec, monkeypatch):
     """Linear-Gaussian decoders, a mean-field q, and a diffusion prior N(0.3, 2^2)."""
@@ -144,3 +156,24 @@ def test_log_likelihoods_are_the_closed_form(prior, given, model):
     again = annealed_log_likelihood(model, rows, targets, given, prior=prior, num_chains=8, num_steps=100)
     assert torch.equal(again, chains)
     assert math.isfinite(float(chains.sum()))
+
+
+def test_a_mixture_is_scored_by_its_components(model):
+    """Log-likelihoods given x are those of both Gaussians of q(z | x), not of one with the mixture's moments."""
+    model.autoencoder.method.subset_posterior = TwoGaussians()
+    torch.manual_seed(1)
+    first, second = (model.autoencoder.decoders[name] for name in model.names)
+    with torch.no_grad():
+        x = {"first": first(torch.randn(4, 16)).sample()}
+        q = TwoGaussians()([x["first"]], None)
+        drawn = torch.tensor([0, 0, 1, 1])  # of which component the other modality of each row is
+        mean, deviation = q.mean_CBD[drawn, range(4)], (0.5 * q.log_var_CBD[drawn, range(4)]).exp()
+        x["second"] = second(mean + deviation * torch.randn(4, 16)).sample()
+    rows = Rows(x=x, presence=torch.ones(4, 2, dtype=torch.bool), keys=tuple("abcd"), labels=(None,) * 4)
+    weight, bias = second.linear.weight, second.linear.bias
+    covariance_CBXX = weight @ torch.diag_embed(q.log_var_CBD.exp()) @ weight.T + 0.25 * torch.eye(len(bias))
+    exact = torch.distributions.MultivariateNormal(q.mean_CBD @ weight.T + bias, covariance_CBXX)
+    expected = (exact.log_prob(x["second"]) + q.log_weight_CB).logsumexp(0).double()
+    asked = (model, rows, ("second",), ("first",))
+    found = annealed_log_likelihood(*asked, prior="posterior", num_chains=8, num_steps=100)
+    torch.testing.assert_close(log_mean_weight(found), expected, atol=0.3, rtol=0)

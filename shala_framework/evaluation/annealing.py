@@ -7,7 +7,7 @@ number of steps.
 States u are in a space in which the prior is simple: the sampler of the diffusion prior maps noise u ~ N(0, I) to z, so
 p(x | u) p(u) needs neither the sampler's inverse nor its divergence, and the estimate is the likelihood of this very
 sampler. The proposal is a Gaussian of full covariance, fitted to each row's posterior; the fit starts at stage 1's
-posterior in that space.
+posterior in that space. Of a mixture of Gaussians each component has chains of its own, which costs as many times more.
 
 Shapes: N rows, C chains of a row, K = N * C chains, S draws of a row for fitting, D latent_dim, F feature_dim.
 Reference: Neal 2001, "Annealed Importance Sampling"; Wu et al. 2017, "On the Quantitative Analysis of Decoder-Based
@@ -26,9 +26,8 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.likelihood import check_question
+from shala_framework.evaluation.prior_spaces import PriorSpace, prior_spaces
 from shala_framework.model import PriorName, ShaLa
-from shala_framework.prior import karras_sigmas, sample_heun
-from shala_framework.prior.priors import Given, SubsetPosterior
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
@@ -153,7 +152,8 @@ def annealed_log_likelihood(
         given: Modalities that z is conditioned on.
         prior: As for `log_weights`. "diffusion" gives the likelihood of the sampler with the spec's number of
             steps, by Heun's method and without guidance, of each row together with its likeliest cluster: a lower
-            bound that is tight where the row leaves no doubt about that.
+            bound that is tight where the row leaves no doubt about that. "posterior" takes as many times longer
+            as q(z | x_given) has components.
         num_chains: Number of weighted chains of a row.
         num_steps: Number of distributions that each chain goes through.
         seed: Seed of the chains.
@@ -187,23 +187,44 @@ def _annealed(
     num_steps: int,
     seed: int,
 ) -> Tensor:
-    """Return log-weights of all chains of some rows at once."""
-    dim, all_chains = model.autoencoder.latent_dim, num_chains + NUM_TUNING
+    """Return log-weights of all chains of some rows at once.
+
+    Those of a mixture's components, each times the component's weight, add up to those of the mixture.
+    """
+    all_chains = num_chains + NUM_TUNING
     known = {name: rows.x[name] for name in (*given, *targets)}
     drawn_KD = model.sample_latents(all_chains, given=known, prior="posterior", seed=mix_seed(seed, 10))
-    unit = _unit(model, rows, given, prior, drawn_KD.to(model.device))
+    drawn_KD = drawn_KD.to(model.device)
+    generator = torch.Generator().manual_seed(mix_seed(seed, 11))
+    found = []
+    for space in prior_spaces(model, rows, given, prior, drawn_KD):
+        log_weight_NC = _annealed_in(space, model, rows, targets, drawn_KD, num_steps, generator)
+        found.append(space.log_weight_N.double().cpu()[:, None] + log_weight_NC)
+    return torch.stack(found).logsumexp(0)
+
+
+def _annealed_in(
+    space: PriorSpace,
+    model: ShaLa,
+    rows: Rows,
+    targets: Sequence[str],
+    drawn_KD: Tensor,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return log-weights of chains in one space, as many of each row as there are draws of its posterior."""
+    all_chains = len(drawn_KD) // len(rows)
     x = {name: rows.x[name].to(model.device).repeat_interleave(all_chains, 0) for name in targets}
 
     def log_joint(u_NCD: Tensor) -> Tensor:
         """Return log p(x_targets | u) p(u | x_given): [N, C]."""
         u_KD = u_NCD.flatten(0, 1).to(model.device)
-        z_KD, log_prob_K = unit.to_latent(u_KD), unit.log_prob(u_KD)
+        z_KD, log_prob_K = space.to_latent(u_KD), space.log_prob(u_KD)
         for target, x_K in x.items():
             log_prob_K = log_prob_K + model.autoencoder.decoders[target](z_KD).log_prob(x_K)
         return log_prob_K.cpu().view(len(rows), all_chains)
 
-    u_NCD = unit.from_latent(drawn_KD.to(model.device)).cpu().unflatten(0, (len(rows), all_chains))
-    generator = torch.Generator().manual_seed(mix_seed(seed, 11))
+    u_NCD = space.from_latent(drawn_KD).cpu().unflatten(0, (len(rows), all_chains))
     proposal = fit_proposal(log_joint, u_NCD, generator=generator).widened(INFLATION)
     log_volume_N1 = proposal.log_volume()[:, None]
 
@@ -211,7 +232,7 @@ def _annealed(
         u_NCD = proposal.states(state_KD.unflatten(0, (len(rows), all_chains)))
         return (log_joint(u_NCD) + log_volume_N1).flatten()
 
-    start_NCD = torch.randn(len(rows), all_chains, dim, generator=generator)
+    start_NCD = torch.randn(u_NCD.shape, generator=generator)
     return annealed_log_weights(log_target, start_NCD, num_steps=num_steps, generator=generator)
 
 
@@ -309,73 +330,3 @@ def _newton(proposal: Proposal, noise_NSD: Tensor, slope_NSD: Tensor) -> Proposa
         proposal.mean_ND + (root_NDD @ step_ND[..., None])[..., 0].float(),
         (root_NDD @ (vectors_NDD * precision_ND.rsqrt()[:, None])).float(),
     )
-
-
-@attrs.frozen(eq=False)
-class _Unit:
-    """A space in which a prior is simple.
-
-    Attributes:
-        to_latent: Maps states [K, D] to latents, differentiable.
-        from_latent: Maps latents to states, the inverse.
-        log_prob: Returns the log density [K] of states under the prior.
-    """
-
-    to_latent: Callable[[Tensor], Tensor]
-    from_latent: Callable[[Tensor], Tensor]
-    log_prob: Callable[[Tensor], Tensor]
-
-
-def _unit(model: ShaLa, rows: Rows, given: Sequence[str], prior: PriorName, drawn_KD: Tensor) -> _Unit:
-    """Return the space for p(z | x_given) of each row, for a chain for each of its draws of the posterior."""
-
-    def normal(u_KD: Tensor) -> Tensor:
-        return -0.5 * (u_KD.square().sum(1) + u_KD.shape[1] * math.log(2 * math.pi))
-
-    condition = _given(model, rows, given, len(drawn_KD) // len(rows))
-    if prior in ("mixture", "own"):  # there is no map from noise, but the density has a gradient
-        source = model.priors[prior]
-        return _Unit(lambda u: u, lambda z: z, lambda u: source.log_prob(u, condition))
-    if prior == "normal":
-        return _Unit(lambda u: u, lambda z: z, normal)
-    row_K = condition.row_K
-    if prior == "posterior":
-        q = SubsetPosterior(model.autoencoder).of_rows(condition.h_MNF, condition.subset_NM)
-        mean_KD, scale_KD = q.mean_BD[row_K], (0.5 * q.log_var_BD).exp()[row_K]
-        return _Unit(lambda u: mean_KD + scale_KD * u, lambda z: (z - mean_KD) / scale_KD, normal)
-    table, diffusion = model.spec.prior, model.prior
-    sigmas = karras_sigmas(model.spec.generate.num_steps, table.sigma_min, table.sigma_max)
-    # The likelihood is summed over clusters; the posterior's draws tell the only one that counts.
-    shares_NCK = diffusion.clusters.log_joint(diffusion.standardise(drawn_KD)).softmax(1).unflatten(0, (len(rows), -1))
-    cluster_N = shares_NCK.mean(1).argmax(1)
-    log_probs_NC = diffusion.cluster_log_probs(condition.h_MNF, condition.subset_NM)
-    log_prob_K = log_probs_NC.gather(1, cluster_N[:, None])[row_K, 0]
-    h_MKF, subset_KM = [h_NF[row_K] for h_NF in condition.h_MNF], condition.subset_NM[row_K]
-    cluster_K = cluster_N[row_K]
-    denoise = diffusion.clusters.steady(diffusion.denoiser(h_MKF, subset_KM, cluster_K), cluster_K)
-
-    def to_latent(u_KD: Tensor) -> Tensor:
-        return diffusion.sample(u_KD, h_MKF, subset_KM, cluster_K, sigmas)
-
-    def from_latent(z_KD: Tensor) -> Tensor:
-        rising = sigmas[:-1].flip(0)
-        lowest_K = z_KD.new_full((len(z_KD),), float(rising[0]))
-        steady_KD = diffusion.clusters.to_steady(diffusion.standardise(z_KD), lowest_K, cluster_K)
-        first_KD = sample_heun(denoise, steady_KD / lowest_K[:, None], rising)
-        return first_KD / diffusion.temperature(subset_KM)[:, None]
-
-    def log_prob(u_KD: Tensor) -> Tensor:
-        return log_prob_K + normal(u_KD)
-
-    return _Unit(to_latent, from_latent, log_prob)
-
-
-def _given(model: ShaLa, rows: Rows, given: Sequence[str], num_chains: int) -> Given:
-    """Return features of the given modalities, repeated for the chains of each row."""
-    shape, device = (len(rows), model.autoencoder.feature_dim), model.device
-    h = {name: torch.zeros(shape, device=device) for name in model.names}
-    if given:
-        h |= model.autoencoder.encode({name: rows.x[name].to(device) for name in given})
-    subset_NM = torch.tensor([name in given for name in model.names], device=device).expand(len(rows), -1)
-    row_K = torch.arange(len(rows), device=device).repeat_interleave(num_chains)
-    return Given(h_MNF=[h[name] for name in model.names], subset_NM=subset_NM, row_K=row_K)

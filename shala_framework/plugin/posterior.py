@@ -159,14 +159,15 @@ def either_posterior(first_B: Tensor, one: AnyPosterior, other: AnyPosterior) ->
         return GaussianPosterior(
             torch.where(first_B1, one.mean_BD, other.mean_BD), torch.where(first_B1, one.log_var_BD, other.log_var_BD)
         )
-    parts = [_as_mixture(one), _as_mixture(other)]
+    parts = [as_mixture(one), as_mixture(other)]
     chosen = (first_B, ~first_B)
     weights = [part.log_weight_CB.masked_fill(~mine, -math.inf) for part, mine in zip(parts, chosen, strict=True)]
     means, log_vars = ([part.mean_CBD for part in parts], [part.log_var_CBD for part in parts])
     return MixturePosterior(torch.cat(means), torch.cat(log_vars), torch.cat(weights))
 
 
-def _as_mixture(posterior: AnyPosterior) -> MixturePosterior:
+def as_mixture(posterior: AnyPosterior) -> MixturePosterior:
+    """The same distribution as a mixture; of one component if it is a Gaussian."""
     if isinstance(posterior, MixturePosterior):
         return posterior
     mean_BD, log_var_BD = posterior.mean_BD, posterior.log_var_BD
