@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def test_a_run_ends_with_figures_beside_their_controls(two_spec, capsys):
     assert set(conditional) == {("diffusion", 1), ("diffusion, guidance 2", 1), ("posterior", 1)}
     assert conditional["diffusion", 1]["coherence"]["value"] > 0.8
     assert set(conditional["diffusion", 1]["pairs"]) == {"first", "second"}
-    real = found["conditional_real"]["frechet"]
-    assert f"of {real['count']} real rows Frechet {real['value']:.3f}" in out
+    real = conditional["diffusion", 1]["real_frechet"]
+    assert real["count"] == conditional["posterior", 1]["frechet"]["count"]
+    assert re.search(rf"real rows +1 +{real['value']:.3f} ", out)
     diversity = {
         method: conditional[method, 1]["diversity"]["value"] for method in ("diffusion", "diffusion, guidance 2")
     }

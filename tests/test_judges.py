@@ -2,16 +2,18 @@
 
 from statistics import fmean
 
+import attrs
 import pytest
 import torch
 from nearest_judge import Nearest
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.conditional import conditional_reference
+from shala_framework.evaluation.conditional import given_index
 from shala_framework.evaluation.joint import measure_real
 from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.measurements import over_modalities
 from shala_framework.evaluation.reference_rows import split_reference
-from shala_framework.spec.schema import Evaluate
+from shala_framework.evaluation.unpaired import UnpairedDistances
 
 CENTRES = 12 * torch.eye(4, 8)
 
@@ -71,7 +73,7 @@ def test_a_training_set_that_is_sorted_by_class_has_the_same_distances():
         panel = Panel({"a": Nearest(CENTRES)}, held_out, split_reference(rows_of(classes, 1), None)[1])
         found.append(
             [
-                conditional_reference(panel, Evaluate(), ["a"], 40)["frechet"].value,
+                UnpairedDistances(panel, given_index(panel, 40), ["a"], None).of_real("a").frechet,
                 measure_real(panel, panel, 40).frechet["a"].value,
             ]
         )
@@ -96,3 +98,33 @@ def test_a_narrowed_sampler_is_precise_and_has_little_spread(panel):
     assert narrow["recall"] < fair["recall"] - 0.3
     assert narrow["spread"] == pytest.approx(0.5, abs=0.03)
     assert narrow["classes"] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_real_rows_have_no_mean_where_few_have_a_modality(count):
+    """Two rows have a distance, but of a set of two; a mean over the other modalities is not that of samples."""
+    panels = [two_modalities(num) for num in (count, 50)]
+    rare, frequent = (measure_real(panel, panel, 60) for panel in panels)
+    assert set(rare.frechet) == set(rare.spread) == {"a"}
+    assert set(frequent.frechet) == {"a", "b"}
+    samples = attrs.evolve(frequent, method="diffusion")
+    for what in ("frechet", "kernel", "recall", "spread", "classes_noise"):
+        alone, both = over_modalities([rare, samples], what), over_modalities([frequent, samples], what)
+        assert alone[0] is None
+        mean = pytest.approx(fmean(figure.value for figure in getattr(samples, what).values()))
+        assert [figure.value for figure in (*both, alone[1])] == [mean] * 3
+    only_a = attrs.evolve(samples, frechet={"a": samples.frechet["a"]})
+    assert over_modalities([frequent, only_a], "frechet")[0].value == samples.frechet["a"].value
+    assert over_modalities([only_a, samples], "frechet")[0] is None
+
+
+def two_modalities(count):
+    """A panel of two equal modalities, of which only some reference rows have the second."""
+
+    def both(rows, num):
+        presence = torch.stack([torch.ones(len(rows)), torch.arange(len(rows)) < num], 1).bool()
+        return attrs.evolve(rows, x={"a": rows.x["a"], "b": rows.x["a"]}, presence=presence)
+
+    held_out = rows_of(torch.arange(200) % 4, 2)
+    reference = both(rows_of(torch.arange(200) % 4, 1), count)
+    return Panel(dict.fromkeys("ab", Nearest(CENTRES)), both(held_out, len(held_out)), reference)

@@ -12,10 +12,12 @@ from torch import nn
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import Attribute
-from shala_framework.evaluation.conditional import conditional_reference, measure_conditional
+from shala_framework.evaluation.conditional import given_index, measure_conditional
 from shala_framework.evaluation.judges import Panel
+from shala_framework.evaluation.manifold import NUM_NEIGHBOURS
 from shala_framework.evaluation.parts import Parts
 from shala_framework.evaluation.reference_rows import split_reference
+from shala_framework.evaluation.unpaired import UnpairedDistances
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Silent
 
@@ -68,18 +70,54 @@ def test_a_perfect_sampler_is_as_far_as_real_rows_and_a_narrow_one_farther(held_
     for trial in range(16):
         torch.manual_seed(trial)
         panel = fair.panel(held_out, share_present)
-        real = conditional_reference(panel, SETTINGS, NAMES, given)
         measured = [model.measured(panel, given) for model in (fair, narrow)]
-        sizes = {real["frechet"].count, *(figures.frechet.count for figures in measured)}
+        real = measured[0].real_frechet, measured[0].real_kernel
+        assert (measured[1].real_frechet, measured[1].real_kernel) == real
+        sizes = {real[0].count, *(figures.frechet.count for figures in measured)}
         assert len(sizes) == 1
         assert (20 if share_present < 1 else 60) <= min(sizes) <= given
         found.append([[each.frechet.value, each.kernel.value] for each in measured])
-        found[-1].append([real["frechet"].value, real["kernel"].value])
+        found[-1].append([figure.value for figure in real])
     of_fair, of_narrow, of_real = ([[trial[who][what] for trial in found] for what in (0, 1)] for who in range(3))
     assert fmean(of_fair[0]) == pytest.approx(fmean(of_real[0]), rel=0.25)
     error = stdev(a - b for a, b in zip(of_fair[1], of_real[1], strict=True)) / 16**0.5
     assert abs(fmean(of_fair[1]) - fmean(of_real[1])) < 3 * error
     assert fmean(of_narrow[0]) > 1.15 * fmean(of_real[0])
+
+
+def rare(rows, count, name="b"):
+    """Let only the first rows have a modality."""
+    presence = rows.presence.clone()
+    presence[:, NAMES.index(name)] = torch.arange(len(rows)) < count
+    return attrs.evolve(rows, presence=presence)
+
+
+@pytest.mark.parametrize("count", [1, 2, NUM_NEIGHBOURS, 12])
+def test_a_modality_that_few_reference_rows_have_does_not_shrink_the_sets_of_all(count):
+    """Samples are compared as if it were frequent, and have no real rows beside them: a mean needs all modalities."""
+    torch.manual_seed(0)
+    fair = Known(torch.ones(4))
+    judges = dict.fromkeys(NAMES, Nearest(CENTRES))
+    held_out, reference = fair.rows(torch.randint(4, (300,))), fair.rows(torch.randint(4, (400,)))
+    panels = [Panel(judges, held_out, rows) for rows in (reference, rare(reference, count))]
+    frequent, few = (fair.measured(panel, 80) for panel in panels)
+    assert frequent.frechet.count == few.frechet.count == frequent.real_frechet.count == 80
+    assert (few.real_frechet, few.real_kernel) == (None, None)
+    unpaired = UnpairedDistances(panels[1], given_index(panels[1], 80), NAMES, None)
+    assert unpaired.of_real("b") is None
+    assert unpaired.of_real("a") is not None
+
+
+def test_real_rows_are_of_the_modalities_of_the_samples_beside_them():
+    """Where few rows have a, nothing is generated from it, and samples as well as real rows are of a alone."""
+    torch.manual_seed(0)
+    fair = Known(torch.ones(4))
+    held_out = rare(fair.rows(torch.randint(4, (300,))), 12, "a")
+    panel = Panel(dict.fromkeys(NAMES, Nearest(CENTRES)), held_out, fair.rows(torch.randint(4, (400,))))
+    found = fair.measured(panel, 80)
+    unpaired = UnpairedDistances(panel, given_index(panel, 80), NAMES, None)
+    assert (found.real_frechet.value, found.real_kernel.value) == attrs.astuple(unpaired.of_real("a"))
+    assert unpaired.of_real("b").frechet != found.real_frechet.value
 
 
 def test_a_perfect_sampler_is_as_varied_as_real_rows_also_of_unequal_classes():

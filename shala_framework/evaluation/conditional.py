@@ -6,7 +6,6 @@ Shapes: N rows, S samples a row, F features, A attributes.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import fmean
 
 import attrs
 import torch
@@ -23,7 +22,7 @@ from shala_framework.evaluation.parts import Part, Parts
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.spread import spread
 from shala_framework.evaluation.subsets import cyclic_subsets
-from shala_framework.evaluation.unpaired import Distances, UnpairedDistances
+from shala_framework.evaluation.unpaired import Distances, UnpairedDistances, mean_distances
 from shala_framework.model import ShaLa
 from shala_framework.spec.schema import Evaluate
 from shala_framework.support.progress import Reporter
@@ -55,6 +54,9 @@ class ConditionalFigures:
             average away lowers it too.
         pairs: If one modality is given: given and then generated modality, to the coherence.
         attributes: Coherence in each attribute; empty for plain labels.
+        real_frechet: As `frechet`, of as many training rows that no judge has seen, with the same weight for each
+            modality; None unless each has enough such rows, and in files of earlier versions.
+        real_kernel: As `kernel`, likewise.
     """
 
     method: str
@@ -71,6 +73,8 @@ class ConditionalFigures:
     calibration: Figure | None
     pairs: dict[str, dict[str, Figure]]
     attributes: dict[str, Figure] = attrs.field(factory=dict)
+    real_frechet: Figure | None = None
+    real_kernel: Figure | None = None
 
 
 def measure_conditional(
@@ -120,14 +124,6 @@ def measure_conditional(
     figures = parts.values(questions, reporter.advance)
     reporter.finish()
     return [found for found in figures if found is not None]
-
-
-def conditional_reference(panel: Panel, settings: Evaluate, names: Sequence[str], num_rows: int) -> dict[str, Figure]:
-    """Return distances of training rows that no judge has seen, to the same real rows as samples', in equal sets.
-
-    "frechet" and "kernel", means over modalities; empty if there are too few such rows.
-    """
-    return UnpairedDistances(panel, given_index(panel, num_rows), names, settings.group).control()
 
 
 def given_index(panel: Panel, num_rows: int) -> Tensor:
@@ -195,6 +191,7 @@ class _Tally:
         self.between: list[Tensor] = []
         self.beside: list[Tensor] = []
         self.distances: list[Distances] = []
+        self.real_distances: list[Distances | None] = []
 
     def add(self, given: Sequence[str], index: Tensor, x: Mapping[str, Tensor]) -> None:
         """Judge samples [N, S, ...] of the other modalities, generated from the rows of an index."""
@@ -237,7 +234,9 @@ class _Tally:
             if title and (targets_NA[:, a] >= 0).any():
                 self.attribute_hits.setdefault(title, []).append(self._spread_out(hits_NSA[..., a].T, index))
         found = real.unpaired.of_samples(name, index, features_NSF)
-        self.distances += [] if found is None else [found]
+        if found is not None:
+            self.distances.append(found)
+            self.real_distances.append(real.unpaired.of_real(name))
         if num_samples < 2:
             return
         scale = real.spread_of[name].nanmean()
@@ -267,15 +266,17 @@ class _Tally:
         if not self.hits:
             return None
         groups_N = self.real.groups_N
-        distances, set_size = self.distances, self.real.unpaired.size
+        frechet, kernel = self._distance_figures(self.distances)
+        known = [found for found in self.real_distances if found is not None]
+        real_frechet, real_kernel = self._distance_figures(known if len(known) == len(self.real_distances) else [])
         return ConditionalFigures(
             method=method,
             num_given=size,
             coherence=share_figure(torch.stack(self.hits).nanmean(0), groups_N),
             vote_coherence=share_figure(torch.stack(self.vote_hits).nanmean(0), groups_N),
             second_coherence=_mean(self.second_hits, groups_N),
-            frechet=Figure(value=fmean(d.frechet for d in distances), count=set_size) if distances else None,
-            kernel=Figure(value=fmean(d.kernel for d in distances), count=set_size) if distances else None,
+            frechet=frechet,
+            kernel=kernel,
             diversity=_ratio(self.spreads, self.real_spreads, groups_N),
             agreement=_mean(self.agreed, groups_N),
             changes=_mean(self.changes, groups_N),
@@ -285,7 +286,16 @@ class _Tally:
             attributes={
                 name: share_figure(torch.stack(hits).nanmean(0), groups_N) for name, hits in self.attribute_hits.items()
             },
+            real_frechet=real_frechet,
+            real_kernel=real_kernel,
         )
+
+    def _distance_figures(self, distances: Sequence[Distances]) -> tuple[Figure | None, Figure | None]:
+        """Return the means of Frechet and kernel distance over subsets and modalities; None without any."""
+        mean, count = mean_distances(distances), self.real.unpaired.size
+        if mean is None:
+            return None, None
+        return Figure(value=mean.frechet, count=count), Figure(value=mean.kernel, count=count)
 
     def _asked(self, panel: Panel, given: Sequence[str], name: str) -> list[int]:
         """Return the attributes that a given modality and the generated one can both tell."""

@@ -149,6 +149,8 @@ def _measure_method(
 def measure_real(panel: Panel, second: Panel, num_samples: int) -> JointFigures:
     """Return coherence of held-out rows, and distances between them and training rows that no judge has seen.
 
+    Modalities that too few of these training rows have are left out.
+
     Args:
         panel: The judges.
         second: The second judges.
@@ -156,7 +158,7 @@ def measure_real(panel: Panel, second: Panel, num_samples: int) -> JointFigures:
     """
     views = [_View(panel), _View(second)]
     for view in views:
-        view.compare(view.panel.reference, num_samples)
+        view.compare(view.panel.compared_reference, num_samples)
     by_judge, by_second = views
     attributes = {name: _real_figure(panel, values) for name, values in panel.by_attribute(_real_agreed(panel)).items()}
     return _figures("real rows", by_judge, by_second, real_coherence(panel), real_coherence(second), attributes)

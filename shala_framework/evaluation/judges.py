@@ -224,10 +224,15 @@ class Panel:
                 found_K[(asked_KA == class_A).all(1)] = float(spread(members_CF[None]))
         return found_K
 
+    @property
+    def compared_reference(self) -> dict[str, Tensor]:
+        """`reference` without the modalities that too few of its rows have for every figure."""
+        return {name: features for name, features in self.reference.items() if len(features) > NUM_NEIGHBOURS}
+
     def set_size(self, name: str, num_samples: int) -> int:
         """Return the size of sets for distances that depend on it: the smaller number of samples and reference rows."""
-        num_reference = len(self.reference.get(name, ()))
-        return min(num_samples, num_reference) if num_reference > NUM_NEIGHBOURS else num_samples
+        features = self.compared_reference.get(name)
+        return num_samples if features is None else min(num_samples, len(features))
 
     def compare(self, name: str, samples_KF: Tensor, size: int | None = None) -> dict[str, float]:
         """Return every figure of samples' features compared with those of held-out rows; empty if sets are too small.

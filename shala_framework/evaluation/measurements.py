@@ -1,6 +1,7 @@
 """The metrics of an evaluation as one flat list, for comparisons of runs and seeds."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Literal
 
 import attrs
@@ -8,6 +9,7 @@ import attrs
 from shala_framework.evaluation.clusters import ClusterFigures
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.intervals import Figure
+from shala_framework.evaluation.joint import JointFigures
 from shala_framework.evaluation.one_to_many import OneToManyFigures
 from shala_framework.evaluation.suite import Evaluation
 
@@ -66,26 +68,29 @@ def is_reference(method: str) -> bool:
 
 def measurements(evaluation: Evaluation) -> Iterator[Measurement]:
     """Return every figure of an evaluation, in the order of the columns of a comparison."""
-    for joint in evaluation.joint:
+    means = {
+        what: over_modalities(evaluation.joint, what, factor=1e3 if what == "kernel" else 1)
+        for what in ("frechet", "kernel", "second_frechet", "precision", "recall", "spread")
+    }
+    for number, joint in enumerate(evaluation.joint):
         columns: tuple[tuple[str, Better, Figure | None], ...] = (
             (COHERENCE, "higher", joint.coherence),
             *((f"{COHERENCE} of {name}", "higher", figure) for name, figure in joint.attributes.items()),
-            (DISTANCE, "lower", _over_modalities(joint.frechet)),
-            ("kernel x 1,000", "lower", _over_modalities(joint.kernel, factor=1e3)),
+            (DISTANCE, "lower", means["frechet"][number]),
+            ("kernel x 1,000", "lower", means["kernel"][number]),
             ("2nd coherence", "higher", joint.second_coherence),
-            ("2nd Frechet", "lower", _over_modalities(joint.second_frechet)),
-            ("precision", "higher", _over_modalities(joint.precision)),
-            ("recall", "higher", _over_modalities(joint.recall)),
-            ("spread, 1: as real rows", "", _over_modalities(joint.spread)),
+            ("2nd Frechet", "lower", means["second_frechet"][number]),
+            ("precision", "higher", means["precision"][number]),
+            ("recall", "higher", means["recall"][number]),
+            ("spread, 1: as real rows", "", means["spread"][number]),
         )
         yield from _measured(JOINT, joint.method, columns)
         if joint.milliseconds is not None:
             for name, value, digits in (("evaluations", joint.evaluations, 0), ("ms", joint.milliseconds, 2)):
                 metric = Metric(section=JOINT, name=name, digits=digits)
                 yield Measurement(metric=metric, method=joint.method, figure=Figure(value=value, count=1))
-    real = evaluation.conditional_real.get("frechet")
-    for size in dict.fromkeys(found.num_given for found in evaluation.conditional):
-        yield from _measured(GIVEN, REAL_ROWS, [(f"{DISTANCE}, {size} given", "lower", real)])
+    for size, distances in real_distances(evaluation).items():
+        yield from _measured(GIVEN, REAL_ROWS, [(f"{DISTANCE}, {size} given", "lower", distances["frechet"])])
     for found in evaluation.conditional:
         columns = (
             (f"{COHERENCE}, {found.num_given} given", "higher", found.coherence),
@@ -173,9 +178,35 @@ def _measured(section: str, method: str, columns: Iterable[tuple[str, Better, Fi
             yield Measurement(metric=Metric(section=section, name=name, better=better), method=method, figure=figure)
 
 
-def _over_modalities(figures: Mapping[str, Figure], *, factor: float = 1.0) -> Figure | None:
-    """Return the mean over modalities, which has no interval; None without modalities."""
-    if not figures:
-        return None
-    values = [factor * figure.value for figure in figures.values()]
-    return Figure(value=sum(values) / len(values), count=next(iter(figures.values())).count)
+def over_modalities(joint: Sequence[JointFigures], what: str, *, factor: float = 1.0) -> list[Figure | None]:
+    """Return for each method the mean of a figure over modalities, which has no interval.
+
+    All means are over the modalities of which any method's samples have the figure. A method, or real rows, without
+    the figure of one of them have no mean, as means over different modalities are not comparable.
+
+    Args:
+        joint: Figures of each method.
+        what: Attribute of `JointFigures` that holds the figure by modality.
+        factor: Factor of each value.
+    """
+    by_method: list[dict[str, Figure]] = [getattr(found, what) for found in joint]
+    names = {name for found, of in zip(joint, by_method, strict=True) if not is_reference(found.method) for name in of}
+    return [
+        Figure(
+            value=factor * fmean(of[name].value for name in sorted(names)), count=min(of[name].count for name in names)
+        )
+        if names and names <= of.keys()
+        else None
+        for of in by_method
+    ]
+
+
+def real_distances(evaluation: Evaluation) -> dict[int, dict[str, Figure]]:
+    """Return "frechet" and "kernel" of real rows beside samples from given modalities, by the number of these."""
+    found = {}
+    for f in evaluation.conditional:
+        if f.real_frechet is not None and f.real_kernel is not None:
+            found[f.num_given] = {"frechet": f.real_frechet, "kernel": f.real_kernel}
+        elif evaluation.conditional_real:
+            found[f.num_given] = evaluation.conditional_real
+    return found

@@ -16,7 +16,7 @@ from shala_framework.data.rows import Rows
 from shala_framework.evaluation.attributes import Attribute, find_attributes
 from shala_framework.evaluation.calibration import Calibration, CalibrationFigures
 from shala_framework.evaluation.clusters import ClusterFigures, measure_clusters
-from shala_framework.evaluation.conditional import ConditionalFigures, conditional_reference, measure_conditional
+from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.counts import Counts
 from shala_framework.evaluation.intervals import Figure, mean_figure, share_figure
@@ -119,8 +119,6 @@ class Evaluation:
         judges: Judges by modality; empty if the data have no labels.
         joint: Figures of real rows and then of each method; empty without judges.
         conditional: Figures of each method and size of subset; empty without judges.
-        conditional_real: "frechet" and "kernel" of as many training rows that no judge has seen, means over
-            modalities, for comparison with `conditional`; empty without such rows.
         calibration: Calibration of latents by method and size of subset; needs no classes.
         likelihood: Method of log-likelihoods: "elbo", "importance" or "annealed".
         log_likelihood: Figures by what is scored under which prior, such as "photo given caption, diffusion".
@@ -131,13 +129,14 @@ class Evaluation:
         one_to_many: Figures of each method and given modality, in the suite "multimodal-vae"; empty without judges of
             two other modalities.
         cost: Cost of the model, in that suite; otherwise None.
+        conditional_real: In files of earlier versions "frechet" and "kernel" of training rows that no judge has seen,
+            for all sizes of subset alike; otherwise empty, because `conditional` has them.
     """
 
     rows: int
     judges: dict[str, JudgeFigures]
     joint: list[JointFigures]
     conditional: list[ConditionalFigures]
-    conditional_real: dict[str, Figure]
     calibration: list[CalibrationFigures]
     likelihood: str
     log_likelihood: dict[str, LikelihoodFigures]
@@ -147,6 +146,7 @@ class Evaluation:
     refinement: dict[str, RefinedFigures] = attrs.field(factory=dict)
     one_to_many: list[OneToManyFigures] = attrs.field(factory=list)
     cost: CostFigures | None = None
+    conditional_real: dict[str, Figure] = attrs.field(factory=dict)
 
 
 def evaluate(
@@ -216,10 +216,11 @@ def evaluate(
     judges, second_judges = training.judges(pace, parts, reporter, notes)
     panel = Panel(judges, held_out, reference, groups_N)
     second = Panel(second_judges, held_out, reference, groups_N)
-    if judges and any(len(panel.reference.get(name, ())) <= NUM_NEIGHBOURS for name in judges):
+    if rare := [name for name in judges if name not in panel.compared_reference]:
         notes.append(
-            f"no distances of real rows for all modalities: {len(reference)} of {len(train)} training rows were kept "
-            "from the judges, who need half of each class, and all rows of a group"
+            f"no distances of real rows with {' or '.join(rare)}, nor means over all modalities: {len(reference)} of "
+            f"{len(train)} training rows were kept from the judges, who need half of each class, and all rows of a "
+            f"group, and at most {NUM_NEIGHBOURS} of them have it"
         )
     judgements = parts.value(
         "judgements",
@@ -229,7 +230,6 @@ def evaluate(
     )
     joint: list[JointFigures] = []
     conditional: list[ConditionalFigures] = []
-    conditional_real: dict[str, Figure] = {}
     one_to_many: list[OneToManyFigures] = []
     counts = Counts(model, panel, second, settings, pace, parts, notes)
     if judges:
@@ -245,7 +245,6 @@ def evaluate(
             conditional = measure_conditional(
                 model, panel, second, settings, num_rows, seed=seed, reporter=reporter, parts=parts
             )
-            conditional_real = conditional_reference(panel, settings, model.names, num_rows) if conditional else {}
             if settings.suite == MULTIMODAL:
                 one_to_many = measure_one_to_many(
                     model, panel, train, settings, num_rows, seed=seed, reporter=reporter, parts=parts
@@ -262,7 +261,6 @@ def evaluate(
         judges=judgements,
         joint=joint,
         conditional=conditional,
-        conditional_real=conditional_real,
         calibration=calibrated,
         likelihood=settings.likelihood,
         log_likelihood=measure_log_likelihoods(

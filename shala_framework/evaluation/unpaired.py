@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from shala_framework.data.rows import Rows
-from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.judges import Panel
 from shala_framework.evaluation.real_features import RealFeatures
 from shala_framework.evaluation.row_groups import row_groups
 from shala_framework.evaluation.subsets import cyclic_subsets
 
-LEAST_ROWS = 20  # subsets that fewer rows have do not decide on the size of all sets
+LEAST_ROWS = 20  # subsets and modalities that fewer rows have do not decide on the size of all sets
 
 
 @attrs.frozen(eq=False)
@@ -81,6 +80,7 @@ class UnpairedDistances:
         self._folds = [
             _Fold(rows_K, self._features(~torch.isin(groups_H, groups_H[given_N[rows_K]]))) for rows_K in parts
         ]
+        self._of_real: dict[str, Distances | None] = {}
         self.size = self._common_size(held_out.take(given_N), names)
 
     def _features(self, chosen_H: Tensor) -> dict[str, RealFeatures]:
@@ -91,15 +91,17 @@ class UnpairedDistances:
         }
 
     def _common_size(self, given: Rows, names: Sequence[str]) -> int:
-        """Return the smallest number of rows of a subset, a part and the control."""
+        """Return the smallest number of rows of a subset, a part and the control, but for those that are rare."""
         subsets = [subset for size in range(1, len(names)) for subset in cyclic_subsets(names, size)] or [()]
         having = [given.index_having(subset) if subset else torch.arange(len(given)) for subset in subsets]
         counts = [int(torch.isin(fold.rows_K, index).sum()) for fold in self._folds for index in having]
         enough = min(LEAST_ROWS, max(counts, default=0))
         counts = [count for count in counts if count >= enough]
-        counts += [len(features) for features in self.panel.reference.values() if len(features) > 1]
+        of_reference = [len(features) for features in self.panel.compared_reference.values()]
+        enough = min(LEAST_ROWS, max(of_reference, default=0))
+        counts += [count for count in of_reference if count >= enough]
         size = min(counts, default=0)
-        return size if size > 1 and all(len(real) > 1 for fold in self._folds for real in fold.real.values()) else 0
+        return size if size > 1 else 0
 
     def of_samples(self, name: str, index_K: Tensor, features_KSF: Tensor) -> Distances | None:
         """Return the distances of samples of some given rows; None if there are too few.
@@ -115,33 +117,29 @@ class UnpairedDistances:
             chosen = [place[row] for row in fold.rows_K.tolist() if row in place]
             for s in range(features_KSF.shape[1]):
                 pairs += self._pairs(features_KSF[chosen, s], fold.real[name])
-        return _mean(pairs)
+        return mean_distances(pairs)
 
-    def control(self) -> dict[str, Figure]:
-        """Return "frechet" and "kernel" of training rows that no judge has seen; empty if there are too few.
+    def of_real(self, name: str) -> Distances | None:
+        """Return the distances of training rows that no judge has seen, in sets as large; None if there are too few.
 
-        Means over modalities.
+        Args:
+            name: The modality.
         """
-        found = [
-            _mean([pair for fold in self._folds for pair in self._pairs(features, fold.real[name])])
-            for name, features in self.panel.reference.items()
-        ]
-        known = [distances for distances in found if distances is not None]
-        if not known:
-            return {}
-        return {
-            "frechet": Figure(value=fmean(distances.frechet for distances in known), count=self.size),
-            "kernel": Figure(value=fmean(distances.kernel for distances in known), count=self.size),
-        }
+        if name not in self._of_real:
+            features = self.panel.compared_reference.get(name)
+            pairs = () if features is None else (self._pairs(features, fold.real[name]) for fold in self._folds)
+            self._of_real[name] = mean_distances([pair for of_fold in pairs for pair in of_fold])
+        return self._of_real[name]
 
     def _pairs(self, features_KF: Tensor, real: RealFeatures) -> Iterator[Distances]:
         """Return the distances of sets of one size; the rest of the rows, fewer than a set, is left out."""
-        for part_KF in features_KF.split(self.size) if self.size else ():
+        for part_KF in features_KF.split(self.size) if self.size and len(real) > 1 else ():
             if len(part_KF) == self.size:
                 yield Distances(frechet=real.frechet(part_KF), kernel=real.kernel(part_KF))
 
 
-def _mean(pairs: Sequence[Distances]) -> Distances | None:
+def mean_distances(pairs: Sequence[Distances]) -> Distances | None:
+    """Return the mean of each distance; None without any."""
     if not pairs:
         return None
     return Distances(frechet=fmean(pair.frechet for pair in pairs), kernel=fmean(pair.kernel for pair in pairs))

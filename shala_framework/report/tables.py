@@ -6,7 +6,10 @@ import attrs
 
 from shala_framework.evaluation.intervals import Figure
 from shala_framework.evaluation.joint import JointFigures
+from shala_framework.evaluation.measurements import REAL_ROWS, over_modalities, real_distances
 from shala_framework.evaluation.suite import AttributeFigures, Evaluation
+
+_DIVERSITY = ("precision", "recall", "spread", "classes", "classes_noise")
 
 
 @attrs.frozen
@@ -180,6 +183,10 @@ def _joint_tables(joint: Sequence[JointFigures]) -> Iterable[tuple[str, Sequence
         return
     distances = joint[1].frechet
     count = min((figure.count for figure in distances.values()), default=0)
+    means = {
+        what: [show(found) for found in over_modalities(joint, what, factor=1e3 if what.endswith("kernel") else 1)]
+        for what in ("frechet", "kernel", "second_frechet", "second_kernel", *_DIVERSITY)
+    }
     yield (
         "joint samples; distances are means over modalities and seeds, Frechet's of sets of "
         f"{count}, kernel distance x 1,000",
@@ -188,27 +195,21 @@ def _joint_tables(joint: Sequence[JointFigures]) -> Iterable[tuple[str, Sequence
             [
                 f.method,
                 show(f.coherence),
-                _over_modalities(f.frechet),
-                _over_modalities(f.kernel, factor=1e3),
+                means["frechet"][number],
+                means["kernel"][number],
                 show(f.second_coherence, bounds=False),
-                _over_modalities(f.second_frechet),
-                _over_modalities(f.second_kernel, factor=1e3),
+                means["second_frechet"][number],
+                means["second_kernel"][number],
                 str(f.evaluations) if f.milliseconds is not None else "",
                 f"{f.milliseconds:.2f}" if f.milliseconds is not None else "",
             ]
-            for f in joint
+            for number, f in enumerate(joint)
         ],
     )
     yield (
         "diversity of joint samples: spread within a class is relative to real rows; classes is total variation",
         ["", "precision", "recall", "spread", "classes", "by chance"],
-        [
-            [
-                f.method,
-                *(_over_modalities(group) for group in (f.precision, f.recall, f.spread, f.classes, f.classes_noise)),
-            ]
-            for f in joint
-        ],
+        [[f.method, *(means[what][number] for what in _DIVERSITY)] for number, f in enumerate(joint)],
     )
 
 
@@ -218,13 +219,15 @@ def _conditional_tables(evaluation: Evaluation) -> Iterable[tuple[str, Sequence[
     title = "samples from given modalities"
     if sizes := [f.frechet.count for f in evaluation.conditional if f.frechet is not None]:
         title += f"; distances to rows of others, of sets of {max(sizes)}"
-    if evaluation.conditional_real:
-        frechet, kernel = (evaluation.conditional_real[what] for what in ("frechet", "kernel"))
-        title += f"; of {frechet.count} real rows Frechet {show(frechet)}, kernel {_scaled(kernel)}"
+    real = [
+        [REAL_ROWS, str(size), "", "", "", show(found["frechet"]), _scaled(found["kernel"])]
+        for size, found in real_distances(evaluation).items()
+    ]
     yield (
         title,
         ["", "given", "coherence", "of the vote", "2nd coherence", "Frechet", "kernel"],
-        [
+        real
+        + [
             [
                 f.method,
                 str(f.num_given),
@@ -318,13 +321,6 @@ def show(figure: Figure | None, *, bounds: bool = True, digits: int = 3) -> str:
     if bounds and figure.low is not None and figure.high is not None:
         text += f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
     return text
-
-
-def _over_modalities(figures: dict[str, Figure], *, factor: float = 1) -> str:
-    """Format the mean over modalities; the JSON file has each modality's value."""
-    if not figures:
-        return ""
-    return f"{factor * sum(figure.value for figure in figures.values()) / len(figures):.3f}"
 
 
 def _scaled(kernel: Figure | None) -> str:

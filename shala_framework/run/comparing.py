@@ -131,8 +131,8 @@ def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
         raise CheckpointError(
             f"these evaluations cannot be put into one table, because they differ in how they were made:\n{listed}\n"
             "evaluate the runs again on the same rows with the same numbers, such as `shala evaluate RUN --set "
-            "evaluate.num_samples=500 --set evaluate.judge_steps=400` (more steps, or the same --seed, give judges that "
-            "can tell the same attributes), or compare fewer runs"
+            "evaluate.num_samples=500 --set evaluate.judge_steps=400` (more steps, or the same --seed, give judges "
+            "that can tell the same attributes), or compare fewer runs"
         )
 
 
