@@ -13,13 +13,19 @@ from two_floats import TwoFloats
 
 from shala_framework import ShaLa, load, train
 from shala_framework.cli.main import dispatch
+from shala_framework.data.latent_store import LatentStore, latent_statistics
 from shala_framework.data.rows import Rows, load_rows
 from shala_framework.evaluation.annealing import annealed_log_likelihood
 from shala_framework.evaluation.likelihood import log_mean_weight, log_weights
+from shala_framework.model.denoisers import make_prior
+from shala_framework.plugin import MethodSizes
+from shala_framework.prior.guidance import Guidance
+from shala_framework.prior.priors import DiffusedPrior, Given, Sampling
 from shala_framework.run.exporting import export_model
+from shala_framework.spec.schema import Prior
 from shala_framework.support.progress import Silent
 
-pytest.importorskip("shala_baselines", reason="needs other methods")
+MLD = pytest.importorskip("shala_baselines", reason="needs other methods").MLD
 PROGRAMS = {
     *(f"{verb}_{modality}" for verb in ("encode", "decode") for modality in ("first", "second")),
     *("fuse", "clusters", "denoise", "restore"),
@@ -45,6 +51,39 @@ def test_every_method_can_be_exported(two_spec, tmp_path, method):
     sizes = ("posterior.latent_dim=32", "data.stand_in.options.missing=0") if method == "mld" else ()
     folder = run(two_spec, "run", f"posterior.method={method}", "train.prior.steps=1", *sizes)
     assert set(export_model(load(folder), tmp_path / "out", reporter=Silent())["programs"]) == PROGRAMS
+
+
+@pytest.mark.parametrize(
+    "guidance", [Guidance(), Guidance(guidance_scale=3.0), Guidance(autoguidance_scale=2.0)], ids=["none", "w", "v"]
+)
+@pytest.mark.parametrize("sampler", ["heun", "dpm"])
+def test_given_latents_of_mld_stay_as_they_are(guidance, sampler):
+    """Those of samples are the features, also far outside the training rows, of a constant one, and under guidance."""
+    torch.manual_seed(0)
+    method = MLD(MLD.Options(), MethodSizes(num_modalities=2, feature_dim=3, hidden_dim=8, latent_dim=6))
+    sizes = {"latent_dim": 6, "num_modalities": 2, "feature_dim": 3}
+    prior = make_prior(method, Prior(hidden_dim=16, num_blocks=1), **sizes)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    rows = torch.randn(500, 2, 3)
+    rows[:, 0, 0] = 0.3 + 1e-5 * torch.randn(500)
+    everything = torch.ones(500, 2, dtype=torch.bool)
+    q = method.fuse(list(rows.unbind(1)), everything)
+    prior.set_statistics(*latent_statistics(LatentStore(q.mean_BD, q.log_var_BD, rows, everything)))
+    h = torch.randn(4, 2, 3)
+    h[:, 0, 0] = 0.3
+    h[1, 0] = torch.tensor([0.31, 30.0, -12.0])
+    subset = torch.tensor([[True, False]] * 3 + [[False, False]])
+    given = Given(h_MNF=list(h.unbind(1)), subset_NM=subset, row_K=torch.arange(4))
+    with torch.no_grad():
+        z = DiffusedPrior(prior, 0.01, 40.0).sample(0, given, Sampling(guidance=guidance, sampler=sampler))
+    assert torch.equal(z[:3, :3], h[:3, 0])
+    denoise = prior.denoiser(given.h_MNF, subset, torch.zeros(4, dtype=torch.int64), guidance)
+    with torch.no_grad():
+        denoised = prior.restore(denoise(torch.randn(4, 6), torch.full((4,), 0.5)))
+    torch.testing.assert_close(denoised[:3, :3], h[:3, 0], rtol=1e-5, atol=1e-6)
+    assert (z[:3, 3:] - h[:3, 1]).abs().min() > 1e-3
+    assert (z[3] - h[3].flatten()).abs().min() > 1e-3
 
 
 def test_likelihoods_under_a_prior_of_stage_1s_own_are_those_of_its_draws():

@@ -3,13 +3,17 @@
 Shapes: B batch, D latent_dim, W width of the condition.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
 from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.prior import DiffusionPrior, GaussianMixture
+from shala_framework.prior.guidance import NO_GUIDANCE, Guidance
+from shala_framework.prior.sampling import Denoise
 from shala_framework.spec.schema import Prior
 from shala_framework.support.errors import PluginError, Problem, SpecError
 
@@ -39,6 +43,31 @@ class BroughtPrior(DiffusionPrior):
         network = self.guide if guide else self.network
         output: Tensor = network(z_BD, level_B, condition_BW)
         return output
+
+    def denoiser(
+        self, h_MBF: Sequence[Tensor], subset_BM: Tensor, cluster_B: Tensor, guidance: Guidance = NO_GUIDANCE
+    ) -> Denoise:
+        denoise, kept = super().denoiser(h_MBF, subset_BM, cluster_B, guidance), self._kept(h_MBF, subset_BM)
+        if kept is None:
+            return denoise
+        latents_BD, determined_BD = kept
+        clean_BD = self.standardise(latents_BD)
+
+        def keeping(z_ND: Tensor, sigma_N: Tensor) -> Tensor:
+            return torch.where(determined_BD, clean_BD, denoise(z_ND, sigma_N))
+
+        return keeping
+
+    def sample(
+        self, noise_BD: Tensor, h_MBF: Sequence[Tensor], subset_BM: Tensor, *others: Any, **settings: Any
+    ) -> Tensor:
+        z_BD, kept = super().sample(noise_BD, h_MBF, subset_BM, *others, **settings), self._kept(h_MBF, subset_BM)
+        return z_BD if kept is None else torch.where(kept[1], kept[0], z_BD)  # without the solver's error
+
+    def _kept(self, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> tuple[Tensor, Tensor] | None:
+        network: Any = self.network
+        kept: tuple[Tensor, Tensor] | None = network.kept(h_MBF, subset_BM)
+        return kept
 
 
 def make_prior(

@@ -4,6 +4,7 @@ Shapes: B batch, M modalities, F feature_dim, D latent_dim, W width of the condi
 """
 
 import abc
+from collections.abc import Sequence
 
 import attrs
 from torch import Tensor, nn
@@ -38,6 +39,21 @@ class LatentDenoiser(nn.Module, abc.ABC):
             h_MBF: Standardised features of every modality. Those that are not given may have any finite values.
             subset_BM: bool, the given modalities. Rows may have none.
         """
+
+    def kept(self, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the latents that the given modalities determine, which samples then have exactly; None, the default.
+
+        D(z; sigma) is these latents, whatever `forward` and guidance say, so that a sampler leads to them.
+
+        Args:
+            h_MBF: Features of every modality as the encoders return them, not standardised.
+            subset_BM: bool, the given modalities. Rows may have none.
+
+        Returns:
+            Latents [B, D] in the units of stage 1, anything finite where they are open, and bool [B, D], which of them
+            are determined.
+        """
+        return None
 
     @abc.abstractmethod
     def forward(self, scaled_BD: Tensor, c_noise_B: Tensor, condition_BW: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ no parameter is shared, the autoencoders are trained as they would be one by one
 
 Stage 2 is one denoiser for every subset S of given modalities. It sees the given z_i clean, at noise level 0, and the
 others at the level sigma of the diffusion, together with which is which: the multi-time vector. What is given stays as
-it is, and the error is that of the others. Sampling denoises them from noise, with the given ones held fixed.
+it is, and the error is that of the others. Sampling denoises them from noise, with the given ones held fixed, also
+under guidance. The network alone sees a given value of more than ten deviations as a smaller one.
 
 What differs from the authors' code (github.com/MustaphaBounoua/MLD): the diffusion is EDM's, with its weights, noise
 levels and sampler, where that code has a variance-preserving one from beta 0.1 to 20, sampled with repainting in 250
@@ -118,6 +119,10 @@ class MultiTimeDenoiser(LatentDenoiser):
         """The given latents, 0 for the others, and which are given: [B, D + M]."""
         given_BD = subset_BM.repeat_interleave(self.feature_dim, 1)
         return torch.cat([torch.cat(h_MBF, 1).masked_fill(~given_BD, 0.0), subset_BM.float()], 1)
+
+    def kept(self, h_MBF: Sequence[Tensor], subset_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """The given latents, as `MLD.fuse` has them."""
+        return torch.cat(list(h_MBF), 1), subset_BM.repeat_interleave(self.feature_dim, 1)
 
     def forward(self, scaled_BD: Tensor, c_noise_B: Tensor, condition_BW: Tensor) -> Tensor:
         clean_BD, subset_BM = condition_BW.split([scaled_BD.shape[1], self.given.in_features], 1)

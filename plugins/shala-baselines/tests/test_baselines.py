@@ -445,6 +445,9 @@ def test_mld_denoises_what_is_not_given_and_keeps_what_is():
     torch.testing.assert_close(denoised(elsewhere, h), found, rtol=1e-4, atol=1e-4)
     hidden = [value.masked_fill(~PRESENCE[:, i, None], 9.0) for i, value in enumerate(h)]
     assert torch.equal(denoised(noisy, hidden), found)
+    kept, determined = network.kept(h, PRESENCE)
+    assert torch.equal(determined, given)
+    assert torch.equal(kept[given], clean[given])
     # The others depend on the value of what is given, on which it is, and on the level.
     changed = [value + 1 for value in h]
     some = ~PRESENCE.all(1)
