@@ -9,6 +9,7 @@ from shala_framework.autoencoder.methods import check_posterior
 from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.plugin.modality import Likelihood, Modality, Relaxed
 from shala_framework.support.errors import PluginError, Problem, SpecError
+from shala_framework.support.hints import kind_of
 from shala_framework.support.modes import evaluating
 
 
@@ -89,8 +90,7 @@ def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor])
         raise ValueError(f"expected modalities among {list(modalities)}, got {unknown or 'none'}")
     for name, value in given.items():
         if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise ValueError(f"expected a tensor of {name!r}, got {kind}; leave out what is not given")
+            raise ValueError(f"expected a tensor of {name!r}, got {kind_of(value)}; leave out what is not given")
     sizes = {name: len(value) for name, value in given.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"expected the same number of rows of each given modality, got {sizes}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from shala_framework.plugin.media import FILM_FIELDS
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
-from shala_framework.support.hints import shortened
+from shala_framework.support.hints import kind_of, shortened
 
 MediaKind = Literal["picture", "sound", "clip"]
 _MEDIA: dict[MediaKind, tuple[str, ...]] = {
@@ -43,10 +43,9 @@ def _rows(name: str, modality: Modality, value: GivenValue) -> Tensor:
         return value
     items = [value] if isinstance(value, str | Path) else value
     if not isinstance(items, Sequence) or not items or not all(isinstance(item, str | Path) for item in items):
-        kind = type(value).__name__
         raise ValueError(
-            f"expected a tensor of {name!r}, a text, the Path of a file, or a list of texts or paths, got {kind}; "
-            "leave out what is not given"
+            f"expected a tensor of {name!r}, a text, the Path of a file, or a list of texts or paths, "
+            f"got {kind_of(value)}; leave out what is not given"
         )
     return torch.stack([_read_one(name, modality, item) for item in items])
 

@@ -1,6 +1,7 @@
 """A model as its stages: its spec, its networks, and the files that hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ from shala_framework.plugin.posterior import PosteriorMethod
 from shala_framework.refiner import Refiner, check_refiner
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.fingerprint import run_fingerprint
-from shala_framework.support.checkpoint import digest
+from shala_framework.support.checkpoint import digest, load_module
+from shala_framework.support.distributed.sharded_layers import has_sharded_layers
 from shala_framework.support.seeds import forked_rng, mix_seed
 
 
@@ -129,6 +131,33 @@ class Staged:
             "synthetic": self.synthetic,
             "modality_states": {name: modality.state() for name, modality in self.modalities.items()},
         }
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Give a trained model its spec, stages and weights back if the block fails or is interrupted.
+
+        A model without a trained stage keeps what the block did to it, so that a finished stage is not lost. Weights
+        that the block has sharded over processes stay as they are, and count as not trained.
+        """
+        if not self.stages:
+            yield
+            return
+        spec, synthetic, stages = self.spec, self.synthetic, set(self.stages)
+        networks = {"autoencoder": self.autoencoder, "prior": self.prior, "refiner": self.refiner}
+        before = {
+            name: {key: value.detach().to("cpu", copy=True) for key, value in network.state_dict().items()}
+            for name, network in networks.items()
+        }
+        try:
+            yield
+        except BaseException:
+            self.synthetic = synthetic
+            self.describe(spec)
+            if not any(map(has_sharded_layers, networks.values())):
+                for name, network in networks.items():
+                    load_module(network, before[name], Path(name))
+                self.stages = stages
+            raise
 
     def autoencoder_digest(self) -> str:
         """Return a digest of stage 1's weights, which identifies files that depend on them."""

@@ -40,7 +40,10 @@ def claim_folder(
     """
     lock = None
     if processes.rank() == 0:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise CheckpointError(f"expected a folder for the run, got {folder.path}, which lies at a file") from error
         lock = stack.enter_context(FolderLock(folder.path, on_wait=reporter.note))
     folder.claim(described)
     return lock

@@ -3,8 +3,9 @@
 Shapes: N rows of a set, B rows of a batch, M modalities.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from shala_framework.autoencoder.contracts import check_given
+from shala_framework.data.order import spread_positions
 from shala_framework.data.rows import Decoded, Rows, collate, shuffled_batches
 from shala_framework.data.streams import stream_batches
 from shala_framework.plugin.modality import Modality
@@ -20,7 +22,10 @@ from shala_framework.run.data import rows_in_order, shuffled_rows
 from shala_framework.support.checkpoint import digest
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
+from shala_framework.support.hints import kind_of
+from shala_framework.support.seeds import forked_rng
 
+PROBED_ITEMS = 30  # items of a data set, besides the first and the last, that its name depends on
 Item = Mapping[str, Tensor | None]
 
 
@@ -115,7 +120,7 @@ def _row(number: int, item: Any, modalities: Mapping[str, Modality]) -> Decoded:
         if value is None:
             continue
         if not isinstance(value, Tensor):
-            raise DataError(f"item {number}, {name!r}: expected a tensor or None, got {type(value).__name__}")
+            raise DataError(f"item {number}, {name!r}: expected a tensor or None, got {kind_of(value)}")
         modality = modalities[name]
         if tuple(value.shape) != tuple(modality.shape) or value.dtype != modality.dtype:
             raise DataError(
@@ -141,6 +146,58 @@ def rows_of_dataset(items: "Dataset[Item]", modalities: Mapping[str, Modality]) 
     """
     check_dataset(items)
     return _batch(items, range(len(items)), modalities)  # type: ignore[arg-type]
+
+
+class _ListOfRows(Dataset[Item]):
+    """A list of dictionaries as a data set."""
+
+    def __init__(self, rows: Sequence[Item]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Item:
+        return self.rows[number]
+
+
+def as_dataset(data: Any) -> Any:
+    """Return a data set for a list of rows, and anything else as it is; a table with a path names shards."""
+    if not isinstance(data, list | tuple) or not data or not all(isinstance(item, Mapping) for item in data):
+        return data
+    return data if all(isinstance(item.get("path"), str | Path) for item in data) else _ListOfRows(data)
+
+
+def describe_items(items: "Dataset[Item]", modalities: Mapping[str, Modality], warn: Callable[[str], None]) -> str:
+    """Return a name for a data set, which depends on its class, its length and the values of some of its items.
+
+    Args:
+        items: The data set. The first item, the last one and some in between are read, each of them twice.
+        modalities: Modalities of the model by name.
+        warn: Receives a warning if items differ each time they are read, so that values cannot be part of the name.
+
+    Raises:
+        ValueError: It has no numbered items.
+        DataError: An item is no dictionary of tensors that fit the modalities.
+    """
+    check_dataset(items)
+    total = len(items)  # type: ignore[arg-type]
+    numbers = sorted({0, *spread_positions(total, PROBED_ITEMS), total - 1})
+    with forked_rng():
+        first, again = (_digest(items, numbers, modalities) for _ in range(2))
+    name = f"{type(items).__name__} of {total} items"
+    if first == again:
+        return f"{name}, {first}"
+    warn(
+        f"{type(items).__name__}: its items differ each time they are read, so a run's folder tells it from other data "
+        "by its class and length alone; choose another out for other data"
+    )
+    return name
+
+
+def _digest(items: "Dataset[Item]", numbers: Sequence[int], modalities: Mapping[str, Modality]) -> str:
+    rows = _batch(items, numbers, modalities)
+    return digest({**rows.x, "presence": rows.presence})
 
 
 def check_dataset(items: "Dataset[Item]") -> None:

@@ -1,6 +1,7 @@
 """Training from Python: `shala_framework.train`."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from shala_framework.run.python_data import (
     HeldInMemory,
     Item,
     ReadFromDataset,
-    check_dataset,
+    as_dataset,
+    describe_items,
     describe_rows,
     rows_of_dataset,
     rows_of_tensors,
@@ -29,6 +31,7 @@ from shala_framework.run.python_data import (
 from shala_framework.run.training import RunTraining
 from shala_framework.spec import Spec, unstructure
 from shala_framework.spec.making import IN_MEMORY, checked
+from shala_framework.spec.names import LONGEST_RUN
 from shala_framework.spec.schema import Data, Train
 from shala_framework.support.cores import sharing_cores
 from shala_framework.support.distributed import processes
@@ -41,7 +44,7 @@ from shala_framework.training.budget import resized, stages_of
 from shala_framework.training.metrics import MetricsFile
 
 Shards = str | Path | Sequence[str | Path | Mapping[str, Any]]
-AnyData = Shards | Mapping[str, Tensor] | Dataset[Item]
+AnyData = Shards | Mapping[str, Tensor] | Dataset[Item] | Sequence[Item]
 DATA_KEYS = (
     "balance",
     "in_memory",
@@ -71,13 +74,14 @@ def train(
         train(model, {"photo": x, "caption": tokens}, steps=2_000)
         train(model, "shards/train-*.tar", validation="shards/validation-*.tar", out="runs/mine", minutes=60)
 
-    Under torchrun all processes train together; `out` is then needed.
+    Under torchrun all processes train together; `out` is then needed. After an error or an interruption, a model that
+    was trained before has its stages and weights of before.
 
     Args:
         model: The model, whose stages are trained from its present weights.
         data: Shards by names with globs and braces, or URLs, in a list also {"path": name, "weight": 2.0}; or every
-            modality's tensor [N, ...]; or a torch Dataset whose items are dictionaries of tensors, in which an absent
-            modality is None or has no key. None takes the shards of the spec that the model was made from.
+            modality's tensor [N, ...]; or a torch Dataset, or a list, whose items are dictionaries of tensors, in which
+            an absent modality is None or has no key. None takes the shards of the spec that the model was made from.
         validation: Held-out rows, in any of these forms.
         out: Folder for checkpoints, metrics and a model card, in which the same call resumes; None writes no file.
         stages: Stages to train. Earlier ones have to be trained, and keep their weights; later ones are to be trained
@@ -95,18 +99,28 @@ def train(
     Raises:
         ShalaError: Data cannot be read, settings are wrong, or the folder belongs to another run.
         ValueError: Tensors or items do not fit the model's modalities.
-        TypeError: There is no setting of a name.
+        TypeError: There is no setting of a name, or the model is none.
         Interrupted: The process was asked to stop; with `out`, the same call resumes.
     """
+    if not isinstance(model, ShaLa):
+        swapped = "; the model comes first: train(model, data)" if isinstance(data, ShaLa) else ""
+        raise TypeError(f"expected a ShaLa as the model, got {type(model).__name__}{swapped}")
     reporter = reporter or Logged()
+    data, validation = as_dataset(data), as_dataset(validation)
     spec = _described(model, settings, steps, batch_size)
-    with processes.naming_lost_process(), sharing_cores(), keeping_memory(), ExitStack() as stack:
+    with (
+        processes.naming_lost_process(),
+        sharing_cores(),
+        keeping_memory(),
+        model.kept_on_error(),
+        ExitStack() as stack,
+    ):
         device = processes.join(resolve_device(spec.train.device))
         if out is None and processes.world_size() > 1:
             raise ShalaError("expected out=..., as several processes share the files of a run, got none")
-        spec = _with_names(model, spec, data, validation)
+        spec = _with_names(model, spec, data, validation, reporter.warn)
         if out is not None:
-            spec = attrs.evolve(spec, name=Path(out).name)
+            spec = attrs.evolve(spec, name=_run_name(Path(out)))
         model.describe(spec)
         folder = _claimed(model, Path(out), stack, reporter) if out is not None else None
         _forget(model, folder, stages)
@@ -117,6 +131,11 @@ def train(
             prepare_model(model, rows, folder, reporter)
             model.to(device)
             plan = begin_plan(spec.train, device, folder, reporter)
+        if folder is not None and set(stages) & set(model.planned_stages) <= model.stages:
+            reporter.note(
+                f"{folder.path} holds a finished run of the same model, data and settings: its weights are loaded, and "
+                "nothing is trained; choose another out to train again"
+            )
         path = folder.metrics if folder is not None and processes.rank() == 0 else None
         with closing(MetricsFile(path, [], reporter.warn, model.fingerprint)) as metrics:
             training = RunTraining(
@@ -146,8 +165,7 @@ def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, bat
     known = {field.name for field in attrs.fields(Train)} | set(DATA_KEYS)
     for name in settings:
         if name not in known:
-            choice = nearest(name, known | {"steps", "batch_size", "validation", "out"}, "settings")
-            raise TypeError(f"train() has no setting {name!r} ({choice})")
+            raise TypeError(f"train() has no setting {name!r} ({_choice(name, known, model.spec.train)})")
     tables = unstructure(model.spec)
     for name, value in settings.items():
         table = tables["data" if name in DATA_KEYS else "train"]
@@ -164,6 +182,14 @@ def _described(model: ShaLa, settings: Mapping[str, Any], steps: int | None, bat
         raise ValueError(f"expected steps of at least 1, got {steps}")
     stages: dict[str, Any] = {name: resized(stage, steps) for name, stage in stages_of(spec.train).items()}
     return attrs.evolve(spec, train=attrs.evolve(spec.train, **stages))
+
+
+def _choice(name: str, known: Set[str], settings: Train) -> str:
+    """Say where an unknown setting belongs: to a stage that has it, or the nearest known name."""
+    stages = [stage for stage, table in stages_of(settings).items() if hasattr(table, name)]
+    if stages:
+        return f"it is a setting of {' and '.join(stages)}: put it into {stages[0]}={{{name!r}: ...}}"
+    return nearest(name, known | {"steps", "batch_size", "validation", "out"}, "settings")
 
 
 def _claimed(model: ShaLa, path: Path, stack: ExitStack, reporter: Reporter) -> RunFolder:
@@ -198,7 +224,14 @@ def _forget(model: ShaLa, folder: RunFolder | None, stages: Sequence[str]) -> No
     model.stages -= set(STAGES[first:])  # later stages were trained on the old weights
 
 
-def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None) -> Spec:
+def _run_name(path: Path) -> str:
+    """Return a run's name for its folder; other characters than those of names become '_'."""
+    return re.sub(r"[^\w-]", "_", path.name or path.resolve().name)[:LONGEST_RUN] or "run"
+
+
+def _with_names(
+    model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyData | None, warn: Callable[[str], None]
+) -> Spec:
     """Return the spec with the names of the data: shards, or a name that identifies tensors."""
     if data is None:
         if validation is not None:
@@ -206,8 +239,8 @@ def _with_names(model: ShaLa, spec: Spec, data: AnyData | None, validation: AnyD
         return spec
     model.synthetic = False
     names = {
-        "train": _name(data, model.modalities),
-        "validation": () if validation is None else _name(validation, model.modalities),
+        "train": _name(data, model.modalities, warn),
+        "validation": () if validation is None else _name(validation, model.modalities, warn),
         "stand_in": None,
     }
     return attrs.evolve(spec, data=checked({**unstructure(spec.data), **names}, Data))
@@ -286,16 +319,19 @@ def _item(item: str | Path | Mapping[str, Any]) -> str | dict[str, Any]:
     return str(item)
 
 
-def _name(data: AnyData, modalities: Mapping[str, Modality]) -> str | tuple[str | dict[str, Any], ...]:
-    """Return the value of data.train: names of shards, or a name that no other tensors have."""
+def _name(
+    data: AnyData, modalities: Mapping[str, Modality], warn: Callable[[str], None]
+) -> str | tuple[str | dict[str, Any], ...]:
+    """Return the value of data.train: names of shards, or a name that tells other rows apart."""
     if isinstance(data, Mapping):
         return f"{IN_MEMORY} {describe_rows(rows_of_tensors(data, modalities))}"
     if isinstance(data, Dataset):
-        check_dataset(data)
-        return f"{IN_MEMORY} {type(data).__name__} of {len(data)} items"  # type: ignore[arg-type]
+        return f"{IN_MEMORY} {describe_items(data, modalities, warn)}"
     if isinstance(data, str | Path):
         return str(data)
     if isinstance(data, Sequence) and all(isinstance(item, str | Path | Mapping) for item in data):
         return tuple(_item(item) for item in data)
     kind = type(data).__name__
-    raise ValueError(f"expected names of shards, a dictionary of tensors or a Dataset of dictionaries, got {kind}")
+    raise ValueError(
+        f"expected names of shards, a dictionary of tensors, or a Dataset or list of dictionaries, got {kind}"
+    )

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 MOST_LISTED = 20  # known names in a message, of which there may be a hundred
 
@@ -14,6 +15,12 @@ def nearest(name: str, known: Iterable[str], noun: str) -> str:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(choices) - MOST_LISTED} more" if len(choices) > MOST_LISTED else ""
     return f"known {noun}: {', '.join(choices[:MOST_LISTED])}{more}" if choices else f"there are no {noun}"
+
+
+def kind_of(value: Any) -> str:
+    """Name the type of what stands in place of a tensor, and say how to make one of a numpy array."""
+    kind = type(value)
+    return f"{kind.__name__}; torch.from_numpy makes a tensor of it" if kind.__module__ == "numpy" else kind.__name__
 
 
 def shortened(text: str, most: int = 100) -> str:

@@ -184,12 +184,24 @@ def expand_urls(urls: str | Sequence[str]) -> list[str]:
         found += matches
         if not matches:
             missing.append(name)
+    for match in found:
+        if not is_remote(match) and os.path.isdir(match):
+            raise DataError(_described_folder(match))
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise DataError(
             f"no such shards: {some} (paths are relative to the working directory; `shala pack` makes shards)"
         )
     return found
+
+
+def _described_folder(folder: str) -> str:
+    """Say that a folder is named where shards are expected, and what names its shards have."""
+    shards = (name for name in os.listdir(folder) if name.endswith(".tar"))
+    patterns = sorted({os.path.join(folder, re.sub(r"-\d+\.tar$", "-*.tar", name)) for name in shards})
+    if patterns:
+        return f"{shortened(folder)} is a folder; did you mean {' or '.join(map(repr, patterns[:3]))}?"
+    return f"{shortened(folder)} is a folder without shards; `shala pack folder {folder} shards/mine` makes some"
 
 
 def refuse_pipes(urls: str | Sequence[str]) -> None:
