@@ -15,6 +15,9 @@ from shala_framework.data.latent_store import latents_of
 from shala_framework.data.rows import Rows
 from shala_framework.plugin.loading import installed_offers, kind_of, load_offer
 from shala_framework.plugin.posterior import GaussianPosterior, MixturePosterior, either_posterior
+from shala_framework.spec import structure
+from shala_framework.spec.schema import AutoencoderStage
+from shala_framework.training.stages import AutoencoderTraining
 
 AVERAGE = '''\
 """A method of inference: the mean of what each modality says, and one variance for all."""
@@ -116,6 +119,27 @@ def test_every_method_trains_from_python_saves_and_loads(method, tmp_path):
     assert torch.equal(again.embed(x), model.embed(x))
     given = {"b": x["b"][:3]}
     assert torch.equal(*(m.sample_latents(2, given=given, prior="posterior") for m in (model, again)))
+
+
+@pytest.mark.parametrize("method", ["shala", *OFFERED])
+def test_the_figure_elbo_is_the_elbo_of_every_method(method):
+    """Validations agree with model.elbo, whatever the method maximises, which is a figure of its own."""
+    model, x = trained(method, latent_dim=ENOUGH, feature_dim=ENOUGH // 2)
+    many = {name: value[:4].repeat(250, 1) for name, value in x.items()}
+    presence = torch.ones(1_000, 2, dtype=torch.bool)
+    rows = Rows(x=many, presence=presence, keys=tuple(map(str, range(1_000))), labels=(None,) * 1_000)
+    stage = AutoencoderTraining(model.autoencoder, structure({}, AutoencoderStage), torch.device("cpu"), rows)
+    figures, kind = stage.validate(), model.autoencoder.method
+    assert ("objective" in figures) == (method != "shala")
+    assert ("elbo" in figures) == kind.has_densities
+    if kind.has_densities:
+        found = model.elbo({name: value[:4] for name, value in x.items()}, num_samples=1_000)
+        assert figures["elbo"] == pytest.approx(float(found.mean()), abs=0.25)
+    if method != "shala":
+        torch.manual_seed(0)
+        with torch.no_grad():
+            values = [model.autoencoder.bound(many, presence).value_B.mean() for _ in range(8)]
+        assert figures["objective"] == pytest.approx(float(torch.stack(values).mean()), abs=0.25)
 
 
 @pytest.mark.parametrize("method", ["shala", *OFFERED])

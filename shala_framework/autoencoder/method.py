@@ -23,6 +23,8 @@ class ShaLaMethod(PosteriorMethod):
     gradient from it: neither the features nor q(z | x_present) do. The loss is in nats a latent dimension.
     """
 
+    maximises_elbo = True
+
     @attrs.frozen(kw_only=True)
     class Options:
         """Keys of [posterior] that only this method has; `Posterior` describes them."""

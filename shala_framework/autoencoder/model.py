@@ -18,7 +18,14 @@ from shala_framework.autoencoder.slices import DecoderOfSlice, check_dimensions
 from shala_framework.autoencoder.stage_pass import Bound, Pass, Reencoded, share_of_rows
 from shala_framework.autoencoder.terms import Term, make_terms
 from shala_framework.plugin.modality import Divisible, Likelihood, Modality, Relaxed
-from shala_framework.plugin.posterior import AnyPosterior, EncodedRows, MethodSizes, PosteriorMethod
+from shala_framework.plugin.posterior import (
+    AnyPosterior,
+    EncodedRows,
+    GaussianPosterior,
+    MethodSizes,
+    PosteriorMethod,
+    standard_normal_log_prob,
+)
 from shala_framework.spec.schema import Posterior
 from shala_framework.support.distributed.processes import rows_rand, rows_randn
 from shala_framework.support.errors import PluginError
@@ -246,6 +253,21 @@ class Autoencoder(nn.Module):
             if value is not None:
                 added[name], losses[name] = value, term.loss(value)
         return Bound(objective.value_B, objective.log_prob, objective.kl_B, added, losses)
+
+    def elbo(self, x: Mapping[str, Tensor], presence_BM: Tensor) -> Tensor:
+        """Estimate the evidence lower bound of what rows have under N(0, I), by a draw of q(z | x): [B], in nats.
+
+        It does not depend on what the method maximises. The arguments are those of `bound`.
+        """
+        q = self.fuse(self.encode(x), presence_BM)
+        noise_BD = rows_randn(len(presence_BM), self.latent_dim, device=presence_BM.device)
+        if isinstance(q, GaussianPosterior):
+            z_BD, kl_B = q.draw(noise_BD), q.kl_BD().sum(1)
+        else:
+            z_BD = q.draw(noise_BD, rows_rand(len(presence_BM), 1, device=presence_BM.device)[:, 0])
+            kl_B = q.log_prob(z_BD) - standard_normal_log_prob(z_BD)
+        decoded = enumerate(self.decode(z_BD).items())
+        return sum((p.log_prob(x[name]) * presence_BM[:, i] for i, (name, p) in decoded), start=-kl_B)
 
     def _reencode(self, name: str, likelihood: Likelihood, num_rows: int) -> Reencoded | None:
         some = likelihood.first_rows(num_rows) if isinstance(likelihood, Divisible) else likelihood

@@ -316,11 +316,14 @@ class PosteriorMethod(nn.Module, abc.ABC):
         has_densities: Whether q(z | x_S) is a density for every subset S, beside which N(0, I) is a prior. A method of
             deterministic encoders says False: evaluations then leave out the controls "normal" and "posterior" and
             log-likelihoods, which would say nothing.
+        maximises_elbo: Whether the objective at weights of 1 is the evidence lower bound of `fuse` under N(0, I), by a
+            draw of z. If it is not, validations compute that bound beside the objective.
     """
 
     Options: ClassVar[type[Any]]
     needs_complete_rows: ClassVar[bool] = False
     has_densities: ClassVar[bool] = True
+    maximises_elbo: ClassVar[bool] = False
 
     def __init__(self, options: Any, sizes: MethodSizes) -> None:
         """Make the method's networks.

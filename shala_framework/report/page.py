@@ -224,7 +224,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             steps, values = series[stage, chart].setdefault(label, ([], []))
             steps.append(entry["step"])
             values.append(value)
-    units = {"rate": "steps per second", "kl": "KL, nats", "elbo": "ELBO, nats"}
+    units = {"rate": "steps per second", "kl": "KL, nats", "elbo": "ELBO, nats", "objective": "nats"}
     return [
         {
             "title": f"{stage}: {chart.replace('_', ' ')}",

@@ -160,7 +160,17 @@ class AutoencoderTraining(RowBatches):
 
     def _held_out_terms(self, rows: Rows) -> dict[str, Tensor]:
         bound = self.autoencoder.bound(rows.x, rows.presence)
-        return {"elbo": bound.value_B.mean(), **self._terms(bound, rows.presence)}
+        return {**self._bounds(rows, bound), **self._terms(bound, rows.presence)}
+
+    def _bounds(self, rows: Rows, bound: Bound) -> dict[str, Tensor]:
+        """Return the mean evidence lower bound of rows, if there is one, and the objective if it is another bound."""
+        method = self.autoencoder.method
+        if method.maximises_elbo:
+            return {"elbo": bound.value_B.mean()}
+        figures = {"objective": bound.value_B.mean()}
+        if method.has_densities:
+            figures["elbo"] = self.autoencoder.elbo(rows.x, rows.presence).mean()
+        return figures
 
     def _held_out_loss(self, rows: Rows) -> dict[str, Tensor]:
         bound = self.autoencoder.bound(rows.x, rows.presence, self.settings.kl_weight, self.likelihood_weights)
