@@ -298,6 +298,10 @@ def test_little_is_measured_without_a_crash(kept, trained):
     assert all(figures.coherence is None for figures in evaluation.joint)
     assert any("no judge of second" in note or "no judges" in note for note in evaluation.notes)
     assert evaluation.latent.effective >= 0
+    alone = kept == "one row"
+    assert ("figures of a single held-out row have no intervals" in evaluation.notes) == alone
+    few = evaluate(model, train, rows.take(torch.arange(min(len(rows), 9))), model.spec.evaluate)
+    assert ("intervals over 9 held-out rows are rough" in few.notes) != alone
 
 
 def test_evaluate_needs_a_run(two_spec, capsys):

@@ -63,7 +63,28 @@ def test_a_single_row_or_group_has_no_interval():
     rows = torch.tensor([[1.0, 0.0, 1.0, math.nan]])
     assert mean_figure(rows, torch.tensor([5, 5, 5, 6])).low is None
     assert ratio_figure(rows[0], torch.ones(4), torch.zeros(4).long()).high is None
-    assert (mean_figure(rows, torch.tensor([5, 5, 7, 6])).low, mean_figure(rows).high) == (0.5, 1.0)
+    found = mean_figure(rows - 9, torch.tensor([5, 5, 7, 6]))
+    half = 12.7062 * math.sqrt(2 * (2 * (1 / 3) ** 2)) / 3  # by Student, of groups of two rows and one
+    assert (found.low, found.high) == pytest.approx((-9 + 2 / 3 - half, -9 + 2 / 3 + half), abs=1e-4)
+
+
+def test_the_interval_of_two_rows_is_students():
+    """It ended at the two rows; that of values that are never negative ends at 0."""
+    found = mean_figure(torch.tensor([[-1.0, 3.0]]))
+    assert (found.low, found.high) == pytest.approx((1 - 2 * 12.7062, 1 + 2 * 12.7062), abs=1e-4)
+    ratio = ratio_figure(torch.tensor([1.0, 3.0]), torch.ones(2))
+    assert (ratio.low, ratio.high) == pytest.approx((0, 2 + 12.7062), abs=1e-4)
+    equal = mean_figure(torch.full((1, 2), 3.0))
+    assert (equal.low, equal.high) == (3, 3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 16])
+def test_the_interval_of_few_rows_holds_the_true_mean(count, monkeypatch):
+    """In at least 93 % of 600 experiments, in which percentiles alone do so in 48 to 92 %."""
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 200)
+    generator = torch.Generator().manual_seed(0)
+    found = [mean_figure(torch.randn(1, count, generator=generator)) for _ in range(600)]
+    assert sum(figure.low <= 0 <= figure.high for figure in found) >= 0.93 * 600
 
 
 def test_a_figure_without_rows_has_the_spread_of_its_seeds():
@@ -96,3 +117,38 @@ def test_answers_that_agree_within_a_row_or_group_count_as_one():
     assert share_figure(torch.ones(1, 1)).low is None
     with pytest.raises(ValueError, match="from 0 to 1, got some from 0 to 3"):
         share_figure(torch.tensor([[0.0, 3.0]]))
+
+
+@pytest.mark.parametrize("count", [5, 20, 60])
+def test_the_interval_of_single_answers_is_wilsons(count):
+    """Rows of one answer each are independent, and nothing widens the interval."""
+    right = max(1, count // 5)
+    figure, z = share_figure((torch.arange(count) < right).float()[None]), 1.959964
+    share = right / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    assert (figure.low, figure.high) == pytest.approx((centre - half, centre + half))
+
+
+@pytest.mark.parametrize("num_answers", [4, 64, 4096])
+def test_one_wrong_answer_is_less_certain_than_independent_answers_would_be(num_answers):
+    """A single row that differs says little about the variance; with many answers a row, it says no more than none."""
+    values = torch.ones(num_answers, 20)
+    right, values[0, 0] = share_figure(values), 0
+    figure = share_figure(values)
+    share = 1 - 1 / (20 * num_answers)
+    squared = 1.959964**2 / (20 * num_answers)  # of Wilson's interval if all answers were independent
+    centre = (share + squared / 2) / (1 + squared)
+    naive = centre - math.sqrt(squared * share * (1 - share) + squared**2 / 4) / (1 + squared)
+    assert right.low - 0.01 < figure.low < naive - 0.3 * (1 - naive)
+    if num_answers > 4:
+        assert figure.low == pytest.approx(right.low, abs=0.01)
+
+
+def test_few_groups_of_unequal_difficulty_hold_the_true_share():
+    """Of three people with thirty recordings; their variance alone gave intervals that hold it in 76 %."""
+    torch.manual_seed(0)
+    groups = torch.arange(3).repeat_interleave(30)
+    shares = torch.distributions.Beta(8.0, 2.0).sample((300, 3))
+    found = [share_figure(torch.bernoulli(share[groups])[None], groups) for share in shares]
+    assert sum(figure.low <= 0.8 <= figure.high for figure in found) >= 0.95 * 300

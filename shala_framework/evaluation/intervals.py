@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: bootstrap intervals over rows or groups, and the spread over seeds.
+"""Figures with their uncertainty: intervals over rows or groups, and the spread over seeds.
 
 Shapes: S seeds, N rows, G groups, R resamples.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NUM_RESAMPLES = 2_000
+FEW_UNITS = 10  # intervals over fewer rows or groups are rough
 DRAWN_AT_ONCE = 1 << 16  # rows of several resamples, drawn by one call
 
 
@@ -35,7 +36,8 @@ class Figure:
 def mean_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
     """Return a mean over seeds and rows, with a 95 % percentile interval from a bootstrap over rows or groups.
 
-    A single row or group has no interval, because nothing says how far another one would be from it. The values of one
+    The interval is at least as wide as Student's, because the percentiles of few rows are too near to the mean. A
+    single row or group has no interval, because nothing says how far another one would be from it. The values of one
     row under all seeds stay together, because the row's difficulty affects all of them. The rows of one group, such as
     the recordings of one person, stay together too.
 
@@ -68,7 +70,7 @@ def share_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int
 
     A bootstrap of values that are nearly all equal is too narrow, and of equal ones it has no width. The interval is
     Wilson's (1927), for as many independent answers as would have the variance that the values have over rows or
-    groups; where they are all equal, for as many as there are rows or groups.
+    groups, to which one more of unknown answer is added, but for no fewer than there are rows or groups.
 
     Args:
         values_SN: As for `mean_figure`, each from 0 to 1.
@@ -93,11 +95,25 @@ def share_figure(values_SN: Tensor, groups_N: Tensor | None = None, *, seed: int
     over_G, under_G = _by_group(
         torch.where(known_SN, values_SN.double(), 0.0).sum(0), known_SN.sum(0).double(), groups_N
     )
-    share = figure.value
-    variance = float((over_G - share * under_G).square().sum() / under_G.sum().square())
-    count = share * (1 - share) / variance if variance > 0 else len(under_G)
-    low, high = _wilson(share, count)
+    low, high = _wilson(figure.value, _independent_answers(figure.value, over_G, under_G))
     return attrs.evolve(figure, low=low, high=high)
+
+
+def _independent_answers(share: float, over_G: Tensor, under_G: Tensor) -> float:
+    """Return how many independent answers have the variance that a share has over rows or groups.
+
+    The variance includes one more row that is half right. Without it, the few rows of several answers of which one is
+    wrong would pass for many, as they have hardly any variance. Rows of one answer each count as they are, and so do
+    rows that are all right.
+    """
+    count = float(len(under_G))
+    squares = float((over_G - share * under_G).square().sum()) / float(under_G.sum()) ** 2
+    if squares == 0 or not 0 < share < 1:
+        return count
+    supposed = (share * count + 0.5) / (count + 1)
+    more = supposed * (1 - supposed) / count**2
+    answers = share * (1 - share)
+    return max(answers / (squares + more), min(answers / squares, count))
 
 
 def _wilson(share: float, count: float) -> tuple[float, float]:
@@ -110,6 +126,8 @@ def _wilson(share: float, count: float) -> tuple[float, float]:
 
 def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None, *, seed: int = 0) -> Figure:
     """Return the ratio of two means over rows, with a bootstrap interval that draws a row's two values together.
+
+    The interval is at least as wide as Student's, as for `mean_figure`.
 
     Args:
         over_N: Values of the numerator, float; NaN in either of a row's values leaves the row out.
@@ -135,7 +153,10 @@ def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None
 def _interval(
     over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator; None of one."""
+    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator; None of one.
+
+    The interval is at least as wide as Student's.
+    """
     over_N, under_N = _by_group(over_N, under_N, groups_N)
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(over_N)
@@ -147,7 +168,21 @@ def _interval(
         rows_RN = torch.randint(num_rows, (min(most, NUM_RESAMPLES - done), num_rows), generator=generator)
         ratios.append(over_N[rows_RN].sum(1) / under_N[rows_RN].sum(1))
     low, high = torch.cat(ratios).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    by_t = _t_interval(over_N, under_N)
+    return min(low, by_t[0]), max(high, by_t[1])
+
+
+def _t_interval(over_N: Tensor, under_N: Tensor) -> tuple[float, float]:
+    """Return Student's 95 % interval of a ratio of sums over at least two rows, not below 0 if no value is.
+
+    A percentile interval of few rows is too narrow: of two rows, it ends at these rows.
+    """
+    from scipy.special import stdtrit
+
+    count, ratio = len(over_N), float(over_N.sum() / under_N.sum())
+    variance = float((over_N - ratio * under_N).square().sum() / under_N.sum().square()) * count / (count - 1)
+    half = float(stdtrit(count - 1, 0.975)) * math.sqrt(variance)
+    return max(ratio - half, 0.0 if bool((over_N >= 0).all()) else -math.inf), ratio + half
 
 
 def _by_group(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None) -> tuple[Tensor, Tensor]:

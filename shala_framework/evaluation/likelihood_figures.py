@@ -11,7 +11,7 @@ import attrs
 
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.annealing import annealed_log_likelihood
-from shala_framework.evaluation.intervals import Figure, mean_figure
+from shala_framework.evaluation.intervals import FEW_UNITS, Figure, mean_figure
 from shala_framework.evaluation.likelihood import effective_samples, log_mean_weight, log_weights
 from shala_framework.evaluation.methods import controls
 from shala_framework.evaluation.pace import Pace
@@ -173,6 +173,9 @@ def measure_log_likelihoods(
     )
     reporter.finish()
     figures = {question.title: of_question for question, of_question in zip(questions, found, strict=True)}
+    if len(rows) < FEW_UNITS <= len(held_out):
+        alone = "a single row, and have no intervals" if len(rows) == 1 else f"{len(rows)} rows: intervals are rough"
+        notes.append(f"log-likelihoods are of {alone}; raise evaluate.likelihood_rows or evaluate.minutes")
     notes += _loose(figures, settings)
     return figures
 

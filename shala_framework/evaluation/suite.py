@@ -19,7 +19,7 @@ from shala_framework.evaluation.clusters import ClusterFigures, measure_clusters
 from shala_framework.evaluation.conditional import ConditionalFigures, measure_conditional
 from shala_framework.evaluation.cost import CostFigures
 from shala_framework.evaluation.counts import Counts
-from shala_framework.evaluation.intervals import Figure, mean_figure, share_figure
+from shala_framework.evaluation.intervals import FEW_UNITS, Figure, mean_figure, share_figure
 from shala_framework.evaluation.joint import JointFigures, measure_joint, measure_real
 from shala_framework.evaluation.judge_training import JudgeTraining
 from shala_framework.evaluation.judges import Panel
@@ -43,7 +43,6 @@ from shala_framework.training.precision import FLOAT32, Precision
 
 MULTIMODAL = "multimodal-vae"  # the suite of that field's papers
 MOST_METRIC_ROWS = 2_000  # training rows whose latents define the metric of calibration
-FEW_GROUPS = 10  # a bootstrap over fewer groups is unreliable
 _NAMED_LABELS = 5  # largest number of labels in a note
 
 
@@ -183,8 +182,11 @@ def evaluate(
     attributes = find_attributes(train)
     notes += [note for attribute in attributes for note in _unseen_labels(attribute, held_out)]
     groups_N = row_groups(held_out.keys, settings.group)
-    if groups_N is not None and len(groups_N.unique()) < FEW_GROUPS:
+    if groups_N is not None and len(groups_N.unique()) < FEW_UNITS:
         notes.append(_few_groups(len(groups_N.unique()), held_out.keys[0]))
+    elif len(held_out) < FEW_UNITS:
+        alone = "figures of a single held-out row have no intervals"
+        notes.append(alone if len(held_out) == 1 else f"intervals over {len(held_out)} held-out rows are rough")
     # Parts of fixed cost come first; the rest is fitted to the time that is left.
     q = latents_of(model.autoencoder, held_out, model.device).posterior
     z_ND = q.mean_BD + (0.5 * q.log_var_BD).exp() * row_noise(
@@ -279,7 +281,7 @@ def _few_groups(num_groups: int, key: str) -> str:
     found = f"evaluate.group finds no more in the keys of held-out rows (such as {key!r})"
     if num_groups == 1:
         return f"no intervals, because all rows are one group: {found}"
-    return f"intervals resample only {num_groups} groups, as {found}: they are rough, and rather too narrow"
+    return f"intervals resample only {num_groups} groups, as {found}: they are rough"
 
 
 def _unseen_labels(attribute: Attribute, held_out: Rows) -> list[str]:
