@@ -78,6 +78,26 @@ def test_a_given_modality_that_is_wanted_is_generated(typed_run, capsys):
         torch.testing.assert_close(torch.tensor(made), expected)
 
 
+def test_files_of_an_earlier_call_are_named(typed_run, capsys):
+    """A second call into a folder says which files are not its own; the manifest lists its own alone."""
+    folder, _ = typed_run
+
+    def sample(num):
+        with pytest.raises(SystemExit) as leaving:
+            main(["sample", str(folder), "--num", str(num), "--out", "s", "--json"])
+        assert leaving.value.code == 0
+        out, err = capsys.readouterr()
+        assert json.loads(Path("s/manifest.json").read_text()) == json.loads(out)
+        return len(json.loads(out)["samples"]), err
+
+    assert "earlier" not in sample(3)[1]
+    assert "earlier" not in sample(3)[1]
+    count, said = sample(1)
+    assert count == 1
+    assert "6 files of an earlier call stay in s, such as joint/001.first.json; manifest.json lists only the" in said
+    assert "6 files of an earlier call stay" in sample(1)[1]
+
+
 def test_python_takes_texts_and_files(typed_run):
     """A str is text, a Path a file, a list several rows; each gives what its tensor gives."""
     _, model = typed_run

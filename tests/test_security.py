@@ -656,6 +656,11 @@ def test_long_keys_names_and_labels_make_files_that_can_be_written(trained, tmp_
     rows = attrs.evolve(rows, keys=keys, labels=("two\nlines" + "x" * 100_000, "\x1b[2J"))
     SampleWriter(model=model, folder=Path("out")).cross_modal(rows, ["first"])
     assert len(list(Path("out/given_first").glob("*.second.json"))) == 2
+    alike = ("ä/x y", "ö/x y", "ä/x_y")  # once other characters are replaced
+    rows = attrs.evolve(rows.take(torch.tensor([0, 1, 0])), keys=alike)
+    SampleWriter(model=model, folder=Path("alike")).cross_modal(rows, ["first"])
+    found = sorted(path.name for path in Path("alike/given_first").glob("*.second.json"))
+    assert [name[:5] for name in found] == ["ä_x_y", "ä_x_y", "ö_x_y"]
     Path("long.toml").write_text(spec_text().replace("modality.first", f"modality.{'m' * 65}"))
     with pytest.raises(SpecError, match="expected at most 64 characters"):
         read_spec(Path("long.toml"))

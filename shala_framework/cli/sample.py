@@ -1,6 +1,7 @@
 """`shala sample`: sample from a trained run, jointly or given some files and texts."""
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,8 @@ def sample(
 ) -> None:
     """Generate from a trained run: all modalities jointly, or the others from given files and texts."""
     if not 1 <= num <= MOST_SAMPLES:
-        raise DataError(
-            f"expected --num of 1 to {MOST_SAMPLES}, because all samples are kept in memory, got {num}; "
-            "call again with another --seed and --out for more"
-        )
+        more = "; all samples are kept in memory: call again with another --seed and --out for more" * (num > 0)
+        raise DataError(f"expected --num of 1 to {MOST_SAMPLES}, got {num}{more}")
     if steps is not None and steps < 2:
         raise DataError(f"expected --steps of at least 2, got {steps}")
     from shala_framework.cli.progress_display import make_reporter
@@ -106,6 +105,7 @@ def sample(
             f"model's own version, such as --want {names[0]}"
         )
     model.spec = attrs.evolve(model.spec, generate=settings)
+    earlier = _listed(out)
     with closing(make_reporter()) as reporter:
         writer = SampleWriter(model=model, folder=out, on_file=reporter.advance, wanted=wanted, refine=refine)
         reporter.begin("samples", num, "sample")
@@ -132,10 +132,38 @@ def sample(
         "samples": writer.written,
     }
     write_file(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    _say_what_stays(out, earlier, set(_files(writer.written)))
     if as_json:
         print(json.dumps(manifest, indent=2))
     else:
         say(f"wrote {num} samples to {out}; {MANIFEST} lists their files")
+
+
+def _listed(out: Path) -> set[str]:
+    """Return the files that the manifest of an earlier call lists; none if it is missing or damaged."""
+    try:
+        return set(_files(json.loads((out / MANIFEST).read_text())["samples"]))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return set()
+
+
+def _files(samples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for sample in samples:
+        yield str(sample["together"])
+        for files in sample["files"].values():
+            yield from map(str, files)
+
+
+def _say_what_stays(out: Path, earlier: set[str], written: set[str]) -> None:
+    """Say which files of earlier calls lie beside those of this one, which alone are in the manifest."""
+    folders = {(out / name).parent for name in written}
+    beside = {path.relative_to(out).as_posix() for folder in folders for path in folder.iterdir() if path.is_file()}
+    stay = sorted(({name for name in earlier if (out / name).is_file()} | beside) - written)
+    if stay:
+        remark(
+            f"{len(stay)} files of an earlier call stay in {out}, such as {stay[0]}; {MANIFEST} lists only the files "
+            "of this call: use another --out to keep calls apart"
+        )
 
 
 def _check_overrides(overrides: tuple[str, ...], *, refine: bool) -> None:

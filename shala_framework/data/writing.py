@@ -324,7 +324,7 @@ class SplitWriter:
         """Append a sample."""
         if self.tar is None:
             self.path = self.job.shard(self.split, len(self.job.closed.get(self.split, [])))
-            self.tar = tarfile.open(self.path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed in close)
+            self.tar = tarfile.open(self.path, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8")  # noqa: SIM115  (closed in close)
             self.samples, self.size = [], 0
         members: dict[str, Member] = {}
         with naming_file(self.path):

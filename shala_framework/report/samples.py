@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shala_framework.report.panels import Strip, contact_sheet, side_by_side
 from shala_framework.support.checkpoint import write_file
 from shala_framework.support.escaping import printable
 
-LONGEST_STEM = 100  # characters of a file's name, before the number, the modality and the extension
+LONGEST_STEM = 100  # bytes of a file's name, before the number, the modality and the extension
 LONGEST_CAPTION = 60  # characters of a label
 SYNTHETIC = "SYNTHETIC STAND-IN DATA"
 REPORT_FILE = "report.html"
@@ -85,14 +85,14 @@ class SampleWriter:
         model, name = self.model, _file_stem("given_" + "_".join(given))
         x = model.generate(num_samples, given={m: rows.x[m] for m in given}, seed=seed, refine=self.refine)
         wanted = [m for m in model.names if m not in given or m in (self.wanted or ())]
-        groups = []
+        groups, stems = [], _file_stems(rows.keys)
         for n, key in enumerate(rows.keys):
             label = f" ({_caption(label_title(rows.labels[n]))})" if rows.labels[n] else ""
             head = [(f"given {m}", self._preview(m, rows.x[m][n])) for m in given]
             tail = [(f"true {m}", self._true_preview(rows, m, n)) for m in wanted] if truth else []
             strips = [Strip(caption + label, preview) for caption, preview in head]
             for s in range(num_samples):
-                stem = f"{_file_stem(key)}_{s}"
+                stem = f"{stems[key]}_{s}"
                 made = [(f"generated {m}", self._preview(m, x[m][n, s])) for m in wanted]
                 own = {m: x[m][n, s] for m in self._chosen(wanted)}
                 self._write_sample(name, stem, [*head, *made, *tail], own, {"row": key, "sample": s})
@@ -140,12 +140,28 @@ def choose_rows(rows: Rows, column: int, count: int) -> Rows:
     return rows.having([list(rows.x)[column]]).spread(count)
 
 
+def _file_stems(keys: Iterable[str]) -> dict[str, str]:
+    """Return the start of a file name for each key. Names that would be alike, also without case, end in a hash."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for key in dict.fromkeys(keys):
+        stem = _file_stem(key)
+        if stem.casefold() in taken:
+            stem = _hashed(stem, key)
+        taken.add(stem.casefold())
+        stems[key] = stem
+    return stems
+
+
 def _file_stem(key: str) -> str:
     """Return the start of a file name for a key. Names have at most 255 bytes, and long keys often end alike."""
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", key)
-    if len(stem) <= LONGEST_STEM:
-        return stem
-    return f"{stem[: LONGEST_STEM - 17]}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    stem = re.sub(r"[^\w-]", "_", key)
+    return stem if len(stem.encode()) <= LONGEST_STEM else _hashed(stem, key)
+
+
+def _hashed(stem: str, key: str) -> str:
+    start = stem.encode()[: LONGEST_STEM - 17].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def _caption(label: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 from shala_datasets.folder_table import SPLITS
 
-_LONGEST_KEY = 80  # with a field's name below 100 characters, the limit of a tar header
+_LONGEST_KEY = 80  # bytes; with a field's name below 100 characters, the limit of a tar header
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "__pycache__"}
 _DESCRIBING = re.compile(
@@ -70,14 +71,17 @@ def split_of(folder: Path, folders: Mapping[Path, str]) -> str | None:
 
 
 def safe_key(stem: str, taken: Collection[str]) -> str:
-    """Return an unused key of letters, digits, "_" and "-". It ends in a hash for long or unusual stems.
+    """Return an unused key of letters and digits of any script, "_" and "-". A long or taken one ends in a hash.
+
+    Letters are composed (NFC), as macOS stores "ü" as two characters, so that a set has the same keys on every system.
 
     Args:
         stem: Name of the sample.
         taken: Keys that are used.
     """
-    key = re.sub(r"[^A-Za-z0-9_-]", "-", stem.replace("/", "_"))
-    if key in taken or len(key) > _LONGEST_KEY:
+    name = unicodedata.normalize("NFC", stem.replace("/", "_"))
+    key = "".join(c if c in "_-" or unicodedata.category(c)[0] in "LNM" else "-" for c in name)
+    if key in taken or len(key.encode()) > _LONGEST_KEY:
         digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()[:12]
-        key = f"{key[: _LONGEST_KEY - 13]}-{digest}"
+        key = f"{key.encode()[: _LONGEST_KEY - 13].decode(errors='ignore')}-{digest}"
     return key

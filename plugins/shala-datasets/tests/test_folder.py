@@ -74,7 +74,7 @@ def test_keys_are_safe_unique_and_fit_a_tar_header(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.txt")).write_bytes(b"odd bytes")
     samples, _ = read(tmp_path)
     assert len(samples) == len(names) + 2
-    assert all(len(key) <= 80 and key.isascii() and key.replace("-", "_").isidentifier() for key in samples)
+    assert all(len(key.encode()) <= 80 and key.replace("-", "_").isidentifier() for key in samples)
     assert samples["a_b"].fields["txt"] == b"a/b.txt"
 
 
@@ -393,3 +393,24 @@ def test_real_xrays_and_notes_through_options_alone() -> None:
     assert notes[2:] == ["111 of 648 samples without txt"]
     again, _ = read(REAL, **options)
     assert json.dumps(list(again)) == json.dumps(list(samples))
+
+
+def test_keys_keep_letters_of_every_script(tmp_path):
+    """Composed and decomposed forms of a letter give one key, and a long key stays below the limit of tar headers."""
+    write(
+        tmp_path,
+        "кот.png",
+        "кот.txt",
+        "日本 1.png",
+        "u\u0308.png",
+        "हिन्दी.png",
+        "ж" * 60 + "1.png",
+        "ж" * 60 + "2.png",
+        "🙂.png",
+    )
+    samples, _ = all_train(tmp_path)
+    assert {"кот", "日本-1", "\u00fc", "हिन्दी", "-"} < samples.keys()
+    assert fields(samples)["кот"] == "png txt"
+    long = [key for key in samples if key.startswith("жж")]
+    assert len(long) == 2
+    assert max(len(key.encode()) for key in samples) <= 80
