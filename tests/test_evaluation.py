@@ -169,6 +169,12 @@ def test_parts_of_other_rows_or_code_are_not_taken(trained, monkeypatch):
         (("--set", "evaluate.num_samples=1"), "evaluate.num_samples: expected 0 or a number of at least 2, got 1"),
         (("--set", "evaluate.num_sample=9"), "num_samples"),
         (("--set", "prior.dropout=0.5"), "expected a key of [evaluate], [generate], [refine] or [data]"),
+        (
+            ("--set", "data.test=x.tar"),
+            "data.test: this run was trained on a synthetic stand-in, and its rows are those",
+        ),
+        (("--set", "data.validation=['x.tar']"), "data.validation: this run was trained on a synthetic stand-in"),
+        (("--set", "data.train=x.tar"), "data.train: this run was trained on a synthetic stand-in"),
         (("--set", "evaluate.importance_samples=3"), "expected a multiple of 2"),
         (("--set", "evaluate.group=P("), "evaluate.group: expected a regular expression, got"),
     ],
@@ -180,6 +186,9 @@ def test_what_cannot_be_measured_is_one_message(arguments, expected, two_spec, c
     ).run()
     assert call("evaluate", "r", *arguments) == 2
     assert expected in capsys.readouterr().err
+    if arguments[1].startswith("data."):
+        assert call("embed", "r", "--out", "z.csv", *arguments) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_without_labels_the_rest_is_measured_and_a_note_says_why(trained):

@@ -287,6 +287,20 @@ def test_names_of_all_kinds_are_valid_latex_and_csv(tmp_path):
     assert all(None not in line and None not in line.values() for line in lines)
 
 
+@pytest.mark.parametrize("name", ["[1.5, 3]", "*", "[0,1]"])
+def test_no_line_of_latex_is_an_argument_of_the_line_before(name):
+    """A bracket or a star behind a line break or a rule is its argument, and not text of the cell."""
+    metric = Metric(section=JOINT, name="coherence")
+    measured = [Measurement(metric=metric, method="diffusion", figure=Figure(value=0.5, low=0.25, high=0.75, count=9))]
+    sections = make_sections({(name,): [measured], ("z",): [measured], (f"{name} ",): [measured]})
+    compared = Comparison(by=(name,), split="test", runs=("r",), sections=sections, notes=())
+    tex = as_latex(compared).decode()
+    assert check_latex(tex) == 1
+    assert not re.search(r"(?:\\\\|rule|space)\s*[\[*]", tex)
+    assert tex.count(f"{{}}{name}") == 3
+    assert "& 0.500 [0.250, 0.750] " in tex
+
+
 def test_the_csv_opens_in_pandas(grid, tmp_path, capsys):
     """Numbers are numbers, blanks are missing, and a pivot gives the table."""
     pandas = pytest.importorskip("pandas")

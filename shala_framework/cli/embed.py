@@ -45,7 +45,7 @@ def embed(
     check_kind(out)
     folder = local_folder(run)
     model = load(folder, device=resolve_device(device))
-    model.spec = with_overrides(model.spec, overrides, TABLES)
+    model.spec = with_overrides(model.spec, overrides, TABLES, stand_in=model.synthetic)
     with closing(make_reporter()) as reporter:
         embeddings = embed_split(model, folder, split, reporter, given or None)
     write_file(out, embeddings_file(embeddings, out.suffix.lower()))

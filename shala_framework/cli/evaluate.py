@@ -19,6 +19,7 @@ from shala_framework.cli.commands import (
 )
 from shala_framework.cli.output import remark, say
 from shala_framework.cli.overrides import structure_set
+from shala_framework.data.splits import SPLITS
 from shala_framework.spec import Spec, parse_override, unstructure
 from shala_framework.spec.schema import Data, Evaluate, Generate, Refine
 from shala_framework.support.errors import Problem, SpecError
@@ -77,6 +78,7 @@ def evaluate(
             model.spec,
             overrides,
             refined=bool(model.refined_names),
+            stand_in=model.synthetic,
             counted="use --set evaluate.num_rows or evaluate.num_samples",
         )
         settings = model.spec.evaluate
@@ -111,6 +113,7 @@ def with_overrides(
     names: tuple[str, ...] = TABLES,
     *,
     refined: bool = False,
+    stand_in: bool = False,
     counted: str = "",
 ) -> Spec:
     """Return the spec of a run with the tables changed by --set.
@@ -120,6 +123,7 @@ def with_overrides(
         overrides: What --set was given.
         names: Tables that may be changed, some of the default's. Of [refine], only the keys of the sampler may be.
         refined: Whether the run has a third stage, without which [refine] would change nothing.
+        stand_in: Whether the run's rows are those of a stand-in, which its folder holds, so that [data] names none.
         counted: Hint at what sets the number of samples in place of the keys of [generate] that do so in a run.
 
     Raises:
@@ -141,6 +145,10 @@ def with_overrides(
             raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
         if table == "refine":
             _check_refines(str(rest[0]), refined=refined)
+        if table == "data" and stand_in and rest[0] in (*SPLITS, "stand_in"):
+            message = "this run was trained on a synthetic stand-in, and its rows are those in its folder"
+            hint = "train a run on recorded shards, which data.train names"
+            raise SpecError([Problem(path=format_path(override.path), message=message, hint=hint, origin="--set")])
         if table == "generate" and rest[0] in Generate.COUNT_KEYS:
             message = "it counts the samples that a run writes at its end, and would change nothing here"
             raise SpecError([Problem(path=format_path(override.path), message=message, hint=counted, origin="--set")])

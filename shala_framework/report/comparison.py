@@ -253,7 +253,7 @@ def as_latex(comparison: Comparison) -> bytes:
             rf"\caption{{{_latex(caption[:1].upper() + caption[1:])}.}}",
             rf"\begin{{tabular}}{{{'l' * (len(comparison.by) + 1)}{'r' * len(section.metrics)}}}",
             r"\toprule",
-            f"{' & '.join(head)} \\\\",
+            _latex_line(head),
             r"\midrule",
         ]
         before = section.rows[0].group
@@ -265,10 +265,16 @@ def as_latex(comparison: Comparison) -> bytes:
                 cell = row.cells.get(metric)
                 text = _latex(show_pooled(cell, metric, row.runs))
                 cells.append(rf"\textbf{{{text}}}" if cell is not None and cell.best else text)
-            lines.append(f"{' & '.join(cells)} \\\\")
+            lines.append(_latex_line(cells))
             before = row.group
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     return "\n".join(lines).encode()
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    """Return a line of a table. A bracket or a star at its start would be an argument of the line before."""
+    line = f"{' & '.join(cells)} \\\\"
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def _latex(text: str) -> str:
