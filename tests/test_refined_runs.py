@@ -13,10 +13,13 @@ from shala_framework import load
 from shala_framework.cli.main import dispatch
 from shala_framework.data.rows import Rows
 from shala_framework.evaluation.refinement import measure_refinement
+from shala_framework.model import decoding
 from shala_framework.plugin import Modality
+from shala_framework.prior.sampling import row_noise
 from shala_framework.run.preparing import budgeted_plan
 from shala_framework.spec.stages import RefinerStage, Train
 from shala_framework.support.errors import CheckpointError
+from shala_framework.support.seeds import mix_seed
 from shala_framework.training.budget import StageCost
 from shala_framework.training.plan import TrainingPlan
 
@@ -80,6 +83,21 @@ def test_a_refined_sample_is_its_rows_own(trained):
     given = refined.generate(2, given={"b": x["b"][:3]})["a"]
     assert given.shape == (3, 2, 2)
     assert not torch.equal(given[:, 0], given[:, 1])
+
+
+def test_noise_of_decoding_is_not_that_of_latents(trained, monkeypatch):
+    """No row's latent, cluster or component has the seed of a refinement or of draws from likelihoods."""
+    refined, _, _ = trained
+    seeds = []
+    monkeypatch.setattr(decoding, "row_noise", lambda seed, *rest: (seeds.append(seed), row_noise(seed, *rest))[1])
+    z = refined.sample_latents(7, seed=3)
+    drawn, mode = (refined.decode(z, refine=True, draw=draw, seed=3)["b"] for draw in (True, False))
+    of_rows = {mix_seed(3, row) for row in range(1_000)}
+    assert seeds
+    assert not of_rows & {*seeds}
+    noise = (drawn - mode) / refined.autoencoder.decoders["b"](z).log_scale.exp().detach()
+    for row in range(100):
+        assert not torch.allclose(noise.flatten(), row_noise(3, [row], 14)[0], atol=1e-3)
 
 
 def test_a_call_may_change_the_sampler(trained):

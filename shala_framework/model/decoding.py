@@ -14,6 +14,8 @@ from shala_framework.refiner import Refinement, Refiner
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import mix_seed
 
+_DECODING = 2  # purpose of the seeds, or they are those of some rows' latents
+
 
 def decode_latents(
     autoencoder: Autoencoder,
@@ -39,7 +41,7 @@ def decode_latents(
         batch_size: Number of latents decoded at a time.
     """
     device = next(autoencoder.parameters()).device
-    generator = torch.Generator(device).manual_seed(mix_seed(seed, 2))
+    generator = torch.Generator(device).manual_seed(mix_seed(seed, _DECODING, 0))
     parts: dict[str, list[Tensor]] = {name: [] for name in autoencoder.names}
     with evaluating(autoencoder), evaluating(refiner):
         for rows in torch.arange(len(z_ND)).split(batch_size):
@@ -47,7 +49,8 @@ def decode_latents(
             for i, (name, likelihood) in enumerate(autoencoder.decode(z_BD).items()):
                 if name in refined:
                     shape = refiner.residual(name, likelihood).mean.shape
-                    noise = row_noise(mix_seed(seed, 3 + i), rows.tolist(), shape[1:].numel()).view(shape).to(device)
+                    noise = row_noise(mix_seed(seed, _DECODING, 1 + i), rows.tolist(), shape[1:].numel())
+                    noise = noise.view(shape).to(device)
                     x = refiner.sample(name, likelihood, z_BD, noise, refinement)
                 else:
                     x = likelihood.sample(generator) if draw else likelihood.mode()
