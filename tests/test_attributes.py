@@ -63,6 +63,7 @@ def test_labels_are_classes_or_attributes(written, text, title):
         ('{"side": 0.5}', "value of attribute 'side' as text .* a whole number, true, false or null .* got '0.5'"),
         ('{"side": ["left"]}', r"value of attribute 'side' .* got '\[\"left\"\]'"),
         ('{"side": " "}', "value of attribute 'side'"),
+        ('{"side ": "1", "side": "2"}', "every attribute once, got 'side' twice, with other white space; correct"),
         ('{" ": "left"}', "the name of an attribute, 1 to 200 printable characters, got ' '"),
     ],
 )

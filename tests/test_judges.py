@@ -128,3 +128,18 @@ def two_modalities(count):
     held_out = rows_of(torch.arange(200) % 4, 2)
     reference = both(rows_of(torch.arange(200) % 4, 1), count)
     return Panel(dict.fromkeys("ab", Nearest(CENTRES)), both(held_out, len(held_out)), reference)
+
+
+class Constant(Nearest):
+    """A judge that always names the first of four classes."""
+
+    def verdicts(self, features):
+        return torch.zeros(len(features), 1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+def test_a_judge_that_names_one_class_can_tell_nothing(num_classes):
+    """Chance is that of the classes of the held-out rows, over which accuracy is averaged, not of all four."""
+    held_out = rows_of(torch.arange(120) % num_classes, 2)
+    assert Panel({"a": Constant(CENTRES)}, held_out).able == [frozenset()]
+    assert Panel({"a": Nearest(CENTRES)}, held_out).able == [frozenset("a")]

@@ -15,6 +15,12 @@ def test_groups_are_what_the_pattern_finds():
     assert row_groups(keys, None) is None
 
 
+@pytest.mark.parametrize("pattern", [r"other|P(\d+)", r"(P\d+)?", "(?:P[0-9]+)?"])
+def test_rows_in_which_nothing_is_found_are_no_group(pattern):
+    """A match whose parentheses take no part, or without text, says nothing about the row."""
+    assert row_groups(["P3 a", "other", "P3 b", "other too"], pattern).tolist() == [0, 1, 0, 2]
+
+
 def test_rows_that_say_the_same_of_a_person_do_not_narrow_an_interval():
     """With twelve equal rows for each of thirty people, the interval is that of thirty rows, not of 360."""
     people = torch.bernoulli(torch.full((30,), 0.4), generator=torch.Generator().manual_seed(0))

@@ -55,9 +55,16 @@ def label_text(label: Mapping[str, Any]) -> str:
     """Return the text of the label that gives attributes these values.
 
     Raises:
-        DataError: The name or the value of an attribute is not allowed.
+        DataError: The name or the value of an attribute is not allowed, or two names differ in white space alone.
     """
-    values = {_name(name): _value(value, name) for name, value in label.items()}
+    values: dict[str, str] = {}
+    for written, value in label.items():
+        name = _name(written)
+        if name in values:
+            raise DataError(
+                f"expected every attribute once, got {_shown(name)} twice, with other white space; correct the label"
+            )
+        values[name] = _value(value, written)
     return json.dumps(dict(sorted(values.items())), ensure_ascii=False)
 
 

@@ -106,9 +106,9 @@ def _largest(logits: Sequence[Tensor]) -> Tensor:
 
 
 def balanced_accuracy(verdicts_N: Tensor, targets_N: Tensor) -> float:
-    """Return the accuracy on rows of each class, averaged over classes; NaN without a row of a known class.
+    """Return the accuracy on rows of each class, averaged over the classes of the rows; NaN without a known class.
 
-    A judge that always names the most frequent class has 1 / (number of classes).
+    A judge that always names the most frequent class has 1 / (number of these classes).
     """
     known = targets_N >= 0
     right_N, classes_N = (verdicts_N == targets_N)[known].float(), targets_N[known]
@@ -168,17 +168,18 @@ class Panel:
         self.told = {name: [a for a, able in enumerate(self.able) if plain or name in able] for name in judges}
 
     def _able(self, a: int) -> frozenset[str]:
-        accuracy = {}
+        accuracy, skilled = {}, {}
         for name, judge in self.judges.items():
             if len(judge.known[a]) < 2:
                 continue
             targets_N = judge.targets(self.held_out.having([name]).labels)[:, a]
             found = balanced_accuracy(self.real_classes[name][:, a], targets_N)
             if not math.isnan(found):
-                accuracy[name] = found
-        chance = 1 / len(self.attributes[a].classes)
-        least = max(LEAST_ACCURACY * max(accuracy.values(), default=0.0), chance + LEAST_SKILL * (1 - chance))
-        return frozenset(name for name, value in accuracy.items() if value >= least)
+                # A judge that always names one class is right on the held-out rows of this class alone.
+                chance = 1 / len(targets_N[targets_N >= 0].unique())
+                accuracy[name], skilled[name] = found, chance + LEAST_SKILL * (1 - chance)
+        least = LEAST_ACCURACY * max(accuracy.values(), default=0.0)
+        return frozenset(name for name, value in accuracy.items() if value >= max(least, skilled[name]))
 
     def agreed(self, verdicts: Mapping[str, Tensor]) -> Tensor:
         """Return whether the judges that can tell an attribute name one class: float [K, A], NaN if fewer than two can.

@@ -16,7 +16,7 @@ def row_groups(keys: Sequence[str], pattern: str | None) -> Tensor | None:
     Args:
         keys: Keys of the rows.
         pattern: Regular expression. Rows form a group if it finds the same text in their keys. If it has groups in
-            parentheses, only their text counts. A row without a match is a group of its own.
+            parentheses, only their text counts. A row in whose key it finds no text is a group of its own.
 
     Example:
         >>> row_groups(["S001P003", "S002P003", "S001P004"], "P[0-9]+").tolist()
@@ -28,6 +28,7 @@ def row_groups(keys: Sequence[str], pattern: str | None) -> Tensor | None:
     found = []
     for place, key in enumerate(keys):
         match = re.search(pattern, key)
-        name = place if match is None else match.groups() or match.group()
+        texts = () if match is None else match.groups() or (match.group(),)
+        name = texts if any(texts) else place
         found.append(numbers.setdefault(name, len(numbers)))
     return torch.tensor(found, dtype=torch.int64)

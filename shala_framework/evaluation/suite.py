@@ -88,6 +88,8 @@ class JudgeFigures:
 class LatentFigures:
     """Figures of the shared latent.
 
+    Where q(z | x) is a mixture, as in MMVAE and MoPoE, the figures are of one component of each row, picked at random.
+
     Attributes:
         probe: Accuracy of a linear classifier of the posterior mean on held-out rows, a mean over attributes; None
             without labels.
