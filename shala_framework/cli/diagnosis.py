@@ -133,11 +133,12 @@ def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: l
         if refused > MOST_REFITS or fitted.may_be_read(sample):
             unknown.append(look.errors.pop())
     seconds = time.monotonic() - begun
+    cut = look.cut_offs.sentences()
     notes.append(
         f"{split}: read {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
         f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"
     )
-    notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *look.unread(modalities))]
+    notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *cut, *look.unread(modalities))]
     if unknown:
         names = " and ".join(f"{name!r} to {count}" for name, count in fitted.partial.items())
         notes.append(

@@ -252,7 +252,7 @@ def _file_or_text(name: str, value: str, modality: "Modality") -> Path | str:
             "if it is meant as text"
         )
     if not value.strip():
-        raise DataError(f"--given {name}=: {kinds}, or a text, got nothing")
+        raise DataError(f"--given {name}=: {kinds}, or a text, got nothing; leave out what is not given")
     return value
 
 

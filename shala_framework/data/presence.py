@@ -10,6 +10,7 @@ from itertools import islice
 
 import attrs
 
+from shala_framework.data.cut_off import CutOffs
 from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.order import spread_positions
 from shala_framework.data.prepared import prepared_field
@@ -21,8 +22,10 @@ from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
+from shala_framework.support.urls import is_remote
 
 MOST_SHARDS = 16  # number of shards that an inspection opens
+CUT_SAMPLES, CUT_SECONDS = 64, 2.0  # limits for saying what is cut off before a run
 
 
 def absent_from_rows(
@@ -152,6 +155,7 @@ class Look:
         present: Number of samples in which each modality is present.
         tally: What a run would skip.
         errors: Errors that would stop a run.
+        cut_offs: What modalities leave out of the samples.
     """
 
     samples: int = 0
@@ -160,6 +164,7 @@ class Look:
     present: Counter[str] = attrs.field(factory=Counter)
     tally: Tally = attrs.field(factory=Tally)
     errors: list[str] = attrs.field(factory=list)
+    cut_offs: CutOffs = attrs.field(factory=CutOffs)
 
     def add(self, sample: RawSample, modalities: Mapping[str, Modality]) -> bool:
         """Decode a sample and count its fields and modalities; return False if it cannot be read."""
@@ -171,6 +176,7 @@ class Look:
         except DataError as error:
             self.errors.append(str(error))
             return False
+        self.cut_offs.add(sample.fields, row.x, modalities)
         self.present.update(name for name, value in row.x.items() if value is not None)
         if row.blank:
             self.tally.add_sample(row.key, row.blank, dropped=row.is_empty)
@@ -192,3 +198,29 @@ class Look:
             hint = f"; modality {readers[near[0]]!r} reads {near[0]!r}" if near else ""
             sentences.append(f"no modality reads the field {field!r} (in {count} of {self.samples} samples){hint}")
         return sentences
+
+
+def what_is_cut_off(
+    urls: Sequence[str], modalities: Mapping[str, Modality], *, max_field_bytes: int = MAX_FIELD_BYTES
+) -> list[str]:
+    """Read some samples of a set, and say what modalities leave out of them.
+
+    Args:
+        urls: Shards, of which those on disk are read.
+        modalities: Fitted modalities by name.
+        max_field_bytes: Size limit of a field; a larger field is an error.
+
+    Returns:
+        A sentence for each limit that samples exceed.
+
+    Raises:
+        DataError: A shard cannot be read. Samples that cannot be read are left to whoever reads all of them.
+    """
+    able = {name: m for name, m in modalities.items() if type(m).cut_off is not Modality.cut_off}
+    local = [url for url in urls if not is_remote(url)]
+    look = Look()
+    if able:
+        for sample in look_around(local, limit=CUT_SAMPLES, seconds=CUT_SECONDS, max_field_bytes=max_field_bytes):
+            if not all(map(sample.fields.keys().isdisjoint, (m.fields for m in able.values()))):
+                look.add(sample, able)
+    return look.cut_offs.sentences()

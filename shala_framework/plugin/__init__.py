@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         played_stream,
         refuse_truncated,
     )
-    from shala_framework.plugin.modality import Divisible, Likelihood, Modality, Preview, Relaxed
+    from shala_framework.plugin.modality import CutOff, Divisible, Likelihood, Modality, Preview, Relaxed
     from shala_framework.plugin.options import above, at_least, between, each, multiple_of, not_empty
     from shala_framework.plugin.posterior import (
         AnyPosterior,
@@ -107,7 +107,7 @@ _HOMES = {
         *("FILM_CONTAINERS", "FILM_FIELDS", "encode_gif", "encode_mp4", "encode_png", "encode_wav"),
         *("open_film", "played_stream", "refuse_truncated"),
     ),
-    "plugin.modality": ("Divisible", "Likelihood", "Modality", "Preview", "Relaxed"),
+    "plugin.modality": ("CutOff", "Divisible", "Likelihood", "Modality", "Preview", "Relaxed"),
     "plugin.options": ("above", "at_least", "between", "each", "multiple_of", "not_empty"),
     "plugin.posterior": (
         *("AnyPosterior", "EncodedRows", "GaussianHead", "GaussianPosterior", "MethodSizes", "MixturePosterior"),
@@ -124,7 +124,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Account", "AnyPosterior", "ConditionedResidual", "DataError", "Dataset", "DenoiserSizes", "Divisible", "Draws",
+    "Account", "AnyPosterior", "ConditionedResidual", "CutOff", "DataError", "Dataset", "DenoiserSizes", "Divisible",
+    "Draws",
     "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
     "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
     "Objective", "Pixels", "PosteriorMethod", "PretrainedEncoder", "Preview", "Refinable", "RefinerUNet", "Relaxed",

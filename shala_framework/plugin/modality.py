@@ -83,6 +83,26 @@ class Preview:
     text: str | None = None
 
 
+@attrs.frozen(kw_only=True)
+class CutOff:
+    """What `read` leaves out of one sample because it exceeds a limit, for a sentence about many samples.
+
+    "29 of 60 samples have more than max_tokens = 12 tokens (median 150); the rest is cut off" has these parts:
+
+    Attributes:
+        excess: The limit that the sample exceeds, as in "have more than max_tokens = 12 tokens". It is the same for all
+            samples of a modality.
+        amount: How much this sample has.
+        unit: Unit of the amount, with its space, such as " s".
+        consequence: What happens to the sample, as in "the rest is cut off", and how to keep more.
+    """
+
+    excess: str
+    amount: float
+    unit: str = ""
+    consequence: str
+
+
 class Modality(abc.ABC):
     """One kind of signal: reads, writes, encodes and decodes it.
 
@@ -183,6 +203,16 @@ class Modality(abc.ABC):
     def blank_reason(self) -> str:
         """Say why `read` returns None for a sample that has one of the fields, such as "nobody is tracked"."""
         return "nothing is in it"
+
+    def cut_off(self, sample: Mapping[str, bytes]) -> CutOff | None:
+        """Say what `read` leaves out of a sample that it reads, such as the end of a long text; None for nothing.
+
+        `shala check` and the start of a run count such samples. It should be as quick as `read`, or quicker.
+
+        Args:
+            sample: Fields as for `read`.
+        """
+        return None
 
     def typed(self, text: str) -> dict[str, bytes] | None:
         """Return the fields of a sample for what a person typed, as `read` takes them; None if that makes no sense.

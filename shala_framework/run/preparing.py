@@ -8,9 +8,10 @@ from typing import Any
 import attrs
 import torch
 
+from shala_framework.data.presence import what_is_cut_off
 from shala_framework.model import STAGES, ShaLa
 from shala_framework.plugin.modality import Modality
-from shala_framework.run.data import TrainingData
+from shala_framework.run.data import RunData, TrainingData
 from shala_framework.run.folder import RunFolder
 from shala_framework.spec.schema import Train
 from shala_framework.support.checkpoint import DamagedFileError, write_file
@@ -68,6 +69,7 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
         if not model.is_built:
             data.fit(model.modalities)
             model.build()
+        _say_what_is_cut_off(model, data, reporter)
         return []
     path, modalities = folder.modalities, model.modalities
     if not (path.exists() and _load_states(modalities, path, folder.fingerprint, reporter)):
@@ -77,6 +79,8 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
         write_file(path, dump_json({"fingerprint": folder.fingerprint, "states": states}))
     if not model.is_built:
         model.build()
+    if not folder.has_begun():
+        _say_what_is_cut_off(model, data, reporter)
     for number, stage in enumerate(STAGES):
         if not folder.has(stage):
             continue
@@ -88,6 +92,14 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
             reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
             return list(STAGES[number:])
     return []
+
+
+def _say_what_is_cut_off(model: ShaLa, data: TrainingData, reporter: Reporter) -> None:
+    """Report what modalities leave out of some training samples of shards, such as the end of long texts."""
+    if isinstance(data, RunData) and not model.synthetic and processes.rank() == 0:
+        limit = data.spec.data.max_field_bytes
+        for sentence in what_is_cut_off(data.train_urls, model.modalities, max_field_bytes=limit):
+            reporter.warn(f"data.train: {sentence}")
 
 
 def _load_states(modalities: Mapping[str, Modality], path: Path, fingerprint: str, reporter: Reporter) -> bool:

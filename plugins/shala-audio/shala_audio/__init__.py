@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from shala_audio.augmenting import AudioAugment, amplified, masked, moved
 from shala_audio.drawing import draw_spectrum
 from shala_audio.networks import SpectrumDecoder, SpectrumEncoder, SpectrumRefiner
-from shala_audio.reading import MAX_SAMPLES, cut, read_sound
+from shala_audio.reading import MAX_SAMPLES, cut, declared_seconds, read_sound
 from shala_audio.spectrum import MelSpectrum, mel_edges, transform_length
 from shala_framework.plugin import (
     FILM_FIELDS,
+    CutOff,
     Draws,
     Modality,
     Preview,
@@ -34,6 +35,7 @@ from shala_framework.plugin import (
 
 FEWEST_FRAMES, MOST_FRAMES = 8, 20_000
 SILENT = 2.0**-16  # peak level; 16-bit samples round anything below to nothing
+LONGER = 1.1  # times clip_seconds, from which sounds are said to be cut
 FIT_SAMPLES = 1_000  # enough for the mean of each band
 
 
@@ -218,6 +220,20 @@ class Audio(Modality):
             if options.silence == "keep" or np.abs(clip).max() >= SILENT:
                 return spectrum.analyse(torch.from_numpy(clip))
         return None
+
+    def cut_off(self, sample: Mapping[str, bytes]) -> CutOff | None:
+        """Say how long a sound is that is at least a tenth longer than x, by its header."""
+        options, field = self.options, self.first_field(sample)
+        seconds = declared_seconds(sample[field]) if field else 0.0
+        if seconds < LONGER * options.clip_seconds:
+            return None
+        kept = {"start": "their start", "centre": "their centre", "loudest": "their loudest stretch"}[options.crop]
+        return CutOff(
+            excess=f"are longer than clip_seconds = {options.clip_seconds:g}",
+            amount=seconds,
+            unit=" s",
+            consequence=f"only {kept} is read; raise clip_seconds to keep more",
+        )
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode a sound with that spectrogram under "wav": 16 bits, mono. Its phases are estimated, always alike."""

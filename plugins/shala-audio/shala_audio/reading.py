@@ -63,6 +63,18 @@ def read_sound(
         ) from error
 
 
+def declared_seconds(data: bytes) -> float:
+    """Return the length of a sound according to its header; 0 if the file declares none."""
+    try:
+        with open_film(data, CONTAINERS) as container:
+            stream = played_stream(container.streams.audio)
+            if stream is not None and stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return container.duration / av.time_base if stream is not None and container.duration else 0.0
+    except av.error.FFmpegError:
+        return 0.0
+
+
 class _Track:
     """Samples of a track, placed in time.
 

@@ -22,7 +22,7 @@ from shala_audio.drawing import cubehelix, draw_spectrum
 from shala_audio.networks import SpectrumDecoder
 from shala_audio.reading import cut, read_sound, resample
 
-from shala_framework.plugin import DataError, Draws, Standardise, encode_mp4
+from shala_framework.plugin import DataError, Draws, Standardise, encode_mp4, encode_wav
 from shala_framework.plugin.testing import ModalitySuite
 
 DATA = Path(os.environ.get("SHALA_DATA", Path(__file__).parents[3] / "../shared/data"))
@@ -726,3 +726,16 @@ class TestAugmentation:
         bands, times = hidden.all(2).sum(1), hidden.all(1).sum(1)
         assert 0 < bands.max() <= 3
         assert 0 < times.max() <= round(0.05 * modality.options.frames_per_second)
+
+
+@pytest.mark.parametrize("crop", ["start", "centre", "loudest"])
+def test_sounds_that_are_cut_are_counted(crop: str) -> None:
+    """Those at least a tenth longer than x, by their header."""
+    audio = Audio(sample_rate_hz=8_000, clip_seconds=0.5, crop=crop)
+    cut = audio.cut_off({"wav": encode_wav(np.zeros(12_000, np.float32), 8_000)})
+    assert cut is not None
+    assert cut.amount == pytest.approx(1.5)
+    assert cut.excess == "are longer than clip_seconds = 0.5"
+    assert crop in cut.consequence
+    assert audio.cut_off({"wav": encode_wav(np.zeros(4_200, np.float32), 8_000)}) is None
+    assert audio.cut_off({"wav": b"no sound"}) is None

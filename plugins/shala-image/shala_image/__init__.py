@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.plugin import (
+    CutOff,
     Draws,
     Modality,
     Preview,
@@ -32,7 +33,9 @@ from shala_image.networks import (
     stem_block,
 )
 from shala_image.pretrained import PretrainedImageEncoder, known_library, load_backbone, safetensors_file
-from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, read_picture
+from shala_image.reading import MAX_PIXELS, MOST_PIXELS, Fit, cropped_share, read_picture
+
+MUCH_CROPPED = 0.3  # share of a picture's area
 
 
 @attrs.frozen(kw_only=True)
@@ -178,6 +181,20 @@ class Image(Modality):
             if picture_HWC is not None:
                 return torch.from_numpy(np.ascontiguousarray(picture_HWC.transpose(2, 0, 1)))
         return None
+
+    def cut_off(self, sample: Mapping[str, bytes]) -> CutOff | None:
+        """Say how much of a picture is cropped if that is more than `MUCH_CROPPED`, by its header."""
+        options, field = self.options, self.first_field(sample)
+        share = cropped_share(sample[field], options.height, options.width) if field and options.fit == "cover" else 0.0
+        if share <= MUCH_CROPPED:
+            return None
+        return CutOff(
+            excess=f"lose more than {MUCH_CROPPED:.0%} of their area",
+            amount=100 * share,
+            unit="%",
+            consequence=f'fit = "cover" crops them to {options.height} x {options.width}; set another height and '
+            'width, or fit = "contain", to keep more',
+        )
 
     def write(self, x: Tensor) -> dict[str, bytes]:
         """Encode the picture under "png", in grey if it has one channel."""

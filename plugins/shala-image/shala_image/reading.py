@@ -102,6 +102,20 @@ def read_picture(
     return x
 
 
+def cropped_share(data: bytes, height: int, width: int) -> float:
+    """Return the share of a picture's area that "cover" crops to height x width, from its header; 0 if it has none."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            columns, rows = image.size
+            if TURNS.get(_orientation(image)) in SIDEWAYS:
+                columns, rows = rows, columns
+    except Exception:  # as many kinds as above; `read_picture` reports them
+        return 0.0
+    aspect = (columns * height) / (rows * width)
+    return 1 - min(aspect, 1 / aspect)
+
+
 def _decode(
     data: bytes, field: str, channels: int, enough: int, bits: int | None, max_pixels: int
 ) -> tuple[Image.Image, tuple[float, float], Image.Transpose | None, bool] | None:

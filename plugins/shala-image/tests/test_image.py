@@ -584,3 +584,20 @@ def test_colours_change_within_their_factors():
     assert 0.5 <= spread.min() + 0.01 < 0.6
     chroma = (changed(saturation=1.0)[:, 0] - changed(saturation=1.0)[:, 2]).abs().mean((1, 2))
     assert chroma.min() < 0.2 * chroma.max()
+
+
+def test_pictures_that_lose_much_of_their_area_are_counted() -> None:
+    """By the header and the orientation, for "cover" alone, and above 30 % alone."""
+    wide = picture_bytes(200, 100)
+    cut = Image(height=64, width=64).cut_off({"png": wide})
+    assert cut is not None
+    assert cut.amount == pytest.approx(50)
+    assert cut.excess == "lose more than 30% of their area"
+    assert Image(height=64, width=64, fit="contain").cut_off({"png": wide}) is None
+    assert Image(height=32, width=64).cut_off({"png": wide}) is None
+    assert Image(height=64, width=64).cut_off({"png": picture_bytes(140, 100)}) is None
+    assert Image(height=64, width=64).cut_off({"png": b"no picture"}) is None
+
+
+def picture_bytes(columns: int, rows: int) -> bytes:
+    return encode_png(np.zeros((rows, columns, 3), np.uint8))

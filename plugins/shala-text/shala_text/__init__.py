@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.plugin import (
+    CutOff,
     DataError,
     Modality,
     Preview,
@@ -26,13 +27,15 @@ from shala_text.reading import decode_utf8, normalise, printable
 from shala_text.sections import keep_sections
 from shala_text.vocabulary import MINIMUM_SIZE, PAD, Vocabulary, longest_text
 
+MOST_COUNTED = 100_000  # characters of a text whose tokens are counted for a message
+
 
 @final
 class Text(Modality):
     """Texts x, int64 [L] of tokens: those of the text, then 1 for its end, then 0 for padding.
 
-    A field with only white space, or a report without any wanted section, counts as a missing modality. A text of more
-    than L - 1 tokens is cut there, and the vocabulary is fitted to the part that is kept.
+    An empty field, one with only white space, or a report without any wanted section, counts as a missing modality. A
+    text of more than L - 1 tokens is cut there, and the vocabulary is fitted to the part that is kept.
     """
 
     @attrs.frozen(kw_only=True)
@@ -151,10 +154,10 @@ class Text(Modality):
         self._vocabulary = Vocabulary.from_json(state["vocabulary"])
 
     def read(self, sample: Mapping[str, bytes]) -> Tensor | None:
-        """Decode the first of `fields` that the sample has: int64 [L].
+        """Decode the first of `fields` that the sample has: int64 [L]. An empty text counts as missing: None.
 
         Raises:
-            DataError: The field is empty or not UTF-8 text.
+            DataError: The field is not UTF-8 text.
         """
         text = self._text(sample)
         if not text:
@@ -172,6 +175,15 @@ class Text(Modality):
         """Say that the text is blank, or has none of the wanted sections."""
         sections = self.options.sections
         return f"it has no section {' or '.join(sections)}" if sections else "it is blank"
+
+    def cut_off(self, sample: Mapping[str, bytes]) -> CutOff | None:
+        """Count the tokens of a text, with its end, of which `max_tokens` are kept."""
+        most = self.options.max_tokens
+        num_tokens = self.vocabulary.count(self._text(sample)[:MOST_COUNTED])
+        if num_tokens <= most:
+            return None
+        excess = f"have more than max_tokens = {most} tokens"
+        return CutOff(excess=excess, amount=num_tokens, consequence="the rest is cut off; raise max_tokens to keep it")
 
     def typed(self, text: str) -> dict[str, bytes]:
         """Return the first of `fields` with a typed text."""

@@ -106,6 +106,10 @@ class Vocabulary:
                 tokens.pop()
         return [*tokens, END]
 
+    def count(self, text: str) -> int:
+        """Count the tokens of a clean text, with the end."""
+        return len(self._words(text)) + 1
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of the tokens before the first end. Invalid UTF-8 becomes replacement characters."""
         words = []

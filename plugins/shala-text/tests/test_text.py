@@ -35,6 +35,7 @@ class TestText(ModalitySuite):
     modality = Text
     options: ClassVar = {"max_tokens": 32, "vocabulary_size": 300, "width": 32, "num_layers": 2, "heads": 2}
     likelihood_skips_padding = True
+    empty_is_missing = True
     density_options: ClassVar = {"temperature": 1.0, "top_p": 1.0}
     independent_values = False  # see test_probabilities_of_all_texts_sum_to_one
 
@@ -177,16 +178,28 @@ def test_white_space_and_unicode_are_normalised() -> None:
     assert normalise("LEFT  Lung", lower_case=False) == "LEFT Lung"
 
 
-@pytest.mark.parametrize("data", [b" ", b"\n\r\n\t", b"\xef\xbb\xbf", "\u00a0\x07".encode()])
+@pytest.mark.parametrize("data", [b"", b" ", b"\n\r\n\t", b"\xef\xbb\xbf", "\u00a0\x07".encode()])
 def test_blank_text_is_missing(data: bytes) -> None:
-    """A valid file with only white space is a missing modality."""
+    """A file without a word is a missing modality, and the others can be learned from."""
     assert fitted().read({"txt": data}) is None
+    text = Text(max_tokens=8, vocabulary_size=300)
+    text.fit({"txt": sample} for sample in (data, b"a word", data))
+    assert text.read({"txt": b"a word"}) is not None
+
+
+def test_texts_that_are_cut_are_counted() -> None:
+    """The tokens of a text with its end are told from max_tokens on, and a text that fits is not counted."""
+    text = Text(max_tokens=8, vocabulary_size=258)
+    text.fit([{"txt": b"abcdefg"}])
+    assert text.cut_off({"txt": b"abcdefg"}) is None
+    cut = text.cut_off({"txt": b"abcdefgh"})
+    assert cut is not None
+    assert (cut.excess, cut.amount) == ("have more than max_tokens = 8 tokens", 9)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "0 bytes"),
         (b"Gr\xf6\xdfe", r"0xf6 at offset 2 of 5 .*convert the file to UTF-8"),
         ("Größe".encode()[:3], r"0xc3 at offset 2 of 3 \(unexpected end of data\)"),
         ("text".encode("utf-16"), "0xff at offset 0"),

@@ -31,6 +31,7 @@ class Subject(abc.ABC):
             samples within the range of x, where nothing is clamped.
         independent_values: Whether the values of x are independent given z. Words, for example, are not; such a plugin
             needs its own test that its densities sum to 1.
+        empty_is_missing: Whether an empty field is a missing modality, as for a text; otherwise it is an error.
         augmenting: Extra options that turn on everything that `augment` and `corrupt` do; for a modality with either.
     """
 
@@ -43,6 +44,7 @@ class Subject(abc.ABC):
     num_steps: ClassVar[int] = 40
     density_options: ClassVar[dict[str, Any]] = {}
     independent_values: ClassVar[bool] = True
+    empty_is_missing: ClassVar[bool] = False
     augmenting: ClassVar[dict[str, Any]] = {}
 
     @abc.abstractmethod
