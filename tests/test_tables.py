@@ -24,7 +24,7 @@ from shala_framework.plugin.loading import load_modality
 from shala_framework.report.comparison import Comparison, as_csv, as_latex, make_sections
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
-from shala_framework.run.evaluation import presence_digest
+from shala_framework.run.evaluation import identify_rows
 from shala_framework.run.sweeping import plan_sweep
 from shala_framework.run.taking import stages_to_take
 from shala_framework.spec.grid import make_grid
@@ -436,32 +436,37 @@ def test_figures_of_other_judges_and_targets_are_not_pooled(grid, tmp_path):
             compare_runs([runs[0], edited(grid[1], tmp_path / f"{key}2", **{key: other})])
 
 
-def test_held_out_rows_are_told_apart_by_presence_and_shards(grid, tmp_path):
-    """Other missing modalities are refused and other shards noted; earlier evaluations state neither."""
+def test_held_out_rows_are_told_apart_by_presence_and_values(grid, tmp_path):
+    """Other missing modalities are refused and other values noted; earlier evaluations state neither."""
     found = parse_json((grid[0] / "evaluation/validation.json").read_bytes(), dict)
-    assert (len(found["held_out_presence"]), found["held_out_shards"]) == (16, None)
+    assert (len(found["held_out_presence"]), len(found["held_out_values"]), found["held_out_shards"]) == (16, 16, None)
     with pytest.raises(CheckpointError, match=r"modalities that held-out rows have: .* in grid/.*; 'other' in"):
         compare_runs([grid[1], edited(grid[0], tmp_path / "presence", held_out_presence="other")])
-    shards = [edited(grid[n], tmp_path / f"{n}", held_out_shards=f"{n}/test-*.tar") for n in (0, 1)]
-    (note,) = (note for note in compare_runs(shards).notes if "different shards" in note)
-    assert "'0/test-*.tar' in " in note
-    assert "'1/test-*.tar' in " in note
-    earlier = [edited(grid[n], tmp_path / f"e{n}", held_out_presence=None, held_out_shards=None) for n in (0, 1)]
-    for runs in (earlier, [earlier[0], grid[1]], [earlier[0], shards[1]], [shards[0], grid[1]]):
-        assert not any("different shards" in note for note in compare_runs(runs).notes)
+    copied = [edited(grid[n], tmp_path / f"{n}", held_out_shards=f"{n}/test-*.tar") for n in (0, 1)]
+    noisy = edited(grid[0], tmp_path / "noisy", held_out_values="0" * 16, held_out_shards="noisy/test-*.tar")
+    (note,) = (note for note in compare_runs([copied[1], noisy]).notes if "other values" in note)
+    assert f"'{found['held_out_values']} of 1/test-*.tar' in {copied[1]}" in note
+    assert f"'{'0' * 16} of noisy/test-*.tar' in {noisy}" in note
+    earlier = [edited(grid[n], tmp_path / f"e{n}", held_out_presence=None, held_out_values=None) for n in (0, 1)]
+    for runs in (earlier, [earlier[0], grid[1]], [earlier[0], noisy], copied, [copied[0], grid[1]]):
+        assert not any("other values" in note for note in compare_runs(runs).notes)
 
 
-def test_a_digest_of_presence_depends_on_what_is_missing_and_not_on_the_order_of_modalities():
-    one = Rows(
-        x={"a": torch.zeros(2, 1), "b": torch.zeros(2, 1)},
-        presence=torch.tensor([[True, False], [True, True]]),
-        keys=("x", "y"),
-        labels=(None, None),
-    )
-    turned = attrs.evolve(one, x=dict(reversed(one.x.items())), presence=one.presence.flip(1))
-    assert presence_digest(turned) == presence_digest(one)
-    assert presence_digest(attrs.evolve(one, presence=one.presence.flip(1))) != presence_digest(one)
-    assert presence_digest(attrs.evolve(one, presence=one.presence.flip(0))) != presence_digest(one)
+def test_digests_of_rows_depend_on_what_they_have_and_not_on_the_order_of_modalities():
+    x = {"a": torch.arange(2.0)[:, None], "b": torch.arange(4.0).view(2, 2)}
+    presence = torch.tensor([[True, False], [True, True]])
+    rows = Rows(x=x, presence=presence, keys=("x", "y"), labels=(None, None))
+    one = identify_rows(rows)
+    assert identify_rows(attrs.evolve(rows, x=dict(reversed(x.items())), presence=presence.flip(1))) == one
+    missing = {"a": x["a"], "b": torch.tensor([[9.0, 9.0], [2.0, 3.0]])}
+    assert identify_rows(attrs.evolve(rows, x=missing)) == one
+    for key, changes in (
+        ("values", {"x": {"a": x["a"], "b": x["b"] + 1}}),
+        ("presence", {"presence": torch.tensor([[False, True], [True, True]])}),
+        ("keys", {"labels": ("3", None)}),
+        ("keys", {"keys": ("x", "z")}),
+    ):
+        assert identify_rows(attrs.evolve(rows, **changes))[key] != one[key]
 
 
 def with_option(source, target, value, key="columns"):

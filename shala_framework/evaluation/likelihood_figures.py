@@ -175,7 +175,8 @@ def measure_log_likelihoods(
     figures = {question.title: of_question for question, of_question in zip(questions, found, strict=True)}
     if len(rows) < FEW_UNITS <= len(held_out):
         alone = "a single row, and have no intervals" if len(rows) == 1 else f"{len(rows)} rows: intervals are rough"
-        notes.append(f"log-likelihoods are of {alone}; raise evaluate.likelihood_rows or evaluate.minutes")
+        cure = "; raise evaluate.likelihood_rows or evaluate.minutes" if len(rows) < most else ""
+        notes.append(f"log-likelihoods are of {alone}{cure}")
     notes += _loose(figures, settings)
     return figures
 

@@ -28,6 +28,7 @@ class SavedEvaluation:
         synthetic: Whether the data came from a stand-in.
         held_out: Digest of keys and labels of the held-out rows; None in files of earlier versions.
         held_out_presence: Digest of which modalities the held-out rows have; None likewise.
+        held_out_values: Digest of their values; None likewise.
         held_out_shards: Shards of the held-out rows, as data.<split> named them after --set; None for a stand-in, and
             likewise.
         sampling: The tables [generate] and [refine] that samples were made with, which `shala evaluate --set` may have
@@ -42,6 +43,7 @@ class SavedEvaluation:
     synthetic: bool
     held_out: str | None = None
     held_out_presence: str | None = None
+    held_out_values: str | None = None
     held_out_shards: str | list[str] | None = None
     sampling: dict[str, Any] = attrs.field(factory=dict)
     format: int = EARLIER_FORMAT
@@ -70,6 +72,7 @@ def read_saved_evaluation(path: Path) -> SavedEvaluation:
             evaluation=converter.structure(saved, Evaluation),
             held_out=saved.get("held_out"),
             held_out_presence=saved.get("held_out_presence"),
+            held_out_values=saved.get("held_out_values"),
             held_out_shards=saved.get("held_out_shards"),
             sampling=dict(saved.get("sampling") or {}),
             format=int(saved.get("format", EARLIER_FORMAT)),

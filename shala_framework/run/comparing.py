@@ -266,14 +266,15 @@ def _notes(
     """Return notes on the rows of the table."""
     if any(run.saved.synthetic for run in runs):
         yield f"{SYNTHETIC}: these figures say nothing about real data"
-    shards: dict[str, list[str]] = {}
-    for run in (run for run in runs if run.saved.held_out_shards is not None):
-        shards.setdefault(_shown(run.saved.held_out_shards), []).append(str(run.folder))
-    if len(shards) > 1:
-        yield (
-            "held-out rows have equal keys and labels, but are from different shards, whose values may differ: "
-            f"{_by_value(shards)}"
-        )
+    places: dict[str, list[str]] = {}
+    for run in runs:
+        if run.saved.held_out_values is not None:
+            source = (
+                f"of {_shown(run.saved.held_out_shards)}" if run.saved.held_out_shards else "from Python or a stand-in"
+            )
+            places.setdefault(f"{run.saved.held_out_values} {source}", []).append(str(run.folder))
+    if len({text.split()[0] for text in places}) > 1:
+        yield f"held-out rows have equal keys and labels, but other values (digests): {_by_value(places)}"
     for found in groups.values():
         names = _listed([str(run.folder) for run in found])
         mixed = [format_path(key) for key in others if len({_shown(run.value(key)) for run in found}) > 1]

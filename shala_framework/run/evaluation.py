@@ -86,6 +86,7 @@ def evaluate_run(
     asked: Literal["float32", "auto"] = "float32" if model.spec.train.precision == "float32" else "auto"
     precision = choose_precision(asked, model.device)
     context = _context(model, folder, split, train, held_out, seed) | {"precision": precision.name}
+    identity = context["rows"][1]
     parts = Parts(target / PARTS_FOLDER, context)
     checksums = checkpoint_checksums(folder)  # before it is measured, in case that a stage is trained meanwhile
     try:
@@ -122,8 +123,9 @@ def evaluate_run(
         "weights": {stage: checksums[stage] for stage in sorted(model.stages) if stage in checksums},
         "sampling": {"generate": unstructure(model.spec.generate), "refine": unstructure(model.spec.refine)},
         "synthetic": model.synthetic,
-        "held_out": _digest([held_out.keys, held_out.labels]),
-        "held_out_presence": presence_digest(held_out),
+        "held_out": identity["keys"],
+        "held_out_presence": identity["presence"],
+        "held_out_values": identity["values"],
         "held_out_shards": None if model.synthetic else unstructure(getattr(model.spec.data, split)),
         **_without_nan(attrs.asdict(evaluation)),
     }
@@ -135,9 +137,21 @@ def evaluate_run(
     return evaluation
 
 
-def presence_digest(rows: Rows) -> str:
-    """Return a short hash of which rows have each modality, whatever the order of modalities."""
-    return _digest({name: rows.index_having([name]).tolist() for name in sorted(rows.x)})
+def identify_rows(rows: Rows) -> dict[str, str]:
+    """Return short hashes of rows: of "keys" and labels, of the "presence" of modalities, and of their "values".
+
+    They do not depend on the order of modalities, nor on values where a modality is missing.
+    """
+    values = hashlib.sha256()
+    for name in sorted(rows.x):
+        present = rows.x[name][rows.index_having([name])].contiguous()
+        values.update(f"{name} {present.dtype} {list(present.shape)}".encode())
+        values.update(present.cpu().view(torch.uint8).numpy().tobytes())
+    return {
+        "keys": _digest([rows.keys, rows.labels]),
+        "presence": _digest({name: rows.index_having([name]).tolist() for name in sorted(rows.x)}),
+        "values": values.hexdigest()[:16],
+    }
 
 
 def _digest(value: Any) -> str:
@@ -175,17 +189,11 @@ def _context(model: ShaLa, folder: Path, split: Split, train: Rows, held_out: Ro
         if path.exists():
             with path.open("rb") as file:
                 weights.append(hashlib.file_digest(file, "sha256").hexdigest())
-    rows = hashlib.sha256(json.dumps([[r.keys, r.labels, r.presence.tolist()] for r in (train, held_out)]).encode())
-    for part in (train, held_out):
-        for name, value in part.x.items():
-            present = value[part.index_having([name])].contiguous()
-            rows.update(f"{name} {value.dtype} {list(present.shape)}".encode())
-            rows.update(present.cpu().view(torch.uint8).numpy().tobytes())
     return {
         "split": split,
         "seed": seed,
         "weights": weights,
-        "rows": rows.hexdigest(),
+        "rows": [identify_rows(rows) for rows in (train, held_out)],
         "device": model.device.type,
         "code": source_digest("shala_framework", *_packages(model)),
     }
