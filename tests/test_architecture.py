@@ -61,6 +61,8 @@ UPWARD = {
     # The classes of a spec's plugins check its options. The function that calls them imports the loader, so that
     # broken TOML is reported before torch is loaded.
     ("spec.reading", "plugin.loading"),
+    # Networks of plugins draw masks for the rows of their process. They need torch as well.
+    ("plugin.layers", "support.distributed.processes"),
 }
 # Kinds of signal besides those that plugins offer; a sound, a text and a picture are also what a Preview may hold.
 SIGNALS = {"audio", "depth", "image", "motion", "pose", "rgb", "skeleton", "speech", "video"}
@@ -345,6 +347,15 @@ def test_only_the_command_line_prints_or_exits():
         found = {name for name, _ in calls(module)} & {"print", "input", "exit", "quit", "sys.exit", "os._exit"}
         assert not found, f"{module.path} calls {found}"
         assert "SystemExit" not in set(identifiers(module)), module.path
+
+
+def test_no_module_draws_masks_by_the_shape_of_its_rows():
+    """Dropout is `RowDropout`: torch's masks depend on the number of processes, which all have the same ones."""
+    for module in CORE_MODULES + PLUGIN_SOURCES:
+        for name, call in calls(module):
+            last = name.rpartition(".")[2].lower()
+            allowed = last == "rowdropout" or not re.search(r"dropout|bernoulli", last)
+            assert allowed, f"{module.path}:{call.lineno} calls {name}"
 
 
 def test_nothing_is_unpickled_or_evaluated():

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from shala_framework.plugin.denoising import DenoiserSizes, LatentDenoiser
     from shala_framework.plugin.fitting import read_each
     from shala_framework.plugin.hookspecs import hookimpl
-    from shala_framework.plugin.layers import ConditionedResidual, Residual, group_norm, initialise, unfold_time
+    from shala_framework.plugin.layers import (
+        ConditionedResidual,
+        Residual,
+        RowDropout,
+        group_norm,
+        initialise,
+        random_mask,
+        unfold_time,
+    )
     from shala_framework.plugin.likelihoods import (
         LOCATION_SCALE,
         Laplace,
@@ -89,7 +97,9 @@ _HOMES = {
     "plugin.denoising": ("DenoiserSizes", "LatentDenoiser"),
     "plugin.fitting": ("read_each",),
     "plugin.hookspecs": ("hookimpl",),
-    "plugin.layers": ("ConditionedResidual", "Residual", "group_norm", "initialise", "unfold_time"),
+    "plugin.layers": (
+        *("ConditionedResidual", "Residual", "RowDropout", "group_norm", "initialise", "random_mask", "unfold_time"),
+    ),
     "plugin.likelihoods": (
         *(
             "LOCATION_SCALE",
@@ -125,16 +135,15 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Account", "AnyPosterior", "ConditionedResidual", "CutOff", "DataError", "Dataset", "DenoiserSizes", "Divisible",
-    "Draws",
-    "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE", "Laplace",
-    "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality", "Normal",
-    "Objective", "Pixels", "PosteriorMethod", "PretrainedEncoder", "Preview", "Refinable", "RefinerUNet", "Relaxed",
-    "Residual", "ResidualSpace", "Sample", "Standardise", "TrackedRun", "Tracker", "TransformersModel", "above",
-    "at_least", "between", "by_row", "count_features", "crop_pixels", "decode_npy", "each", "encode_gif", "encode_mp4",
-    "encode_npy", "encode_png", "encode_wav", "flip", "group_norm", "hookimpl", "import_library", "initialise",
-    "jitter_colours", "load_transformers", "multiple_of", "not_empty", "open_film", "pixel_space", "pixels_to_unit",
-    "played_stream", "read_each", "refuse_truncated", "shift", "standard_normal_log_prob", "take_along", "unfold_time",
-    "unit_to_pixels", "unit_to_relaxed", "vary_pictures",
+    "Draws", "EncodedRows", "FILM_CONTAINERS", "FILM_FIELDS", "GaussianHead", "GaussianPosterior", "LOCATION_SCALE",
+    "Laplace", "LatentDenoiser", "Levels", "Likelihood", "LogScale", "MethodSizes", "MixturePosterior", "Modality",
+    "Normal", "Objective", "Pixels", "PosteriorMethod", "PretrainedEncoder", "Preview", "Refinable", "RefinerUNet",
+    "Relaxed", "Residual", "ResidualSpace", "RowDropout", "Sample", "Standardise", "TrackedRun", "Tracker",
+    "TransformersModel", "above", "at_least", "between", "by_row", "count_features", "crop_pixels", "decode_npy",
+    "each", "encode_gif", "encode_mp4", "encode_npy", "encode_png", "encode_wav", "flip", "group_norm", "hookimpl",
+    "import_library", "initialise", "jitter_colours", "load_transformers", "multiple_of", "not_empty", "open_film",
+    "pixel_space", "pixels_to_unit", "played_stream", "random_mask", "read_each", "refuse_truncated", "shift",
+    "standard_normal_log_prob", "take_along", "unfold_time", "unit_to_pixels", "unit_to_relaxed", "vary_pictures",
 ]  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from shala_framework.support.distributed.processes import rows_rand
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a group norm with as many groups as divide the channels, at most 8."""
@@ -34,6 +36,39 @@ def unfold_time(h_NCT: Tensor, factor: int) -> Tensor:
     The layer before has separate weights for each of these positions, so they differ from the start.
     """
     return h_NCT.unflatten(1, (factor, -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
+
+
+def random_mask(x: Tensor, share: float) -> Tensor:
+    """Return a mask of the shape of x [B, ...] that is True for a random share of its values.
+
+    Each row has draws of its own, which do not depend on the number of processes that train together. All processes
+    must call it with rows of the same shape.
+    """
+    return rows_rand(*x.shape, device=x.device) < share
+
+
+class RowDropout(nn.Module):
+    """Dropout with masks of each row's own, which do not depend on the number of processes that train together.
+
+    `torch.nn.Dropout` draws by the shape of a process's rows, so that all processes have the same masks.
+
+    Args:
+        rate: Share of the values that are set to 0 in training.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, ...] of which some values are 0 in training, and others larger, so that means stay."""
+        if not self.training or not self.rate:
+            return x
+        return x * ~random_mask(x, self.rate) / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        """Return the rate, for `print`."""
+        return f"rate={self.rate:g}"
 
 
 class Residual(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.attention import FeatureAttention
+from shala_framework.plugin.layers import RowDropout
 
 
 class NoiseEmbedding(nn.Module):
@@ -62,7 +63,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = nn.Linear(dim, 3 * dim)
-        self.net = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+        self.net = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), RowDropout(dropout), nn.Linear(2 * dim, dim))
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 

@@ -46,6 +46,7 @@ from shala_framework.plugin import (
     MethodSizes,
     Objective,
     PosteriorMethod,
+    RowDropout,
 )
 
 NUM_FREQUENCIES = 64
@@ -147,7 +148,7 @@ class _ModulatedBlock(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 3 * width)
         self.net = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.Linear(width, 2 * width), nn.SiLU(), RowDropout(dropout), nn.Linear(2 * width, width)
         )
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)

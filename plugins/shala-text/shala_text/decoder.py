@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from shala_framework.plugin import initialise
+from shala_framework.plugin import initialise, random_mask
 from shala_text.transformer import Block, Norm, Packing, Past, without_common_padding
 from shala_text.vocabulary import END, PAD
 
@@ -115,7 +115,8 @@ class TextLikelihood:
         x_BT = without_common_padding(x[:, :-1])  # the last token is the end, which is certain
         inputs_BT = nn.functional.pad(x_BT[:, :-1], (1, 0), value=END)
         if self.word_dropout > 0:
-            hidden_BT = torch.rand(inputs_BT.shape, device=x.device) < self.word_dropout
+            # Drawn for all positions of x: the longest text differs among processes.
+            hidden_BT = random_mask(x[:, :-1], self.word_dropout)[:, : inputs_BT.shape[1]]
             hidden_BT[:, 0] = False
             inputs_BT = inputs_BT.masked_fill(hidden_BT, PAD)
         packing = Packing(x_BT != PAD)
