@@ -132,3 +132,13 @@ def test_a_folder_in_place_of_shards_names_its_shards(tmp_path):
     Path(tmp_path / "train-000000.tar").touch()
     with pytest.raises(DataError, match=r"data\.train: .* is a folder; did you mean '.*/train-\*\.tar'\?"):
         shala.train(pair_model(), tmp_path)
+
+
+def test_modalities_that_never_occur_together_are_named(x, caplog):
+    """A data set whose rows have one modality each is warned about, and one with a single complete row is not."""
+    alone = [{"a": a} if n % 2 else {"b": b} for n, (a, b) in enumerate(zip(*x.values(), strict=True))]
+    shala.train(pair_model(), alone, **SETTINGS)
+    assert "none of 60 rows has both 'a' and 'b': what they have in common cannot be learned" in caplog.text
+    caplog.clear()
+    shala.train(pair_model(), [*alone[:-1], {n: v[0] for n, v in x.items()}], **SETTINGS)
+    assert "has both" not in caplog.text

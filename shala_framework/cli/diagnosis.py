@@ -133,7 +133,7 @@ def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: l
         if refused > MOST_REFITS or fitted.may_be_read(sample):
             unknown.append(look.errors.pop())
     seconds = time.monotonic() - begun
-    cut = look.cut_offs.sentences()
+    cut = [*look.apart(modalities), *look.cut_offs.sentences()]
     notes.append(
         f"{split}: read {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
         f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"

@@ -6,9 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from itertools import islice
+from itertools import combinations, islice
 
 import attrs
+import torch
+from torch import Tensor
 
 from shala_framework.data.cut_off import CutOffs
 from shala_framework.data.indexed_shards import IndexedShards
@@ -26,6 +28,8 @@ from shala_framework.support.urls import is_remote
 
 MOST_SHARDS = 16  # number of shards that an inspection opens
 CUT_SAMPLES, CUT_SECONDS = 64, 2.0  # limits for saying what is cut off before a run
+LOOK_SAMPLES, LOOK_SECONDS = 256, 2.0  # limits for saying which modalities never occur together
+MOST_PAIRS = 3  # pairs of modalities in a message
 
 
 def absent_from_rows(
@@ -81,6 +85,45 @@ def absent_from_first(
         if not absent:
             break
     return [f"none of the first {number} samples has {_sought(name, m, there)}" for name, m in absent.items()]
+
+
+def never_together(presence_NM: Tensor, names: Sequence[str]) -> list[str]:
+    """Name the modalities that no row has together, in one sentence; none if there are none.
+
+    Args:
+        presence_NM: bool, which modalities each row has.
+        names: Names of the modalities.
+    """
+    together_MM = presence_NM.T.float() @ presence_NM.float()
+    pairs = [
+        f"{names[i]!r} and {names[j]!r}"
+        for i, j in combinations(range(len(names)), 2)
+        if together_MM[i, i] and together_MM[j, j] and not together_MM[i, j]
+    ]
+    if not pairs:
+        return []
+    listed = ", or ".join(pairs[:MOST_PAIRS]) + (
+        f" and {len(pairs) - MOST_PAIRS} more pairs" * (len(pairs) > MOST_PAIRS)
+    )
+    return [
+        f"none of {len(presence_NM)} rows has both {listed}: what they have in common cannot be learned; check that the "
+        "signals of one sample share its key"
+    ]
+
+
+def apart_in_shards(
+    urls: Sequence[str], modalities: Mapping[str, Modality], *, max_field_bytes: int = MAX_FIELD_BYTES
+) -> list[str]:
+    """Do the same for some samples of shards on disk, judging by the names of their fields.
+
+    Raises:
+        DataError: A shard cannot be read.
+    """
+    fields = [{*modality.fields, prepared_field(name)} for name, modality in modalities.items()]
+    local = [url for url in urls if not is_remote(url)]
+    look = look_around(local, limit=LOOK_SAMPLES, seconds=LOOK_SECONDS, max_field_bytes=max_field_bytes)
+    presence = [[not wanted.isdisjoint(sample.fields) for wanted in fields] for sample in look]
+    return never_together(torch.tensor(presence), list(modalities)) if presence else []
 
 
 def _sought(name: str, modality: Modality, there: Iterable[str]) -> str:
@@ -153,6 +196,7 @@ class Look:
         shards: Shards of these samples.
         fields: Number of samples that have each field.
         present: Number of samples in which each modality is present.
+        rows: Which modalities each readable sample has.
         tally: What a run would skip.
         errors: Errors that would stop a run.
         cut_offs: What modalities leave out of the samples.
@@ -162,6 +206,7 @@ class Look:
     shards: set[str] = attrs.field(factory=set)
     fields: Counter[str] = attrs.field(factory=Counter)
     present: Counter[str] = attrs.field(factory=Counter)
+    rows: list[list[bool]] = attrs.field(factory=list)
     tally: Tally = attrs.field(factory=Tally)
     errors: list[str] = attrs.field(factory=list)
     cut_offs: CutOffs = attrs.field(factory=CutOffs)
@@ -177,6 +222,7 @@ class Look:
             self.errors.append(str(error))
             return False
         self.cut_offs.add(sample.fields, row.x, modalities)
+        self.rows.append([row.x[name] is not None for name in modalities])
         self.present.update(name for name, value in row.x.items() if value is not None)
         if row.blank:
             self.tally.add_sample(row.key, row.blank, dropped=row.is_empty)
@@ -185,6 +231,10 @@ class Look:
     def shares(self, modalities: Iterable[str]) -> str:
         """Format the share of samples in which each modality is present."""
         return ", ".join(f"{name} {self.present[name] / max(1, self.samples):.0%}" for name in modalities)
+
+    def apart(self, modalities: Iterable[str]) -> list[str]:
+        """Return a sentence that names the modalities that no sample has together, if there are any."""
+        return never_together(torch.tensor(self.rows), list(modalities)) if self.rows else []
 
     def unread(self, modalities: Mapping[str, Modality]) -> list[str]:
         """Return a sentence for each field that no modality reads, with the nearest name of a field that one does."""

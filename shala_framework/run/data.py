@@ -13,7 +13,7 @@ from shala_framework.data.identity import describe_shards
 from shala_framework.data.indexed_shards import IndexedShards
 from shala_framework.data.order import SampleOrder, WeightedOrder, default_window
 from shala_framework.data.prepared import check_preparation, load_preparation
-from shala_framework.data.presence import absent_from_first, absent_from_rows
+from shala_framework.data.presence import absent_from_first, absent_from_rows, apart_in_shards, never_together
 from shala_framework.data.random_access import index_shards, read_in_order
 from shala_framework.data.reading_cost import cost_of_reading
 from shala_framework.data.rows import Rows, fit_to_shards, shuffled_batches
@@ -162,14 +162,17 @@ class RunData:
                 fit_to_shards(name, modality, self.train_urls, self.cache, **how)
 
     def check_presence(self, *, resumed: bool) -> None:
-        limit = self.spec.data.max_field_bytes
+        limit, doubts = self.spec.data.max_field_bytes, list[str]()
         if self.spec.data.in_memory:
             absent = absent_from_rows(self.train(), self.modalities, self.train_urls, max_field_bytes=limit)
             if absent:
                 raise DataError("\n".join(f"data.train: {sentence}" for sentence in absent))
+            doubts = never_together(self.train().presence, list(self.modalities))
         elif not resumed:
-            for sentence in absent_from_first(self.train_urls, self.modalities, self.cache, max_field_bytes=limit):
-                self.reporter.warn(f"data.train: {sentence}")
+            doubts = absent_from_first(self.train_urls, self.modalities, self.cache, max_field_bytes=limit)
+            doubts += apart_in_shards(self.train_urls, self.modalities, max_field_bytes=limit)
+        for sentence in doubts:
+            self.reporter.warn(f"data.train: {sentence}")
 
     def train(self) -> Rows:
         """Return the training set in memory, read on first use."""
@@ -365,12 +368,7 @@ class RunData:
                 self._say(f"data.train (the first {number} steps{share})", tally)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
-        """Return this process's share of all training rows, in order. Processes take batches in turn.
-
-        Args:
-            num_rows: Number of rows of a batch; the last one may have fewer.
-            start: Number of this process's batches to skip.
-        """
+        """Return this process's share of all training rows, in order, as `TrainingData.in_order` says."""
         return map(self._without_hidden, self._in_order(num_rows, start))
 
     def _in_order(self, num_rows: int, start: int) -> Iterator[Rows]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from shala_framework.autoencoder.contracts import check_given
 from shala_framework.data.order import spread_positions
+from shala_framework.data.presence import never_together
 from shala_framework.data.rows import Decoded, Rows, collate, shuffled_batches
 from shala_framework.data.streams import stream_batches
 from shala_framework.plugin.modality import Modality
@@ -23,8 +24,10 @@ from shala_framework.support.checkpoint import digest
 from shala_framework.support.distributed import processes
 from shala_framework.support.errors import DataError
 from shala_framework.support.hints import kind_of
+from shala_framework.support.progress import Reporter, Silent
 from shala_framework.support.seeds import forked_rng
 
+LOOKED_AT = 64  # items at least that are looked at for modalities that never occur together
 PROBED_ITEMS = 30  # items of a data set, besides the first and the last, that its name depends on
 Item = Mapping[str, Tensor | None]
 
@@ -252,6 +255,7 @@ class ReadFromDataset:
         batch_size: Rows of a step, over all processes.
         seed: Seed of the order.
         num_workers: Processes that get items; 0 gets them in the training process.
+        reporter: Receives warnings; worker processes have none.
     """
 
     items: "Dataset[Item]"
@@ -261,32 +265,40 @@ class ReadFromDataset:
     batch_size: int
     seed: int
     num_workers: int
+    reporter: Reporter = attrs.field(factory=Silent)
 
     def fit(self, modalities: Mapping[str, Modality]) -> None:
         """Nothing: the tensors are what fitted modalities read."""
 
     def check_presence(self, *, resumed: bool) -> None:
-        absent = set(self.modalities)
-        for number in range(self.num_rows if not resumed else 0):
-            absent -= {
-                name for name, value in _row(number, self.items[number], self.modalities).x.items() if value is not None
-            }
-            if not absent:
-                return
-        if absent and not resumed:
-            raise DataError(
-                f"expected every modality in some item, got none of {sorted(absent)}; leave them out of the model"
-            )
+        if resumed:
+            return
+        names, presence = list(self.modalities), list[list[bool]]()
+        some = spread_positions(self.num_rows, LOOKED_AT)
+        for number in (*some, *range(self.num_rows)):
+            x = _row(number, self.items[number], self.modalities).x
+            presence.append([value is not None for value in x.values()])
+            if len(presence) >= len(some) and all(map(any, zip(*presence, strict=True))):
+                break
+        absent = [name for name, there in zip(names, zip(*presence, strict=True), strict=True) if not any(there)]
+        if absent:
+            raise DataError(f"expected every modality in some item, got none of {absent}; leave them out of the model")
+        for sentence in never_together(torch.tensor(presence), names):
+            self.reporter.warn(sentence)
 
     def batches(self, start_step: int, batch_size: int | None = None) -> Iterator[Rows]:
         rank, size = processes.rank(), processes.world_size()
-        source = attrs.evolve(self, validation=None, batch_size=batch_size or self.batch_size)
+        source = attrs.evolve(
+            self, validation=None, batch_size=batch_size or self.batch_size, reporter=Silent()
+        )  # what workers get
         stream = _Shuffled(source=source, start_step=start_step, rank=rank, world_size=size)
         return stream_batches(stream, self.num_workers)
 
     def in_order(self, num_rows: int, start: int = 0) -> Iterator[Rows]:
         own = torch.arange(self.num_rows).split(num_rows)[processes.rank() :: processes.world_size()]
-        return stream_batches(_Ordered(source=attrs.evolve(self, validation=None), parts=own[start:]), self.num_workers)
+        return stream_batches(
+            _Ordered(source=attrs.evolve(self, validation=None, reporter=Silent()), parts=own[start:]), self.num_workers
+        )
 
     def num_train_rows(self) -> int:
         return self.num_rows

@@ -278,6 +278,7 @@ def _training_data(
             batch_size=size,
             seed=spec.seed,
             num_workers=spec.data.num_workers,
+            reporter=reporter,
         )
     return RunData(
         spec=spec,
