@@ -123,6 +123,7 @@ def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: l
         if not load_preparation(local, fitted.modalities):
             fitted = fit_on_trial(fitted.modalities, local, some, max_field_bytes=max_field_bytes)
             notes += [f"{split}: {sentence}" for sentence in fitted.notes]
+            notes += [f"{split}: {name}: {text}" for name, m in fitted.modalities.items() for text in m.doubts()]
     modalities = fitted.modalities
     look.tally.clear()
     begun, refused, unknown = time.monotonic(), 0, list[str]()

@@ -102,12 +102,10 @@ def never_together(presence_NM: Tensor, names: Sequence[str]) -> list[str]:
     ]
     if not pairs:
         return []
-    listed = ", or ".join(pairs[:MOST_PAIRS]) + (
-        f" and {len(pairs) - MOST_PAIRS} more pairs" * (len(pairs) > MOST_PAIRS)
-    )
+    more = f" and {len(pairs) - MOST_PAIRS} more pairs" if len(pairs) > MOST_PAIRS else ""
     return [
-        f"none of {len(presence_NM)} rows has both {listed}: what they have in common cannot be learned; check that the "
-        "signals of one sample share its key"
+        f"none of {len(presence_NM)} rows has both {', or '.join(pairs[:MOST_PAIRS])}{more}: what they have in common "
+        "cannot be learned; check that the signals of one sample share its key"
     ]
 
 

@@ -299,6 +299,10 @@ class Modality(abc.ABC):
             DataError: A field is present but cannot be decoded, or there is too little data to learn from.
         """
 
+    def doubts(self) -> list[str]:
+        """Say what is doubtful about what `fit` has just learned, such as a column that names rows, a sentence each."""
+        return []
+
     def state(self) -> dict[str, Any]:
         """Return what `fit` learned as JSON values, which are saved with the model."""
         return {}

@@ -67,14 +67,14 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
     """
     if folder is None:
         if not model.is_built:
-            data.fit(model.modalities)
+            _fit(model.modalities, data, reporter)
             model.build()
         _say_what_is_cut_off(model, data, reporter)
         return []
     path, modalities = folder.modalities, model.modalities
     if not (path.exists() and _load_states(modalities, path, folder.fingerprint, reporter)):
         if not model.is_built:
-            data.fit(modalities)
+            _fit(modalities, data, reporter)
         states = {name: modality.state() for name, modality in modalities.items()}
         write_file(path, dump_json({"fingerprint": folder.fingerprint, "states": states}))
     if not model.is_built:
@@ -92,6 +92,13 @@ def prepare_model(model: ShaLa, data: TrainingData, folder: RunFolder | None, re
             reporter.warn(f"{error}; stage {stage} is finished again from its last saved state")
             return list(STAGES[number:])
     return []
+
+
+def _fit(modalities: Mapping[str, Modality], data: TrainingData, reporter: Reporter) -> None:
+    data.fit(modalities)
+    for name, modality in modalities.items():
+        for sentence in modality.doubts():
+            reporter.warn(f"{name}: {sentence}")
 
 
 def _say_what_is_cut_off(model: ShaLa, data: TrainingData, reporter: Reporter) -> None:

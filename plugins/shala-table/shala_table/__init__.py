@@ -104,6 +104,7 @@ class Table(Modality):
     def __init__(self, options: Options | None = None, /, **values: Any) -> None:
         super().__init__(options, **values)
         self._columns: tuple[Column, ...] = ()
+        self._doubts: list[str] = []
         self._vector_length: int | None = None  # numbers of a vector; None if rows have named columns
 
     @property
@@ -145,6 +146,11 @@ class Table(Modality):
             if field is not None:
                 finder.add(read_cells(sample[field], field, options.missing_cells), field)
         self._columns, self._vector_length = tuple(finder.columns(self.fields)), finder.vector_length
+        self._doubts = finder.identifying()
+
+    def doubts(self) -> list[str]:
+        """Name columns in which nearly every row has a category of its own."""
+        return self._doubts
 
     def state(self) -> dict[str, Any]:
         """Return the columns, and the length of rows that are plain vectors."""

@@ -2,6 +2,7 @@
 
 import difflib
 from array import array
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from shala_framework.plugin import DataError
 from shala_table.cells import Cell, Row, category_of, checked_number, named, number_of, shown
 
 FARTHEST: Final = 1e6  # scales from the centre; larger values come from damage or another unit
+FEWEST_ROWS, OWN_CATEGORY = 10, 0.9  # rows, and categories a row, from which a column is said to identify rows
 QUARTILE_RANGE: Final = 1.3489795  # of a Gaussian, in standard deviations
 
 
@@ -54,7 +56,8 @@ class Column:
         if category not in self.categories:
             raise DataError(
                 f"{where}: expected one of the {len(self.categories)} categories of the training set, "
-                f"{some(self.categories)}, got {shown(category)}; correct the cell, or leave it blank"
+                f"{some(self.categories)}, got {shown(category)}; correct the cell or leave it blank, or name the "
+                "column in the option `ignore` if it identifies rows"
             )
         return self.categories.index(category)
 
@@ -118,6 +121,7 @@ class ColumnFinder:
         }
         self.numbers: dict[str, Thinned] = {}
         self.categories: dict[str, set[str]] = {}
+        self.num_cells: Counter[str] = Counter()  # known cells of each column of categories
         self.vector_length: int | None = None
         self.num_rows = 0
 
@@ -154,6 +158,7 @@ class ColumnFinder:
             return
         found = self.categories.setdefault(name, set())
         found.add(category_of(cell, where))
+        self.num_cells[name] += 1
         if len(found) > self.max_categories:
             raise DataError(
                 f"{where}: expected at most {self.max_categories} categories, got more; name the column in the option "
@@ -184,6 +189,17 @@ class ColumnFinder:
         if self.vector_length is not None:
             names.sort(key=int)
         return [self._column(name) for name in names]
+
+    def identifying(self) -> list[str]:
+        """Return a sentence for each column that no option names and in which nearly every row has its own category."""
+        return [
+            f"column {shown(name)} has {len(found)} categories in {self.num_cells[name]} rows, as a column has that "
+            "identifies rows; name it in the option `ignore`, or in `categorical` if they are categories"
+            for name, found in self.categories.items()
+            if name not in self.given
+            and self.num_cells[name] >= FEWEST_ROWS
+            and len(found) > OWN_CATEGORY * self.num_cells[name]
+        ]
 
     def _column(self, name: str) -> Column:
         if name in self.categories:

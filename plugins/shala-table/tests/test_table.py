@@ -445,3 +445,25 @@ def test_foreign_states_are_refused() -> None:
             Table().load_state({"columns": [good], "vector_length": length})
     with pytest.raises(ValueError, match="fitted table"):
         Table().state()
+
+
+def test_columns_that_identify_rows_are_doubted() -> None:
+    """Not if few rows have them, if categories repeat, or if the options name the column."""
+
+    def doubts(count: int, **options: Any) -> list[str]:
+        table = Table(**options)
+        rows = [{"who": f"p{n}", "kind": f"k{n // 2}", "size": n} for n in range(count)]
+        table.fit({"table.json": json.dumps(row).encode()} for row in rows)
+        return table.doubts()
+
+    (sentence,) = doubts(20)
+    assert sentence.startswith("column 'who' has 20 categories in 20 rows, as a column has that identifies rows; name")
+    assert doubts(9) == []
+    assert doubts(20, ignore=("who",)) == []
+    assert doubts(20, categorical=("who",)) == []
+    table = Table()
+    table.fit([{"table.json": b'{"who": "a"}'}, {"table.json": b'{"who": "b"}'}])
+    with pytest.raises(
+        DataError, match="got 'c'; correct the cell or leave it blank, or name the column in the option"
+    ):
+        table.read({"table.json": b'{"who": "c"}'})
