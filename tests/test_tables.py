@@ -25,11 +25,13 @@ from shala_framework.report.comparison import Comparison, as_csv, as_latex, make
 from shala_framework.report.samples import SYNTHETIC
 from shala_framework.run.comparing import compare_runs
 from shala_framework.run.evaluation import identify_rows
+from shala_framework.run.folder import RunFolder
 from shala_framework.run.sweeping import plan_sweep
 from shala_framework.run.taking import stages_to_take
 from shala_framework.spec.grid import make_grid
 from shala_framework.support.errors import DataError, SpecError
 from shala_framework.support.json_files import dump_json, parse_json
+from shala_framework.support.progress import Silent
 
 pytestmark = pytest.mark.long
 
@@ -555,6 +557,11 @@ def test_an_evaluation_of_former_weights_counts_nowhere(grid, tmp_path, capsys):
     path.write_bytes(dump_json(found | {"weights": {"autoencoder": "0" * 8}}))
     assert call(capsys, "report", old)[2].count("it is left out of the report") == 1
     assert "was not evaluated" in (old / "README.md").read_text()
+    kinds = [
+        {file.relative_to(folder).parts[0] for file in RunFolder(folder, "", Silent()).results()}
+        for folder in (grid[0], old)
+    ]
+    assert kinds[0] - kinds[1] == {"evaluation"}
 
 
 def test_what_is_no_run_or_damaged_is_one_message(grid, tmp_path, capsys):

@@ -102,3 +102,12 @@ def read_evaluation(path: Path) -> Evaluation:
         CheckpointError: As for `read_saved_evaluation`.
     """
     return read_saved_evaluation(path).evaluation
+
+
+def is_current(path: Path) -> bool:
+    """Return whether the file of an evaluation can be read and is of the weights that its run has."""
+    try:
+        read_saved_evaluation(path)
+    except CheckpointError:
+        return False
+    return True

@@ -13,6 +13,7 @@ from shala_framework.model import STAGES, checkpoint_file
 from shala_framework.plugin.loading import load_dataset
 from shala_framework.report.card import CARD_FILE
 from shala_framework.report.samples import REPORT_FILE, SYNTHETIC
+from shala_framework.report.saved_evaluations import is_current
 from shala_framework.run.files import SPEC_FILE, SPEC_SHAPE
 from shala_framework.spec import structure
 from shala_framework.spec.fingerprint import fixed_part, refiner_part
@@ -65,9 +66,14 @@ class RunFolder:
         return self.state / f"{stage}.safetensors"
 
     def results(self) -> list[Path]:
-        """Return the files with results: the report, the model card, contact sheets and evaluations."""
+        """Return the files with results: the report, the model card, contact sheets and evaluations.
+
+        Evaluations of former weights are left out, and so are their plots.
+        """
         patterns = (REPORT_FILE, CARD_FILE, "samples/*.png", "evaluation/*.json", "evaluation/*.png")
-        return [file for pattern in patterns for file in sorted(self.path.glob(pattern)) if file.is_file()]
+        files = [file for pattern in patterns for file in sorted(self.path.glob(pattern)) if file.is_file()]
+        former = {path.stem for path in self.path.glob("evaluation/*.json") if not is_current(path)}
+        return [file for file in files if file.parent.name != "evaluation" or file.stem.partition("_")[0] not in former]
 
     @property
     def has_stand_in(self) -> bool:

@@ -9,7 +9,7 @@ import attrs
 
 from shala_framework.data.splits import EvaluatedSplit, split_urls
 from shala_framework.model import checkpoint_file
-from shala_framework.report.saved_evaluations import read_evaluation
+from shala_framework.report.saved_evaluations import is_current
 from shala_framework.run.evaluation import EVALUATION_FOLDER, evaluate_run
 from shala_framework.run.experiment import Experiment
 from shala_framework.spec import LoadedSpec, read_spec, unstructure
@@ -60,21 +60,15 @@ class SweptRun:
         trained = all(checkpoint_file(self.folder, stage).is_file() for stage in found["stages"])
         if not trained or with_later_keys(found["spec"]) != self._spec():
             return []
-        return [split for split in splits if self._is_current(split)]
+        paths = {split: self._evaluation(split) for split in splits}
+        return [split for split, path in paths.items() if not path.is_file() or is_current(path)]
 
-    def _is_current(self, split: str) -> bool:
-        """Return whether the evaluation of a split, if there is one, can be read and is of the present weights."""
-        path = self.folder / EVALUATION_FOLDER / f"{split}.json"
-        if path.is_file():
-            try:
-                read_evaluation(path)
-            except CheckpointError:
-                return False
-        return True
+    def _evaluation(self, split: str) -> Path:
+        return self.folder / EVALUATION_FOLDER / f"{split}.json"
 
     def is_evaluated(self) -> bool:
         """Return whether it has an evaluation to compare."""
-        return (self.folder / EVALUATION_FOLDER / f"{self.split}.json").is_file()
+        return self._evaluation(self.split).is_file()
 
     def work(self, reporter: Reporter, *, command: str = "", take_from: Path | None = None) -> None:
         """Train the stages that are not trained yet, sample, write the report and evaluate on rows of the split.
