@@ -100,4 +100,18 @@ def check_given(modalities: Mapping[str, Modality], given: Mapping[str, Tensor])
             raise ValueError(f"expected {name!r} of shape {shape}, got {tuple(value.shape)}")
         if value.dtype != modalities[name].dtype:
             raise ValueError(f"expected {name!r} of {modalities[name].dtype}, got {value.dtype}")
+        check_limits(name, modalities[name], value)
     return next(iter(sizes.values()))
+
+
+def check_limits(name: str, modality: Modality, value: Tensor) -> None:
+    """Check that values are within the limits of a modality, if it has any.
+
+    Raises:
+        ValueError: A value is not.
+    """
+    if modality.limits is None or not value.numel():
+        return
+    (low, high), (least, largest) = modality.limits, (value.min().item(), value.max().item())
+    if least < low or largest > high:
+        raise ValueError(f"expected {name!r} with values from {low} to {high}, got {least} to {largest}")

@@ -24,8 +24,11 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
         stand_in_run: Folder of the run if its stand-in is used.
 
     Raises:
+        ValueError: There is no such split.
         DataError: The spec's paths match no file.
     """
+    if split not in SPLITS:
+        raise ValueError(f"expected a split among {list(SPLITS)}, got {split!r}")
     if stand_in_run is not None:
         return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
     names: str | tuple[str, ...] = data.train_names if split == "train" else getattr(data, split)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shala_framework.autoencoder.contracts import check_given
+from shala_framework.model.arguments import check_count, check_latents, check_modalities, given_scales
 from shala_framework.model.decoding import decode_latents
 from shala_framework.model.given import GivenValue, read_given
 from shala_framework.model.staged import Staged
@@ -79,6 +80,7 @@ class ShaLa(Staged):
         Raises:
             SpecError: A key is unknown, or a value has another type or range than its key.
         """
+        check_modalities(modalities)
         tables = {
             name: ModalityTable(plugin=name_of_class(type(modality)), options=unstructure(modality.options))
             for name, modality in modalities.items()
@@ -269,14 +271,13 @@ class ShaLa(Staged):
 
         `sampler` None takes the spec's; everything else as for `generate`.
         """
-        if num_samples < 1:
-            raise ValueError(f"expected num_samples >= 1, got {num_samples}")
+        check_count("num_samples", num_samples)
+        scales = given_scales({"guidance_scale": guidance_scale, "autoguidance_scale": autoguidance_scale})
         x = self.read(given) if given else {}
         num_rows = len(next(iter(x.values()))) if x else 1
         source, settings = self._prior(prior, given=bool(x)), self.spec.generate
-        scales = {"guidance_scale": guidance_scale, "autoguidance_scale": autoguidance_scale}
         sampling = Sampling(
-            guidance=attrs.evolve(self.guidance, **{k: scale for k, scale in scales.items() if scale is not None}),
+            guidance=attrs.evolve(self.guidance, **scales),
             num_steps=settings.num_steps if num_steps is None else num_steps,
             sampler=sampler or settings.sampler,
         )
@@ -306,6 +307,7 @@ class ShaLa(Staged):
             ValueError: Arguments do not fit the model or each other.
             CheckpointError: The stage that is asked for is not trained.
         """
+        check_latents(z_NSD, self.autoencoder.latent_dim, "N, S, D")
         x = self.read(given) if given else {}
         num_rows = len(next(iter(x.values()))) if x else len(z_NSD)
         if len(z_NSD) != num_rows:
@@ -329,8 +331,10 @@ class ShaLa(Staged):
         A refined draw depends on (seed, row) and its latent alone, whatever the batch. `refine` is as for `generate`.
 
         Raises:
-            ValueError: `refine` changes what is not of the sampler, or no stage 3 is trained that it could change.
+            ValueError: `refine` changes what is not of the sampler, or no stage 3 is trained that it could change; or
+                latents have another shape or are not finite.
         """
+        check_latents(z_ND, self.autoencoder.latent_dim, "N, D")
         changes = {} if isinstance(refine, bool) else refine
         refined = self.refined_names if refine is not False else ()
         if changes and not refined:

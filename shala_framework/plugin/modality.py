@@ -152,6 +152,11 @@ class Modality(abc.ABC):
         """Shape of one x, without the batch dimension."""
 
     @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest value of x that the networks take, such as the first and the last token; None for any."""
+        return None
+
+    @property
     @abc.abstractmethod
     def fields(self) -> tuple[str, ...]:
         """Names of the sample fields that `read` uses. The loader discards all others."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from shala_framework.autoencoder.contracts import check_given
+from shala_framework.autoencoder.contracts import check_given, check_limits
 from shala_framework.data.order import spread_positions
 from shala_framework.data.presence import never_together
 from shala_framework.data.rows import Decoded, Rows, collate, shuffled_batches
@@ -132,6 +132,10 @@ def _row(number: int, item: Any, modalities: Mapping[str, Modality]) -> Decoded:
             )
         if value.is_floating_point() and not value.isfinite().all():
             raise DataError(f"item {number}, {name!r}: expected finite values, got infinity or NaN")
+        try:
+            check_limits(name, modality, value)
+        except ValueError as error:
+            raise DataError(f"item {number}: {error}") from None
     if all(value is None for value in x.values()):
         raise DataError(f"item {number}: expected at least one of {list(modalities)}, got none")
     return Decoded(str(number), None, x)

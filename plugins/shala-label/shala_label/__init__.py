@@ -103,6 +103,11 @@ class Label(Modality):
         return (self._num_classes if self.options.several else 1,)
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """The first and the last class, or the states of a label."""
+        return (UNKNOWN, PRESENT) if self.options.several else (0, self._num_classes - 1)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         return self.options.fields
 

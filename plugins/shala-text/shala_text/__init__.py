@@ -105,6 +105,11 @@ class Text(Modality):
         return (self.options.max_tokens,)
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """The first and the last token."""
+        return PAD, self._num_tokens - 1
+
+    @property
     def fields(self) -> tuple[str, ...]:
         return self.options.fields
 
