@@ -1,6 +1,7 @@
 """The whole pipeline on a fake modality of two floats, because the core needs no real one."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def test_wrong_arguments_are_named(two_spec, finished_run):
 def test_damaged_checkpoints_are_named(two_spec, finished_run):
     """Missing, truncated and foreign files give a CheckpointError with the path."""
     folder = finished_run("r")
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
         load("nowhere")
     content = (folder / CHECKPOINTS[0]).read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"not a checkpoint at all"):
@@ -422,3 +423,17 @@ def test_unknown_verb_free_call_shows_help(capsys):
     """`shala` without arguments is not an error."""
     assert dispatch([]) == 0
     assert "Verbs:" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_run_is_described(tmp_path):
+    """A name that does not exist, with the nearest one that does; a file in place of its folder; a folder without."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "prior.safetensors").touch()
+    for name, said in (
+        ("mina", f"{tmp_path}/mina does not exist; expected the folder of a run: did you mean {tmp_path}/mine?"),
+        ("else/where", "does not exist; expected the folder of a run: check the path"),
+        ("mine/prior.safetensors", "is a file; expected the folder of a run: give the folder that it lies in"),
+        ("mine", "no checkpoint at"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            load(tmp_path / name)

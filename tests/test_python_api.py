@@ -1,6 +1,8 @@
 """The Python API trains the same model as a spec, and misuse gives clear errors."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -106,12 +108,12 @@ def test_a_run_in_a_folder_resumes_and_refuses_other_data(x, tmp_path, monkeypat
 
 
 def test_verbs_work_on_a_run_of_tensors(tmp_path, monkeypatch, capsys):
-    """With plugins' classes, `sample` works, and `evaluate` says which rows it lacks."""
+    """`sample` and `report` do without the rows, which no file holds; other verbs say how to name them as shards."""
     image = pytest.importorskip("shala_image").Image
     monkeypatch.chdir(tmp_path)
     pictures = torch.randint(0, 256, (24, 1, 28, 28), dtype=torch.uint8)
     model = shala.ShaLa({"a": image(height=28, width=28, channels=1)}, **SIZES)
-    shala.train(model, {"a": pictures}, out="r", steps=2, **SETTINGS)
+    shala.train(model, {"a": pictures}, validation={"a": pictures}, out="r", steps=2, **SETTINGS)
 
     def status(*arguments):
         with pytest.raises(SystemExit) as leaving:
@@ -120,10 +122,21 @@ def test_verbs_work_on_a_run_of_tensors(tmp_path, monkeypatch, capsys):
 
     assert status("sample", "r", "--num", "2", "--out", "s") == 0
     assert len(list(Path("s").rglob("*.png"))) >= 2
-    assert status("evaluate", "r", "--split", "validation") == 2
-    assert "data.validation" in capsys.readouterr().err
-    assert status("evaluate", "r", "--split", "test", "--set", "data.test=memory:") == 2
-    assert "these rows came from Python" in capsys.readouterr().err
+    assert status("report", "r") == 0
+    assert "the validation rows of this run came from Python and are in no file" in capsys.readouterr().err
+    for verb, extra in (("evaluate", ()), ("embed", ("--out", "z.npz"))):
+        assert status(verb, "r", "--split", "validation", *extra) == 2
+        hint = "name these by --set 'data.train=shards/train-*.tar' --set 'data.validation=shards/validation-*.tar'"
+        assert hint in capsys.readouterr().err
+    content = {f"{n:04d}.png": model.modalities["a"].write(x)["png"] for n, x in enumerate(pictures)}
+    with tarfile.open("train-000000.tar", "w") as tar:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    sets = ("--set", "data.train=train-*.tar", "--set", "data.test=train-*.tar")
+    assert status("evaluate", "r", "--split", "test", "--set", "evaluate.minutes=0.02", *sets) == 0
+    assert status("embed", "r", "--split", "test", "--out", "z.npz", *sets) == 0
 
 
 def test_without_a_folder_nothing_is_written(x, tmp_path, monkeypatch):

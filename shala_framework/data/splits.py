@@ -32,10 +32,11 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
     if stand_in_run is not None:
         return sorted(local_name(path) for path in (stand_in_run / STAND_IN_FOLDER).glob(f"{split}-*.tar"))
     names: str | tuple[str, ...] = data.train_names if split == "train" else getattr(data, split)
-    first = names if isinstance(names, str) else next(iter(names), "")
-    if first.startswith(IN_MEMORY):
+    if came_from_python(data, split):
+        sets = " ".join(f"--set 'data.{name}=shards/{name}-*.tar'" for name in dict.fromkeys(("train", split)))
         raise DataError(
-            f"data.{split}: these rows came from Python, not from shards; name shards by --set data.{split}=..."
+            f"data.{split}: these rows came from Python, and a run's folder does not keep them; write them as shards "
+            f'("Evaluate a model trained from Python" in docs/python.md) and name these by {sets}'
         )
     try:
         return expand_urls(names) if names else []
@@ -43,6 +44,13 @@ def split_urls(data: Data, split: Split, stand_in_run: Path | None = None) -> li
         absent = split != "train" and str(error).startswith("no such shards")
         hint = f"; if the set has no {split} rows, remove data.{split} from the spec" if absent else ""
         raise DataError(f"data.{split}: {error}{hint}") from error
+
+
+def came_from_python(data: Data, split: Split) -> bool:
+    """Return whether the rows of a split were tensors or a Dataset, which no file holds."""
+    names: str | tuple[str, ...] = data.train_names if split == "train" else getattr(data, split)
+    first = names if isinstance(names, str) else next(iter(names), "")
+    return first.startswith(IN_MEMORY)
 
 
 def train_weights(data: Data, stand_in_run: Path | None = None) -> list[float]:

@@ -1,5 +1,6 @@
 """Safetensors files that contain their own description, are written completely or not at all, and never unpickled."""
 
+import difflib
 import json
 import os
 import zlib
@@ -102,6 +103,14 @@ def read_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[dict[st
         DamagedFileError: The file is damaged, or another program wrote it.
         CheckpointError: The file does not exist.
     """
+    folder = path.parent
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; expected the folder of a run: give the folder that it lies in")
+    if not folder.exists():
+        known = [other.name for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, known, n=1)
+        hint = f"did you mean {folder.parent / near[0]}?" if near else "check the path"
+        raise CheckpointError(f"{folder} does not exist; expected the folder of a run: {hint}")
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at {path}: expected the folder of a run whose stage is complete; check the path, or repeat "
