@@ -91,3 +91,31 @@ def test_splits_are_not_read_by_modalities_that_could_not_learn(check, two_spec)
     assert "data.train: none of the first" in err
     assert "data.validation" not in err
     assert "validation: 1 shards; first sample 'validation_0000' has a, b" in out
+
+
+def test_every_bad_file_of_a_modality_that_learns_is_a_problem(check, monkeypatch):
+    """Fitting goes on without them, each is named once, and no field counts as unread."""
+    sample = Numbered.sample
+
+    def damaged(self, split, number, first):
+        return sample(self, split, number, "]" if split == "train" and number in (5, 250) else first)
+
+    monkeypatch.setattr(Numbered, "sample", damaged)
+    status, out, err = check("0", "3")
+    assert status == 2
+    assert err.count("expected a JSON array") == 2
+    assert err.count("sample 'train_0005'") == err.count("sample 'train_0250'") == 1
+    assert "data.validation" not in err
+    assert "no modality reads" not in out
+
+
+def test_a_modality_that_cannot_be_fitted_leaves_the_others_checked(check, monkeypatch):
+    """With every file damaged, some are named, and neither its fields nor samples without the others are blamed."""
+    sample = Numbered.sample
+    monkeypatch.setattr(Numbered, "sample", lambda self, split, number, _: sample(self, split, number, "]"))
+    status, out, err = check("0")
+    assert status == 2
+    assert err.count("expected a JSON array") == 3
+    assert "present: second 100%" in out
+    assert "no modality reads" not in out
+    assert "none of the modalities" not in err

@@ -1,7 +1,7 @@
 """Find the problems of a spec, its shards and their samples, for `shala check`."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import attrs
 import torch
 
 from shala_framework.cli.trial_fit import MOST_REFITS, TrialFit, fit_on_trial
-from shala_framework.data.prepared import load_preparation
+from shala_framework.data.prepared import load_preparation, prepared_field
 from shala_framework.data.presence import Look, absent_from_first, look_around
 from shala_framework.data.shards import LABEL_FIELD, RawSample
 from shala_framework.data.splits import SPLITS, split_urls
-from shala_framework.plugin.modality import needs_fit
+from shala_framework.plugin.modality import Modality, needs_fit
 from shala_framework.spec import LoadedSpec, doubts, read_spec
 from shala_framework.spec.schema import Data
 from shala_framework.support.errors import DataError, Problem, SpecError
@@ -63,7 +63,7 @@ def diagnose(path: Path, overrides: Sequence[str], profile: str | None = None) -
     for split in SPLITS:
         try:
             urls = split_urls(spec.data, split)
-            fitted, messages = _look_at(split, urls, fitted, spec.data, found.notes)
+            fitted, messages = _look_at(split, urls, fitted, modalities, spec.data, found.notes)
         except DataError as error:
             messages = [str(error).removeprefix(f"data.{split}: ")]
             if split == "train":  # what learns from it cannot read other splits
@@ -73,6 +73,12 @@ def diagnose(path: Path, overrides: Sequence[str], profile: str | None = None) -
         found.problems.extend(Problem(path=f"data.{split}", message=text, origin=origin) for text in messages)
     found.notes.insert(0, f"{path}: {'not sound' if found.problems else 'sound'}; {described}")
     return found
+
+
+def _concerns(sample: RawSample, modalities: Mapping[str, Modality], declared: Mapping[str, Modality]) -> bool:
+    """Return whether a sample can be judged: it has a field of a fitted modality, or none of any modality."""
+    there = [name for name, m in declared.items() if not {*m.fields, prepared_field(name)}.isdisjoint(sample.fields)]
+    return not there or any(name in modalities for name in there)
 
 
 def _names(names: Iterable[str]) -> str:
@@ -90,13 +96,21 @@ def _check_precision(loaded: LoadedSpec, problems: list[Problem]) -> None:
         problems += error.problems
 
 
-def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: list[str]) -> tuple[TrialFit, list[str]]:
+def _look_at(
+    split: str,
+    urls: list[str],
+    fitted: TrialFit,
+    declared: Mapping[str, Modality],
+    data: Data,
+    notes: list[str],
+) -> tuple[TrialFit, list[str]]:
     """Read some samples of a split's shards on disk, as a run would.
 
     Args:
         split: Name of the split.
         urls: The split's shards.
         fitted: Modalities of the spec. With the training split, those that learn from data are fitted to it.
+        declared: All modalities of the spec, of which some may not have been fitted.
         data: The spec's table [data].
         notes: Receives a description of what was read.
 
@@ -125,9 +139,13 @@ def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: l
             notes += [f"{split}: {sentence}" for sentence in fitted.notes]
             notes += [f"{split}: {name}: {text}" for name, m in fitted.modalities.items() for text in m.doubts()]
     modalities = fitted.modalities
+    if not modalities:
+        return fitted, fitted.errors[:MOST_ERRORS]
     look.tally.clear()
     begun, refused, unknown = time.monotonic(), 0, list[str]()
     for sample in some():
+        if not _concerns(sample, modalities, declared):
+            continue
         if look.add(sample, modalities) or not fitted.partial:
             continue
         refused += 1
@@ -139,16 +157,17 @@ def _look_at(split: str, urls: list[str], fitted: TrialFit, data: Data, notes: l
         f"{split}: read {look.samples} samples of {len(look.shards)} shards in {seconds:.1f} s "
         f"(at most {LOOK_SAMPLES} in {LOOK_SECONDS:.0f} s); present: {look.shares(modalities)}"
     )
-    notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *cut, *look.unread(modalities))]
+    notes += [f"{split}: {sentence}" for sentence in (*look.tally.sentences(), *cut, *look.unread(declared))]
     if unknown:
         names = " and ".join(f"{name!r} to {count}" for name, count in fitted.partial.items())
         notes.append(
             f"{split}: {len(unknown)} of {look.samples} samples could not be read, such as: {unknown[0]}. A run may "
             f"read them, because it learns from all training samples; this check fitted {names} of them"
         )
-    errors = list(islice(look.errors, MOST_ERRORS))
-    if len(look.errors) > MOST_ERRORS:
-        errors.append(f"{len(look.errors) - MOST_ERRORS} more samples of {look.samples} cannot be read")
+    bad = [*dict.fromkeys((*(fitted.errors if split == "train" else ()), *look.errors))]
+    errors = list(islice(bad, MOST_ERRORS))
+    if len(bad) > MOST_ERRORS:
+        errors.append(f"{len(bad) - MOST_ERRORS} more errors in the {look.samples} samples that were read")
     if not errors and not look.present:
         errors.append(f"none of {look.samples} samples has any modality: {'; '.join(look.tally.sentences())}")
     if split == "train" and data.balance and not look.fields[LABEL_FIELD]:
