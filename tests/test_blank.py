@@ -78,7 +78,7 @@ def test_rows_in_memory_are_those_that_say_something(shards):
     assert rows.presence[:, 1].sum() == sum(n % 2 for n in range(20) if n not in EMPTY | BLANK)
     assert rows.tally.sentences() == SENTENCES
     nothing = {"a": MayBeBlank(TwoFloatsOptions(field="b"))}
-    with pytest.raises(DataError, match=r"has fields \['a'\] and none of the modalities'"):
+    with pytest.raises(DataError, match=r"expected a field of a modality \(.*\), got a; pack again with --for"):
         load_rows(shards, nothing)
 
 

@@ -24,6 +24,7 @@ from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError
+from shala_framework.support.hints import listed
 from shala_framework.support.urls import is_remote
 
 MOST_SHARDS = 16  # number of shards that an inspection opens
@@ -130,8 +131,8 @@ def _sought(name: str, modality: Modality, there: Iterable[str]) -> str:
     if unread:
         return f"modality {name!r}: reading the fields {unread} gave nothing; check its options"
     return (
-        f"modality {name!r}: expected one of the fields {list(modality.fields)}, got {sorted(there)}; "
-        f"correct modality.{name}.options, or remove this modality"
+        f"modality {name!r}: expected one of the fields [{listed([*map(repr, modality.fields)])}], "
+        f"got {sorted(there)}; correct modality.{name}.options, or remove this modality"
     )
 
 

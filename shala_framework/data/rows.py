@@ -22,6 +22,7 @@ from shala_framework.data.tally import Tally
 from shala_framework.data.tar import MAX_FIELD_BYTES
 from shala_framework.plugin.modality import Modality
 from shala_framework.support.errors import DataError, PluginError
+from shala_framework.support.hints import listed
 from shala_framework.support.machine import to_device
 from shala_framework.support.seeds import mix_seed
 
@@ -146,10 +147,11 @@ def decode(sample: RawSample, modalities: Mapping[str, Modality]) -> Decoded:
             if reason is not None:
                 blank.append(reason)
     if not blank and all(value is None for value in x.values()):
-        wanted = {name: list(modality.fields) for name, modality in modalities.items()}
+        wanted = "; ".join(f"{name}: {listed(modality.fields)}" for name, modality in modalities.items())
         raise DataError(
-            f"{sample.shard}: sample {sample.key!r} has fields {sorted(sample.fields)} "
-            f"and none of the modalities' ({wanted}); set the option fields of a modality, or remove the sample"
+            f"{sample.shard}: sample {sample.key!r}: expected a field of a modality ({wanted}), got "
+            f"{listed(sorted(sample.fields)) or 'none'}; pack again with --for and the spec, which leaves such samples "
+            "out, or set the option fields of a modality"
         )
     return Decoded(sample.key, sample.label, x, tuple(blank))
 

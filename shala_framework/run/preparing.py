@@ -43,8 +43,8 @@ def claim_folder(
     if processes.rank() == 0:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise CheckpointError(f"expected a folder for the run, got {folder.path}, which lies at a file") from error
+        except FileExistsError as error:
+            raise CheckpointError(f"expected a folder for the run, got the file {folder.path}") from error
         lock = stack.enter_context(FolderLock(folder.path, on_wait=reporter.note))
     folder.claim(described)
     return lock

@@ -1,7 +1,7 @@
 """Hints for unknown names in messages, and shortening of long names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MOST_LISTED = 20  # known names in a message, of which there may be a hundred
@@ -21,6 +21,11 @@ def kind_of(value: Any) -> str:
     """Name the type of what stands in place of a tensor, and say how to make one of a numpy array."""
     kind = type(value)
     return f"{kind.__name__}; torch.from_numpy makes a tensor of it" if kind.__module__ == "numpy" else kind.__name__
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Join names for a message, and count those beyond the first ones."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shortened(text: str, most: int = 100) -> str:

@@ -9,7 +9,7 @@ operating systems, and files that describe the set, such as README.md, are left 
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,8 @@ from shala_framework.plugin import Account, DataError, Dataset, Sample
 LAYOUT = "files that share a name within a sample, such as 0001.jpg and 0001.txt"
 
 _LABEL_FIELD = "cls"
+_LAST_DOT = "pack again with --set 'stem_ends_at=last dot'"
+_NAMED = 3  # samples without a field that a note names
 _RARE = 0.01  # share of samples below which a field gets no note of its own
 
 
@@ -144,6 +146,7 @@ class Folder(Dataset):
         tally: Counter[str] = Counter()
         fields_of: Counter[str] = Counter()
         replaced: Counter[str] = Counter()
+        first_stems: dict[frozenset[str], list[str]] = {}
         for stem, paths in found.items():
             if stem not in divided:
                 continue
@@ -159,12 +162,15 @@ class Folder(Dataset):
             tally.update([split, "samples", *(["pairs"] if len(fields) > 1 else [])])
             tally["labels"] += label is not None
             fields_of.update(fields.keys())
+            alike = first_stems.setdefault(frozenset(fields), [])
+            if len(alike) < _NAMED:
+                alike.append(stem)
             key = safe_key(stem, keys)
             keys.add(key)
             yield Sample(key=key, split=split, fields=fields, label=label)
         if not tally["samples"]:
             raise DataError("\n".join([f"{source}: expected {LAYOUT}, got no sample", *account.notes]))
-        self._note(tally, fields_of, replaced, found, account)
+        self._note(tally, fields_of, first_stems, replaced, found, account)
 
     def _samples_of_rows(self, path: Path, folder: Path, account: Account) -> Iterator[Sample]:
         """Yield a sample for each row of a table."""
@@ -257,7 +263,7 @@ class Folder(Dataset):
         if not dot:
             return "", "", "no extension, which would name its field"
         if not FIELD.fullmatch(field) or len(field) > LONGEST_FIELD:
-            cure = ' (for names with dots in them set stem_ends_at = "last dot")' if "." in field else ""
+            cure = f" (for names with dots in them {_LAST_DOT})" if "." in field else ""
             return "", "", f"the extension is not up to {LONGEST_FIELD} letters and digits{cure}"
         return name, field, ""
 
@@ -351,6 +357,7 @@ class Folder(Dataset):
         self,
         tally: Counter[str],
         fields_of: Counter[str],
+        first_stems: Mapping[frozenset[str], Sequence[str]],
         replaced: Counter[str],
         found: Mapping[str, Mapping[str, Path]],
         account: Account,
@@ -372,13 +379,14 @@ class Folder(Dataset):
             lacking = {field: tally["samples"] - number for field, number in sorted(usual.items())}
             for field, number in lacking.items():
                 if number:
-                    account.note(f"{number} of {samples} without {field}")
+                    stems = sorted(stem for fields, few in first_stems.items() if field not in fields for stem in few)
+                    account.note(f"{number} of {samples} without {field}: {examples(stems[:_NAMED], number)}")
             rare = [f"{field} ({number})" for field, number in sorted(fields_of.items()) if field not in usual]
             if rare:
                 account.note(f"fields of less than {_RARE:.0%} of {samples}: {examples(rare)}")
         dotted = sorted(field for field in fields_of if "." in field and field not in options.columns.values())
         if dotted:
-            account.note(f'fields with a dot: {examples(dotted)}; unless they are meant, set stem_ends_at = "last dot"')
+            account.note(f"fields with a dot: {examples(dotted)}; unless they are meant, {_LAST_DOT}")
         if 0 < tally["labels"] < tally["samples"]:
             account.note(f"{tally['samples'] - tally['labels']} of {samples} without label")
         for field, number in sorted(replaced.items()):

@@ -48,11 +48,11 @@ def test_files_that_share_a_stem_are_one_sample(tmp_path: Path) -> None:
     assert samples["a_1"].fields["txt"] == b"a/1.TXT"
     assert {sample.split for sample in samples.values()} == {"train"}
     assert notes == [
-        "1 of 4 samples without jpg",
-        "3 of 4 samples without seg.png",
-        "2 of 4 samples without txt",
-        "3 of 4 samples without wav",
-        'fields with a dot: seg.png; unless they are meant, set stem_ends_at = "last dot"',
+        "1 of 4 samples without jpg: a/3",
+        "3 of 4 samples without seg.png: 2, a/3, b/1",
+        "2 of 4 samples without txt: 2, b/1",
+        "3 of 4 samples without wav: a/1, a/3, b/1",
+        "fields with a dot: seg.png; unless they are meant, pack again with --set 'stem_ends_at=last dot'",
     ]
     by_last_dot, _ = all_train(tmp_path, stem_ends_at="last dot")
     assert fields(by_last_dot)["a_1-seg"] == "png"
@@ -102,11 +102,11 @@ def test_files_that_cannot_be_used_are_noted(tmp_path: Path) -> None:
         "1 file left out, same stem and extension twice: 1.jpg (used: 1.JPG)",
         "1 file left out, no extension, which would name its field: README",
         "1 file left out, the extension is not up to 16 letters and digits: scan 3. of 4",
-        "1 file left out, the extension is not up to 16 letters and digits (for names with dots in them set "
-        'stem_ends_at = "last dot"): v1.0 (copy).jpg',
+        "1 file left out, the extension is not up to 16 letters and digits (for names with dots in them pack "
+        "again with --set 'stem_ends_at=last dot'): v1.0 (copy).jpg",
         "1 file left out, empty file: 2.jpg",
         "1 file left out, cannot read the file: expected a regular file: 2.wav",
-        "1 of 2 samples without jpg",
+        "1 of 2 samples without jpg: 2",
     ]
 
 
@@ -241,7 +241,7 @@ def test_table_gives_label_split_and_text(tmp_path: Path) -> None:
         "1 row left out, a second, different row for the same sample: t.csv line 9 (b/4.jpg)",
         "1 row left out, blank 'file': t.csv line 10 ()",
         "2 samples left out, no row in t.csv, which has column 'split': b/1, b/5",
-        "2 of 4 samples without txt",
+        "2 of 4 samples without txt: b/3, b/4",
         "1 of 4 samples without label",
         "1 txt file not used: the table has the text",
     ]
@@ -390,7 +390,8 @@ def test_real_xrays_and_notes_through_options_alone() -> None:
     assert samples["images256_auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus"].label == "COVID-19"
     assert notes[0].startswith("5 rows left out, a second, different row for the same sample")
     assert notes[1].startswith("pairs.csv: columns not used: ")
-    assert notes[2:] == ["111 of 648 samples without txt"]
+    assert notes[2].startswith("111 of 648 samples without txt: images256/")
+    assert len(notes) == 3
     again, _ = read(REAL, **options)
     assert json.dumps(list(again)) == json.dumps(list(samples))
 
