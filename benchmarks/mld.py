@@ -34,6 +34,7 @@ from shala_framework.support.machine import describe_machine
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.budget import TIMED_SHARE, measure_stage
 from shala_framework.training.loop import train as run_loop
+from shala_framework.training.optimizers import BETA_1
 from shala_framework.training.precision import choose_precision
 from shala_framework.training.trainable import Trainable
 
@@ -59,6 +60,8 @@ class Autoencoders(nn.Module):
 
 class InMemory:
     """What both stages provide to the loop beside their losses. Batches stay where they are."""
+
+    beta_1, can_be_captured = BETA_1, True
 
     def placed(self, batch: Any, *, copy: bool = False) -> Any:
         return batch

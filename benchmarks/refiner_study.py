@@ -4,7 +4,7 @@
         [--rows 300000] [--prior-rows 1024000] [--kl-weight 16] [--seed 0] [--device cpu]
         [--seconds 600 | --refiner-rows 3000000] [--batch-size 16] [--width 32] [--blocks 1 3] [--attention]
         [--log-sigma-mean -0.4] [--log-sigma-std 1.4] [--sigma-max 1.5 4 12 40] [--guidance 1] [--num 2000] [--test]
-        [--flow]
+        [--flow | --adversarial]
 
 One seed. Stages 1 and 2 are trained for numbers of rows as in polymnist_table.py, and stage 3 for a time or a number of
 rows; RESULTS keeps trained stages, and the same command continues. The last 2,000 training rows are scored and not
@@ -12,7 +12,8 @@ trained on; --test scores the test rows instead. Columns: those of polymnist_tab
 as scored rows, the Frechet distance of each modality, and the share of samples given one modality that the judges find
 right, with their distance. *Own z* is the share of rows of which a draw of q(z | x) is decoded to their own class; what
 stage 3 loses of it, it draws anew. --flow has decoders that are conditional flows, trained with stage 1 (see
-flow_decoder.py), in place of stage 3. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
+flow_decoder.py), in place of stage 3. --adversarial trains stage 3 against a critic, by AdamW, so that it needs
+--learning-rate 1e-3. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from shala_framework.support.machine import describe_machine
 SIZES = {1.5: 5, 4.0: 8, 12.0: 12, 40.0: 18}  # steps of the sampler, by its highest level
 COLUMNS = ("joint", "FD", "recall", "precision", "spread", "own z", "given 1", "FD 1")
 DRAWN = 16  # samples of each way on the sheet
+AGAINST_CRITIC = {"optimizer": "adamw", "schedule": "trapezoid", "decay_share": 0.3, "ema_halflife_steps": 100.0}
 
 
 @attrs.frozen(kw_only=True)
@@ -51,20 +53,26 @@ class Way:
         sigma_max: The sampler's highest level; None leaves what the decoder gives as it is.
         guidance: Scale of the guidance by z.
         draw: Whether the decoder gives a draw and not the mode.
+        one_step: Whether an adversarial stage 3 refines.
     """
 
     sigma_max: float | None = None
     guidance: float = 1.0
     draw: bool = False
+    one_step: bool = False
 
     @property
     def name(self) -> str:
+        if self.one_step:
+            return "one step"
         if self.sigma_max is None:
             return "draws" if self.draw else "modes"
         return f"sigma_max {self.sigma_max:g}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
 
     def decode(self, model: ShaLa, z_ND: Tensor, seed: int) -> Samples:
         """Decode latents."""
+        if self.one_step:
+            return model.decode(z_ND, refine=True, seed=seed, batch_size=500)
         if self.sigma_max is None:
             return model.decode(z_ND, draw=self.draw, seed=seed, batch_size=500)
         steps = SIZES.get(self.sigma_max, 12)
@@ -96,10 +104,13 @@ def score(model: ShaLa, table: Table, way: Way, x: Samples, seed: int) -> tuple[
 
 def trained(args: argparse.Namespace, x: Samples) -> tuple[ShaLa, dict[str, Any]]:
     """Return a model whose stages are trained, or read where they were trained before, and what training reported."""
+    stage = {"steps": 1_500, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
     recipe = Recipe(
         seed=args.seed,
-        refine={"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std},
-        refiner_stage={"steps": 1_500, "batch_size": args.batch_size, "learning_rate": args.learning_rate},
+        refine={"method": "adversarial"}
+        if args.adversarial
+        else {"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std},
+        refiner_stage={**stage, **(AGAINST_CRITIC if args.adversarial else {})},
         refiner_size={"width": args.width, "num_blocks": tuple(args.blocks), "attention": args.attention},
         modality=FlowPicture if args.flow else Picture,
     )
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("--sigma-max", type=float, nargs="+", default=list(SIZES))
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
     parser.add_argument("--flow", action="store_true", help="decoders that are flows, in place of stage 3")
+    parser.add_argument("--adversarial", action="store_true", help="stage 3 against a critic, in one step")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--num", type=int, default=2_000, help="scored rows, and joint samples; at most 2,000")
@@ -153,7 +165,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     trained_with = ("data", "rows", "prior_rows", "refiner_rows", "seconds", "kl_weight", "seed", "batch_size")
     trained_with += ("learning_rate", "width", "blocks", "attention", "log_sigma_mean", "log_sigma_std")
-    trained_with += ("flow",) if args.flow else ()
+    trained_with += tuple(name for name in ("flow", "adversarial") if getattr(args, name))
     claim_results(args.results, **{name: getattr(args, name) for name in trained_with})
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
@@ -165,7 +177,9 @@ def main() -> None:
     table = Table(Scorer(args.judges, scored, labels))
     model, figures = trained(args, x)
     ways = [Way(draw=True)] if args.flow else [Way()]
-    if not args.flow:
+    if args.adversarial:
+        ways.append(Way(one_step=True))
+    elif not args.flow:
         ways += [Way(sigma_max=sigma, guidance=scale) for sigma in args.sigma_max for scale in args.guidance]
     found, drawn = {}, []
     for way in ways:

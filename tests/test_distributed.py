@@ -107,17 +107,24 @@ def test_several_processes_take_the_steps_of_one(start, run_alone, two_spec, cou
     expect_the_same_run(output, count)
 
 
-@pytest.mark.parametrize("plugin", ["refined-floats", "correlated-floats"])
-def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin):
+ADVERSARIAL = ("refine.method=adversarial", "train.refiner.optimizer=adamw", "train.refiner.learning_rate=1e-3")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "changes"), [("refined-floats", ()), ("correlated-floats", ()), ("correlated-floats", ADVERSARIAL)]
+)
+def test_several_processes_refine_as_one(start, run_alone, two_spec, plugin, changes):
     """Units, directions of residuals that some rows lack, losses with texture, and weights of stage 3 agree."""
     two_spec.write_text(two_spec.read_text().replace('"two-floats"', f'"{plugin}"'))
     overrides = (*EVERY_STEP, "train.refiner.steps=10", "train.refiner.log_every_steps=1", "refine.texture_weight=1")
+    overrides += changes
     run_alone("alone", *overrides)
     start(2, "both", *overrides).wait(timeout=120)
     assert losses("both", "refiner") == pytest.approx(losses("alone", "refiner"), abs=1e-5, rel=1e-4)
     assert held_out_figures("both", "refiner") == pytest.approx(held_out_figures("alone", "refiner"), rel=1e-3)
-    textures = [line["texture"] for line in metrics_of("both", "refiner") if "texture" in line]
-    assert (max(textures) > 0) == (plugin == "correlated-floats")  # those with a convolution
+    lines = metrics_of("both", "refiner")
+    textures = [value for line in lines for name, value in line.items() if name.split("/")[0] == "texture"]
+    assert (max(textures, default=0) > 0) == (plugin == "correlated-floats")  # those with a convolution
     alone, both = (load(out).refiner for out in ("alone", "both"))
     assert alone.linear_filters.keys() == both.linear_filters.keys()
     torch.testing.assert_close(both.spread, alone.spread)

@@ -144,7 +144,7 @@ def with_overrides(
             message = f"expected a key of {listed}"
             raise SpecError([Problem(path=format_path(override.path), message=message, origin="--set")])
         if table == "refine":
-            _check_refines(str(rest[0]), refined=refined)
+            _check_refines(str(rest[0]), spec.refine, refined=refined)
         if table == "data" and stand_in and rest[0] in (*SPLITS, "stand_in"):
             message = "this run was trained on a synthetic stand-in, and its rows are those in its folder"
             hint = "train a run on recorded shards, which data.train names"
@@ -162,14 +162,16 @@ def with_overrides(
     )
 
 
-def _check_refines(key: str, *, refined: bool) -> None:
-    """Raise a SpecError where a key of [refine] would change nothing."""
+def _check_refines(key: str, table: Refine, *, refined: bool) -> None:
+    """Raise a SpecError where a key of a run's [refine] would change nothing."""
     message = hint = ""
     if not refined:
         message, hint = "this run has no stage 3, which [refine] is for", "train it with train.refiner.steps"
     elif key not in Refine.SAMPLING_KEYS and key in attrs.fields_dict(Refine):
         message = f"expected a key of stage 3's sampler ({', '.join(Refine.SAMPLING_KEYS)}), got one that trains it"
         hint = "train another run with it"
+    elif table.method == "adversarial" and key in Refine.SAMPLING_KEYS:
+        message = "this run's stage 3 is adversarial: it makes a sample in one step and has no sampler to set"
     if message:
         raise SpecError([Problem(path=f"refine.{key}", message=message, hint=hint, origin="--set")])
 

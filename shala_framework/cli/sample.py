@@ -128,7 +128,7 @@ def sample(
         "num": num,
         "settings": {key: value for key, value in unstructure(settings).items() if key not in settings.COUNT_KEYS},
         "refined": refined,
-        "refine": {key: getattr(model.spec.refine, key) for key in Refine.SAMPLING_KEYS} if refined else {},
+        "refine": _described(model.spec.refine) if refined else {},
         "samples": writer.written,
     }
     write_file(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -164,6 +164,13 @@ def _say_what_stays(out: Path, earlier: set[str], written: set[str]) -> None:
             f"{len(stay)} files of an earlier call stay in {out}, such as {stay[0]}; {MANIFEST} lists only the files "
             "of this call: use another --out to keep calls apart"
         )
+
+
+def _described(table: Refine) -> dict[str, Any]:
+    """Return what says how a trained stage 3 makes samples."""
+    if table.method == "adversarial":
+        return {"method": table.method}
+    return {key: getattr(table, key) for key in Refine.SAMPLING_KEYS}
 
 
 def _check_overrides(overrides: tuple[str, ...], *, refine: bool) -> None:

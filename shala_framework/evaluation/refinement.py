@@ -44,8 +44,13 @@ def measure_refinement(
         z_ND: A draw of q(z | x) of each row.
         groups_N: Groups of held-out rows that are resampled together, or None.
         batch_size: Number of latents decoded at a time.
+
+    Returns:
+        Nothing of an adversarial refiner, whose draws have no density.
     """
-    figures = {}
+    figures: dict[str, RefinedFigures] = {}
+    if model.spec.refine.method == "adversarial":
+        return figures
     for name in model.refined_names:
         index = held_out.index_having([name])
         index = index[spread_positions(len(index), MOST_ROWS)]

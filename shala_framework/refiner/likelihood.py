@@ -12,10 +12,9 @@ class Refined:
     """A decoder's likelihood whose draws are refined, and whose log_prob is the diffusion's variational bound.
 
     `mode` is stage 1's. Every call estimates the bound with the same noise, so the same rows have the same bound, and
-    the difference between two latents does not depend on the noise.
+    the difference between two latents does not depend on the noise. Draws of an adversarial refiner have no density:
+    log_prob is then stage 1's.
     """
-
-    is_bound = True
 
     def __init__(
         self,
@@ -28,10 +27,16 @@ class Refined:
         self.likelihood, self.refiner, self.name, self.z_BD = likelihood, refiner, name, z_BD
         self.refinement = refinement or Refinement()
 
+    @property
+    def is_bound(self) -> bool:
+        return not self.refinement.one_step or self.likelihood.is_bound
+
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         """Return a lower bound of the log-likelihood of x [B, ...] in nats: [B]."""
         settings, refiner = self.refinement, self.refiner
+        if settings.one_step:
+            return self.likelihood.log_prob(x)
         residual = refiner.residual(self.name, self.likelihood)
         with evaluating(refiner):
             return residual.bound(

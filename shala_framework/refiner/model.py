@@ -29,6 +29,9 @@ from shala_framework.support.structuring import InvalidValueError
 # network of zeros would keep half of a noise of level 1; it would have to reproduce noise in order to remove it. With a
 # smaller spread it outputs the residual itself at all but the lowest levels, and an undertrained one adds little.
 SKIP_SPREAD, OUT_GAIN = 0.25, 2.0
+# An adversarial refiner makes a residual at a level at which u is nearly all noise. With a larger gain its output
+# changes faster, in steps of one learning rate, than the critic's verdict; with a small one, the critic runs ahead.
+ONE_STEP_SIGMA, ONE_STEP_GAIN = 80.0, 2.0
 
 
 def skip_and_out(sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +51,8 @@ class Refinement:
         sigma_min: Lowest noise level of the sampler, in standard deviations of the residual.
         sigma_max: Highest noise level of the sampler.
         num_levels: Number of noise levels of each row in the bound.
+        one_step: Whether the refiner is adversarial and makes a draw in one step; the sampler's settings then do not
+            count.
         bound_sigma_min: Lowest noise level of the bound; for discrete x it follows from the distance of values.
         bound_sigma_max: Highest noise level of the bound.
     """
@@ -58,6 +63,7 @@ class Refinement:
     sigma_min: float = 0.1
     sigma_max: float = 1.5
     num_levels: int = 8
+    one_step: bool = False
     bound_sigma_min: float = 0.03
     bound_sigma_max: float = 20.0
 
@@ -71,6 +77,8 @@ class Refinement:
         if changes:
             if of_training := [key for key in changes if key not in table.SAMPLING_KEYS]:
                 raise ValueError(f"refine: expected keys of {list(table.SAMPLING_KEYS)}, got {of_training[0]!r}")
+            if table.method == "adversarial":
+                raise ValueError(f"refine: an adversarial refiner has no sampler to set, got {next(iter(changes))!r}")
             try:
                 table = structure({**unstructure(table), **changes}, Refine)
             except InvalidValueError as error:
@@ -82,11 +90,14 @@ class Refinement:
             sigma_min=table.sigma_min,
             sigma_max=table.sigma_max,
             num_levels=table.num_levels,
+            one_step=table.method == "adversarial",
         )
 
     @property
     def num_evaluations(self) -> int:
         """Return the denoiser evaluations for one draw."""
+        if self.one_step:
+            return 1
         return num_evaluations(self.sampler, self.num_steps) * (1 if self.guidance_scale == 1 else 2)
 
 
@@ -293,6 +304,14 @@ class Refiner(nn.Module):
 
         return denoise
 
+    def generated(self, name: str, residual: ResidualUnit, z_BD: Tensor, noise: Tensor) -> Tensor:
+        """Make a residual of noise in the shape of x, in one step, as adversarial training trains it."""
+        every_B = torch.full((len(z_BD),), ONE_STEP_SIGMA, device=z_BD.device)
+        none_B = torch.zeros(len(z_BD), dtype=torch.bool, device=z_BD.device)  # all parameters take part in each step
+        u = noise * math.sqrt(ONE_STEP_SIGMA**2 + 1)
+        raw = self._raw(self.home[name], u, every_B, residual.mean, self.condition(name, z_BD, none_B))
+        return ONE_STEP_GAIN * raw
+
     def sample(self, name: str, likelihood: Likelihood, z_BD: Tensor, noise: Tensor, refinement: Refinement) -> Tensor:
         """Return refined draws x [B, ...] of p(x | z), in the dtype and range of `Modality.read`.
 
@@ -304,6 +323,8 @@ class Refiner(nn.Module):
             refinement: Sampler and levels.
         """
         residual = self.residual(name, likelihood)
+        if refinement.one_step:
+            return residual.x(self.generated(name, residual, z_BD, noise))
         sigmas = karras_sigmas(refinement.num_steps, refinement.sigma_min, refinement.sigma_max)
         denoise = self.denoiser(name, residual, z_BD, refinement.guidance_scale)
         # At the highest level, u = r + sigma * noise also has the residual's variance of 1.

@@ -23,13 +23,13 @@ from shala_framework.spec.schema import Stage
 from shala_framework.support.machine import resolve_device
 from shala_framework.support.modes import evaluating
 from shala_framework.support.seeds import forked_rng
+from shala_framework.training.adversarial import refiner_training
 from shala_framework.training.budget import measure_stage, stages_of
 from shala_framework.training.counting import META, StepCount, count_step
 from shala_framework.training.optimizers import make_optimizers
 from shala_framework.training.parallel import shared_loss
 from shala_framework.training.precision import Precision, choose_precision
 from shala_framework.training.prior_stage import PriorTraining
-from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.stages import AutoencoderTraining
 from shala_framework.training.steps import take_step
 
@@ -235,5 +235,6 @@ def _refiner_stage(
     rows, (autoencoder, _, refiner) = _rows(drawn, num_rows, device), networks
     settings = model.spec.train.refiner
     held_out = _held_out(model, rows)
-    stage = RefinerTraining(refiner, autoencoder, model.spec.refine, settings, device, held_out, precision=precision)
+    table = model.spec.refine
+    stage = refiner_training(table)(refiner, autoencoder, table, settings, device, held_out, precision=precision)
     return stage, rows

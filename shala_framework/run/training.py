@@ -28,6 +28,7 @@ from shala_framework.support.distributed.sharded_tensors import full_tensor
 from shala_framework.support.errors import DataError
 from shala_framework.support.progress import Reporter
 from shala_framework.support.seeds import forked_rng
+from shala_framework.training.adversarial import refiner_training
 from shala_framework.training.budget import TIMED_SHARE, StageCost, measure_stage
 from shala_framework.training.compiling import compiled
 from shala_framework.training.loop import closed_after, train
@@ -310,7 +311,7 @@ class RunTraining:
         return max(1, num_rows // batch_size)
 
     def _refiner_stage(self) -> RefinerTraining:
-        return RefinerTraining(
+        return refiner_training(self.model.spec.refine)(
             self.model.refiner,
             self.model.autoencoder,
             self.model.spec.refine,

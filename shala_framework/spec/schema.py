@@ -11,7 +11,7 @@ from shala_framework.spec.names import modality_tables, names_files, profile_tab
 from shala_framework.spec.posterior import DEFAULT_METHOD as DEFAULT_METHOD
 from shala_framework.spec.posterior import DEFAULT_METHOD_KEYS as DEFAULT_METHOD_KEYS
 from shala_framework.spec.posterior import Posterior as Posterior
-from shala_framework.spec.stages import EARLIER_NONE
+from shala_framework.spec.stages import EARLIER_NONE, MISSING_MEANS
 from shala_framework.spec.stages import SCALES_WITH_STEPS as SCALES_WITH_STEPS
 from shala_framework.spec.stages import AutoencoderStage as AutoencoderStage
 from shala_framework.spec.stages import PriorStage as PriorStage
@@ -175,9 +175,15 @@ class Prior:
 
 @attrs.frozen(kw_only=True)
 class Refine:
-    """[refine]: the conditional diffusion of the residual between x and the decoder's mean.
+    """[refine]: the residual between x and the decoder's mean, by a conditional diffusion or in one step.
 
     Attributes:
+        method: "diffusion" denoises the residual in several steps, and bounds its density. "adversarial" makes it in
+            one step, and is trained against a critic; it is sharp after far fewer rows, and has no density. It needs
+            optimizer = "adamw" in [train.refiner], and reads share, latent_noise, texture_weight and recognition_weight
+            of this table.
+        recognition_weight: Weight, in adversarial training, of how much less samples show z than data do: the excess of
+            -log q(z | x) of the modality alone, in nats a latent dimension.
         share: Whether modalities of one plugin and shape share a network where theirs are alike, told apart by an
             embedding.
         log_sigma_mean: Mean of log sigma in training (P_mean of EDM).
@@ -200,6 +206,12 @@ class Refine:
     # training depends on the others
     SAMPLING_KEYS: ClassVar = ("sampler", "num_steps", "guidance_scale", "sigma_min", "sigma_max", "num_levels")
 
+    method: Literal["diffusion", "adversarial"] = attrs.field(
+        default="diffusion", metadata={MISSING_MEANS: "diffusion"}
+    )
+    recognition_weight: float = attrs.field(
+        default=1.0, validator=at_least(0, at_most=MOST_WEIGHT), metadata={MISSING_MEANS: 1.0}
+    )
     share: bool = True
     log_sigma_mean: float = attrs.field(default=-0.4, validator=between(-10, 10))
     log_sigma_std: float = attrs.field(default=1.4, validator=above(0, at_most=10))
@@ -363,3 +375,17 @@ class Spec:
     evaluate: Evaluate = attrs.field(factory=Evaluate)
     track: dict[str, TrackTable] = attrs.field(factory=dict)
     profile: dict[str, dict[str, Any]] = attrs.field(factory=dict, validator=profile_tables, metadata=EARLIER_NONE)
+
+    def __attrs_post_init__(self) -> None:
+        stage = self.train.refiner
+        if self.refine.method == "adversarial" and stage.steps:
+            if stage.optimizer != "adamw":
+                raise ValueError(
+                    f'expected train.refiner.optimizer = "adamw", with a learning_rate of about 1e-3, for '
+                    f'refine.method = "adversarial", got {stage.optimizer!r}'
+                )
+            if stage.micro_batches != 1:
+                raise ValueError(
+                    f'expected train.refiner.micro_batches = 1 for refine.method = "adversarial", got '
+                    f"{stage.micro_batches}"
+                )

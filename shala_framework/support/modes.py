@@ -1,4 +1,4 @@
-"""Training and evaluation mode of networks."""
+"""Modes of networks: training or evaluation, trained or frozen."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,3 +15,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let what a module computes within the block have no gradients in its parameters, but in its inputs."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

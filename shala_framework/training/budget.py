@@ -86,7 +86,7 @@ def _timed(
     module = stage.module
     device = next(module.parameters()).device
     captured = can_capture(stage, settings)
-    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured, beta_1=stage.beta_1)
     steps = Steps(stage, settings, optimizers, shared_loss(stage, device), captured=captured)
     module.train()
     glance_at_load()

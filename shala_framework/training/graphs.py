@@ -30,7 +30,8 @@ def can_capture(stage: Trainable[Any], settings: Stage) -> bool:
     """
     modules = stage.module.modules()
     return (
-        next(stage.module.parameters()).is_cuda
+        stage.can_be_captured
+        and next(stage.module.parameters()).is_cuda
         and world_size() == 1
         and settings.micro_batches == 1
         and not getattr(stage.module, "recomputes", False)

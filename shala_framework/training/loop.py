@@ -43,6 +43,7 @@ from shala_framework.training.stopping import Interrupted, stop_request
 from shala_framework.training.trainable import Trainable
 
 Batch = TypeVar("Batch")
+READING = 1  # tells the seed of what reading a batch draws from that of its step
 
 
 class TrainingError(ShalaError):
@@ -86,7 +87,7 @@ def train(
     module = stage.module
     sharded = has_sharded_layers(module)
     captured = can_capture(stage, settings)
-    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured)
+    optimizers = make_optimizers(module, settings, matrix_dtype=matrix_dtype, capturable=captured, beta_1=stage.beta_1)
     start, window, num_lines, measured = 0, _Window(), 0, True
     metrics, reporter = metrics or MetricsFile(None), reporter or Silent()
     states = StateFiles(state_file, fingerprint) if state_file is not None else None
@@ -130,7 +131,7 @@ def train(
         _saving_where_lost(stage, optimizers, states, rest, metrics),
     ):
         stream = _Ahead(batches_left)
-        stream.fetch(mix_seed(stage_seed, start))
+        stream.fetch(mix_seed(stage_seed, start, READING))
         stream.check()
         barrier()  # each process starts to read at its own pace
         if measured:
@@ -158,7 +159,7 @@ def train(
             due = done % settings.save_every_steps == 0 or done == settings.steps
             late = time.monotonic() - saved_at > 60 * settings.save_every_minutes
             if done < settings.steps:
-                stream.fetch(mix_seed(stage_seed, done))
+                stream.fetch(mix_seed(stage_seed, done, READING))
             asked, late, failed = any_process((bool(request.signal_number), late, stream.failed))
             stopping = asked or failed
             rest.measured = not due

@@ -20,11 +20,17 @@ from shala_framework.support.distributed.sharded_tensors import full_tensor, gro
 
 SMALLEST_SIDE = 16  # narrower matrices have no directions to balance
 NEWTON_SCHULZ_STEPS = 5
+BETA_1, BETA_2 = 0.9, 0.99  # decays of AdamW's averages of gradients and of their squares
 GRAM_ASPECT = 2  # ratio of columns to rows from which iterating on Gram matrices takes fewer products
 
 
 def make_optimizers(
-    module: nn.Module, settings: Stage, *, matrix_dtype: torch.dtype, capturable: bool = False
+    module: nn.Module,
+    settings: Stage,
+    *,
+    matrix_dtype: torch.dtype,
+    capturable: bool = False,
+    beta_1: float = BETA_1,
 ) -> list[torch.optim.Optimizer]:
     """Make the optimisers that together train every parameter of a module.
 
@@ -33,6 +39,7 @@ def make_optimizers(
         settings: Optimiser, learning rate and weight decay.
         matrix_dtype: Number format of Muon's products; bfloat16 pays off on devices with units for it.
         capturable: Whether steps will become part of a CUDA graph; learning rates are then tensors.
+        beta_1: Decay of AdamW's average of gradients.
 
     Returns:
         One or two optimisers whose rates all start at `settings.learning_rate`.
@@ -55,7 +62,7 @@ def make_optimizers(
     if rest:
         # The meta device, on which costs are counted, has no fused form.
         form = {"foreach": True} if parameters[0].is_meta else {"fused": True}
-        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), capturable=capturable, **form))
+        optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(beta_1, BETA_2), capturable=capturable, **form))
     return optimizers
 
 

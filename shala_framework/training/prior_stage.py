@@ -21,6 +21,7 @@ from shala_framework.support.machine import to_device
 from shala_framework.support.seeds import forked_rng
 from shala_framework.training.averages import MovingAverage
 from shala_framework.training.best_weights import BestWeights
+from shala_framework.training.optimizers import BETA_1
 from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.trainable import refilled
 
@@ -69,6 +70,7 @@ class PriorTraining:
     """
 
     name = "prior"
+    beta_1, can_be_captured = BETA_1, True
 
     def __init__(
         self,

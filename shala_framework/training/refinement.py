@@ -218,7 +218,7 @@ class RefinerTraining(RowBatches):
 
     def finish(self) -> str:
         """Give the module the weights to sample from, and return what `BestWeights.finish` says."""
-        return self.kept.finish(self.average.shadow, dict(self.module.named_parameters()))
+        return self.kept.finish(self.average.shadow, dict(self.refiner.named_parameters()))
 
     def extra_state(self) -> dict[str, Tensor]:
         return {**self.average.state(), **self.kept.state()}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shala_framework.data.rows import Rows
 from shala_framework.training.metrics import weighted
+from shala_framework.training.optimizers import BETA_1
 from shala_framework.training.trainable import refilled
 
 
@@ -16,6 +17,9 @@ class RowBatches:
     Args:
         device: Device of the computation.
     """
+
+    beta_1: float = BETA_1
+    can_be_captured: bool = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

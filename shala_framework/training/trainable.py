@@ -16,6 +16,8 @@ class Trainable(Protocol[Batch]):
 
     name: str
     module: nn.Module
+    beta_1: float  # decay of AdamW's average of gradients
+    can_be_captured: bool  # whether a step may become a CUDA graph
 
     def loss(self, batch: Batch, step: int | Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and detached terms to log: means over rows, some of them weighted (see `weighted`).
