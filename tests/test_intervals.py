@@ -152,3 +152,13 @@ def test_few_groups_of_unequal_difficulty_hold_the_true_share():
     shares = torch.distributions.Beta(8.0, 2.0).sample((300, 3))
     found = [share_figure(torch.bernoulli(share[groups])[None], groups) for share in shares]
     assert sum(figure.low <= 0.8 <= figure.high for figure in found) >= 0.95 * 300
+
+
+def test_a_ratio_lies_in_its_interval_where_rows_have_nothing_to_divide_by():
+    """Rows count in the interval as they do in the figure: two of six add 5 each to the numerator alone."""
+    found = ratio_figure(torch.tensor([1, 1.1, 0.9, 1, 5, 5]), torch.tensor([1.0, 1, 1, 1, 0, 0]))
+    assert found.value == 3.5
+    assert found.low < 1.5 < 3.5 < 5 < found.high < 20
+    without = ratio_figure(torch.tensor([1, 1.1, 0.9, 1, 0, 0]), torch.tensor([1.0, 1, 1, 1, 0, 0]))
+    four = ratio_figure(torch.tensor([1, 1.1, 0.9, 1]), torch.tensor([1.0, 1, 1, 1]))
+    assert (without.low, without.high) == (four.low, four.high)

@@ -153,7 +153,7 @@ def ratio_figure(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None = None
 def _interval(
     over_N: Tensor, under_N: Tensor, groups_N: Tensor | None, seed: int
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups with a denominator; None of one.
+    """Return percentiles 2.5 and 97.5 of the ratio of sums over resampled groups; None of a single one.
 
     The interval is at least as wide as Student's.
     """
@@ -167,7 +167,9 @@ def _interval(
     for done in range(0, NUM_RESAMPLES, most):
         rows_RN = torch.randint(num_rows, (min(most, NUM_RESAMPLES - done), num_rows), generator=generator)
         ratios.append(over_N[rows_RN].sum(1) / under_N[rows_RN].sum(1))
-    low, high = torch.cat(ratios).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    drawn = torch.cat(ratios)
+    drawn = drawn[drawn.isfinite()]  # a resample may have no row to divide by
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     by_t = _t_interval(over_N, under_N)
     return min(low, by_t[0]), max(high, by_t[1])
 
@@ -186,12 +188,12 @@ def _t_interval(over_N: Tensor, under_N: Tensor) -> tuple[float, float]:
 
 
 def _by_group(over_N: Tensor, under_N: Tensor, groups_N: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the sums of each group, or the values of rows without groups, where the denominator is positive."""
+    """Return the sums of each group, or the values of rows without groups, but for those without any value."""
     if groups_N is not None:
         number_N = groups_N.unique(return_inverse=True)[1]
         zeros_G = over_N.new_zeros(int(number_N.max()) + 1)
         over_N, under_N = (zeros_G.index_add(0, number_N, values) for values in (over_N, under_N))
-    some_N = under_N > 0
+    some_N = (under_N > 0) | (over_N != 0)
     return over_N[some_N], under_N[some_N]
 
 

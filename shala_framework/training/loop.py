@@ -173,8 +173,8 @@ def train(
             if stopping:
                 barrier()  # no process leaves before the state is written
                 if failed and not asked:
-                    saved = "is saved" if states is not None else "is not saved"
-                    reporter.warn(f"the state after step {done} of stage {stage.name} {saved}")
+                    if states is not None:
+                        reporter.warn(f"the state after step {done} of stage {stage.name} is saved")
                     stream.check()
                     raise TrainingError("another process could not read its data, as its message says")
                 kept = "the same command resumes there" if states is not None else "nothing was saved"
