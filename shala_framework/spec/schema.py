@@ -179,7 +179,7 @@ class Refine:
 
     Attributes:
         method: "diffusion" denoises the residual in several steps, and bounds its density. "adversarial" makes it in
-            one step, and is trained against a critic; it is sharp after far fewer rows, and has no density. It needs
+            one step, and is trained against a critic; it is sharp after fewer rows, and has no density. It needs
             optimizer = "adamw" in [train.refiner], and reads share, latent_noise, texture_weight and recognition_weight
             of this table.
         recognition_weight: Weight, in adversarial training, of how much less samples show z than data do: the excess of
