@@ -4,7 +4,7 @@
         [--rows 300000] [--prior-rows 1024000] [--kl-weight 16] [--seed 0] [--device cpu]
         [--seconds 600 | --refiner-rows 3000000] [--batch-size 16] [--width 32] [--blocks 1 3] [--attention]
         [--log-sigma-mean -0.4] [--log-sigma-std 1.4] [--sigma-max 1.5 4 12 40] [--guidance 1] [--num 2000] [--test]
-        [--flow | --adversarial]
+        [--flow | --adversarial] [--separate]
 
 One seed. Stages 1 and 2 are trained for numbers of rows as in polymnist_table.py, and stage 3 for a time or a number of
 rows; RESULTS keeps trained stages, and the same command continues. The last 2,000 training rows are scored and not
@@ -13,7 +13,8 @@ as scored rows, the Frechet distance of each modality, and the share of samples 
 right, with their distance. *Own z* is the share of rows of which a draw of q(z | x) is decoded to their own class; what
 stage 3 loses of it, it draws anew. --flow has decoders that are conditional flows, trained with stage 1 (see
 flow_decoder.py), in place of stage 3. --adversarial trains stage 3 against a critic, by AdamW, so that it needs
---learning-rate 1e-3. RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
+--learning-rate 1e-3. With --separate, each picture has a network of its own in stage 3; otherwise one refines all.
+RESULTS/sheet.png has a block of samples for each way to sample, below real rows.
 """
 
 import argparse
@@ -105,11 +106,12 @@ def score(model: ShaLa, table: Table, way: Way, x: Samples, seed: int) -> tuple[
 def trained(args: argparse.Namespace, x: Samples) -> tuple[ShaLa, dict[str, Any]]:
     """Return a model whose stages are trained, or read where they were trained before, and what training reported."""
     stage = {"steps": 1_500, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    of_method = {"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std}
+    if args.adversarial:
+        of_method = {"method": "adversarial"}
     recipe = Recipe(
         seed=args.seed,
-        refine={"method": "adversarial"}
-        if args.adversarial
-        else {"log_sigma_mean": args.log_sigma_mean, "log_sigma_std": args.log_sigma_std},
+        refine={"share": not args.separate, **of_method},
         refiner_stage={**stage, **(AGAINST_CRITIC if args.adversarial else {})},
         refiner_size={"width": args.width, "num_blocks": tuple(args.blocks), "attention": args.attention},
         modality=FlowPicture if args.flow else Picture,
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
     parser.add_argument("--flow", action="store_true", help="decoders that are flows, in place of stage 3")
     parser.add_argument("--adversarial", action="store_true", help="stage 3 against a critic, in one step")
+    parser.add_argument("--separate", action="store_true", help="a network of stage 3 for each picture")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--num", type=int, default=2_000, help="scored rows, and joint samples; at most 2,000")
@@ -165,7 +168,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     trained_with = ("data", "rows", "prior_rows", "refiner_rows", "seconds", "kl_weight", "seed", "batch_size")
     trained_with += ("learning_rate", "width", "blocks", "attention", "log_sigma_mean", "log_sigma_std")
-    trained_with += tuple(name for name in ("flow", "adversarial") if getattr(args, name))
+    trained_with += tuple(name for name in ("flow", "adversarial", "separate") if getattr(args, name))
     claim_results(args.results, **{name: getattr(args, name) for name in trained_with})
     pictures = load_pictures(args.data, "train")
     x = {name: of_modality[:-HELD_OUT] for name, of_modality in pictures.items()}
