@@ -311,15 +311,17 @@ class RunTraining:
         return max(1, num_rows // batch_size)
 
     def _refiner_stage(self) -> RefinerTraining:
-        return refiner_training(self.model.spec.refine)(
-            self.model.refiner,
-            self.model.autoencoder,
-            self.model.spec.refine,
-            self.model.spec.train.refiner,
-            self.device,
-            self.data.held_out(),
-            precision=self.precision,
-        )
+        with forked_rng():
+            torch.manual_seed(self.model.spec.seed)  # critics are made here
+            return refiner_training(self.model.spec.refine)(
+                self.model.refiner,
+                self.model.autoencoder,
+                self.model.spec.refine,
+                self.model.spec.train.refiner,
+                self.device,
+                self.data.held_out(),
+                precision=self.precision,
+            )
 
     def _refiner_batches(self, start_step: int) -> Iterator[Rows]:
         return self.data.batches(start_step, self.model.spec.train.refiner.batch_size)

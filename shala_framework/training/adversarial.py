@@ -22,7 +22,6 @@ from shala_framework.spec.schema import Refine, RefinerStage
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.distributed.processes import rows_rand, rows_randn, sum_of, world_size
 from shala_framework.support.modes import frozen
-from shala_framework.support.seeds import forked_rng
 from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.critic import Critic, hinge_loss, mean_verdict
 from shala_framework.training.metrics import WEIGHT
@@ -80,7 +79,7 @@ class AdversarialTraining(RefinerTraining):
     A sample is mean + scale * r, where the network makes r of noise, the mean and z. In each step, the critics learn
     first. Samples are then to raise their verdict. They are also to show z as the data do: -log q(z | x) by stage 1's
     posterior of the modality alone may not exceed that of the row whose z it is. No held-out loss tells which weights
-    are best, so the last ones are kept.
+    are best, so the last ones are kept. Critics start from torch's generator.
     """
 
     beta_1 = 0.0  # with an average of gradients, samples and critics circle around each other
@@ -100,9 +99,7 @@ class AdversarialTraining(RefinerTraining):
         super().__init__(refiner, autoencoder, table, settings, device, held_out, precision=precision)
         self._recorders = autoencoder.recorders or self._new_recorders()
         self.kept = BestWeights(self.name, settings, self.average.shadow, validated=False)
-        with forked_rng():
-            torch.manual_seed(0)
-            self.critics = nn.ModuleDict({name: self._new_critic(name) for name in refiner.names}).to(device)
+        self.critics = nn.ModuleDict({name: self._new_critic(name) for name in refiner.names}).to(device)
         # AdamW alone (see Spec), whose products need no format of their own.
         self._optimizers = make_optimizers(self.critics, settings, matrix_dtype=torch.float32, beta_1=self.beta_1)
 
