@@ -13,20 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from shala_framework.autoencoder.maps import map_statistics
-from shala_framework.autoencoder.model import Autoencoder
 from shala_framework.autoencoder.shared_networks import call_frozen
 from shala_framework.autoencoder.terms.texture import texture_distance
 from shala_framework.data.rows import Rows
-from shala_framework.refiner import Refiner, ResidualUnit
-from shala_framework.spec.schema import Refine, RefinerStage
+from shala_framework.refiner import ResidualUnit
+from shala_framework.spec.schema import Refine
 from shala_framework.support.checkpoint import part, prefixed
 from shala_framework.support.distributed.processes import rows_rand, rows_randn, sum_of, world_size
 from shala_framework.support.modes import frozen
-from shala_framework.training.best_weights import BestWeights
 from shala_framework.training.critic import Critic, hinge_loss, mean_verdict
 from shala_framework.training.metrics import WEIGHT
 from shala_framework.training.optimizers import make_optimizers
-from shala_framework.training.precision import FLOAT32, Precision
 from shala_framework.training.refinement import RefinerTraining
 from shala_framework.training.steps import set_rate
 
@@ -84,24 +81,12 @@ class AdversarialTraining(RefinerTraining):
 
     beta_1 = 0.0  # with an average of gradients, samples and critics circle around each other
     can_be_captured = False  # critics take a step within the loss
+    loss_decides, always_needs_maps = False, True
 
-    def __init__(
-        self,
-        refiner: Refiner,
-        autoencoder: Autoencoder,
-        table: Refine,
-        settings: RefinerStage,
-        device: torch.device,
-        held_out: Rows | None = None,
-        *,
-        precision: Precision = FLOAT32,
-    ) -> None:
-        super().__init__(refiner, autoencoder, table, settings, device, held_out, precision=precision)
-        self._recorders = autoencoder.recorders or self._new_recorders()
-        self.kept = BestWeights(self.name, settings, self.average.shadow, validated=False)
-        self.critics = nn.ModuleDict({name: self._new_critic(name) for name in refiner.names}).to(device)
+    def _prepare(self) -> None:
+        self.critics = nn.ModuleDict({name: self._new_critic(name) for name in self.refiner.names}).to(self.device)
         # AdamW alone (see Spec), whose products need no format of their own.
-        self._optimizers = make_optimizers(self.critics, settings, matrix_dtype=torch.float32, beta_1=self.beta_1)
+        self._optimizers = make_optimizers(self.critics, self.settings, matrix_dtype=torch.float32, beta_1=self.beta_1)
 
     def _new_critic(self, name: str) -> Critic:
         modality, z_BD = self.autoencoder.modalities[name], torch.zeros(1, self.refiner.latent_dim, device=self.device)

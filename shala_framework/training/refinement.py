@@ -4,6 +4,7 @@ Shapes: B batch, D latent_dim.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class RefinerTraining(RowBatches):
     """
 
     name = "refiner"
+    loss_decides: ClassVar[bool] = True  # whether the loss of held-out rows tells which weights are best
+    always_needs_maps: ClassVar[bool] = False  # whether training needs maps of encoders without a texture term
 
     def __init__(
         self,
@@ -56,9 +59,15 @@ class RefinerTraining(RowBatches):
         self.table, self.settings = table, settings
         self.held_out, self.precision = held_out, precision
         self.average = MovingAverage(refiner, settings.ema_halflife_steps)
-        self.kept = BestWeights(self.name, settings, self.average.shadow, validated=held_out is not None)
+        validated = self.loss_decides and held_out is not None
+        self.kept = BestWeights(self.name, settings, self.average.shadow, validated=validated)
         autoencoder.eval()
-        self._recorders = (autoencoder.recorders or self._new_recorders()) if table.texture_weight else {}
+        needs_maps = self.always_needs_maps or table.texture_weight
+        self._recorders = (autoencoder.recorders or self._new_recorders()) if needs_maps else {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what only some kinds of training have."""
 
     def _new_recorders(self) -> dict[str, MapRecorder]:
         autoencoder = self.autoencoder
