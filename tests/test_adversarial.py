@@ -20,6 +20,7 @@ from shala_framework.evaluation.refinement import measure_refinement
 from shala_framework.plugin import LogScale, Modality, Normal, RefinerUNet
 from shala_framework.refiner import Refined, Refinement, Refiner
 from shala_framework.spec import read_spec
+from shala_framework.spec.doubts import doubts
 from shala_framework.spec.schema import Posterior, Refine, RefinerStage
 from shala_framework.support.errors import SpecError
 from shala_framework.training.adversarial import AdversarialTraining
@@ -231,5 +232,9 @@ def test_what_does_not_settle_is_refused(refined_spec):
     """Muon's steps are large however small a gradient is, and a critic takes no step of several micro-batches."""
     with pytest.raises(SpecError, match=r'expected train\.refiner\.optimizer = "adamw".*got .muon'):
         read_spec(refined_spec, ["refine.method=adversarial"])
+    told = doubts(read_spec(refined_spec, [*ADVERSARIAL, "refine.num_steps=12", "refine.texture_weight=1"]).spec)
+    assert [text for text in told if text.startswith("refine: ")] == [
+        'refine: num_steps has no effect with method = "adversarial", which makes samples in one step'
+    ]
     with pytest.raises(SpecError, match=r"expected train\.refiner\.micro_batches = 1 .*got 2"):
         read_spec(refined_spec, [*ADVERSARIAL, "train.refiner.micro_batches=2"])

@@ -1,6 +1,6 @@
 """Find settings that are valid but rarely intended, mostly those of long runs tried with few steps."""
 
-from shala_framework.spec.schema import Spec
+from shala_framework.spec.schema import Refine, Spec
 from shala_framework.spec.stages import DECAY_SHARES
 
 ADAMW_RATE = 7e-3  # learning rates from here on are rarely intended for AdamW
@@ -44,4 +44,12 @@ def doubts(spec: Spec) -> list[str]:
                 f'train.{name}: optimizer is "adamw" and learning_rate {stage.learning_rate:g}, which suits "muon"; '
                 f"AdamW needs about a tenth of it"
             )
+    if spec.refine.method == "adversarial" and spec.train.refiner.steps:
+        unread = (*Refine.SAMPLING_KEYS, "log_sigma_mean", "log_sigma_std", "latent_dropout")
+        default = Refine()
+        found += [
+            f'refine: {key} has no effect with method = "adversarial", which makes samples in one step'
+            for key in unread
+            if getattr(spec.refine, key) != getattr(default, key)
+        ]
     return found
